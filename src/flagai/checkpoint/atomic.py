@@ -1,0 +1,133 @@
+"""Write files and folders so that a crash leaves the old or the new, never half."""
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes ``path`` when the block ends well.
+
+    Args:
+        path: the file to create or replace. Its folder is created if it is absent.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@contextmanager
+def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Give a temporary folder to write to; its files join or replace those of ``folder`` all at once.
+
+    The temporary folder is a sibling, so the parent must be writable. Files of the old folder that are not
+    written again stay (as hard links, not copies), except those that match ``drop``. Where the system cannot
+    exchange two folders in one step, the old one is renamed aside first and put back on failure.
+
+    Args:
+        folder: the folder to create or update; what a symbolic link points to is updated, not the link.
+        drop: patterns of file names that shall not be carried over.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        temporary.chmod(folder.stat().st_mode & 0o7777 if folder.exists() else 0o777 & ~_umask())
+        yield temporary
+        if folder.exists():
+            _carry_over(folder, temporary, drop)
+        _sync_tree(temporary)
+        _swap(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(folder.parent)
+
+
+def _carry_over(old: Path, new: Path, drop: tuple[str, ...]) -> None:
+    for entry in old.iterdir():
+        target = new / entry.name
+        if target.exists() or any(entry.match(pattern) for pattern in drop):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, target, symlinks=True, copy_function=_link)
+        else:
+            _link(str(entry), str(target))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put ``new`` in the place of ``folder``; afterwards ``new`` is the old folder, or gone."""
+    if not folder.exists():
+        new.rename(folder)
+    elif not _exchange(new, folder):
+        aside = new.with_name(new.name + ".old")
+        folder.rename(aside)
+        try:
+            new.rename(folder)
+        except OSError:
+            aside.rename(folder)
+            raise
+        aside.rename(new)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two paths in one atomic step where the system can (Linux)."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_tree(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_file() and not entry.is_symlink():
+            _sync(entry)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Ask the system to put a file or folder on the disk; some systems cannot open folders."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except (PermissionError, IsADirectoryError):
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

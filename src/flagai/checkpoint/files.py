@@ -1,0 +1,128 @@
+"""Which files make up the checkpoint of a folder, for every layout in circulation."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flagai.errors import CheckpointError, ModelNotFoundError
+
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SINGLES = ("model.safetensors", "pytorch_model.bin")
+# Model-parallel parts (THUDM/DeepSpeed, FlagAI): every file holds a slice of every tensor.
+_PARTS = (re.compile(r"mp_rank_(\d+)_model_states\.pt"), re.compile(r"pytorch_model_(\d+)\.bin"))
+# Shards: every file holds some whole tensors. FlagAI's are written without an index.
+_SHARDS = re.compile(r"pytorch_model-(\d+)(?:-of-(\d+))?\.bin|model-(\d+)-of-(\d+)\.safetensors")
+_TAGS = ("latest", "latest_checkpointed_iteration.txt")
+KNOWN_FORMATS = (
+    "model.safetensors, pytorch_model.bin, either of them in shards with an index, pytorch_model_XX.bin, "
+    "or mp_rank_XX_model_states.pt (in the folder that `latest` names)"
+)
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The files of one checkpoint.
+
+    Args:
+        parts: one list of files per model-parallel part; ordinary checkpoints have one part.
+        placement: for a checkpoint with an index, which file should hold which tensor.
+    """
+
+    parts: list[list[Path]]
+    placement: dict[str, Path] | None = None
+
+
+def find_files(path: Path) -> CheckpointFiles:
+    """Find the weights at ``path``: a file, or a folder in any of the known layouts.
+
+    Raises:
+        ModelNotFoundError: nothing is there, or nothing that looks like weights.
+        CheckpointError: an index or a tag names files that are absent.
+    """
+    if path.is_file():
+        return _from_index(path) if path.name.endswith(".index.json") else CheckpointFiles([[path]])
+    if not path.is_dir():
+        raise ModelNotFoundError(f"There is no file or folder {path}.")
+    for index, single in zip(_INDEXES, _SINGLES, strict=True):
+        if (path / single).is_file():
+            return CheckpointFiles([[path / single]])
+        if (path / index).is_file():
+            return _from_index(path / index)
+    return _from_listing(path) or _from_tag(path) or _nothing(path)
+
+
+def _nothing(folder: Path) -> CheckpointFiles:
+    found = sorted(entry.name for entry in folder.iterdir())[:10]
+    raise ModelNotFoundError(f"{folder} holds no weights. Expected: {KNOWN_FORMATS}. Found: {found or 'an empty folder'}.")
+
+
+def _from_index(index: Path) -> CheckpointFiles:
+    content = read_json(index)
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map, so it does not say where the tensors are. Fetch it again.")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise CheckpointError(f"{index} names the file {name!r}, which is no plain file name. Do not trust this folder.")
+    files = [index.parent / name for name in sorted(set(weight_map.values()))]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise CheckpointError(f"{index} names {', '.join(absent)}, absent from {index.parent}. Fetch what is missing.")
+    return CheckpointFiles([files], {name: index.parent / file for name, file in weight_map.items()})
+
+
+def _from_listing(folder: Path) -> CheckpointFiles | None:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    for pattern in _PARTS:
+        ranks = {int(match[1]): folder / name for name in names if (match := pattern.fullmatch(name))}
+        if ranks:
+            _check_complete(folder, ranks, range(len(ranks)))
+            return CheckpointFiles([[ranks[rank]] for rank in sorted(ranks)])
+    shards = [match for name in names if (match := _SHARDS.fullmatch(name))]
+    if not shards:
+        return None
+    total = next((int(count) for match in shards for count in (match[2], match[4]) if count), len(shards))
+    numbers = {int(match[1] or match[3]): folder / match[0] for match in shards}
+    first = 1 if total in numbers else 0
+    _check_complete(folder, numbers, range(first, first + total))
+    return CheckpointFiles([[numbers[number] for number in sorted(numbers)]])
+
+
+def _check_complete(folder: Path, found: dict[int, Path], wanted: range) -> None:
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise CheckpointError(
+            f"{folder} holds {[file.name for file in found.values()]}, but number {missing[0]} of {len(wanted)} is "
+            "missing. Fetch what is missing."
+        )
+
+
+def _from_tag(folder: Path) -> CheckpointFiles | None:
+    for name in _TAGS:
+        if (folder / name).is_file():
+            words = (folder / name).read_text(encoding="utf-8", errors="replace").split()
+            tag = words[0] if words else ""
+            if Path(tag).name != tag or tag in ("", ".", ".."):
+                raise CheckpointError(f"{folder / name} holds {tag!r}, which is no plain folder name.")
+            found = _from_listing(folder / tag) if (folder / tag).is_dir() else None
+            if found is None:
+                raise CheckpointError(f"{folder / name} points to {folder / tag}, where no checkpoint is.")
+            return found
+    return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that must hold an object.
+
+    Raises:
+        CheckpointError: it is not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch it again or repair it.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__} where an object is expected.")
+    return content

@@ -1,0 +1,138 @@
+"""Fill a model from a checkpoint: plan every tensor first, complain once, then place without a second copy."""
+
+import logging
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from flagai.checkpoint.matching import Matcher, ShardDimension, Source
+from flagai.checkpoint.names import NameMap
+from flagai.checkpoint.reader import Checkpoint
+from flagai.checkpoint.report import LoadReport, fold
+
+logger = logging.getLogger(__name__)
+
+
+def fill(
+    model: nn.Module,
+    names: NameMap,
+    checkpoint: Checkpoint,
+    *,
+    shard_dimension: ShardDimension,
+    fresh: tuple[str, ...] = (),
+    device: torch.device | None = None,
+) -> LoadReport:
+    """Load a checkpoint into a model, exactly or not at all.
+
+    Parameters on the meta device are replaced, by views of the file where type and device allow it, so that
+    nothing is copied; others are overwritten in place. Each parameter keeps the type that it has.
+
+    Args:
+        model: the model; the types of its parameters are the types to load.
+        names: the family's name map.
+        checkpoint: the opened checkpoint.
+        shard_dimension: how model-parallel parts of a parameter are joined.
+        fresh: patterns of parameters that may be absent, such as a new head on a pretrained backbone. They are
+            left as they are and listed in the report.
+        device: where parameters that are on the meta device shall be (default: the CPU).
+
+    Returns:
+        The report; ``fresh`` and ``untied`` are left for the caller to act upon.
+
+    Raises:
+        LoadError: a tensor is missing, unexpected or of the wrong shape. The model is as it was.
+    """
+    report = LoadReport(str(checkpoint.path), type(model).__name__)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    matcher = Matcher(names, checkpoint, shard_dimension, shapes)
+    chosen: dict[str, Source] = {}
+    used: set[str] = set()
+    for aliases in _aliases(parameters):
+        for name in aliases:
+            used.update(source.theirs for source in matcher.sources(name))
+        chosen.update(_choose(aliases, matcher, shapes[aliases[0]], fresh, report))
+    report.unused, report.unexpected = matcher.leftovers(used)
+    report.raise_if_broken()
+    _log(report)
+    placed: dict[int, nn.Parameter] = {}
+    for name, source in chosen.items():
+        if name in report.untied or id(parameters[name]) not in placed:
+            placed[id(parameters[name])] = _place(model, name, parameters[name], source, device)
+        else:
+            _assign(model, name, placed[id(parameters[name])])
+    return report
+
+
+def _aliases(parameters: dict[str, nn.Parameter]) -> list[list[str]]:
+    """Group the names of tied parameters."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(id(parameter), []).append(name)
+    return list(groups.values())
+
+
+def _choose(
+    aliases: list[str], matcher: Matcher, shape: torch.Size, fresh: tuple[str, ...], report: LoadReport
+) -> dict[str, Source]:
+    """Choose a source for each name of one parameter, or note in the report why there is none."""
+    found = {name: sources for name in aliases if (sources := matcher.sources(name))}
+    if not found:
+        _note_absence(aliases[0], matcher, shape, fresh, report)
+        return {}
+    first = next(iter(found.values()))[0]
+    for name, sources in found.items():
+        if sources[0].shape != shape:
+            report.misshapen.append(f"{name} {tuple(shape)}, but {sources[0].theirs} gives {tuple(sources[0].shape)}")
+            return {}
+        report.conflicting += [f"{other.theirs} differs from {sources[0].theirs}" for other in _differing(sources)]
+        if sources[0].theirs != first.theirs and not sources[0].equals(first):
+            report.untied.append(name)
+    return {name: found[name][0] if name in report.untied else first for name in aliases}
+
+
+def _differing(sources: list[Source]) -> list[Source]:
+    """Further copies of a tensor that do not equal the one that is used (the first)."""
+    copies = [source for source in sources[1:] if source.theirs != sources[0].theirs]
+    return [source for source in copies if not source.equals(sources[0])]
+
+
+def _note_absence(
+    name: str, matcher: Matcher, shape: torch.Size, fresh: tuple[str, ...], report: LoadReport
+) -> None:
+    raw = matcher.raw_shape(name)
+    if raw is not None:
+        report.misshapen.append(f"{name} {tuple(shape)}, but it cannot be cut from {raw}")
+    elif any(fnmatchcase(name, pattern) for pattern in fresh):
+        report.fresh.append(name)
+    else:
+        report.missing.append(f"{name} ({matcher.expected(name)})")
+
+
+def _place(
+    model: nn.Module, name: str, parameter: nn.Parameter, source: Source, device: torch.device | None
+) -> nn.Parameter:
+    if not parameter.is_meta:
+        with torch.no_grad():
+            source.copy_to(parameter)
+        return parameter
+    values = source.read(device or torch.device("cpu"), parameter.dtype)
+    return _assign(model, name, nn.Parameter(values, requires_grad=parameter.requires_grad))
+
+
+def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, parameter)
+    return parameter
+
+
+def _log(report: LoadReport) -> None:
+    for level, text, names in (
+        (logging.WARNING, "initialised afresh, train before use", report.fresh),
+        (logging.WARNING, "holds two different values for one tensor", report.conflicting),
+        (logging.INFO, "declared as tied, but the checkpoint has values of their own", report.untied),
+        (logging.INFO, "not used by this class", report.unused),
+    ):
+        if names:
+            logger.log(level, "%s from %s: %s: %s", report.target, report.source, text, ", ".join(fold(names)))

@@ -1,0 +1,133 @@
+"""Find, for each parameter, the tensors of a checkpoint that hold it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from flagai.checkpoint.names import NameMap, Window
+from flagai.checkpoint.reader import Checkpoint
+from flagai.errors import CheckpointError
+
+# Says along which dimension model-parallel parts of a parameter are joined (None: every part holds it whole).
+ShardDimension = Callable[[str], int | None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the values of one parameter come from: one window in every model-parallel part.
+
+    Args:
+        theirs: the tensor's name in the file.
+        parts: the windows, as views of the files.
+        dimension: along which the parts are joined; None if every part holds the whole.
+    """
+
+    theirs: str
+    parts: list[torch.Tensor]
+    dimension: int | None
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the joined parts."""
+        if self.dimension is None:
+            return self.parts[0].shape
+        shape = list(self.parts[0].shape)
+        shape[self.dimension] = sum(part.shape[self.dimension] for part in self.parts)
+        return torch.Size(shape)
+
+    def read(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """The values; a view of the file where device and type already agree."""
+        if self.dimension is None or len(self.parts) == 1:
+            return self.parts[0].to(device=device, dtype=dtype)
+        whole = torch.empty(self.shape, device=device, dtype=dtype)
+        self.copy_to(whole)
+        return whole
+
+    def copy_to(self, target: torch.Tensor) -> None:
+        """Write the values into an existing tensor, part by part."""
+        if self.dimension is None:
+            target.copy_(self.parts[0])
+            return
+        sizes = [part.shape[self.dimension] for part in self.parts]
+        for piece, part in zip(target.split(sizes, self.dimension), self.parts, strict=True):
+            piece.copy_(part)
+
+    def equals(self, other: "Source") -> bool:
+        """Whether both hold the same values; costs nothing where they share their bytes."""
+        pairs = zip(self.parts, other.parts, strict=True)
+        return all(a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b)) for a, b in pairs)
+
+
+class Matcher:
+    """Looks up our parameters in a checkpoint, whatever its names are.
+
+    Args:
+        names: the family's name map.
+        checkpoint: the opened checkpoint.
+        shard_dimension: how model-parallel parts of a parameter are joined.
+        shapes: the names and shapes of all our parameters; they tell layouts with equal names apart.
+
+    Raises:
+        CheckpointError: two tensors of the checkpoint claim the same name.
+    """
+
+    def __init__(
+        self,
+        names: NameMap,
+        checkpoint: Checkpoint,
+        shard_dimension: ShardDimension,
+        shapes: Mapping[str, torch.Size],
+    ) -> None:
+        self._names = names
+        self._checkpoint = checkpoint
+        self._shard_dimension = shard_dimension
+        self._file_names: dict[str, str] = {}
+        for name in checkpoint:
+            known = self._file_names.setdefault(names.canonical(name), name)
+            if known != name:
+                raise CheckpointError(f"{checkpoint.path} holds the same tensor as {known!r} and as {name!r}.")
+        self._windows = {ours: self._present(ours) for ours in shapes}
+        self._layout = max(names.layouts, key=lambda layout: self._fit(layout, shapes))
+
+    def _present(self, ours: str) -> list[Window]:
+        return [window for window in self._names.windows(ours) if window.theirs in self._file_names]
+
+    def _fit(self, layout: str, shapes: Mapping[str, torch.Size]) -> int:
+        """How many parameters have a window of the right shape under this layout."""
+        count = 0
+        for ours, windows in self._windows.items():
+            sources = (self._source(ours, window) for window in windows if window.row.serves(layout))
+            count += any(source is not None and source.shape == shapes[ours] for source in sources)
+        return count
+
+    def _source(self, ours: str, window: Window) -> Source | None:
+        cuts = [window.cut(tensor) for tensor in self._checkpoint.tensors(self._file_names[window.theirs])]
+        parts = [cut for cut in cuts if cut is not None]
+        dimension = self._shard_dimension(ours) if len(parts) > 1 else None
+        if len(parts) != len(cuts) or (dimension is not None and dimension >= parts[0].dim()):
+            return None
+        return Source(self._file_names[window.theirs], parts, dimension)
+
+    def sources(self, ours: str) -> list[Source]:
+        """Every place where the checkpoint holds a parameter, the one to use first."""
+        windows = sorted(self._windows[ours], key=lambda window: not window.row.serves(self._layout))
+        return [source for window in windows if (source := self._source(ours, window))]
+
+    def raw_shape(self, ours: str) -> str | None:
+        """The name and shape of a tensor that should hold a parameter but cannot be cut; for messages."""
+        if not self._windows[ours]:
+            return None
+        name = self._file_names[self._windows[ours][0].theirs]
+        return f"{name} {tuple(self._checkpoint.tensors(name)[0].shape)}"
+
+    def expected(self, ours: str) -> str:
+        """The name under which files of this layout would hold a parameter; for messages."""
+        windows = self._names.windows(ours)
+        return next((window.theirs for window in windows if window.row.serves(self._layout)), windows[0].theirs)
+
+    def leftovers(self, used: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Split the tensors that were not used into those of the family and those nobody knows."""
+        rest = [(theirs, name) for theirs, name in self._file_names.items() if name not in set(used)]
+        known = {name for theirs, name in rest if self._names.knows(theirs)}
+        return sorted(known), [name for _, name in rest if name not in known]

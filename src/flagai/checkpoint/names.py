@@ -1,0 +1,164 @@
+"""Name maps: which window of which tensor of a file each of our parameters is, as rows of data.
+
+A row says it once for reading and writing::
+
+    row("blocks.{i}.attention.q.{p}", "h.{i}.attn.c_attn.{p}", part=(0, 3), transposed=True)
+
+our ``q`` of every block is the first third of ``c_attn``, whose matrix the file holds transposed.
+``{i}`` stands for a layer number, ``{p}`` for weight or bias, ``{*}`` for any rest of a name.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+LAYOUTS = ("huggingface", "flagai")
+# Composite models hold their backbone under this name; so do FlagAI's trainer files.
+BACKBONE = "model."
+_PLACEHOLDERS = {r"\{i\}": r"(?P<i>\d+)", r"\{p\}": r"(?P<p>weight|bias)", r"\{\*\}": r"(?P<rest>.+)"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One correspondence between our names and the names of a file; see :func:`row`."""
+
+    ours: str
+    theirs: str
+    part: tuple[int, int]
+    transposed: bool
+    only: tuple[str, ...] | None
+    head: bool
+
+    def serves(self, layout: str) -> bool:
+        """Whether files of this layout hold the tensor under this row's name."""
+        return self.only is None or layout in self.only
+
+    @cached_property
+    def ours_pattern(self) -> re.Pattern[str]:
+        """Matches our names."""
+        return _compile(self.ours)
+
+    @cached_property
+    def theirs_pattern(self) -> re.Pattern[str]:
+        """Matches the file's names."""
+        return _compile(self.theirs)
+
+
+def row(
+    ours: str,
+    theirs: str,
+    *,
+    part: tuple[int, int] = (0, 1),
+    transposed: bool = False,
+    only: tuple[str, ...] | None = None,
+    head: bool = False,
+) -> Row:
+    """Describe where one kind of parameter lies in the files.
+
+    Args:
+        ours: our parameter's name, with placeholders.
+        theirs: the name in the file, with the same placeholders, without the prefixes of the map.
+        part: ``(k, n)`` if ours is the k-th of n equal parts of theirs, stacked along our first dimension.
+        transposed: the file holds matrices as [in, out]; vectors are not concerned.
+        only: the layouts that use this name; a layout that is not in ``LAYOUTS`` is read, never written.
+        head: the tensor belongs to a task head, so it never carries the backbone's prefix.
+    """
+    return Row(ours, theirs, part, transposed, only, head)
+
+
+def _compile(template: str) -> re.Pattern[str]:
+    pattern = re.escape(template)
+    for placeholder, expression in _PLACEHOLDERS.items():
+        pattern = pattern.replace(placeholder, expression)
+    return re.compile(pattern)
+
+
+def _fill_in(template: str, values: dict[str, str]) -> str:
+    template = template.replace("{*}", values.get("rest", ""))
+    return template.replace("{i}", values.get("i", "")).replace("{p}", values.get("p", ""))
+
+
+@dataclass(frozen=True)
+class Window:
+    """The window of one tensor of a file that one of our parameters is."""
+
+    row: Row
+    theirs: str
+
+    def cut(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Return the window as a view, or None if the tensor cannot be cut into the row's parts."""
+        if self.row.transposed and tensor.dim() == 2:
+            tensor = tensor.T
+        index, count = self.row.part
+        if count == 1:
+            return tensor
+        if not tensor.dim() or tensor.shape[0] % count:
+            return None
+        size = tensor.shape[0] // count
+        return tensor[index * size : (index + 1) * size]
+
+
+@dataclass(frozen=True)
+class NameMap:
+    """All rows of one model family.
+
+    Args:
+        rows: where several rows describe the same parameter, the first one that a file has is used.
+        prefixes: what may stand before a name in a file, in any combination.
+        renames: old spellings of parts of names, with the present ones.
+        ignored: names (with placeholders) that carry no weights of ours: buffers, unused heads.
+    """
+
+    rows: Sequence[Row]
+    prefixes: tuple[str, ...]
+    renames: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def layouts(self) -> list[str]:
+        """Every layout that can be read, those that can be written first."""
+        extra = {layout for row in self.rows for layout in row.only or ()} - set(LAYOUTS)
+        return [*LAYOUTS, *sorted(extra)]
+
+    def canonical(self, name: str) -> str:
+        """A file's name without prefixes and in its present spelling."""
+        for old, new in self.renames:
+            name = name.replace(old, new)
+        while prefix := next((prefix for prefix in self.prefixes if name.startswith(prefix)), None):
+            name = name.removeprefix(prefix)
+        return name
+
+    def windows(self, ours: str) -> list[Window]:
+        """The windows where a parameter may lie, best first; the last one is its own name (our training files)."""
+        ours = ours.removeprefix(BACKBONE)
+        found = []
+        for entry in self.rows:
+            if match := entry.ours_pattern.fullmatch(ours):
+                found.append(Window(entry, _fill_in(entry.theirs, match.groupdict())))
+        return [*found, Window(row(ours, ours, only=("native",)), ours)]
+
+    def knows(self, canonical: str) -> bool:
+        """Whether a file's tensor belongs to this family, even if the model at hand does not use it."""
+        patterns = [pattern for entry in self.rows for pattern in (entry.theirs_pattern, entry.ours_pattern)]
+        return any(pattern.fullmatch(canonical) for pattern in [*patterns, *map(_compile, self.ignored)])
+
+    def written(self, names: Iterable[str], layout: str, prefix: str) -> dict[str, list[tuple[Window, str]]]:
+        """Plan a file: ``theirs -> [(window, ours), ...]``, the parts of a fused tensor in order.
+
+        Args:
+            names: our parameters' names.
+            layout: one of ``LAYOUTS``.
+            prefix: what this layout puts before the names of a backbone.
+        """
+        plan: dict[str, list[tuple[Window, str]]] = {}
+        for ours in names:
+            for window in self.windows(ours):
+                if window.row.serves(layout):
+                    theirs = window.theirs if window.row.head else prefix + window.theirs
+                    plan.setdefault(theirs, []).append((window, ours))
+        for sources in plan.values():
+            sources.sort(key=lambda source: source[0].row.part)
+        return plan

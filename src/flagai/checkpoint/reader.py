@@ -1,0 +1,82 @@
+"""One interface over all checkpoint formats: names and tensors that are read when they are used."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from flagai.checkpoint.files import CheckpointFiles, find_files
+from flagai.checkpoint.pickle_file import open_pickle
+from flagai.checkpoint.safetensors_file import open_safetensors
+from flagai.errors import CheckpointError
+
+
+class Checkpoint:
+    """The tensors of a checkpoint, by the names they have in its files.
+
+    Tensors are views of memory-mapped files; looking at names and shapes reads no weights.
+
+    Args:
+        path: what the user named; used in messages.
+        parts: tensors by name, one dictionary per model-parallel part.
+    """
+
+    def __init__(self, path: Path, parts: list[dict[str, torch.Tensor]]) -> None:
+        self.path = path
+        self.parts = parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts[0])
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def tensors(self, name: str) -> list[torch.Tensor]:
+        """The tensor of this name in every model-parallel part; one element for ordinary checkpoints."""
+        return [part[name] for part in self.parts]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type that most of the bytes have (float32 where there is none)."""
+        size: dict[torch.dtype, int] = {}
+        for tensor in self.parts[0].values():
+            if tensor.is_floating_point():
+                size[tensor.dtype] = size.get(tensor.dtype, 0) + tensor.nbytes
+        return max(size, key=size.__getitem__, default=torch.float32)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open the weights at ``path``.
+
+    Args:
+        path: a weights file, or a folder in any layout that :mod:`flagai.checkpoint.files` knows.
+
+    Raises:
+        ModelNotFoundError: no weights are there.
+        CheckpointError: files are missing, damaged or unsafe.
+    """
+    path = Path(path)
+    files = find_files(path)
+    parts = [_join(path, part) for part in files.parts]
+    _check_placement(files, parts[0])
+    for rank, part in enumerate(parts):
+        if part.keys() != parts[0].keys():
+            odd = sorted(part.keys() ^ parts[0].keys())[0]
+            raise CheckpointError(f"Part {rank} of {path} does not match part 0: {odd!r} is only in one of them.")
+    return Checkpoint(path, parts)
+
+
+def _join(path: Path, files: list[Path]) -> dict[str, torch.Tensor]:
+    joined: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors = open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)
+        for name in tensors.keys() & joined.keys():
+            raise CheckpointError(f"{name!r} stands in {file.name} and in an earlier shard of {path}.")
+        joined.update(tensors)
+    return joined
+
+
+def _check_placement(files: CheckpointFiles, tensors: dict[str, torch.Tensor]) -> None:
+    for name, file in (files.placement or {}).items():
+        if name not in tensors:
+            raise CheckpointError(f"The index says that {file} holds {name!r}, but it does not. Fetch the folder again.")

@@ -1,0 +1,89 @@
+"""The load report: everything that does not fit, in one message."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from flagai.errors import LoadError
+
+_LINES_SHOWN = 12
+
+
+@dataclass
+class LoadReport:
+    """What happened to every parameter of the model and every tensor of the checkpoint.
+
+    Args:
+        source: the checkpoint, for messages.
+        target: the model class, for messages.
+        missing: parameters that the checkpoint does not hold.
+        unexpected: tensors of the checkpoint that belong to no model of this family.
+        misshapen: lines about tensors of the wrong shape.
+        fresh: parameters of a new task head, initialised because the checkpoint cannot know them.
+        unused: tensors of the family that this class does not use, such as another head.
+        untied: parameters declared as tied for which the checkpoint holds values of their own.
+        conflicting: lines about second copies of a tensor that differ from the one that was used.
+    """
+
+    source: str
+    target: str
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    untied: list[str] = field(default_factory=list)
+    conflicting: list[str] = field(default_factory=list)
+
+    def raise_if_broken(self) -> None:
+        """Raise one error with all problems, if there are any.
+
+        Raises:
+            LoadError: something is missing, unexpected or of the wrong shape.
+        """
+        sections = [
+            ("missing from the checkpoint", self.missing),
+            ("unknown to this model", self.unexpected),
+            ("of the wrong shape", self.misshapen),
+        ]
+        problems = [_section(title, names) for title, names in sections if names]
+        if problems:
+            head = f"{self.source} does not fit {self.target}; nothing was loaded."
+            raise LoadError("\n".join([head, *problems, self._advice()]))
+
+    def _advice(self) -> str:
+        if self.missing and self.unexpected:
+            return "Most likely the weights belong to another model class or family; compare config.json with the weights."
+        if self.misshapen:
+            return "Most likely config.json belongs to another size of the model; compare it with the shapes above."
+        if self.missing:
+            return "Most likely the file is incomplete, or config.json asks for more layers than it holds."
+        return "Most likely config.json asks for fewer layers than the checkpoint holds, or for another variant."
+
+
+def _section(title: str, names: list[str]) -> str:
+    lines = fold(names)
+    shown = [f"  {line}" for line in lines[:_LINES_SHOWN]]
+    if len(lines) > _LINES_SHOWN:
+        shown.append(f"  ... and {len(lines) - _LINES_SHOWN} lines more")
+    return "\n".join([f"{len(names)} tensors {title}:", *shown])
+
+
+def fold(names: Iterable[str]) -> list[str]:
+    """Join names that differ only in their layer number: ``blocks.{0-11}.norm1.weight``."""
+    groups: dict[tuple[str, str], list[int | None]] = {}
+    for name in names:
+        match = re.match(r"(\D*?\.)(\d+)(\..*)", name, flags=re.DOTALL)
+        key, number = ((match[1], match[3]), int(match[2])) if match else ((name, ""), None)
+        groups.setdefault(key, []).append(number)
+    return [f"{head}{_numbers(numbers)}{tail}" for (head, tail), numbers in groups.items()]
+
+
+def _numbers(numbers: list[int | None]) -> str:
+    values = sorted({number for number in numbers if number is not None})
+    if not values:
+        return ""
+    if len(values) == 1:
+        return str(values[0])
+    whole = values == list(range(values[0], values[-1] + 1))
+    return "{" + (f"{values[0]}-{values[-1]}" if whole else ",".join(map(str, values))) + "}"

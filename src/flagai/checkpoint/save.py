@@ -1,0 +1,122 @@
+"""Write a model's tensors as safetensors, in one file or in shards with an index."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from flagai.checkpoint.names import NameMap, Window
+from flagai.errors import InputError
+
+# What this module writes, and may therefore replace.
+WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+# Transformers asks for this entry.
+_METADATA = {"format": "pt"}
+# theirs -> the windows and tensors that make it up
+Plan = dict[str, list[tuple[Window, torch.Tensor]]]
+
+
+def plan_tensors(parameters: Mapping[str, torch.Tensor], names: NameMap, layout: str, prefix: str) -> Plan:
+    """Say which tensors a file of this layout holds, without building them.
+
+    Args:
+        parameters: our parameters by name; of tied ones, those that the layout writes.
+        names: the family's name map.
+        layout: "huggingface" or "flagai".
+        prefix: what this layout puts before the names of a backbone.
+    """
+    written = names.written(parameters, layout, prefix)
+    return {theirs: [(window, parameters[ours]) for window, ours in sources] for theirs, sources in written.items()}
+
+
+def build(sources: list[tuple[Window, torch.Tensor]]) -> torch.Tensor:
+    """Join and transpose our tensors into one tensor of the file; always contiguous, never shared."""
+    tensors = [tensor.detach() for _, tensor in sources]
+    whole = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    if sources[0][0].row.transposed and whole.dim() == 2:
+        whole = whole.T
+    return whole.contiguous()
+
+
+def parse_size(size: int | str) -> int:
+    """Understand "5GB", "500MB" or a number of bytes.
+
+    Raises:
+        InputError: it is neither.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    if not match or match[2].upper() not in _UNITS:
+        raise InputError(f"max_shard_size is {size!r}; expected a number of bytes or a size such as '5GB' or '500MB'.")
+    return max(1, int(float(match[1]) * _UNITS[match[2].upper()]))
+
+
+def write_shards(folder: Path, plan: Plan, max_shard_size: int | str) -> None:
+    """Write ``model.safetensors``, or shards and ``model.safetensors.index.json``, into a folder.
+
+    At most one shard is in memory at a time, and only its fused, transposed or cast tensors are copies.
+
+    Args:
+        folder: an existing folder; see :func:`flagai.checkpoint.atomic.replace_folder` for the safe way in.
+        plan: from :func:`plan_tensors`.
+        max_shard_size: the largest size of a file, as bytes or as in "5GB"; a single larger tensor gets its own.
+
+    Raises:
+        InputError: the size cannot be understood.
+    """
+    shards = _group(plan, parse_size(max_shard_size))
+    if len(shards) == 1:
+        write_file(folder / "model.safetensors", plan)
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_file(folder / name, {theirs: plan[theirs] for theirs in shard})
+        weight_map.update(dict.fromkeys(shard, name))
+    index = {"metadata": {"total_size": sum(map(_size, plan.values()))}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_file(path: Path, plan: Plan, *, pickled: bool = False) -> None:
+    """Write one file.
+
+    Args:
+        path: the file.
+        plan: from :func:`plan_tensors`.
+        pickled: write torch's format instead of safetensors.
+    """
+    tensors = {theirs: build(sources) for theirs, sources in plan.items()}
+    if pickled:
+        torch.save(tensors, path)
+        return
+    from safetensors.torch import save_file  # late: reading needs no safetensors
+
+    save_file(_separate(tensors), path, metadata=_METADATA)
+
+
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy tensors that share their bytes with another one: the format holds each tensor on its own."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        result[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
+        seen.add(tensor.untyped_storage().data_ptr())
+    return result
+
+
+def _group(plan: Plan, limit: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for theirs, sources in plan.items():
+        if shards[-1] and size + _size(sources) > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(theirs)
+        size += _size(sources)
+    return shards
+
+
+def _size(sources: list[tuple[Window, torch.Tensor]]) -> int:
+    return sum(tensor.nbytes for _, tensor in sources)

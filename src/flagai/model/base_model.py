@@ -1,0 +1,283 @@
+"""What all models share: building from a configuration, loading, saving, and the manners of ``forward``."""
+
+import difflib
+import functools
+import inspect
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from flagai.checkpoint.atomic import replace_file, replace_folder
+from flagai.checkpoint.fill import fill
+from flagai.checkpoint.names import LAYOUTS, NameMap
+from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint.report import LoadReport
+from flagai.checkpoint.save import WEIGHT_FILES, plan_tensors, write_file, write_shards
+from flagai.errors import InputError, ModelNotFoundError
+from flagai.model.config import ModelConfig
+from flagai.model.layer.init import draw
+from flagai.parallel.plan import Plan, shard_dimension
+
+logger = logging.getLogger(__name__)
+Device = str | torch.device
+CONFIG_FILE = "config.json"
+
+
+class BaseModel(nn.Module):
+    """Base of all models.
+
+    Subclasses say in class variables what is particular to them: ``config_class``; ``names`` and ``plan``, the
+    family's tables; ``fresh``, patterns of parameters that a pretrained backbone does not have;
+    ``prefixes``, what each written layout puts before the backbone's names; ``architecture``, the name of the
+    same model in transformers.
+
+    Args:
+        config: the configuration.
+    """
+
+    config_class: ClassVar[type[ModelConfig]]
+    names: ClassVar[NameMap]
+    plan: ClassVar[Plan]
+    fresh: ClassVar[tuple[str, ...]] = ()
+    prefixes: ClassVar[Mapping[str, str]] = {}
+    architecture: ClassVar[str | None] = None
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config: Any = config
+
+    # -- building ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def init_from_json(cls, config_file: str | Path = CONFIG_FILE, **overrides: Any) -> Self:
+        """Build a model with newly drawn weights.
+
+        Args:
+            config_file: a config.json with FlagAI's or Hugging Face's keys.
+            **overrides: settings that replace those of the file, such as ``checkpoint_activations=True``.
+
+        Raises:
+            ConfigError: the file is absent, broken or of another family, or an override is unknown.
+        """
+        return cls._build(cls.config_class.from_json(config_file, **overrides), torch.device("cpu"))
+
+    @classmethod
+    def _build(cls, config: ModelConfig, device: torch.device) -> Self:
+        model = cls._on_meta(config).to_empty(device=device)
+        model.init_weights()
+        return model
+
+    @classmethod
+    def _on_meta(cls, config: ModelConfig) -> Self:
+        with torch.device("meta"):
+            return cls(config)
+
+    def init_weights(self, only: list[str] | None = None) -> None:
+        """Draw weights anew.
+
+        Args:
+            only: names of the parameters to draw; default all.
+        """
+        for name in only if only is not None else [name for name, _ in self.named_parameters()]:
+            owner, _, leaf = name.rpartition(".")
+            draw(self.get_submodule(owner), leaf, self.init_std(name))
+
+    def init_std(self, name: str) -> float:
+        """The standard deviation with which a parameter is drawn."""
+        return float(self.config.get("initializer_range", 0.02))
+
+    # -- loading ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrain(
+        cls,
+        download_path: str | Path = "./checkpoints/",
+        model_name: str = "",
+        only_download_config: bool = False,
+        device: Device = "cpu",
+        dtype: torch.dtype | None = None,
+        **config_overrides: Any,
+    ) -> Self:
+        """Load the model in ``download_path/model_name``, exactly or not at all.
+
+        The folder holds ``config.json`` and weights in any format of :mod:`flagai.checkpoint.files`. On a CPU,
+        weights in their own type are used where they lie in the page cache: nothing is copied, and processes
+        share them.
+
+        Args:
+            download_path: the folder of models.
+            model_name: the model's folder in it.
+            only_download_config: read only the configuration and draw new weights.
+            device: where the model shall be.
+            dtype: the parameters' type; default the type that the checkpoint has.
+            **config_overrides: settings that replace those of config.json, such as ``class_num=3``.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            ModelNotFoundError: the folder, its configuration or its weights are absent.
+            ConfigError: the configuration is broken or of another family, or an override is unknown.
+            CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
+        """
+        folder = Path(download_path) / model_name
+        config_file = folder / CONFIG_FILE
+        if not config_file.is_file():
+            raise ModelNotFoundError(_no_model(folder))
+        config = cls.config_class.from_json(config_file, **config_overrides)
+        if only_download_config:
+            model = cls._build(config, torch.device(device))
+            return model if dtype is None else model.to(dtype)
+        model = cls._on_meta(config)
+        model._load(folder, torch.device(device), dtype)
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> Self:
+        """Load the model in the folder ``path``; the ecosystem's spelling of :meth:`from_pretrain`.
+
+        Args:
+            path: the model's folder.
+            **options: ``device``, ``dtype`` and settings, as in :meth:`from_pretrain`.
+        """
+        return cls.from_pretrain(path, **options)
+
+    def load_weights(self, checkpoint_path: str | Path) -> LoadReport:
+        """Load weights into this model, in place, exactly or not at all.
+
+        Args:
+            checkpoint_path: a weights file or folder in any known format.
+
+        Returns:
+            What was loaded, drawn anew or not used.
+
+        Raises:
+            CheckpointError: the weights are damaged or unsafe, or do not fit.
+        """
+        return self._load(Path(checkpoint_path), torch.device("cpu"), None)
+
+    def _load(self, path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadReport:
+        checkpoint = open_checkpoint(path)
+        if next(self.parameters()).is_meta:
+            self.to(dtype or checkpoint.dtype)
+        report = fill(
+            self,
+            self.names,
+            checkpoint,
+            shard_dimension=functools.partial(shard_dimension, self.plan),
+            fresh=self.fresh,
+            device=device,
+        )
+        self._materialise(report.fresh, device)
+        if report.untied:
+            self.config = self.config.replace(tie_word_embeddings=False)
+        return report
+
+    def _materialise(self, names: list[str], device: torch.device) -> None:
+        """Draw the parameters that the checkpoint cannot know."""
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            parameter = self.get_parameter(name)
+            if parameter.is_meta:
+                values = torch.empty_like(parameter, device=device)
+                setattr(self.get_submodule(owner), leaf, nn.Parameter(values, requires_grad=parameter.requires_grad))
+        self.init_weights(names)
+
+    # -- saving -----------------------------------------------------------------------------------------------
+
+    def save_pretrained(
+        self, folder: str | Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai"
+    ) -> None:
+        """Write configuration and weights, all at once: a crash leaves the old folder or the new one.
+
+        Other files of the folder stay. BERT, GPT-2 and T5 in the layout "huggingface" load into transformers
+        with equal outputs.
+
+        Args:
+            folder: the folder to create or update.
+            max_shard_size: the largest size of a weights file, as bytes or as in "500MB".
+            layout: names and key order of "flagai" or "huggingface".
+
+        Raises:
+            InputError: the layout or the size is unknown.
+        """
+        plan = self._plan_tensors(layout)
+        with replace_folder(Path(folder), drop=WEIGHT_FILES) as temporary:
+            write_shards(temporary, plan, max_shard_size)
+            self._write_config(temporary / CONFIG_FILE, layout)
+
+    def save_weights(self, checkpoint_path: str | Path, *, layout: str = "flagai") -> None:
+        """Write the weights into one file, atomically.
+
+        Args:
+            checkpoint_path: the file. The ending ``.bin`` or ``.pt`` gives torch's format, which the original
+                FlagAI reads; any other one safetensors.
+            layout: "flagai" or "huggingface".
+
+        Raises:
+            InputError: the layout is unknown, or the path is a folder.
+        """
+        path = Path(checkpoint_path)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder. Name a file in it, or use save_pretrained({str(path)!r}).")
+        plan = self._plan_tensors(layout)
+        with replace_file(path) as temporary:
+            write_file(temporary, plan, pickled=path.suffix in (".bin", ".pt"))
+
+    def save_config(self, config_path: str | Path) -> None:
+        """Write the configuration, atomically.
+
+        Args:
+            config_path: the file, or the folder to write ``config.json`` into.
+        """
+        path = Path(config_path)
+        self._write_config(path / CONFIG_FILE if path.is_dir() else path, "flagai")
+
+    def _write_config(self, path: Path, layout: str) -> None:
+        name = self.architecture if layout == "huggingface" and self.architecture else type(self).__name__
+        self.config.to_json(path, architectures=[name])
+
+    def _plan_tensors(self, layout: str) -> dict[str, Any]:
+        if layout not in LAYOUTS:
+            raise InputError(f"There is no layout {layout!r}. Known: {', '.join(LAYOUTS)}.")
+        # FlagAI's loaders want tied tensors written out; transformers wants them once.
+        parameters = dict(self.named_parameters(remove_duplicate=layout == "huggingface"))
+        return plan_tensors(parameters, self.names, layout, self.prefixes.get(layout, ""))
+
+    # -- running ----------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def ignore(self, redundant: Mapping[str, Any]) -> None:
+        """Drop redundant arguments of ``forward``, with a warning if one looks like a misspelt real one.
+
+        Args:
+            redundant: the arguments that ``forward`` did not name.
+        """
+        for name in redundant:
+            _warn_of_near_miss(type(self), name)
+
+
+@functools.cache
+def _warn_of_near_miss(cls: type[BaseModel], name: str) -> None:
+    known = [parameter for parameter in inspect.signature(cls.forward).parameters if parameter != "self"]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+    if near:
+        logger.warning("%s ignores the argument %r. Did you mean %r?", cls.__name__, name, near[0])
+
+
+def _no_model(folder: Path) -> str:
+    if not folder.is_dir():
+        return (
+            f"There is no folder {folder.absolute()}. Put config.json and the weights there; models are not "
+            "downloaded by name yet."
+        )
+    found = sorted(entry.name for entry in folder.iterdir())[:10]
+    return f"{folder.absolute()} has no config.json. Found: {found or 'an empty folder'}."

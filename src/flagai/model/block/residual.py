@@ -1,0 +1,100 @@
+"""The two shapes of a transformer block. A family's block is one of them with its bricks put in."""
+
+import torch
+from torch import nn
+
+from flagai.model.layer.attention import Attention, CrossAttention
+from flagai.model.layer.cache import LayerCache
+from flagai.model.layer.mask import Visibility
+
+
+class PreNormBlock(nn.Module):
+    """Normalise before each sublayer, add after it::
+
+        x ─┬─ norm1 ─ attention ────────── + ─┬─ norm_cross ─ cross_attention ─ + ─┬─ norm2 ─ feed_forward ─ + ─
+           └────────────────────────────── ┘  └──────────────────────────────── ┘  └──────────────────────── ┘
+
+    Args:
+        norm1: before self attention.
+        attention: self attention.
+        norm2: before the feed-forward layer.
+        feed_forward: the feed-forward layer.
+        dropout: probability of dropping a feature of a sublayer's output.
+        norm_cross: before cross attention, in decoders with an encoder.
+        cross_attention: attention to the encoder's output.
+    """
+
+    def __init__(
+        self,
+        norm1: nn.Module,
+        attention: Attention,
+        norm2: nn.Module,
+        feed_forward: nn.Module,
+        *,
+        dropout: float = 0.0,
+        norm_cross: nn.Module | None = None,
+        cross_attention: CrossAttention | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm1
+        self.attention = attention
+        self.norm_cross = norm_cross
+        self.cross_attention = cross_attention
+        self.norm2 = norm2
+        self.feed_forward = feed_forward
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        visibility: Visibility,
+        *,
+        cache: LayerCache | None = None,
+        memory: torch.Tensor | None = None,
+        memory_visibility: Visibility | None = None,
+    ) -> torch.Tensor:
+        """[B, S, width] -> [B, S, width]; ``memory`` is the encoder's output, [B, K, width]."""
+        hidden = hidden + self.dropout(self.attention(self.norm1(hidden), visibility, cache=cache))
+        if self.cross_attention is not None and self.norm_cross is not None:
+            seen = memory_visibility or Visibility()
+            attended = self.cross_attention(self.norm_cross(hidden), seen, memory=memory, cache=cache)
+            hidden = hidden + self.dropout(attended)
+        return hidden + self.dropout(self.feed_forward(self.norm2(hidden)))
+
+
+class PostNormBlock(nn.Module):
+    """Add after each sublayer, then normalise::
+
+        x ─┬─ attention ─ + ─ norm1 ─┬─ feed_forward ─ + ─ norm2 ─
+           └───────────── ┘          └──────────────── ┘
+
+    Args:
+        attention: self attention.
+        norm1: after self attention.
+        feed_forward: the feed-forward layer.
+        norm2: after the feed-forward layer.
+        dropout: probability of dropping a feature of a sublayer's output.
+    """
+
+    def __init__(
+        self,
+        attention: Attention,
+        norm1: nn.Module,
+        feed_forward: nn.Module,
+        norm2: nn.Module,
+        *,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.norm1 = norm1
+        self.feed_forward = feed_forward
+        self.norm2 = norm2
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache | None = None
+    ) -> torch.Tensor:
+        """[B, S, width] -> [B, S, width]."""
+        hidden = self.norm1(hidden + self.dropout(self.attention(hidden, visibility, cache=cache)))
+        return self.norm2(hidden + self.dropout(self.feed_forward(hidden)))

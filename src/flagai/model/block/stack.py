@@ -1,0 +1,80 @@
+"""A stack of blocks: runs them in order, with a cache and with recomputed activations if asked."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from flagai.model.layer.cache import KVCache
+from flagai.model.layer.mask import Visibility
+
+
+class BlockStack(nn.ModuleList):
+    """Blocks that are applied one after the other.
+
+    Args:
+        blocks: the blocks.
+        checkpoint_activations: while training, keep only the input of each group of blocks and compute the rest
+            again in the backward pass.
+        group: number of blocks in such a group.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], *, checkpoint_activations: bool = False, group: int = 1) -> None:
+        super().__init__(blocks)
+        self.checkpoint_activations = checkpoint_activations
+        self.group = max(group, 1)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        visibility: Visibility,
+        *,
+        cache: KVCache | None = None,
+        states: list[torch.Tensor] | None = None,
+        **cross: Any,
+    ) -> torch.Tensor:
+        """Run the stack.
+
+        Args:
+            hidden: the embeddings, [B, S, width].
+            visibility: who sees whom.
+            cache: past keys and values; advanced by S positions.
+            states: if given, the input and the output of every block are appended.
+            **cross: for decoders: ``memory`` and ``memory_visibility``.
+
+        Shape:
+            -> [B, S, width]
+        """
+        count = hidden.shape[1]
+        collected = [hidden] if states is not None else None
+        recompute = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
+        for start in range(0, len(self), self.group):
+            indices = range(start, min(start + self.group, len(self)))
+            if recompute:
+                hidden, outputs = checkpoint(self._run, indices, hidden, visibility, None, cross, use_reentrant=False)
+            else:
+                hidden, outputs = self._run(indices, hidden, visibility, cache, cross)
+            if collected is not None:
+                collected += outputs
+        if states is not None and collected is not None:
+            states += collected
+        if cache is not None:
+            cache.advance(count)
+        return hidden
+
+    def _run(
+        self,
+        indices: range,
+        hidden: torch.Tensor,
+        visibility: Visibility,
+        cache: KVCache | None,
+        cross: dict[str, Any],
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        outputs = []
+        for index in indices:
+            layer_cache = None if cache is None else cache.layer(index)
+            hidden = self[index](hidden, visibility, cache=layer_cache, **cross)
+            outputs.append(hidden)
+        return hidden, outputs

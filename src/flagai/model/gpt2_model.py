@@ -1,0 +1,197 @@
+"""GPT-2: configuration and model.
+
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flagai.model.base_model import BaseModel
+from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
+from flagai.model.config import ModelConfig
+from flagai.model.inputs import checked_ids, join, padding_and_matrix, real_tokens
+from flagai.model.layer import Attention, Causal, Embeddings, FeedForward, KVCache, LayerNorm
+from flagai.model.layer.loss import next_token_loss
+from flagai.model.layer.mask import visibility
+from flagai.model.weights import gpt2
+
+Output = dict[str, Any]
+# Variants of GPT-2 in transformers that no published model of the mission uses.
+_UNSUPPORTED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT2Config(ModelConfig):
+    """GPT-2's configuration, under the key names of Hugging Face's files, which FlagAI shares.
+
+    ``pad_token_id`` is the token that nobody sees unless an attention mask says otherwise: 0 in FlagAI's Chinese
+    models, none in byte-level ones (whose files name a ``bos_token_id`` and no padding).
+    """
+
+    family: ClassVar[str] = "gpt2"
+    model_types: ClassVar[tuple[str, ...]] = ("gpt2",)
+    aliases: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+    }
+    required: ClassVar[tuple[str, ...]] = ("vocab_size", "n_embd", "n_layer", "n_head")
+
+    vocab_size: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_positions: int = 1024
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    attn_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    resid_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    do_layer_norm_before: bool = True
+    pad_token_id: int | None = 0
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+
+    @classmethod
+    def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See the base class."""
+        adapted = dict(values)
+        if "pad_token_id" not in values and values.get("bos_token_id") is not None:
+            adapted["pad_token_id"] = None
+        return adapted
+
+    def check(self) -> None:
+        """See the base class."""
+        self.require(
+            self.n_head > 0 and self.n_embd % self.n_head == 0, f"n_embd {self.n_embd} is no multiple of {self.n_head} heads"
+        )
+        for key, plain in _UNSUPPORTED.items():
+            self.require(self.extra.get(key, plain) == plain, f"{key}={self.extra.get(key)!r} is not supported")
+
+
+class GPT2Model(BaseModel):
+    """GPT-2 with its language-model head, which shares the token embeddings unless the configuration unties it.
+
+    Args:
+        config: the configuration.
+    """
+
+    config_class = GPT2Config
+    names = gpt2.NAMES
+    plan = gpt2.PLAN
+    architecture = "GPT2LMHeadModel"
+    prefixes: ClassVar[Mapping[str, str]] = {"flagai": "transformer.", "huggingface": "transformer."}
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        self.embed = Embeddings(
+            config.vocab_size, config.n_embd, positions=config.n_positions, dropout=config.embd_pdrop
+        )
+        self.blocks = BlockStack(
+            (_block(config) for _ in range(config.n_layer)), checkpoint_activations=config.checkpoint_activations
+        )
+        self.norm = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.head = None if config.tie_word_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+    def init_std(self, name: str) -> float:
+        """See the base class; layers that write into the residual stream start smaller the deeper the model is."""
+        std: float = self.config.initializer_range
+        writes = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
+        return std / (2 * self.config.n_layer) ** 0.5 if writes else std
+
+    def new_cache(self, capacity: int = 0) -> KVCache:
+        """An empty cache for decoding with this model.
+
+        Args:
+            capacity: how many positions to make room for.
+        """
+        return KVCache(self.config.n_layer, capacity)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        labels: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+        past_key_values: KVCache | None = None,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+        **redundant: Any,
+    ) -> Output:
+        """Score the next token at every position.
+
+        Args:
+            input_ids: token ids, [B, S].
+            position_ids: [B, S]; default running, padding counted.
+            attention_mask: [B, S] or, with a cache, [B, past + S], 1 at real tokens (default: all that are not
+                padding; the cache remembers them); or a matrix, [B, S, K] or [B, 1, S, K], joined with the causal
+                mask.
+            labels: the tokens themselves; each position is judged by the next one's, -100 for none, [B, S].
+            cache: keys and values of earlier tokens; extended in place.
+            past_key_values: another name of ``cache``.
+            use_cache: start a cache and return it.
+            output_hidden_states: also return ``all_hidden_states``.
+            **redundant: ignored.
+
+        Returns:
+            ``logits`` [B, S, V]; ``hidden_states`` [B, S, width] after the last norm; ``loss`` with ``labels``;
+            ``cache`` if one is in use; ``all_hidden_states``, the embeddings and every block's output.
+
+        Raises:
+            InputError: an argument has an impossible shape or value.
+        """
+        self.ignore(redundant)
+        input_ids = checked_ids(input_ids)
+        cache = past_key_values if cache is None else cache
+        if cache is None and use_cache:
+            cache = self.new_cache()
+        past, count = 0 if cache is None else cache.length, input_ids.shape[1]
+        valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id)
+        mask = join(Causal(), padding_and_matrix(valid, attention_mask, cache, count))
+        if position_ids is None:
+            position_ids = torch.arange(past, past + count, device=input_ids.device)[None]
+        states: list[torch.Tensor] | None = [] if output_hidden_states else None
+        seen = visibility(mask, count, past + count, input_ids.device)
+        embedded = self.embed(input_ids, position_ids=position_ids)
+        hidden = self.norm(self.blocks(embedded, seen, cache=cache, states=states))
+        output: Output = {"logits": self._logits(hidden), "hidden_states": hidden}
+        if labels is not None:
+            output["loss"] = next_token_loss(output["logits"], labels)
+        if cache is not None:
+            output["cache"] = cache
+        if states is not None:
+            output["all_hidden_states"] = states
+        return output
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self.embed.token.weight) if self.head is None else self.head(hidden)
+
+
+def _block(config: GPT2Config) -> nn.Module:
+    inner = config.n_inner or 4 * config.n_embd
+    if config.do_layer_norm_before:
+        return GPT2Block(
+            config.n_embd,
+            config.n_head,
+            inner,
+            activation=config.activation_function,
+            eps=config.layer_norm_epsilon,
+            dropout=config.resid_pdrop,
+            attention_dropout=config.attn_pdrop,
+        )
+    return PostNormBlock(
+        Attention(config.n_embd, config.n_head, dropout=config.attn_pdrop),
+        LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
+        FeedForward(config.n_embd, inner, config.activation_function),
+        LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
+        dropout=config.resid_pdrop,
+    )

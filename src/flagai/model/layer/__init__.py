@@ -1,0 +1,40 @@
+"""The bricks: every layer from which blocks and models are built."""
+
+from flagai.model.layer.activation import activation
+from flagai.model.layer.attention import Attention, CrossAttention
+from flagai.model.layer.cache import KVCache
+from flagai.model.layer.crf import CRF
+from flagai.model.layer.embedding import Embeddings, Table
+from flagai.model.layer.feed_forward import FeedForward, GatedFeedForward
+from flagai.model.layer.global_pointer import GlobalPointer
+from flagai.model.layer.head import MaskLMHead, Pooler
+from flagai.model.layer.mask import Causal, Dense, Mask, Padding, Prefix, Visibility, visibility
+from flagai.model.layer.norm import LayerNorm, RMSNorm
+from flagai.model.layer.position import RelativeBias
+from flagai.model.layer.prompt import PromptSpell
+
+__all__ = [
+    "CRF",
+    "Attention",
+    "Causal",
+    "CrossAttention",
+    "Dense",
+    "Embeddings",
+    "FeedForward",
+    "GatedFeedForward",
+    "GlobalPointer",
+    "KVCache",
+    "LayerNorm",
+    "Mask",
+    "MaskLMHead",
+    "Padding",
+    "Pooler",
+    "Prefix",
+    "PromptSpell",
+    "RMSNorm",
+    "RelativeBias",
+    "Table",
+    "Visibility",
+    "activation",
+    "visibility",
+]

@@ -1,0 +1,100 @@
+"""Multi-head attention: self or cross, any mask, with or without a cache."""
+
+import torch
+from torch import nn
+
+from flagai.errors import InputError
+from flagai.model.layer.cache import LayerCache
+from flagai.model.layer.kernel import attend
+from flagai.model.layer.mask import Visibility
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate projections for queries, keys and values.
+
+    The number of heads is read from the projected width, so a tensor-parallel shard needs no other code.
+
+    Args:
+        width: size of the input and the output.
+        num_heads: number of heads.
+        head_dim: size of a head; default ``width / num_heads``.
+        bias: whether the projections have biases.
+        scale: factor on the scores; None means ``head_dim ** -0.5``.
+        dropout: probability of dropping an attention weight.
+
+    Source:
+        Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        head_dim: int | None = None,
+        bias: bool = True,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim or width // num_heads
+        self.scale = scale
+        self.dropout = dropout
+        inner = num_heads * self.head_dim
+        self.q = nn.Linear(width, inner, bias=bias)
+        self.k = nn.Linear(width, inner, bias=bias)
+        self.v = nn.Linear(width, inner, bias=bias)
+        self.out = nn.Linear(inner, width, bias=bias)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        visibility: Visibility,
+        *,
+        memory: torch.Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> torch.Tensor:
+        """Attend from ``hidden`` to itself and its cached past; :class:`CrossAttention` attends to ``memory``.
+
+        Args:
+            hidden: [B, Q, width]
+            visibility: which keys each query sees.
+            memory: the encoder's output, [B, K, width].
+            cache: past keys and values.
+
+        Shape:
+            -> [B, Q, width]
+        """
+        query = self._heads(self.q(hidden))
+        key, value = self.keys_and_values(hidden, memory, cache)
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, key, value, visibility, scale=self.scale, dropout=dropout)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def keys_and_values(
+        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: LayerCache | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the queries attend to, two of [B, H, K, D]; extends the cache."""
+        key, value = self._heads(self.k(hidden)), self._heads(self.v(hidden))
+        return (key, value) if cache is None else cache.append(key, value)
+
+    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """[B, S, H * D] -> [B, H, S, D]."""
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class CrossAttention(Attention):
+    """Attention from a decoder to an encoder's output, whose keys and values are computed once per cache."""
+
+    def keys_and_values(
+        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: LayerCache | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the base class."""
+        if cache is not None and cache.cross is not None:
+            return cache.cross
+        if memory is None:
+            raise InputError("The decoder needs the encoder's output, and no earlier call has left it in the cache.")
+        key, value = self._heads(self.k(memory)), self._heads(self.v(memory))
+        if cache is not None:
+            cache.keep_cross(key, value)
+        return key, value

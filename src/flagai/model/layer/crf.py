@@ -1,0 +1,76 @@
+"""A linear-chain conditional random field over labels."""
+
+import torch
+from torch import nn
+
+
+class CRF(nn.Module):
+    """Scores sequences of labels by emissions and transitions, without start and end scores.
+
+    Rows are padded on the right.
+
+    Args:
+        num_labels: number of labels, C.
+
+    Source:
+        Lafferty et al. 2001, "Conditional Random Fields".
+    """
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__()
+        self.transitions = nn.Parameter(torch.zeros(num_labels, num_labels))
+
+    def forward(self, emissions: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood of each row's labels.
+
+        Args:
+            emissions: [B, S, C]
+            labels: [B, S]
+            valid: True at real tokens, [B, S]
+
+        Shape:
+            -> [B]
+        """
+        emissions, transitions = emissions.float(), self.transitions.float()
+        keep = valid.to(emissions.dtype)
+        labels = labels.masked_fill(~valid, 0)
+        emitted = (emissions.gather(2, labels[..., None])[..., 0] * keep).sum(1)
+        moved = (transitions[labels[:, :-1], labels[:, 1:]] * keep[:, 1:]).sum(1)
+        return self._log_partition(emissions, transitions, valid) - emitted - moved
+
+    @staticmethod
+    def _log_partition(emissions: torch.Tensor, transitions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        scores = emissions[:, 0] * valid[:, 0, None]
+        for step in range(1, emissions.shape[1]):
+            moved = torch.logsumexp(scores[:, :, None] + transitions, dim=1) + emissions[:, step]
+            scores = torch.where(valid[:, step, None], moved, scores)
+        return torch.logsumexp(scores, dim=1)
+
+    @torch.no_grad()
+    def decode(self, emissions: torch.Tensor, valid: torch.Tensor, first_label: int | None = None) -> torch.Tensor:
+        """The best labels of each row (Viterbi).
+
+        Args:
+            emissions: [B, S, C]
+            valid: True at real tokens, [B, S]
+            first_label: the label that the first token must have; FlagAI's predictor forces 0, "outside".
+
+        Shape:
+            -> [B, S], -1 at padding
+        """
+        emissions, transitions = emissions.float(), self.transitions.float()
+        scores = emissions[:, 0].clone()
+        if first_label is not None:
+            allowed = torch.arange(scores.shape[1], device=scores.device) == first_label
+            scores = scores.masked_fill(~allowed, -torch.inf)
+        stay = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+        history = []
+        for step in range(1, emissions.shape[1]):
+            best, origin = (scores[:, :, None] + transitions).max(dim=1)
+            here = valid[:, step, None]
+            scores = torch.where(here, best + emissions[:, step], scores)
+            history.append(torch.where(here, origin, stay))
+        path = [scores.argmax(1)]
+        for origin in reversed(history):
+            path.append(origin.gather(1, path[-1][:, None])[:, 0])
+        return torch.stack(path[::-1], dim=1).masked_fill(~valid, -1)

@@ -1,0 +1,102 @@
+"""Embeddings: tokens, positions, segments, and GLM's second positions."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flagai.errors import InputError
+
+
+class Table(nn.Embedding):
+    """A lookup table that names the offending id when one lies outside of it.
+
+    On a GPU the check would wait for the device, so there it is left to the kernel.
+
+    Args:
+        rows: number of rows.
+        width: size of a row.
+        what: what the ids are, for messages.
+    """
+
+    def __init__(self, rows: int, width: int, what: str) -> None:
+        super().__init__(rows, width)
+        self.what = what
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """[...] -> [..., width].
+
+        Raises:
+            InputError: an id is negative or not below the number of rows.
+        """
+        if ids.is_floating_point():
+            raise InputError(f"{self.what}s must be whole numbers, but have type {ids.dtype}.")
+        if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+            lowest, highest = (int(bound) for bound in ids.aminmax())
+            if lowest < 0 or highest >= self.num_embeddings:
+                wrong = lowest if lowest < 0 else highest
+                raise InputError(f"{self.what} {wrong} lies outside 0..{self.num_embeddings - 1}.")
+        return F.embedding(ids, self.weight)
+
+
+class Embeddings(nn.Module):
+    """The sum of a token's embeddings, optionally normalised.
+
+    Args:
+        vocab_size: number of tokens.
+        width: size of the embeddings.
+        positions: rows of the position table; 0 for none.
+        block_positions: rows of GLM's second position table (position inside a span); 0 for none.
+        segments: rows of the segment table; 0 for none.
+        norm_eps: epsilon of a LayerNorm over the sum; None for no norm.
+        dropout: probability of dropping a feature.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        *,
+        positions: int = 0,
+        block_positions: int = 0,
+        segments: int = 0,
+        norm_eps: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.token = Table(vocab_size, width, "token id")
+        self.position = Table(positions, width, "position") if positions else None
+        self.block_position = Table(block_positions, width, "block position") if block_positions else None
+        self.segment = Table(segments, width, "segment id") if segments else None
+        self.norm = nn.LayerNorm(width, eps=norm_eps) if norm_eps is not None else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        *,
+        position_ids: torch.Tensor | None = None,
+        block_position_ids: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Add up the embeddings of every position.
+
+        Args:
+            tokens: token ids, [B, S], or their embeddings, [B, S, width].
+            position_ids: [B or 1, S]
+            block_position_ids: [B or 1, S]
+            segment_ids: [B or 1, S]
+
+        Shape:
+            -> [B, S, width]
+        """
+        total = tokens if tokens.dim() == 3 else self.token(tokens)
+        for table, ids in (
+            (self.position, position_ids),
+            (self.block_position, block_position_ids),
+            (self.segment, segment_ids),
+        ):
+            if table is not None and ids is not None:
+                total = total + table(ids)
+        if self.norm is not None:
+            total = self.norm(total)
+        return self.dropout(total)

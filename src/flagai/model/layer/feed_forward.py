@@ -1,0 +1,92 @@
+"""Feed-forward layers."""
+
+import torch
+from torch import nn
+
+from flagai.model.layer.activation import activation
+
+
+class Float32InHalf(nn.Linear):
+    """A linear layer that stays in float32 where the rest of the model becomes float16.
+
+    T5 was trained in bfloat16; the outputs of its feed-forward layers overflow float16.
+    """
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        if self.weight.dtype is torch.float16:
+            super()._apply(lambda tensor: tensor.float(), recurse)
+        return self
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between them.
+
+    Args:
+        width: size of the input and the output.
+        inner: size between the layers.
+        activation_name: see :func:`flagai.model.layer.activation.activation`.
+        bias: whether the layers have biases.
+        dropout: probability of dropping an inner feature.
+        down: the class of the second layer.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        inner: int,
+        activation_name: str,
+        *,
+        bias: bool = True,
+        dropout: float = 0.0,
+        down: type[nn.Linear] = nn.Linear,
+    ) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = down(inner, width, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = activation(activation_name)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [..., width]."""
+        inner = self.activation(self.up(hidden)).to(self.down.weight.dtype)
+        return self.down(self.dropout(inner))
+
+
+class GatedFeedForward(nn.Module):
+    """A feed-forward layer whose inner features are multiplied by a second, activated projection.
+
+    Args:
+        width: size of the input and the output.
+        inner: size between the layers.
+        activation_name: the gate's activation.
+        bias: whether the layers have biases.
+        dropout: probability of dropping an inner feature.
+        down: the class of the last layer.
+
+    Source:
+        Shazeer 2020, "GLU Variants Improve Transformer".
+    """
+
+    def __init__(
+        self,
+        width: int,
+        inner: int,
+        activation_name: str,
+        *,
+        bias: bool = True,
+        dropout: float = 0.0,
+        down: type[nn.Linear] = nn.Linear,
+    ) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, inner, bias=bias)
+        self.value = nn.Linear(width, inner, bias=bias)
+        self.down = down(inner, width, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = activation(activation_name)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [..., width]; the product is formed in the last layer's type, where it cannot overflow."""
+        dtype = self.down.weight.dtype
+        inner = self.activation(self.gate(hidden)).to(dtype) * self.value(hidden).to(dtype)
+        return self.down(self.dropout(inner))

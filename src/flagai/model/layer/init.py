@@ -1,0 +1,30 @@
+"""How new parameters are drawn."""
+
+import torch
+from torch import nn
+
+from flagai.model.layer.crf import CRF
+from flagai.model.layer.norm import RMSNorm
+
+
+@torch.no_grad()
+def draw(module: nn.Module, leaf: str, std: float) -> None:
+    """Draw one parameter of a module: matrices normal, biases zero, norms one.
+
+    Args:
+        module: the module that owns the parameter.
+        leaf: the parameter's name in the module.
+        std: standard deviation of matrices and embeddings.
+    """
+    parameter = module.get_parameter(leaf)
+    if isinstance(module, (nn.LayerNorm, RMSNorm)):
+        parameter.fill_(1.0 if leaf == "weight" else 0.0)
+    elif isinstance(module, CRF):
+        nn.init.xavier_uniform_(parameter)
+    elif isinstance(module, nn.LSTM):
+        bound = module.hidden_size**-0.5
+        parameter.uniform_(-bound, bound)
+    elif leaf == "bias":
+        parameter.zero_()
+    else:
+        parameter.normal_(std=std)

@@ -1,0 +1,60 @@
+"""Losses, computed in float32."""
+
+import torch
+from torch.nn import functional as F
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy over all targets that are not -100.
+
+    Shape:
+        logits [..., V], targets [...] -> []
+    """
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1))
+
+
+def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each position's logits with the label of the next position.
+
+    Shape:
+        logits [B, S, V], labels [B, S] -> []
+    """
+    return cross_entropy(logits[:, :-1], labels[:, 1:])
+
+
+def masked_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, ignore_index: int = -100
+) -> torch.Tensor:
+    """Cross entropy summed over the masked positions, divided by their weight.
+
+    Targets equal to ``ignore_index`` add nothing but stay in the denominator.
+
+    Shape:
+        logits [..., V], targets [...], mask [...] -> []
+    """
+    losses = F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), ignore_index=ignore_index, reduction="none"
+    )
+    weights = mask.reshape(-1).float()
+    return (losses * weights).sum() / weights.sum()
+
+
+def span_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Multi-label categorical cross entropy: every gold span shall score above 0, every other one below.
+
+    Args:
+        scores: [B, C, S, S]
+        labels: 1 at gold spans, [B, C, S, S]
+
+    Shape:
+        -> [], the mean over rows and classes
+
+    Source:
+        Su et al. 2022, "Global Pointer".
+    """
+    scores = scores.float().flatten(2)
+    gold = labels.flatten(2).bool()
+    zero = scores.new_zeros(*scores.shape[:2], 1)
+    positive = torch.cat([(-scores).masked_fill(~gold, -torch.inf), zero], dim=-1)
+    negative = torch.cat([scores.masked_fill(gold, -torch.inf), zero], dim=-1)
+    return (positive.logsumexp(-1) + negative.logsumexp(-1)).mean()

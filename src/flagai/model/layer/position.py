@@ -1,0 +1,52 @@
+"""Relative positions as scores: T5's bucketed biases."""
+
+import math
+
+import torch
+from torch import nn
+
+
+class RelativeBias(nn.Module):
+    """A learned score for every head and every distance, where far distances share buckets.
+
+    Args:
+        num_heads: number of heads.
+        num_buckets: rows of the table.
+        max_distance: distance from which on all positions share the last bucket.
+        bidirectional: half of the buckets are for positions to the right (encoder).
+
+    Source:
+        Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.1.
+    """
+
+    def __init__(self, num_heads: int, num_buckets: int, max_distance: int, *, bidirectional: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_buckets, num_heads)
+        self.max_distance = max_distance
+        self.bidirectional = bidirectional
+
+    def forward(self, queries: int, keys: int) -> torch.Tensor:
+        """The scores of the last ``queries`` of ``keys`` positions.
+
+        Shape:
+            -> [1, H, queries, keys]
+        """
+        device = self.table.weight.device
+        rows = torch.arange(keys - queries, keys, device=device)
+        distance = torch.arange(keys, device=device) - rows[:, None]
+        return self.table(self._bucket(distance)).permute(2, 0, 1)[None]
+
+    def _bucket(self, distance: torch.Tensor) -> torch.Tensor:
+        """Exact buckets for near positions, logarithmic ones for far positions."""
+        buckets = self.table.num_embeddings
+        offset = torch.zeros_like(distance)
+        if self.bidirectional:
+            buckets //= 2
+            offset = (distance > 0).long() * buckets
+            distance = distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = buckets // 2
+        ratio = torch.log(distance.float().clamp(min=1) / exact) / math.log(self.max_distance / exact)
+        far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+        return offset + torch.where(distance < exact, distance, far)

@@ -1,0 +1,303 @@
+"""T5 (v1.0, v1.1) and mT5: configuration and model.
+
+Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from flagai.errors import InputError
+from flagai.model.base_model import BaseModel
+from flagai.model.block import BlockStack, T5Block
+from flagai.model.config import ModelConfig
+from flagai.model.inputs import checked_ids, join, padding_and_matrix, real_tokens
+from flagai.model.layer import Causal, Embeddings, KVCache, Mask, RelativeBias, RMSNorm, Visibility
+from flagai.model.layer.loss import cross_entropy
+from flagai.model.layer.mask import visibility
+from flagai.model.weights import t5
+
+Output = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Config(ModelConfig):
+    """T5's configuration, under the key names of Hugging Face's files, which FlagAI shares."""
+
+    family: ClassVar[str] = "t5"
+    model_types: ClassVar[tuple[str, ...]] = ("t5", "mt5")
+    aliases: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+    }
+    required: ClassVar[tuple[str, ...]] = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_heads: int
+    num_decoder_layers: int | None = None
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    dropout_rate: float = 0.1
+    layer_norm_epsilon: float = 1e-6
+    feed_forward_proj: str = "relu"
+    pad_token_id: int = 0
+    eos_token_id: int | None = 1
+    decoder_start_token_id: int | None = None
+    initializer_factor: float = 1.0
+    tie_word_embeddings: bool = True
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layers are gated."""
+        return self.feed_forward_proj.startswith("gated-")
+
+    @property
+    def activation(self) -> str:
+        """The feed-forward layers' activation; "gated-gelu" has always meant the tanh form."""
+        name = self.feed_forward_proj.removeprefix("gated-")
+        return "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
+
+    @property
+    def start_token(self) -> int:
+        """The token with which the decoder begins."""
+        return self.pad_token_id if self.decoder_start_token_id is None else self.decoder_start_token_id
+
+
+class T5Stack(nn.Module):
+    """The encoder or the decoder: one table of relative positions for all blocks, the blocks, a final norm.
+
+    Args:
+        config: the configuration.
+        decoder: causal, with attention to the encoder's output.
+    """
+
+    def __init__(self, config: T5Config, *, decoder: bool) -> None:
+        super().__init__()
+        layers = config.num_decoder_layers if decoder and config.num_decoder_layers else config.num_layers
+        self.bias = RelativeBias(
+            config.num_heads,
+            config.relative_attention_num_buckets,
+            config.relative_attention_max_distance,
+            bidirectional=not decoder,
+        )
+        self.blocks = BlockStack(
+            (
+                T5Block(
+                    config.d_model,
+                    config.num_heads,
+                    config.d_kv,
+                    config.d_ff,
+                    activation=config.activation,
+                    gated=config.gated,
+                    decoder=decoder,
+                    eps=config.layer_norm_epsilon,
+                    dropout=config.dropout_rate,
+                )
+                for _ in range(layers)
+            ),
+            checkpoint_activations=config.checkpoint_activations,
+        )
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(
+        self,
+        embedded: torch.Tensor,
+        mask: Mask | None,
+        *,
+        cache: KVCache | None = None,
+        states: list[torch.Tensor] | None = None,
+        **cross: Any,
+    ) -> torch.Tensor:
+        """[B, S, width] -> [B, S, width]; ``states`` and ``cross`` as in :class:`BlockStack`."""
+        count = embedded.shape[1]
+        keys = count if cache is None else cache.length + count
+        seen = visibility(mask, count, keys, embedded.device, bias=self.bias(count, keys))
+        hidden = self.blocks(embedded, seen, cache=cache, states=states, **cross)
+        return self.dropout(self.norm(hidden))
+
+
+class T5Model(BaseModel):
+    """T5 with its language-model head.
+
+    A head that shares the token embeddings (v1.0) reads states scaled by ``d_model ** -0.5``.
+
+    Args:
+        config: the configuration.
+    """
+
+    config_class = T5Config
+    names = t5.NAMES
+    plan = t5.PLAN
+    architecture = "T5ForConditionalGeneration"
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__(config)
+        self.embed = Embeddings(config.vocab_size, config.d_model, dropout=config.dropout_rate)
+        self.encoder = T5Stack(config, decoder=False)
+        self.decoder = T5Stack(config, decoder=True)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.head.weight = self.embed.token.weight
+
+    def init_std(self, name: str) -> float:
+        """See the base class; T5's scheme, which goes with its unscaled attention."""
+        config: T5Config = self.config
+        width, inner = config.d_model, config.num_heads * config.d_kv
+        scale = {
+            "attention.q.weight": (width * config.d_kv) ** -0.5,
+            "attention.out.weight": inner**-0.5,
+            "feed_forward.down.weight": config.d_ff**-0.5,
+            "embed.token.weight": 1.0,
+            "head.weight": 1.0,
+        }
+        std = next((std for ending, std in scale.items() if name.endswith(ending)), width**-0.5)
+        return config.initializer_factor * std
+
+    def new_cache(self, capacity: int = 0) -> KVCache:
+        """An empty cache for decoding with this model.
+
+        Args:
+            capacity: how many positions to make room for.
+        """
+        return KVCache(self.config.num_decoder_layers or self.config.num_layers, capacity)
+
+    def encode(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        states: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Run the encoder.
+
+        Args:
+            input_ids: [B, K]
+            attention_mask: 1 at real tokens, [B, K]; default all, padding included, as in the original.
+            states: if given, the embeddings and every block's output are appended.
+
+        Shape:
+            -> [B, K, width]
+        """
+        input_ids = checked_ids(input_ids)
+        mask = padding_and_matrix(real_tokens(input_ids, attention_mask, None), attention_mask, None, input_ids.shape[1])
+        hidden: torch.Tensor = self.encoder(self.embed(input_ids), mask, states=states)
+        return hidden
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        *,
+        labels: torch.Tensor | None = None,
+        encoder_outputs: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        cache: KVCache | None = None,
+        past_key_values: KVCache | None = None,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+        **redundant: Any,
+    ) -> Output:
+        """Score the next token of the decoder's text at every position.
+
+        Args:
+            input_ids: the encoder's text, [B, K].
+            attention_mask: 1 at real tokens of the encoder's text, [B, K]; default all.
+            decoder_input_ids: the decoder's text so far, [B, S]; with a cache, its new tokens.
+            decoder_attention_mask: 1 at real tokens of the decoder's text, [B, past + S].
+            labels: the token that each position shall predict, -100 for none, [B, S]. Without
+                ``decoder_input_ids``, they are the labels shifted to the right.
+            encoder_outputs: what an earlier call returned as ``encoder_last_hidden_state`` (or a sequence that
+                begins with it), [B, K, width], in place of ``input_ids``.
+            cache: keys and values of earlier tokens and of the encoder's text; extended in place.
+            past_key_values: another name of ``cache``.
+            use_cache: start a cache and return it.
+            output_hidden_states: also return ``all_hidden_states`` and ``encoder_all_hidden_states``.
+            **redundant: ignored.
+
+        Returns:
+            ``logits`` [B, S, V]; ``hidden_states`` [B, S, width], the decoder's after its last norm;
+            ``encoder_last_hidden_state`` [B, K, width]; ``loss`` with ``labels``; ``cache`` if one is in use;
+            ``all_hidden_states``, the decoder's embeddings and every block's output.
+
+        Raises:
+            InputError: a text is missing, or an argument has an impossible shape or value.
+        """
+        self.ignore(redundant)
+        if decoder_input_ids is None and labels is not None:
+            decoder_input_ids = self.shift_right(labels)
+        decoder_input_ids = checked_ids(decoder_input_ids, name="decoder_input_ids")
+        cache = past_key_values if cache is None else cache
+        if cache is None and use_cache:
+            cache = self.new_cache()
+        encoder_states: list[torch.Tensor] | None = [] if output_hidden_states else None
+        decoder_states: list[torch.Tensor] | None = [] if output_hidden_states else None
+        memory = self._memory(input_ids, attention_mask, encoder_outputs, cache, encoder_states)
+        valid = real_tokens(decoder_input_ids, decoder_attention_mask, None)
+        count = decoder_input_ids.shape[1]
+        hidden = self.decoder(
+            self.embed(decoder_input_ids),
+            join(Causal(), padding_and_matrix(valid, decoder_attention_mask, cache, count)),
+            cache=cache,
+            states=decoder_states,
+            memory=memory,
+            memory_visibility=self._memory_visibility(attention_mask, memory, cache, count),
+        )
+        output: Output = {"logits": self._logits(hidden), "hidden_states": hidden}
+        output |= {} if memory is None else {"encoder_last_hidden_state": memory}
+        if labels is not None:
+            output["loss"] = cross_entropy(output["logits"], labels)
+        if cache is not None:
+            output["cache"] = cache
+        if output_hidden_states:
+            output |= {"all_hidden_states": decoder_states, "encoder_all_hidden_states": encoder_states}
+        return output
+
+    def shift_right(self, labels: torch.Tensor) -> torch.Tensor:
+        """The decoder's input for these labels: the start token in front, the last one dropped, [B, S]."""
+        shifted = torch.cat([torch.full_like(labels[:, :1], self.config.start_token), labels[:, :-1]], dim=1)
+        return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
+
+    def _memory(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        encoder_outputs: torch.Tensor | Sequence[torch.Tensor] | None,
+        cache: KVCache | None,
+        states: list[torch.Tensor] | None,
+    ) -> torch.Tensor | None:
+        """The encoder's output; None if the cache already has what the decoder needs of it."""
+        if encoder_outputs is not None:
+            return encoder_outputs if isinstance(encoder_outputs, torch.Tensor) else encoder_outputs[0]
+        if cache is not None and cache.length:
+            return None
+        if input_ids is None:
+            raise InputError("T5 needs input_ids or encoder_outputs.")
+        return self.encode(input_ids, attention_mask, states)
+
+    @staticmethod
+    def _memory_visibility(
+        attention_mask: torch.Tensor | None, memory: torch.Tensor | None, cache: KVCache | None, count: int
+    ) -> Visibility:
+        if attention_mask is None and cache is not None:
+            attention_mask = cache.memory_mask
+        if attention_mask is None:
+            return Visibility()
+        if cache is not None:
+            cache.memory_mask = attention_mask
+        mask = padding_and_matrix(attention_mask.bool(), None, None, count)
+        return visibility(mask, count, attention_mask.shape[1], attention_mask.device)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.config.tie_word_embeddings:
+            hidden = hidden * self.config.d_model**-0.5
+        logits: torch.Tensor = self.head(hidden)
+        return logits

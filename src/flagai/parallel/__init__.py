@@ -1,0 +1,1 @@
+"""Who holds what: plans that say how parameters are cut over model-parallel ranks."""
