@@ -1,0 +1,1 @@
+"""Tensors between files and models: readers, name maps, the report, safe writing."""

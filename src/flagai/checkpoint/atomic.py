@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flagai.errors import InputError
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -19,9 +21,13 @@ def replace_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file to create or replace. Its folder is created if it is absent.
+
+    Raises:
+        InputError: nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -45,20 +51,39 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
     Args:
         folder: the folder to create or update; what a symbolic link points to is updated, not the link.
         drop: patterns of file names that shall not be carried over.
+
+    Raises:
+        InputError: nothing can be written there, or a file is in the way.
     """
     folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file. Name a folder to save into.")
+    with _explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         temporary.chmod(folder.stat().st_mode & 0o7777 if folder.exists() else 0o777 & ~_umask())
         yield temporary
         if folder.exists():
             _carry_over(folder, temporary, drop)
         _sync_tree(temporary)
-        _swap(temporary, folder)
+        with _explained(folder):
+            _swap(temporary, folder)
+        _sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync(folder.parent)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what to do where the system refuses the steps that make a save atomic."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error}. It is built under a temporary name beside the old one and then takes "
+            f"its place, so {path.parent} must be writable and on the same disk. Choose another place."
+        ) from error
 
 
 def _carry_over(old: Path, new: Path, drop: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Which files make up the checkpoint of a folder, for every layout in circulation."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ _SINGLES = ("model.safetensors", "pytorch_model.bin")
 # Model-parallel parts (THUDM/DeepSpeed, FlagAI): every file holds a slice of every tensor.
 _PARTS = (re.compile(r"mp_rank_(\d+)_model_states\.pt"), re.compile(r"pytorch_model_(\d+)\.bin"))
 # Shards: every file holds some whole tensors. FlagAI's are written without an index.
-_SHARDS = re.compile(r"pytorch_model-(\d+)(?:-of-(\d+))?\.bin|model-(\d+)-of-(\d+)\.safetensors")
+_SHARDS = (re.compile(r"model-(\d+)-of-(\d+)\.safetensors"), re.compile(r"pytorch_model-(\d+)(?:-of-(\d+))?\.bin"))
 _TAGS = ("latest", "latest_checkpointed_iteration.txt")
 KNOWN_FORMATS = (
     "model.safetensors, pytorch_model.bin, either of them in shards with an index, pytorch_model_XX.bin, "
@@ -55,7 +56,9 @@ def find_files(path: Path) -> CheckpointFiles:
 
 def _nothing(folder: Path) -> CheckpointFiles:
     found = sorted(entry.name for entry in folder.iterdir())[:10]
-    raise ModelNotFoundError(f"{folder} holds no weights. Expected: {KNOWN_FORMATS}. Found: {found or 'an empty folder'}.")
+    raise ModelNotFoundError(
+        f"{folder} holds no weights. Expected: {KNOWN_FORMATS}. Found: {found or 'an empty folder'}."
+    )
 
 
 def _from_index(index: Path) -> CheckpointFiles:
@@ -65,9 +68,11 @@ def _from_index(index: Path) -> CheckpointFiles:
         raise CheckpointError(f"{index} has no weight_map, so it does not say where the tensors are. Fetch it again.")
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-            raise CheckpointError(f"{index} names the file {name!r}, which is no plain file name. Do not trust this folder.")
+            raise CheckpointError(
+                f"{index} names the file {name!r}, which is no plain file name. Take the model from a source that you trust."
+            )
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
-    absent = [file.name for file in files if not file.is_file()]
+    absent = [file.name for file in files if not os.path.isfile(file)]  # also if no file can have this name
     if absent:
         raise CheckpointError(f"{index} names {', '.join(absent)}, absent from {index.parent}. Fetch what is missing.")
     return CheckpointFiles([files], {name: index.parent / file for name, file in weight_map.items()})
@@ -80,21 +85,31 @@ def _from_listing(folder: Path) -> CheckpointFiles | None:
         if ranks:
             _check_complete(folder, ranks, range(len(ranks)))
             return CheckpointFiles([[ranks[rank]] for rank in sorted(ranks)])
-    shards = [match for name in names if (match := _SHARDS.fullmatch(name))]
-    if not shards:
-        return None
-    total = next((int(count) for match in shards for count in (match[2], match[4]) if count), len(shards))
-    numbers = {int(match[1] or match[3]): folder / match[0] for match in shards}
+    for pattern in _SHARDS:
+        shards = [match for name in names if (match := pattern.fullmatch(name))]
+        if shards:
+            return CheckpointFiles([_complete_set(folder, shards)])
+    return None
+
+
+def _complete_set(folder: Path, shards: list[re.Match[str]]) -> list[Path]:
+    totals = {int(match[2]) for match in shards if match[2]} or {len(shards)}
+    if len(totals) > 1:
+        raise CheckpointError(
+            f"{folder} holds shards of several checkpoints: {[match[0] for match in shards]}. Remove the older ones."
+        )
+    total = totals.pop()
+    numbers = {int(match[1]): folder / match[0] for match in shards}
     first = 1 if total in numbers else 0
     _check_complete(folder, numbers, range(first, first + total))
-    return CheckpointFiles([[numbers[number] for number in sorted(numbers)]])
+    return [numbers[number] for number in sorted(numbers)]
 
 
 def _check_complete(folder: Path, found: dict[int, Path], wanted: range) -> None:
-    missing = sorted(set(wanted) - set(found))
-    if missing:
+    missing = next((number for number in wanted if number not in found), None)
+    if missing is not None:
         raise CheckpointError(
-            f"{folder} holds {[file.name for file in found.values()]}, but number {missing[0]} of {len(wanted)} is "
+            f"{folder} holds {[file.name for file in found.values()]}, but number {missing} of {len(wanted)} is "
             "missing. Fetch what is missing."
         )
 
@@ -105,10 +120,10 @@ def _from_tag(folder: Path) -> CheckpointFiles | None:
             words = (folder / name).read_text(encoding="utf-8", errors="replace").split()
             tag = words[0] if words else ""
             if Path(tag).name != tag or tag in ("", ".", ".."):
-                raise CheckpointError(f"{folder / name} holds {tag!r}, which is no plain folder name.")
-            found = _from_listing(folder / tag) if (folder / tag).is_dir() else None
+                raise CheckpointError(f"{folder / name} holds {tag!r}, which is no plain folder name. Repair it.")
+            found = _from_listing(folder / tag) if os.path.isdir(folder / tag) else None
             if found is None:
-                raise CheckpointError(f"{folder / name} points to {folder / tag}, where no checkpoint is.")
+                raise CheckpointError(f"{folder / name} points to {folder / tag}, where no checkpoint is. Fetch it.")
             return found
     return None
 
@@ -120,9 +135,15 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it is not JSON, or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch it again or repair it.") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(content).__name__} where an object is expected.")
+        raise CheckpointError(
+            f"{path} holds a JSON {type(content).__name__} where an object is expected. Fetch it again or repair it."
+        )
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number in JSON")

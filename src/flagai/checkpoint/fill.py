@@ -21,6 +21,7 @@ def fill(
     *,
     shard_dimension: ShardDimension,
     fresh: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
     device: torch.device | None = None,
 ) -> LoadReport:
     """Load a checkpoint into a model, exactly or not at all.
@@ -35,6 +36,8 @@ def fill(
         shard_dimension: how model-parallel parts of a parameter are joined.
         fresh: patterns of parameters that may be absent, such as a new head on a pretrained backbone. They are
             left as they are and listed in the report.
+        optional: names of modules that the model can do without. If a checkpoint has nothing of one, it is taken
+            out of the model.
         device: where parameters that are on the meta device shall be (default: the CPU).
 
     Returns:
@@ -54,8 +57,11 @@ def fill(
             used.update(source.theirs for source in matcher.sources(name))
         chosen.update(_choose(aliases, matcher, shapes[aliases[0]], fresh, report))
     report.unused, report.unexpected = matcher.leftovers(used)
+    removable = _removable(optional, list(chosen), report)
     report.raise_if_broken()
     _log(report)
+    for module in removable:
+        _assign(model, module, None)
     placed: dict[int, nn.Parameter] = {}
     for name, source in chosen.items():
         if name in report.untied or id(parameters[name]) not in placed:
@@ -98,9 +104,7 @@ def _differing(sources: list[Source]) -> list[Source]:
     return [source for source in copies if not source.equals(sources[0])]
 
 
-def _note_absence(
-    name: str, matcher: Matcher, shape: torch.Size, fresh: tuple[str, ...], report: LoadReport
-) -> None:
+def _note_absence(name: str, matcher: Matcher, shape: torch.Size, fresh: tuple[str, ...], report: LoadReport) -> None:
     raw = matcher.raw_shape(name)
     if raw is not None:
         report.misshapen.append(f"{name} {tuple(shape)}, but it cannot be cut from {raw}")
@@ -108,6 +112,20 @@ def _note_absence(
         report.fresh.append(name)
     else:
         report.missing.append(f"{name} ({matcher.expected(name)})")
+
+
+def _removable(optional: tuple[str, ...], chosen: list[str], report: LoadReport) -> list[str]:
+    """The optional modules of which the checkpoint has nothing; they are no longer missing in the report."""
+    removable = [
+        module
+        for module in optional
+        if any(line.startswith(module + ".") for line in report.missing)
+        and not any(name.startswith(module + ".") for name in chosen)
+    ]
+    report.absent = removable
+    kept = [line for line in report.missing if not line.startswith(tuple(f"{module}." for module in removable))]
+    report.missing = kept if removable else report.missing
+    return removable
 
 
 def _place(
@@ -118,13 +136,14 @@ def _place(
             source.copy_to(parameter)
         return parameter
     values = source.read(device or torch.device("cpu"), parameter.dtype)
-    return _assign(model, name, nn.Parameter(values, requires_grad=parameter.requires_grad))
+    placed = nn.Parameter(values, requires_grad=parameter.requires_grad)
+    _assign(model, name, placed)
+    return placed
 
 
-def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+def _assign(model: nn.Module, name: str, value: nn.Parameter | None) -> None:
     owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, parameter)
-    return parameter
+    setattr(model.get_submodule(owner), leaf, value)
 
 
 def _log(report: LoadReport) -> None:
@@ -132,6 +151,7 @@ def _log(report: LoadReport) -> None:
         (logging.WARNING, "initialised afresh, train before use", report.fresh),
         (logging.WARNING, "holds two different values for one tensor", report.conflicting),
         (logging.INFO, "declared as tied, but the checkpoint has values of their own", report.untied),
+        (logging.INFO, "not in the checkpoint, so the model has none", report.absent),
         (logging.INFO, "not used by this class", report.unused),
     ):
         if names:

@@ -11,6 +11,7 @@ from flagai.errors import CheckpointError
 
 # Says along which dimension model-parallel parts of a parameter are joined (None: every part holds it whole).
 ShardDimension = Callable[[str], int | None]
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,25 @@ class Source:
     def equals(self, other: "Source") -> bool:
         """Whether both hold the same values; costs nothing where they share their bytes."""
         pairs = zip(self.parts, other.parts, strict=True)
-        return all(a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b)) for a, b in pairs)
+        return all(_same_bits(a, b) for a, b in pairs)
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors are equal, NaN with NaN included."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
+        return True
+    bits = _BITS[a.dtype.itemsize]
+    return torch.equal(a.view(bits), b.view(bits))
+
+
+def _can_join(parts: list[torch.Tensor], dimension: int | None) -> bool:
+    """Whether model-parallel parts have equal shapes, but for the dimension along which they are joined."""
+    if dimension is not None and any(dimension >= part.dim() for part in parts):
+        return False
+    shapes = [[extent for axis, extent in enumerate(part.shape) if axis != dimension] for part in parts]
+    return all(shape == shapes[0] for shape in shapes)
 
 
 class Matcher:
@@ -105,7 +124,7 @@ class Matcher:
         cuts = [window.cut(tensor) for tensor in self._checkpoint.tensors(self._file_names[window.theirs])]
         parts = [cut for cut in cuts if cut is not None]
         dimension = self._shard_dimension(ours) if len(parts) > 1 else None
-        if len(parts) != len(cuts) or (dimension is not None and dimension >= parts[0].dim()):
+        if len(parts) != len(cuts) or not _can_join(parts, dimension):
             return None
         return Source(self._file_names[window.theirs], parts, dimension)
 

@@ -112,8 +112,8 @@ class NameMap:
         ignored: names (with placeholders) that carry no weights of ours: buffers, unused heads.
     """
 
-    rows: Sequence[Row]
-    prefixes: tuple[str, ...]
+    rows: Sequence[Row] = ()
+    prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -134,10 +134,11 @@ class NameMap:
     def windows(self, ours: str) -> list[Window]:
         """The windows where a parameter may lie, best first; the last one is its own name (our training files)."""
         ours = ours.removeprefix(BACKBONE)
-        found = []
-        for entry in self.rows:
-            if match := entry.ours_pattern.fullmatch(ours):
-                found.append(Window(entry, _fill_in(entry.theirs, match.groupdict())))
+        found = [
+            Window(entry, _fill_in(entry.theirs, match.groupdict()))
+            for entry in self.rows
+            if (match := entry.ours_pattern.fullmatch(ours))
+        ]
         return [*found, Window(row(ours, ours, only=("native",)), ours)]
 
     def knows(self, canonical: str) -> bool:
@@ -155,10 +156,12 @@ class NameMap:
         """
         plan: dict[str, list[tuple[Window, str]]] = {}
         for ours in names:
-            for window in self.windows(ours):
-                if window.row.serves(layout):
-                    theirs = window.theirs if window.row.head else prefix + window.theirs
-                    plan.setdefault(theirs, []).append((window, ours))
+            windows = self.windows(ours)
+            # Without rows, as in a model that somebody just invented, parameters keep their own names.
+            served = [window for window in windows if window.row.serves(layout)] or windows[-1:]
+            for window in served:
+                theirs = window.theirs if window.row.head else prefix + window.theirs
+                plan.setdefault(theirs, []).append((window, ours))
         for sources in plan.values():
             sources.sort(key=lambda source: source[0].row.part)
         return plan

@@ -10,6 +10,9 @@ from flagai.checkpoint.pickle_file import open_pickle
 from flagai.checkpoint.safetensors_file import open_safetensors
 from flagai.errors import CheckpointError
 
+# What a clone without Git LFS leaves in the place of a large file.
+_LFS_POINTER = b"version https://git-lfs"
+
 
 class Checkpoint:
     """The tensors of a checkpoint, by the names they have in its files.
@@ -62,21 +65,34 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     for rank, part in enumerate(parts):
         if part.keys() != parts[0].keys():
             odd = sorted(part.keys() ^ parts[0].keys())[0]
-            raise CheckpointError(f"Part {rank} of {path} does not match part 0: {odd!r} is only in one of them.")
+            raise CheckpointError(
+                f"Part {rank} of {path} does not match part 0: {odd!r} is only in one of them. Fetch both."
+            )
     return Checkpoint(path, parts)
 
 
 def _join(path: Path, files: list[Path]) -> dict[str, torch.Tensor]:
     joined: dict[str, torch.Tensor] = {}
     for file in files:
-        tensors = open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)
+        tensors = _open_file(file)
         for name in tensors.keys() & joined.keys():
-            raise CheckpointError(f"{name!r} stands in {file.name} and in an earlier shard of {path}.")
+            raise CheckpointError(
+                f"{name!r} stands in {file.name} and in an earlier shard of {path}. Remove the files of one checkpoint."
+            )
         joined.update(tensors)
     return joined
+
+
+def _open_file(file: Path) -> dict[str, torch.Tensor]:
+    with file.open("rb") as opened:
+        if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise CheckpointError(f"{file} is a Git LFS pointer, not the weights themselves. Run `git lfs pull`.")
+    return open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)
 
 
 def _check_placement(files: CheckpointFiles, tensors: dict[str, torch.Tensor]) -> None:
     for name, file in (files.placement or {}).items():
         if name not in tensors:
-            raise CheckpointError(f"The index says that {file} holds {name!r}, but it does not. Fetch the folder again.")
+            raise CheckpointError(
+                f"The index says that {file} holds {name!r}, but it does not. Fetch the folder again."
+            )

@@ -20,6 +20,7 @@ class LoadReport:
         unexpected: tensors of the checkpoint that belong to no model of this family.
         misshapen: lines about tensors of the wrong shape.
         fresh: parameters of a new task head, initialised because the checkpoint cannot know them.
+        absent: optional modules that the checkpoint does not hold, and the model no longer has.
         unused: tensors of the family that this class does not use, such as another head.
         untied: parameters declared as tied for which the checkpoint holds values of their own.
         conflicting: lines about second copies of a tensor that differ from the one that was used.
@@ -31,6 +32,7 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
     conflicting: list[str] = field(default_factory=list)
@@ -53,7 +55,9 @@ class LoadReport:
 
     def _advice(self) -> str:
         if self.missing and self.unexpected:
-            return "Most likely the weights belong to another model class or family; compare config.json with the weights."
+            return (
+                "Most likely the weights belong to another model class or family; compare config.json with the weights."
+            )
         if self.misshapen:
             return "Most likely config.json belongs to another size of the model; compare it with the shapes above."
         if self.missing:

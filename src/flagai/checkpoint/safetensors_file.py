@@ -1,6 +1,7 @@
 """Read a safetensors file as views of one memory mapping: no copy, no byte read before it is used."""
 
 import json
+import math
 import mmap
 import warnings
 from pathlib import Path
@@ -92,15 +93,18 @@ def _check_header(path: Path, header: dict[str, Any], available: int) -> dict[st
             begin, end = entry["data_offsets"]
             numbers = [*shape, begin, end]
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: the header entry of {name!r} cannot be read: {entry!r:.200}") from error
-        if not all(type(number) is int and number >= 0 for number in numbers):
-            raise CheckpointError(f"{path}: the header entry of {name!r} has impossible numbers: {entry!r:.200}")
-        length = dtype.itemsize
-        for extent in shape:
-            length *= extent
+            raise CheckpointError(
+                f"{path}: the header entry of {name!r} cannot be read: {entry!r:.200}. Fetch it again."
+            ) from error
+        if not _are_possible(numbers):
+            raise CheckpointError(
+                f"{path}: the header entry of {name!r} has impossible numbers: {entry!r:.200}. Fetch it again."
+            )
+        length = dtype.itemsize * math.prod(shape)
         if end - begin != length:
             raise CheckpointError(
-                f"{path}: the header gives {name!r} {end - begin} bytes, but {entry['dtype']} {shape} takes {length}."
+                f"{path}: the header gives {name!r} {end - begin} bytes, but {entry['dtype']} {shape} takes {length}. "
+                "Fetch it again."
             )
         entries[name] = (dtype, shape, begin)
         spans.append((begin, end, name))
@@ -108,11 +112,20 @@ def _check_header(path: Path, header: dict[str, Any], available: int) -> dict[st
     return entries
 
 
+def _are_possible(numbers: list[Any]) -> bool:
+    """Whether extents and offsets are whole numbers whose product torch can count, zeros left aside."""
+    return all(type(number) is int and 0 <= number < 2**62 for number in numbers) and (
+        math.prod(number or 1 for number in numbers[:-2]) < 2**62
+    )
+
+
 def _check_tiling(path: Path, spans: list[tuple[int, int, str]], available: int) -> None:
     expected = 0
     for begin, end, name in spans:
         if begin != expected:
-            raise CheckpointError(f"{path}: {name!r} begins at byte {begin} where byte {expected} is due: wrong header.")
+            raise CheckpointError(
+                f"{path}: {name!r} begins at byte {begin} where byte {expected} is due. Fetch it again."
+            )
         expected = end
     if expected != available:
         raise CheckpointError(
@@ -122,9 +135,7 @@ def _check_tiling(path: Path, spans: list[tuple[int, int, str]], available: int)
 
 
 def _view(mapping: mmap.mmap, begin: int, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
-    count = 1
-    for extent in shape:
-        count *= extent
+    count = math.prod(shape)
     if not count:
         return torch.empty(shape, dtype=dtype)
     if begin % dtype.itemsize:  # files with an unpadded header; kernels expect aligned elements

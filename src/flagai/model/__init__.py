@@ -1,0 +1,1 @@
+"""Configurations, layers, blocks and models; every class has its own path."""

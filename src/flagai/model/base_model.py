@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.checkpoint.fill import fill
 from flagai.checkpoint.names import LAYOUTS, NameMap
-from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
 from flagai.checkpoint.save import WEIGHT_FILES, plan_tensors, write_file, write_shards
 from flagai.errors import InputError, ModelNotFoundError
@@ -31,18 +32,19 @@ class BaseModel(nn.Module):
     """Base of all models.
 
     Subclasses say in class variables what is particular to them: ``config_class``; ``names`` and ``plan``, the
-    family's tables; ``fresh``, patterns of parameters that a pretrained backbone does not have;
-    ``prefixes``, what each written layout puts before the backbone's names; ``architecture``, the name of the
-    same model in transformers.
+    family's tables; ``fresh``, patterns of parameters that a pretrained backbone does not have; ``optional``,
+    modules that the model does without if a checkpoint has none; ``prefixes``, what each written layout puts
+    before the backbone's names; ``architecture``, the name of the same model in transformers.
 
     Args:
         config: the configuration.
     """
 
     config_class: ClassVar[type[ModelConfig]]
-    names: ClassVar[NameMap]
-    plan: ClassVar[Plan]
+    names: ClassVar[NameMap] = NameMap()
+    plan: ClassVar[Plan] = {}
     fresh: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
     prefixes: ClassVar[Mapping[str, str]] = {}
     architecture: ClassVar[str | None] = None
 
@@ -67,13 +69,18 @@ class BaseModel(nn.Module):
 
     @classmethod
     def _build(cls, config: ModelConfig, device: torch.device) -> Self:
-        model = cls._on_meta(config).to_empty(device=device)
+        model = cls.on_meta(config).to_empty(device=device)
         model.init_weights()
         return model
 
     @classmethod
-    def _on_meta(cls, config: ModelConfig) -> Self:
-        with torch.device("meta"):
+    def on_meta(cls, config: ModelConfig) -> Self:
+        """Build a model without memory: names and shapes only, to be filled by :meth:`load_checkpoint`.
+
+        Args:
+            config: the configuration.
+        """
+        with torch.device("meta"), _NothingDrawn():
             return cls(config)
 
     def init_weights(self, only: list[str] | None = None) -> None:
@@ -132,8 +139,8 @@ class BaseModel(nn.Module):
         if only_download_config:
             model = cls._build(config, torch.device(device))
             return model if dtype is None else model.to(dtype)
-        model = cls._on_meta(config)
-        model._load(folder, torch.device(device), dtype)
+        model = cls.on_meta(config)
+        model.load_checkpoint(open_checkpoint(folder), device=device, dtype=dtype)
         return model.eval()
 
     @classmethod
@@ -158,10 +165,25 @@ class BaseModel(nn.Module):
         Raises:
             CheckpointError: the weights are damaged or unsafe, or do not fit.
         """
-        return self._load(Path(checkpoint_path), torch.device("cpu"), None)
+        return self.load_checkpoint(open_checkpoint(checkpoint_path))
 
-    def _load(self, path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadReport:
-        checkpoint = open_checkpoint(path)
+    def load_checkpoint(
+        self, checkpoint: Checkpoint, *, device: Device = "cpu", dtype: torch.dtype | None = None
+    ) -> LoadReport:
+        """Fill this model from an opened checkpoint, exactly or not at all.
+
+        Args:
+            checkpoint: the checkpoint.
+            device: for models from :meth:`on_meta`, where the parameters shall be.
+            dtype: for models from :meth:`on_meta`, their type; default the checkpoint's.
+
+        Returns:
+            What was loaded, drawn anew or not used.
+
+        Raises:
+            LoadError: something is missing, unknown or of the wrong shape; the model is as it was.
+        """
+        device = torch.device(device)
         if next(self.parameters()).is_meta:
             self.to(dtype or checkpoint.dtype)
         report = fill(
@@ -170,6 +192,7 @@ class BaseModel(nn.Module):
             checkpoint,
             shard_dimension=functools.partial(shard_dimension, self.plan),
             fresh=self.fresh,
+            optional=self.optional,
             device=device,
         )
         self._materialise(report.fresh, device)
@@ -189,9 +212,7 @@ class BaseModel(nn.Module):
 
     # -- saving -----------------------------------------------------------------------------------------------
 
-    def save_pretrained(
-        self, folder: str | Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai"
-    ) -> None:
+    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai") -> None:
         """Write configuration and weights, all at once: a crash leaves the old folder or the new one.
 
         Other files of the folder stay. BERT, GPT-2 and T5 in the layout "huggingface" load into transformers
@@ -262,7 +283,22 @@ class BaseModel(nn.Module):
             redundant: the arguments that ``forward`` did not name.
         """
         for name in redundant:
-            _warn_of_near_miss(type(self), name)
+            _warn_of_near_miss(type(self), name)  # type: ignore[arg-type]  # classes are hashable
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Skips the drawing of initial values while a model without memory is built.
+
+    They would be thrown away, and drawing normal values on the meta device imports torch's compiler: seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @functools.cache

@@ -1,187 +1,32 @@
-"""BERT, and RoBERTa-base-ch, which is a BERT: configuration, backbone and heads.
+"""BERT, and RoBERTa-base-ch, which is a BERT: the backbone and everything that stands on it.
 
 Source: Devlin et al. 2019, "BERT"; heads as in FlagAI and transformers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from flagai.model.base_model import BaseModel
-from flagai.model.block import BertBlock, BlockStack
-from flagai.model.config import ModelConfig
-from flagai.model.inputs import checked_ids, join, padding_and_matrix, real_tokens
-from flagai.model.layer import CRF, Embeddings, GlobalPointer, KVCache, Mask, MaskLMHead, Pooler, Prefix
+from flagai.model.bert_backbone import BertConfig, BertModel, Output
+from flagai.model.inputs import checked_ids, real_tokens
+from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, Prefix
 from flagai.model.layer.loss import cross_entropy, masked_cross_entropy, span_loss
-from flagai.model.layer.mask import visibility
 from flagai.model.weights import bert
 
-Output = dict[str, Any]
-# FlagAI's norms use this epsilon where its configuration names none; Hugging Face's default is 1e-12.
-_FLAGAI_EPSILON = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class BertConfig(ModelConfig):
-    """BERT's configuration, under the key names of Google's, Hugging Face's and FlagAI's files.
-
-    ``position_offset`` is 0 for BERT. Real RoBERTa counts real tokens from ``pad_token_id + 1`` on.
-    """
-
-    family: ClassVar[str] = "bert"
-    model_types: ClassVar[tuple[str, ...]] = ("bert", "roberta")
-    aliases: ClassVar[Mapping[str, str]] = {"layernorm_epsilon": "layer_norm_eps", "num_labels": "class_num"}
-    required: ClassVar[tuple[str, ...]] = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int | None = None
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = 0
-    position_offset: int = 0
-    initializer_range: float = 0.02
-    tie_word_embeddings: bool = True
-    class_num: int | None = None
-    inner_dim: int = 64
-
-    @classmethod
-    def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See the base class."""
-        adapted = dict(values)
-        if "id2label" in values and "class_num" not in values and "num_labels" not in values:
-            adapted["class_num"] = len(values["id2label"])
-        if "model_type" not in values and not {"layer_norm_eps", "layernorm_epsilon"} & values.keys():
-            adapted["layer_norm_eps"] = _FLAGAI_EPSILON
-        if values.get("model_type") == "roberta":
-            adapted.setdefault("position_offset", values.get("pad_token_id", 1) + 1)
-        return adapted
-
-    def check(self) -> None:
-        """See the base class."""
-        heads = self.num_attention_heads
-        self.require(
-            heads > 0 and self.hidden_size % heads == 0, f"hidden_size {self.hidden_size} is no multiple of {heads} heads"
-        )
-
-
-class BertModel(BaseModel):
-    """BERT's backbone.
-
-    Args:
-        config: the configuration.
-        with_pooler: whether to have the pooled first token; only some heads read it.
-    """
-
-    config_class = BertConfig
-    names = bert.NAMES
-    plan = bert.PLAN
-    architecture = "BertModel"
-    fresh = ("pooler.*",)
-
-    def __init__(self, config: BertConfig, *, with_pooler: bool = True) -> None:
-        super().__init__(config)
-        self.embed = Embeddings(
-            config.vocab_size,
-            config.hidden_size,
-            positions=config.max_position_embeddings,
-            segments=config.type_vocab_size,
-            norm_eps=config.layer_norm_eps,
-            dropout=config.hidden_dropout_prob,
-        )
-        self.blocks = BlockStack(
-            (
-                BertBlock(
-                    config.hidden_size,
-                    config.num_attention_heads,
-                    config.intermediate_size or 4 * config.hidden_size,
-                    activation=config.hidden_act,
-                    eps=config.layer_norm_eps,
-                    dropout=config.hidden_dropout_prob,
-                    attention_dropout=config.attention_probs_dropout_prob,
-                )
-                for _ in range(config.num_hidden_layers)
-            ),
-            checkpoint_activations=config.checkpoint_activations,
-        )
-        self.pooler = Pooler(config.hidden_size) if with_pooler else None
-
-    def new_cache(self, capacity: int = 0) -> KVCache:
-        """An empty cache, for decoding with :class:`BertForSeq2seq`."""
-        return KVCache(self.config.num_hidden_layers, capacity)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        position_ids: torch.Tensor | None = None,
-        segment_ids: torch.Tensor | None = None,
-        output_hidden_states: bool = False,
-        cache: KVCache | None = None,
-        causal: Mask | None = None,
-        **redundant: Any,
-    ) -> Output:
-        """Encode.
-
-        Args:
-            input_ids: token ids, [B, S].
-            token_type_ids: which of two sentences a token belongs to, [B, S]; default 0.
-            attention_mask: [B, S], 1 at real tokens (default: all that are not padding); or a matrix [B, S, S] or
-                [B, 1, S, S] of who sees whom among the real tokens.
-            position_ids: [B, S]; default running.
-            segment_ids: FlagAI's name of ``token_type_ids``.
-            output_hidden_states: also return ``all_hidden_states``.
-            cache: keys and values of earlier tokens; extended in place.
-            causal: a further mask; used by :class:`BertForSeq2seq`.
-            **redundant: ignored.
-
-        Returns:
-            ``logits`` and ``hidden_states``, both [B, S, width]; ``pooled`` [B, width], unless the model has no
-            pooler; ``all_hidden_states`` (embeddings and every block's output); ``cache`` if one is in use.
-
-        Raises:
-            InputError: an argument has an impossible shape or value.
-        """
-        self.ignore(redundant)
-        input_ids = checked_ids(input_ids)
-        past, count = 0 if cache is None else cache.length, input_ids.shape[1]
-        segments = segment_ids if token_type_ids is None else token_type_ids
-        valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id)
-        mask = padding_and_matrix(valid, attention_mask, cache, count)
-        mask = mask if causal is None else join(causal, mask)
-        embedded = self.embed(
-            input_ids,
-            position_ids=self._positions(input_ids, past) if position_ids is None else position_ids,
-            segment_ids=torch.zeros_like(input_ids) if segments is None else segments,
-        )
-        states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        seen = visibility(mask, count, past + count, input_ids.device)
-        hidden = self.blocks(embedded, seen, cache=cache, states=states)
-        output: Output = {"logits": hidden, "hidden_states": hidden}
-        if self.pooler is not None:
-            output["pooled"] = self.pooler(hidden[:, 0])
-        if states is not None:
-            output["all_hidden_states"] = states
-        if cache is not None:
-            output["cache"] = cache
-        return output
-
-    def _positions(self, input_ids: torch.Tensor, past: int) -> torch.Tensor:
-        if self.config.position_offset:
-            real = (input_ids != self.config.pad_token_id).long()
-            return real.cumsum(1) * real + self.config.position_offset - 1
-        return torch.arange(past, past + input_ids.shape[1], device=input_ids.device)[None]
+__all__ = [
+    "BertConfig",
+    "BertForClsClassifier",
+    "BertForEmbedding",
+    "BertForMaskLM",
+    "BertForSeq2seq",
+    "BertForSequenceLabeling",
+    "BertForSequenceLabelingCRF",
+    "BertForSequenceLabelingGP",
+    "BertModel",
+]
 
 
 class _BertHead(BaseModel):
@@ -192,7 +37,7 @@ class _BertHead(BaseModel):
     plan = bert.PLAN
     prefixes: ClassVar[Mapping[str, str]] = {"flagai": "model.", "huggingface": "bert."}
     needs_classes: ClassVar[bool] = False
-    with_pooler: ClassVar[bool] = False
+    optional: ClassVar[tuple[str, ...]] = ("model.pooler",)
 
     def __init__(self, config: BertConfig) -> None:
         config.require(
@@ -200,7 +45,7 @@ class _BertHead(BaseModel):
             f"{type(self).__name__} needs class_num=<number of classes>",
         )
         super().__init__(config)
-        self.model = BertModel(config, with_pooler=self.with_pooler)
+        self.model = BertModel(config)
 
     def valid(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Which tokens are real, [B, S]."""
@@ -314,8 +159,8 @@ class BertForClsClassifier(_BertHead):
 
     architecture = "BertForSequenceClassification"
     fresh = ("classifier.*", "model.pooler.*")
+    optional = ()
     needs_classes = True
-    with_pooler = True
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)

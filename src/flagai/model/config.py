@@ -22,6 +22,9 @@ _SIGNATURES = {
     "bert": ("num_hidden_layers", "type_vocab_size"),
 }
 
+# Values of `model_type` that mean a family under another name.
+_SYNONYMS = {"mt5": "t5", "roberta": "bert"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -29,13 +32,15 @@ class ModelConfig:
 
     Subclasses declare their fields under the names of the published files and set the class variables:
     ``family``; ``model_types``, the values of `model_type` that they accept; ``aliases``, other names of fields
-    (an alias in the file wins over the field); ``required``, keys that a file must have.
+    (an alias in the file wins over the field); ``required``, keys that a file must have; ``fixed``, keys of
+    variants that the model does not implement, with the only value that it accepts.
     """
 
     family: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     aliases: ClassVar[Mapping[str, str]] = {}
     required: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[Mapping[str, Any]] = {}
 
     checkpoint_activations: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -44,6 +49,9 @@ class ModelConfig:
         """Check types and values."""
         for name, kinds in _field_kinds(type(self)).items():
             object.__setattr__(self, name, _checked(type(self).__name__, name, getattr(self, name), kinds))
+        for name, value in self.fixed.items():
+            given = self.get(name, value)
+            self.require(given == value, f"{name}={given!r} is not supported, only {value!r}")
         self.check()
 
     def check(self) -> None:
@@ -87,7 +95,7 @@ class ModelConfig:
         absent = [name for name in cls.required if name not in given]
         if absent:
             raise ConfigError(f"{source} lacks {', '.join(absent)}, so it does not describe a {cls.family} model.")
-        own = {entry.name for entry in fields(cls)}
+        own = {entry.name for entry in fields(cls) if entry.name != "extra"}
         extra = {key: value for key, value in given.items() if key not in own}
         try:
             return cls(**{key: value for key, value in given.items() if key in own}, extra=extra)
@@ -177,14 +185,12 @@ def family_of(values: Mapping[str, Any]) -> str | None:
 
     GLM-4 and its successors also call themselves "glm"; only the original series has its own keys.
     """
-    for family, keys in _SIGNATURES.items():
-        if all(key in values for key in keys):
-            return family
     stated = values.get("model_type")
     if stated == "glm":
-        return None if "num_layers" in values else "glm (the GLM-4 architecture)"
-    synonyms = {"mt5": "t5", "umt5": "umt5", "roberta": "bert"}
-    return synonyms.get(stated, stated) if isinstance(stated, str) else None
+        return "glm" if "num_layers" in values else "glm (the GLM-4 architecture)"
+    if isinstance(stated, str) and stated:
+        return _SYNONYMS.get(stated, stated)
+    return next((family for family, keys in _SIGNATURES.items() if all(key in values for key in keys)), None)
 
 
 def _unknown_override(cls: type[ModelConfig], name: str) -> str:

@@ -1,10 +1,9 @@
-"""GLM, the original series: configuration, backbone and heads.
+"""GLM, the original series: the backbone and everything that stands on it.
 
 Source: Du et al. 2022, "GLM: General Language Model Pretraining with Autoregressive Blank Infilling";
-behaviour checked against THUDM/GLM and FlagAI.
+heads as in THUDM/GLM and FlagAI.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,248 +12,21 @@ from torch.nn import functional as F
 
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
-from flagai.model.block import BlockStack, GLMBlock
-from flagai.model.config import ModelConfig
+from flagai.model.glm_backbone import GLMConfig, GLMModel, Output
 from flagai.model.inputs import checked_ids
-from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Pooler, Prefix, PromptSpell
+from flagai.model.layer import Causal, KVCache, Pooler
 from flagai.model.layer.loss import cross_entropy, masked_cross_entropy
-from flagai.model.layer.mask import visibility
 from flagai.model.weights import glm
 
-Output = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GLMConfig(ModelConfig):
-    """GLM's configuration, under the key names of FlagAI's and THUDM's files.
-
-    ``max_memory_length`` and ``parallel_output`` are kept for the files' sake and change nothing;
-    ``attention_scale`` guards the original's kernel against overflow and is neutral in exact arithmetic.
-    """
-
-    family: ClassVar[str] = "glm"
-    model_types: ClassVar[tuple[str, ...]] = ("glm",)
-    aliases: ClassVar[dict[str, str]] = {"num_labels": "class_num"}
-    required: ClassVar[tuple[str, ...]] = (
-        "num_layers",
-        "vocab_size",
-        "hidden_size",
-        "num_attention_heads",
-        "max_sequence_length",
-    )
-
-    num_layers: int
-    vocab_size: int
-    hidden_size: int
-    num_attention_heads: int
-    max_sequence_length: int
-    embedding_dropout_prob: float = 0.1
-    attention_dropout_prob: float = 0.1
-    output_dropout_prob: float = 0.1
-    max_memory_length: int = 0
-    checkpoint_num_layers: int = 1
-    parallel_output: bool = True
-    relative_encoding: bool = False
-    block_position_encoding: bool = True
-    output_predict: bool = True
-    spell_length: int | None = None
-    spell_func: str = "lstm"
-    attention_scale: float = 1.0
-    layernorm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
-    class_num: int | None = None
-    hidden_dropout: float = 0.1
-    pool_token: str = "cls"  # noqa: S105 - a token of a text
-    take_softmax: bool | None = None
-    length_penalty: float = 0.0
-
-    def check(self) -> None:
-        """See the base class."""
-        heads = self.num_attention_heads
-        self.require(
-            heads > 0 and self.hidden_size % heads == 0, f"hidden_size {self.hidden_size} is no multiple of {heads} heads"
-        )
-        self.require(not self.relative_encoding, "relative_encoding is not supported; no published GLM uses it")
-        self.require(
-            self.pool_token in ("cls", "start", "pad"), f"pool_token is {self.pool_token!r}; known: cls, start, pad"
-        )
-
-
-class GLMModel(BaseModel):
-    """GLM's backbone with its language-model head, which shares the token embeddings.
-
-    Args:
-        config: the configuration.
-    """
-
-    config_class = GLMConfig
-    names = glm.NAMES
-    plan = glm.PLAN
-    architecture = "GLMModel"
-    fresh = ("prompt.*",)
-
-    def __init__(self, config: GLMConfig) -> None:
-        super().__init__(config)
-        # With block positions the tables have one row more: masked spans may stand at the end.
-        rows = config.max_sequence_length + (1 if config.block_position_encoding else 0)
-        self.embed = Embeddings(
-            config.vocab_size,
-            config.hidden_size,
-            positions=rows,
-            block_positions=rows if config.block_position_encoding else 0,
-            dropout=config.embedding_dropout_prob,
-        )
-        self.prompt = (
-            PromptSpell(config.spell_length, config.hidden_size, config.spell_func) if config.spell_length else None
-        )
-        self.blocks = BlockStack(
-            (
-                GLMBlock(
-                    config.hidden_size,
-                    config.num_attention_heads,
-                    eps=config.layernorm_epsilon,
-                    dropout=config.output_dropout_prob,
-                    attention_dropout=config.attention_dropout_prob,
-                )
-                for _ in range(config.num_layers)
-            ),
-            checkpoint_activations=config.checkpoint_activations,
-            group=config.checkpoint_num_layers,
-        )
-        self.norm = LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
-
-    def init_std(self, name: str) -> float:
-        """See the base class; layers that write into the residual stream start smaller the deeper the model is."""
-        std: float = self.config.initializer_range
-        writes = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
-        return std / (2 * self.config.num_layers) ** 0.5 if writes else std
-
-    def new_cache(self, capacity: int = 0) -> KVCache:
-        """An empty cache for decoding with this model.
-
-        Args:
-            capacity: how many positions to make room for.
-        """
-        return KVCache(self.config.num_layers, capacity)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        mems: KVCache | None = None,
-        return_memory: bool = False,
-        detach_memory: bool = True,
-        prompt_pos: torch.Tensor | None = None,
-        *,
-        labels: torch.Tensor | None = None,
-        cache: KVCache | None = None,
-        output_hidden_states: bool = False,
-        **redundant: Any,
-    ) -> Output:
-        """Run the model.
-
-        Args:
-            input_ids: token ids, [B, S].
-            position_ids: [B, 2, S]: the position in the text and the position inside the span; [B, S] for models
-                without block positions. Default: running positions, block position 0.
-            attention_mask: a separator or a matrix. A separator ([] or [1] for all rows, [B] for each) says how
-                many tokens everybody sees; the rest is causal, and remembered tokens are always visible. A matrix,
-                [B, S, K] or [B, 1, S, K], is 1 where a query sees a key. Default: everybody sees everybody, or
-                causal after a memory.
-            mems: the memory that an earlier call returned; it stays valid and can be used again.
-            return_memory: return the memory of all tokens so far as ``hidden_states``.
-            detach_memory: cut the returned memory off from the gradient.
-            prompt_pos: where each row has its learned prompt tokens, [B, P].
-            labels: the target of every position, -100 for none, [B, S].
-            cache: like ``mems``, but extended in place: the fastest way to decode.
-            output_hidden_states: also return ``all_hidden_states``.
-            **redundant: ignored.
-
-        Returns:
-            ``logits`` [B, S, V]; ``hidden_states`` [B, S, width] after the last norm (the memory with
-            ``return_memory``); ``loss`` with ``labels``; ``cache`` if one is in use; ``all_hidden_states``, the
-            embeddings and every block's output.
-
-        Raises:
-            InputError: an argument has an impossible shape or value.
-        """
-        self.ignore(redundant)
-        input_ids = checked_ids(input_ids)
-        memory = mems.branch() if mems is not None else cache
-        if memory is None and return_memory:
-            memory = self.new_cache()
-        past = 0 if memory is None else memory.length
-        rows, count = input_ids.shape
-        mask = separator_or_matrix(attention_mask, rows, count, past)
-        positions, blocks = self._positions(position_ids, past, count, input_ids.device)
-        words = self.embed.token(input_ids)
-        if prompt_pos is not None:
-            words = self._with_prompt(words, prompt_pos)
-        embedded = self.embed(words, position_ids=positions, block_position_ids=blocks)
-        states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        seen = visibility(mask, count, past + count, input_ids.device)
-        hidden = self.norm(self.blocks(embedded, seen, cache=memory, states=states))
-        output: Output = {"logits": self._logits(hidden), "hidden_states": hidden}
-        if memory is not None:
-            output["cache"] = memory
-        if return_memory and memory is not None:
-            output["hidden_states"] = memory.branch(detach=detach_memory)
-        if states is not None:
-            output["all_hidden_states"] = states
-        if labels is not None and self.config.output_predict:
-            output["loss"] = cross_entropy(output["logits"], labels)
-        return output
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden, self.embed.token.weight) if self.config.output_predict else hidden
-
-    def _positions(
-        self, position_ids: torch.Tensor | None, past: int, count: int, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        blocked = self.config.block_position_encoding
-        if position_ids is None:
-            running = torch.arange(past, past + count, device=device)[None]
-            return running, torch.zeros_like(running) if blocked else None
-        expected = "[B, 2, S]" if blocked else "[B, S]"
-        if position_ids.dim() != (3 if blocked else 2) or (blocked and position_ids.shape[1] != 2):
-            raise InputError(f"position_ids have shape {list(position_ids.shape)}, this GLM expects {expected}.")
-        return (position_ids[:, 0], position_ids[:, 1]) if blocked else (position_ids, None)
-
-    def _with_prompt(self, words: torch.Tensor, prompt_pos: torch.Tensor) -> torch.Tensor:
-        if self.prompt is None:
-            raise InputError("prompt_pos needs a model with prompt tokens: load it with spell_length=...")
-        return self.prompt.insert(words, prompt_pos)
-
-
-def separator_or_matrix(attention_mask: torch.Tensor | None, rows: int, count: int, past: int) -> Mask | None:
-    """Understand GLM's ``attention_mask``; see :meth:`GLMModel.forward`.
-
-    The original decides by the number of elements, so that a [1, 1, 1, 1] matrix becomes a separator; here the
-    number of dimensions decides.
-
-    Args:
-        attention_mask: a separator or a matrix.
-        rows: B.
-        count: number of queries, S.
-        past: number of remembered positions.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if attention_mask is None:
-        return Causal() if past else None
-    mask = attention_mask
-    if mask.dim() < 3 and mask.numel() in (1, rows):
-        return Prefix(mask.reshape(-1))
-    if mask.dim() == 3:
-        mask = mask[:, None]
-    if mask.dim() == 4 and mask.shape[0] in (1, rows) and mask.shape[2] in (1, count) and mask.shape[3] >= past + count:
-        return Dense(mask.bool())
-    raise InputError(
-        f"attention_mask has shape {list(attention_mask.shape)}; GLM takes separators, [] or [{rows}], or a matrix, "
-        f"[{rows}, {count}, {past + count}] or [{rows}, 1, {count}, {past + count}]."
-    )
+__all__ = [
+    "GLMConfig",
+    "GLMForMultiTokenCloze",
+    "GLMForMultiTokenClozeFast",
+    "GLMForSeq2Seq",
+    "GLMForSequenceClassification",
+    "GLMForSingleTokenCloze",
+    "GLMModel",
+]
 
 
 class _GLMHead(BaseModel):
@@ -343,8 +115,8 @@ class GLMForSingleTokenCloze(_GLMHead):
             **others: see :meth:`GLMModel.forward`.
 
         Returns:
-            ``logits`` [B, C]; ``target_logits`` [B, V], the logits of all tokens there; ``hidden_states``; ``loss`` with
-            ``labels``. Without ``target_ids`` as the backbone.
+            ``logits`` [B, C]; ``target_logits`` [B, V], the logits of all tokens there; ``hidden_states``;
+            ``loss`` with ``labels``. Without ``target_ids`` as the backbone.
         """
         output: Output = self.model(input_ids, position_ids, attention_mask, **others)
         if target_ids is None:
@@ -416,9 +188,7 @@ class GLMForMultiTokenCloze(_GLMHead):
             output["loss"] = choice_loss(output["logits"], labels)
         return output
 
-    def score(
-        self, logits: torch.Tensor, target_ids: torch.Tensor, logit_mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, target_ids: torch.Tensor, logit_mask: torch.Tensor | None) -> torch.Tensor:
         """The score of each row's answer: logits [B, S, V], targets and mask [B, S] -> [B]."""
         mask = torch.ones_like(target_ids) if logit_mask is None else logit_mask
         if self.config.take_softmax is not False:

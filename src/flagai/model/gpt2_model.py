@@ -21,8 +21,6 @@ from flagai.model.layer.mask import visibility
 from flagai.model.weights import gpt2
 
 Output = dict[str, Any]
-# Variants of GPT-2 in transformers that no published model of the mission uses.
-_UNSUPPORTED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +40,11 @@ class GPT2Config(ModelConfig):
         "max_position_embeddings": "n_positions",
     }
     required: ClassVar[tuple[str, ...]] = ("vocab_size", "n_embd", "n_layer", "n_head")
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    }
 
     vocab_size: int
     n_embd: int
@@ -70,10 +73,9 @@ class GPT2Config(ModelConfig):
     def check(self) -> None:
         """See the base class."""
         self.require(
-            self.n_head > 0 and self.n_embd % self.n_head == 0, f"n_embd {self.n_embd} is no multiple of {self.n_head} heads"
+            self.n_head > 0 and self.n_embd % self.n_head == 0,
+            f"n_embd {self.n_embd} is no multiple of {self.n_head} heads",
         )
-        for key, plain in _UNSUPPORTED.items():
-            self.require(self.extra.get(key, plain) == plain, f"{key}={self.extra.get(key)!r} is not supported")
 
 
 class GPT2Model(BaseModel):

@@ -49,7 +49,6 @@ class T5Config(ModelConfig):
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: str = "relu"
     pad_token_id: int = 0
-    eos_token_id: int | None = 1
     decoder_start_token_id: int | None = None
     initializer_factor: float = 1.0
     tie_word_embeddings: bool = True
@@ -64,6 +63,17 @@ class T5Config(ModelConfig):
         """The feed-forward layers' activation; "gated-gelu" has always meant the tanh form."""
         name = self.feed_forward_proj.removeprefix("gated-")
         return "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
+
+    @property
+    def scaled_head(self) -> bool:
+        """Whether the head reads states scaled by ``d_model ** -0.5``: a head that shares the embeddings does.
+
+        Transformers 5 ties every head and notes in ``scale_decoder_outputs`` what was meant; mT5 never scales.
+        """
+        if self.extra.get("model_type") == "mt5":
+            return False
+        noted = self.extra.get("scale_decoder_outputs")
+        return self.tie_word_embeddings if noted is None else bool(noted)
 
     @property
     def start_token(self) -> int:
@@ -187,7 +197,9 @@ class T5Model(BaseModel):
             -> [B, K, width]
         """
         input_ids = checked_ids(input_ids)
-        mask = padding_and_matrix(real_tokens(input_ids, attention_mask, None), attention_mask, None, input_ids.shape[1])
+        mask = padding_and_matrix(
+            real_tokens(input_ids, attention_mask, None), attention_mask, None, input_ids.shape[1]
+        )
         hidden: torch.Tensor = self.encoder(self.embed(input_ids), mask, states=states)
         return hidden
 
@@ -249,7 +261,7 @@ class T5Model(BaseModel):
             cache=cache,
             states=decoder_states,
             memory=memory,
-            memory_visibility=self._memory_visibility(attention_mask, memory, cache, count),
+            memory_visibility=self._memory_visibility(attention_mask, cache, count),
         )
         output: Output = {"logits": self._logits(hidden), "hidden_states": hidden}
         output |= {} if memory is None else {"encoder_last_hidden_state": memory}
@@ -284,9 +296,7 @@ class T5Model(BaseModel):
         return self.encode(input_ids, attention_mask, states)
 
     @staticmethod
-    def _memory_visibility(
-        attention_mask: torch.Tensor | None, memory: torch.Tensor | None, cache: KVCache | None, count: int
-    ) -> Visibility:
+    def _memory_visibility(attention_mask: torch.Tensor | None, cache: KVCache | None, count: int) -> Visibility:
         if attention_mask is None and cache is not None:
             attention_mask = cache.memory_mask
         if attention_mask is None:
@@ -297,7 +307,7 @@ class T5Model(BaseModel):
         return visibility(mask, count, attention_mask.shape[1], attention_mask.device)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.config.tie_word_embeddings:
+        if self.config.scaled_head:
             hidden = hidden * self.config.d_model**-0.5
         logits: torch.Tensor = self.head(hidden)
         return logits

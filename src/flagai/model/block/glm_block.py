@@ -26,6 +26,4 @@ class GLMBlock(GPT2Block):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
     ) -> None:
-        super().__init__(
-            width, num_heads, 4 * width, eps=eps, dropout=dropout, attention_dropout=attention_dropout
-        )
+        super().__init__(width, num_heads, 4 * width, eps=eps, dropout=dropout, attention_dropout=attention_dropout)

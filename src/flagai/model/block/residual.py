@@ -9,7 +9,9 @@ from flagai.model.layer.mask import Visibility
 
 
 class PreNormBlock(nn.Module):
-    """Normalise before each sublayer, add after it::
+    """Normalise before each sublayer, add after it.
+
+    ::
 
         x ─┬─ norm1 ─ attention ────────── + ─┬─ norm_cross ─ cross_attention ─ + ─┬─ norm2 ─ feed_forward ─ + ─
            └────────────────────────────── ┘  └──────────────────────────────── ┘  └──────────────────────── ┘
@@ -63,7 +65,9 @@ class PreNormBlock(nn.Module):
 
 
 class PostNormBlock(nn.Module):
-    """Add after each sublayer, then normalise::
+    """Add after each sublayer, then normalise.
+
+    ::
 
         x ─┬─ attention ─ + ─ norm1 ─┬─ feed_forward ─ + ─ norm2 ─
            └───────────── ┘          └──────────────── ┘
@@ -92,9 +96,7 @@ class PostNormBlock(nn.Module):
         self.norm2 = norm2
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache | None = None
-    ) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache | None = None) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]."""
         hidden = self.norm1(hidden + self.dropout(self.attention(hidden, visibility, cache=cache)))
         return self.norm2(hidden + self.dropout(self.feed_forward(hidden)))

@@ -1,5 +1,7 @@
 """T5's block, for the encoder and for the decoder."""
 
+from functools import partial
+
 from flagai.model.block.residual import PreNormBlock
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.feed_forward import FeedForward, Float32InHalf, GatedFeedForward
@@ -37,14 +39,15 @@ class T5Block(PreNormBlock):
         eps: float = 1e-6,
         dropout: float = 0.0,
     ) -> None:
-        attention = {"head_dim": head_dim, "bias": False, "scale": 1.0, "dropout": dropout}
+        attention = partial(Attention, head_dim=head_dim, bias=False, scale=1.0, dropout=dropout)
+        cross_attention = partial(CrossAttention, head_dim=head_dim, bias=False, scale=1.0, dropout=dropout)
         feed_forward = GatedFeedForward if gated else FeedForward
         super().__init__(
             RMSNorm(width, eps),
-            Attention(width, num_heads, **attention),
+            attention(width, num_heads),
             RMSNorm(width, eps),
             feed_forward(width, inner, activation, bias=False, dropout=dropout, down=Float32InHalf),
             dropout=dropout,
             norm_cross=RMSNorm(width, eps) if decoder else None,
-            cross_attention=CrossAttention(width, num_heads, **attention) if decoder else None,
+            cross_attention=cross_attention(width, num_heads) if decoder else None,
         )

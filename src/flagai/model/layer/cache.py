@@ -63,10 +63,8 @@ class KVCache:
 
     def _moved(self, buffer: torch.Tensor | None, new: torch.Tensor, end: int) -> torch.Tensor:
         """A new buffer with the past in it and room for ``end`` positions."""
-        if buffer is None:
-            room = max(self.capacity, end)
-        else:
-            room = buffer.shape[2] if end <= buffer.shape[2] else 2 * end
+        present = self.capacity if buffer is None else buffer.shape[2]
+        room = present if end <= present else 2 * end
         room = -(-room // _STEP) * _STEP
         larger = new.new_empty(*new.shape[:2], room, new.shape[3])
         if buffer is not None:

@@ -1,5 +1,8 @@
 """Feed-forward layers."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import nn
 
@@ -12,10 +15,10 @@ class Float32InHalf(nn.Linear):
     T5 was trained in bfloat16; the outputs of its feed-forward layers overflow float16.
     """
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.weight.dtype is torch.float16:
-            super()._apply(lambda tensor: tensor.float(), recurse)
+            super()._apply(torch.Tensor.float, recurse)  # type: ignore[no-untyped-call]
         return self
 
 

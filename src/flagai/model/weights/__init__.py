@@ -1,0 +1,1 @@
+"""Two tables per family, data only: where files keep the parameters, and how parallel ranks cut them."""

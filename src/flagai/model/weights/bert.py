@@ -32,7 +32,7 @@ NAMES = NameMap(
         row("head.transform.{p}", "cls.predictions.transform.dense.{p}", head=True),
         row("head.norm.{p}", "cls.predictions.transform.LayerNorm.{p}", head=True),
         row("head.decoder.weight", "cls.predictions.decoder.weight", head=True),
-        row("head.decoder.bias", "cls.predictions.decoder.bias", head=True, only=_FLAGAI),
+        row("head.decoder.bias", "cls.predictions.decoder.bias", head=True),
         row("head.decoder.bias", "cls.predictions.bias", head=True, only=_HUGGINGFACE),
         row("classifier.{p}", "classifier.{p}", head=True, only=_HUGGINGFACE),
         row("classifier.{p}", "out_layer.{p}", head=True, only=_FLAGAI),

@@ -1,0 +1,102 @@
+"""Convert a checkpoint folder into safetensors, in either layout."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flagai.checkpoint.files import read_json
+from flagai.checkpoint.reader import open_checkpoint
+from flagai.errors import InputError, ModelNotFoundError
+from flagai.model.base_model import CONFIG_FILE, BaseModel
+from flagai.model.registry import class_named, find_class
+
+# What belongs to a model besides configuration and weights.
+_COMPANIONS = (
+    "*vocab*.txt",
+    "*vocab*.json",
+    "merges.txt",
+    "*.model",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "README*",
+    "LICENSE*",
+)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Args:
+        model_class: the class that read and wrote the model.
+        parameters: number of parameters.
+        dropped: tensors of the source that the class does not use, so that they are not in the target.
+        companions: files that were copied along.
+    """
+
+    model_class: str
+    parameters: int
+    dropped: list[str]
+    companions: list[str]
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    layout: str = "huggingface",
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+    model_class: str | None = None,
+) -> Conversion:
+    """Read a model folder in any known format and write it as safetensors.
+
+    Args:
+        source: a folder with ``config.json`` and weights.
+        target: the folder to create or update, atomically.
+        layout: "huggingface" or "flagai".
+        dtype: the type to write; default the type of the source.
+        max_shard_size: the largest size of a weights file, as in "5GB".
+        model_class: the class, if the folder does not tell it.
+
+    Raises:
+        FlagAIError: the source is damaged or does not fit its class, or an argument is wrong.
+    """
+    source, target = Path(source), Path(target)
+    if not (source / CONFIG_FILE).is_file():
+        raise ModelNotFoundError(f"{source} has no {CONFIG_FILE}; flagai convert reads model folders.")
+    model, dropped = _load(source, model_class, dtype)
+    model.save_pretrained(target, max_shard_size=max_shard_size, layout=layout)
+    return Conversion(
+        model_class=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        dropped=dropped,
+        companions=_copy_companions(source, target),
+    )
+
+
+def _load(source: Path, class_name: str | None, dtype: torch.dtype | None) -> tuple[BaseModel, list[str]]:
+    checkpoint = open_checkpoint(source)
+    found, overrides = find_class(read_json(source / CONFIG_FILE), checkpoint)
+    if class_name is not None:
+        found = class_named(class_name)
+    model = found.on_meta(found.config_class.from_json(source / CONFIG_FILE, **overrides))
+    report = model.load_checkpoint(checkpoint, dtype=dtype)
+    if report.fresh:
+        raise InputError(
+            f"{source} holds no weights for {', '.join(report.fresh)} of {found.__name__}; random ones are not "
+            "written. Name the class that made the checkpoint with --model-class."
+        )
+    return model, report.unused
+
+
+def _copy_companions(source: Path, target: Path) -> list[str]:
+    found = sorted({path for pattern in _COMPANIONS for path in source.glob(pattern) if path.is_file()})
+    for path in found:
+        if not (target / path.name).exists():
+            shutil.copy2(path, target / path.name)
+    return [path.name for path in found]

@@ -1,0 +1,1 @@
+"""Tokenizers, all on Hugging Face's ``tokenizers``."""

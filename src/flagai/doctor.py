@@ -1,0 +1,86 @@
+"""Examine a model folder: does everything fit, and are the weights sound?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flagai.checkpoint.files import read_json
+from flagai.checkpoint.reader import Checkpoint, open_checkpoint
+from flagai.checkpoint.report import fold
+from flagai.errors import FlagAIError
+from flagai.model.base_model import CONFIG_FILE
+from flagai.model.registry import find_class
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination: whether it is a problem, and what was found."""
+
+    problem: bool
+    text: str
+
+
+def examine(folder: str | Path) -> Iterator[Finding]:
+    """Check a model folder step by step; reads every weight once.
+
+    Args:
+        folder: the model's folder, or a weights file.
+
+    Yields:
+        Findings, in the order of the steps. Nothing is raised for a bad folder.
+    """
+    folder = Path(folder)
+    try:
+        checkpoint = open_checkpoint(folder)
+    except FlagAIError as error:
+        yield Finding(True, str(error))
+        return
+    count = sum(tensor.numel() for part in checkpoint.parts for tensor in part.values())
+    parts = f" in {len(checkpoint.parts)} model-parallel parts" if len(checkpoint.parts) > 1 else ""
+    dtype = str(checkpoint.dtype).removeprefix("torch.")
+    yield Finding(False, f"{len(checkpoint)} tensors{parts}, {count:,} values, mostly {dtype}")
+    if folder.is_dir():
+        yield _fit(folder, checkpoint)
+    yield from _soundness(checkpoint)
+
+
+def _fit(folder: Path, checkpoint: Checkpoint) -> Finding:
+    try:
+        found, overrides = find_class(read_json(folder / CONFIG_FILE), checkpoint)
+        model = found.on_meta(found.config_class.from_json(folder / CONFIG_FILE, **overrides))
+        report = model.load_checkpoint(checkpoint)
+    except OSError:
+        return Finding(True, f"{folder} has no readable {CONFIG_FILE}.")
+    except FlagAIError as error:
+        return Finding(True, str(error))
+    unused = f"; not used: {', '.join(fold(report.unused))}" if report.unused else ""
+    fresh = f"; absent, would start at random: {', '.join(fold(report.fresh))}" if report.fresh else ""
+    return Finding(bool(report.fresh), f"the weights fit {found.__name__} exactly{unused}{fresh}")
+
+
+def _soundness(checkpoint: Checkpoint) -> Iterator[Finding]:
+    broken: dict[str, list[str]] = {"NaN": [], "infinite values": [], "nothing but zeros": []}
+    for name in checkpoint:
+        for tensor in checkpoint.tensors(name):
+            if tensor.is_floating_point() and tensor.numel():
+                for flaw in _flaws(tensor):
+                    broken[flaw].append(name)
+    for flaw, names in broken.items():
+        if names:
+            yield Finding(
+                flaw != "nothing but zeros", f"{len(names)} tensors hold {flaw}: {', '.join(fold(names)[:6])}"
+            )
+    if not broken["NaN"] and not broken["infinite values"]:
+        yield Finding(False, "all values are finite")
+
+
+def _flaws(tensor: torch.Tensor) -> Iterator[str]:
+    if tensor.isnan().any():
+        yield "NaN"
+    if tensor.isinf().any():
+        yield "infinite values"
+    # Biases and position scores are often zero; a whole matrix of zeros was never trained.
+    if tensor.dim() > 1 and not tensor.any():
+        yield "nothing but zeros"

@@ -1,0 +1,81 @@
+"""Every code block of the README and the docs runs as it is written."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flagai.cli import app
+from flagai.model.bert_model import BertModel
+from flagai.model.glm_model import GLMModel
+
+ROOT = Path(__file__).parent.parent
+PAGES = [page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")] if "```" in page.read_text()]
+GLM = {
+    "num_layers": 2,
+    "vocab_size": 50048,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "max_sequence_length": 64,
+}
+BERT = {"vocab_size": 21128, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "model_type": "bert"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small random models under the names that the docs use."""
+    monkeypatch.chdir(tmp_path)
+    for model_class, config, name in ((GLMModel, GLM, "GLM-large-ch"), (BertModel, BERT, "RoBERTa-base-ch")):
+        folder = tmp_path / "checkpoints" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        model_class.init_from_json(folder / "config.json").save_pretrained(folder)
+    (tmp_path / "sentences.txt").write_text("A man plays a guitar.\nThe sky is blue.\n")
+    pair = {"text1": "A man plays a guitar.", "text2": "Someone plays an instrument."}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_blocks_run(page: Path, workplace: Path) -> None:
+    namespace: dict[str, object] = {}
+    for number, block in enumerate(blocks(page, "python")):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_run(page: Path, workplace: Path) -> None:
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    for line in lines:
+        command = line.rpartition("&& ")[2]
+        if command.startswith("flagai "):
+            result = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
+            assert result.exit_code == 0, f"{command}: {result.output} {result.exception}"
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    commands = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines() if "pytest" in line]
+    install_and_test = commands[0].partition("activate && ")[2]
+    assert install_and_test
+    assert install_and_test in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_example_architecture_is_under_40_lines() -> None:
+    example = blocks(ROOT / "docs" / "new-architecture.md", "python")[0]
+    assert len([line for line in example.splitlines() if line.strip()]) < 40
+
+
+def test_both_readmes_show_the_same_code() -> None:
+    english, chinese = (blocks(ROOT / name, "(?:python|bash)") for name in ("README.md", "README_zh.md"))
+
+    def without_comments(texts: list[str]) -> list[str]:
+        return [re.sub(r"\s*#.*", "", text) for text in texts]
+
+    assert without_comments(english) == without_comments(chinese)

@@ -1,0 +1,129 @@
+"""The main job on real weights: embeddings equal transformers', whatever the batch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from flagai.catalog.packages import find_model
+from flagai.data.tokenizer.wordpiece import load_wordpiece
+from flagai.errors import FlagAIError, InputError, ModelNotFoundError
+from flagai.model.predictor.embedder import SentenceEmbedder
+
+MINILM = find_model("all-minilm-l6-V2")
+SENTENCES = [
+    "A man is playing a guitar.",
+    "Someone plays an instrument.",
+    "The sky is blue.",
+    "",
+    "word " * 400,
+    "Café naïve — 北京 is the capital of 中国! \U0001f600",
+    "\ud800 a lone surrogate, a \x00 NUL",
+]
+
+
+@pytest.fixture(scope="module")
+def embedder() -> SentenceEmbedder:
+    return SentenceEmbedder.from_folder(MINILM)
+
+
+@pytest.fixture(scope="module")
+def reference() -> torch.Tensor:
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(MINILM)
+    model = transformers.BertModel.from_pretrained(MINILM, dtype=torch.float32).eval()
+    rows = []
+    for text in SENTENCES:
+        clean = text.encode("utf-8", "replace").decode()
+        inputs = tokenizer(clean, return_tensors="pt", truncation=True, max_length=512)
+        with torch.no_grad():
+            rows.append(model(**inputs).last_hidden_state[0].mean(0))
+    return torch.stack(rows)
+
+
+def test_embeddings_equal_transformers(embedder: SentenceEmbedder, reference: torch.Tensor) -> None:
+    torch.testing.assert_close(embedder.embed(SENTENCES), reference, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sentence_alone_equals_the_sentence_in_a_batch(embedder: SentenceEmbedder) -> None:
+    together = embedder.embed(SENTENCES)
+    for text, row in zip(SENTENCES, together, strict=True):
+        torch.testing.assert_close(embedder.embed([text])[0], row, atol=1e-5, rtol=1e-5)
+
+
+def test_batches_are_bounded_and_keep_the_order(embedder: SentenceEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = embedder.embed(SENTENCES)
+    monkeypatch.setattr("flagai.model.predictor.embedder._BATCH_TOKENS", 16)
+    torch.testing.assert_close(embedder.embed(SENTENCES), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_similar_sentences_score_higher(embedder: SentenceEmbedder) -> None:
+    guitar, instrument, sky = SENTENCES[:3]
+    similar, different = embedder.match([guitar, guitar], [instrument, sky]).tolist()
+    assert similar == pytest.approx(0.6674, abs=1e-4)
+    assert different < 0.2
+
+
+def test_normalized_vectors_have_length_one(embedder: SentenceEmbedder) -> None:
+    torch.testing.assert_close(embedder.embed(SENTENCES, normalize=True).norm(dim=-1), torch.ones(len(SENTENCES)))
+
+
+def test_no_sentences_give_an_empty_table(embedder: SentenceEmbedder) -> None:
+    assert embedder.embed([]).shape == (0, 384)
+
+
+@pytest.mark.parametrize("wrong", ["one sentence", [1], [None]])
+def test_what_is_no_list_of_text_is_refused(embedder: SentenceEmbedder, wrong: Any) -> None:
+    with pytest.raises(InputError):
+        embedder.embed(wrong)
+
+
+def test_unpaired_sentences_are_refused(embedder: SentenceEmbedder) -> None:
+    with pytest.raises(InputError, match="1 and 2"):
+        embedder.match(["a"], ["b", "c"])
+
+
+# -- the tokenizer ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "今", "天", "a", "##b", "Café", "cafe", "!", "\u2028", "c"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("text", ["今天", "Café ab!", "ABC [MASK] 天c", "zzz", " \u3000 今\ta"])
+@pytest.mark.parametrize("lower", [True, False])
+def test_vocab_txt_equals_transformers(vocabulary: Path, text: str, lower: bool) -> None:
+    (vocabulary / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
+    theirs = transformers.BertTokenizerFast(
+        str(vocabulary / "vocab.txt"), do_lower_case=lower, strip_accents=None, tokenize_chinese_chars=True
+    )
+    assert load_wordpiece(vocabulary).encode(text).ids == theirs(text)["input_ids"]
+
+
+def test_pairs_have_types(vocabulary: Path) -> None:
+    encoding = load_wordpiece(vocabulary).encode("今", "天")
+    assert encoding.tokens == ["[CLS]", "今", "[SEP]", "天", "[SEP]"]
+    assert encoding.type_ids == [0, 0, 0, 1, 1]
+
+
+def test_tokenizer_json_neither_pads_nor_truncates() -> None:
+    assert len(load_wordpiece(MINILM).encode("word " * 300).ids) == 302
+
+
+@pytest.mark.parametrize("content", [None, "no\nspecial\ntokens\n"])
+def test_missing_or_wrong_vocabulary_is_named(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "vocab.txt").write_text(content)
+    with pytest.raises(ModelNotFoundError, match=r"vocab\.txt"):
+        load_wordpiece(tmp_path)
+
+
+def test_damaged_tokenizer_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(FlagAIError, match="cannot be read"):
+        load_wordpiece(tmp_path)
