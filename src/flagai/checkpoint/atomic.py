@@ -64,6 +64,7 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
     try:
         temporary.chmod(folder.stat().st_mode & 0o7777 if folder.exists() else 0o777 & ~_umask())
         yield temporary
+        _open_to_all(temporary)
         if folder.exists():
             _carry_over(folder, temporary, drop)
         _sync_tree(temporary)
@@ -131,6 +132,14 @@ def _exchange(first: Path, second: Path) -> bool:
     if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(second))
+
+
+def _open_to_all(folder: Path) -> None:
+    """Give files the permissions of any new file; some writers, such as safetensors', make them private."""
+    mode = 0o666 & ~_umask()
+    for entry in folder.iterdir():
+        if entry.is_file() and not entry.is_symlink():
+            entry.chmod(mode)
 
 
 def _umask() -> int:

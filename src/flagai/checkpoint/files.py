@@ -69,7 +69,8 @@ def _from_index(index: Path) -> CheckpointFiles:
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
             raise CheckpointError(
-                f"{index} names the file {name!r}, which is no plain file name. Take the model from a source that you trust."
+                f"{index} names the file {name!r}, which is no plain file name. "
+                "Take the model from a source that you trust."
             )
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
     absent = [file.name for file in files if not os.path.isfile(file)]  # also if no file can have this name

@@ -64,10 +64,15 @@ def fill(
         _assign(model, module, None)
     placed: dict[int, nn.Parameter] = {}
     for name, source in chosen.items():
-        if name in report.untied or id(parameters[name]) not in placed:
-            placed[id(parameters[name])] = _place(model, name, parameters[name], source, device)
+        parameter = parameters[name]
+        if name in report.untied:
+            parameter = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
+            _assign(model, name, parameter)
+            _place(model, name, parameter, source, device)
+        elif id(parameter) not in placed:
+            placed[id(parameter)] = _place(model, name, parameter, source, device)
         else:
-            _assign(model, name, placed[id(parameters[name])])
+            _assign(model, name, placed[id(parameter)])
     return report
 
 

@@ -106,7 +106,13 @@ class Matcher:
             known = self._file_names.setdefault(names.canonical(name), name)
             if known != name:
                 raise CheckpointError(f"{checkpoint.path} holds the same tensor as {known!r} and as {name!r}.")
+        self._all_windows = [names.windows(ours) for ours in shapes]
         self._windows = {ours: self._present(ours) for ours in shapes}
+        # Cut once: every window is asked for by each layout's fit, and again for the choice.
+        self._cut = {
+            ours: [(window, source) for window in windows if (source := self._source(ours, window))]
+            for ours, windows in self._windows.items()
+        }
         self._layout = max(names.layouts, key=lambda layout: self._fit(layout, shapes))
 
     def _present(self, ours: str) -> list[Window]:
@@ -115,9 +121,8 @@ class Matcher:
     def _fit(self, layout: str, shapes: Mapping[str, torch.Size]) -> int:
         """How many parameters have a window of the right shape under this layout."""
         count = 0
-        for ours, windows in self._windows.items():
-            sources = (self._source(ours, window) for window in windows if window.row.serves(layout))
-            count += any(source is not None and source.shape == shapes[ours] for source in sources)
+        for ours, cuts in self._cut.items():
+            count += any(window.row.serves(layout) and source.shape == shapes[ours] for window, source in cuts)
         return count
 
     def _source(self, ours: str, window: Window) -> Source | None:
@@ -130,8 +135,8 @@ class Matcher:
 
     def sources(self, ours: str) -> list[Source]:
         """Every place where the checkpoint holds a parameter, the one to use first."""
-        windows = sorted(self._windows[ours], key=lambda window: not window.row.serves(self._layout))
-        return [source for window in windows if (source := self._source(ours, window))]
+        cuts = sorted(self._cut[ours], key=lambda cut: not cut[0].row.serves(self._layout))
+        return [source for _, source in cuts]
 
     def raw_shape(self, ours: str) -> str | None:
         """The name and shape of a tensor that should hold a parameter but cannot be cut; for messages."""
@@ -146,7 +151,17 @@ class Matcher:
         return next((window.theirs for window in windows if window.row.serves(self._layout)), windows[0].theirs)
 
     def leftovers(self, used: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Split the tensors that were not used into those of the family and those nobody knows."""
-        rest = [(theirs, name) for theirs, name in self._file_names.items() if name not in set(used)]
-        known = {name for theirs, name in rest if self._names.knows(theirs)}
+        """Split the tensors that were not used into those of the family and those nobody knows.
+
+        Further layers than the model has are among the latter: to leave them out would be another model.
+        """
+        taken = set(used)
+        rest = [(theirs, name) for theirs, name in self._file_names.items() if name not in taken]
+        rows = {window.row for windows in self._all_windows for window in windows if "{i}" in window.row.ours}
+        layers = [pattern for row in rows for pattern in (row.ours_pattern, row.theirs_pattern)]
+        known = {
+            name
+            for theirs, name in rest
+            if self._names.knows(theirs) and not any(pattern.fullmatch(theirs) for pattern in layers)
+        }
         return sorted(known), [name for _, name in rest if name not in known]

@@ -84,9 +84,13 @@ def _join(path: Path, files: list[Path]) -> dict[str, torch.Tensor]:
 
 
 def _open_file(file: Path) -> dict[str, torch.Tensor]:
-    with file.open("rb") as opened:
-        if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise CheckpointError(f"{file} is a Git LFS pointer, not the weights themselves. Run `git lfs pull`.")
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}). Check who may read it.") from error
+    if start == _LFS_POINTER:
+        raise CheckpointError(f"{file} is a Git LFS pointer, not the weights themselves. Run `git lfs pull`.")
     return open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)
 
 

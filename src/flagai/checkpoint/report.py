@@ -73,21 +73,19 @@ def _section(title: str, names: list[str]) -> str:
     return "\n".join([f"{len(names)} tensors {title}:", *shown])
 
 
-def fold(names: Iterable[str]) -> list[str]:
-    """Join names that differ only in their layer number: ``blocks.{0-11}.norm1.weight``."""
-    groups: dict[tuple[str, str], list[int | None]] = {}
-    for name in names:
-        match = re.match(r"(\D*?\.)(\d+)(\..*)", name, flags=re.DOTALL)
-        key, number = ((match[1], match[3]), int(match[2])) if match else ((name, ""), None)
-        groups.setdefault(key, []).append(number)
-    return [f"{head}{_numbers(numbers)}{tail}" for (head, tail), numbers in groups.items()]
+def fold(lines: Iterable[str]) -> list[str]:
+    """Join lines that differ only in their layer number: ``blocks.{0-11}.norm1.weight``."""
+    groups: dict[tuple[str, ...], set[int]] = {}
+    for line in lines:
+        # A line may say the number more than once: in our name and in the file's.
+        number = re.search(r"(?<=\.)\d{1,9}(?=\.)", line)
+        pieces = line.split(f".{number[0]}.") if number else [line]
+        groups.setdefault(tuple(pieces), set()).update([int(number[0])] if number else [])
+    return [f".{_numbers(sorted(numbers))}.".join(pieces) for pieces, numbers in groups.items()]
 
 
-def _numbers(numbers: list[int | None]) -> str:
-    values = sorted({number for number in numbers if number is not None})
-    if not values:
-        return ""
-    if len(values) == 1:
-        return str(values[0])
+def _numbers(values: list[int]) -> str:
+    if len(values) < 2:
+        return "".join(map(str, values))
     whole = values == list(range(values[0], values[-1] + 1))
     return "{" + (f"{values[0]}-{values[-1]}" if whole else ",".join(map(str, values))) + "}"

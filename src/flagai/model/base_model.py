@@ -316,4 +316,7 @@ def _no_model(folder: Path) -> str:
             "downloaded by name yet."
         )
     found = sorted(entry.name for entry in folder.iterdir())[:10]
-    return f"{folder.absolute()} has no config.json. Found: {found or 'an empty folder'}."
+    return (
+        f"{folder.absolute()} has no config.json. Fetch it with the weights, or write one (docs/checkpoints.md). "
+        f"Found: {found or 'an empty folder'}."
+    )

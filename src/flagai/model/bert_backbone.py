@@ -81,6 +81,7 @@ class BertConfig(ModelConfig):
     def check(self) -> None:
         """See the base class."""
         heads = self.num_attention_heads
+        self.require(self.inner_dim % 2 == 0, f"inner_dim {self.inner_dim} is odd; rotary positions need pairs")
         self.require(
             heads > 0 and self.hidden_size % heads == 0,
             f"hidden_size {self.hidden_size} is no multiple of {heads} heads",

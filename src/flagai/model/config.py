@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +21,22 @@ _SIGNATURES = {
     "gpt2": ("n_embd", "n_layer"),
     "t5": ("d_model", "d_kv"),
     "bert": ("num_hidden_layers", "type_vocab_size"),
+}
+
+# Names of fields (patterns, the first that fits) -> the smallest and the largest sensible number.
+_RANGES = {
+    "*drop*": (0, 1),
+    "*_prob": (0, 1),
+    "*_token_id": (0, 2**31),
+    "position_offset": (0, 2**31),
+    "spell_length": (0, 2**31),
+    "max_memory_length": (0, 2**31),
+    "*layer": (1, 10_000),
+    "*layers": (1, 10_000),
+    "length_penalty": (-1000, 1000),
+    "initializer_*": (0, 1000),
+    "*eps*": (0, 1),
+    "*": (1, 2**31),
 }
 
 # Values of `model_type` that mean a family under another name.
@@ -211,8 +228,12 @@ def _field_kinds(cls: type[ModelConfig]) -> dict[str, tuple[type, ...]]:
 
 def _checked(owner: str, name: str, value: Any, kinds: tuple[type, ...]) -> Any:
     """Check a value against the types of its field; whole numbers serve as floats."""
-    if float in kinds and type(value) is int:
-        return float(value)
+    if float in kinds and int not in kinds and type(value) is int:
+        value = float(value)
+    if type(value) in (int, float) and type(value) in kinds:
+        low, high = next(bounds for pattern, bounds in _RANGES.items() if fnmatchcase(name, pattern))
+        if not low <= value <= high:
+            raise ConfigError(f"{owner}: {name} is {value!r}, expected a number from {low} to {high}.")
     if type(value) not in kinds:
         expected = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
         raise ConfigError(f"{owner}: {name} is {value!r}, expected {expected}.")

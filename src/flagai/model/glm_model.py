@@ -281,6 +281,7 @@ class GLMForSequenceClassification(_GLMHead):
     def __init__(self, config: GLMConfig) -> None:
         config.require(config.class_num is not None, "GLMForSequenceClassification needs class_num=<number of classes>")
         super().__init__(config.replace(output_predict=False))
+        self.config = config  # what is saved serves the other classes too
         self.pool = Pooler(config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.class_num or 1)

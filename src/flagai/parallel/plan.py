@@ -12,6 +12,27 @@ STYLES: Mapping[str, Mapping[str, int]] = {
     "copy": {},
 }
 Plan = Mapping[str, str]
+# A transformer block is cut between its heads and between its inner features, whatever the family.
+_BLOCK: Plan = {
+    "attention.[qkv]": "column",
+    "attention.out": "row",
+    "cross_attention.[qkv]": "column",
+    "cross_attention.out": "row",
+    "feed_forward.up": "column",
+    "feed_forward.gate": "column",
+    "feed_forward.value": "column",
+    "feed_forward.down": "row",
+    "norm*": "copy",
+}
+
+
+def blocks(stack: str = "blocks") -> Plan:
+    """The plan of a stack of blocks.
+
+    Args:
+        stack: the stack's name, or a pattern of names.
+    """
+    return {f"{stack}.*.{module}": style for module, style in _BLOCK.items()}
 
 
 def shard_dimension(plan: Plan, name: str) -> int | None:

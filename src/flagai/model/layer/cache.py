@@ -19,7 +19,8 @@ class KVCache:
     """The keys and values of every decoder layer for the positions seen so far.
 
     Buffers are allocated at the first use for ``capacity`` positions and grow by doubling if that was too few.
-    While gradients are recorded, tensors are concatenated instead of written in place, so memories carry gradients.
+    While gradients are recorded, tensors are concatenated instead of written in place, so memories carry gradients:
+    decode under ``torch.inference_mode()``.
 
     Args:
         num_layers: number of layers.
@@ -53,7 +54,7 @@ class KVCache:
 
     def _extended(self, buffer: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
         end = self.length + new.shape[2]
-        if torch.is_grad_enabled() and (new.requires_grad or (buffer is not None and buffer.requires_grad)):
+        if torch.is_grad_enabled():
             return new if buffer is None else torch.cat([buffer[:, :, : self.length], new], dim=2)
         taken = self._watermark.length > self.length
         if buffer is None or taken or buffer.shape[2] < end:

@@ -5,6 +5,7 @@ conversions call a norm's parameters gamma and beta.
 """
 
 from flagai.checkpoint.names import NameMap, row
+from flagai.parallel.plan import blocks
 
 _FLAGAI = ("flagai",)
 _HUGGINGFACE = ("huggingface",)
@@ -49,11 +50,7 @@ NAMES = NameMap(
 PLAN = {
     "embed.token": "vocab",
     "embed.*": "copy",
-    "blocks.*.attention.[qkv]": "column",
-    "blocks.*.attention.out": "row",
-    "blocks.*.feed_forward.up": "column",
-    "blocks.*.feed_forward.down": "row",
-    "blocks.*.norm[12]": "copy",
+    **blocks(),
     "pooler.dense": "copy",
     "head.decoder": "vocab",
     "head.*": "copy",

@@ -5,6 +5,7 @@ repositories store them with or without the prefix ``glm.``, DeepSpeed's files i
 """
 
 from flagai.checkpoint.names import NameMap, row
+from flagai.parallel.plan import blocks
 
 NAMES = NameMap(
     rows=(
@@ -30,11 +31,7 @@ NAMES = NameMap(
 PLAN = {
     "embed.token": "vocab",
     "embed.*": "copy",
-    "blocks.*.attention.[qkv]": "column",
-    "blocks.*.attention.out": "row",
-    "blocks.*.feed_forward.up": "column",
-    "blocks.*.feed_forward.down": "row",
-    "blocks.*.norm[12]": "copy",
+    **blocks(),
     "norm": "copy",
     "prompt.*": "copy",
     "pool.dense": "copy",

@@ -5,6 +5,7 @@ names, so the layout "linear" is told by the shape of ``c_attn``.
 """
 
 from flagai.checkpoint.names import NameMap, row
+from flagai.parallel.plan import blocks
 
 _CONV1D = ("huggingface", "flagai")
 _LINEAR = ("linear",)
@@ -38,11 +39,7 @@ NAMES = NameMap(
 PLAN = {
     "embed.token": "vocab",
     "embed.position": "copy",
-    "blocks.*.attention.[qkv]": "column",
-    "blocks.*.attention.out": "row",
-    "blocks.*.feed_forward.up": "column",
-    "blocks.*.feed_forward.down": "row",
-    "blocks.*.norm[12]": "copy",
+    **blocks(),
     "norm": "copy",
     "head": "vocab",
 }

@@ -6,6 +6,7 @@ bias table for cross attention that no model uses.
 """
 
 from flagai.checkpoint.names import NameMap, row
+from flagai.parallel.plan import blocks
 
 _FLAGAI = ("flagai",)
 _ENCODER = "encoder.block.{i}.layer."
@@ -51,22 +52,9 @@ NAMES = NameMap(
     ignored=("decoder.block.{i}.layer.1.EncDecAttention.relative_attention_bias.weight",),
 )
 
-_BLOCK = {
-    "attention.[qkv]": "column",
-    "attention.out": "row",
-    "cross_attention.[qkv]": "column",
-    "cross_attention.out": "row",
-    "feed_forward.up": "column",
-    "feed_forward.gate": "column",
-    "feed_forward.value": "column",
-    "feed_forward.down": "row",
-    "norm1": "copy",
-    "norm2": "copy",
-    "norm_cross": "copy",
-}
 PLAN = {
     "embed.token": "vocab",
-    **{f"*coder.blocks.*.{module}": style for module, style in _BLOCK.items()},
+    **blocks("*coder.blocks"),
     "*coder.bias.table": "table",
     "*coder.norm": "copy",
     "head": "vocab",

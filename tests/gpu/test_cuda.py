@@ -1,0 +1,67 @@
+"""The same numbers on an accelerator: every class, every type, padded rows, cached steps."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import EVERY, batch, build, ids, label
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
+
+
+def to_cuda(arguments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.cuda() for name, tensor in arguments.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "changes"), EVERY, ids=label)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.15), (torch.float16, 0.03)], ids=str
+)
+def test_equals_the_cpu(
+    name: str, changes: dict[str, Any], dtype: torch.dtype, tolerance: float, tmp_path: Path
+) -> None:
+    model, arguments = build(name, **changes), batch(name, **changes)
+    model.save_pretrained(tmp_path)
+    moved = type(model).from_pretrained(tmp_path, device="cuda", dtype=dtype)
+    assert moved.device.type == "cuda"
+    expected, got = model(**arguments), moved(**to_cuda(arguments))
+    for key in ("logits", "hidden_states", "loss"):
+        if key in expected:
+            difference = (got[key].cpu().float() - expected[key]).abs() / (1 + expected[key].abs())
+            assert difference.max() <= tolerance, key
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_rows_that_see_nothing_are_finite(dtype: torch.dtype) -> None:
+    model = build("GPT2Model").cuda().to(dtype)
+    tokens = ids(37, 2, 9)
+    tokens[0, :4] = 0  # padding on the left: its rows see nothing
+    assert model(tokens.cuda())["logits"].isfinite().all()
+
+
+@torch.no_grad()
+def test_cached_steps_equal_the_whole() -> None:
+    model, tokens = build("GPT2Model").cuda(), ids(37, 2, 9).cuda()
+    cache = model.new_cache(16)
+    steps = [model(tokens[:, i : i + 1], cache=cache)["logits"] for i in range(9)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(tokens)["logits"], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_t5_in_float16_survives_what_overflows_it(tmp_path: Path) -> None:
+    model = build("T5Model", feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    for stack in (model.encoder, model.decoder):
+        for block in stack.blocks:
+            block.feed_forward.down.weight.mul_(1e6)
+    model.save_pretrained(tmp_path)
+    arguments = batch("T5Model")
+    got = type(model).from_pretrained(tmp_path, device="cuda", dtype=torch.float16)(**to_cuda(arguments))
+    assert got["logits"].isfinite().all()
+    assert (got["logits"].cpu().float() - model(**arguments)["logits"]).abs().max() < 0.1
