@@ -12,12 +12,11 @@ import torch
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BertBlock, BlockStack
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import checked_ids, join, padding_and_matrix, real_tokens
+from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, real_tokens, result
 from flagai.model.layer import Embeddings, KVCache, Mask, Pooler
 from flagai.model.layer.mask import visibility
 from flagai.model.weights import bert
 
-Output = dict[str, Any]
 # FlagAI's norms use this epsilon where its configuration names none; Hugging Face's default is 1e-12.
 _FLAGAI_EPSILON = 1e-6
 
@@ -181,14 +180,8 @@ class BertModel(BaseModel):
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         seen = visibility(mask, count, past + count, input_ids.device)
         hidden = self.blocks(embedded, seen, cache=cache, states=states)
-        output: Output = {"logits": hidden, "hidden_states": hidden}
-        if self.pooler is not None:
-            output["pooled"] = self.pooler(hidden[:, 0])
-        if states is not None:
-            output["all_hidden_states"] = states
-        if cache is not None:
-            output["cache"] = cache
-        return output
+        pooled = None if self.pooler is None else self.pooler(hidden[:, 0])
+        return result(hidden, hidden, pooled=pooled, cache=cache, all_hidden_states=states)
 
     def _positions(self, input_ids: torch.Tensor, past: int) -> torch.Tensor:
         if self.config.position_offset:

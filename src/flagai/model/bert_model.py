@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from flagai.model.base_model import BaseModel
-from flagai.model.bert_backbone import BertConfig, BertModel, Output
-from flagai.model.inputs import checked_ids, real_tokens
+from flagai.model.bert_backbone import BertConfig, BertModel
+from flagai.model.inputs import Output, checked_ids, real_tokens
 from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, Prefix
 from flagai.model.layer.loss import cross_entropy, masked_cross_entropy, span_loss
 from flagai.model.weights import bert

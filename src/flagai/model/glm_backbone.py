@@ -14,13 +14,11 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GLMBlock
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import checked_ids
+from flagai.model.inputs import Output, checked_ids, result
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
 from flagai.model.weights import glm
-
-Output = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,16 +193,14 @@ class GLMModel(BaseModel):
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         seen = visibility(mask, count, past + count, input_ids.device)
         hidden = self.norm(self.blocks(embedded, seen, cache=memory, states=states))
-        output: Output = {"logits": self._logits(hidden), "hidden_states": hidden}
-        if memory is not None:
-            output["cache"] = memory
-        if return_memory and memory is not None:
-            output["hidden_states"] = memory.branch(detach=detach_memory)
-        if states is not None:
-            output["all_hidden_states"] = states
-        if labels is not None and self.config.output_predict:
-            output["loss"] = cross_entropy(output["logits"], labels)
-        return output
+        logits = self._logits(hidden)
+        return result(
+            logits,
+            memory.branch(detach=detach_memory) if return_memory and memory is not None else hidden,
+            cache=memory,
+            all_hidden_states=states,
+            loss=None if labels is None or not self.config.output_predict else cross_entropy(logits, labels),
+        )
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden, self.embed.token.weight) if self.config.output_predict else hidden

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
-from flagai.model.glm_backbone import GLMConfig, GLMModel, Output
-from flagai.model.inputs import checked_ids
+from flagai.model.glm_backbone import GLMConfig, GLMModel
+from flagai.model.inputs import Output, checked_ids
 from flagai.model.layer import Causal, KVCache, Pooler
 from flagai.model.layer.loss import cross_entropy, masked_cross_entropy
 from flagai.model.weights import glm

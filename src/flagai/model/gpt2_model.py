@@ -14,13 +14,11 @@ from torch.nn import functional as F
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import checked_ids, join, padding_and_matrix, real_tokens
+from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, real_tokens, result
 from flagai.model.layer import Attention, Causal, Embeddings, FeedForward, KVCache, LayerNorm
 from flagai.model.layer.loss import next_token_loss
 from flagai.model.layer.mask import visibility
 from flagai.model.weights import gpt2
-
-Output = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +163,9 @@ class GPT2Model(BaseModel):
         seen = visibility(mask, count, past + count, input_ids.device)
         embedded = self.embed(input_ids, position_ids=position_ids)
         hidden = self.norm(self.blocks(embedded, seen, cache=cache, states=states))
-        output: Output = {"logits": self._logits(hidden), "hidden_states": hidden}
-        if labels is not None:
-            output["loss"] = next_token_loss(output["logits"], labels)
-        if cache is not None:
-            output["cache"] = cache
-        if states is not None:
-            output["all_hidden_states"] = states
-        return output
+        logits = self._logits(hidden)
+        loss = None if labels is None else next_token_loss(logits, labels)
+        return result(logits, hidden, loss=loss, cache=cache, all_hidden_states=states)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden, self.embed.token.weight) if self.head is None else self.head(hidden)

@@ -1,10 +1,20 @@
-"""What the families' ``forward`` methods have in common: reading token ids and padding masks."""
+"""What the families' ``forward`` methods have in common: reading ids and masks, and the form of the result."""
+
+from typing import Any
 
 import torch
 
 from flagai.errors import InputError
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.mask import Dense, Mask, Padding
+
+Output = dict[str, Any]
+
+
+def result(logits: torch.Tensor, hidden_states: Any, **others: Any) -> Output:
+    """What ``forward`` returns: the two entries that are always there, and those of the others that are not None."""
+    present = {name: value for name, value in others.items() if value is not None}
+    return {"logits": logits, "hidden_states": hidden_states, **present}
 
 
 def checked_ids(

@@ -14,13 +14,11 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, T5Block
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import checked_ids, join, padding_and_matrix, real_tokens
+from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, real_tokens, result
 from flagai.model.layer import Causal, Embeddings, KVCache, Mask, RelativeBias, RMSNorm, Visibility
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
 from flagai.model.weights import t5
-
-Output = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,15 +261,16 @@ class T5Model(BaseModel):
             memory=memory,
             memory_visibility=self._memory_visibility(attention_mask, cache, count),
         )
-        output: Output = {"logits": self._logits(hidden), "hidden_states": hidden}
-        output |= {} if memory is None else {"encoder_last_hidden_state": memory}
-        if labels is not None:
-            output["loss"] = cross_entropy(output["logits"], labels)
-        if cache is not None:
-            output["cache"] = cache
-        if output_hidden_states:
-            output |= {"all_hidden_states": decoder_states, "encoder_all_hidden_states": encoder_states}
-        return output
+        logits = self._logits(hidden)
+        return result(
+            logits,
+            hidden,
+            encoder_last_hidden_state=memory,
+            loss=None if labels is None else cross_entropy(logits, labels),
+            cache=cache,
+            all_hidden_states=decoder_states,
+            encoder_all_hidden_states=encoder_states,
+        )
 
     def shift_right(self, labels: torch.Tensor) -> torch.Tensor:
         """The decoder's input for these labels: the start token in front, the last one dropped, [B, S]."""
