@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import mmap
 import os
 import platform
 import subprocess
@@ -155,6 +156,18 @@ def _is_cached(file: Path) -> bool:
                 if os.preadv(opened.fileno(), [bytearray(1)], size * index // 16, os.RWF_NOWAIT):
                     return True
     return False
+
+
+def claim_memory(size: int) -> None:
+    """Take memory, write every page and give it back.
+
+    A virtual machine returns free memory to its host; whoever takes it next waits for the host, not for the system
+    under test. Called before each load, this makes both sides find the same.
+    """
+    with mmap.mmap(-1, size) as area:
+        block = b"\1" * _CHUNK
+        for begin in range(0, size, _CHUNK):
+            area[begin : begin + _CHUNK] = block[: size - begin]
 
 
 def read_limit(files: Sequence[Path], threads: Sequence[int] = (1, 2, 4), *, cold: bool = False) -> float:

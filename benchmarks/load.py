@@ -72,6 +72,7 @@ class Bench:
             cold: drop the files from the page cache before each load.
         """
         files = case.files(self.scratch)
+        size = sum(file.stat().st_size for file in files)
         libraries = [_FLAGAI] + ([_PEER] if case.peer else [])
         tasks = {library: self.task(case, library, dtype) for library in libraries}
         runs: dict[str, list[dict[str, Any]]] = {library: [] for library in libraries}
@@ -83,11 +84,12 @@ class Bench:
             limits.append(_measure.read_limit(files, cold=cold))
             for library, task in tasks.items():
                 with self._ready(task) as worker:
+                    if dtype:
+                        _measure.claim_memory(2 * size)
                     if cold:
                         _measure.drop_from_cache(files)
                     worker.go()
                     runs[library].append(worker.result())
-        size = sum(file.stat().st_size for file in files)
         return {
             "case": case.title,
             "bytes": size,

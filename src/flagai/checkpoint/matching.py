@@ -106,17 +106,17 @@ class Matcher:
             known = self._file_names.setdefault(names.canonical(name), name)
             if known != name:
                 raise CheckpointError(f"{checkpoint.path} holds the same tensor as {known!r} and as {name!r}.")
-        self._all_windows = [names.windows(ours) for ours in shapes]
-        self._windows = {ours: self._present(ours) for ours in shapes}
+        self._all_windows = {ours: names.windows(ours) for ours in shapes}
+        self._windows = {
+            ours: [window for window in windows if window.theirs in self._file_names]
+            for ours, windows in self._all_windows.items()
+        }
         # Cut once: every window is asked for by each layout's fit, and again for the choice.
         self._cut = {
             ours: [(window, source) for window in windows if (source := self._source(ours, window))]
             for ours, windows in self._windows.items()
         }
         self._layout = max(names.layouts, key=lambda layout: self._fit(layout, shapes))
-
-    def _present(self, ours: str) -> list[Window]:
-        return [window for window in self._names.windows(ours) if window.theirs in self._file_names]
 
     def _fit(self, layout: str, shapes: Mapping[str, torch.Size]) -> int:
         """How many parameters have a window of the right shape under this layout."""
@@ -157,7 +157,7 @@ class Matcher:
         """
         taken = set(used)
         rest = [(theirs, name) for theirs, name in self._file_names.items() if name not in taken]
-        rows = {window.row for windows in self._all_windows for window in windows if "{i}" in window.row.ours}
+        rows = {window.row for windows in self._all_windows.values() for window in windows if "{i}" in window.row.ours}
         layers = [pattern for row in rows for pattern in (row.ours_pattern, row.theirs_pattern)]
         known = {
             name

@@ -81,6 +81,17 @@ def _fill_in(template: str, values: dict[str, str]) -> str:
     return template.replace("{i}", values.get("i", "")).replace("{p}", values.get("p", ""))
 
 
+def _readings(name: str) -> list[tuple[str, dict[str, str]]]:
+    """The templates that a name may come from, each with what its placeholders stand for."""
+    readings: list[tuple[str, dict[str, str]]] = [(name, {})]
+    if match := re.search(r"\.(\d+)\.", name):
+        readings.append((f"{name[: match.start()]}.{{i}}.{name[match.end() :]}", {"i": match[1]}))
+    leaf = name.rpartition(".")[2]
+    if leaf in ("weight", "bias"):
+        readings += [(template.removesuffix(leaf) + "{p}", {**values, "p": leaf}) for template, values in readings]
+    return readings
+
+
 @dataclass(frozen=True)
 class Window:
     """The window of one tensor of a file that one of our parameters is."""
@@ -135,11 +146,24 @@ class NameMap:
         """The windows where a parameter may lie, best first; the last one is its own name (our training files)."""
         ours = ours.removeprefix(BACKBONE)
         found = [
+            Window(entry, _fill_in(entry.theirs, values))
+            for template, values in _readings(ours)
+            for entry in self._by_template.get(template, ())
+        ]
+        found += [
             Window(entry, _fill_in(entry.theirs, match.groupdict()))
-            for entry in self.rows
+            for entry in self._by_template.get("{*}", ())
             if (match := entry.ours_pattern.fullmatch(ours))
         ]
         return [*found, Window(row(ours, ours, only=("native",)), ours)]
+
+    @cached_property
+    def _by_template(self) -> dict[str, list[Row]]:
+        """Rows by our template, those with an open end under ``{*}``: a model has hundreds of names to look up."""
+        templates: dict[str, list[Row]] = {}
+        for entry in self.rows:
+            templates.setdefault("{*}" if "{*}" in entry.ours else entry.ours, []).append(entry)
+        return templates
 
     def knows(self, canonical: str) -> bool:
         """Whether a file's tensor belongs to this family, even if the model at hand does not use it."""
