@@ -156,22 +156,20 @@ def convert_command(
     dtype: Annotated[str | None, typer.Option(help=f"Type to write: {', '.join(_DTYPES)}; default as it is.")] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest size of a file.")] = "5GB",
     model_class: Annotated[str | None, typer.Option(help="The model class, if the folder does not tell it.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
 ) -> None:
     """Convert a checkpoint to safetensors, with its tokenizer files."""
-    import torch
-
     from flagai.checkpoint.report import fold
     from flagai.convert import convert
 
-    if dtype is not None and dtype not in _DTYPES:
-        raise InputError(f"There is no type {dtype!r}. Known: {', '.join(_DTYPES)}.")
     result = convert(
         source,
         target,
         layout=layout,
-        dtype=None if dtype is None else getattr(torch, dtype),
+        dtype=dtype,
         max_shard_size=max_shard_size,
         model_class=model_class,
+        overwrite=overwrite,
     )
     typer.echo(f"{target}: {result.model_class}, {result.parameters:,} parameters, layout {layout}")
     if result.companions:
@@ -208,7 +206,7 @@ def _lines(file: Path) -> list[str]:
         raise InputError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 (byte {error.start}). Convert it first.") from error
-    return text.rstrip("\n").split("\n") if text.strip() else []
+    return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")] if text.strip() else []
 
 
 def _print_json(entry: dict[str, object]) -> None:

@@ -4,12 +4,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from flagai.checkpoint.files import read_json
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import InputError, ModelNotFoundError
 from flagai.model.base_model import CONFIG_FILE, BaseModel
+from flagai.model.placement import Dtype
 from flagai.model.registry import class_named, find_class
 
 # What belongs to a model besides configuration and weights.
@@ -49,9 +48,10 @@ def convert(
     target: str | Path,
     *,
     layout: str = "huggingface",
-    dtype: torch.dtype | None = None,
+    dtype: Dtype | None = None,
     max_shard_size: int | str = "5GB",
     model_class: str | None = None,
+    overwrite: bool = False,
 ) -> Conversion:
     """Read a model folder in any known format and write it as safetensors.
 
@@ -62,6 +62,7 @@ def convert(
         dtype: the type to write; default the type of the source.
         max_shard_size: the largest size of a weights file, as in "5GB".
         model_class: the class, if the folder does not tell it.
+        overwrite: write into a folder that is not empty.
 
     Raises:
         FlagAIError: the source is damaged or does not fit its class, or an argument is wrong.
@@ -69,6 +70,7 @@ def convert(
     source, target = Path(source), Path(target)
     if not (source / CONFIG_FILE).is_file():
         raise ModelNotFoundError(f"{source} has no {CONFIG_FILE}; flagai convert reads model folders.")
+    _check_target(source, target, overwrite)
     model, dropped = _load(source, model_class, dtype)
     model.save_pretrained(target, max_shard_size=max_shard_size, layout=layout)
     return Conversion(
@@ -79,7 +81,14 @@ def convert(
     )
 
 
-def _load(source: Path, class_name: str | None, dtype: torch.dtype | None) -> tuple[BaseModel, list[str]]:
+def _check_target(source: Path, target: Path, overwrite: bool) -> None:
+    if target.resolve() == source.resolve():
+        raise InputError(f"{target} is the source itself. Name another folder; the original is never overwritten.")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise InputError(f"{target} is not empty. Name another folder, or say --overwrite.")
+
+
+def _load(source: Path, class_name: str | None, dtype: Dtype | None) -> tuple[BaseModel, list[str]]:
     checkpoint = open_checkpoint(source)
     found, overrides = find_class(read_json(source / CONFIG_FILE), checkpoint)
     if class_name is not None:

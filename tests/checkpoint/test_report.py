@@ -39,7 +39,7 @@ def test_one_error_says_everything(tmp_path: Path) -> None:
     assert "blocks.{0-1}.feed_forward.up.weight" in lines[2]
     assert lines[3] == "2 tensors unknown to this model:"
     assert "transformer.layers.{0-1}.mlp.gate.weight" in lines[4]
-    assert lines[5] == "1 tensors of the wrong shape:"
+    assert lines[5] == "1 tensor of the wrong shape:"
     assert all(word in lines[6] for word in ("embed.position.weight", "(33, 12)", "(5, 12)"))
     assert "config.json" in lines[7]
     assert len(lines) == 8
@@ -128,7 +128,7 @@ def test_tensors_of_another_head_are_logged(tmp_path: Path, caplog: pytest.LogCa
 def test_a_tensor_of_no_head_is_an_error(tmp_path: Path) -> None:
     saved(tmp_path, "BertForClsClassifier")
     save_file(tensors(tmp_path) | {"classifier2.weight": torch.ones(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(LoadError, match=r"1 tensors unknown to this model:\s+classifier2.weight"):
+    with pytest.raises(LoadError, match=r"1 tensor unknown to this model:\s+classifier2.weight"):
         BertForClsClassifier.from_pretrain(tmp_path)
 
 

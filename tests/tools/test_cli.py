@@ -153,3 +153,21 @@ def test_version_and_help() -> None:
     assert run("--version").output.startswith("flagai ")
     for command in ("match", "embed", "convert", "doctor"):
         assert run(command, "--help").exit_code == 0
+
+
+def test_convert_never_overwrites_by_accident(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(ORACLES / "bert_model", source)
+    assert "source itself" in fails(InputError, "convert", str(source), str(source) + "/")
+    assert "not empty" in fails(InputError, "convert", str(ORACLES / "gpt2_lm"), str(source))
+    (source / "vocab.txt").write_text("theirs")
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "vocab.txt").write_text("mine")
+    assert run("convert", str(source), str(target), "--overwrite").exit_code == 0
+    assert (target / "vocab.txt").read_text() == "mine"
+
+
+def test_absent_devices_and_bad_places_are_named(tmp_path: Path) -> None:
+    assert "device='gpu'" in fails(InputError, "match", "a", "b", "--device", "gpu")
+    assert "cannot be written" in fails(InputError, "embed", "a", "--out", str(tmp_path))

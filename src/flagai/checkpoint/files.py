@@ -136,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it is not JSON, or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch it again or repair it.") from error
     if not isinstance(content, dict):

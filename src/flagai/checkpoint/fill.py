@@ -94,6 +94,9 @@ def _choose(
         return {}
     first = next(iter(found.values()))[0]
     for name, sources in found.items():
+        if not sources[0].parts[0].is_floating_point():
+            report.mistyped.append(f"{name}, but {sources[0].theirs} is {sources[0].parts[0].dtype}")
+            return {}
         if sources[0].shape != shape:
             report.misshapen.append(f"{name} {tuple(shape)}, but {sources[0].theirs} gives {tuple(sources[0].shape)}")
             return {}

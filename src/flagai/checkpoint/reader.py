@@ -40,12 +40,17 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type that most of the bytes have (float32 where there is none)."""
-        size: dict[torch.dtype, int] = {}
+        """The floating-point type that most of the values have (float32 where there is none)."""
+        return next(iter(self.dtypes), torch.float32)
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        """The floating-point types that occur, the one of most values first."""
+        count: dict[torch.dtype, int] = {}
         for tensor in self.parts[0].values():
             if tensor.is_floating_point():
-                size[tensor.dtype] = size.get(tensor.dtype, 0) + tensor.nbytes
-        return max(size, key=size.__getitem__, default=torch.float32)
+                count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
+        return sorted(count, key=count.__getitem__, reverse=True)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

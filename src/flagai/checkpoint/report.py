@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from flagai.errors import LoadError
 
 _LINES_SHOWN = 12
+_LAYER = ".\0."
 
 
 @dataclass
@@ -18,6 +19,7 @@ class LoadReport:
         target: the model class, for messages.
         missing: parameters that the checkpoint does not hold.
         unexpected: tensors of the checkpoint that belong to no model of this family.
+        mistyped: lines about tensors that hold no floating-point numbers.
         misshapen: lines about tensors of the wrong shape.
         fresh: parameters of a new task head, initialised because the checkpoint cannot know them.
         absent: optional modules that the checkpoint does not hold, and the model no longer has.
@@ -30,6 +32,7 @@ class LoadReport:
     target: str
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    mistyped: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
@@ -41,12 +44,13 @@ class LoadReport:
         """Raise one error with all problems, if there are any.
 
         Raises:
-            LoadError: something is missing, unexpected or of the wrong shape.
+            LoadError: something is missing, unexpected, or of the wrong shape or type.
         """
         sections = [
             ("missing from the checkpoint", self.missing),
             ("unknown to this model", self.unexpected),
             ("of the wrong shape", self.misshapen),
+            ("of the wrong type", self.mistyped),
         ]
         problems = [_section(title, names) for title, names in sections if names]
         if problems:
@@ -55,14 +59,17 @@ class LoadReport:
 
     def _advice(self) -> str:
         if self.missing and self.unexpected:
-            return (
-                "Most likely the weights belong to another model class or family; compare config.json with the weights."
-            )
+            return "Most likely the weights belong to another class or family: compare config.json with the weights."
         if self.misshapen:
-            return "Most likely config.json belongs to another size of the model; compare it with the shapes above."
+            return (
+                "Most likely config.json (or an override, such as class_num) belongs to another size of the model, or "
+                "a model-parallel part is absent: compare it with the shapes above."
+            )
+        if self.mistyped:
+            return "Most likely the checkpoint is quantized: take the original one, in float32, float16 or bfloat16."
         if self.missing:
             return "Most likely the file is incomplete, or config.json asks for more layers than it holds."
-        return "Most likely config.json asks for fewer layers than the checkpoint holds, or for another variant."
+        return "Most likely the checkpoint has more layers than config.json asks for, or belongs to another variant."
 
 
 def _section(title: str, names: list[str]) -> str:
@@ -70,18 +77,20 @@ def _section(title: str, names: list[str]) -> str:
     shown = [f"  {line}" for line in lines[:_LINES_SHOWN]]
     if len(lines) > _LINES_SHOWN:
         shown.append(f"  ... and {len(lines) - _LINES_SHOWN} lines more")
-    return "\n".join([f"{len(names)} tensors {title}:", *shown])
+    noun = "tensor" if len(names) == 1 else "tensors"
+    return "\n".join([f"{len(names)} {noun} {title}:", *shown])
 
 
 def fold(lines: Iterable[str]) -> list[str]:
     """Join lines that differ only in their layer number: ``blocks.{0-11}.norm1.weight``."""
-    groups: dict[tuple[str, ...], set[int]] = {}
+    groups: dict[str, set[int]] = {}
     for line in lines:
-        # A line may say the number more than once: in our name and in the file's.
         number = re.search(r"(?<=\.)\d{1,9}(?=\.)", line)
-        pieces = line.split(f".{number[0]}.") if number else [line]
-        groups.setdefault(tuple(pieces), set()).update([int(number[0])] if number else [])
-    return [f".{_numbers(sorted(numbers))}.".join(pieces) for pieces, numbers in groups.items()]
+        if number:
+            # A line may name the layer twice, in our name and in the file's; later numbers of a name are not layers.
+            line = " ".join(word.replace(f".{number[0]}.", _LAYER, 1) for word in line.split(" "))
+        groups.setdefault(line, set()).update([int(number[0])] if number else [])
+    return [line.replace(_LAYER, f".{_numbers(sorted(numbers))}.") for line, numbers in groups.items()]
 
 
 def _numbers(values: list[int]) -> str:

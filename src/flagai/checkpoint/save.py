@@ -48,9 +48,9 @@ def parse_size(size: int | str) -> int:
         InputError: it is neither.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
-    if not match or match[2].upper() not in _UNITS:
+    if not match or match[2].upper() not in _UNITS or not float(match[1]):
         raise InputError(f"max_shard_size is {size!r}; expected a number of bytes or a size such as '5GB' or '500MB'.")
-    return max(1, int(float(match[1]) * _UNITS[match[2].upper()]))
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def write_shards(folder: Path, plan: Plan, max_shard_size: int | str) -> None:

@@ -21,10 +21,10 @@ from flagai.checkpoint.save import WEIGHT_FILES, plan_tensors, write_file, write
 from flagai.errors import InputError, ModelNotFoundError
 from flagai.model.config import ModelConfig
 from flagai.model.layer.init import draw
+from flagai.model.placement import Device, Dtype, read_device, read_dtype
 from flagai.parallel.plan import Plan, shard_dimension
 
 logger = logging.getLogger(__name__)
-Device = str | torch.device
 CONFIG_FILE = "config.json"
 
 
@@ -106,7 +106,7 @@ class BaseModel(nn.Module):
         model_name: str = "",
         only_download_config: bool = False,
         device: Device = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: Dtype | None = None,
         **config_overrides: Any,
     ) -> Self:
         """Load the model in ``download_path/model_name``, exactly or not at all.
@@ -120,7 +120,8 @@ class BaseModel(nn.Module):
             model_name: the model's folder in it.
             only_download_config: read only the configuration and draw new weights.
             device: where the model shall be.
-            dtype: the parameters' type; default the type that the checkpoint has.
+            dtype: the parameters' type, such as ``torch.float16`` or "float16"; default the type that most of the
+                checkpoint has.
             **config_overrides: settings that replace those of config.json, such as ``class_num=3``.
 
         Returns:
@@ -130,14 +131,16 @@ class BaseModel(nn.Module):
             ModelNotFoundError: the folder, its configuration or its weights are absent.
             ConfigError: the configuration is broken or of another family, or an override is unknown.
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
+            InputError: there is no such device or type.
         """
+        device, dtype = read_device(device), read_dtype(dtype)
         folder = Path(download_path) / model_name
         config_file = folder / CONFIG_FILE
         if not config_file.is_file():
             raise ModelNotFoundError(_no_model(folder))
         config = cls.config_class.from_json(config_file, **config_overrides)
         if only_download_config:
-            model = cls._build(config, torch.device(device))
+            model = cls._build(config, device)
             return model if dtype is None else model.to(dtype)
         model = cls.on_meta(config)
         model.load_checkpoint(open_checkpoint(folder), device=device, dtype=dtype)
@@ -168,7 +171,7 @@ class BaseModel(nn.Module):
         return self.load_checkpoint(open_checkpoint(checkpoint_path))
 
     def load_checkpoint(
-        self, checkpoint: Checkpoint, *, device: Device = "cpu", dtype: torch.dtype | None = None
+        self, checkpoint: Checkpoint, *, device: Device = "cpu", dtype: Dtype | None = None
     ) -> LoadReport:
         """Fill this model from an opened checkpoint, exactly or not at all.
 
@@ -181,10 +184,12 @@ class BaseModel(nn.Module):
             What was loaded, drawn anew or not used.
 
         Raises:
-            LoadError: something is missing, unknown or of the wrong shape; the model is as it was.
+            LoadError: something is missing, unknown, or of the wrong shape or type; the model is as it was.
         """
-        device = torch.device(device)
+        device, dtype = read_device(device), read_dtype(dtype)
         if next(self.parameters()).is_meta:
+            if dtype is None and len(checkpoint.dtypes) > 1:
+                logger.info("%s holds %s; loading as %s", checkpoint.path, checkpoint.dtypes, checkpoint.dtype)
             self.to(dtype or checkpoint.dtype)
         report = fill(
             self,

@@ -62,6 +62,8 @@ class BertConfig(ModelConfig):
         adapted = dict(values)
         if "id2label" in values and "class_num" not in values and "num_labels" not in values:
             adapted["class_num"] = len(values["id2label"])
+        elif not {"class_num", "num_labels"} & values.keys() and _classifies(values):
+            adapted["class_num"] = 2  # transformers writes the number of classes only where it is not two
         if "model_type" not in values and not {"layer_norm_eps", "layernorm_epsilon"} & values.keys():
             adapted["layer_norm_eps"] = _FLAGAI_EPSILON
         if values.get("model_type") == "roberta":
@@ -85,6 +87,11 @@ class BertConfig(ModelConfig):
             heads > 0 and self.hidden_size % heads == 0,
             f"hidden_size {self.hidden_size} is no multiple of {heads} heads",
         )
+
+
+def _classifies(values: Mapping[str, Any]) -> bool:
+    names = values.get("architectures") or [""]
+    return str(names[0]).endswith(("ForSequenceClassification", "ForTokenClassification"))
 
 
 class BertModel(BaseModel):
@@ -169,7 +176,7 @@ class BertModel(BaseModel):
         input_ids = checked_ids(input_ids)
         past, count = 0 if cache is None else cache.length, input_ids.shape[1]
         segments = segment_ids if token_type_ids is None else token_type_ids
-        valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id)
+        valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id, past)
         mask = padding_and_matrix(valid, attention_mask, cache, count)
         mask = mask if causal is None else join(causal, mask)
         embedded = self.embed(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_backbone import BertConfig, BertModel
 from flagai.model.inputs import Output, checked_ids, real_tokens
@@ -46,6 +47,11 @@ class _BertHead(BaseModel):
         )
         super().__init__(config)
         self.model = BertModel(config)
+
+    def _plan_tensors(self, layout: str) -> dict[str, Any]:
+        if layout == "huggingface" and self.config.position_offset:
+            raise InputError(f"A RoBERTa {type(self).__name__} cannot be written in the layout 'huggingface' yet.")
+        return super()._plan_tensors(layout)
 
     def valid(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Which tokens are real, [B, S]."""
@@ -241,7 +247,7 @@ class BertForSequenceLabelingCRF(BertForSequenceLabeling):
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean negative log-likelihood of the rows' labels."""
-        return self.crf(logits, labels, valid).mean()
+        return self.crf(logits, labels, valid & (labels != -100)).mean()
 
 
 class BertForSequenceLabelingGP(_BertHead):

@@ -5,7 +5,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,6 +38,9 @@ _RANGES = {
     "*eps*": (0, 1),
     "*": (1, 2**31),
 }
+
+# What from_pretrain takes besides settings; for the nearest name in messages.
+_LOADING = ("download_path", "model_name", "only_download_config", "device", "dtype")
 
 # Values of `model_type` that mean a family under another name.
 _SYNONYMS = {"mt5": "t5", "roberta": "bert"}
@@ -183,6 +186,13 @@ class ModelConfig:
             raise KeyError(name)
         return value
 
+    def keys(self) -> list[str]:
+        """The names of all fields and keys kept from the file, so that ``dict(config)`` works."""
+        return list(self.to_dict())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
     def __contains__(self, name: str) -> bool:
         return self.get(name, _ABSENT) is not _ABSENT
 
@@ -211,7 +221,7 @@ def family_of(values: Mapping[str, Any]) -> str | None:
 
 
 def _unknown_override(cls: type[ModelConfig], name: str) -> str:
-    near = difflib.get_close_matches(name, cls.names(), n=1)
+    near = difflib.get_close_matches(name, [*cls.names(), *_LOADING], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(cls.names()))}."
     return f"{cls.__name__} has no setting {name!r}.{hint}"
 

@@ -14,7 +14,7 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GLMBlock
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import Output, checked_ids, result
+from flagai.model.inputs import Output, checked_ids, result, visible
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
@@ -179,6 +179,8 @@ class GLMModel(BaseModel):
         """
         self.ignore(redundant)
         input_ids = checked_ids(input_ids)
+        if mems is not None and not isinstance(mems, KVCache):
+            raise InputError(f"mems is a {type(mems).__name__}; expected what return_memory=True gave.")
         memory = mems.branch() if mems is not None else cache
         if memory is None and return_memory:
             memory = self.new_cache()
@@ -246,7 +248,7 @@ def separator_or_matrix(attention_mask: torch.Tensor | None, rows: int, count: i
     if mask.dim() == 3:
         mask = mask[:, None]
     if mask.dim() == 4 and mask.shape[0] in (1, rows) and mask.shape[2] in (1, count) and mask.shape[3] >= past + count:
-        return Dense(mask.bool())
+        return Dense(visible(mask))
     raise InputError(
         f"attention_mask has shape {list(attention_mask.shape)}; GLM takes separators, [] or [{rows}], or a matrix, "
         f"[{rows}, {count}, {past + count}] or [{rows}, 1, {count}, {past + count}]."

@@ -64,6 +64,8 @@ class GPT2Config(ModelConfig):
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """See the base class."""
         adapted = dict(values)
+        if "n_ctx" in values:
+            adapted.setdefault("n_positions", values["n_ctx"])
         if "pad_token_id" not in values and values.get("bos_token_id") is not None:
             adapted["pad_token_id"] = None
         return adapted
@@ -155,7 +157,7 @@ class GPT2Model(BaseModel):
         if cache is None and use_cache:
             cache = self.new_cache()
         past, count = 0 if cache is None else cache.length, input_ids.shape[1]
-        valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id)
+        valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id, past)
         mask = join(Causal(), padding_and_matrix(valid, attention_mask, cache, count))
         if position_ids is None:
             position_ids = torch.arange(past, past + count, device=input_ids.device)[None]

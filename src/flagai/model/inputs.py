@@ -20,38 +20,64 @@ def result(logits: torch.Tensor, hidden_states: Any, **others: Any) -> Output:
 def checked_ids(
     input_ids: torch.Tensor | None, dimensions: tuple[int, ...] = (2,), name: str = "input_ids"
 ) -> torch.Tensor:
-    """Return token ids if they have one of the numbers of dimensions.
+    """Return token ids if they are a tensor with one of the numbers of dimensions and at least one position.
 
     Raises:
-        InputError: they are absent or have another shape.
+        InputError: they are absent or have another form.
     """
-    if input_ids is None or input_ids.dim() not in dimensions:
-        found = "missing" if input_ids is None else f"of shape {list(input_ids.shape)}"
-        raise InputError(f"{name} are {found}; expected {' or '.join(map(str, dimensions))} dimensions.")
+    if not isinstance(input_ids, torch.Tensor):
+        found = "missing" if input_ids is None else f"a {type(input_ids).__name__}"
+        raise InputError(f"{name} are {found}; expected a tensor of token ids.")
+    if input_ids.dim() not in dimensions or not input_ids.shape[-1]:
+        shapes = " or ".join({2: "[B, S]", 3: "[B, C, S]"}[count] for count in dimensions)
+        raise InputError(f"{name} have shape {list(input_ids.shape)}; expected {shapes} with S of at least 1.")
     return input_ids
 
 
+def visible(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Read a mask of zeros and ones, of any type, as booleans.
+
+    Raises:
+        InputError: it is no tensor, or (checked on a CPU) holds other numbers, as additive masks do.
+    """
+    if not isinstance(attention_mask, torch.Tensor):
+        raise InputError(f"attention_mask is a {type(attention_mask).__name__}; expected a tensor of zeros and ones.")
+    checked = attention_mask.device.type == "cpu" and not torch.compiler.is_compiling()
+    if checked and attention_mask.dtype is not torch.bool:
+        odd = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+        if odd.numel():
+            raise InputError(
+                f"attention_mask holds {odd.flatten()[0].item()}; expected 1 where a token is seen, else 0."
+            )
+    return attention_mask.bool()
+
+
 def real_tokens(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, pad_token_id: int | None
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, pad_token_id: int | None, past: int = 0
 ) -> torch.Tensor | None:
     """Say which tokens are real: those that a two-dimensional mask names, else those that are not padding.
 
     Args:
         input_ids: [B, S]
-        attention_mask: [B, S or more], or a matrix of three or four dimensions, which says nothing about padding.
+        attention_mask: [B, S] or [B, past + S], or a matrix of three or four dimensions, which says nothing about
+            padding.
         pad_token_id: the padding token; None if the model has none.
+        past: number of cached tokens.
 
     Returns:
-        Booleans, [B, S or more], or None if all tokens are real.
+        Booleans, [B, S or past + S], or None if all tokens are real.
 
     Raises:
         InputError: the mask's shape does not go with the tokens.
     """
     if attention_mask is not None and attention_mask.dim() == 2:
         rows, count = input_ids.shape
-        if attention_mask.shape[0] != rows or attention_mask.shape[1] < count:
-            raise InputError(f"attention_mask {list(attention_mask.shape)} does not go with tokens {[rows, count]}.")
-        return attention_mask.bool()
+        if attention_mask.shape[0] != rows or attention_mask.shape[1] not in (count, past + count):
+            after = f" after {past} cached ones" if past else ""
+            raise InputError(
+                f"attention_mask {list(attention_mask.shape)} does not go with tokens {[rows, count]}{after}."
+            )
+        return visible(attention_mask)
     return None if pad_token_id is None else input_ids != pad_token_id
 
 
@@ -76,8 +102,13 @@ def padding_and_matrix(
         return mask
     if attention_mask.dim() not in (3, 4):
         raise InputError(f"attention_mask has shape {list(attention_mask.shape)}; expected 2, 3 or 4 dimensions.")
-    visible = attention_mask.bool()
-    matrix = Dense(visible[:, None] if visible.dim() == 3 else visible)
+    keys = count if cache is None else cache.length + count
+    if attention_mask.shape[-1] != keys or attention_mask.shape[-2] not in (1, count):
+        raise InputError(
+            f"attention_mask {list(attention_mask.shape)} is no matrix of {count} queries and {keys} keys."
+        )
+    seen = visible(attention_mask)
+    matrix = Dense(seen[:, None] if seen.dim() == 3 else seen)
     return matrix if mask is None else matrix & mask
 
 

@@ -14,7 +14,7 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, T5Block
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, real_tokens, result
+from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, real_tokens, result, visible
 from flagai.model.layer import Causal, Embeddings, KVCache, Mask, RelativeBias, RMSNorm, Visibility
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
@@ -251,7 +251,8 @@ class T5Model(BaseModel):
         encoder_states: list[torch.Tensor] | None = [] if output_hidden_states else None
         decoder_states: list[torch.Tensor] | None = [] if output_hidden_states else None
         memory = self._memory(input_ids, attention_mask, encoder_outputs, cache, encoder_states)
-        valid = real_tokens(decoder_input_ids, decoder_attention_mask, None)
+        past = 0 if cache is None else cache.length
+        valid = real_tokens(decoder_input_ids, decoder_attention_mask, None, past)
         count = decoder_input_ids.shape[1]
         hidden = self.decoder(
             self.embed(decoder_input_ids),
@@ -302,7 +303,7 @@ class T5Model(BaseModel):
             return Visibility()
         if cache is not None:
             cache.memory_mask = attention_mask
-        mask = padding_and_matrix(attention_mask.bool(), None, None, count)
+        mask = padding_and_matrix(visible(attention_mask), None, None, count)
         return visibility(mask, count, attention_mask.shape[1], attention_mask.device)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from flagai.errors import InputError
+
 
 class CRF(nn.Module):
     """Scores sequences of labels by emissions and transitions, without start and end scores.
@@ -30,7 +32,12 @@ class CRF(nn.Module):
 
         Shape:
             -> [B]
+
+        Raises:
+            InputError: a real token follows padding (checked on a CPU).
         """
+        if valid.device.type == "cpu" and bool((valid[:, 1:] & ~valid[:, :-1]).any()):
+            raise InputError("A CRF needs its tokens in one piece: a real token or label follows padding or -100.")
         emissions, transitions = emissions.float(), self.transitions.float()
         keep = valid.to(emissions.dtype)
         labels = labels.masked_fill(~valid, 0)

@@ -28,13 +28,16 @@ class Table(nn.Embedding):
         Raises:
             InputError: an id is negative or not below the number of rows.
         """
-        if ids.is_floating_point():
-            raise InputError(f"{self.what}s must be whole numbers, but have type {ids.dtype}.")
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise InputError(f"{self.what}s must be whole numbers (int64), but have type {ids.dtype}.")
         if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
             lowest, highest = (int(bound) for bound in ids.aminmax())
             if lowest < 0 or highest >= self.num_embeddings:
                 wrong = lowest if lowest < 0 else highest
-                raise InputError(f"{self.what} {wrong} lies outside 0..{self.num_embeddings - 1}.")
+                raise InputError(
+                    f"{self.what} {wrong} lies outside 0..{self.num_embeddings - 1}, the rows of the model's table. "
+                    "Shorten the text, or compare the tokenizer with the model."
+                )
         return F.embedding(ids, self.weight)
 
 

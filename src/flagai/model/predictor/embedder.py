@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from flagai.data.tokenizer.wordpiece import load_wordpiece
 from flagai.errors import InputError
 from flagai.model.bert_model import BertForEmbedding
+from flagai.model.placement import Device, Dtype, read_device
 
 # Tokens of one batch, padding included. Texts are sorted by length first, so there is little padding.
 _BATCH_TOKENS = 4096
@@ -36,8 +37,8 @@ class SentenceEmbedder:
         cls,
         folder: str | Path,
         *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        device: Device = "cpu",
+        dtype: Dtype | None = None,
         max_length: int | None = None,
     ) -> Self:
         """Load model and tokenizer from one folder.
@@ -51,7 +52,7 @@ class SentenceEmbedder:
         Raises:
             FlagAIError: the folder is not complete or does not fit together.
         """
-        if dtype is None and torch.device(device).type == "cpu":
+        if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
         model = BertForEmbedding.from_pretrained(folder, device=device, dtype=dtype)
         return cls(model, load_wordpiece(folder), max_length)

@@ -9,6 +9,7 @@ from flagai.parallel.plan import blocks
 
 _FLAGAI = ("flagai",)
 _HUGGINGFACE = ("huggingface",)
+_ROBERTA = ("roberta",)  # read, not written
 _SELF = "encoder.layer.{i}.attention.self."
 _FUSED = _SELF + "query_key_value.{p}"
 
@@ -35,6 +36,10 @@ NAMES = NameMap(
         row("head.decoder.weight", "cls.predictions.decoder.weight", head=True),
         row("head.decoder.bias", "cls.predictions.decoder.bias", head=True),
         row("head.decoder.bias", "cls.predictions.bias", head=True, only=_HUGGINGFACE),
+        row("head.transform.{p}", "lm_head.dense.{p}", head=True, only=_ROBERTA),
+        row("head.norm.{p}", "lm_head.layer_norm.{p}", head=True, only=_ROBERTA),
+        row("head.decoder.{p}", "lm_head.decoder.{p}", head=True, only=_ROBERTA),
+        row("head.decoder.bias", "lm_head.bias", head=True, only=_ROBERTA),
         row("classifier.{p}", "classifier.{p}", head=True, only=_HUGGINGFACE),
         row("classifier.{p}", "out_layer.{p}", head=True, only=_FLAGAI),
         row("tagger.{p}", "classifier.{p}", head=True, only=_HUGGINGFACE),
@@ -44,7 +49,7 @@ NAMES = NameMap(
     ),
     prefixes=("module.", "model.", "bert.", "roberta."),
     renames=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
-    ignored=("embeddings.position_ids", "cls.seq_relationship.{p}", "lm_head.{*}"),
+    ignored=("embeddings.position_ids", "cls.seq_relationship.{p}"),
 )
 
 PLAN = {

@@ -1,0 +1,38 @@
+"""Where a model shall be and how precise: reading ``device`` and ``dtype`` as users write them."""
+
+import torch
+
+from flagai.errors import InputError
+
+Device = str | int | torch.device
+Dtype = str | torch.dtype
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def read_device(device: Device) -> torch.device:
+    """The device that a user names.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(f"device={device!r} cannot be used here ({reason}). Try 'cpu', 'cuda' or 'cuda:1'.") from error
+    return found
+
+
+def read_dtype(dtype: Dtype | None) -> torch.dtype | None:
+    """The type of numbers that a user names: a torch type or its name; None stays None.
+
+    Raises:
+        InputError: it is none in which a model can be.
+    """
+    if dtype is None:
+        return None
+    found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        raise InputError(f"dtype={dtype!r} is none for a model. Known: {', '.join(DTYPES)}.")
+    return found
