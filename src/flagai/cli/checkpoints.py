@@ -1,0 +1,54 @@
+"""``flagai convert`` and ``flagai doctor``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flagai.errors import InputError
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A folder with config.json and weights in any known format.")],
+    target: Annotated[Path, typer.Argument(help="The folder to write.")],
+    layout: Annotated[str, typer.Option(help="Names of tensors: huggingface or flagai.")] = "huggingface",
+    dtype: Annotated[str | None, typer.Option(help=f"Type to write: {', '.join(_DTYPES)}; default as it is.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest size of a file.")] = "5GB",
+    model_class: Annotated[str | None, typer.Option(help="The model class, if the folder does not tell it.")] = None,
+) -> None:
+    """Convert a checkpoint to safetensors, with its tokenizer files."""
+    import torch
+
+    from flagai import convert as tool
+    from flagai.checkpoint.report import fold
+
+    if dtype is not None and dtype not in _DTYPES:
+        raise InputError(f"There is no type {dtype!r}. Known: {', '.join(_DTYPES)}.")
+    result = tool.convert(
+        source,
+        target,
+        layout=layout,
+        dtype=None if dtype is None else getattr(torch, dtype),
+        max_shard_size=max_shard_size,
+        model_class=model_class,
+    )
+    typer.echo(f"{target}: {result.model_class}, {result.parameters:,} parameters, layout {layout}")
+    if result.companions:
+        typer.echo(f"copied: {', '.join(result.companions)}")
+    if result.dropped:
+        typer.echo(f"not used by {result.model_class}, so not written: {', '.join(fold(result.dropped))}")
+
+
+def doctor(folder: Annotated[Path, typer.Argument(help="A model's folder, or a weights file.")]) -> None:
+    """Examine a model: are the files whole, do they fit the configuration, are the weights finite?"""
+    from flagai.doctor import examine
+
+    sick = False
+    for finding in examine(folder):
+        sick |= finding.problem
+        typer.secho("  bad " if finding.problem else "   ok ", fg="red" if finding.problem else "green", nl=False)
+        typer.echo(finding.text)
+    if sick:
+        raise typer.Exit(1)
