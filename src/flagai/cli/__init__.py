@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from flagai import __version__
-from flagai.cli import checkpoints, embedding
+from flagai.cli import catalog, checkpoints, embedding
 from flagai.errors import FlagAIError
 
 app = typer.Typer(
@@ -18,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("list")(catalog.list_command)
+app.command("show")(catalog.show)
 app.command("match")(embedding.match)
 app.command("embed")(embedding.embed)
 app.command("convert")(checkpoints.convert)
