@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from flagai import settings
 from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.checkpoint.fill import fill
 from flagai.checkpoint.names import LAYOUTS, NameMap
@@ -102,7 +103,7 @@ class BaseModel(nn.Module):
     @classmethod
     def from_pretrain(
         cls,
-        download_path: str | Path = "./checkpoints/",
+        download_path: str | Path | None = None,
         model_name: str = "",
         only_download_config: bool = False,
         device: Device = "cpu",
@@ -116,7 +117,7 @@ class BaseModel(nn.Module):
         share them.
 
         Args:
-            download_path: the folder of models.
+            download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
             model_name: the model's folder in it.
             only_download_config: read only the configuration and draw new weights.
             device: where the model shall be.
@@ -131,7 +132,7 @@ class BaseModel(nn.Module):
             ConfigError: the configuration is broken or of another family, or an override is unknown.
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
         """
-        folder = Path(download_path) / model_name
+        folder = (settings.home() if download_path is None else Path(download_path)) / model_name
         config_file = folder / CONFIG_FILE
         if not config_file.is_file():
             raise ModelNotFoundError(_no_model(folder))
