@@ -60,7 +60,7 @@ class Manifest:
         """
         try:
             return cls.parse(path.read_text(encoding="utf-8"), str(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except UnicodeDecodeError as error:
             raise HubError(f"{path} is no manifest of flagai. Delete it.") from error
