@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,16 +147,19 @@ class _Transfer:
         missing = self.part.gaps(policy.segment)
         for gap in missing[1:]:
             gaps.put(gap)
-        workers = min(policy.connections, len(missing))
-        if not workers:
+        if not missing:
             return
-        with ThreadPoolExecutor(workers, thread_name_prefix="flagai-fetch") as pool:
-            # The first request tells whether the server knows ranges; only then the others begin.
+        with ThreadPoolExecutor(policy.connections, thread_name_prefix="flagai-fetch") as pool:
+            # The first request tells whether the server knows ranges; only then others begin.
             answered = threading.Event()
             running = [pool.submit(self._work, gaps, missing[0], answered)]
             answered.wait()
-            if not self.failed.is_set():
-                running += [pool.submit(self._work, gaps) for _ in range(workers - 1)]
+            while len(running) < policy.connections and not gaps.empty() and not self.failed.is_set():
+                before = self.part.count
+                wait(running[:1], timeout=policy.ramp)
+                # Where one connection is fast, more of them only compete for the processor.
+                if self.part.count - before < policy.fast * policy.ramp:
+                    running.append(pool.submit(self._work, gaps))
             errors = [error for future in running if (error := future.exception()) is not None]
         for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
             raise error

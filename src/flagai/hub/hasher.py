@@ -46,7 +46,8 @@ class Hasher:
     def _follow(self) -> None:
         while True:
             with self._part.changed:
-                while not self._ended and self._part.frontier - self._position < _READ:
+                self._part.awaited = self._position + _READ
+                while not self._ended and self._part.frontier < self._part.awaited:
                     self._part.changed.wait()
                 ended, frontier = self._ended, self._part.frontier
             while self._position < frontier:

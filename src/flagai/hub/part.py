@@ -54,6 +54,7 @@ class Part:
         self.identity = identity
         self.done: list[tuple[int, int]] = []
         self.changed = threading.Condition()
+        self.awaited = 0  # how many bytes without a gap the one who waits for ``changed`` is waiting for
         self._saved = 0.0
         self._open_or_begin()
 
@@ -99,7 +100,8 @@ class Part:
             view = view[os.pwrite(self._file, view, offset + len(data) - len(view)) :]
         with self.changed:
             self._note(offset, offset + len(data))
-            self.changed.notify()
+            if self.frontier >= self.awaited:
+                self.changed.notify()
         if time.monotonic() - self._saved > _SAVE_EVERY:
             self.save()
 

@@ -18,7 +18,9 @@ class Policy:
         read_timeout: seconds to wait for the next bytes.
         stall_seconds: a connection is given up that stays below ``slowest`` for so long.
         slowest: bytes per second.
-        connections: how many segments of a large file are fetched at the same time.
+        connections: how many segments of a large file are fetched at the same time at most.
+        fast: bytes per second that make further connections needless.
+        ramp: seconds after which another connection is added if the line is slower.
         segment: bytes of one segment.
         large: files from this size on are fetched in segments.
         heartbeat: seconds between two signs of life of the process that fetches.
@@ -35,6 +37,8 @@ class Policy:
     stall_seconds: float = 60.0
     slowest: int = 1024
     connections: int = 4
+    fast: int = 250 * MEGABYTE
+    ramp: float = 0.25
     segment: int = 32 * MEGABYTE
     large: int = 64 * MEGABYTE
     heartbeat: float = 1.0
