@@ -21,6 +21,11 @@ def test_the_command_line_starts_without_torch() -> None:
     assert "torch" not in loaded_by("import flagai.cli")
 
 
+def test_the_catalog_is_read_without_torch() -> None:
+    statement = "from flagai.catalog.packages import find_model; find_model('all-MiniLM-L6-v2')"
+    assert not {"torch", "numpy", "tokenizers", "typer", "rich"} & loaded_by(statement)
+
+
 def test_a_model_class_loads_little_besides_torch() -> None:
     extra = loaded_by("from flagai.model.glm_model import GLMModel") - loaded_by("import torch")
     assert not {name for name in extra if name.startswith(("transformers", "safetensors", "tokenizers", "typer"))}

@@ -7,7 +7,8 @@ from pathlib import Path
 from flagai.checkpoint.files import read_json
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import InputError, ModelNotFoundError
-from flagai.model.base_model import CONFIG_FILE, BaseModel
+from flagai.model.base_model import BaseModel
+from flagai.model.obtain import CONFIG_FILE
 from flagai.model.placement import Dtype
 from flagai.model.registry import class_named, find_class
 

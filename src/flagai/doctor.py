@@ -10,7 +10,7 @@ from flagai.checkpoint.files import read_json
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import fold
 from flagai.errors import FlagAIError
-from flagai.model.base_model import CONFIG_FILE
+from flagai.model.obtain import CONFIG_FILE
 from flagai.model.registry import find_class
 
 

@@ -23,3 +23,15 @@ class ModelNotFoundError(FlagAIError, FileNotFoundError):
 
 class InputError(FlagAIError, ValueError):
     """A model or a task was called with arguments that cannot be right."""
+
+
+class CatalogError(FlagAIError, ValueError):
+    """A model card cannot be understood."""
+
+
+class HubError(FlagAIError, OSError):
+    """Files of a model could not be fetched, verified or stored; the message lists what each source said."""
+
+
+class OfflineError(HubError):
+    """Files are missing, and offline mode forbids to fetch them."""

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from flagai import cli
-from flagai.catalog import packages
 from flagai.errors import FlagAIError, InputError, ModelNotFoundError
 from flagai.model.bert_model import BertModel
 from tests.oracle import ROOT as ORACLES
@@ -65,10 +64,12 @@ def test_wrong_calls_say_what_is_wrong(tmp_path: Path) -> None:
     assert "all-MiniLM-L6-v2" in fails(ModelNotFoundError, "embed", "x", "--model", "no-such-model")
 
 
-def test_an_uninstalled_model_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = packages.PackagedModel("no_such_package", "model", "pip install it", "")
-    monkeypatch.setitem(packages.PACKAGED, "all-MiniLM-L6-v2", absent)
-    assert "pip install it" in fails(ModelNotFoundError, "match", "a", "b")
+def test_an_uninstalled_model_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = '["absent"]\nlike = "all-MiniLM-L6-v2"\nsources = ["package:no_such_package/model"]\n'
+    card += 'install = "pip install it"\n'
+    (tmp_path / "absent.toml").write_text(card)
+    monkeypatch.setenv("FLAGAI_CARDS", str(tmp_path))
+    assert "pip install it" in fails(ModelNotFoundError, "match", "a", "b", "--model", "absent")
 
 
 def test_errors_end_the_process_with_one_message() -> None:

@@ -18,14 +18,14 @@ from flagai.checkpoint.names import LAYOUTS, NameMap
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
 from flagai.checkpoint.save import WEIGHT_FILES, plan_tensors, write_file, write_shards
-from flagai.errors import InputError, ModelNotFoundError
+from flagai.errors import InputError
 from flagai.model.config import ModelConfig
 from flagai.model.layer.init import draw
+from flagai.model.obtain import CONFIG_FILE, obtain
 from flagai.model.placement import Device, Dtype, read_device, read_dtype
 from flagai.parallel.plan import Plan, shard_dimension
 
 logger = logging.getLogger(__name__)
-CONFIG_FILE = "config.json"
 
 
 class BaseModel(nn.Module):
@@ -102,22 +102,22 @@ class BaseModel(nn.Module):
     @classmethod
     def from_pretrain(
         cls,
-        download_path: str | Path = "./checkpoints/",
+        download_path: str | Path | None = None,
         model_name: str = "",
         only_download_config: bool = False,
         device: Device = "cpu",
         dtype: Dtype | None = None,
         **config_overrides: Any,
     ) -> Self:
-        """Load the model in ``download_path/model_name``, exactly or not at all.
+        """Load the model in ``download_path/model_name``, exactly or not at all; fetch it first if it is not there.
 
         The folder holds ``config.json`` and weights in any format of :mod:`flagai.checkpoint.files`. On a CPU,
         weights in their own type are used where they lie in the page cache: nothing is copied, and processes
         share them.
 
         Args:
-            download_path: the folder of models.
-            model_name: the model's folder in it.
+            download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+            model_name: the model's folder in it, or its name in the catalog, in any case.
             only_download_config: read only the configuration and draw new weights.
             device: where the model shall be.
             dtype: the parameters' type, such as ``torch.float16`` or "float16"; default the type that most of the
@@ -128,30 +128,31 @@ class BaseModel(nn.Module):
             The model in evaluation mode.
 
         Raises:
-            ModelNotFoundError: the folder, its configuration or its weights are absent.
+            ModelNotFoundError: there is no such folder, and the catalog has no such name; the message has near ones.
+            HubError: the model is not here and cannot be fetched; the message has what each source said.
             ConfigError: the configuration is broken or of another family, or an override is unknown.
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
             InputError: there is no such device or type.
         """
         device, dtype = read_device(device), read_dtype(dtype)
-        folder = Path(download_path) / model_name
-        config_file = folder / CONFIG_FILE
-        if not config_file.is_file():
-            raise ModelNotFoundError(_no_model(folder))
-        config = cls.config_class.from_json(config_file, **config_overrides)
+        found = obtain(download_path, model_name, weights=not only_download_config)
+        if found.config is None:
+            config = cls.config_class.from_json(found.folder / CONFIG_FILE, **config_overrides)
+        else:
+            config = cls.config_class.from_dict(found.config, source="the catalog", **config_overrides)
         if only_download_config:
             model = cls._build(config, device)
             return model if dtype is None else model.to(dtype)
         model = cls.on_meta(config)
-        model.load_checkpoint(open_checkpoint(folder), device=device, dtype=dtype)
+        model.load_checkpoint(open_checkpoint(found.folder), device=device, dtype=dtype)
         return model.eval()
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> Self:
-        """Load the model in the folder ``path``; the ecosystem's spelling of :meth:`from_pretrain`.
+        """Load the model in the folder ``path``, or of that name; the ecosystem's :meth:`from_pretrain`.
 
         Args:
-            path: the model's folder.
+            path: the model's folder, or its name in the catalog.
             **options: ``device``, ``dtype`` and settings, as in :meth:`from_pretrain`.
         """
         return cls.from_pretrain(path, **options)
@@ -312,16 +313,3 @@ def _warn_of_near_miss(cls: type[BaseModel], name: str) -> None:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
     if near:
         logger.warning("%s ignores the argument %r. Did you mean %r?", cls.__name__, name, near[0])
-
-
-def _no_model(folder: Path) -> str:
-    if not folder.is_dir():
-        return (
-            f"There is no folder {folder.absolute()}. Put config.json and the weights there; models are not "
-            "downloaded by name yet."
-        )
-    found = sorted(entry.name for entry in folder.iterdir())[:10]
-    return (
-        f"{folder.absolute()} has no config.json. Fetch it with the weights, or write one (docs/checkpoints.md). "
-        f"Found: {found or 'an empty folder'}."
-    )

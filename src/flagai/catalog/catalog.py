@@ -1,0 +1,183 @@
+"""Finding models by name: the shipped cards and the user's own."""
+
+import difflib
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flagai import settings
+from flagai.catalog.card import Card, parse_card
+from flagai.errors import CatalogError, ModelNotFoundError
+
+SHIPPED = Path(__file__).parent / "cards"
+# What a card takes over from the model that it resembles, and from the one that it was fine-tuned from.
+_LIKE = ("family", "class", "task", "language", "parameters", "tokenizer", "licence", "paper")
+_BASE = ("family", "language", "tokenizer", "licence", "paper")
+# Other words for languages and tasks, FlagAI's own among them.
+_SYNONYMS = {"ch": "zh", "cn": "zh", "chinese": "zh", "english": "en", "poetry-generation": "poetry"}
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A card as it is written, before anything is taken over from another."""
+
+    name: str
+    table: Mapping[str, Any]
+    origin: str
+
+
+def find(name: str, *, cards: str | Path | None = None) -> Card:
+    """The card of a model.
+
+    Args:
+        name: its name, an alias, or its ``org/name`` on Hugging Face; in any case, with - or _.
+        cards: a folder with more cards; they win over those of ``FLAGAI_CARDS``, and these over the shipped ones.
+
+    Raises:
+        ModelNotFoundError: there is none; the message offers the nearest.
+        CatalogError: a card is broken.
+    """
+    known = _index(_catalog(cards))
+    card = known.get(_key(name))
+    if card is None:
+        raise ModelNotFoundError(_unknown(name, known))
+    return card
+
+
+def find_for_task(name: str, task: str, *, cards: str | Path | None = None) -> Card:
+    """The card of a model's fine-tuned variant for a task, or of the model itself if there is none.
+
+    Args:
+        name: a model.
+        task: a task, such as "title-generation".
+        cards: as in :func:`find`.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        CatalogError: a card is broken.
+    """
+    base = find(name, cards=cards)
+    wanted = _SYNONYMS.get(_key(task), _key(task))
+    variants = (card for card in _catalog(cards) if card.base is not None and _key(card.base) == _key(base.name))
+    return next((card for card in variants if card.task == wanted), base)
+
+
+def list_models(
+    *,
+    task: str | None = None,
+    language: str | None = None,
+    family: str | None = None,
+    cards: str | Path | None = None,
+) -> list[Card]:
+    """The cards that fit, backbones before fine-tuned models, by family and size.
+
+    Args:
+        task: only models for this task.
+        language: only models of this language: "zh" or "en"; "ch", "chinese" and "english" are understood.
+        family: only models of this family.
+        cards: as in :func:`find`.
+
+    Raises:
+        CatalogError: a card is broken, or no card has this task, language or family.
+    """
+    known = found = _catalog(cards)
+    for field, value in (("task", task), ("language", language), ("family", family)):
+        if value is not None:
+            wanted = _SYNONYMS.get(_key(value), _key(value))
+            values = {getattr(card, field) for card in known}
+            if wanted not in values:
+                raise CatalogError(f"No model has the {field} {value!r}. Known: {', '.join(sorted(values))}.")
+            found = tuple(card for card in found if getattr(card, field) == wanted)
+    return sorted(found, key=lambda card: (card.family, card.base is not None, card.parameters, card.name))
+
+
+def _catalog(cards: str | Path | None) -> tuple[Card, ...]:
+    """All cards, the most important first."""
+    folders = [Path(cards).expanduser()] if cards is not None else []
+    folders += settings.card_folders()
+    return _build([_read_folder(folder) for folder in folders]) if folders else _shipped()
+
+
+@functools.cache
+def _shipped() -> tuple[Card, ...]:
+    return _build([])
+
+
+@functools.cache
+def _shipped_drafts() -> tuple[_Draft, ...]:
+    return _read_folder(SHIPPED)
+
+
+def _build(layers: list[tuple[_Draft, ...]]) -> tuple[Card, ...]:
+    """Cards of all layers, the first of which win over the later ones."""
+    drafts: dict[str, _Draft] = {}
+    for layer in (*layers, _shipped_drafts()):
+        own: dict[str, _Draft] = {}
+        for draft in layer:
+            clash = own.setdefault(_key(draft.name), draft)
+            if clash is not draft:
+                raise CatalogError(f"{draft.origin} and {clash.origin} both have a card {draft.name!r}. Remove one.")
+        drafts |= {key: draft for key, draft in own.items() if key not in drafts}
+    return tuple(parse_card(draft.name, _complete(draft, drafts, ()), draft.origin) for draft in drafts.values())
+
+
+def _complete(draft: _Draft, drafts: Mapping[str, _Draft], seen: tuple[str, ...]) -> dict[str, Any]:
+    """The card's table with what it takes over by ``like`` or ``base``."""
+    table = dict(draft.table)
+    place = f"{draft.origin}, card {draft.name!r}"
+    if "like" in table and "base" in table:
+        raise CatalogError(f"{place}: has both like and base. Keep base for a fine-tuned model, like for any other.")
+    relation = "like" if "like" in table else "base"
+    model = table.pop("like", table.get("base"))
+    if model is None:
+        return table
+    other = drafts.get(_key(model)) if isinstance(model, str) else None
+    if other is None or _key(draft.name) in seen:
+        trouble = "there is no such card" if other is None else "the cards refer to each other in a circle"
+        raise CatalogError(f"{place}, {relation}: {model!r}: {trouble}. Name a model of the catalog.")
+    origin = _complete(other, drafts, (*seen, _key(draft.name)))
+    taken = [field for field in (_LIKE if relation == "like" else _BASE) if field not in table and field in origin]
+    config = origin.get("config", {}) | table.get("config", {})
+    notes = {field: note for field, note in origin.get("inferred", {}).items() if field in (*taken, "config")}
+    inherited = {field: origin[field] for field in taken}
+    return inherited | table | {"config": config, "inferred": notes | table.get("inferred", {})}
+
+
+def _read_folder(folder: Path) -> tuple[_Draft, ...]:
+    if not folder.is_dir():
+        raise CatalogError(f"{folder} is no folder. Point FLAGAI_CARDS, or the argument, to a folder with .toml files.")
+    return tuple(draft for path in sorted(folder.glob("*.toml")) for draft in _read_file(path))
+
+
+def _read_file(path: Path) -> tuple[_Draft, ...]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CatalogError(f"{path} cannot be read as TOML: {error}.") from error
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise CatalogError(f'{path}: {name} stands outside of a card. Begin a card with ["its name"].')
+    return tuple(_Draft(name, table, str(path)) for name, table in tables.items())
+
+
+def _index(cards: tuple[Card, ...]) -> dict[str, Card]:
+    """Cards by all their names; a name wins over an alias, an earlier alias over a later one."""
+    index: dict[str, Card] = {_key(card.name): card for card in cards}
+    for card in cards:
+        for alias in card.aliases:
+            index.setdefault(_key(alias), card)
+    return index
+
+
+def _key(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(" ", "-")
+
+
+def _unknown(name: str, index: Mapping[str, Card]) -> str:
+    near = difflib.get_close_matches(_key(name), index, n=6, cutoff=0.6) or [key for key in index if _key(name) in key]
+    names = list(dict.fromkeys(index[key].name for key in near))[:3]
+    hint = f" Did you mean {' or '.join(names)}?" if names else ""
+    return f"The catalog has no model {name!r}.{hint} `flagai list` shows all {len({c.name for c in index.values()})}."

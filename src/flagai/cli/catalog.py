@@ -1,0 +1,133 @@
+"""``flagai list`` and ``flagai show``: the catalog on the screen."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flagai.catalog.card import Card, File
+from flagai.catalog.catalog import find, list_models
+from flagai.cli.common import Json, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_WIDTH_OF_FILES = 120
+_LANGUAGES = {"zh": "Chinese", "en": "English"}
+Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your own; see also FLAGAI_CARDS.")]
+
+
+def list_command(
+    task: Annotated[str | None, typer.Option(help="Only this task, such as lm, ner or title-generation.")] = None,
+    language: Annotated[str | None, typer.Option(help="Only this language: zh or en.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only this family: glm, bert, gpt2 or t5.")] = None,
+    cards: Cards = None,
+    as_json: Json = False,
+) -> None:
+    """List the models of the catalog."""
+    found = list_models(task=task, language=language, family=family, cards=cards)
+    if as_json:
+        for card in found:
+            print_json(_as_json(card))
+        return
+    table = _grid("name", "task", "language", "parameters", "sources")
+    for card in found:
+        places = dict.fromkeys(source.scheme for source in card.places())
+        table.add_row(card.name, card.task, card.language, _rounded(card.parameters), ", ".join(places) or "by hand")
+    _console().print(table)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A model, in any case; or its organisation/name on Hugging Face.")],
+    cards: Cards = None,
+    as_json: Json = False,
+) -> None:
+    """Show the card of a model."""
+    card = find(name, cards=cards)
+    if as_json:
+        print_json(_as_json(card))
+        return
+    from rich.text import Text
+
+    console = _console()
+    table = _grid("", "")
+    table.show_header = False
+    for label, value in _rows(card):
+        table.add_row(Text(label, style="bold"), Text(value))
+    console.print(table)
+    for line in ("", *loading_lines(card)):
+        console.print(Text(line, style="green"), soft_wrap=True)
+
+
+def loading_lines(card: Card) -> tuple[str, str]:
+    """The two lines of Python that load a model."""
+    return (
+        f"from {card.module} import {card.model_class}",
+        f'model = {card.model_class}.from_pretrain(model_name="{card.name}")',
+    )
+
+
+def _rows(card: Card) -> list[tuple[str, str]]:
+    """The facts of a card, in the order in which one asks for them."""
+    half, single = (card.parameters * size / 1e9 for size in (2, 4))
+    rows = [
+        ("name", "\n".join((card.name, *(f"also {alias}" for alias in card.aliases)))),
+        ("task", card.task + (f", fine-tuned from {card.base}" if card.base else "")),
+        ("language", _LANGUAGES[card.language]),
+        ("class", f"{card.module}.{card.model_class}"),
+        ("parameters", f"{card.parameters:,}: {half:.2f} GB in float16, {single:.2f} GB in float32"),
+        ("sources", "\n".join(card.sources) or "none"),
+        ("by hand", card.by_hand or ""),
+        ("install", card.install or ""),
+        ("files", "\n".join(_file(file) for file in card.files)),
+        ("tokenizer", _tokenizer(card)),
+        ("licence", card.licence),
+        ("paper", card.paper or ""),
+        ("notes", card.notes or ""),
+        ("inferred", "\n".join(f"{field}: {note}" for field, note in card.inferred.items())),
+        ("card", card.origin),
+    ]
+    return [(label, value) for label, value in rows if value]
+
+
+def _file(file: File) -> str:
+    facts = [f"{file.size:,} bytes" if file.size else "", f"sha256 {file.sha256[:12]}..." if file.sha256 else ""]
+    known = ", ".join(fact for fact in facts if fact)
+    return file.name + (f" ({known}{f', from {file.source}' if file.source else ''})" if known else "")
+
+
+def _tokenizer(card: Card) -> str:
+    tokenizer = card.tokenizer
+    also = [f"{own} may be called {' or '.join(others)}" for own, others in tokenizer.aliases.items()]
+    lines = [f"{tokenizer.kind}: {', '.join(tokenizer.files)}", *also]
+    if tokenizer.segmenter:
+        lines.append(f"words are cut by {tokenizer.segmenter}")
+    if tokenizer.command_table:
+        lines.append(f"command tokens: the {tokenizer.command_table} table")
+    return "\n".join([*lines, ", ".join(f"{name} {number}" for name, number in tokenizer.tokens.items())])
+
+
+def _as_json(card: Card) -> dict[str, object]:
+    return dataclasses.asdict(card) | {"load": loading_lines(card)}
+
+
+def _rounded(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
+
+
+def _grid(*columns: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name", justify="right" if column == "parameters" else "left")
+    return table
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_FILES)

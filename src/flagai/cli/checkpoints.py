@@ -1,0 +1,50 @@
+"""``flagai convert`` and ``flagai doctor``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A folder with config.json and weights in any known format.")],
+    target: Annotated[Path, typer.Argument(help="The folder to write.")],
+    layout: Annotated[str, typer.Option(help="Names of tensors: huggingface or flagai.")] = "huggingface",
+    dtype: Annotated[str | None, typer.Option(help=f"Type to write: {', '.join(_DTYPES)}; default as it is.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest size of a file.")] = "5GB",
+    model_class: Annotated[str | None, typer.Option(help="The model class, if the folder does not tell it.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
+) -> None:
+    """Convert a checkpoint to safetensors, with its tokenizer files."""
+    from flagai import convert as tool
+    from flagai.checkpoint.report import fold
+
+    result = tool.convert(
+        source,
+        target,
+        layout=layout,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        model_class=model_class,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{target}: {result.model_class}, {result.parameters:,} parameters, layout {layout}")
+    if result.companions:
+        typer.echo(f"copied: {', '.join(result.companions)}")
+    if result.dropped:
+        typer.echo(f"not used by {result.model_class}, so not written: {', '.join(fold(result.dropped))}")
+
+
+def doctor(folder: Annotated[Path, typer.Argument(help="A model's folder, or a weights file.")]) -> None:
+    """Examine a model: are the files whole, do they fit the configuration, are the weights finite?"""
+    from flagai.doctor import examine
+
+    sick = False
+    for finding in examine(folder):
+        sick |= finding.problem
+        typer.secho("  bad " if finding.problem else "   ok ", fg="red" if finding.problem else "green", nl=False)
+        typer.echo(finding.text)
+    if sick:
+        raise typer.Exit(1)

@@ -1,0 +1,32 @@
+"""What several commands share: options, reading lines, printing JSON."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flagai.errors import InputError
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a file, or of the standard input for ``-``, without empty ones at the end.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 (byte {error.start}). Convert it first.") from error
+    return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")] if text.strip() else []
+
+
+def print_json(entry: object) -> None:
+    """Print a value as one line of JSON."""
+    typer.echo(json.dumps(entry, ensure_ascii=False))

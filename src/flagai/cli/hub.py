@@ -1,0 +1,145 @@
+"""``flagai download``, ``verify`` and ``cache``."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flagai import settings
+from flagai.cli.common import Json, print_json
+from flagai.errors import InputError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from flagai.hub.order import Model
+
+Home = Annotated[Path | None, typer.Option("--path", help="The folder of models; default FLAGAI_HOME.")]
+cache = typer.Typer(help="List or remove what was downloaded.", no_args_is_help=True)
+
+
+def download(
+    name: Annotated[str, typer.Argument(help="A model's name, or a source such as hf:owner/name@revision.")],
+    path: Home = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Take it from here instead; may be given several times.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that differ from the source's.")] = False,
+) -> None:
+    """Fetch a model: resumed if it was interrupted, verified, and only what is missing."""
+    from flagai import hub
+
+    model = _model(name)
+    folder = (path if path is not None else settings.home()) / _folder_name(model)
+    if not dry_run:
+        hub.ensure(model, folder, sources=source, force=force)
+        typer.echo(str(folder))
+        return
+    from flagai.hub.progress import readable
+
+    offer = hub.look(model, folder, sources=source)
+    if offer is None:
+        typer.echo(f"{folder} is complete; nothing to fetch.")
+        return
+    for file in offer.files:
+        present = (folder / file.name).is_file()
+        typer.echo(f"{'present' if present else 'missing'}  {readable(file.size):>12}  {file.name}")
+    missing = [file.size for file in offer.files if not (folder / file.name).is_file()]
+    total = sum(size for size in missing if size is not None) if None not in missing else None
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    typer.echo(
+        f"{readable(total)} from {offer.spec} to {folder}, where {readable(shutil.disk_usage(there).free)} are free"
+    )
+
+
+def verify(
+    name: Annotated[str, typer.Argument(help="A model's name, or its folder.")],
+    path: Home = None,
+) -> None:
+    """Hash the files of a model again and compare them with what was fetched."""
+    from flagai.hub import manifest
+
+    sick = False
+    for finding in manifest.verify(_folder(name, path)):
+        sick |= finding.problem is not None
+        typer.secho("  bad " if finding.problem else "   ok ", fg="red" if finding.problem else "green", nl=False)
+        typer.echo(f"{finding.name} {finding.problem or ''}".rstrip())
+    if sick:
+        typer.echo(f"`flagai download {name} --force` fetches again what differs.")
+        raise typer.Exit(1)
+
+
+@cache.command("list")
+def list_cache(path: Home = None, as_json: Json = False) -> None:
+    """List the models that were downloaded, with their sizes."""
+    from flagai.hub.manifest import Manifest
+    from flagai.hub.names import MANIFEST
+    from flagai.hub.progress import readable
+
+    for folder in _downloads(path):
+        known = Manifest.read(folder / MANIFEST)
+        size = sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+        state = known.source if known is not None else "not complete"
+        if as_json:
+            print_json({"name": folder.name, "bytes": size, "source": known.source if known else None})
+        else:
+            typer.echo(f"{readable(size):>12}  {folder.name}  ({state})")
+
+
+@cache.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="A model's name.")],
+    path: Home = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove what was downloaded of a model; files that somebody else put there stay."""
+    from flagai.hub.remove import remove_downloaded
+
+    folder = _folder(name, path)
+    if not yes:
+        typer.confirm(f"Remove what was downloaded into {folder}?", abort=True)
+    kept = remove_downloaded(folder)
+    typer.echo(f"removed {folder}" if not kept else f"kept in {folder}, as not downloaded: {', '.join(kept)}")
+
+
+def _model(name: str) -> "Model":
+    from flagai.hub.order import Place
+
+    if ":" in name:
+        return Place.of(name)
+    from flagai.catalog.catalog import find
+
+    return find(name)
+
+
+def _folder_name(model: "Model") -> str:
+    if Path(model.name).name != model.name:
+        raise InputError(f"{model.name!r} is no name for a folder.")
+    return model.name
+
+
+def _folder(name: str, path: Path | None) -> Path:
+    """A model's folder: below the folder of models, by any spelling of its name, or as it is given."""
+    home = path if path is not None else settings.home()
+    if (home / name).is_dir():
+        return home / name
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        folder = home / _folder_name(_model(name))
+    except ModelNotFoundError:
+        folder = home / name
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"There is no folder {folder}. `flagai cache list` tells what was downloaded.")
+    return folder
+
+
+def _downloads(path: Path | None) -> Iterator[Path]:
+    from flagai.hub.names import MANIFEST, WORK
+
+    home = path if path is not None else settings.home()
+    if home.is_dir():
+        for folder in sorted(home.iterdir()):
+            if folder.is_dir() and ((folder / MANIFEST).exists() or (folder / WORK).exists()):
+                yield folder

@@ -1,0 +1,300 @@
+"""Fetch one file: resumed, in segments, verified, and never under its name before it is whole."""
+
+import logging
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from flagai.errors import HubError
+from flagai.hub.hasher import Hasher
+from flagai.hub.part import Identity, Part
+from flagai.hub.policy import MEGABYTE
+from flagai.hub.sources import Link, RemoteFile
+from flagai.hub.web import CancelledError, RefusedError, TemporaryError, Web, received, shown
+
+logger = logging.getLogger(__name__)
+Advance = Callable[[int], None]
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_EXPIRED = (401, 403, 404, 410)
+_NOTEWORTHY = 1 << 14  # so many bytes, and failures start to count anew
+_ROUNDS = 3
+
+
+class ChangedError(HubError):
+    """What the server has now is not what it had, or not what it announced."""
+
+    rounds = _ROUNDS - 1
+
+
+class CorruptError(ChangedError):
+    """The bytes are not those of the checksum; once may be the line's or an old part's fault, twice is the source's."""
+
+    rounds = 1
+
+
+class NoRangesError(HubError):
+    """The server sends the whole file when it is asked for a part."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that has arrived.
+
+    Args:
+        size: bytes.
+        sha256: of the content.
+    """
+
+    size: int
+    sha256: str
+
+
+def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, advance: Advance) -> Fetched:
+    """Fetch a file over http(s).
+
+    Args:
+        remote: the file.
+        origin: the source and the revision, which tell whether bytes of an earlier attempt belong to the same file.
+        target: the name that it gets when it is whole and verified.
+        work: where it grows until then.
+        web: the way to the network.
+        advance: told the number of bytes as they come; negative when bytes are thrown away.
+
+    Raises:
+        HubError: the source does not give the file as announced; what arrived so far is kept for another time
+            unless it is known to be wrong.
+    """
+    if remote.locate is None:
+        raise HubError(f"{remote.name} has no address")
+    work.parent.mkdir(parents=True, exist_ok=True)
+    left = _ROUNDS - 1
+    while True:
+        link = remote.locate()
+        if link.size is not None and remote.size is not None and link.size != remote.size:
+            raise HubError(f"{remote.name} has {link.size} bytes there instead of {remote.size}")
+        size = remote.size if remote.size is not None else link.size
+        part = Part(work, Identity(size, remote.sha256 or remote.git_sha1, f"{origin} {remote.name}"))
+        transfer = _Transfer(remote, link, part, web, advance)
+        try:
+            return transfer.run(target)
+        except HubError as error:
+            advance(-part.count)
+            if isinstance(error, ChangedError):
+                part.discard()
+                left = min(left, error.rounds)
+            elif not (isinstance(error, RefusedError) and error.status in _EXPIRED and part.count):
+                raise  # otherwise the link may have expired: ask for a new one, and go on
+            if not left:
+                raise HubError(str(error)) from error
+            left -= 1
+            logger.warning("%s; trying again", error)
+        finally:
+            part.close()
+
+
+class _Transfer:
+    """One attempt at a file, with as many connections and retries as it takes."""
+
+    def __init__(self, remote: RemoteFile, link: Link, part: Part, web: Web, advance: Advance) -> None:
+        self.remote = remote
+        self.link = link
+        self.part = part
+        self.web = web
+        self.advance = advance
+        self.ranges = True
+        self.direct: str | None = None
+        self.failed = threading.Event()
+        self._learning = threading.Lock()
+
+    def run(self, target: Path) -> Fetched:
+        self.advance(self.part.count)
+        hasher = Hasher(self.part, git=self.remote.git_sha1 is not None)
+        try:
+            try:
+                self._transfer()
+            except NoRangesError:
+                hasher.stop()
+                self._begin_anew()
+                self.ranges = False
+                self.failed.clear()
+                self._get(0, self.part.identity.size)
+                hasher = Hasher(self.part, git=self.remote.git_sha1 is not None)
+            size, sha256, git_sha1 = hasher.finish()
+        finally:
+            hasher.stop()
+        self._verify(size, sha256, git_sha1)
+        self.part.publish(target)
+        return Fetched(size, sha256)
+
+    def _begin_anew(self) -> None:
+        self.advance(-self.part.count)
+        self.part.restart()
+
+    def _transfer(self) -> None:
+        policy, size = self.web.policy, self.part.identity.size
+        if size is None or size < policy.large:
+            for gap in self.part.gaps():
+                self._get(*gap)
+            return
+        gaps: queue.SimpleQueue[tuple[int, int | None]] = queue.SimpleQueue()
+        missing = self.part.gaps(policy.segment)
+        for gap in missing[1:]:
+            gaps.put(gap)
+        if not missing:
+            return
+        with ThreadPoolExecutor(policy.connections, thread_name_prefix="flagai-fetch") as pool:
+            # The first request tells whether the server knows ranges; only then others begin.
+            answered = threading.Event()
+            running = [pool.submit(self._work, gaps, missing[0], answered)]
+            answered.wait()
+            while len(running) < policy.connections and not gaps.empty() and not self.failed.is_set():
+                before = self.part.count
+                wait(running[:1], timeout=policy.ramp)
+                # Where one connection is fast, more of them only compete for the processor.
+                if self.part.count - before < policy.fast * policy.ramp:
+                    running.append(pool.submit(self._work, gaps))
+            errors = [error for future in running if (error := future.exception()) is not None]
+        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
+            raise error
+
+    def _work(
+        self,
+        gaps: "queue.SimpleQueue[tuple[int, int | None]]",
+        first: tuple[int, int | None] | None = None,
+        answered: threading.Event | None = None,
+    ) -> None:
+        try:
+            if first is not None:
+                self._get(*first, answered)
+            while True:
+                self._get(*gaps.get_nowait())
+        except queue.Empty:
+            return
+        except BaseException:
+            self.failed.set()
+            raise
+        finally:
+            if answered is not None:
+                answered.set()
+
+    def _get(self, start: int, end: int | None, answered: threading.Event | None = None) -> None:
+        position, finish = start, end
+
+        def attempt() -> None:
+            nonlocal position, finish
+            if not self.ranges and position:
+                self._begin_anew()
+                position = start
+            begin = position
+            try:
+                response = self._ask(position, finish)
+                with response:
+                    finish = self._check(response, position, finish)
+                    if answered is not None:
+                        answered.set()
+                    for data in self._stream(response):
+                        if finish is not None and position + len(data) > finish:
+                            raise ChangedError(f"{self._what} sends more than the announced {finish} bytes")
+                        self.part.write(position, data)
+                        position += len(data)
+                        self.advance(len(data))
+                if finish is not None and position < finish:
+                    raise TemporaryError(f"{self._what}: the connection closed {finish - position} bytes early")
+            except TemporaryError as error:
+                error.progress |= self.ranges and position - begin >= _NOTEWORTHY
+                raise
+
+        if finish is None or position < finish:
+            self.web.patiently(attempt)
+        if self.part.identity.size is None:
+            self.part.learn(position, None)
+
+    @property
+    def _what(self) -> str:
+        return f"{self.remote.name} at {shown(self.link.url)}"
+
+    def _ask(self, start: int, end: int | None) -> requests.Response:
+        headers: dict[str, str] = {}
+        size = self.part.identity.size
+        if self.ranges and (start or end != size):
+            headers["Range"] = f"bytes={start}-" + ("" if end is None or end == size else str(end - 1))
+            validator = self.part.identity.validator
+            # With a checksum to come, the copies of a mirror may go by different ETags.
+            if validator is not None and self.part.identity.digest is None and not validator.startswith("W/"):
+                headers["If-Range"] = validator
+        if self.direct is not None:
+            try:
+                return self.web.request("GET", self.direct, headers)
+            except RefusedError as error:
+                self.direct = None
+                raise TemporaryError(str(error)) from error
+        try:
+            response = self.web.request("GET", self.link.url, {**self.link.headers, **headers})
+        except RefusedError as error:
+            if error.status == 416:
+                raise ChangedError(f"{self._what} is shorter than it was") from error
+            raise
+        if response.history and response.url is not None and shown(response.url) != shown(self.link.url):
+            self.direct = response.url  # without our headers: they are for the first host only
+        return response
+
+    def _check(self, response: requests.Response, start: int, end: int | None) -> int | None:
+        """Make sure that the answer is about the bytes that were asked for; return where they end."""
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding not in ("identity", ""):
+            raise HubError(f"{self._what} comes compressed ({encoding}), which was not asked for")
+        asked = response.request.headers.get("Range") is not None
+        total, length = self._total(response, start, asked)
+        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        with self._learning:
+            identity = self.part.identity
+            known = identity.digest is None and identity.validator is not None
+            if known and validator != identity.validator:
+                raise ChangedError(f"{self._what} was changed during the transfer")
+            if total is not None and identity.size is not None and total != identity.size:
+                raise ChangedError(f"{self._what} has {total} bytes there instead of {identity.size}")
+            self.part.learn(total, validator)
+        if asked and response.status_code == 200:
+            raise NoRangesError(f"{self._what} comes only as a whole")
+        return end if end is not None else (None if length is None else start + length)
+
+    def _total(self, response: requests.Response, start: int, asked: bool) -> tuple[int | None, int | None]:
+        """The size of the whole file and of this answer, as far as the server tells them."""
+        text = response.headers.get("Content-Length", "")
+        length = int(text) if text.isdecimal() else None
+        if response.status_code == 200:
+            return length, length
+        match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if not asked or match is None or int(match[1]) != start:
+            raise TemporaryError(f"{self._what}: the server answered with other bytes than it was asked for")
+        return (None if match[3] == "*" else int(match[3])), length
+
+    def _stream(self, response: requests.Response) -> Iterator[bytes]:
+        policy = self.web.policy
+        begin, count = time.monotonic(), 0
+        for data in received(response, MEGABYTE):
+            self.web.check()
+            if self.failed.is_set():
+                raise CancelledError("another connection failed")
+            yield data
+            count += len(data)
+            if (now := time.monotonic()) - begin > policy.stall_seconds:
+                if count < policy.slowest * policy.stall_seconds:
+                    raise TemporaryError(f"{self._what}: {count} bytes in {now - begin:.0f} s, which is too slow")
+                begin, count = now, 0
+
+    def _verify(self, size: int, sha256: str, git_sha1: str | None) -> None:
+        remote, expected = self.remote, self.part.identity.size
+        if expected is not None and size != expected:
+            raise ChangedError(f"{self._what} gave {size} bytes instead of {expected}")
+        if remote.sha256 is not None and sha256 != remote.sha256:
+            raise CorruptError(f"{self._what} is corrupt: its sha256 is {sha256} instead of {remote.sha256}")
+        if remote.git_sha1 is not None and git_sha1 != remote.git_sha1:
+            raise CorruptError(f"{self._what} is corrupt: its git sha1 is {git_sha1} instead of {remote.git_sha1}")

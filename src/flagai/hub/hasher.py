@@ -1,0 +1,62 @@
+"""Hash a file while it is being written, in a thread of its own."""
+
+import hashlib
+import threading
+
+from flagai.hub.part import Part
+
+_READ = 1 << 22
+
+
+class Hasher:
+    """Follows the bytes of a part that are there without a gap, and hashes them.
+
+    What is hashed is what the file holds, not what was received, so the checksum covers the disk's cache as well.
+
+    Args:
+        part: the file.
+        git: also compute the sha1 by which git names the content; needs the size.
+    """
+
+    def __init__(self, part: Part, git: bool = False) -> None:
+        self._part = part
+        self._sha256 = hashlib.sha256()
+        self._git = hashlib.sha1(f"blob {part.identity.size}\0".encode(), usedforsecurity=False) if git else None
+        self._position = 0
+        self._ended = False
+        self._thread = threading.Thread(target=self._follow, name="flagai-hasher", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> tuple[int, str, str | None]:
+        """Wait for the end.
+
+        Returns:
+            How many bytes were hashed, their sha256, and git's sha1 if it was asked for.
+        """
+        self.stop()
+        return self._position, self._sha256.hexdigest(), self._git.hexdigest() if self._git else None
+
+    def stop(self) -> None:
+        """End the thread after the bytes that are there."""
+        with self._part.changed:
+            self._ended = True
+            self._part.changed.notify()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while True:
+            with self._part.changed:
+                self._part.awaited = self._position + _READ
+                while not self._ended and self._part.frontier < self._part.awaited:
+                    self._part.changed.wait()
+                ended, frontier = self._ended, self._part.frontier
+            while self._position < frontier:
+                data = self._part.read(self._position, min(_READ, frontier - self._position))
+                if not data:
+                    return  # the disk has less than was written; the caller sees the count
+                self._sha256.update(data)
+                if self._git is not None:
+                    self._git.update(data)
+                self._position += len(data)
+            if ended:
+                return

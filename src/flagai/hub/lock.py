@@ -1,0 +1,230 @@
+"""A lock among processes that share nothing but a folder, which may be a network file system.
+
+``flock`` is ignored by some network file systems, so nothing here uses it. The lock is a numbered file, made with
+``O_EXCL``, and its owner rewrites a counter in it: the heartbeat. Who waits watches the counter by his own clock, since
+the clocks of two machines need not agree. If it stands still for too long, he makes the file with the next number:
+exactly one can, no living lock is touched, and the owner, should he wake up, sees the higher number and knows that he
+has lost.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from flagai.errors import HubError
+from flagai.hub.policy import Policy
+
+logger = logging.getLogger(__name__)
+_PREFIX = "lock."
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What the file of a lock says.
+
+    Args:
+        number: of the file.
+        text: the whole content; when it changes, the owner lives.
+        owner: the owner's unique name, if it is written yet.
+        where: host and process, for people.
+        progress: how many bytes the owner has moved.
+    """
+
+    number: int
+    text: str
+    owner: str
+    where: str
+    progress: int
+
+
+def read_beat(folder: Path) -> Beat | None:
+    """The lock that counts in a folder: the one with the highest number."""
+    numbers = _numbers(folder)
+    if not numbers:
+        return None
+    try:
+        text = (folder / f"{_PREFIX}{numbers[-1]}").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    try:
+        content = json.loads(text)
+        return Beat(numbers[-1], text, content["owner"], content["where"], content["progress"])
+    except (ValueError, KeyError, TypeError):  # made, but not written yet
+        return Beat(numbers[-1], text, "", "unknown", 0)
+
+
+def _numbers(folder: Path) -> list[int]:
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return sorted(int(name[len(_PREFIX) :]) for name in names if name.startswith(_PREFIX) and name[5:].isdecimal())
+
+
+class Lock:
+    """A lock that is held; leave the block to give it back.
+
+    Args:
+        folder: where the lock's files are.
+        number: of the file, which exists.
+        file: its descriptor.
+        heartbeat: seconds between two signs of life.
+    """
+
+    def __init__(self, folder: Path, number: int, file: int, heartbeat: float) -> None:
+        self.folder = folder
+        self.number = number
+        self.owner = uuid.uuid4().hex
+        self.lost = threading.Event()
+        self._file = file
+        self._heartbeat = heartbeat
+        self._count = 0
+        self._progress = 0
+        self._end = threading.Event()
+        self._beat()
+        self._thread = threading.Thread(target=self._live, name="flagai-heartbeat", daemon=True)
+        self._thread.start()
+
+    def advance(self, count: int) -> None:
+        """Let those who wait see progress."""
+        self._progress += abs(count)
+
+    def still_mine(self) -> bool:
+        """Whether nobody has taken over."""
+        try:
+            mine = os.path.samestat(os.fstat(self._file), os.stat(self._path))
+        except OSError:
+            mine = False
+        if not mine or _numbers(self.folder)[-1:] != [self.number]:
+            self.lost.set()
+        return not self.lost.is_set()
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+        if self.still_mine():
+            for number in _numbers(self.folder):  # the lowest first, so that ours counts until the end
+                if number <= self.number:
+                    (self.folder / f"{_PREFIX}{number}").unlink(missing_ok=True)
+        os.close(self._file)
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{_PREFIX}{self.number}"
+
+    def _live(self) -> None:
+        while not self._end.wait(self._heartbeat):
+            if not self.still_mine():
+                logger.warning("%s was taken over by another process", self.folder)
+                return
+            try:
+                self._beat()
+            except OSError as error:  # a full disk, a lost server: those who wait will find out
+                logger.debug("no heartbeat: %s", error)
+
+    def _beat(self) -> None:
+        self._count += 1
+        where = f"process {os.getpid()} on {socket.gethostname()}"
+        content = {"owner": self.owner, "where": where, "progress": self._progress, "beat": self._count}
+        text = json.dumps(content).ljust(300).encode()
+        os.pwrite(self._file, text, 0)
+        os.fsync(self._file)  # so that other nodes see it
+
+
+def acquire(
+    folder: Path, policy: Policy, done: Callable[[], bool], failure: Callable[[str], str | None]
+) -> Lock | None:
+    """Wait for the lock, or until what it is needed for has been done by its owner.
+
+    Args:
+        folder: where the lock's files are; made if it is absent.
+        policy: how patient to be.
+        done: whether there is nothing left to do.
+        failure: why the attempt of an owner failed, if it did.
+
+    Returns:
+        The lock, or None if everything is done.
+
+    Raises:
+        HubError: the owner failed, or lives and makes no progress.
+    """
+    watch = _Watch(policy)
+    while not done():
+        beat = read_beat(folder)
+        if watch.owner and (beat is None or beat.owner != watch.owner):
+            reason = failure(watch.owner)
+            if reason is not None:
+                raise HubError(reason)
+        if beat is None:
+            lock = _create(folder, 1, None, policy)
+        elif watch.is_stale(beat):
+            logger.warning("%s shows no sign of life; taking over its download in %s", beat.where, folder.parent)
+            lock = _create(folder, beat.number + 1, beat, policy)
+        else:
+            lock = None
+        if lock is not None:
+            return lock
+        time.sleep(min(0.2, policy.heartbeat / 2))
+    return None
+
+
+def _create(folder: Path, number: int, stale: Beat | None, policy: Policy) -> Lock | None:
+    """Make the lock's file, if nobody else does and nothing has changed since it was looked at."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / f"{_PREFIX}{number}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except (FileExistsError, FileNotFoundError):  # FileNotFoundError: its last owner has just tidied up
+        return None
+    below = [other for other in _numbers(folder) if other != number]
+    if stale is None:
+        sound = not below
+    else:
+        try:
+            sound = below[-1:] == [stale.number] and (folder / f"{_PREFIX}{stale.number}").read_text() == stale.text
+        except OSError:
+            sound = False
+    if sound:
+        return Lock(folder, number, file, policy.heartbeat)
+    (folder / f"{_PREFIX}{number}").unlink(missing_ok=True)
+    os.close(file)
+    return None
+
+
+class _Watch:
+    """What a waiting process has seen of the owner, by its own clock."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.owner = ""
+        self._policy = policy
+        self._text: str | None = None
+        self._progress = (-1, "")
+        self._text_since = self._progress_since = time.monotonic()
+
+    def is_stale(self, beat: Beat) -> bool:
+        now = time.monotonic()
+        if beat.owner and beat.owner != self.owner:
+            self.owner = beat.owner
+            logger.info("%s fetches; waiting for it", beat.where)
+        if (beat.progress, beat.owner) != self._progress:
+            self._progress, self._progress_since = (beat.progress, beat.owner), now
+        if beat.text != self._text:
+            self._text, self._text_since = beat.text, now
+        if now - self._progress_since > self._policy.patience:
+            raise HubError(
+                f"{beat.where} has the lock for this download and lives, but has not moved a byte for "
+                f"{self._policy.patience:.0f} s. End that process, or look into what holds it up."
+            )
+        return now - self._text_since > self._policy.stale

@@ -1,0 +1,90 @@
+"""Which names a server may give to files, and which of them belong to a model."""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from flagai.errors import HubError
+
+MANIFEST = ".flagai.json"
+WORK = ".flagai"  # the folder for what is not finished: parts, lock, journal
+
+# What a caller can ask for by one word. Of the weights, the first format that a source has is taken.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "config": ("config.json", "generation_config.json"),
+    "weights": (),
+    "tokenizer": (
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+        "*.model",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ),
+}
+VOCABULARIES = ("vocab.txt", "vocab.json", "*.model", "tokenizer.json")
+WEIGHTS: tuple[tuple[str, ...], ...] = (
+    ("model.safetensors",),
+    ("model-*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin",),
+    ("pytorch_model-*.bin", "pytorch_model.bin.index.json"),
+    ("pytorch_model_[0-9]*.bin",),
+    ("mp_rank_*_model_states.pt",),
+    ("*/mp_rank_*_model_states.pt", "latest", "latest_checkpointed_iteration.txt"),
+)
+EVERYTHING = ("config", "weights", "tokenizer")
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
+
+
+def safe_name(name: object, source: str) -> str:
+    """Let a name pass that stays in its folder on every system.
+
+    Raises:
+        HubError: it does not, or is no name at all.
+    """
+    parts = name.split("/") if isinstance(name, str) else []
+    if not parts or any(part in ("", ".", "..") or part != part.strip(" ") or len(part) > 200 for part in parts):
+        raise HubError(f"{source} names the file {name!r}, which is no plain path inside a folder. Do not trust it.")
+    if _FORBIDDEN.search(str(name)):
+        raise HubError(f"{source} names the file {name!r}, with characters that no file of a model has.")
+    return str(name)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name is one that flagai itself uses, such as the manifest."""
+    return name.partition("/")[0] in (MANIFEST, WORK)
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name matches one of the patterns; a star does not cross folders."""
+    return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def choose(names: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:
+    """The names that belong to what is wanted.
+
+    Args:
+        names: what a source offers.
+        wanted: words of ``GROUPS``, names of files, or patterns.
+        source: who offers, for the error.
+
+    Raises:
+        HubError: weights, a name or a pattern are wanted, and the source has nothing such.
+    """
+    chosen: set[str] = set()
+    for entry in wanted:
+        found = _weights(names) if entry == "weights" else [n for n in names if matches(n, GROUPS.get(entry, (entry,)))]
+        if not found and entry not in ("config", "tokenizer"):
+            what = "weights" if entry == "weights" else f"{entry!r}"
+            raise HubError(f"{source} has no {what}. It has: {', '.join(sorted(names)[:20]) or 'nothing'}.")
+        chosen.update(found)
+    return sorted(chosen)
+
+
+def _weights(names: Sequence[str]) -> list[str]:
+    for patterns in WEIGHTS:
+        if any(matches(name, patterns[:1]) for name in names):
+            return [name for name in names if matches(name, patterns)]
+    return []

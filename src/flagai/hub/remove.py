@@ -1,0 +1,52 @@
+"""Remove what was downloaded, and nothing else."""
+
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from flagai.errors import HubError
+from flagai.hub.lock import read_beat
+from flagai.hub.manifest import Manifest
+from flagai.hub.names import MANIFEST, WORK
+from flagai.hub.policy import Policy
+
+
+def remove_downloaded(folder: Path) -> list[str]:
+    """Remove the files of a model that were fetched, and what is left of unfinished downloads.
+
+    Args:
+        folder: the model's folder.
+
+    Returns:
+        The names of files that stay because somebody else put them there.
+
+    Raises:
+        HubError: nothing there was downloaded, or a download is running.
+    """
+    manifest = Manifest.read(folder / MANIFEST)
+    if manifest is None and not (folder / WORK).exists():
+        raise HubError(f"{folder} was not downloaded by flagai. Remove it yourself if you do not need it.")
+    _check_idle(folder / WORK)
+    for name in manifest.files if manifest is not None else ():
+        (folder / name).unlink(missing_ok=True)
+        for parent in (folder / name).parents:
+            if parent == folder or folder not in parent.parents:
+                break
+            with suppress(OSError):
+                parent.rmdir()
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _check_idle(work: Path) -> None:
+    first = read_beat(work)
+    if first is None:
+        return
+    time.sleep(3 * Policy().heartbeat)
+    second = read_beat(work)
+    if second is not None and second.text != first.text:
+        raise HubError(f"{second.where} is downloading into {work.parent}. Wait for it, or end it.")

@@ -1,0 +1,192 @@
+"""Where files come from: one small interface, and its plain implementations."""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote, urlsplit
+
+from flagai.errors import HubError
+from flagai.hub.manifest import Manifest
+from flagai.hub.names import MANIFEST, is_ours, safe_name
+from flagai.hub.web import RefusedError, Web
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where the bytes of a file are right now.
+
+    Args:
+        url: http or https.
+        headers: what to send along, to this host only.
+        size: bytes, if this is where the size is told.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that a source offers.
+
+    Args:
+        name: its path in the model's folder.
+        size: bytes, if known before asking for it.
+        sha256: of its content, in lower-case hexadecimal digits, if known.
+        git_sha1: git's name for its content, if known.
+        locate: finds the link; asked again when a link has expired.
+        path: where the file lies if it is on this machine.
+        frozen: the file at ``path`` is never changed in place, so it may be linked instead of copied.
+    """
+
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    git_sha1: str | None = None
+    locate: Callable[[], Link] | None = None
+    path: Path | None = None
+    frozen: bool = False
+
+
+class Source(Protocol):
+    """A place that has a model."""
+
+    spec: str
+    revision: str | None
+
+    def files(self) -> list[RemoteFile]:
+        """All files of the model; :class:`HubError` says why there are none."""
+
+
+def open_source(spec: str, web: Web, names: Sequence[str] = (), revision: str | None = None) -> Source:
+    """Make a source from its description ``scheme:location@revision``; nothing is asked yet.
+
+    Args:
+        spec: ``baai:GLM-large-ch``, ``hf:owner/name@revision``, ``modelscope:owner/name@revision``,
+            ``https://host/folder/``, ``file:/folder`` or ``package:import_name/folder``.
+        web: the way to the network.
+        names: what to look for in a https folder, which has no list of files.
+        revision: the revision if the description has none.
+
+    Raises:
+        HubError: the description has no known scheme.
+    """
+    from flagai.hub import services
+
+    scheme, _, location = spec.partition(":")
+    if scheme in ("https", "http"):
+        return WebFolder(spec, web, names)
+    if scheme == "file":
+        return Folder(spec, _local_path(location))
+    if scheme == "package":
+        return Folder(spec, _package_path(location))
+    place, _, stated = location.partition("@")
+    known: dict[str, Callable[..., Source]] = {
+        "baai": services.Baai,
+        "hf": services.HuggingFace,
+        "hf-cache": services.HuggingFaceCache,
+        "modelscope": services.ModelScope,
+    }
+    if scheme not in known or not place:
+        raise HubError(f"{spec!r} is no source. Known: {', '.join(f'{name}:' for name in known)} https: file: package:")
+    return known[scheme](spec, place, stated or revision, web)
+
+
+def is_local(spec: str) -> bool:
+    """Whether a source is on this machine, so that it can be used offline."""
+    return spec.partition(":")[0] in ("file", "package", "hf-cache")
+
+
+@dataclass
+class Folder:
+    """A folder of this machine: ``file:`` and ``package:``."""
+
+    spec: str
+    folder: Path | None
+    revision: str | None = None
+    frozen: bool = False
+
+    def files(self) -> list[RemoteFile]:
+        """All files in the folder and below, without hidden ones."""
+        if self.folder is None or not self.folder.is_dir():
+            raise HubError(f"there is no folder {self.folder or self.spec}")
+        found = []
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
+                size = path.stat().st_size
+                found.append(RemoteFile(safe_name(name, self.spec), size, path=path, frozen=self.frozen))
+        return found
+
+
+@dataclass
+class WebFolder:
+    """A folder or a file behind plain http(s).
+
+    Such a folder has no list of its files, unless it was filled by flagai: then the manifest in it is the list, with
+    sizes and sha256. Otherwise the names come from the model's card.
+    """
+
+    spec: str
+    web: Web
+    names: Sequence[str] = ()
+    revision: str | None = None
+
+    def files(self) -> list[RemoteFile]:
+        """What the manifest lists, or what the card names."""
+        if not self.spec.endswith("/") and "." in urlsplit(self.spec).path.rpartition("/")[2]:
+            name = safe_name(urlsplit(self.spec).path.rpartition("/")[2], self.spec)
+            return [self._remote(name, self.spec)]
+        base = self.spec.rstrip("/") + "/"
+        manifest = self._manifest(base)
+        if manifest is not None:
+            self.revision = manifest.revision
+            return [
+                RemoteFile(safe_name(name, self.spec), entry.size, entry.sha256, locate=_fixed(base + quote(name)))
+                for name, entry in manifest.files.items()
+                if not is_ours(name)
+            ]
+        if not self.names:
+            raise HubError(f"has no {MANIFEST}, so its files are not known. Name them in a card.")
+        return [self._remote(safe_name(name, self.spec), base + quote(name)) for name in self.names]
+
+    def _manifest(self, base: str) -> Manifest | None:
+        try:
+            return Manifest.parse(self.web.text("GET", base + MANIFEST), base + MANIFEST)
+        except RefusedError:
+            return None
+
+    def _remote(self, name: str, url: str) -> RemoteFile:
+        def locate() -> Link:
+            try:
+                with self.web.patiently(lambda: self.web.request("HEAD", url)) as response:
+                    length = response.headers.get("Content-Length", "")
+                    return Link(url, size=int(length) if length.isdecimal() else None)
+            except RefusedError as error:
+                if error.status in (404, 410):
+                    raise
+                return Link(url)  # a server without HEAD
+
+        return RemoteFile(name, locate=locate)
+
+
+def _fixed(url: str, headers: Mapping[str, str] | None = None) -> Callable[[], Link]:
+    return lambda: Link(url, headers or {})
+
+
+def _local_path(location: str) -> Path:
+    return Path(location.removeprefix("//")).expanduser()
+
+
+def _package_path(location: str) -> Path | None:
+    package, _, folder = location.partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / folder

@@ -1,0 +1,107 @@
+"""What is missing in a model's folder, found out without asking anybody."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flagai.checkpoint.files import find_files
+from flagai.errors import CheckpointError, HubError, ModelNotFoundError
+from flagai.hub.manifest import Entry, Manifest, head_of
+from flagai.hub.names import GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches
+
+COMMIT = "commit.json"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The state of a folder.
+
+    Args:
+        missing: what is wanted and absent: names, or words of ``GROUPS`` where names are not known.
+        manifest: of what was fetched before.
+        damaged: fetched files that were cut short since.
+    """
+
+    missing: list[str] = field(default_factory=list)
+    manifest: Manifest | None = None
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing has to be fetched."""
+        return not self.missing and not self.damaged
+
+
+def survey(folder: Path, wanted: Sequence[str]) -> Survey:
+    """Find out what a folder lacks.
+
+    A folder with a manifest is compared with it. A folder that somebody else has filled is taken as it is: one
+    configuration, weights in any format, one vocabulary. Files of the user are never judged nor replaced.
+
+    Args:
+        folder: the model's folder.
+        wanted: words of ``GROUPS``, names of files, or patterns.
+
+    Raises:
+        HubError: a fetched file was changed since, so that fetching it again would destroy somebody's work.
+    """
+    if (folder / WORK / COMMIT).exists():
+        return Survey(missing=["an interrupted download is waiting to be finished"])
+    manifest = Manifest.read(folder / MANIFEST)
+    if manifest is None:
+        return Survey(missing=[entry for entry in wanted if not _present(folder, entry)])
+    damaged = []
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size == entry.size:
+            continue
+        if not _was_cut(path, entry):
+            raise HubError(
+                f"{path} has {path.stat().st_size} bytes, but {entry.size} were fetched from {entry.source}: somebody "
+                f"has changed it. If that was meant, delete {folder / MANIFEST} to make the folder yours. If not, "
+                f"`flagai download {manifest.name} --force` fetches it again."
+            )
+        damaged.append(name)
+    missing = [name for entry in wanted for name in _missing(folder, manifest, entry)]
+    return Survey(missing, manifest, damaged)
+
+
+def _missing(folder: Path, manifest: Manifest, entry: str) -> list[str]:
+    """What of one wanted thing is absent, by the listing of the source."""
+    if entry == "weights" and not any(name in manifest.files for name in _offered(manifest, entry)):
+        return [] if _present(folder, entry) else [entry]
+    return [name for name in _offered(manifest, entry) if not (folder / name).is_file()] or (
+        [] if entry in GROUPS or _present(folder, entry) else [entry]
+    )
+
+
+def _offered(manifest: Manifest, entry: str) -> list[str]:
+    try:
+        return choose(manifest.listing, [entry], manifest.source)
+    except HubError:
+        return []
+
+
+def _present(folder: Path, entry: str) -> bool:
+    """Whether a folder without a manifest has what is wanted."""
+    if entry == "weights":
+        try:
+            find_files(folder)
+        except (CheckpointError, ModelNotFoundError):
+            return False
+        return True
+    patterns = {"config": ("config.json",), "tokenizer": VOCABULARIES}.get(entry, (entry,))
+    if not folder.is_dir():
+        return False
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return any(matches(name, patterns) for name in names if not name.startswith(f"{WORK}/"))
+
+
+def _was_cut(path: Path, entry: Entry) -> bool:
+    """Whether a file is the beginning of what was fetched: a disk was full, or a copy was interrupted."""
+    size = path.stat().st_size
+    if size == 0:
+        return True
+    if size > entry.size:
+        return False
+    return size >= 1 << 16 and head_of(path) == entry.head

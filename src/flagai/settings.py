@@ -1,0 +1,112 @@
+"""Every environment variable that flagai reads; no other module reads one.
+
+The values are read when they are asked for, so a program may set them at any time before.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flagai.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable.
+
+    Args:
+        name: its name.
+        default: what holds where it is not set, in words.
+        about: what it is for.
+    """
+
+    name: str
+    default: str
+    about: str
+
+
+VARIABLES = (
+    Variable("FLAGAI_HOME", "./checkpoints", "The folder of models: the default of `download_path`."),
+    Variable("FLAGAI_CARDS", "none", "A folder with cards of your own; several are separated as in PATH."),
+    Variable("FLAGAI_OFFLINE", "0", "1 opens no connection: everything must be present."),
+    Variable("FLAGAI_BAAI_URL", "https://model.baai.ac.cn", "The address of the BAAI model hub, or of a mirror."),
+    Variable("HF_HUB_OFFLINE", "0", "Hugging Face's switch; means the same as FLAGAI_OFFLINE."),
+    Variable("HF_ENDPOINT", "https://huggingface.co", "The address of the Hugging Face hub, or of a mirror."),
+    Variable("HF_TOKEN", "none", "The access token for the Hugging Face hub; sent to HF_ENDPOINT only."),
+    Variable("HF_HOME", "~/.cache/huggingface", "Where Hugging Face keeps its files."),
+    Variable("HF_HUB_CACHE", "$HF_HOME/hub", "Where Hugging Face keeps downloaded models; they are used."),
+    Variable("MODELSCOPE_DOMAIN", "www.modelscope.cn", "The ModelScope hub, with or without https://."),
+    Variable("MODELSCOPE_CACHE", "~/.cache/modelscope/hub", "Where ModelScope keeps downloaded models."),
+)
+
+_YES = ("1", "on", "yes", "true")
+_NO = ("", "0", "off", "no", "false")
+
+
+def home() -> Path:
+    """The folder of models, the default of ``download_path``."""
+    return _path("FLAGAI_HOME", "./checkpoints")
+
+
+def card_folders() -> tuple[Path, ...]:
+    """The folders with the user's own cards, the most important first."""
+    return tuple(Path(entry).expanduser() for entry in _text("FLAGAI_CARDS").split(os.pathsep) if entry)
+
+
+def offline() -> bool:
+    """Whether no connection may be opened.
+
+    Raises:
+        ConfigError: a variable is neither yes nor no.
+    """
+    return _switch("FLAGAI_OFFLINE") or _switch("HF_HUB_OFFLINE")
+
+
+def baai_url() -> str:
+    """The address of the BAAI model hub, without a slash at the end."""
+    return _url("FLAGAI_BAAI_URL", "https://model.baai.ac.cn")
+
+
+def hf_url() -> str:
+    """The address of the Hugging Face hub, without a slash at the end."""
+    return _url("HF_ENDPOINT", "https://huggingface.co")
+
+
+def hf_token() -> str | None:
+    """The access token for the Hugging Face hub, if one is set."""
+    return _text("HF_TOKEN") or None
+
+
+def hf_cache() -> Path:
+    """The folder where Hugging Face keeps downloaded models."""
+    return _path("HF_HUB_CACHE", _path("HF_HOME", "~/.cache/huggingface") / "hub")
+
+
+def modelscope_url() -> str:
+    """The address of the ModelScope hub, without a slash at the end."""
+    domain = _url("MODELSCOPE_DOMAIN", "www.modelscope.cn")
+    return domain if "://" in domain else f"https://{domain}"
+
+
+def modelscope_cache() -> Path:
+    """The folder where ModelScope keeps downloaded models."""
+    return _path("MODELSCOPE_CACHE", "~/.cache/modelscope/hub")
+
+
+def _text(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
+def _path(name: str, default: str | Path) -> Path:
+    return Path(_text(name) or default).expanduser()
+
+
+def _url(name: str, default: str) -> str:
+    return (_text(name) or default).rstrip("/")
+
+
+def _switch(name: str) -> bool:
+    value = _text(name).lower()
+    if value not in _YES + _NO:
+        raise ConfigError(f"{name}={value!r} is neither yes nor no. Set it to 1 or 0.")
+    return value in _YES

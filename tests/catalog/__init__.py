@@ -1,0 +1,1 @@
+"""Cards, lookup, and the commands that show them."""

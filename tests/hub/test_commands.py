@@ -1,0 +1,73 @@
+"""``flagai download``, ``verify`` and ``cache`` as a user types them."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from flagai.cli import hub as commands
+from tests.hub.conftest import FILES, contents
+from tests.hub.server import Hub
+
+app = typer.Typer()
+app.command()(commands.download)
+app.command()(commands.verify)
+app.add_typer(commands.cache, name="cache")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_life_of_a_download(hub: Hub, tmp_path: Path) -> None:
+    dry = run("download", "hf:owner/glm", "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert "missing        1.3 MB  pytorch_model.bin" in dry.output
+    assert "1.3 MB from hf:owner/glm to " in dry.output
+    home = tmp_path / "home"
+    assert not home.exists()
+
+    assert run("download", "hf:owner/glm").output.strip() == str(home / "glm")
+    assert contents(home / "glm") == FILES
+    assert "nothing to fetch" in run("download", "hf:owner/glm", "--dry-run").output
+    assert "glm  (hf:owner/glm)" in run("cache", "list").output
+    assert run("verify", "glm").exit_code == 0
+
+    (home / "glm" / "vocab.txt").write_bytes(FILES["vocab.txt"].replace(b"U", b"V"))
+    (home / "glm" / "mine.txt").write_text("mine")
+    sick = run("verify", "glm")
+    assert sick.exit_code == 1
+    assert "bad vocab.txt has another content" in sick.output
+    assert run("download", "hf:owner/glm", "--force").exit_code == 0
+    assert run("verify", "glm").exit_code == 0
+
+    removed = run("cache", "remove", "glm", "--yes")
+    assert "mine.txt" in removed.output
+    assert contents(home / "glm") == {"mine.txt": b"mine"}
+
+
+def test_a_catalogued_name_in_any_case(hub: Hub, tmp_path: Path) -> None:
+    result = run("download", "glm-LARGE-ch", "--path", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "GLM-large-ch") == FILES
+
+
+def test_another_source_of_a_name(hub: Hub, tmp_path: Path) -> None:
+    result = run("download", "GLM-large-ch", "--path", tmp_path, "--source", "modelscope:owner/glm")
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "GLM-large-ch") == FILES
+    assert hub.requests("/api/search") == []
+
+
+def test_what_was_not_downloaded_is_not_removed(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    result = run("cache", "remove", "mine", "--path", tmp_path, "--yes")
+    assert "not downloaded by flagai" in str(result.exception)
+    assert (tmp_path / "mine").is_dir()
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:../..", "nothing"])
+def test_a_name_that_means_nothing(hub: Hub, tmp_path: Path, name: str) -> None:
+    assert run("download", name, "--path", tmp_path / "home").exit_code == 1
+    assert not (tmp_path / "home").exists()
