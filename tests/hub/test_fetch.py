@@ -230,6 +230,8 @@ def test_an_unknown_model(hub: Hub, tmp_path: Path, source: str) -> None:
 
 def test_the_token_goes_to_the_hub_only(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     hub.faults = {"vocab.txt": Fault(redirect=f"http://localhost:{hub.server_address[1]}/cdn/owner/glm/vocab.txt")}
     hub.faults["vocab.txt"].times = 1
     fetch(hub, tmp_path / "m")

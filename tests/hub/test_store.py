@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -259,3 +261,10 @@ def test_a_damaged_manifest_is_named(filled: Path) -> None:
     (filled / ".flagai.json").write_text('{"format": 1')
     with pytest.raises(HubError, match=r"\.flagai\.json is no manifest.*Delete it"):
         ensure("hf:owner/glm", filled)
+
+
+def test_looking_after_a_complete_folder_loads_little(filled: Path) -> None:
+    program = "import sys; from flagai.hub import ensure; ensure('hf:a/b', sys.argv[1]); print(*sys.modules)"
+    command = [sys.executable, "-c", program, str(filled)]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "requests", "urllib3", "huggingface_hub", "rich", "typer"} & set(loaded)

@@ -12,7 +12,8 @@ from flagai.hub.fetch import fetch
 from flagai.hub.lock import Lock
 from flagai.hub.manifest import Entry, Manifest, head_of, sha256_of
 from flagai.hub.names import MANIFEST, WORK
-from flagai.hub.order import Offer, Order, ask, report, without_cache
+from flagai.hub.offer import Offer, ask, report
+from flagai.hub.order import Order, without_cache
 from flagai.hub.policy import MEGABYTE
 from flagai.hub.progress import progress, readable
 from flagai.hub.sources import RemoteFile

@@ -1,4 +1,4 @@
-"""Hash a file while it is being written, in a thread of its own."""
+"""While a file is being written: hash it, and bring it to the disk, each in a thread of its own."""
 
 import hashlib
 import threading
@@ -6,6 +6,7 @@ import threading
 from flagai.hub.part import Part
 
 _READ = 1 << 22
+_FLUSH_EVERY = 0.2
 
 
 class Hasher:
@@ -24,16 +25,25 @@ class Hasher:
         self._git = hashlib.sha1(f"blob {part.identity.size}\0".encode(), usedforsecurity=False) if git else None
         self._position = 0
         self._ended = False
+        self._over = threading.Event()
+        self._error: OSError | None = None
         self._thread = threading.Thread(target=self._follow, name="flagai-hasher", daemon=True)
         self._thread.start()
+        self._flusher = threading.Thread(target=self._flush, name="flagai-flusher", daemon=True)
+        self._flusher.start()
 
     def finish(self) -> tuple[int, str, str | None]:
         """Wait for the end.
 
         Returns:
             How many bytes were hashed, their sha256, and git's sha1 if it was asked for.
+
+        Raises:
+            OSError: the disk could not keep what was written.
         """
         self.stop()
+        if self._error is not None:
+            raise self._error
         return self._position, self._sha256.hexdigest(), self._git.hexdigest() if self._git else None
 
     def stop(self) -> None:
@@ -42,6 +52,16 @@ class Hasher:
             self._ended = True
             self._part.changed.notify()
         self._thread.join()
+        self._over.set()
+        self._flusher.join()
+
+    def _flush(self) -> None:
+        while not self._over.wait(_FLUSH_EVERY):
+            try:
+                self._part.flush()
+            except OSError as error:
+                self._error = error  # the system reports a lost write only once
+                return
 
     def _follow(self) -> None:
         while True:

@@ -185,6 +185,10 @@ class Part:
         os.close(self._file)
         self._file = -1
 
+    def flush(self) -> None:
+        """Bring to the disk what was written so far, so that little is left to wait for at the end."""
+        os.fdatasync(self._file)
+
     @property
     def _notes(self) -> Path:
         return self.path.with_name(self.path.name + ".json")

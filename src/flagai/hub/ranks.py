@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Election:
         """As the leader, tell the others how it ended."""
         self._end.set()
         self._thread.join()
-        self._store.set(f"{self._key}/result", f"failed {failure}" if failure else "done")
+        with suppress(RuntimeError):
+            self._store.set(f"{self._key}/result", f"failed {failure}" if failure else "done")
 
     def wait(self) -> str | None:
         """As one of the others, wait until the leader is done or gives no more signs of life.
@@ -56,10 +58,17 @@ class Election:
         Returns:
             Why the leader failed, or None: look for yourself then.
         """
+        try:
+            return self._watch()
+        except RuntimeError as error:  # the store is gone; the lock in the folder remains
+            logger.warning("the ranks cannot talk to each other: %s", error)
+            return None
+
+    def _watch(self) -> str | None:
         beat, since = b"", time.monotonic()
         while time.monotonic() - since < self._policy.stale:
             if self._store.check([f"{self._key}/result"]):
-                result = self._store.get(f"{self._key}/result").decode()
+                result: str = self._store.get(f"{self._key}/result").decode()
                 return result.removeprefix("failed ") if result.startswith("failed ") else None
             if self._store.check([f"{self._key}/beat"]):
                 latest = self._store.get(f"{self._key}/beat")
@@ -73,7 +82,8 @@ class Election:
         count = 0
         while not self._end.wait(self._policy.heartbeat if count else 0.0):
             count += 1
-            self._store.set(f"{self._key}/beat", str(count))
+            with suppress(RuntimeError):
+                self._store.set(f"{self._key}/beat", str(count))
 
 
 def election(work: Path, wanted: str, policy: Policy) -> Election | None:

@@ -95,11 +95,6 @@ def open_source(spec: str, web: Web, names: Sequence[str] = (), revision: str | 
     return known[scheme](spec, place, stated or revision, web)
 
 
-def is_local(spec: str) -> bool:
-    """Whether a source is on this machine, so that it can be used offline."""
-    return spec.partition(":")[0] in ("file", "package", "hf-cache")
-
-
 @dataclass
 class Folder:
     """A folder of this machine: ``file:`` and ``package:``."""

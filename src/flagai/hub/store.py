@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 from flagai import settings
 from flagai.errors import HubError, OfflineError
 from flagai.hub.names import EVERYTHING, WORK
+from flagai.hub.order import Model, Order, Place
 from flagai.hub.policy import Policy
 from flagai.hub.survey import Survey, survey
 
 if TYPE_CHECKING:
     from flagai.hub.lock import Lock
-    from flagai.hub.order import Model, Offer, Order
+    from flagai.hub.offer import Offer
 
 
 def ensure(
-    model: "Model | str",
+    model: Model | str,
     folder: str | Path | None = None,
     *,
     wanted: Sequence[str] = EVERYTHING,
@@ -54,7 +55,7 @@ def ensure(
     return order.folder
 
 
-def _fill(order: "Order") -> None:
+def _fill(order: Order) -> None:
     from flagai.hub.collect import Collector
     from flagai.hub.once import once
 
@@ -77,7 +78,7 @@ def _fill(order: "Order") -> None:
 
 
 def look(
-    model: "Model | str",
+    model: Model | str,
     folder: str | Path | None = None,
     *,
     wanted: Sequence[str] = EVERYTHING,
@@ -97,7 +98,7 @@ def look(
     Raises:
         HubError: no source has everything.
     """
-    from flagai.hub import order as orders
+    from flagai.hub import offer as offers
 
     order = order_for(model, folder, wanted=wanted, sources=sources)
     state = survey(order.folder, order.wanted)
@@ -105,21 +106,19 @@ def look(
         return None
     if settings.offline():
         _check_offline(order, state)
-    return orders.look(order)
+    return offers.look(order)
 
 
 def order_for(
-    model: "Model | str",
+    model: Model | str,
     folder: str | Path | None = None,
     *,
     wanted: Sequence[str] = EVERYTHING,
     sources: Sequence[str] | None = None,
     force: bool = False,
     policy: Policy | None = None,
-) -> "Order":
+) -> Order:
     """Understand what a caller asks for."""
-    from flagai.hub.order import Order, Place
-
     if isinstance(model, str):
         model = Place.of(model)
     return Order(
@@ -132,9 +131,9 @@ def order_for(
     )
 
 
-def _check_offline(order: "Order", state: Survey) -> None:
+def _check_offline(order: Order, state: Survey) -> None:
     """Offline, only what is on this machine can help."""
-    from flagai.hub.order import look
+    from flagai.hub.offer import look
 
     try:
         look(order)

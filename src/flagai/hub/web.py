@@ -93,6 +93,7 @@ class Web:
                 # Compressed answers would make byte ranges meaningless.
                 headers={"Accept-Encoding": "identity", "User-Agent": f"flagai/{__version__}", **(headers or {})},
                 json=body,
+                auth=_as_it_is if headers and "Authorization" in headers else None,
                 stream=True,
                 timeout=(policy.connect_timeout, policy.read_timeout),
             )
@@ -201,6 +202,11 @@ def shown(url: str | None) -> str:
     """A URL without what may be secret: user, password and query."""
     parts = urlsplit(url or "")
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep the token: without this, an entry of ~/.netrc would replace it."""
+    return request
 
 
 def _reason(error: BaseException) -> str:
