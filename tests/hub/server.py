@@ -20,7 +20,7 @@ class Fault:
 
     ``status`` answers so; ``cut`` closes after so many bytes; ``claim`` lies about the length; ``whole`` ignores Range;
     ``drip`` sends a byte at a time; ``corrupt`` flips bytes; ``redirect`` leads elsewhere; ``gzip`` compresses.
-    ``times`` limits how often; ``change`` is the content from then on.
+    ``times`` limits how often; ``change`` is the content from the request after ``after`` on.
     """
 
     status: int | None = None
@@ -33,6 +33,7 @@ class Fault:
     redirect: str | None = None
     times: int = 1 << 30
     change: bytes | None = None
+    after: int = 0
     slow: float = 0.0
 
 
@@ -63,6 +64,7 @@ class Hub(ThreadingHTTPServer):
         self.log: list[Sent] = []
         self.lock = threading.Lock()
         self.etags = True
+        self.conditions = True  # whether If-Range is understood
         self.listing: list[str] | None = None
         self.ticket: dict[str, Any] = {}
         self.speed = 0.0  # seconds between pieces of 64 KiB, for transfers that shall take a while
@@ -199,13 +201,14 @@ class Handler(BaseHTTPRequestHandler):
             if fault.times <= 0:
                 return Fault()
             fault.times -= 1
-            if fault.change is not None and name in files:
+            fault.after -= 1
+            if fault.change is not None and fault.after < 0:
                 files[name] = fault.change
             return fault
 
     def _range(self, size: int, etag: str, fault: Fault) -> tuple[int, int]:
         wanted = self.headers.get("Range")
-        condition = self.headers.get("If-Range")
+        condition = self.headers.get("If-Range") if self.server.conditions else None
         self._partial = bool(wanted) and not fault.whole and condition in (None, etag)
         if not self._partial or wanted is None:
             return 0, size

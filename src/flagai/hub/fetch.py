@@ -77,9 +77,9 @@ def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, a
     left = _ROUNDS - 1
     while True:
         link = remote.locate()
-        if link.size is not None and remote.size is not None and link.size != remote.size:
-            raise HubError(f"{remote.name} has {link.size} bytes there instead of {remote.size}")
-        size = remote.size if remote.size is not None else link.size
+        size = remote.size if link.size is None or (remote.size is not None and not remote.measured) else link.size
+        if link.size is not None and link.size != size:
+            raise HubError(f"{remote.name} has {link.size} bytes there instead of {size}")
         part = Part(work, Identity(size, remote.sha256 or remote.git_sha1, f"{origin} {remote.name}"))
         transfer = _Transfer(remote, link, part, web, advance)
         try:

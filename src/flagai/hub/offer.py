@@ -72,7 +72,7 @@ def _measured(remote: RemoteFile) -> RemoteFile:
         links: list[Link] = [locate()]
     except RefusedError:
         return remote  # tells about it when it is fetched; other sources may have it
-    return replace(remote, size=links[0].size, locate=lambda: links.pop() if links else locate())
+    return replace(remote, size=links[0].size, measured=True, locate=lambda: links.pop() if links else locate())
 
 
 def look(order: Order) -> Offer:

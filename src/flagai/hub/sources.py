@@ -39,6 +39,7 @@ class RemoteFile:
         git_sha1: git's name for its content, if known.
         locate: finds the link; asked again when a link has expired.
         path: where the file lies if it is on this machine.
+        measured: the size came with a link, so a later link may tell another.
         frozen: the file at ``path`` is never changed in place, so it may be linked instead of copied.
     """
 
@@ -48,6 +49,7 @@ class RemoteFile:
     git_sha1: str | None = None
     locate: Callable[[], Link] | None = None
     path: Path | None = None
+    measured: bool = False
     frozen: bool = False
 
 
