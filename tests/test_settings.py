@@ -45,7 +45,6 @@ def test_defaults() -> None:
     assert settings.hf_token() is None
     assert settings.hf_cache() == Path.home() / ".cache/huggingface/hub"
     assert settings.modelscope_url() == "https://www.modelscope.cn"
-    assert settings.modelscope_cache() == Path.home() / ".cache/modelscope/hub"
 
 
 def test_values_are_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

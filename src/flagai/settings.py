@@ -36,7 +36,6 @@ VARIABLES = (
     Variable("HF_HOME", "~/.cache/huggingface", "Where Hugging Face keeps its files."),
     Variable("HF_HUB_CACHE", "$HF_HOME/hub", "Where Hugging Face keeps downloaded models; they are used."),
     Variable("MODELSCOPE_DOMAIN", "www.modelscope.cn", "The ModelScope hub, with or without https://."),
-    Variable("MODELSCOPE_CACHE", "~/.cache/modelscope/hub", "Where ModelScope keeps downloaded models."),
 )
 
 _YES = ("1", "on", "yes", "true")
@@ -86,11 +85,6 @@ def modelscope_url() -> str:
     """The address of the ModelScope hub, without a slash at the end."""
     domain = _url("MODELSCOPE_DOMAIN", "www.modelscope.cn")
     return domain if "://" in domain else f"https://{domain}"
-
-
-def modelscope_cache() -> Path:
-    """The folder where ModelScope keeps downloaded models."""
-    return _path("MODELSCOPE_CACHE", "~/.cache/modelscope/hub")
 
 
 def _text(name: str) -> str:

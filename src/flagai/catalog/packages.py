@@ -34,7 +34,9 @@ def find_model(name_or_path: str) -> Path:
         return packaged_folder
     if card.install is not None:
         raise ModelNotFoundError(f"{card.name} is not installed. Type: {card.install}")
-    raise ModelNotFoundError(f"{card.name} is not on this machine: there is no folder {folder}. Put its files there.")
+    raise ModelNotFoundError(
+        f"{card.name} is not on this machine (no folder {folder}). Type: flagai download {card.name}"
+    )
 
 
 def package_folder(card: Card) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from flagai import __version__
-from flagai.cli import catalog, checkpoints, embedding
+from flagai.cli import catalog, checkpoints, embedding, hub
 from flagai.errors import FlagAIError
 
 app = typer.Typer(
@@ -20,6 +20,9 @@ app = typer.Typer(
 )
 app.command("list")(catalog.list_command)
 app.command("show")(catalog.show)
+app.command("download")(hub.download)
+app.command("verify")(hub.verify)
+app.add_typer(hub.cache, name="cache")
 app.command("match")(embedding.match)
 app.command("embed")(embedding.embed)
 app.command("convert")(checkpoints.convert)

@@ -19,6 +19,7 @@ from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
 from flagai.checkpoint.save import WEIGHT_FILES, plan_tensors, write_file, write_shards
 from flagai.errors import InputError
+from flagai.hub.names import MANIFEST
 from flagai.model.config import ModelConfig
 from flagai.model.layer.init import draw
 from flagai.model.obtain import CONFIG_FILE, obtain
@@ -233,7 +234,7 @@ class BaseModel(nn.Module):
             InputError: the layout or the size is unknown.
         """
         plan = self._plan_tensors(layout)
-        with replace_folder(Path(folder), drop=WEIGHT_FILES) as temporary:
+        with replace_folder(Path(folder), drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
             write_shards(temporary, plan, max_shard_size)
             self._write_config(temporary / CONFIG_FILE, layout)
 

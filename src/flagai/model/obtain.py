@@ -57,6 +57,29 @@ def obtain(download_path: str | Path | None, model_name: str, *, weights: bool =
     return _fetched(card, target, weights)
 
 
+def variant(download_path: str | Path | None, model_name: str, task: str) -> str:
+    """The name under which a model fine-tuned for a task is found; the model's own name if there is none.
+
+    A folder ``model_name-task`` on this machine comes first; only then is the catalog asked.
+
+    Args:
+        download_path: the folder of models.
+        model_name: the backbone, such as "GLM-large-ch".
+        task: the task, such as "title-generation".
+    """
+    from flagai.catalog.catalog import find_for_task
+
+    home = settings.home() if download_path is None else Path(download_path)
+    local = f"{model_name}-{task}"
+    if (home / local).is_dir():
+        return local
+    try:
+        card = find_for_task(model_name, task)
+    except ModelNotFoundError:
+        return model_name
+    return model_name if card.base is None else card.name
+
+
 def _card(folder: Path, name: str) -> "Card | None":
     """The model's card; None if the name is unknown, but the folder has something to report about."""
     from flagai.catalog.catalog import find

@@ -1,0 +1,141 @@
+"""A name is enough: every catalogued model is found, fetched once, verified and loaded, from a real local server."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flagai import settings
+from flagai.catalog import catalog
+from flagai.catalog.card import Card
+from flagai.errors import HubError, ModelNotFoundError, OfflineError
+from flagai.model.bert_model import BertModel
+from flagai.model.glm_model import GLMModel
+from flagai.model.obtain import variant
+from flagai.model.registry import class_named
+from tests.hub.server import Hub
+from tests.tiny import randomised
+
+# The published configuration with these sizes in it: the same format, a few kilobytes.
+TINY: dict[str, dict[str, Any]] = {
+    "glm": {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "vocab_size": 64, "max_sequence_length": 16},
+    "bert": {
+        "num_hidden_layers": 2,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "vocab_size": 64,
+        "max_position_embeddings": 16,
+    },
+    "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 64, "n_positions": 16, "n_ctx": 16},
+    "t5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2}
+    | {"vocab_size": 64},
+}
+CARDS = [card for card in catalog.list_models() if card.sources and not card.install]
+
+
+def shrunk(card: Card) -> Card:
+    """The card of a tiny model of the same format; the published checksums are not its own."""
+    return dataclasses.replace(card, config=dict(card.config) | TINY[card.family], files=())
+
+
+def served(card: Card, folder: Path) -> tuple[Any, dict[str, bytes]]:
+    """A random model and its files as its first source has them."""
+    cls = class_named(card.model_class)
+    model = randomised(cls.on_meta(cls.config_class.from_dict(card.config)).to_empty(device="cpu"))
+    model.init_weights()
+    folder.mkdir()
+    model.save_config(folder)
+    layout = "flagai" if card.sources[0].startswith("baai:") else "huggingface"
+    model.save_weights(folder / "pytorch_model.bin", layout=layout)
+    for name in card.tokenizer.files:
+        (folder / name).write_bytes(b"[PAD]\n" * 9)
+    return model, {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def tiny_catalog(monkeypatch: pytest.MonkeyPatch) -> Callable[[Card], None]:
+    def use(card: Card) -> None:
+        monkeypatch.setattr(catalog, "find", lambda *_, **__: card)
+
+    return use
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_every_name_loads(card: Card, hub: Hub, tmp_path: Path, tiny_catalog: Callable[[Card], None]) -> None:
+    card = shrunk(card)
+    tiny_catalog(card)
+    model, files = served(card, tmp_path / "made")
+    hub.models = {card.sources[0].partition(":")[2].partition("@")[0]: files}
+    cls = type(model)
+    loaded = cls.from_pretrain(download_path=tmp_path / "models", model_name=card.name)
+    for name, parameter in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], parameter), name
+    asked = len(hub.requests())
+    cls.from_pretrain(download_path=tmp_path / "models", model_name=card.name)
+    assert len(hub.requests()) == asked  # all is here: nobody is asked again
+
+
+def test_the_configuration_alone_leaves_the_weights(
+    hub: Hub, tmp_path: Path, tiny_catalog: Callable[[Card], None]
+) -> None:
+    card = shrunk(catalog.find("GLM-large-ch"))
+    tiny_catalog(card)
+    _, hub.models["GLM-large-ch"] = served(card, tmp_path / "made")
+    GLMModel.from_pretrain(tmp_path / "models", "GLM-large-ch", only_download_config=True)
+    assert not (tmp_path / "models" / "GLM-large-ch" / "pytorch_model.bin").exists()
+    assert (tmp_path / "models" / "GLM-large-ch" / "config.json").is_file()
+
+
+def test_a_bare_name_is_fetched_into_the_home_of_models(
+    hub: Hub, tmp_path: Path, tiny_catalog: Callable[[Card], None]
+) -> None:
+    card = shrunk(catalog.find("GLM-large-ch"))
+    tiny_catalog(card)
+    _, hub.models["GLM-large-ch"] = served(card, tmp_path / "made")
+    GLMModel.from_pretrained("glm-large-ch")
+    assert (settings.home() / "GLM-large-ch" / "pytorch_model.bin").is_file()
+
+
+def test_weights_put_there_by_hand_take_the_catalog_s_configuration(
+    tmp_path: Path, tiny_catalog: Callable[[Card], None]
+) -> None:
+    card = shrunk(catalog.find("GLM-Large"))
+    tiny_catalog(card)
+    model, files = served(dataclasses.replace(card, sources=("baai:x",)), tmp_path / "made")
+    folder = tmp_path / "models" / "GLM-Large"
+    folder.mkdir(parents=True)
+    (folder / "pytorch_model.bin").write_bytes(files["pytorch_model.bin"])
+    loaded = GLMModel.from_pretrain(tmp_path / "models", "GLM-Large")
+    assert torch.equal(loaded.embed.token.weight, model.embed.token.weight)
+
+
+def test_unknown_names_offer_near_ones(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"Did you mean .*GLM-large-ch"):
+        GLMModel.from_pretrain(tmp_path, "GLM-large-cn")
+
+
+def test_offline_says_what_is_missing_and_opens_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.socket", None)
+    with pytest.raises(OfflineError, match="by hand"):
+        BertModel.from_pretrain(tmp_path, "RoBERTa-base-ch")
+
+
+def test_dead_hubs_are_all_named(hub: Hub, tmp_path: Path) -> None:
+    hub.models = {}
+    with pytest.raises(HubError) as caught:
+        GLMModel.from_pretrain(tmp_path, "GLM-large-ch")
+    for source in catalog.find("GLM-large-ch").sources:
+        assert source.partition("@")[0] in str(caught.value)
+
+
+def test_fine_tuned_variants_are_looked_for_here_first(tmp_path: Path) -> None:
+    assert variant(tmp_path, "GLM-large-ch", "title-generation") == "GLM-large-ch-title-generation"  # the catalog's
+    assert variant(tmp_path, "glm-large-ch", "title_generation") == "GLM-large-ch-title-generation"
+    assert variant(tmp_path, "GLM-large-ch", "embedding") == "GLM-large-ch"  # there is none
+    assert variant(tmp_path, "my-model", "ner") == "my-model"  # and nobody knows this one
+    (tmp_path / "my-model-ner").mkdir()
+    assert variant(tmp_path, "my-model", "ner") == "my-model-ner"
