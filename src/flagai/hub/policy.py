@@ -11,6 +11,7 @@ class Policy:
 
     Args:
         attempts: failures in a row, without noteworthy progress between, after which a source is given up.
+        first_attempts: the same for a server that has not answered once.
         backoff: seconds before the second attempt; doubled for each further one, with jitter.
         longest_backoff: no wait between two attempts is longer, unless the server asks for it.
         longest_retry_after: a server that asks for a longer pause is given up at once.
@@ -29,6 +30,7 @@ class Policy:
     """
 
     attempts: int = 6
+    first_attempts: int = 3
     backoff: float = 0.5
     longest_backoff: float = 30.0
     longest_retry_after: float = 120.0

@@ -29,12 +29,16 @@ class TemporaryError(HubError):
         message: what happened.
         wait: the pause in seconds that the server asks for.
         progress: whether noteworthy progress was made before, so that the failures start to count anew.
+        stranger: whether the server has not answered once yet, so that it is probably dead or blocked.
     """
 
-    def __init__(self, message: str, wait: float | None = None, progress: bool = False) -> None:
+    def __init__(
+        self, message: str, wait: float | None = None, progress: bool = False, stranger: bool = False
+    ) -> None:
         super().__init__(message)
         self.wait = wait
         self.progress = progress
+        self.stranger = stranger
 
 
 class UnreachableError(HubError):
@@ -70,6 +74,7 @@ class Web:
     policy: Policy = field(default_factory=Policy)
     stop: threading.Event = field(default_factory=threading.Event)
     _local: threading.local = field(default_factory=threading.local)
+    _answered: set[str] = field(default_factory=set)  # hosts
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None
@@ -100,9 +105,11 @@ class Web:
         except requests.exceptions.SSLError as error:
             raise RefusedError(f"{what}: the certificate is not trusted: {_reason(error)}", 0) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            raise TemporaryError(f"{what}: {_reason(error)}") from error
+            stranger = urlsplit(url).netloc not in self._answered
+            raise TemporaryError(f"{what}: {_reason(error)}", stranger=stranger) from error
         except (requests.RequestException, ValueError) as error:  # ValueError: no URL at all
             raise RefusedError(f"{what}: {_reason(error)}", 0) from error
+        self._answered.add(urlsplit(url).netloc)
         if response.status_code in (200, 206):
             return response
         with response:
@@ -156,7 +163,7 @@ class Web:
 
     def _pause(self, error: TemporaryError, failures: int) -> None:
         policy = self.policy
-        if failures >= policy.attempts:
+        if failures >= (min(policy.attempts, policy.first_attempts) if error.stranger else policy.attempts):
             raise UnreachableError(f"{error} (given up after {failures} attempts)") from error
         if error.wait is not None and error.wait > policy.longest_retry_after:
             raise UnreachableError(f"{error} (it asks to wait {error.wait:.0f} s)") from error
