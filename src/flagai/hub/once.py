@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from flagai.hub.policy import Policy
 from flagai.hub.ranks import election
 
 _FAILED = "failed.json"
+logger = logging.getLogger(__name__)
 
 
 def once(work: Path, wanted: str, job: Callable[[Lock], None], done: Callable[[], bool], policy: Policy) -> None:
@@ -50,19 +52,20 @@ def once(work: Path, wanted: str, job: Callable[[Lock], None], done: Callable[[]
 
 
 def _locked(work: Path, job: Callable[[Lock], None], done: Callable[[], bool], policy: Policy) -> None:
-    lock = acquire(work, policy, done, lambda owner: _failure(work, owner))
-    if lock is None:
-        return
-    with lock:
-        (work / _FAILED).unlink(missing_ok=True)
-        if done():
-            return
-        try:
-            job(lock)
-        except Exception as error:
-            if lock.still_mine():
-                write_json(work / _FAILED, {"owner": lock.owner, "error": str(error)})
-            raise
+    """Do the job under the lock; who is overtaken, because it stood still for too long, waits like everybody else."""
+    while (lock := acquire(work, policy, done, lambda owner: _failure(work, owner))) is not None:
+        with lock:
+            (work / _FAILED).unlink(missing_ok=True)
+            if done():
+                return
+            try:
+                job(lock)
+                return
+            except Exception as error:
+                if lock.still_mine():
+                    write_json(work / _FAILED, {"owner": lock.owner, "error": str(error)})
+                    raise
+                logger.warning("this process was overtaken in %s (%s); waiting for the other", work.parent, error)
 
 
 def _failure(work: Path, owner: str) -> str | None:
