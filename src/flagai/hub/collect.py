@@ -1,7 +1,6 @@
 """Bring the files of an order together, source after source, and let them appear all at once."""
 
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,6 @@ from flagai.hub.manifest import Entry, Manifest, head_of, sha256_of
 from flagai.hub.names import MANIFEST, WORK
 from flagai.hub.offer import Offer, ask, report
 from flagai.hub.order import Order, without_cache
-from flagai.hub.policy import MEGABYTE
 from flagai.hub.progress import progress, readable
 from flagai.hub.sources import RemoteFile
 from flagai.hub.survey import COMMIT, survey
@@ -140,18 +138,9 @@ class Collector:
         return Entry(size, sha256, head_of(target), without_cache(offer.spec))
 
     def _from_here(self, file: RemoteFile, path: Path, target: Path, advance: Advance) -> tuple[int, str]:
-        """Take a file of this machine: link it if nobody changes it in place, copy it otherwise."""
+        """Copy a file of this machine. A link would share its bytes: who rewrites one would destroy the other."""
         target.unlink(missing_ok=True)
-        real = path.resolve()
-        linked = False
-        if file.frozen and real.stat().st_size >= MEGABYTE:  # small files are what people edit
-            try:
-                os.link(real, target)
-                linked = True
-            except OSError:
-                pass  # another disk
-        if not linked:
-            shutil.copyfile(real, target)
+        shutil.copyfile(path.resolve(), target)
         size, sha256 = target.stat().st_size, sha256_of(target, advance)
         for what, found, right in (("size", size, file.size), ("sha256", sha256, file.sha256)):
             if right is not None and found != right:

@@ -150,17 +150,21 @@ class _Transfer:
         if not missing:
             return
         with ThreadPoolExecutor(policy.connections, thread_name_prefix="flagai-fetch") as pool:
-            # The first request tells whether the server knows ranges; only then others begin.
-            answered = threading.Event()
-            running = [pool.submit(self._work, gaps, missing[0], answered)]
-            answered.wait()
-            while len(running) < policy.connections and not gaps.empty() and not self.failed.is_set():
-                before = self.part.count
-                wait(running[:1], timeout=policy.ramp)
-                # Where one connection is fast, more of them only compete for the processor.
-                if self.part.count - before < policy.fast * policy.ramp:
-                    running.append(pool.submit(self._work, gaps))
-            errors = [error for future in running if (error := future.exception()) is not None]
+            try:
+                # The first request tells whether the server knows ranges; only then others begin.
+                answered = threading.Event()
+                running = [pool.submit(self._work, gaps, missing[0], answered)]
+                answered.wait()
+                while len(running) < policy.connections and not gaps.empty() and not self.failed.is_set():
+                    before = self.part.count
+                    wait(running[:1], timeout=policy.ramp)
+                    # Where one connection is fast, more of them only compete for the processor.
+                    if self.part.count - before < policy.fast * policy.ramp:
+                        running.append(pool.submit(self._work, gaps))
+                errors = [error for future in running if (error := future.exception()) is not None]
+            except BaseException:  # Ctrl-C: the others would go on to the end of the file
+                self.failed.set()
+                raise
         for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
             raise error
 
@@ -192,6 +196,8 @@ class _Transfer:
             if not self.ranges and position:
                 self._begin_anew()
                 position = start
+            if self._reached(position, finish):
+                return  # the connection broke after the last byte
             begin = position
             try:
                 response = self._ask(position, finish)
@@ -200,21 +206,28 @@ class _Transfer:
                     if answered is not None:
                         answered.set()
                     for data in self._stream(response):
-                        if finish is not None and position + len(data) > finish:
-                            raise ChangedError(f"{self._what} sends more than the announced {finish} bytes")
-                        self.part.write(position, data)
+                        self._keep(position, data, finish)
                         position += len(data)
-                        self.advance(len(data))
                 if finish is not None and position < finish:
                     raise TemporaryError(f"{self._what}: the connection closed {finish - position} bytes early")
             except TemporaryError as error:
                 error.progress |= self.ranges and position - begin >= _NOTEWORTHY
                 raise
 
-        if finish is None or position < finish:
+        if not self._reached(position, finish):
             self.web.patiently(attempt)
         if self.part.identity.size is None:
             self.part.learn(position, None)
+
+    def _keep(self, position: int, data: bytes, finish: int | None) -> None:
+        if finish is not None and position + len(data) > finish:
+            raise ChangedError(f"{self._what} sends more than the announced {finish} bytes")
+        self.part.write(position, data)
+        self.advance(len(data))
+
+    @staticmethod
+    def _reached(position: int, finish: int | None) -> bool:
+        return finish is not None and position >= finish
 
     @property
     def _what(self) -> str:

@@ -51,7 +51,7 @@ def read_beat(folder: Path) -> Beat | None:
     if not numbers:
         return None
     try:
-        text = (folder / f"{_PREFIX}{numbers[-1]}").read_text(encoding="utf-8")
+        text = (folder / f"{_PREFIX}{numbers[-1]}").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     try:
@@ -187,6 +187,10 @@ def _create(folder: Path, number: int, stale: Beat | None, policy: Policy) -> Lo
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / f"{_PREFIX}{number}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     except (FileExistsError, FileNotFoundError):  # FileNotFoundError: its last owner has just tidied up
+        for place in (folder, *folder.parents):
+            if place.is_symlink() and not place.exists():
+                gone = os.readlink(place)
+                raise HubError(f"{place} is a link to {gone}, which does not exist. Mount or make that.") from None
         return None
     below = [other for other in _numbers(folder) if other != number]
     if stale is None:

@@ -29,6 +29,12 @@ class Identity:
     origin: str
     validator: str | None = None
 
+    @property
+    def provable(self) -> bool:
+        """Whether a later transfer can tell that it is still the same file: sizes alone prove nothing."""
+        strong = self.validator is not None and not self.validator.startswith("W/")
+        return self.digest is not None or strong
+
     def continues(self, other: "Identity") -> bool:
         """Whether a transfer of this identity may go on with the bytes of another."""
         if self.size is None or self.size != other.size:
@@ -60,7 +66,7 @@ class Part:
 
     def _open_or_begin(self) -> None:
         known = self._read_notes()
-        if known is not None and self.identity.continues(known[0]):
+        if known is not None and known[0].provable and self.identity.continues(known[0]):
             self.identity = known[0]
             self.done = known[1]
         else:

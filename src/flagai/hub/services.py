@@ -98,7 +98,6 @@ class HuggingFace:
             None if large else _digest(entry.get("blobId"), 40),
             locate=lambda: Link(url, headers),
             path=cached,
-            frozen=True,
         )
 
 
@@ -116,7 +115,7 @@ class HuggingFaceCache:
         if config is None:
             raise HubError(f"holds no snapshot of {self.repository}")
         self.revision = config.parent.name
-        return Folder(self.spec, config.parent, frozen=True).files()
+        return Folder(self.spec, config.parent).files()
 
 
 @dataclass

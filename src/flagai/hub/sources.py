@@ -40,7 +40,6 @@ class RemoteFile:
         locate: finds the link; asked again when a link has expired.
         path: where the file lies if it is on this machine.
         measured: the size came with a link, so a later link may tell another.
-        frozen: the file at ``path`` is never changed in place, so it may be linked instead of copied.
     """
 
     name: str
@@ -50,7 +49,6 @@ class RemoteFile:
     locate: Callable[[], Link] | None = None
     path: Path | None = None
     measured: bool = False
-    frozen: bool = False
 
 
 class Source(Protocol):
@@ -104,7 +102,6 @@ class Folder:
     spec: str
     folder: Path | None
     revision: str | None = None
-    frozen: bool = False
 
     def files(self) -> list[RemoteFile]:
         """All files in the folder and below, without hidden ones."""
@@ -115,7 +112,7 @@ class Folder:
             name = path.relative_to(self.folder).as_posix()
             if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
                 size = path.stat().st_size
-                found.append(RemoteFile(safe_name(name, self.spec), size, path=path, frozen=self.frozen))
+                found.append(RemoteFile(safe_name(name, self.spec), size, path=path))
         return found
 
 

@@ -1,6 +1,7 @@
 """What is missing in a model's folder, found out without asking anybody."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,8 +94,15 @@ def _present(folder: Path, entry: str) -> bool:
     patterns = {"config": ("config.json",), "tokenizer": VOCABULARIES}.get(entry, (entry,))
     if not folder.is_dir():
         return False
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return any(matches(name, patterns) for name in names if not name.startswith(f"{WORK}/"))
+    return any(matches(name, patterns) for name in _names(folder))
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The files of a folder, without flagai's own, which others make and remove at this moment."""
+    for place, folders, files in os.walk(folder):  # unlike rglob, it passes over folders that vanish
+        if WORK in folders:
+            folders.remove(WORK)
+        yield from ((Path(place) / file).relative_to(folder).as_posix() for file in files)
 
 
 def _was_cut(path: Path, entry: Entry) -> bool:

@@ -32,9 +32,7 @@ class TemporaryError(HubError):
         stranger: whether the server has not answered once yet, so that it is probably dead or blocked.
     """
 
-    def __init__(
-        self, message: str, wait: float | None = None, progress: bool = False, stranger: bool = False
-    ) -> None:
+    def __init__(self, message: str, wait: float | None = None, progress: bool = False, stranger: bool = False) -> None:
         super().__init__(message)
         self.wait = wait
         self.progress = progress

@@ -48,7 +48,9 @@ def obtain(download_path: str | Path | None, model_name: str, *, weights: bool =
     card = _card(folder, model_name or str(download_path))
     if card is None:
         return Found(folder)
-    target = folder if model_name else settings.home() / card.name
+    root = settings.home() if download_path is None or not model_name else Path(download_path)
+    # One folder per model, however its name is spelt; one that the user has made is used.
+    target = folder if model_name and folder.is_dir() else root / card.name
     for place in _places(target, card):
         if _is_here(place, weights):
             return Found(place)
@@ -99,11 +101,11 @@ def _card(folder: Path, name: str) -> "Card | None":
 
 
 def _places(target: Path, card: "Card") -> list[Path]:
-    """Where a known model may already be: as the user spells it, as the catalog does, in a Python package."""
+    """Where a known model may already be: in its folder, or in a Python package."""
     from flagai.catalog.packages import package_folder
 
     package = package_folder(card)
-    return [target, target.with_name(card.name), *([package] if package is not None else [])]
+    return [target, *([package] if package is not None else [])]
 
 
 def _fetched(card: "Card", target: Path, weights: bool) -> Found:
