@@ -7,6 +7,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from flagai.cli import hub as commands
+from flagai.hub import ensure
+from flagai.hub.remove import remove_downloaded
 from tests.hub.conftest import FILES, contents
 from tests.hub.server import Hub
 
@@ -58,6 +60,14 @@ def test_another_source_of_a_name(hub: Hub, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert contents(tmp_path / "GLM-large-ch") == FILES
     assert hub.requests("/api/search") == []
+
+
+def test_what_was_edited_is_not_removed(hub: Hub, tmp_path: Path) -> None:
+    folder = ensure("hf:owner/glm", tmp_path / "glm")
+    (folder / "config.json").write_text("{}")
+    left = remove_downloaded(folder)
+    assert left == ["config.json"]
+    assert not (folder / "pytorch_model.bin").exists()
 
 
 def test_what_was_not_downloaded_is_not_removed(hub: Hub, tmp_path: Path) -> None:

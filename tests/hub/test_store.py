@@ -268,3 +268,11 @@ def test_looking_after_a_complete_folder_loads_little(filled: Path) -> None:
     command = [sys.executable, "-c", program, str(filled)]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "requests", "urllib3", "huggingface_hub", "rich", "typer"} & set(loaded)
+
+
+def test_a_folder_holds_one_model(hub: Hub, tmp_path: Path) -> None:
+    hub.models["other/model"] = dict(FILES)
+    ensure("hf:owner/glm", tmp_path / "m")
+    with pytest.raises(HubError, match="holds glm from hf:owner/glm, not model"):
+        ensure("hf:other/model", tmp_path / "m")
+    ensure("hf:owner/glm", tmp_path / "m")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from flagai.errors import HubError
 from flagai.hub.lock import read_beat
-from flagai.hub.manifest import Manifest
+from flagai.hub.manifest import Entry, Manifest, head_of, sha256_of
 from flagai.hub.names import MANIFEST, WORK
 from flagai.hub.policy import Policy
+
+_LARGE = 1 << 30
 
 
 def remove_downloaded(folder: Path) -> list[str]:
@@ -19,7 +21,7 @@ def remove_downloaded(folder: Path) -> list[str]:
         folder: the model's folder.
 
     Returns:
-        The names of files that stay because somebody else put them there.
+        The names of files that stay because somebody else put them there or changed them.
 
     Raises:
         HubError: nothing there was downloaded, or a download is running.
@@ -28,7 +30,9 @@ def remove_downloaded(folder: Path) -> list[str]:
     if manifest is None and not (folder / WORK).exists():
         raise HubError(f"{folder} was not downloaded by flagai. Remove it yourself if you do not need it.")
     _check_idle(folder / WORK)
-    for name in manifest.files if manifest is not None else ():
+    for name, entry in manifest.files.items() if manifest is not None else ():
+        if not _is_as_fetched(folder / name, entry):
+            continue
         (folder / name).unlink(missing_ok=True)
         for parent in (folder / name).parents:
             if parent == folder or folder not in parent.parents:
@@ -40,6 +44,13 @@ def remove_downloaded(folder: Path) -> list[str]:
     with suppress(OSError):
         folder.rmdir()
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _is_as_fetched(path: Path, entry: Entry) -> bool:
+    """Whether nobody has changed a file; of very large ones only the size and the beginning are compared."""
+    if not path.is_file() or path.stat().st_size != entry.size or head_of(path) != entry.head:
+        return False
+    return entry.size > _LARGE or sha256_of(path) == entry.sha256
 
 
 def _check_idle(work: Path) -> None:

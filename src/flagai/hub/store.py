@@ -45,6 +45,7 @@ def ensure(
     """
     order = order_for(model, folder, wanted=wanted, sources=sources, force=force, policy=policy)
     state = Survey(missing=["everything"]) if force else survey(order.folder, order.wanted)
+    _check_model(order, state)
     if state.complete:
         return order.folder
     if settings.offline():
@@ -53,6 +54,19 @@ def ensure(
     with suppress(OSError):
         (order.folder / WORK).rmdir()
     return order.folder
+
+
+def _check_model(order: "Order", state: Survey) -> None:
+    """A folder holds one model: what was fetched for another one is not taken for this."""
+    manifest = state.manifest
+    if manifest is None or manifest.name == order.model.name:
+        return
+    places = {spec.partition("@")[0] for spec in (*order.sources, *order.model.sources)}
+    if manifest.source.partition("@")[0] not in places:
+        raise HubError(
+            f"{order.folder} holds {manifest.name} from {manifest.source}, not {order.model.name}. Choose another "
+            "folder, or say --force to replace what is there."
+        )
 
 
 def _fill(order: Order) -> None:
