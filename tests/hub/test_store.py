@@ -264,7 +264,7 @@ def test_a_damaged_manifest_is_named(filled: Path) -> None:
 
 
 def test_looking_after_a_complete_folder_loads_little(filled: Path) -> None:
-    program = "import sys; from flagai.hub import ensure; ensure('hf:a/b', sys.argv[1]); print(*sys.modules)"
+    program = "import sys; from flagai.hub import ensure; ensure('hf:owner/glm', sys.argv[1]); print(*sys.modules)"
     command = [sys.executable, "-c", program, str(filled)]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "requests", "urllib3", "huggingface_hub", "rich", "typer"} & set(loaded)

@@ -59,7 +59,7 @@ def ensure(
 def _check_model(order: "Order", state: Survey) -> None:
     """A folder holds one model: what was fetched for another one is not taken for this."""
     manifest = state.manifest
-    if manifest is None or manifest.name == order.model.name:
+    if manifest is None or order.model.name in (manifest.name, order.folder.name):
         return
     places = {spec.partition("@")[0] for spec in (*order.sources, *order.model.sources)}
     if manifest.source.partition("@")[0] not in places:
