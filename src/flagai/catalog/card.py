@@ -159,10 +159,6 @@ class Card:
         """The sources, understood."""
         return tuple(Source.parse(source) for source in self.sources)
 
-    def file_names(self) -> tuple[str, ...]:
-        """The names of the files, each once."""
-        return tuple(dict.fromkeys(file.name for file in self.files))
-
     def file(self, name: str, source: str) -> File:
         """What must hold for a file that comes from a source.
 

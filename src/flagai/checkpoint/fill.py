@@ -44,7 +44,7 @@ def fill(
         The report; ``fresh`` and ``untied`` are left for the caller to act upon.
 
     Raises:
-        LoadError: a tensor is missing, unexpected or of the wrong shape. The model is as it was.
+        LoadError: a tensor is missing, unexpected, or of the wrong shape or type. The model is as it was.
     """
     report = LoadReport(str(checkpoint.path), type(model).__name__)
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -131,8 +131,8 @@ def _removable(optional: tuple[str, ...], chosen: list[str], report: LoadReport)
         and not any(name.startswith(module + ".") for name in chosen)
     ]
     report.absent = removable
-    kept = [line for line in report.missing if not line.startswith(tuple(f"{module}." for module in removable))]
-    report.missing = kept if removable else report.missing
+    prefixes = tuple(f"{module}." for module in removable)
+    report.missing = [line for line in report.missing if not line.startswith(prefixes)]
     return removable
 
 
