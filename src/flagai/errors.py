@@ -21,6 +21,10 @@ class ModelNotFoundError(FlagAIError, FileNotFoundError):
     """No model of this name or path is present."""
 
 
+class VocabularyError(ModelNotFoundError):
+    """A tokenizer's file is damaged, or not of the kind that the model needs."""
+
+
 class InputError(FlagAIError, ValueError):
     """A model or a task was called with arguments that cannot be right."""
 

@@ -1,19 +1,20 @@
 """BERT's WordPiece tokenizer, from ``tokenizer.json`` or ``vocab.txt``."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
+from tokenizers.normalizers import BertNormalizer, Normalizer, Replace
+from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from flagai.errors import ModelNotFoundError
+from flagai.data.tokenizer.description import read_settings
+from flagai.errors import ModelNotFoundError, VocabularyError
 
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def load_wordpiece(folder: str | Path) -> Tokenizer:
@@ -24,43 +25,101 @@ def load_wordpiece(folder: str | Path) -> Tokenizer:
             ``do_lower_case`` is honoured (default: lower case, accents stripped).
 
     Raises:
-        ModelNotFoundError: the folder has neither file, or a file is damaged.
+        ModelNotFoundError: the folder has neither file.
+        VocabularyError: a file is damaged.
     """
     folder = Path(folder)
-    try:
-        if (folder / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            tokenizer.no_padding()
-            tokenizer.no_truncation()
-            return tokenizer
-        if (folder / "vocab.txt").is_file():
-            return _from_vocabulary(folder / "vocab.txt", lower=_lower_case(folder))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise ModelNotFoundError(f"The tokenizer files in {folder} cannot be read: {error}") from error
+    if (folder / "tokenizer.json").is_file():
+        return load_fast(folder / "tokenizer.json")
+    if (folder / "vocab.txt").is_file():
+        return from_vocabulary(folder / "vocab.txt")
     raise ModelNotFoundError(f"{folder} has no tokenizer: expected tokenizer.json or vocab.txt.")
 
 
-def _lower_case(folder: Path) -> bool:
-    path = folder / "tokenizer_config.json"
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return bool(settings.get("do_lower_case", True))
+def load_fast(path: Path) -> Tokenizer:
+    """Read a ``tokenizer.json``; ``do_lower_case`` in the ``tokenizer_config.json`` beside it wins.
+
+    Raises:
+        VocabularyError: the file is damaged.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise VocabularyError(f"{path} cannot be read: {error}. Fetch it again.") from error
+    lower = read_settings(path.with_name("tokenizer_config.json")).get("do_lower_case")
+    if isinstance(tokenizer.normalizer, BertNormalizer) and isinstance(lower, bool):
+        tokenizer.normalizer.lowercase = lower
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
-def _from_vocabulary(path: Path, *, lower: bool) -> Tokenizer:
-    # Only "\n" ends an entry: some vocabularies hold other line separators as tokens.
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    vocabulary = {token.rstrip("\r"): index for index, token in enumerate(lines)}
-    missing = [token for token in _SPECIAL if token not in vocabulary]
-    if missing:
-        raise ModelNotFoundError(f"{path} lacks {', '.join(missing)}: it is no BERT vocabulary.")
+def from_vocabulary(path: Path, *, strip_accents: bool | None = None) -> Tokenizer:
+    """Make a tokenizer of a ``vocab.txt``.
+
+    Args:
+        path: the file.
+        strip_accents: whether accents are dropped; default: where ``do_lower_case`` is on.
+
+    Raises:
+        VocabularyError: the file is damaged, or no BERT vocabulary.
+    """
+    vocabulary = _read_vocabulary(path)
+    options = read_settings(path.with_name("tokenizer_config.json"))
+    lower = bool(options.get("do_lower_case", True))
+    if strip_accents is None:
+        strip_accents = options.get("strip_accents")
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
-    tokenizer.normalizer = BertNormalizer(lowercase=lower, strip_accents=lower)
+    normalizer = BertNormalizer(
+        lowercase=lower,
+        strip_accents=lower if strip_accents is None else strip_accents,
+        handle_chinese_chars=bool(options.get("tokenize_chinese_chars", True)),
+    )
+    tokenizer.normalizer = NormalizerSequence([_final_sigma(), normalizer]) if lower else normalizer
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _SPECIAL])
+    add_commands(tokenizer, SPECIAL)
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     return tokenizer
+
+
+def add_commands(tokenizer: Tokenizer, tokens: Sequence[str], swallowing: Sequence[str] = ()) -> None:
+    """Let a tokenizer cut literal command tokens out of a text.
+
+    Args:
+        tokenizer: the tokenizer; a token that its vocabulary lacks is put behind it, in order.
+        tokens: the command tokens.
+        swallowing: those that swallow the blanks before them.
+    """
+    tokenizer.add_special_tokens([AddedToken(text, lstrip=text in swallowing, normalized=False) for text in tokens])
+
+
+def _final_sigma() -> Normalizer:
+    """At the end of a word Σ becomes ς; the library, which looks at single characters, would write σ."""
+    return Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    # Only "\n" ends an entry: some vocabularies hold other line separators as tokens.
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabularyError(f"{path} is no text in UTF-8: {error}. Fetch it again.") from error
+    vocabulary: dict[str, int] = {}
+    for index, line in enumerate(lines):
+        token = line.rstrip("\r")
+        # A token that is there twice keeps its last id; its first row stays empty, so that no other id moves.
+        earlier = vocabulary.get(token)
+        if earlier is not None:
+            vocabulary[f"{token}\n{earlier}"] = earlier
+        vocabulary[token] = index
+    missing = [token for token in SPECIAL if token not in vocabulary]
+    if missing:
+        raise VocabularyError(
+            f"{path} lacks {', '.join(missing)}: it is no BERT vocabulary, or it is damaged. Fetch it again."
+        )
+    return vocabulary

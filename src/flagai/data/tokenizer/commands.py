@@ -1,0 +1,209 @@
+"""Command tokens: which there are, by kind of tokenizer, and how to find them by name, id or text."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from flagai.errors import InputError, VocabularyError
+
+END, SOP, EOP = "<|endoftext|>", "<|startofpiece|>", "<|endofpiece|>"
+SENTINELS = 100  # T5's <extra_id_0> ... <extra_id_99>, counted from the end
+# THUDM's names for two tokens.
+_ALIASES = {"ENC": "cls", "MASK": "mask"}
+
+
+@dataclass(frozen=True)
+class CommandToken:
+    """A token with a meaning of its own.
+
+    Args:
+        name: what it is called in the interface, such as "gMASK".
+        token: its text, such as "[gMASK]".
+        Id: its id; FlagAI spells it so.
+        lstrip: whether it swallows the blanks before it.
+    """
+
+    name: str
+    token: str
+    Id: int
+    lstrip: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of command tokens.
+
+    Args:
+        name: as in :class:`CommandToken`.
+        token: as in :class:`CommandToken`.
+        after: how far behind the vocabulary its id is; None: it is in the vocabulary.
+    """
+
+    name: str
+    token: str
+    after: int | None = None
+
+
+def _chinese_glm(g_mask: int, d_block: int) -> tuple[Row, ...]:
+    """The tables of Chinese GLM, which differ in the last rows; the id that follows [UNK]'s is not used."""
+    return (
+        Row("pad", END, 0),
+        Row("eos", END, 0),
+        Row("sep", "[SEP]", 1),
+        Row("cls", "[CLS]", 2),
+        Row("mask", "[MASK]", 3),
+        Row("unk", "[UNK]", 4),
+        Row("sop", SOP, 6),
+        Row("eop", EOP, 7),
+        Row("sMASK", "[sMASK]", 8),
+        Row("gMASK", "[gMASK]", g_mask),
+        Row("dBLOCK", "[dBLOCK]", d_block),
+    )
+
+
+# Of two names with one id, the first is what the id decodes to. Source: THUDM/GLM data_utils/tokenization.py.
+TABLES: dict[str, tuple[Row, ...]] = {
+    "fixed": _chinese_glm(9, 10),
+    "unfixed": _chinese_glm(7, 9),
+    "wordpiece": (
+        Row("pad", "[PAD]"),
+        Row("eos", "[PAD]"),
+        Row("cls", "[CLS]"),
+        Row("sep", "[SEP]"),
+        Row("mask", "[MASK]"),
+        Row("unk", "[UNK]"),
+        Row("sop", SOP, 0),
+        Row("eop", EOP, 1),
+        Row("gMASK", "[gMASK]", 2),
+        Row("sMASK", "[sMASK]", 3),
+    ),
+    "glm-bpe": (
+        Row("pad", END),
+        Row("eos", END),
+        Row("sop", SOP, 0),
+        Row("eop", EOP, 1),
+        Row("cls", "[CLS]", 2),
+        Row("mask", "[MASK]", 3),
+        Row("sep", "[SEP]", 4),
+        Row("unk", "[UNK]", 5),
+        Row("gMASK", "[gMASK]", 6),
+        Row("sMASK", "[sMASK]", 7),
+        Row("dBLOCK", "[dBLOCK]", 8),
+    ),
+    "glm-roberta": (
+        Row("pad", "</s>"),
+        Row("eos", "</s>"),
+        Row("sep", "</s>"),
+        Row("cls", "<s>"),
+        Row("mask", "<mask>"),
+        Row("unk", "<unk>"),
+        Row("sop", SOP, 0),
+        Row("eop", EOP, 1),
+    ),
+    "gpt2": (Row("pad", END), Row("bos", END), Row("eos", END)),
+    "t5": (Row("pad", "<pad>"), Row("eos", "</s>"), Row("unk", "<unk>")),
+}
+SENTINEL_ROWS = tuple(Row(f"extra_id_{n}", f"<extra_id_{n}>", SENTINELS - 1 - n) for n in range(SENTINELS))
+_SWALLOWING = ("mask", "sMASK", "gMASK")
+# WordPiece drops blanks anyway, and T5's sentinels stand between words.
+_TABLES_WITH_BLANKS = ("fixed", "unfixed", "glm-bpe", "glm-roberta")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a text: a command token, or what stands between two of them.
+
+    Args:
+        text: the part.
+        start: where it begins in the whole text.
+        command: the command token, if it is one.
+    """
+
+    text: str
+    start: int
+    command: CommandToken | None = None
+
+
+class Commands:
+    """The command tokens of one tokenizer.
+
+    Args:
+        tokens: all of them, in the order of their importance.
+    """
+
+    def __init__(self, tokens: Iterable[CommandToken]) -> None:
+        self.tokens = tuple(tokens)
+        self.by_name = {token.name: token for token in self.tokens}
+        self.by_id: dict[int, CommandToken] = {}
+        self.by_text: dict[str, CommandToken] = {}
+        for token in self.tokens:
+            self.by_id.setdefault(token.Id, token)
+            self.by_text.setdefault(token.token, token)
+        self._literal = re.compile("|".join(re.escape(text) for text in self.by_text) or r"(?!)")
+
+    @classmethod
+    def of_table(cls, table: str, size: int, look_up: Callable[[str], int | None], place: str) -> "Commands":
+        """The command tokens of a table.
+
+        Args:
+            table: one of ``TABLES``.
+            size: how many tokens the vocabulary has.
+            look_up: finds the id of a token of the vocabulary.
+            place: the vocabulary's file, for errors.
+
+        Raises:
+            VocabularyError: the vocabulary lacks a token.
+        """
+        rows = TABLES[table]
+        if table == "t5" and look_up("▁<extra_id_0>") is None:
+            listed = look_up(SENTINEL_ROWS[0].token) is not None
+            rows += tuple(Row(row.name, row.token) for row in SENTINEL_ROWS) if listed else SENTINEL_ROWS
+        missing = [row.token for row in rows if row.after is None and look_up(row.token) is None]
+        if missing:
+            raise VocabularyError(
+                f"{place} lacks {', '.join(dict.fromkeys(missing))}: it is no vocabulary of the kind {table!r}, or "
+                "it is damaged. Fetch it again, or put the model's own file there."
+            )
+        return cls(_token(row, table, size, look_up) for row in rows)
+
+    def find(self, name: str) -> int | None:
+        """The id of a command token, or None if there is none of this name."""
+        token = self.by_name.get(_ALIASES.get(name, name))
+        return None if token is None else token.Id
+
+    def get(self, name: str) -> int:
+        """The id of a command token.
+
+        Raises:
+            InputError: there is none of this name; the message lists all.
+        """
+        found = self.find(name)
+        if found is None:
+            near = difflib.get_close_matches(name, self.by_name, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            known = ", ".join([entry for entry in self.by_name if not entry.startswith("extra_id_")])
+            raise InputError(f"This tokenizer has no command token {name!r}.{hint} It has: {known or 'none'}.")
+        return found
+
+    def split(self, text: str) -> Iterator[Part]:
+        """Cut a text at its literal command tokens; parts without a visible character are left out."""
+        start = 0
+        for match in self._literal.finditer(text):
+            command = self.by_text[match.group()]
+            before = text[start : match.start()]
+            yield from _ordinary(before.rstrip() if command.lstrip else before, start)
+            yield Part(match.group(), match.start(), command)
+            start = match.end()
+        yield from _ordinary(text[start:], start)
+
+
+def _token(row: Row, table: str, size: int, look_up: Callable[[str], int | None]) -> CommandToken:
+    number = look_up(row.token) if row.after is None else size + row.after
+    assert number is not None  # noqa: S101  # of_table has looked
+    return CommandToken(row.name, row.token, number, row.name in _SWALLOWING and table in _TABLES_WITH_BLANKS)
+
+
+def _ordinary(text: str, start: int) -> Iterator[Part]:
+    if text and not text.isspace():
+        yield Part(text, start)

@@ -1,0 +1,64 @@
+"""Hugging Face's ``tokenizers``: WordPiece, byte-level BPE and any ``tokenizer.json``."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from tokenizers import Encoding as RustEncoding
+from tokenizers import Tokenizer as RustTokenizer
+
+from flagai.data.tokenizer.encoding import Encoding, Surface
+
+Join = Callable[[Iterable[str]], str]
+
+
+class RustEngine:
+    """A tokenizer of the library ``tokenizers``, which knows its command tokens itself.
+
+    Args:
+        tokenizer: it neither pads nor truncates.
+        join: makes a text of tokens; None leaves it to the tokenizer's own decoder.
+        keep_blank: whether a text of nothing but blanks has tokens, where the tokenizer knows blanks at all.
+    """
+
+    def __init__(self, tokenizer: RustTokenizer, join: Join | None = None, *, keep_blank: bool = True) -> None:
+        self.tokenizer = tokenizer
+        self._join = join
+        self._keep_blank = keep_blank
+        self.size: int = tokenizer.get_vocab_size(with_added_tokens=False)
+
+    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of every text."""
+        encoded = self.tokenizer.encode_batch_fast(self._visible(texts), add_special_tokens=False)
+        return [entry.ids for entry in encoded]
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """The encoding of every text."""
+        encoded = self.tokenizer.encode_batch(self._visible(texts), add_special_tokens=False)
+        return [Encoding(entry.ids, partial(_surface, entry)) for entry in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, command tokens as they are written."""
+        if self._join is None:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        return self._join([self.token(number) for number in ids])
+
+    def token(self, number: int) -> str:
+        """The token of an id."""
+        return self.tokenizer.id_to_token(number) or ""
+
+    def find(self, token: str) -> int | None:
+        """The id of a token, if it is in the vocabulary."""
+        number: Any = self.tokenizer.token_to_id(token)
+        return None if number is None else int(number)
+
+    def vocabulary(self) -> dict[str, int]:
+        """All tokens, without command tokens that were added."""
+        return dict(self.tokenizer.get_vocab(with_added_tokens=False))
+
+    def _visible(self, texts: Sequence[str]) -> list[str]:
+        return list(texts) if self._keep_blank else ["" if text.isspace() else text for text in texts]
+
+
+def _surface(entry: RustEncoding) -> Surface:
+    return Surface(entry.tokens, entry.offsets)

@@ -1,0 +1,122 @@
+"""SentencePiece: Chinese GLM and T5."""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from flagai.data.tokenizer.commands import Commands, Part
+from flagai.data.tokenizer.encoding import Encoding, Span, Surface
+from flagai.errors import VocabularyError
+
+_BLANK = "▁"
+_MANY = 64  # from so many texts on, threads pay
+
+
+def load_sentencepiece(path: Path) -> Any:
+    """Read a SentencePiece model.
+
+    Raises:
+        VocabularyError: the file is damaged.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        # From memory, because the library cannot open every path of every system.
+        return SentencePieceProcessor(model_proto=path.read_bytes())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise VocabularyError(f"{path} is damaged, or no SentencePiece model: {error}. Fetch it again.") from error
+
+
+class SentencePieceEngine:
+    """A SentencePiece model with command tokens around it.
+
+    The parts between command tokens are encoded separately, so that each begins a word.
+
+    Args:
+        processor: the model.
+        commands: the command tokens.
+        spaced: whether decoding keeps the space of a word that follows a command token, as T5 does; GLM's texts are
+            put together as they are.
+    """
+
+    def __init__(self, processor: Any, commands: Commands, *, spaced: bool) -> None:
+        self._processor = processor
+        self._commands = commands
+        self._spaced = spaced
+        self.size: int = processor.get_piece_size()
+
+    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of every text."""
+        return self._rows([list(self._commands.split(text)) for text in texts])
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """The encoding of every text."""
+        parts = [list(self._commands.split(text)) for text in texts]
+        return [Encoding(ids, partial(self._surface, row)) for ids, row in zip(self._rows(parts), parts, strict=True)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, command tokens as they are written."""
+        out: list[str] = []
+        for is_command, run in groupby(ids, key=self._commands.by_id.__contains__):
+            if is_command:
+                out += [self._commands.by_id[number].token for number in run]
+                continue
+            pieces = list(run)
+            blank = self._spaced and out and self._processor.id_to_piece(pieces[0]).startswith(_BLANK)
+            out += [" "] * bool(blank) + [self._processor.decode(pieces)]
+        return "".join(out)
+
+    def token(self, number: int) -> str:
+        """The piece of an id below ``size``."""
+        return str(self._processor.id_to_piece(number))
+
+    def find(self, token: str) -> int | None:
+        """The id of a piece, if it is in the vocabulary."""
+        number: int = self._processor.piece_to_id(token)
+        return number if self._processor.id_to_piece(number) == token else None
+
+    def vocabulary(self) -> dict[str, int]:
+        """All pieces."""
+        return {self.token(number): number for number in range(self.size)}
+
+    def _rows(self, texts: list[list[Part]]) -> list[list[int]]:
+        ordinary = [part.text for parts in texts for part in parts if part.command is None]
+        threads = -1 if len(ordinary) >= _MANY else 1
+        encoded = iter(self._processor.encode(ordinary, out_type=int, num_threads=threads))
+        return [
+            [number for part in parts for number in (next(encoded) if part.command is None else [part.command.Id])]
+            for parts in texts
+        ]
+
+    def _surface(self, parts: list[Part]) -> Surface:
+        tokens: list[str] = []
+        offsets: list[Span] = []
+        for part in parts:
+            if part.command is not None:
+                tokens.append(part.text)
+                offsets.append((part.start, part.start + len(part.text)))
+                continue
+            pieces = self._processor.encode(part.text, out_type=str)
+            tokens += pieces
+            offsets += [(part.start + start, part.start + end) for start, end in self._spans(part.text, pieces)]
+        return Surface(tokens, offsets)
+
+    def _spans(self, text: str, pieces: list[str]) -> list[Span]:
+        """Where the pieces are in the text: they are the normalized text, whose characters know where they come from.
+
+        One character can become several ("½" is "1⁄2"); then a piece ends where the next character begins.
+        """
+        normal, starts = self._processor.normalize(text, with_offsets=True)
+        ends = list(starts)
+        for index in reversed(range(len(normal))):
+            ends[index] = starts[index + 1] if starts[index + 1] > starts[index] else ends[index + 1]
+        if normal.startswith(_BLANK) and starts[1] == starts[0]:
+            ends[0] = starts[0]  # the blank that is put before every text comes from nowhere
+        spans: list[Span] = []
+        at = 0
+        for piece in pieces:
+            spans.append((starts[at], ends[at + len(piece) - 1]))
+            at += len(piece)
+        return spans

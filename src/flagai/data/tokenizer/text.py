@@ -1,0 +1,72 @@
+"""Text before and after: what may come in, and how pieces become a text that one can read."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from flagai.errors import InputError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Han, kana, Hangul, full-width forms and their punctuation are written without spaces between them.
+_WITHOUT_SPACES = re.compile(
+    "[\u1100-\u11ff\u2010-\u2027\u2030-\u205e\u2e80-\u33ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff"
+    "\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]"
+)
+_CLOSES = frozenset(",.;:!?)]}%")  # no space before, one after if a word follows
+_OPENS = frozenset("([{$")  # one space before if a word precedes, none after
+_IN_NUMBERS = frozenset(",.:")
+_CONTINUES = "##"
+
+
+def clean(texts: Sequence[str]) -> list[str]:
+    """Check texts, and put U+FFFD in place of lone surrogates, which no encoding of text can hold.
+
+    Raises:
+        InputError: an element is not text; the message names its index.
+    """
+    if isinstance(texts, str):
+        raise InputError("A batch is a list of texts; put the single one into a list.")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"Text {index} is a {type(text).__name__}, not a str. Give texts only.")
+    return [text if text.isascii() else _SURROGATE.sub("\ufffd", text) for text in texts]
+
+
+def join_english(tokens: Iterable[str]) -> str:
+    """Join WordPiece tokens with spaces, gluing ``##``."""
+    return " ".join(tokens).replace(f" {_CONTINUES}", "").strip()
+
+
+def join_chinese(tokens: Iterable[str]) -> str:
+    """Join WordPiece tokens as Chinese is written: spaces only where two words of another script meet.
+
+    English in between is written as usual: no space before a closing punctuation mark, one after it.
+    """
+    pieces: list[str] = []
+    end = ""  # the last two characters
+    for token in tokens:
+        glued = token.startswith(_CONTINUES) and len(token) > len(_CONTINUES)
+        piece = token.removeprefix(_CONTINUES) if glued else token
+        if not piece:
+            continue
+        if not glued and end and _parted(end, piece):
+            pieces.append(" ")
+        pieces.append(piece)
+        end = (end + piece)[-2:]
+    return "".join(pieces)
+
+
+def _parted(left: str, right: str) -> bool:
+    """Whether a space belongs between two neighbours."""
+    last, first = left[-1], right[0]
+    if _WITHOUT_SPACES.match(last) or _WITHOUT_SPACES.match(first):
+        return False
+    word_follows = _is_word(first) or (first == "[" and right[-1] == "]" and len(right) > 1)
+    if last in _CLOSES:
+        number = last in _IN_NUMBERS and left[0].isdigit() and first.isdigit()
+        return word_follows and not number
+    return _is_word(last) and (word_follows or first in _OPENS)
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or unicodedata.category(character).startswith("M")

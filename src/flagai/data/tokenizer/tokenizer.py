@@ -1,0 +1,225 @@
+"""One tokenizer class for every model."""
+
+import operator
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from flagai.data.tokenizer import formats
+from flagai.data.tokenizer.building import Built, build
+from flagai.data.tokenizer.description import Description, describe
+from flagai.data.tokenizer.encoding import Encoding
+from flagai.data.tokenizer.flagai_names import FlagAINames
+from flagai.data.tokenizer.location import Location, find_card, locate
+from flagai.data.tokenizer.text import clean
+from flagai.errors import InputError
+
+# Embeddings have a multiple of so many rows; a model without training can choose one that no token has.
+_ROWS = 128
+
+
+class Tokenizer(FlagAINames):
+    """Text to token ids and back; it can be used by several threads and sent to other processes.
+
+    Literal command tokens in a text, such as "[gMASK]", become their ids.
+
+    Args:
+        description: what the tokenizer is.
+        built: its parts.
+    """
+
+    def __init__(self, description: Description, built: Built) -> None:
+        self.description = description
+        self._engine = built.engine
+        self._commands = built.commands
+        self.command_ids = frozenset(built.commands.by_id)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        tokenizer_model_name: str,
+        cache_dir: str | Path | None = None,
+        *,
+        fix_command_token: bool | None = None,
+        segmenter: str | None = None,
+        **redundant: Any,  # noqa: ARG003  # FlagAI's callers pass them
+    ) -> Self:
+        """Load the tokenizer of a model, and fetch its files, and no others, if they are not here.
+
+        Args:
+            tokenizer_model_name: the model's name, in any case, or its folder. A fine-tuned model has its base's.
+            cache_dir: the folder of models; default: the home of models.
+            fix_command_token: for Chinese GLM, whether [gMASK] has a row of its own; default: as the model was trained.
+            segmenter: for T5-PEGASUS, "jieba" (as it was trained) or "characters".
+            redundant: other arguments of FlagAI's method, which have no effect.
+
+        Raises:
+            ModelNotFoundError: there is no such folder, and the catalog has no such name.
+            HubError: the files cannot be fetched.
+            VocabularyError: a file is damaged.
+            ConfigError: something that is needed is not installed.
+        """
+        location = locate(str(tokenizer_model_name), cache_dir)
+        return cls._from_location(location, location.folder.name, fix_command_token, segmenter)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        name: str | None = None,
+        *,
+        fix_command_token: bool | None = None,
+        segmenter: str | None = None,
+    ) -> Self:
+        """Load a tokenizer from a folder; nothing is fetched.
+
+        Args:
+            folder: the files.
+            name: the model's name, if the folder is called otherwise.
+            fix_command_token: as in :meth:`from_pretrained`.
+            segmenter: as in :meth:`from_pretrained`.
+
+        Raises:
+            ModelNotFoundError: the folder has no tokenizer.
+            VocabularyError: a file is damaged.
+            ConfigError: something that is needed is not installed.
+        """
+        folder = Path(folder).expanduser()
+        name = name or folder.resolve().name
+        return cls._from_location(Location(folder, find_card(name)), name, fix_command_token, segmenter)
+
+    @classmethod
+    def _from_location(
+        cls, location: Location, name: str, fix_command_token: bool | None, segmenter: str | None
+    ) -> Self:
+        found = describe(location.folder, name if location.card is None else location.card.name, location.card)
+        description = found.changed(fix_command_token, segmenter)
+        return cls(description, build(description))
+
+    @property
+    def kind(self) -> str:
+        """What it is: "sentencepiece", "wordpiece", "bpe", "t5" or "fast"."""
+        return self.description.kind
+
+    @property
+    def language(self) -> str | None:
+        """The language of the model: "zh", "en" or None."""
+        return self.description.language
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.description.name!r}, kind={self.kind!r}, vocab_size={self.vocab_size})"
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; no command token is added.
+
+        Raises:
+            InputError: it is no text.
+        """
+        return self._engine.encode_ids(clean([text]))[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
+        """The ids of many texts, with tokens and their places in the original texts.
+
+        Raises:
+            InputError: an element is no text; the message names its index.
+        """
+        return self._engine.encode(clean(texts))
+
+    def encode_plus(
+        self,
+        text: str,
+        second_text: str | None = None,
+        target_text: str | None = None,
+        truncation: bool = True,
+        max_length: int | None = None,
+        padding: bool = True,
+    ) -> dict[str, Any]:
+        """A model's input as lists.
+
+        BERT and T5-PEGASUS: ``[CLS] text [SEP]``, ``[CLS] text [SEP] second [SEP]``, with ``token_type_ids``. GLM:
+        ``<|startofpiece|> text [SEP] target`` with positions, ``loss_mask`` and ``target_ids``. T5: ``text </s>``.
+        GPT-2: the text alone.
+
+        Args:
+            text: the (first) text.
+            second_text: the second text; for GLM the target.
+            target_text: the same; FlagAI has a name for each.
+            truncation: whether ``max_length`` is kept, by dropping tokens from the end of the longer text.
+            max_length: at most so many ids, command tokens included.
+            padding: for GLM with a target and ``max_length``, pad as FlagAI does: before ``<|endofpiece|>``.
+
+        Raises:
+            InputError: it is no text, or ``max_length`` cannot be kept.
+        """
+        formats.check_max_length(max_length)
+        texts = [entry for entry in (text, second_text if target_text is None else target_text) if entry is not None]
+        if text is None:
+            raise InputError("encode_plus needs a text, but got None.")
+        rows: list[list[int] | None] = [*self._engine.encode_ids(clean(texts)), None]
+        first, second = rows[0] or [], rows[1]
+        limit = max_length if truncation else None
+        if self.description.family == "glm":
+            if limit is not None and limit < 2:
+                raise InputError(f"max_length={limit} leaves no room for the 2 command tokens. Give a larger one.")
+            return formats.causal_glm(self.get_command_id, first, second, limit, padding=padding)
+        return self._with_commands(first, second, limit)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of ids.
+
+        Ids of rows that only fill up an embedding, as an untrained model may choose them, give nothing.
+
+        Args:
+            ids: the ids, also as a one-dimensional tensor.
+            skip_special_tokens: leave command tokens out.
+
+        Raises:
+            InputError: an id is not in the vocabulary.
+        """
+        left_out = self.command_ids if skip_special_tokens else frozenset()
+        numbers = [number for number in self._checked(ids) if number not in left_out]
+        size = self._engine.size
+        return self._engine.decode([number for number in numbers if number < size or number in self.command_ids])
+
+    def decode_batch(self, rows: Iterable[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
+        """The texts of many rows of ids.
+
+        Raises:
+            InputError: an id is not in the vocabulary.
+        """
+        return [self.decode(row, skip_special_tokens) for row in rows]
+
+    def _with_commands(self, first: list[int], second: list[int] | None, limit: int | None) -> dict[str, Any]:
+        """The ids with the command tokens of families other than GLM."""
+        cls, sep, eos = (self.find_command_id(name) for name in ("cls", "sep", "eos"))
+        if self.kind == "t5" and eos is not None:
+            added = 1 if second is None else 2
+        elif cls is not None and sep is not None:
+            added = 2 if second is None else 3
+        else:
+            added = int(second is not None and eos is not None)
+        if limit is not None:
+            formats.truncate(first, second, limit - added)
+        if self.kind == "t5" and eos is not None:
+            return formats.with_eos(eos, first, second)
+        if cls is not None and sep is not None:
+            return formats.with_ends(cls, sep, first, second)
+        return formats.plain(eos, first, second)
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        ids = ids.tolist() if hasattr(ids, "tolist") else ids
+        try:
+            numbers = [operator.index(number) for number in ids]
+        except TypeError as error:
+            raise InputError(f"decode takes a sequence of whole numbers, but got {ids!r:.80}.") from error
+        rows = -(-self.vocab_size // _ROWS) * _ROWS
+        for number in numbers:
+            if not 0 <= number < rows:
+                raise InputError(
+                    f"The id {number} is not in the vocabulary of {self.description.name}, whose ids are "
+                    f"0-{self.vocab_size - 1}. Does the model belong to this tokenizer?"
+                )
+        return numbers
