@@ -55,7 +55,7 @@ def test_a_sentence_alone_equals_the_sentence_in_a_batch(embedder: SentenceEmbed
 
 def test_batches_are_bounded_and_keep_the_order(embedder: SentenceEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = embedder.embed(SENTENCES)
-    monkeypatch.setattr("flagai.model.predictor.embedder._BATCH_TOKENS", 16)
+    monkeypatch.setattr("flagai.model.packing._CPU_TOKENS", 16)
     torch.testing.assert_close(embedder.embed(SENTENCES), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -12,9 +12,10 @@ import torch
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BertBlock, BlockStack
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, real_tokens, result
-from flagai.model.layer import Embeddings, KVCache, Mask, Pooler
+from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result
+from flagai.model.layer import Embeddings, KVCache, Mask, Packed, PackedRow, Pooler
 from flagai.model.layer.mask import visibility
+from flagai.model.layer.packed_row import Lengths
 from flagai.model.weights import bert
 
 # FlagAI's norms use this epsilon where its configuration names none; Hugging Face's default is 1e-12.
@@ -78,6 +79,11 @@ class BertConfig(ModelConfig):
         if len(values.get("id2label") or ()) != self.class_num:
             values = {key: value for key, value in values.items() if key not in ("id2label", "label2id")}
         return {**values, "num_labels": self.class_num}
+
+    @property
+    def longest_text(self) -> int:
+        """How many tokens of a text have a position."""
+        return self.max_position_embeddings - self.position_offset
 
     def check(self) -> None:
         """See the base class."""
@@ -144,6 +150,7 @@ class BertModel(BaseModel):
         token_type_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         *,
+        lengths: Lengths | None = None,
         position_ids: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
         output_hidden_states: bool = False,
@@ -158,6 +165,8 @@ class BertModel(BaseModel):
             token_type_ids: which of two sentences a token belongs to, [B, S]; default 0.
             attention_mask: [B, S], 1 at real tokens (default: all that are not padding); or a matrix [B, S, S] or
                 [B, 1, S, S] of who sees whom among the real tokens.
+            lengths: number of tokens of each text, [N], if the texts stand one after the other in one row [1, T],
+                without padding: every token is real then, and each text sees only itself.
             position_ids: [B, S]; default running.
             segment_ids: FlagAI's name of ``token_type_ids``.
             output_hidden_states: also return ``all_hidden_states``.
@@ -166,8 +175,9 @@ class BertModel(BaseModel):
             **redundant: ignored.
 
         Returns:
-            ``logits`` and ``hidden_states``, both [B, S, width]; ``pooled`` [B, width], unless the checkpoint
-            had no pooler; ``all_hidden_states`` (embeddings and every block's output); ``cache`` if one is in use.
+            ``logits`` and ``hidden_states``, both [B, S, width]; ``pooled`` [B, width] ([N, width] of packed texts),
+            unless the checkpoint had no pooler; ``all_hidden_states`` (embeddings and every block's output);
+            ``cache`` if one is in use.
 
         Raises:
             InputError: an argument has an impossible shape or value.
@@ -176,21 +186,29 @@ class BertModel(BaseModel):
         input_ids = checked_ids(input_ids)
         past, count = 0 if cache is None else cache.length, input_ids.shape[1]
         segments = segment_ids if token_type_ids is None else token_type_ids
-        valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id, past)
-        mask = padding_and_matrix(valid, attention_mask, cache, count)
-        mask = mask if causal is None else join(causal, mask)
+        row = packed_row(input_ids, lengths, attention_mask=attention_mask, cache=cache, causal=causal)
+        if row is None:
+            valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id, past)
+            mask = padding_and_matrix(valid, attention_mask, cache, count)
+            mask = mask if causal is None else join(causal, mask)
+        else:
+            row.check(self.config.longest_text)
+            mask = Packed(row)
         embedded = self.embed(
             input_ids,
-            position_ids=self._positions(input_ids, past) if position_ids is None else position_ids,
+            position_ids=self._positions(input_ids, past, row) if position_ids is None else position_ids,
             segment_ids=torch.zeros_like(input_ids) if segments is None else segments,
         )
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         seen = visibility(mask, count, past + count, input_ids.device)
         hidden = self.blocks(embedded, seen, cache=cache, states=states)
-        pooled = None if self.pooler is None else self.pooler(hidden[:, 0])
+        first = hidden[:, 0] if row is None else row.first(hidden)
+        pooled = None if self.pooler is None else self.pooler(first)
         return result(hidden, hidden, pooled=pooled, cache=cache, all_hidden_states=states)
 
-    def _positions(self, input_ids: torch.Tensor, past: int) -> torch.Tensor:
+    def _positions(self, input_ids: torch.Tensor, past: int, row: PackedRow | None) -> torch.Tensor:
+        if row is not None:
+            return (row.positions() + self.config.position_offset).to(input_ids.device)
         if self.config.position_offset:
             real = (input_ids != self.config.pad_token_id).long()
             return real.cumsum(1) * real + self.config.position_offset - 1

@@ -13,8 +13,9 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_backbone import BertConfig, BertModel
 from flagai.model.inputs import Output, checked_ids, real_tokens
-from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, Prefix
+from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, PackedRow, Prefix
 from flagai.model.layer.loss import cross_entropy, masked_cross_entropy, span_loss
+from flagai.model.layer.packed_row import Lengths
 from flagai.model.weights import bert
 
 __all__ = [
@@ -53,8 +54,15 @@ class _BertHead(BaseModel):
             raise InputError(f"A RoBERTa {type(self).__name__} cannot be written in the layout 'huggingface' yet.")
         return super()._plan_tensors(layout)
 
-    def valid(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Which tokens are real, [B, S]."""
+    def valid(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        lengths: Lengths | None = None,
+    ) -> torch.Tensor:
+        """Which tokens are real, [B, S]; of packed texts, which tokens of their padded form, [N, S]."""
+        if lengths is not None:
+            return PackedRow.of(lengths).valid().to(input_ids.device)
         valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id)
         return torch.ones_like(input_ids, dtype=torch.bool) if valid is None else valid
 
@@ -179,11 +187,11 @@ class BertForClsClassifier(_BertHead):
 
         Args:
             input_ids: [B, S]
-            labels: the class, [B].
+            labels: the class, [B] ([N] of packed texts).
             **others: see :meth:`BertModel.forward`.
 
         Returns:
-            ``logits`` [B, classes]; ``hidden_states``; ``loss`` with ``labels``.
+            ``logits`` [B, classes] ([N, classes] of packed texts); ``hidden_states``; ``loss`` with ``labels``.
         """
         output: Output = self.model(input_ids, **others)
         output["logits"] = self.classifier(output["pooled"])
@@ -223,8 +231,12 @@ class BertForSequenceLabeling(_BertHead):
         output: Output = self.model(input_ids, **others)
         output["logits"] = self.tagger(output["hidden_states"])
         if labels is not None:
-            valid = self.valid(checked_ids(input_ids), others.get("attention_mask"))
-            output["loss"] = self.loss(output["logits"], labels, valid)
+            lengths, logits = others.get("lengths"), output["logits"]
+            valid = self.valid(checked_ids(input_ids), others.get("attention_mask"), lengths)
+            if lengths is not None:
+                row = PackedRow.of(lengths)
+                logits, labels = row.pad(logits), row.pad(labels, fill=-100)
+            output["loss"] = self.loss(logits, labels, valid)
         return output
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -277,10 +289,13 @@ class BertForSequenceLabelingGP(_BertHead):
 
         Returns:
             ``logits`` [B, classes, S, S], above 0 for entities; ``hidden_states``; ``loss`` with ``labels``.
+            Of packed texts, labels and logits have the padded form, where B is N and S the longest length.
         """
         output: Output = self.model(input_ids, **others)
-        valid = self.valid(checked_ids(input_ids), others.get("attention_mask"))
-        output["logits"] = self.pointer(output["hidden_states"], valid)
+        lengths = others.get("lengths")
+        valid = self.valid(checked_ids(input_ids), others.get("attention_mask"), lengths)
+        row = None if lengths is None else PackedRow.of(lengths)
+        output["logits"] = self.pointer(output["hidden_states"], valid, row)
         if labels is not None:
             output["loss"] = span_loss(output["logits"], labels)
         return output

@@ -7,6 +7,7 @@ import torch
 from flagai.errors import InputError
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.mask import Dense, Mask, Padding
+from flagai.model.layer.packed_row import Lengths, PackedRow
 
 Output = dict[str, Any]
 
@@ -115,3 +116,28 @@ def padding_and_matrix(
 def join(first: Mask, second: Mask | None) -> Mask:
     """Both masks, if there are two."""
     return first if second is None else first & second
+
+
+def packed_row(input_ids: torch.Tensor, lengths: Lengths | None, **others: Any) -> PackedRow | None:
+    """Where the texts of a packed row lie; None if the ids are not packed.
+
+    Args:
+        input_ids: [1, T]
+        lengths: number of tokens of each text, [N]; None for padded rows.
+        **others: arguments that do not go with packed texts, by name.
+
+    Raises:
+        InputError: the lengths do not add up to the row, or one of the others is given.
+    """
+    if lengths is None:
+        return None
+    row = PackedRow.of(lengths)
+    if input_ids.shape != (1, row.total):
+        raise InputError(
+            f"lengths add up to {row.total} tokens, but input_ids have shape {list(input_ids.shape)}; "
+            f"expected one row, [1, {row.total}]."
+        )
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise InputError(f"Packed texts (lengths=) do not go with {', '.join(given)}.")
+    return row

@@ -14,10 +14,11 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, T5Block
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, real_tokens, result, visible
-from flagai.model.layer import Causal, Embeddings, KVCache, Mask, RelativeBias, RMSNorm, Visibility
+from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result, visible
+from flagai.model.layer import Causal, Embeddings, KVCache, Mask, Packed, RelativeBias, RMSNorm, Visibility
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
+from flagai.model.layer.packed_row import Lengths
 from flagai.model.weights import t5
 
 
@@ -128,7 +129,9 @@ class T5Stack(nn.Module):
         """[B, S, width] -> [B, S, width]; ``states`` and ``cross`` as in :class:`BlockStack`."""
         count = embedded.shape[1]
         keys = count if cache is None else cache.length + count
-        seen = visibility(mask, count, keys, embedded.device, bias=self.bias(count, keys))
+        # Scores depend on distances only: those of the longest packed text hold for all of them.
+        bias = self.bias(mask.row.longest, mask.row.longest) if isinstance(mask, Packed) else self.bias(count, keys)
+        seen = visibility(mask, count, keys, embedded.device, bias=bias)
         hidden = self.blocks(embedded, seen, cache=cache, states=states, **cross)
         return self.dropout(self.norm(hidden))
 
@@ -183,6 +186,8 @@ class T5Model(BaseModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         states: list[torch.Tensor] | None = None,
+        *,
+        lengths: Lengths | None = None,
     ) -> torch.Tensor:
         """Run the encoder.
 
@@ -190,14 +195,16 @@ class T5Model(BaseModel):
             input_ids: [B, K]
             attention_mask: 1 at real tokens, [B, K]; default all, padding included, as in the original.
             states: if given, the embeddings and every block's output are appended.
+            lengths: number of tokens of each text, [N], if the texts stand one after the other in one row [1, T].
+                For the decoder, give each a row again: ``PackedRow.of(lengths).pad(hidden)``.
 
         Shape:
             -> [B, K, width]
         """
         input_ids = checked_ids(input_ids)
-        mask = padding_and_matrix(
-            real_tokens(input_ids, attention_mask, None), attention_mask, None, input_ids.shape[1]
-        )
+        row = packed_row(input_ids, lengths, attention_mask=attention_mask)
+        valid = real_tokens(input_ids, attention_mask, None)
+        mask = padding_and_matrix(valid, attention_mask, None, input_ids.shape[1]) if row is None else Packed(row)
         hidden: torch.Tensor = self.encoder(self.embed(input_ids), mask, states=states)
         return hidden
 

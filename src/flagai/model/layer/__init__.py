@@ -8,8 +8,9 @@ from flagai.model.layer.embedding import Embeddings, Table
 from flagai.model.layer.feed_forward import FeedForward, GatedFeedForward
 from flagai.model.layer.global_pointer import GlobalPointer
 from flagai.model.layer.head import MaskLMHead, Pooler
-from flagai.model.layer.mask import Causal, Dense, Mask, Padding, Prefix, Visibility, visibility
+from flagai.model.layer.mask import Causal, Dense, Mask, Packed, Padding, Prefix, Visibility, visibility
 from flagai.model.layer.norm import LayerNorm, RMSNorm
+from flagai.model.layer.packed_row import PackedRow
 from flagai.model.layer.position import RelativeBias
 from flagai.model.layer.prompt import PromptSpell
 
@@ -27,6 +28,8 @@ __all__ = [
     "LayerNorm",
     "Mask",
     "MaskLMHead",
+    "Packed",
+    "PackedRow",
     "Padding",
     "Pooler",
     "Prefix",

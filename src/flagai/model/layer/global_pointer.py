@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from flagai.model.layer.packed_row import PackedRow
+
 # What masked spans are lowered by. Part of the published outputs; a score above 0 is an entity.
 _MASKED = 1e12
 
@@ -24,17 +26,20 @@ class GlobalPointer(nn.Module):
         self.inner_dim = inner_dim
         self.dense = nn.Linear(width, num_classes * inner_dim * 2)
 
-    def forward(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, valid: torch.Tensor, row: PackedRow | None = None) -> torch.Tensor:
         """Score all spans; those that end in padding or before their start are far below zero.
 
         Args:
-            hidden: [B, S, width]
+            hidden: [B, S, width], or [1, T, width] of packed texts.
             valid: True at real tokens, [B, S]
+            row: where packed texts lie.
 
         Shape:
             -> [B, C, S, S] (start, end), float32
         """
-        projected = self.dense(hidden).float().unflatten(-1, (-1, 2, self.inner_dim))
+        projected = self.dense(hidden).float()
+        projected = projected if row is None else row.pad(projected)
+        projected = projected.unflatten(-1, (-1, 2, self.inner_dim))
         query, key = (self._rotate(part).transpose(1, 2) for part in projected.unbind(-2))
         scores = query @ key.transpose(-1, -2)
         scores = scores.masked_fill(~valid[:, None, None, :], -_MASKED)

@@ -1,9 +1,17 @@
 """The one place where attention is computed."""
 
+from typing import cast
+
 import torch
 from torch.nn import functional as F
 
 from flagai.model.layer.mask import Visibility
+from flagai.model.layer.packed_row import PackedRow
+
+# What torch.nn.attention.varlen (flash attention) takes.
+_VARLEN_TYPES = (torch.float16, torch.bfloat16)
+_VARLEN_LARGEST_HEAD = 256
+_VARLEN_CAPABILITY = (8, 0)
 
 
 def attend(
@@ -31,6 +39,48 @@ def attend(
     mask = visibility.tensor
     if mask is not None and mask.is_floating_point():
         mask = mask.to(query.dtype)
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=visibility.causal, scale=scale
+    if visibility.row is None:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=visibility.causal, scale=scale
+        )
+    # [1, H, T, D] -> [T, H, D]: heads were split from the features, so this is how the numbers lie in memory.
+    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    if visibility.offsets is not None and mask is None and scale is None and not dropout and _has_varlen(query):
+        attended = _attend_varlen(rows, visibility.row, visibility.offsets)
+    else:
+        attended = _attend_runs(rows, visibility.row, mask, scale, dropout)
+    return attended.transpose(0, 1)[None]
+
+
+def _attend_runs(
+    rows: list[torch.Tensor], row: PackedRow, bias: torch.Tensor | None, scale: float | None, dropout: float
+) -> torch.Tensor:
+    """Packed texts, as many at once as stand beside each other with the same length, [T, H, D]."""
+    pieces, begin = [], 0
+    for count, length in row.runs:
+        end = begin + count * length
+        query, key, value = (part[begin:end].unflatten(0, (count, length)).transpose(1, 2) for part in rows)
+        mask = None if bias is None else bias[..., :length, :length]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+        pieces.append(attended.transpose(1, 2).flatten(0, 1))
+        begin = end
+    return torch.cat(pieces)
+
+
+def _has_varlen(query: torch.Tensor) -> bool:
+    """Whether flash attention for packed texts takes these numbers."""
+    return (
+        query.is_cuda
+        and query.dtype in _VARLEN_TYPES
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= _VARLEN_LARGEST_HEAD
+        and torch.cuda.get_device_capability(query.device) >= _VARLEN_CAPABILITY
     )
+
+
+def _attend_varlen(rows: list[torch.Tensor], row: PackedRow, offsets: torch.Tensor) -> torch.Tensor:
+    """Packed texts in one kernel, [T, H, D]."""
+    from torch.nn.attention.varlen import varlen_attn  # registers operators: not for every import of a model
+
+    query, key, value = rows
+    return cast(torch.Tensor, varlen_attn(query, key, value, offsets, offsets, row.longest, row.longest))

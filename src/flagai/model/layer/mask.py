@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from flagai.model.layer.packed_row import PackedRow
+
 
 class Mask:
     """Base of the masks."""
@@ -84,6 +86,22 @@ class Dense(Mask):
 
 
 @dataclass(frozen=True)
+class Packed(Mask):
+    """Texts that share a row see only themselves.
+
+    Args:
+        row: where the texts lie.
+    """
+
+    row: PackedRow
+
+    def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
+        """See the base class."""
+        text = torch.arange(len(self.row.lengths)).repeat_interleave(torch.tensor(self.row.lengths)).to(device)
+        return (text[-queries:, None] == text[-keys:])[None, None]
+
+
+@dataclass(frozen=True)
 class Both(Mask):
     """What two masks let through."""
 
@@ -102,10 +120,14 @@ class Visibility:
     Args:
         tensor: booleans (True: visible) or scores to add, broadcastable to [B, H, queries, keys]; None: no limit.
         causal: use the kernel's own causal path; ``tensor`` is None then.
+        row: texts that share one row and see only themselves; ``tensor`` has the scores of the longest then.
+        offsets: for kernels that take it, where these texts begin, and the end, [N + 1], int32, on the device.
     """
 
     tensor: torch.Tensor | None = None
     causal: bool = False
+    row: PackedRow | None = None
+    offsets: torch.Tensor | None = None
 
 
 def visibility(
@@ -125,8 +147,12 @@ def visibility(
         queries: number of query positions.
         keys: number of key positions, cached ones included.
         device: where the result is needed.
-        bias: scores to add, [B or 1, H, queries, keys]; T5's relative positions.
+        bias: scores to add, [B or 1, H, queries, keys]; T5's relative positions. For :class:`Packed` texts, the
+            scores of the longest, of which shorter ones take the first rows and columns.
     """
+    if isinstance(mask, Packed):
+        offsets = torch.cat([mask.row.starts[:1], mask.row.ends]).to(device, torch.int32)
+        return Visibility(bias, row=mask.row, offsets=offsets)
     if mask is None or (isinstance(mask, Causal) and queries == 1):
         return Visibility(bias)
     if isinstance(mask, Causal) and queries == keys and bias is None:

@@ -1,6 +1,6 @@
 """Sentence embeddings and the similarity of sentences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,10 +11,8 @@ from torch.nn import functional as F
 from flagai.data.tokenizer.wordpiece import load_wordpiece
 from flagai.errors import InputError
 from flagai.model.bert_model import BertForEmbedding
+from flagai.model.packing import packs
 from flagai.model.placement import Device, Dtype, read_device
-
-# Tokens of one batch, padding included. Texts are sorted by length first, so there is little padding.
-_BATCH_TOKENS = 4096
 
 
 class SentenceEmbedder:
@@ -27,7 +25,7 @@ class SentenceEmbedder:
     """
 
     def __init__(self, model: BertForEmbedding, tokenizer: Tokenizer, max_length: int | None = None) -> None:
-        longest = model.config.max_position_embeddings - model.config.position_offset
+        longest = model.config.longest_text
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tokenizer.enable_truncation(min(max_length or longest, longest))
@@ -71,11 +69,22 @@ class SentenceEmbedder:
         Raises:
             InputError: an element is not text.
         """
-        ids = self._encode(texts)
-        vectors = torch.empty(len(ids), self.model.config.hidden_size)
-        for rows in _batches([len(row) for row in ids]):
-            vectors[rows] = self._embed_batch([ids[row] for row in rows]).float().cpu()
+        vectors = self.embed_ids(self._encode(texts))
         return F.normalize(vectors, dim=-1) if normalize else vectors
+
+    @torch.inference_mode()
+    def embed_ids(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Embed sentences that are token ids already, special ones included; see :meth:`embed`.
+
+        Raises:
+            InputError: a text is empty or longer than the model's positions.
+        """
+        device = self.model.device
+        vectors = torch.empty(len(texts), self.model.config.hidden_size, device=device)
+        for pack in packs(texts, device=device, limit=self.model.config.longest_text):
+            hidden = self.model(**pack.arguments)["hidden_states"]
+            vectors[torch.tensor(pack.indices).to(device)] = pack.row.mean(hidden)
+        return vectors.cpu()
 
     def match(self, first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
         """The cosine similarity of each pair of sentences, [len(first)].
@@ -97,25 +106,3 @@ class SentenceEmbedder:
         # Lone surrogates cannot be encoded; they become the replacement character, which BERT drops.
         clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         return [encoding.ids for encoding in self.tokenizer.encode_batch(clean)]
-
-    def _embed_batch(self, rows: list[list[int]]) -> torch.Tensor:
-        lengths = torch.tensor([len(row) for row in rows])
-        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for target, row in zip(ids, rows, strict=True):
-            target[: len(row)] = torch.tensor(row)
-        real = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(self.model.device)
-        hidden = self.model(input_ids=ids.to(self.model.device), attention_mask=real)["hidden_states"]
-        weights = real[..., None].to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1)
-
-
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Group rows of similar length so that a batch has at most ``_BATCH_TOKENS`` tokens."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[row] > _BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

@@ -1,0 +1,113 @@
+"""Texts that stand one after the other in one row, without padding between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Self
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from flagai.errors import InputError
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """Where N texts lie in one row of T positions.
+
+    Args:
+        lengths: number of positions of each text, in order.
+
+    Raises:
+        InputError: there is no text, or one has no position.
+    """
+
+    lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.lengths or min(self.lengths) < 1:
+            raise InputError(f"lengths are {list(self.lengths)}; expected at least one text, and none without tokens.")
+
+    @classmethod
+    def of(cls, lengths: "Lengths") -> Self:
+        """Read lengths as users write them: a sequence or a tensor of whole numbers, or a row."""
+        if isinstance(lengths, cls):
+            return lengths
+        numbers = lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths
+        return cls(tuple(int(number) for number in numbers))  # type: ignore[union-attr]
+
+    @cached_property
+    def total(self) -> int:
+        """Number of positions, T."""
+        return sum(self.lengths)
+
+    @cached_property
+    def longest(self) -> int:
+        """The largest length, S."""
+        return max(self.lengths)
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """Neighbours of equal length together: (number of texts, their length)."""
+        return tuple((len(list(group)), length) for length, group in groupby(self.lengths))
+
+    @cached_property
+    def ends(self) -> torch.Tensor:
+        """Where each text ends, [N]."""
+        return torch.tensor(self.lengths).cumsum(0)
+
+    @cached_property
+    def starts(self) -> torch.Tensor:
+        """Where each text begins, [N]."""
+        return self.ends - torch.tensor(self.lengths)
+
+    def positions(self) -> torch.Tensor:
+        """The position of every token in its own text, [1, T]."""
+        return (torch.arange(self.total) - self.starts.repeat_interleave(torch.tensor(self.lengths)))[None]
+
+    def valid(self) -> torch.Tensor:
+        """True at the tokens of the padded form, [N, S]."""
+        return torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
+
+    def check(self, limit: int) -> None:
+        """Refuse texts that are longer than ``limit``.
+
+        Raises:
+            InputError: one is; the message has its index.
+        """
+        check_length(self.lengths, limit)
+
+    def first(self, values: torch.Tensor) -> torch.Tensor:
+        """What stands at each text's first position, [1, T, ...] -> [N, ...]."""
+        return values[0].index_select(0, self.starts.to(values.device))
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean of each text's positions in float32, [1, T, width] -> [N, width]."""
+        lengths = torch.tensor(self.lengths, device=values.device)
+        # unsafe: the lengths have been checked here; checking them on a GPU would wait for it.
+        return torch.segment_reduce(values[0].float(), "mean", lengths=lengths, unsafe=True)
+
+    def split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """One tensor per text, [1, T, ...] -> N times [length, ...]; nothing is copied."""
+        return values[0].split(self.lengths)
+
+    def pad(self, values: torch.Tensor, fill: float = 0) -> torch.Tensor:
+        """One row per text, [1, T, ...] -> [N, S, ...], with ``fill`` at the padding."""
+        return pad_sequence(list(self.split(values)), batch_first=True, padding_value=fill)
+
+
+Lengths = PackedRow | Sequence[int] | torch.Tensor
+
+
+def check_length(lengths: Sequence[int], limit: int) -> None:
+    """Refuse texts that have more positions than the model's table.
+
+    Raises:
+        InputError: one has; the message has its index, its length and the limit.
+    """
+    for index, length in enumerate(lengths):
+        if length > limit:
+            raise InputError(
+                f"Text {index} has {length} tokens, but the model has {limit} positions. Shorten the text."
+            )
