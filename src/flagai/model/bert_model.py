@@ -12,7 +12,7 @@ from torch import nn
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_backbone import BertConfig, BertModel
-from flagai.model.inputs import Output, checked_ids, real_tokens
+from flagai.model.inputs import Output, checked_ids, picked, real_tokens
 from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, PackedRow, Prefix
 from flagai.model.layer.loss import cross_entropy, masked_cross_entropy, span_loss
 from flagai.model.layer.packed_row import Lengths
@@ -104,20 +104,26 @@ class BertForMaskLM(_BertHead):
         )
 
     def forward(
-        self, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None, **others: Any
+        self,
+        input_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        *,
+        logits_at: torch.Tensor | None = None,
+        **others: Any,
     ) -> Output:
         """Score every token at every position.
 
         Args:
             input_ids: [B, S]
             labels: the right token, -100 where none is asked for, [B, S].
+            logits_at: the positions whose logits are wanted, [B, N]; default all.
             **others: see :meth:`BertModel.forward`.
 
         Returns:
-            ``logits`` [B, S, V]; ``hidden_states``; ``loss`` with ``labels``.
+            ``logits`` [B, S or N, V]; ``hidden_states``; ``loss`` with ``labels``.
         """
         output: Output = self.model(input_ids, **others)
-        output["logits"] = self.head(output["hidden_states"])
+        output["logits"] = self.head(picked(output["hidden_states"], logits_at))
         if labels is not None:
             output["loss"] = cross_entropy(output["logits"], labels)
         return output
@@ -147,7 +153,8 @@ class BertForSeq2seq(BertForMaskLM):
             labels: the next token of every position, ``input_ids[:, 1:]``, [B, S - 1] (or [B, S] with the first
                 one in front). Only the second segment's count; 0 adds nothing.
             **others: ``segment_ids`` [B, S], 0 for the text and 1 for what is written; ``cache`` to decode token
-                by token; the rest as :meth:`BertModel.forward`.
+                by token; ``logits_at``, the positions whose logits are wanted, [B, N]; the rest as
+                :meth:`BertModel.forward`.
 
         Returns:
             ``logits`` [B, S, V]; ``hidden_states``; ``loss`` with ``labels``; ``cache`` if one is in use.

@@ -14,7 +14,7 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GLMBlock
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import Output, checked_ids, result, visible
+from flagai.model.inputs import Output, checked_ids, picked, result, visible
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
@@ -147,6 +147,7 @@ class GLMModel(BaseModel):
         *,
         labels: torch.Tensor | None = None,
         cache: KVCache | None = None,
+        logits_at: torch.Tensor | None = None,
         output_hidden_states: bool = False,
         **redundant: Any,
     ) -> Output:
@@ -166,11 +167,12 @@ class GLMModel(BaseModel):
             prompt_pos: where each row has its learned prompt tokens, [B, P].
             labels: the target of every position, -100 for none, [B, S].
             cache: like ``mems``, but extended in place: the fastest way to decode.
+            logits_at: the positions whose logits are wanted, [B, N]; default all. A long prompt needs only its last.
             output_hidden_states: also return ``all_hidden_states``.
             **redundant: ignored.
 
         Returns:
-            ``logits`` [B, S, V]; ``hidden_states`` [B, S, width] after the last norm (the memory with
+            ``logits`` [B, S or N, V]; ``hidden_states`` [B, S, width] after the last norm (the memory with
             ``return_memory``); ``loss`` with ``labels``; ``cache`` if one is in use; ``all_hidden_states``, the
             embeddings and every block's output.
 
@@ -195,7 +197,7 @@ class GLMModel(BaseModel):
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         seen = visibility(mask, count, past + count, input_ids.device)
         hidden = self.norm(self.blocks(embedded, seen, cache=memory, states=states))
-        logits = self._logits(hidden)
+        logits = self._logits(picked(hidden, logits_at))
         return result(
             logits,
             memory.branch(detach=detach_memory) if return_memory and memory is not None else hidden,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, real_tokens, result
+from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, picked, real_tokens, result
 from flagai.model.layer import Attention, Causal, Embeddings, FeedForward, KVCache, LayerNorm
 from flagai.model.layer.loss import next_token_loss
 from flagai.model.layer.mask import visibility
@@ -126,6 +126,7 @@ class GPT2Model(BaseModel):
         cache: KVCache | None = None,
         past_key_values: KVCache | None = None,
         use_cache: bool = False,
+        logits_at: torch.Tensor | None = None,
         output_hidden_states: bool = False,
         **redundant: Any,
     ) -> Output:
@@ -141,11 +142,12 @@ class GPT2Model(BaseModel):
             cache: keys and values of earlier tokens; extended in place.
             past_key_values: another name of ``cache``.
             use_cache: start a cache and return it.
+            logits_at: the positions whose logits are wanted, [B, N]; default all. A long prompt needs only its last.
             output_hidden_states: also return ``all_hidden_states``.
             **redundant: ignored.
 
         Returns:
-            ``logits`` [B, S, V]; ``hidden_states`` [B, S, width] after the last norm; ``loss`` with ``labels``;
+            ``logits`` [B, S or N, V]; ``hidden_states`` [B, S, width] after the last norm; ``loss`` with ``labels``;
             ``cache`` if one is in use; ``all_hidden_states``, the embeddings and every block's output.
 
         Raises:
@@ -165,7 +167,7 @@ class GPT2Model(BaseModel):
         seen = visibility(mask, count, past + count, input_ids.device)
         embedded = self.embed(input_ids, position_ids=position_ids)
         hidden = self.norm(self.blocks(embedded, seen, cache=cache, states=states))
-        logits = self._logits(hidden)
+        logits = self._logits(picked(hidden, logits_at))
         loss = None if labels is None else next_token_loss(logits, labels)
         return result(logits, hidden, loss=loss, cache=cache, all_hidden_states=states)
 

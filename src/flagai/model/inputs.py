@@ -113,6 +113,21 @@ def padding_and_matrix(
     return matrix if mask is None else matrix & mask
 
 
+def picked(hidden: torch.Tensor, logits_at: torch.Tensor | None) -> torch.Tensor:
+    """The states whose logits are wanted: all of them, or those at some positions.
+
+    Args:
+        hidden: [B, S, width]
+        logits_at: positions, [B, N]; None for all.
+
+    Shape:
+        -> [B, N, width]
+    """
+    if logits_at is None:
+        return hidden
+    return hidden.gather(1, logits_at[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+
 def join(first: Mask, second: Mask | None) -> Mask:
     """Both masks, if there are two."""
     return first if second is None else first & second

@@ -124,13 +124,19 @@ class T5Stack(nn.Module):
         *,
         cache: KVCache | None = None,
         states: list[torch.Tensor] | None = None,
+        positions: torch.Tensor | None = None,
         **cross: Any,
     ) -> torch.Tensor:
-        """[B, S, width] -> [B, S, width]; ``states`` and ``cross`` as in :class:`BlockStack`."""
+        """[B, S, width] -> [B, S, width]; ``positions`` [B or 1, S], the rest as in :class:`BlockStack`."""
         count = embedded.shape[1]
         keys = count if cache is None else cache.length + count
-        # Scores depend on distances only: those of the longest packed text hold for all of them.
-        bias = self.bias(mask.row.longest, mask.row.longest) if isinstance(mask, Packed) else self.bias(count, keys)
+        if isinstance(mask, Packed):
+            # Scores depend on distances only: those of the longest packed text hold for all of them.
+            bias = self.bias(mask.row.longest, mask.row.longest)
+        elif positions is None:
+            bias = self.bias(count, keys)
+        else:
+            bias = self.bias.between(positions, positions if cache is None else cache.positions(positions))
         seen = visibility(mask, count, keys, embedded.device, bias=bias)
         hidden = self.blocks(embedded, seen, cache=cache, states=states, **cross)
         return self.dropout(self.norm(hidden))
@@ -219,6 +225,7 @@ class T5Model(BaseModel):
         encoder_outputs: torch.Tensor | Sequence[torch.Tensor] | None = None,
         cache: KVCache | None = None,
         past_key_values: KVCache | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
         use_cache: bool = False,
         output_hidden_states: bool = False,
         **redundant: Any,
@@ -229,13 +236,16 @@ class T5Model(BaseModel):
             input_ids: the encoder's text, [B, K].
             attention_mask: 1 at real tokens of the encoder's text, [B, K]; default all.
             decoder_input_ids: the decoder's text so far, [B, S]; with a cache, its new tokens.
-            decoder_attention_mask: 1 at real tokens of the decoder's text, [B, past + S].
+            decoder_attention_mask: 1 at real tokens of the decoder's text, [B, past + S]; or a matrix, [B, S, K] or
+                [B, 1, S, K], joined with the causal mask.
             labels: the token that each position shall predict, -100 for none, [B, S]. Without
                 ``decoder_input_ids``, they are the labels shifted to the right.
             encoder_outputs: what an earlier call returned as ``encoder_last_hidden_state`` (or a sequence that
                 begins with it), [B, K, width], in place of ``input_ids``.
             cache: keys and values of earlier tokens and of the encoder's text; extended in place.
             past_key_values: another name of ``cache``.
+            decoder_position_ids: where the decoder's tokens stand, [B or 1, S]; default in running order. With a
+                cache: in every call or in none.
             use_cache: start a cache and return it.
             output_hidden_states: also return ``all_hidden_states`` and ``encoder_all_hidden_states``.
             **redundant: ignored.
@@ -266,6 +276,7 @@ class T5Model(BaseModel):
             join(Causal(), padding_and_matrix(valid, decoder_attention_mask, cache, count)),
             cache=cache,
             states=decoder_states,
+            positions=decoder_position_ids,
             memory=memory,
             memory_visibility=self._memory_visibility(attention_mask, cache, count),
         )

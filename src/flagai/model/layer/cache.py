@@ -34,6 +34,7 @@ class KVCache:
         self._values: list[torch.Tensor | None] = [None] * num_layers
         self._cross: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * num_layers
         self._valid: torch.Tensor | None = None
+        self._positions: torch.Tensor | None = None
         self.memory_mask: torch.Tensor | None = None  # real tokens of the encoder's text, [B, K]
         self._watermark = _Watermark()
 
@@ -99,6 +100,21 @@ class KVCache:
         self._valid = new
         return new
 
+    def positions(self, new: torch.Tensor) -> torch.Tensor:
+        """Remember where the new tokens stand, and say it for all tokens.
+
+        Needed where the order in the cache is not the order in the text, as with several continuations of one text.
+
+        Args:
+            new: [B or 1, count]; every call since the cache was empty must have said its own.
+
+        Returns:
+            [B or 1, length + count]
+        """
+        past = None if self._positions is None else self._positions[:, : self.length]
+        self._positions = new if past is None else torch.cat([past.expand(len(new), -1), new], dim=1)
+        return self._positions
+
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order; a row may occur several times (beams).
 
@@ -112,6 +128,8 @@ class KVCache:
             for pair in self._cross
         ]
         self._valid = None if self._valid is None else self._valid.index_select(0, rows)
+        if self._positions is not None and len(self._positions) > 1:
+            self._positions = self._positions.index_select(0, rows)
         self.memory_mask = None if self.memory_mask is None else self.memory_mask.index_select(0, rows)
         self._watermark = _Watermark(self.length)
 

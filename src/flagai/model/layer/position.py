@@ -31,10 +31,21 @@ class RelativeBias(nn.Module):
         Shape:
             -> [1, H, queries, keys]
         """
-        device = self.table.weight.device
-        rows = torch.arange(keys - queries, keys, device=device)
-        distance = torch.arange(keys, device=device) - rows[:, None]
-        return self.table(self._bucket(distance)).permute(2, 0, 1)[None]
+        positions = torch.arange(keys, device=self.table.weight.device)[None]
+        return self.between(positions[:, keys - queries :], positions)
+
+    def between(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """The scores of queries and keys that stand at these positions.
+
+        Args:
+            queries: [B or 1, Q]
+            keys: [B or 1, K]
+
+        Shape:
+            -> [B or 1, H, Q, K]
+        """
+        distance = keys[:, None, :] - queries[:, :, None]
+        return self.table(self._bucket(distance)).permute(0, 3, 1, 2)
 
     def _bucket(self, distance: torch.Tensor) -> torch.Tensor:
         """Exact buckets for near positions, logarithmic ones for far positions."""

@@ -1,0 +1,7 @@
+"""One decoding engine for all families; it knows ids only."""
+
+from flagai.generation.engine import generate, stream
+from flagai.generation.options import Decoding
+from flagai.generation.types import Event, Hypothesis, Prompt
+
+__all__ = ["Decoding", "Event", "Hypothesis", "Prompt", "generate", "stream"]

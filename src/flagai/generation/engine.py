@@ -1,0 +1,181 @@
+"""The engine: one loop for all families and all ways of searching."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from flagai.errors import InputError
+from flagai.generation.beam import BeamSearch
+from flagai.generation.contrastive import ContrastiveSearch
+from flagai.generation.lanes import IndependentLanes
+from flagai.generation.options import Decoding
+from flagai.generation.processors import Pipeline
+from flagai.generation.search import Search
+from flagai.generation.tree import Tree
+from flagai.generation.types import Event, Hypothesis, LogitsProcessor, Prompt, StopHook
+
+# Asking whether a text is finished makes a GPU wait for the host, so it is asked once in so many steps. The steps in
+# vain at the end cost less than a question at every step. On a CPU the answer is there already.
+_PATIENCE = 8
+# Texts leave the batch when this share of it is finished: leaving copies the cache, so not for each one.
+_IDLE = 0.5
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding | None = None,
+    *,
+    logits_processors: Sequence[LogitsProcessor] = (),
+    stop: StopHook | None = None,
+) -> list[list[Hypothesis]]:
+    """Write answers to a batch of prompts.
+
+    Row i of a batch has the answers that its text has alone.
+
+    Args:
+        model: a model that writes: GPT-2, GLM, BertForSeq2seq or T5.
+        prompts: the texts as ids, of any lengths; all with blanks or all without.
+        decoding: how to decode; default greedy.
+        logits_processors: called as ``scores = processor(ids, scores)`` at every step, with ids [B, W, T] (text and
+            answer, the newest id last, -1 in front where a text is shorter) and log-probabilities [B, W, V]; they
+            come after what is forbidden, and before what applies to drawing.
+        stop: called as ``stop(row, ids of the piece)`` after every new id of an unfinished answer; a true result ends
+            the piece with that id.
+
+    Returns:
+        For each prompt, its answers, best first.
+
+    Raises:
+        InputError: the options or a prompt do not go with the model.
+    """
+    found: dict[int, list[Hypothesis]] = {}
+    for search, done in _steps(model, prompts, decoding or Decoding(), logits_processors, stop):
+        found.update({search.tree.numbers[row]: search.hypotheses(row) for row in done})
+    return [found[row] for row in range(len(prompts))]
+
+
+def stream(
+    model: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding | None = None,
+    *,
+    logits_processors: Sequence[LogitsProcessor] = (),
+    stop: StopHook | None = None,
+) -> Iterator[Event]:
+    """Write answers, and tell at every step which ids have become certain.
+
+    In greedy search that is every id; with beams or several samples, what all answers have in common that may still
+    become the best. The ids of all events of a row, joined, are those of its best answer.
+
+    Args:
+        model: see :func:`generate`.
+        prompts: see :func:`generate`.
+        decoding: see :func:`generate`.
+        logits_processors: see :func:`generate`.
+        stop: see :func:`generate`.
+
+    Yields:
+        Events; the last one of each row has its answers.
+
+    Raises:
+        InputError: see :func:`generate`.
+    """
+    told: list[list[int]] = [[] for _ in prompts]
+    for search, done in _steps(model, prompts, decoding or Decoding(), logits_processors, stop, patience=1):
+        tree = search.tree
+        for row, number in enumerate(tree.numbers):
+            if row in done:
+                hypotheses = search.hypotheses(row)
+                yield from _news(number, hypotheses[0].pieces, told[number])
+                yield Event(number, len(hypotheses[0].pieces) - 1, hypotheses=tuple(hypotheses))
+            elif not search.done[row]:
+                yield from _news(number, tree.pieces(_common(search.possible(row))), told[number])
+
+
+def _common(answers: list[list[int]]) -> list[int]:
+    """What all answers begin with."""
+    count = 0
+    for ids in zip(*answers, strict=False):
+        if len(set(ids)) > 1:
+            break
+        count += 1
+    return answers[0][:count] if answers else []
+
+
+def _news(row: int, pieces: tuple[tuple[int, ...], ...], told: list[int]) -> Iterator[Event]:
+    """Events for what has become certain; ``told`` says how much of each piece is known, and is kept up to date."""
+    told.extend([0] * (len(pieces) - len(told)))
+    for number, piece in enumerate(pieces):
+        if len(piece) > told[number]:
+            yield Event(row, number, piece[told[number] :])
+            told[number] = len(piece)
+
+
+@torch.inference_mode()
+def _steps(
+    model: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    processors: Sequence[LogitsProcessor],
+    stop: StopHook | None,
+    patience: int | None = None,
+) -> Iterator[tuple[Search, list[int]]]:
+    """Run the search; yield it now and then, with the texts of the batch that have newly been finished."""
+    if not prompts:
+        return
+    with _evaluating(model):
+        search = _search(model, prompts, decoding, processors, stop)
+        tree = search.tree
+        if patience is None:
+            patience = 1 if tree.device.type == "cpu" else _PATIENCE
+        told: set[int] = set()
+        scored = tree.begin()
+        steps = tree.limit + search.late
+        for step in range(steps):
+            choice = search.choose(scored)
+            if choice.parents is not None:
+                tree.reorder(choice.parents)
+            tree.append(choice.tokens, choice.closes)
+            if step % patience == patience - 1 or step == steps - 1:
+                done = search.done.tolist()
+                yield search, [row for row, is_done in enumerate(done) if is_done and tree.numbers[row] not in told]
+                if all(done):
+                    return
+                told.update(number for number, is_done in zip(tree.numbers, done, strict=True) if is_done)
+                if sum(done) >= _IDLE * len(done):
+                    search.select((~search.done).nonzero()[:, 0])
+            scored = tree.run()
+
+
+def _search(
+    model: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    processors: Sequence[LogitsProcessor],
+    stop: StopHook | None,
+) -> Search:
+    if decoding.forced_words or decoding.beam_groups > 1:
+        raise InputError("forced_words and beam_groups are not supported yet.")
+    contrastive = decoding.contrastive_alpha is not None
+    tree = Tree(model, prompts, decoding, (decoding.top_k or 1) if contrastive else decoding.width)
+    kind: type[Search] = IndependentLanes
+    if contrastive:
+        kind = ContrastiveSearch
+    elif decoding.num_beams > 1:
+        kind = BeamSearch
+    return kind(tree, Pipeline(decoding, processors, tree), stop)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Turn dropout off for a while."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

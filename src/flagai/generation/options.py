@@ -1,0 +1,176 @@
+"""Every option of the engine, checked."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flagai.errors import InputError
+
+# option: (lowest, highest, whether the lowest itself is allowed, whether only whole numbers are)
+_RANGES: dict[str, tuple[float, float, bool, bool]] = {
+    "max_new_tokens": (1, math.inf, True, True),
+    "min_new_tokens": (0, math.inf, True, True),
+    "temperature": (0, math.inf, False, False),
+    "top_k": (0, math.inf, True, True),
+    "top_p": (0, 1, True, False),
+    "repetition_penalty": (0, math.inf, False, False),
+    "no_repeat_ngram_size": (0, math.inf, True, True),
+    "num_beams": (1, math.inf, True, True),
+    "n_best": (1, math.inf, True, True),
+    "length_penalty": (-math.inf, math.inf, False, False),
+    "beam_groups": (1, math.inf, True, True),
+    "diversity_penalty": (0, math.inf, True, False),
+    "contrastive_alpha": (0, 1, True, False),
+}
+_IDS = ("stop_ids", "banned_ids")
+_SEQUENCES = ("bad_words", "forced_words")
+PROCESSORS = ("repetition_penalty", "temperature", "top_k", "top_p")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How to decode: greedy by default, else by sampling, beams or contrastive search.
+
+    Args:
+        max_new_tokens: how many tokens an answer (or each blank) may have.
+        min_new_tokens: how many it has at least: no stop id before.
+        stop_ids: ids that end an answer (or a blank); not part of the result.
+        start_id: the token with which an answer starts, where the family has one: GLM's <sop> for blanks (needed
+            there), T5's decoder start (default: the configuration's).
+        banned_ids: ids that are never produced.
+        do_sample: draw tokens instead of taking the best.
+        temperature: divides the scores before drawing.
+        top_k: draw among the k best (and those as good as the k-th); None or 0 for all. In contrastive search, the
+            number of candidates.
+        top_p: draw among the best tokens that together have this probability; 1 for all, 0 for the best alone.
+        repetition_penalty: factor on the scores of ids that the text or the answer has already; also without
+            sampling.
+        no_repeat_ngram_size: no sequence of so many ids occurs twice in text and answer; 0 for no limit.
+        bad_words: sequences of ids that are never produced.
+        forced_words: sequences of ids that every answer contains; needs beams.
+        seed: of the drawing; every row starts from it, so a text has the same answer alone and in a batch. The n-th
+            sample of a text uses ``seed + n``. Default: drawn from torch's generator.
+        seeds: one seed per text.
+        num_beams: width of the beam search; 1 for none.
+        n_best: how many answers to return: of the beams, or independent samples of each text.
+        length_penalty: a score is divided by ``length ** length_penalty``, the stop id counted.
+        early_stopping: when a beam search ends: True, as soon as ``num_beams`` answers are finished; False, when the
+            best unfinished one at its present length is no better (transformers' heuristic); "never", when none can
+            become better.
+        beam_groups: diverse beam search: so many groups of ``num_beams / beam_groups`` beams.
+        diversity_penalty: what a token loses for each beam of an earlier group that has just chosen it.
+        contrastive_alpha: contrastive search among ``top_k`` candidates: the weight of being unlike what came before.
+        processors: the order of those that apply to drawing.
+
+    Raises:
+        InputError: an option has an impossible value, or two do not go together.
+    """
+
+    max_new_tokens: int = 100
+    min_new_tokens: int = 0
+    stop_ids: tuple[int, ...] = ()
+    start_id: int | None = None
+    banned_ids: tuple[int, ...] = ()
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    forced_words: tuple[tuple[int, ...], ...] = ()
+    seed: int | None = None
+    seeds: tuple[int, ...] | None = None
+    num_beams: int = 1
+    n_best: int = 1
+    length_penalty: float = 0.0
+    early_stopping: bool | Literal["never"] = "never"
+    beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    contrastive_alpha: float | None = None
+    processors: tuple[str, ...] = PROCESSORS
+
+    def __post_init__(self) -> None:
+        for name, limits in _RANGES.items():
+            _check_range(name, getattr(self, name), *limits)
+        for name in _IDS:
+            object.__setattr__(self, name, _ids(name, getattr(self, name)))
+        for name in _SEQUENCES:
+            object.__setattr__(self, name, tuple(_ids(name, sequence) for sequence in _many(name, getattr(self, name))))
+        for name in ("start_id", "seed"):
+            if getattr(self, name) is not None:
+                _ids(name, [getattr(self, name)])
+        if self.seeds is not None:
+            object.__setattr__(self, "seeds", _ids("seeds", self.seeds))
+        object.__setattr__(self, "processors", tuple(self.processors))
+        self._check_choices()
+        self._check_together()
+
+    def _check_choices(self) -> None:
+        if self.early_stopping not in (True, False, "never"):
+            raise InputError(f"early_stopping is {self.early_stopping!r}; expected True, False or 'never'.")
+        unknown = [name for name in self.processors if name not in PROCESSORS]
+        if unknown or len(set(self.processors)) < len(self.processors):
+            raise InputError(f"processors are {self.processors}; expected some of {PROCESSORS}, each once.")
+        if any(not word for word in (*self.bad_words, *self.forced_words)):
+            raise InputError("bad_words or forced_words holds an empty sequence; each needs at least one id.")
+
+    def _check_together(self) -> None:
+        """Refuse options that contradict each other: (is it so, what is wrong, what to do)."""
+        contrastive, beams = self.contrastive_alpha is not None, self.num_beams > 1
+        for wrong, problem in (
+            (self.do_sample and beams, "do_sample=True does not go with num_beams > 1; choose one"),
+            (contrastive and (self.do_sample or beams), "contrastive_alpha goes without do_sample and num_beams"),
+            (contrastive and not self.top_k, "contrastive_alpha needs top_k, the number of candidates (4 is usual)"),
+            (beams and self.n_best > self.num_beams, f"n_best {self.n_best} exceeds num_beams {self.num_beams}"),
+            (
+                not beams and not self.do_sample and self.n_best > 1,
+                f"n_best {self.n_best} needs do_sample=True or num_beams of at least {self.n_best}",
+            ),
+            (
+                self.min_new_tokens > self.max_new_tokens,
+                f"min_new_tokens {self.min_new_tokens} exceeds max_new_tokens {self.max_new_tokens}",
+            ),
+            (
+                self.num_beams % self.beam_groups,
+                f"num_beams {self.num_beams} is no multiple of {self.beam_groups} groups",
+            ),
+            (bool(self.forced_words) and not beams, "forced_words needs num_beams > 1"),
+            (bool(self.forced_words) and self.beam_groups > 1, "forced_words goes without beam_groups"),
+            (self.seed is not None and self.seeds is not None, "give seed or seeds, not both"),
+        ):
+            if wrong:
+                raise InputError(f"{problem}.")
+
+    @property
+    def width(self) -> int:
+        """How many answers to a text are written side by side."""
+        return self.num_beams if self.num_beams > 1 else self.n_best
+
+
+def _check_range(name: str, value: Any, low: float, high: float, closed: bool, whole: bool) -> None:
+    if value is None and name in ("top_k", "contrastive_alpha"):
+        return
+    kind = "a whole number" if whole else "a number"
+    right = isinstance(value, int) if whole else isinstance(value, int | float)
+    if not right or isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}; expected {kind}.")
+    if not (low <= value <= high) or (value == low and not closed) or value == math.inf:
+        least = f"{'at least' if closed else 'more than'} {low:g}" if low > -math.inf else "a finite number"
+        most = f" and at most {high:g}" if high < math.inf else ""
+        raise InputError(f"{name} is {value!r}; expected {kind}, {least}{most}.")
+
+
+def _many(name: str, value: Any) -> Iterable[Any]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InputError(f"{name} is {value!r}; expected a sequence.")
+    return value
+
+
+def _ids(name: str, values: Any) -> tuple[int, ...]:
+    ids = tuple(_many(name, values))
+    for value in ids:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise InputError(f"{name} holds {value!r}; expected whole numbers of at least 0.")
+    return ids

@@ -1,0 +1,159 @@
+"""Changes of the scores before a token is chosen, each a pure function of histories and scores.
+
+Histories are [B, W, T], the newest token last and -1 where there is none; scores are [B, W, V].
+
+Source: the order and the definitions are FlagAI's; the n-gram and bad-word rules are those of transformers.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+
+from flagai.generation.options import Decoding
+from flagai.generation.tree import Tree
+from flagai.generation.types import LogitsProcessor
+
+
+def repetition_penalty(ids: torch.Tensor, scores: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Make ids of the history less likely: negative scores are multiplied, positive ones divided, once per id."""
+    # A lane's newest token stands in for its missing ones: writing the same value twice does no harm.
+    ids = torch.where(ids < 0, ids[..., -1:], ids)
+    found = scores.gather(-1, ids)
+    return scores.scatter(-1, ids, torch.where(found < 0, found * penalty, found / penalty))
+
+
+def temperature(_: torch.Tensor, scores: torch.Tensor, value: float) -> torch.Tensor:
+    """Divide the scores."""
+    return scores / value
+
+
+def top_k(_: torch.Tensor, scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Keep the best scores and those as good as the last of them."""
+    lowest = scores.topk(min(count, scores.shape[-1])).values[..., -1:]
+    return scores.masked_fill(scores < lowest, -torch.inf)
+
+
+def top_p(_: torch.Tensor, scores: torch.Tensor, share: float) -> torch.Tensor:
+    """Keep the best tokens until their probabilities exceed ``share``; the one that crosses it stays."""
+    ordered, order = scores.sort(dim=-1, descending=True)
+    reached = ordered.softmax(-1).cumsum(-1) > share
+    dropped = torch.cat([torch.zeros_like(reached[..., :1]), reached[..., :-1]], dim=-1)
+    return scores.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
+
+
+def no_repeat_ngram(ids: torch.Tensor, scores: torch.Tensor, size: int) -> torch.Tensor:
+    """Forbid tokens that would complete a sequence of ``size`` ids that the history has already."""
+    if ids.shape[-1] < size:
+        return scores
+    windows = ids.unfold(-1, size, 1)
+    tail = ids[..., ids.shape[-1] - size + 1 :]
+    repeats = (windows[..., :-1] == tail[..., None, :]).all(-1) & (windows >= 0).all(-1)
+    return _forbid(scores, windows[..., -1].clamp(min=0), repeats)
+
+
+def forbid_sequences(ids: torch.Tensor, scores: torch.Tensor, sequences: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Forbid the last id of sequences whose other ids have just been written.
+
+    Args:
+        ids: the histories.
+        scores: the scores.
+        sequences: all those of one length together, [N, length].
+    """
+    for same_length in sequences:
+        before = same_length.shape[1] - 1
+        if ids.shape[-1] < before:
+            continue
+        tail = ids[..., None, ids.shape[-1] - before :]
+        complete = (tail == same_length[:, :-1]).all(-1)
+        scores = _forbid(scores, same_length[:, -1].expand_as(complete), complete)
+    return scores
+
+
+def _forbid(scores: torch.Tensor, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Give ids the score -inf; [B, W, N] each."""
+    limit = torch.zeros_like(where, dtype=scores.dtype).masked_fill(where, -torch.inf)
+    # A token's limit is the least of all that were set for it.
+    return scores + torch.zeros_like(scores).scatter_reduce(-1, ids, limit, "amin")
+
+
+Ordered = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+# name: (function, the value that changes nothing)
+ORDERED: dict[str, tuple[Ordered, float | None]] = {
+    "repetition_penalty": (repetition_penalty, 1),
+    "temperature": (temperature, 1),
+    "top_k": (top_k, None),  # type: ignore[dict-item]
+    "top_p": (top_p, 1),
+}
+
+
+class Pipeline:
+    """From logits to the scores among which a token is chosen.
+
+    Log-probabilities; what is forbidden; what the caller adds; then FlagAI's four, of which only the repetition
+    penalty applies without drawing.
+
+    Args:
+        decoding: the options.
+        added: the caller's processors.
+        tree: the texts.
+    """
+
+    def __init__(self, decoding: Decoding, added: Sequence[LogitsProcessor], tree: Tree) -> None:
+        self.decoding = decoding
+        self.added = added
+        self.tree = tree
+        banned = [*decoding.banned_ids, *([tree.start_id or 0] if tree.family.spans else [])]
+        self.banned = torch.tensor(banned, dtype=torch.long, device=tree.device)
+        self.stop_ids = torch.tensor(decoding.stop_ids, dtype=torch.long, device=tree.device)
+        by_length = itertools.groupby(sorted(decoding.bad_words, key=len), key=len)
+        self.bad_words = [torch.tensor(list(words), device=tree.device) for _, words in by_length]
+        self.ordered = self._ordered()
+        self.reads_history = bool(added or self.bad_words or decoding.no_repeat_ngram_size) or (
+            decoding.repetition_penalty != 1
+        )
+
+    def _ordered(self) -> list[tuple[Ordered, float]]:
+        chosen = []
+        for name in self.decoding.processors:
+            function, neutral = ORDERED[name]
+            value = getattr(self.decoding, name)
+            if value not in (neutral, None) and (value or name != "top_k"):
+                chosen.append((name, function, value))
+        draws = self.decoding.do_sample
+        return [(function, value) for name, function, value in chosen if draws or name == "repetition_penalty"]
+
+    def __call__(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score the tokens that may follow.
+
+        Args:
+            logits: [B, W, V]
+
+        Returns:
+            The log-probabilities without banned ids, and the scores after all processors; both float32, [B, W, V].
+        """
+        plain = logits.float().log_softmax(-1)
+        if len(self.banned):
+            plain = plain.index_fill(-1, self.banned, -torch.inf)
+        scores = self._limited(plain)
+        ids = self.tree.history() if self.reads_history else plain
+        for processor in self.added:
+            scores = processor(ids, scores)
+        for function, value in self.ordered:
+            scores = function(ids, scores, value)
+        return (self._closed(plain), self._closed(scores)) if self.tree.family.spans else (plain, scores)
+
+    def _limited(self, scores: torch.Tensor) -> torch.Tensor:
+        if self.decoding.min_new_tokens and len(self.stop_ids):
+            early = self.tree.lanes.piece < self.decoding.min_new_tokens
+            stopped = scores.index_fill(-1, self.stop_ids, -torch.inf)
+            scores = torch.where(early[..., None], stopped, scores)
+        if self.decoding.no_repeat_ngram_size:
+            scores = no_repeat_ngram(self.tree.history(), scores, self.decoding.no_repeat_ngram_size)
+        return forbid_sequences(self.tree.history(), scores, self.bad_words) if self.bad_words else scores
+
+    def _closed(self, scores: torch.Tensor) -> torch.Tensor:
+        """Where a blank must be closed, its stop id is the only choice, and costs nothing."""
+        only = torch.full_like(scores[:1, :1], -torch.inf)
+        only[..., self.decoding.stop_ids[0]] = 0
+        return torch.where(self.tree.closing()[..., None], only, scores)

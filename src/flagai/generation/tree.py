@@ -1,0 +1,295 @@
+"""Decoding as attention in a tree: all answers to a text are tokens of one row.
+
+A text is encoded once, into one row of the cache. Its lanes (beams, samples, candidates) are *tokens of that row*: a
+step feeds one new token per lane, [B, W], and a boolean matrix says which slots of the cache are a token's
+ancestors: the text, and the lane's own path. Beams are reordered by gathering rows of that matrix; keys and values
+are never copied, and those of the text are read once for all lanes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from flagai.errors import InputError
+from flagai.generation.family import Places, family_of, position_rows
+from flagai.generation.options import Decoding
+from flagai.generation.types import Prompt
+
+_NOTHING = -1  # stands in histories where there is no token
+
+
+@dataclass
+class Scored:
+    """What the model says about the newest tokens.
+
+    Args:
+        logits: of the tokens that may follow, [B, W, V].
+        hidden: the model's last states, [B, W, D]; in the first call, those of the prompt in front, [B, P + 1, D].
+    """
+
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+@dataclass
+class Lanes:
+    """The state of all lanes; every tensor begins with [B, W].
+
+    Args:
+        seen: which slots of the cache the lane's newest token sees, [B, W, slots].
+        fed: the tokens so far, the start token included, [B, W, steps].
+        position: where the newest token stands, [B, W].
+        block: its position inside of a span, [B, W].
+        blank: which blank is being filled, [B, W].
+        piece: number of tokens in it so far, [B, W].
+        closed: whether a stop hook has ended the piece, [B, W].
+    """
+
+    seen: torch.Tensor
+    fed: torch.Tensor
+    position: torch.Tensor
+    block: torch.Tensor
+    blank: torch.Tensor
+    piece: torch.Tensor
+    closed: torch.Tensor
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Replace every tensor."""
+        for entry in fields(self):
+            setattr(self, entry.name, change(getattr(self, entry.name)))
+
+
+class Tree:
+    """Texts and the answers growing out of them.
+
+    Args:
+        model: the model.
+        prompts: the texts; not empty.
+        decoding: the options.
+        width: number of lanes of each text, W.
+
+    Raises:
+        InputError: a prompt does not go with the model, or has no room.
+    """
+
+    def __init__(self, model: Any, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
+        self.model = model
+        self.family = family_of(model, prompts)
+        self.decoding = decoding
+        self.width = width
+        self.device = next(model.parameters()).device
+        self.rows = position_rows(model)
+        self.start_id = self._start_id()
+        self._check(prompts)
+        pieces = max((len(prompt.blanks) for prompt in prompts), default=0) or 1
+        # A blank that is not the last also takes a step that closes it.
+        self.limit = pieces * (decoding.max_new_tokens + 1) - 1
+        self.numbers = list(range(len(prompts)))
+        self._first: dict[str, Any] = {}
+        self._read(prompts, pieces)
+        self.lanes: Lanes
+        self.count = 0  # tokens in Lanes.fed
+        self.cache: Any = None
+
+    # -- reading the prompts -------------------------------------------------------------------------------------
+
+    def _start_id(self) -> int | None:
+        if not self.family.starts:
+            return None
+        start = self.decoding.start_id
+        if start is None and self.family.encoder:
+            start = self.model.config.start_token
+        if start is None:
+            raise InputError("Blanks need start_id, the id of GLM's <|startofpiece|>.")
+        return start
+
+    def _check(self, prompts: Sequence[Prompt]) -> None:
+        if self.family.spans and not self.decoding.stop_ids:
+            raise InputError("Blanks need stop_ids, such as the id of GLM's <|endofpiece|>.")
+        vocabulary = self.model.config.vocab_size
+        for what, ids in (("stop id", self.decoding.stop_ids), ("banned id", self.decoding.banned_ids)):
+            outside = [token for token in ids if token >= vocabulary]
+            if outside:
+                raise InputError(f"{what} {outside[0]} lies outside of the model's {vocabulary} tokens.")
+        for number, prompt in enumerate(prompts):
+            if not prompt.ids:
+                raise InputError(f"Prompt {number} has no ids; give at least one token.")
+            wrong = [place for place in prompt.blanks if not 0 <= place < len(prompt.ids)]
+            if wrong:
+                raise InputError(f"Prompt {number} has {len(prompt.ids)} ids, but a blank at {wrong[0]}.")
+            self._check_room(number, prompt)
+
+    def _check_room(self, number: int, prompt: Prompt) -> None:
+        """The newest token is not fed, so an answer of n tokens takes n - 1 positions after the prompt."""
+        if self.rows is None or self.family.encoder:
+            return
+        new = self.decoding.max_new_tokens
+        needed = max(len(prompt.ids), new + 2) if self.family.spans else len(prompt.ids) + new - 1
+        if needed > self.rows:
+            raise InputError(
+                f"Prompt {number} has {len(prompt.ids)} ids, and max_new_tokens is {new}, but the model has only "
+                f"{self.rows} positions. Shorten the text or max_new_tokens."
+            )
+
+    def _read(self, prompts: Sequence[Prompt], pieces: int) -> None:
+        lengths = [len(prompt.ids) for prompt in prompts]
+        size = max(lengths)
+        filler = self.model.config.get("pad_token_id", 0) or 0
+        right = [[*prompt.ids, *[filler] * (size - len(prompt.ids))] for prompt in prompts]
+        left = [[*[_NOTHING] * (size - len(prompt.ids)), *prompt.ids] for prompt in prompts]
+        blanks = [[*prompt.blanks, *[0] * (pieces - len(prompt.blanks))] for prompt in prompts]
+        self.ids = self._tensor(right)
+        self.lengths = self._tensor(lengths)
+        # What counts as said before: of an encoder's text, nothing.
+        self.past = self._tensor(left)[:, None, : 0 if self.family.encoder else size]
+        self.blanks = self._tensor(blanks)
+        self.last_blank = self._tensor([max(len(prompt.blanks), 1) - 1 for prompt in prompts])
+
+    def _tensor(self, values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.device)
+
+    # -- the first call ------------------------------------------------------------------------------------------
+
+    def begin(self) -> Scored:
+        """Run the model over the prompts, and over the start token where there is one; one lane per text."""
+        batch, size = self.ids.shape
+        first = (0 if self.family.encoder else size) + int(self.family.starts)
+        self.cache = self.model.new_cache(first + self.width * self.limit)
+        real = torch.arange(size, device=self.device) < self.lengths[:, None]
+        scored = self._encode(real) if self.family.encoder else self._read_prompt(real)
+        slots = self.cache.length
+        seen = torch.zeros(batch, 1, first + self.width * (self.limit + 1), dtype=torch.bool, device=self.device)
+        seen[:, 0, :slots] = real[:, :slots]
+        zero = self.lengths.new_zeros(batch, 1)
+        fed = torch.full((batch, 1, self.limit + 2), _NOTHING, dtype=torch.long, device=self.device)
+        position = self.lengths[:, None] - 1
+        self.lanes = Lanes(seen, fed, position, zero, zero, zero, zero.bool())
+        if not self.family.starts:
+            return scored
+        before = scored.hidden
+        self.lanes.position = self.blanks[:, :1] if self.family.spans else zero
+        self.lanes.block = zero + 1 if self.family.spans else zero
+        self._enter(self.lengths.new_full((batch, 1), self.start_id or 0))
+        scored = self.run()
+        return Scored(scored.logits, torch.cat([before, scored.hidden], dim=1))
+
+    def _read_prompt(self, real: torch.Tensor) -> Scored:
+        running = torch.arange(self.ids.shape[1], device=self.device).expand_as(self.ids)
+        places = Places(self.ids, running, torch.zeros_like(running), real=real, prefix=self.family.prefix)
+        return self._call(places, logits_at=self.lengths[:, None] - 1)
+
+    def _encode(self, real: torch.Tensor) -> Scored:
+        """Keep the encoder's output until the first step has put its keys and values into the cache."""
+        mask = None if bool(real.all()) else real
+        memory = self.model.encode(self.ids, mask)
+        self._first = {"encoder_outputs": memory, "attention_mask": mask}
+        nothing = memory[:, :0]
+        return Scored(nothing, nothing)
+
+    # -- every further call --------------------------------------------------------------------------------------
+
+    def reorder(self, parents: torch.Tensor) -> None:
+        """Let lane w go on where lane ``parents[:, w]`` is.
+
+        Args:
+            parents: [B, new W]
+        """
+
+        def gather(tensor: torch.Tensor) -> torch.Tensor:
+            index = parents.view(*parents.shape, *[1] * (tensor.dim() - 2))
+            return tensor.gather(1, index.expand(-1, -1, *tensor.shape[2:]))
+
+        self.lanes.map(gather)
+
+    def append(self, tokens: torch.Tensor, closes: torch.Tensor | None = None) -> None:
+        """Put a token at the end of every lane; a stop id in a blank that is not the last opens the next blank.
+
+        Args:
+            tokens: [B, W]
+            closes: where the piece ends after this token, [B, W]; None for nowhere.
+        """
+        lanes = self.lanes
+        if not self.family.spans:
+            lanes.position = lanes.position + 1
+            lanes.piece = lanes.piece + 1
+            self._enter(tokens)
+            return
+        turns = self.stops(tokens) & ~self.in_last_blank()
+        lanes.blank = lanes.blank + turns
+        lanes.position = torch.where(turns, self.blanks.gather(1, lanes.blank), lanes.position)
+        # Lanes that are finished are fed on until their text leaves the batch; they must not run off the table.
+        lanes.block = torch.where(turns, 1, lanes.block + 1).clamp(max=(self.rows or 2) - 1)
+        lanes.piece = (lanes.piece + 1).masked_fill(turns, 0)
+        lanes.closed = lanes.closed & ~turns if closes is None else (lanes.closed & ~turns) | closes
+        self._enter(tokens.masked_fill(turns, self.start_id or 0))
+
+    def _enter(self, tokens: torch.Tensor) -> None:
+        """Write the tokens that will be fed, and let each see the slot that it will take."""
+        width, slot = tokens.shape[1], self.cache.length
+        self.lanes.fed[:, :, self.count] = tokens
+        self.lanes.seen[:, :, slot : slot + width] = torch.eye(width, dtype=torch.bool, device=self.device)
+        self.count += 1
+
+    def run(self) -> Scored:
+        """Feed the newest token of every lane."""
+        lanes = self.lanes
+        width = lanes.position.shape[1]
+        seen = lanes.seen[:, None, :, : self.cache.length + width]
+        places = Places(lanes.fed[:, :, self.count - 1], lanes.position, lanes.block, seen=seen)
+        first, self._first = self._first, {}
+        return self._call(places, **first)
+
+    def _call(self, places: Places, **others: Any) -> Scored:
+        arguments = self.family.arguments(self.model, places)
+        output = self.model(**arguments, cache=self.cache, **others)
+        return Scored(output["logits"], output["hidden_states"])
+
+    # -- questions -----------------------------------------------------------------------------------------------
+
+    def stops(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Which tokens are stop ids."""
+        found = torch.zeros_like(tokens, dtype=torch.bool)
+        for stop_id in self.decoding.stop_ids:
+            found = found | (tokens == stop_id)
+        return found
+
+    def in_last_blank(self) -> torch.Tensor:
+        """Which lanes are in their text's last blank, [B, W]."""
+        return self.lanes.blank >= self.last_blank[:, None]
+
+    def closing(self) -> torch.Tensor:
+        """Which lanes must close their blank now: it is full, or a hook has ended it, [B, W]."""
+        full = self.lanes.piece >= self.decoding.max_new_tokens
+        return (full | self.lanes.closed) & ~self.in_last_blank()
+
+    def history(self) -> torch.Tensor:
+        """Text and answer of every lane, the newest token last and -1 in front, [B, W, T]."""
+        fed = self.lanes.fed[:, :, : self.count]
+        return torch.cat([self.past.expand(-1, fed.shape[1], -1), fed], dim=2)
+
+    def pieces(self, ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Cut an answer at the start tokens of its further blanks."""
+        if not self.family.spans:
+            return (tuple(ids),)
+        pieces: list[tuple[int, ...]] = [()]
+        for token in ids:
+            pieces = [*pieces, ()] if token == self.start_id else [*pieces[:-1], (*pieces[-1], token)]
+        return tuple(pieces)
+
+    def written(self) -> torch.Tensor:
+        """The answers so far, without the start token, [B, W, steps]."""
+        return self.lanes.fed[:, :, int(self.family.starts) : self.count]
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these texts.
+
+        Args:
+            rows: indices, [new B].
+        """
+        self.numbers = [self.numbers[row] for row in rows.tolist()]
+        for name in ("ids", "lengths", "past", "blanks", "last_blank"):
+            setattr(self, name, getattr(self, name).index_select(0, rows))
+        self.lanes.map(lambda tensor: tensor.index_select(0, rows))
+        self.cache.select(rows)

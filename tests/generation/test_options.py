@@ -1,0 +1,213 @@
+"""Options, hooks and their limits."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from flagai.errors import InputError
+from flagai.generation import Decoding, Prompt, generate, stream
+from tests import tiny
+from tests.generation.writers import KINDS, PLAIN, SEARCHES, Writer, lively, writer
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"temperature": 0}, "temperature is 0; expected a number, more than 0"),
+    ({"temperature": -1.5}, "temperature is -1.5"),
+    ({"temperature": float("nan")}, "temperature is nan"),
+    ({"temperature": "hot"}, "temperature is 'hot'; expected a number"),
+    ({"top_p": 1.5}, "top_p is 1.5; expected a number, at least 0 and at most 1"),
+    ({"top_k": -1}, "top_k is -1; expected a whole number, at least 0"),
+    ({"top_k": 2.5}, "top_k is 2.5; expected a whole number"),
+    ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+    ({"max_new_tokens": 0}, "max_new_tokens is 0; expected a whole number, at least 1"),
+    ({"num_beams": True}, "num_beams is True"),
+    ({"length_penalty": float("inf")}, "length_penalty is inf"),
+    ({"early_stopping": "maybe"}, "early_stopping is 'maybe'"),
+    ({"processors": ("top_k", "top_q")}, "top_q"),
+    ({"stop_ids": (1, -2)}, "stop_ids holds -2"),
+    ({"stop_ids": 5}, "stop_ids is 5; expected a sequence"),
+    ({"bad_words": ((),)}, "empty sequence"),
+    ({"num_beams": 2, "n_best": 3}, "n_best 3 exceeds num_beams 2"),
+    ({"n_best": 3}, "needs do_sample=True or num_beams"),
+    ({"do_sample": True, "num_beams": 2}, "choose one"),
+    ({"contrastive_alpha": 0.5}, "needs top_k"),
+    ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens 5 exceeds max_new_tokens 4"),
+    ({"num_beams": 4, "beam_groups": 3}, "no multiple of 3 groups"),
+    ({"forced_words": ((1,),)}, "forced_words needs num_beams"),
+    ({"seed": 1, "seeds": (1,)}, "not both"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=str)
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        Decoding(**options)
+    assert message in str(error.value)
+
+
+def test_whole_numbers_do_for_real_ones_and_lists_for_tuples() -> None:
+    decoding = Decoding(temperature=2, top_p=1, repetition_penalty=1, stop_ids=[1], bad_words=[[1, 2]], top_k=0)
+    assert (decoding.stop_ids, decoding.bad_words) == ((1,), ((1, 2),))
+    hash(decoding)
+
+
+def refused(message: str, kind: str = "gpt2", prompts: Any = PLAIN, **options: Any) -> None:
+    writing = writer(kind)
+    with pytest.raises(InputError) as error:
+        generate(writing.model, prompts, writing.decoding(**options))
+    assert message in str(error.value)
+
+
+def test_impossible_prompts_are_refused() -> None:
+    refused("Prompt 1 has no ids", prompts=[Prompt((1,)), Prompt(())])
+    refused("Only GLM fills blanks", prompts=[Prompt((1, 2), (1,))])
+    refused("1 of 2 prompts have blanks", "glm", [Prompt((1, 2), (1,)), Prompt((1, 2))])
+    refused("a blank at 2", "glm-blanks", [Prompt((1, 2), (2,))])
+    refused("start_id", "glm-blanks", [Prompt((1, 2), (1,))], start_id=None)
+    refused("stop_ids", "glm-blanks", [Prompt((1, 2), (1,))], stop_ids=())
+    refused("seeds has 2 entries for 4 prompts", do_sample=True, seeds=(1, 2))
+    refused("stop id 99", stop_ids=(99,))
+    refused("banned id 37", banned_ids=(37,))
+    assert generate(writer("gpt2").model, []) == []
+    assert list(stream(writer("gpt2").model, [])) == []
+
+
+def test_a_model_that_does_not_write_is_refused() -> None:
+    with pytest.raises(InputError, match="A BertModel cannot generate"):
+        generate(tiny.build("BertModel"), PLAIN)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "glm", "glm-blanks"])
+def test_the_room_is_used_to_the_last_position(kind: str) -> None:
+    writing = writer(kind)
+    rows = {"gpt2": 40, "bert": 40}.get(kind, 33)
+    prompt = Prompt((3, 4, 5), (1, 2) if kind == "glm-blanks" else ())
+    most = rows - 2
+    options = {"start_id": writing.start_id, "min_new_tokens": most, "max_new_tokens": most}
+    answer = generate(writing.model, [prompt], writing.decoding(**options))[0][0]
+    assert {len(piece) for piece in answer.pieces} == {most}
+    refused(f"only {rows} positions", kind, [prompt], max_new_tokens=most + 1)
+
+
+def test_t5_has_no_limit() -> None:
+    writing = writer("t5")
+    assert len(generate(writing.model, PLAIN[:1], writing.decoding(stop_ids=(), max_new_tokens=150))[0][0].ids) == 150
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_repeat_and_differ() -> None:
+    writing = Writer(lively("GPT2Model"), (Prompt((3,)),) * 3)
+
+    def draw(**options: Any) -> list[list[tuple[int, ...]]]:
+        decoding = writing.decoding(do_sample=True, temperature=3, stop_ids=(), **options)
+        return [[answer.ids for answer in row] for row in generate(writing.model, writing.prompts, decoding)]
+
+    assert draw(seed=4) == draw(seed=4) == draw(seeds=(4, 4, 4))
+    apart = draw(seeds=(4, 5, 6))
+    assert len({row[0] for row in apart}) == 3
+    assert sorted(draw(seed=4, n_best=3)[0]) == sorted(row[0] for row in apart), "the n-th sample has seed + n"
+    torch.manual_seed(0)
+    first = draw()
+    assert first != draw()
+    torch.manual_seed(0)
+    assert first == draw()
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    model, count = lively("GPT2Model"), 4000
+    with torch.no_grad():
+        wanted = (model(torch.tensor([[3, 5]]))["logits"][0, -1] / 2).softmax(-1)
+    decoding = Decoding(max_new_tokens=1, do_sample=True, temperature=2, seed=0, n_best=count)
+    drawn = [answer.ids[0] for answer in generate(model, [Prompt((3, 5))], decoding)[0]]
+    found = torch.bincount(torch.tensor(drawn), minlength=37) / count
+    assert (found - wanted).abs().max() < 4 * (0.25 / count) ** 0.5
+
+
+def test_samples_are_scored_by_the_model_whatever_the_temperature() -> None:
+    model = lively("GPT2Model")
+    for temperature in (0.5, 3):
+        decoding = Decoding(max_new_tokens=1, do_sample=True, temperature=temperature, seed=1)
+        answer = generate(model, [Prompt((3, 5))], decoding)[0][0]
+        with torch.no_grad():
+            wanted = model(torch.tensor([[3, 5]]))["logits"][0, -1].log_softmax(-1)[answer.ids[0]]
+        assert answer.score == pytest.approx(float(wanted), abs=1e-5)
+
+
+# -- hooks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_stop_hook_ends_pieces(kind: str, search: str) -> None:
+    """Every piece ends with the first id above 20; the ids before are as they were."""
+    writing = writer(kind)
+    decoding = writing.decoding(**SEARCHES[search])
+
+    def above(row: int, piece: tuple[int, ...]) -> bool:
+        assert not any(token > 20 for token in piece[:-1]), "never asked about what has ended"
+        return piece[-1] > 20
+
+    ended = 0
+    for answers in generate(writing.model, writing.prompts, decoding, stop=above):
+        for answer in answers:
+            for piece in answer.pieces:
+                assert not any(token > 20 for token in piece[:-1])
+            ended += bool(answer.pieces[-1] and answer.pieces[-1][-1] > 20 and answer.finished)
+    assert ended
+
+
+def test_the_stop_hook_is_told_rows_and_ids() -> None:
+    writing = writer("gpt2")
+    asked: list[tuple[int, tuple[int, ...]]] = []
+    decoding = writing.decoding(stop_ids=())
+    answers = generate(writing.model, writing.prompts, decoding, stop=lambda *given: asked.append(given) or False)
+    wanted = [(row, found[0].ids[:count]) for count in range(1, 8) for row, found in enumerate(answers)]
+    assert asked == wanted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_processors_see_text_and_answer(kind: str) -> None:
+    writing = writer(kind)
+    seen: list[torch.Tensor] = []
+
+    def watch(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        assert ids.shape[:2] == scores.shape[:2]
+        assert torch.allclose(scores.exp().sum(-1), torch.ones(()), atol=1e-4)
+        seen.append(ids)
+        return scores.index_fill(-1, torch.tensor([28]), -torch.inf)
+
+    answers = generate(writing.model, writing.prompts, writing.decoding(stop_ids=(30,)), logits_processors=[watch])
+    assert not any(28 in answer.ids for row in answers for answer in row)
+    start = [writing.start_id] if kind == "glm-blanks" else [0] if kind == "t5" else []
+    for row, prompt in enumerate(writing.prompts):
+        first = [token for token in seen[0][row, 0].tolist() if token >= 0]
+        assert first == ([] if kind == "t5" else list(prompt.ids)) + start
+        assert seen[1][row, 0, -1] == answers[row][0].ids[0]
+
+
+def test_nothing_allowed_gives_an_empty_answer() -> None:
+    for options in ({}, {"num_beams": 3}, {"do_sample": True}, {"contrastive_alpha": 0.5, "top_k": 2}):
+        writing = writer("gpt2")
+        decoding = writing.decoding(**options)
+        forbid = [lambda _, scores: torch.full_like(scores, -torch.inf)]
+        answers = generate(writing.model, PLAIN, decoding, logits_processors=forbid)
+        assert [row[0].pieces for row in answers] == [((),)] * 4
+        assert not any(row[0].finished for row in answers)
+
+
+def test_the_model_keeps_its_mode() -> None:
+    writing = writer("gpt2")
+    wanted = generate(writing.model, PLAIN, writing.decoding())
+    writing.model.train()
+    writing.model.blocks[0].eval()
+    assert generate(writing.model, PLAIN, writing.decoding()) == wanted, "dropout is off"
+    assert writing.model.training
+    assert not writing.model.blocks[0].training
+    events = stream(writing.model, PLAIN, writing.decoding())
+    next(events)
+    events.close()
+    assert writing.model.training
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()

@@ -1,0 +1,63 @@
+"""Tiny models that write: one for every way in which a family decodes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flagai.generation import Decoding, Prompt
+from tests import tiny
+
+TEXTS = ((3, 5, 7, 9, 3, 5), (4,), (8, 2, 6, 1, 5, 9, 11, 13), (12, 10, 3))
+PLAIN = tuple(Prompt(ids) for ids in TEXTS)
+BLANKS = tuple(Prompt(ids, places) for ids, places in zip(TEXTS, ((1,), (0, 0), (1, 3, 6), (2,)), strict=True))
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model and what it may be asked to continue."""
+
+    model: Any
+    prompts: tuple[Prompt, ...]
+    start_id: int | None = None
+
+    def decoding(self, **options: Any) -> Decoding:
+        return Decoding(**{"max_new_tokens": 7, "stop_ids": (2, 17), "start_id": self.start_id, **options})
+
+
+def lively(name: str, seed: int = 0, **changes: Any) -> Any:
+    """A tiny model with large weights: it has opinions, and they depend on the whole text."""
+    model = tiny.build(name, seed, **changes)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.dim() > 1 and "feed_forward" not in key:
+                parameter.mul_(4)
+    return model
+
+
+def writer(kind: str, seed: int = 0) -> Writer:
+    glm = {"spell_length": None}
+    if kind == "glm-blanks":
+        return Writer(lively("GLMModel", seed, **glm), BLANKS, start_id=14)
+    name = {
+        "gpt2": "GPT2Model",
+        "bert": "BertForSeq2seq",
+        "glm": "GLMForSeq2Seq",
+        "glm-one-position": "GLMModel",
+        "t5": "T5Model",
+    }[kind]
+    changes = {"t5": {}, "gpt2": {}, "bert": {}}.get(kind, glm)
+    changes = {**changes, "block_position_encoding": False} if kind == "glm-one-position" else changes
+    return Writer(lively(name, seed, **changes), PLAIN)
+
+
+KINDS = ("gpt2", "bert", "glm", "glm-one-position", "glm-blanks", "t5")
+SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampling": {"do_sample": True, "seed": 5, "n_best": 3, "temperature": 1.5, "top_k": 9, "top_p": 0.9},
+    "beams": {"num_beams": 4, "n_best": 3},
+    "long beams": {"num_beams": 3, "n_best": 2, "length_penalty": 1.5},
+    "contrastive": {"contrastive_alpha": 0.5, "top_k": 4},
+    "careful": {"repetition_penalty": 2, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words": ((5,), (28, 7))},
+    "careful beams": {"num_beams": 4, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words": ((5,), (28, 7))},
+}
