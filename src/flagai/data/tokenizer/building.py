@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from flagai.data.tokenizer.commands import TABLES, Commands, CommandToken
 from flagai.data.tokenizer.description import FAST_FILE, Description, read_settings
-from flagai.data.tokenizer.text import join_chinese, join_english
+from flagai.data.tokenizer.text import is_chinese, join_chinese, join_english
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tokenizers import Tokenizer as RustTokenizer
 
@@ -99,8 +99,8 @@ def _wordpiece(description: Description) -> Built:
         # T5-PEGASUS was trained with accents.
         engine: RustEngine = JiebaEngine(from_vocabulary(path, strip_accents=False), join_chinese)
     else:
-        join = join_chinese if description.language == "zh" else join_english
-        engine = RustEngine(from_vocabulary(path), join)
+        rust = from_vocabulary(path)
+        engine = RustEngine(rust, _join(rust, description))
     return _with_table(engine, description, path)
 
 
@@ -121,8 +121,7 @@ def _fast(description: Description) -> Built:
     path = description.paths[0]
     tokenizer = load_fast(path)
     if description.kind == "wordpiece":
-        join = join_chinese if description.language == "zh" else join_english
-        return _with_table(RustEngine(tokenizer, join), description, path)
+        return _with_table(RustEngine(tokenizer, _join(tokenizer, description)), description, path)
     engine = RustEngine(tokenizer)
     if description.table in TABLES:
         return _with_table(engine, description, path)
@@ -131,15 +130,16 @@ def _fast(description: Description) -> Built:
 
 def _with_table(engine: "RustEngine", description: Description, path: Path) -> Built:
     """Add a table's command tokens to an engine that cuts them out of the text itself."""
-    from flagai.data.tokenizer.wordpiece import add_commands
-
     table = description.table or description.kind
-    rust = engine.tokenizer
-    commands = Commands.of_table(table, engine.size, rust.token_to_id, str(path))
-    add_commands(
-        rust, [token.token for token in commands.tokens], [token.token for token in commands.tokens if token.lstrip]
-    )
+    commands = Commands.of_table(table, engine.size, engine.find, str(path))
+    engine.add_commands(commands.tokens)
     return Built(engine, commands)
+
+
+def _join(tokenizer: "RustTokenizer", description: Description) -> "Callable[[Iterable[str]], str]":
+    """How tokens become a text; where nothing says the language, the vocabulary does."""
+    chinese = is_chinese(tokenizer.get_vocab()) if description.language is None else description.language == "zh"
+    return join_chinese if chinese else join_english
 
 
 def _listed_commands(tokenizer: "RustTokenizer", path: Path) -> Commands:

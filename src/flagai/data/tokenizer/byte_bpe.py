@@ -9,6 +9,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from flagai.errors import VocabularyError
 
+# The bytes and some command tokens.
+_MOST_WITHOUT_MERGES = 512
+
 
 def load_byte_bpe(vocabulary: Path, merges: Path) -> Tokenizer:
     """Make a byte-level BPE tokenizer, without command tokens.
@@ -33,4 +36,11 @@ def load_byte_bpe(vocabulary: Path, merges: Path) -> Tokenizer:
             f"{vocabulary} lacks {len(missing)} of the 256 bytes: it is no byte-level vocabulary, or it is damaged. "
             "Fetch it again."
         )
+    if tokenizer.get_vocab_size() > _MOST_WITHOUT_MERGES and not _has_merges(merges):
+        raise VocabularyError(f"{merges} has no merges, so that no text would give long tokens. Fetch it again.")
     return tokenizer
+
+
+def _has_merges(path: Path) -> bool:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return any(line.strip() and not line.startswith("#version") for line in lines[:2])

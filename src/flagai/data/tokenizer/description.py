@@ -95,7 +95,7 @@ def describe(folder: Path, name: str, card: "Card | None") -> Description:
     kind = next((kind for kind in kinds if _present(folder, kind)), None)
     if kind is None:
         raise ModelNotFoundError(_absent(folder, name, card))
-    family = card.family if card is not None else _family(config)
+    family = card.family if card is not None else _family(config) or ("glm" if kind == "sentencepiece" else None)
     own_kind = card is not None and card.tokenizer.kind == kind
     files = _present(folder, kind)
     return Description(

@@ -67,27 +67,26 @@ def causal_glm(
     return sample if target is None else sample | {"target_ids": ids[1:]}
 
 
-def truncate(first: list[int], second: list[int] | None, room: int) -> None:
-    """Drop ids from the end of the longer sequence, of the second where both are equally long, until both fit.
+def kept_lengths(lengths: Sequence[int], room: int) -> list[int]:
+    """How much of one sequence or two is kept if ids are dropped, one by one, from the longer one.
+
+    Args:
+        lengths: of one sequence or two; of two equally long ones the second is cut first.
+        room: how many ids may stay.
 
     Raises:
         InputError: there is no room even for the command tokens.
     """
     if room < 0:
-        raise InputError(f"max_length is {-room} too small even for the command tokens. Give a larger one.")
-    if second is None:
-        del first[room:]
-        return
-    long, short = max(len(first), len(second)), min(len(first), len(second))
-    excess = long + short - room
-    if excess <= 0:
-        return
-    cut = min(excess, long - short)
-    longer = first if len(first) > len(second) else second
-    del longer[long - cut :]
-    rest = excess - cut
-    del second[len(second) - (rest + 1) // 2 :]
-    del first[len(first) - rest // 2 :]
+        raise InputError(f"max_length is by {-room} too small even for the command tokens. Give a larger one.")
+    if sum(lengths) <= room:
+        return list(lengths)
+    if len(lengths) == 1:
+        return [room]
+    first, second = lengths
+    if min(lengths) * 2 <= room:  # the shorter one is not cut
+        return [room - second, second] if first > second else [first, room - first]
+    return [room - room // 2, room // 2]
 
 
 def check_max_length(max_length: int | None) -> None:
@@ -98,8 +97,3 @@ def check_max_length(max_length: int | None) -> None:
     """
     if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1):
         raise InputError(f"max_length={max_length!r} is no number of tokens. Give a whole number above 0.")
-
-
-def count(ids: Sequence[int] | None) -> int:
-    """How many ids there are."""
-    return 0 if ids is None else len(ids)

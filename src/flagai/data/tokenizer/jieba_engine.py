@@ -1,6 +1,7 @@
 """T5-PEGASUS: words cut by jieba first, then WordPiece for those that the vocabulary lacks."""
 
 import functools
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -27,7 +28,11 @@ class JiebaEngine(RustEngine):
 
     def __init__(self, tokenizer: RustTokenizer, join: Join) -> None:
         super().__init__(tokenizer, join)
-        _segmenter()
+        if importlib.util.find_spec("jieba") is None:
+            raise ConfigError(
+                "T5-PEGASUS cuts text into words with jieba, which is not installed. Type: pip install "
+                "'flagai[jieba]', or ask for characters: Tokenizer.from_pretrained(..., segmenter=\"characters\")."
+            )
         self._words = self.vocabulary()
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -66,13 +71,8 @@ def _surface(words: list[str], pieces: dict[str, Encoding]) -> Surface:
 @functools.cache
 def _segmenter() -> Callable[[str], Iterator[str]]:
     """The segmenter of jieba without its hidden Markov model, as T5-PEGASUS was trained."""
-    try:
-        import jieba
-    except ImportError as error:
-        raise ConfigError(
-            "T5-PEGASUS cuts text into words with jieba, which is not installed. Type: pip install 'flagai[jieba]', or "
-            'ask for characters with Tokenizer.from_pretrained(..., segmenter="characters").'
-        ) from error
+    import jieba
+
     segmenter: Any = jieba.Tokenizer()
     # What its initialize() does, but without a cache in the folder for temporary files, and without messages.
     segmenter.FREQ, segmenter.total = segmenter.gen_pfdict(segmenter.get_dict_file())

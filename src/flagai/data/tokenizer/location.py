@@ -48,15 +48,15 @@ def locate(name: str, cache_dir: str | Path | None) -> Location:
         ModelNotFoundError: there is no such folder, and the catalog has no such name.
         HubError: the files cannot be fetched.
     """
-    home = settings.home() if cache_dir is None else Path(cache_dir)
-    card = find_card(name)
+    home = settings.home() if cache_dir is None else Path(cache_dir).expanduser()
+    card = find_card(name) or find_card(Path(name).name)
     base = find_card(card.base) if card is not None and card.base is not None else None
     for folder in _places(home, name, card, base):
         if has_tokenizer(folder):
             return Location(folder, card)
     path = Path(name).expanduser()
     if path.is_dir():
-        return Location(path, find_card(path.resolve().name))
+        return Location(path, card)
     if card is None:
         return Location(_unknown(home, name), None)
     return Location(_fetched(base or card, home), card)
@@ -67,6 +67,7 @@ def _places(home: Path, name: str, card: "Card | None", base: "Card | None") -> 
 
     names = [name, *(known.name for known in (card, base) if known is not None)]
     places = [_any_case(home, entry) for entry in names]
+    places += [home] * (home.name.lower() == name.lower())  # the model's own folder instead of the one above
     packages = [package_folder(known) for known in (card, base) if known is not None]
     return [*places, *(folder for folder in packages if folder is not None)]
 

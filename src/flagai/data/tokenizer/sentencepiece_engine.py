@@ -1,6 +1,7 @@
 """SentencePiece: Chinese GLM and T5."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +12,7 @@ from flagai.data.tokenizer.encoding import Encoding, Span, Surface
 from flagai.errors import VocabularyError
 
 _BLANK = "▁"
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
 _MANY = 64  # from so many texts on, threads pay
 
 
@@ -24,7 +26,10 @@ def load_sentencepiece(path: Path) -> Any:
 
     try:
         # From memory, because the library cannot open every path of every system.
-        return SentencePieceProcessor(model_proto=path.read_bytes())
+        content = path.read_bytes()
+        if not content:
+            raise ValueError("it is empty")  # which the library takes for a model without pieces
+        return SentencePieceProcessor(model_proto=content)
     except (OSError, RuntimeError, ValueError) as error:
         raise VocabularyError(f"{path} is damaged, or no SentencePiece model: {error}. Fetch it again.") from error
 
@@ -114,9 +119,19 @@ class SentencePieceEngine:
             ends[index] = starts[index + 1] if starts[index + 1] > starts[index] else ends[index + 1]
         if normal.startswith(_BLANK) and starts[1] == starts[0]:
             ends[0] = starts[0]  # the blank that is put before every text comes from nowhere
-        spans: list[Span] = []
-        at = 0
+        return [(starts[first], ends[last]) for first, last in self._characters(pieces)]
+
+    def _characters(self, pieces: list[str]) -> Iterator[Span]:
+        """The first and the last character of each piece; several pieces of one byte can be one character."""
+        at = bytes_left = 0
         for piece in pieces:
-            spans.append((starts[at], ends[at + len(piece) - 1]))
-            at += len(piece)
-        return spans
+            byte = _BYTE.fullmatch(piece)
+            if byte is None or not self._processor.is_byte(self._processor.piece_to_id(piece)):
+                yield at, at + len(piece) - 1
+                at += len(piece)
+                continue
+            lead = int(byte[1], 16)
+            bytes_left = bytes_left or 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)
+            yield at, at
+            bytes_left -= 1
+            at += bytes_left == 0

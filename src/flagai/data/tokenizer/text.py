@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from flagai.errors import InputError
 
@@ -12,6 +12,7 @@ _WITHOUT_SPACES = re.compile(
     "[\u1100-\u11ff\u2010-\u2027\u2030-\u205e\u2e80-\u33ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff"
     "\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]"
 )
+_HAN = re.compile("[\u4e00-\u9fff]")
 _CLOSES = frozenset(",.;:!?)]}%")  # no space before, one after if a word follows
 _OPENS = frozenset("([{$")  # one space before if a word precedes, none after
 _IN_NUMBERS = frozenset(",.:")
@@ -56,15 +57,23 @@ def join_chinese(tokens: Iterable[str]) -> str:
     return "".join(pieces)
 
 
+def is_chinese(vocabulary: Collection[str]) -> bool:
+    """Whether a vocabulary is that of a Chinese model: one token in eight has a Han character, or more."""
+    return sum(_HAN.search(token) is not None for token in vocabulary) * 8 >= len(vocabulary)
+
+
 def _parted(left: str, right: str) -> bool:
     """Whether a space belongs between two neighbours."""
     last, first = left[-1], right[0]
+    command_follows = first == "[" and right[-1] == "]" and len(right) > 1
+    if command_follows and last == "]":
+        return False
     if _WITHOUT_SPACES.match(last) or _WITHOUT_SPACES.match(first):
         return False
-    word_follows = _is_word(first) or (first == "[" and right[-1] == "]" and len(right) > 1)
+    word_follows = _is_word(first) or command_follows
     if last in _CLOSES:
         number = last in _IN_NUMBERS and left[0].isdigit() and first.isdigit()
-        return word_follows and not number
+        return (word_follows or first in _OPENS) and not number
     return _is_word(last) and (word_follows or first in _OPENS)
 
 

@@ -165,6 +165,11 @@ class Tokenizer(FlagAINames):
             if limit is not None and limit < 2:
                 raise InputError(f"max_length={limit} leaves no room for the 2 command tokens. Give a larger one.")
             return formats.causal_glm(self.get_command_id, first, second, limit, padding=padding)
+        if self.kind == "fast":
+            from flagai.data.tokenizer.rust_engine import RustEngine, post_processed
+
+            assert isinstance(self._engine, RustEngine)  # noqa: S101  # that is what the kind means
+            return post_processed(self._engine.tokenizer, clean(texts), limit)
         return self._with_commands(first, second, limit)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
@@ -202,7 +207,9 @@ class Tokenizer(FlagAINames):
         else:
             added = int(second is not None and eos is not None)
         if limit is not None:
-            formats.truncate(first, second, limit - added)
+            rows = [first] if second is None else [first, second]
+            for row, kept in zip(rows, formats.kept_lengths([len(row) for row in rows], limit - added), strict=True):
+                del row[kept:]
         if self.kind == "t5" and eos is not None:
             return formats.with_eos(eos, first, second)
         if cls is not None and sep is not None:

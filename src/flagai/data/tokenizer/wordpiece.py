@@ -1,6 +1,5 @@
 """BERT's WordPiece tokenizer, from ``tokenizer.json`` or ``vocab.txt``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer
@@ -78,24 +77,13 @@ def from_vocabulary(path: Path, *, strip_accents: bool | None = None) -> Tokeniz
     tokenizer.normalizer = NormalizerSequence([_final_sigma(), normalizer]) if lower else normalizer
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder()
-    add_commands(tokenizer, SPECIAL)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     return tokenizer
-
-
-def add_commands(tokenizer: Tokenizer, tokens: Sequence[str], swallowing: Sequence[str] = ()) -> None:
-    """Let a tokenizer cut literal command tokens out of a text.
-
-    Args:
-        tokenizer: the tokenizer; a token that its vocabulary lacks is put behind it, in order.
-        tokens: the command tokens.
-        swallowing: those that swallow the blanks before them.
-    """
-    tokenizer.add_special_tokens([AddedToken(text, lstrip=text in swallowing, normalized=False) for text in tokens])
 
 
 def _final_sigma() -> Normalizer:
