@@ -1,7 +1,12 @@
 """Settings for all tests."""
 
+from pathlib import Path
+
 import pytest
 import torch
+
+from flagai.data.tokenizer import Tokenizer
+from tests import vocabularies
 
 # Tiny models spend their time handing work to threads; with one thread the suite is faster and repeatable.
 torch.set_num_threads(1)
@@ -11,3 +16,25 @@ torch.set_num_threads(1)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reaches for the internet; those of the hub turn this off and talk to a server of their own."""
     monkeypatch.setenv("FLAGAI_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def vocabularies_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models that have nothing but their tokenizers."""
+    return vocabularies.put(tmp_path_factory.mktemp("vocabularies"))
+
+
+def _tokenizer(name: str) -> object:
+    @pytest.fixture(scope="session")
+    def load(vocabularies_home: Path) -> Tokenizer:
+        return Tokenizer.from_folder(vocabularies_home / name)
+
+    return load
+
+
+glm_tokenizer = _tokenizer("GLM-large-ch")
+english_glm_tokenizer = _tokenizer("GLM-large-en")
+bert_tokenizer = _tokenizer("RoBERTa-base-ch")
+gpt2_tokenizer = _tokenizer("GPT2-base-en")
+pegasus_tokenizer = _tokenizer("T5-base-ch")
+t5_tokenizer = _tokenizer("T5-base-en")

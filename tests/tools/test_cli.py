@@ -58,7 +58,6 @@ def test_wrong_calls_say_what_is_wrong(tmp_path: Path) -> None:
     assert "two sentences" in fails(InputError, "match", "one")
     assert "not both" in fails(InputError, "match", "one", "two", "--file", "x")
     assert "line 1" in fails(InputError, "match", "--file", str(tmp_path / "bad.jsonl"))
-    assert "needs sentences" in fails(InputError, "embed")
     assert "cannot be read" in fails(InputError, "embed", "--file", str(tmp_path / "absent"))
     assert "not UTF-8" in fails(InputError, "embed", "--file", str(tmp_path / "latin1.txt"))
     assert "all-MiniLM-L6-v2" in fails(ModelNotFoundError, "embed", "x", "--model", "no-such-model")

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from flagai import __version__
-from flagai.cli import catalog, checkpoints, embedding, hub
+from flagai.cli import catalog, checkpoints, embedding, hub, reading, writing
 from flagai.errors import FlagAIError
 
 app = typer.Typer(
@@ -23,6 +23,12 @@ app.command("show")(catalog.show)
 app.command("download")(hub.download)
 app.command("verify")(hub.verify)
 app.add_typer(hub.cache, name="cache")
+app.command("title")(writing.title)
+app.command("poem")(writing.poem)
+app.command("write")(writing.write)
+app.command("fill")(writing.fill)
+app.command("ner")(reading.ner)
+app.command("classify")(reading.classify)
 app.command("match")(embedding.match)
 app.command("embed")(embedding.embed)
 app.command("convert")(checkpoints.convert)

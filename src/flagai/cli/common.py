@@ -3,11 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flagai.errors import InputError
+
+if TYPE_CHECKING:
+    from flagai.model.predictor.predictor import Predictor
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -30,3 +33,19 @@ def read_lines(file: Path) -> list[str]:
 def print_json(entry: object) -> None:
     """Print a value as one line of JSON."""
     typer.echo(json.dumps(entry, ensure_ascii=False))
+
+
+def predictor(task: str, model: str, model_dir: Path | None, device: str | None) -> "Predictor":
+    """A model and its tokenizer, joined for a task; loaded late, because torch takes seconds to import.
+
+    Args:
+        task: the task's name.
+        model: the model's name or folder.
+        model_dir: the folder of models.
+        device: where to run; None is the best device there is.
+    """
+    from flagai.auto_model.auto_loader import AutoLoader
+    from flagai.model.predictor.predictor import Predictor
+
+    loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device)
+    return Predictor(loader.get_model(), loader.get_tokenizer())

@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flagai import settings
 from flagai.catalog.packages import DEFAULT_EMBEDDING, find_model
-from flagai.cli.common import Json, print_json, read_lines
-from flagai.errors import InputError
+from flagai.cli.common import Json, predictor, print_json, read_lines
+from flagai.cli.entries import BatchSize, Device, Field, Home, InFile, Model, Texts, answer, read_entries
+from flagai.errors import InputError, ModelNotFoundError
+
+CONFIG_FILE = "config.json"
 
 if TYPE_CHECKING:
     import torch
 
     from flagai.model.predictor.embedder import SentenceEmbedder
-
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="A model's folder, or the name of a packaged model.", show_default=True)
-]
-Device = Annotated[str, typer.Option(help="Where to run, such as cpu, cuda or cuda:1.")]
 
 
 def match(
@@ -28,17 +27,45 @@ def match(
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Pairs instead: JSON lines with text1 and text2; - is stdin.")
     ] = None,
-    device: Device = "cpu",
+    model_dir: Home = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Print how similar two sentences are, from -1 to 1: the cosine of their embeddings."""
+    """Print how similar two sentences are.
+
+    From -1 to 1, the cosine of their embeddings; with a model that was fine-tuned for semantic matching, from 0 to 1,
+    the probability that they mean the same.
+    """
     pairs = _pairs(first, second, file)
-    scores = _embedder(model, device).match([pair[0] for pair in pairs], [pair[1] for pair in pairs]).tolist()
-    for (text1, text2), score in zip(pairs, scores, strict=True):
+    for (text1, text2), score in zip(pairs, _similarities(pairs, model, model_dir, device), strict=True):
         if as_json:
             print_json({"text1": text1, "text2": text2, "similarity": round(score, 6)})
         else:
             typer.echo(f"{score:.4f}" if file is None else f"{score:.4f}\t{text1}\t{text2}")
+
+
+def _similarities(pairs: list[tuple[str, str]], model: str, home: Path | None, device: str | None) -> list[float]:
+    if _classifies(model, home):
+        probabilities = predictor("semantic-matching", model, home, device).class_probabilities(pairs)
+        return [float(row[-1]) for row in probabilities]
+    embedder = _embedder(model, home, device)
+    return [float(score) for score in embedder.match([pair[0] for pair in pairs], [pair[1] for pair in pairs])]
+
+
+def _classifies(model: str, home: Path | None) -> bool:
+    """Whether a model was fine-tuned to tell whether two texts mean the same."""
+    from flagai.catalog.catalog import find
+    from flagai.checkpoint.reader import open_checkpoint
+    from flagai.model.registry import find_class
+
+    folder = Path(model) if Path(model).is_dir() else (settings.home() if home is None else home) / model
+    try:
+        if (folder / CONFIG_FILE).is_file():
+            values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            return find_class(values, open_checkpoint(folder))[0].__name__ == "BertForClsClassifier"
+        return find(model).task == "semantic-matching"
+    except ModelNotFoundError:
+        return False
 
 
 def _pairs(first: str | None, second: str | None, file: Path | None) -> list[tuple[str, str]]:
@@ -59,24 +86,33 @@ def _pairs(first: str | None, second: str | None, file: Path | None) -> list[tup
 
 
 def embed(
-    texts: Annotated[list[str] | None, typer.Argument(help="Sentences.")] = None,
+    texts: Texts = None,
     model: Model = DEFAULT_EMBEDDING,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="One sentence a line; - is stdin.")] = None,
+    file: InFile = None,
+    field: Field = "text",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write to this file: .safetensors, or else JSON lines.")
     ] = None,
     normalize: Annotated[bool, typer.Option(help="Scale vectors to length 1.")] = False,
-    device: Device = "cpu",
+    batch_size: BatchSize = 1024,
+    model_dir: Home = None,
+    device: Device = None,
 ) -> None:
     """Write the embedding of each sentence, the mean of its last hidden states, as JSON lines or safetensors."""
-    sentences = list(texts or []) + (read_lines(file) if file is not None else [])
-    if not sentences:
-        raise InputError("embed needs sentences, or --file.")
-    vectors = _embedder(model, device).embed(sentences, normalize=normalize)
+    entries = read_entries(texts, file, field)
+    embedder = _embedder(model, model_dir, device)
     if out is not None and out.suffix == ".safetensors":
-        _write_tensor(out, vectors)
-    else:
-        _write_lines(out, sentences, vectors)
+        _write_tensor(out, embedder.embed([entry.text for entry in entries], normalize=normalize))
+        return
+    answer(
+        entries,
+        lambda batch: embedder.embed([entry.text for entry in batch], normalize=normalize).tolist(),
+        as_fields=lambda vector: {"embedding": vector},
+        show=lambda entry, vector: print_json(entry.fields | {"embedding": vector}),
+        batch_size=batch_size,
+        as_json=True,
+        out=out,
+    )
 
 
 def _write_tensor(path: Path, vectors: "torch.Tensor") -> None:
@@ -88,20 +124,9 @@ def _write_tensor(path: Path, vectors: "torch.Tensor") -> None:
         save_file({"embeddings": vectors}, temporary)
 
 
-def _write_lines(path: Path | None, sentences: list[str], vectors: "torch.Tensor") -> None:
-    from flagai.checkpoint.atomic import replace_file
-
-    entries = zip(sentences, vectors.tolist(), strict=True)
-    if path is None:
-        for text, vector in entries:
-            print_json({"text": text, "embedding": vector})
-        return
-    with replace_file(path) as temporary, temporary.open("w", encoding="utf-8") as target:
-        for text, vector in entries:
-            target.write(json.dumps({"text": text, "embedding": vector}, ensure_ascii=False) + "\n")
-
-
-def _embedder(model: str, device: str) -> "SentenceEmbedder":
+def _embedder(model: str, home: Path | None, device: str | None) -> "SentenceEmbedder":
+    from flagai.model.placement import best_device
     from flagai.model.predictor.embedder import SentenceEmbedder
 
-    return SentenceEmbedder.from_folder(find_model(model), device=device)
+    folder = find_model(model) if home is None else home / model
+    return SentenceEmbedder.from_folder(folder, device=best_device() if device is None else device)

@@ -36,3 +36,12 @@ def read_dtype(dtype: Dtype | None) -> torch.dtype | None:
     if found not in DTYPES.values():
         raise InputError(f"dtype={dtype!r} is none for a model. Known: {', '.join(DTYPES)}.")
     return found
+
+
+def best_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    if torch.accelerator.is_available():
+        found = torch.accelerator.current_accelerator()
+        if found is not None:
+            return found
+    return torch.device("cpu")

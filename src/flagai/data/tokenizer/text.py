@@ -50,10 +50,11 @@ def join_chinese(tokens: Iterable[str]) -> str:
         piece = token.removeprefix(_CONTINUES) if glued else token
         if not piece:
             continue
-        if not glued and end and _parted(end, piece):
+        command = piece[0] == "[" and piece[-1] == "]" and len(piece) > 1
+        if not glued and not command and end and _parted(end, piece):
             pieces.append(" ")
         pieces.append(piece)
-        end = (end + piece)[-2:]
+        end = "" if command else (end + piece)[-2:]
     return "".join(pieces)
 
 

@@ -1,0 +1,1 @@
+"""A task and a model's name in, a model and its tokenizer out."""

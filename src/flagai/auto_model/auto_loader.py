@@ -1,0 +1,167 @@
+"""``AutoLoader``: any task with any model for which it makes sense."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from flagai import settings
+from flagai.auto_model.tasks import class_for, task_named
+from flagai.data.tokenizer import Tokenizer
+from flagai.data.tokenizer.description import has_tokenizer
+from flagai.errors import ConfigError, HubError, InputError, ModelNotFoundError
+from flagai.model.base_model import BaseModel
+from flagai.model.config import family_of
+from flagai.model.obtain import CONFIG_FILE, variant
+from flagai.model.placement import Device, Dtype, best_device
+from flagai.model.registry import class_named
+
+logger = logging.getLogger(__name__)
+
+# Arguments of the original that mean nothing here, and those that promise what is not there.
+_WITHOUT_EFFECT = ("low_cpu_mem_usage", "inference_mode", "model_max_length", "all_devices")
+_NOT_THERE = ("lora_dir", "qlora_dir", "adapter_dir")
+_OF_THE_HEAD = ("class_num", "inner_dim")
+
+
+class AutoLoader:
+    """Loads the model for a task, and its tokenizer.
+
+    A model fine-tuned for the task is taken where there is one: first the folder ``model_dir/model_name-task_name``,
+    then the catalog. Otherwise the backbone is loaded, and a head that it does not have is drawn anew, with a warning;
+    so it is if the fine-tuned model cannot be fetched, but the backbone is here.
+
+    Args:
+        task_name: such as "title-generation", "ner" or "lm"; ``flagai.auto_model.tasks`` has all names.
+        model_name: a name of the catalog in any case, such as "GLM-large-ch" or "RoBERTa-base-ch-ner", a folder of
+            ``model_dir``, or (without ``model_dir``) the path of a folder.
+        model_dir: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+        only_download_config: read only the configuration and draw new weights.
+        device: where the model shall be; default the best device there is.
+        torch_dtype: the parameters' type; default the checkpoint's.
+        load_pretrain_params: False draws new weights, as ``only_download_config`` does.
+        class_num: number of classes, for heads that need it; ``target_size`` is another name of it.
+        fp16: another way to say ``torch_dtype="float16"``.
+        **settings_and_others: settings that replace those of the configuration; arguments of the original that have
+            no meaning here (``low_cpu_mem_usage``, ``inference_mode``, ``model_max_length``, ``all_devices``) are
+            ignored.
+
+    Raises:
+        InputError: there is no such task, or the model cannot do it; the message has the lists.
+        ModelNotFoundError: there is no such model; the message has near ones.
+        FlagAIError: see :meth:`BaseModel.from_pretrain`.
+    """
+
+    def __init__(
+        self,
+        task_name: str = "lm",
+        model_name: str = "RoBERTa-base-ch",
+        model_dir: str | Path | None = None,
+        only_download_config: bool = False,
+        device: Device | None = None,
+        torch_dtype: Dtype | None = None,
+        *,
+        load_pretrain_params: bool = True,
+        class_num: int | None = None,
+        target_size: int | None = None,
+        fp16: bool = False,
+        **settings_and_others: Any,
+    ) -> None:
+        self.task_name = task_named(task_name)
+        home, model_name = _place(model_dir, model_name)
+        overrides = _overrides(settings_and_others)
+        class_num = target_size if class_num is None else class_num
+        if class_num is not None:
+            overrides["class_num"] = class_num
+        options = {
+            "only_download_config": only_download_config or not load_pretrain_params,
+            "device": best_device() if device is None else device,
+            "dtype": "float16" if fp16 and torch_dtype is None else torch_dtype,
+        }
+        found = _fine_tuned(home, model_name, self.task_name)
+        try:
+            self.model = _load(home, found, self.task_name, options, overrides)
+        except HubError as error:
+            if found == model_name or not (home / model_name).is_dir():
+                raise
+            logger.warning("%s Loading %s instead, which was not trained for %s.", error, model_name, self.task_name)
+            found = model_name
+            self.model = _load(home, found, self.task_name, options, overrides)
+        self.tokenizer = _tokenizer(home, found, model_name)
+
+    def get_model(self) -> BaseModel:
+        """The model, in evaluation mode."""
+        return self.model
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The tokenizer that goes with the model."""
+        return self.tokenizer
+
+    def get_task_name(self, brief_model_name: str) -> str:
+        """The task with the family, such as "glm_poetry"."""
+        return f"{brief_model_name}_{self.task_name}"
+
+    def load_pretrain_params(self, model_path: str | Path) -> None:
+        """Load weights into the model, in place, exactly or not at all.
+
+        Args:
+            model_path: a weights file or folder in any known format.
+        """
+        self.model.load_weights(model_path)
+
+
+def _place(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
+    """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
+    path = Path(model_name).expanduser()
+    if model_dir is None and path.is_dir():
+        return path.absolute().parent, path.absolute().name
+    return (settings.home() if model_dir is None else Path(model_dir)), model_name
+
+
+def _overrides(others: dict[str, Any]) -> dict[str, Any]:
+    for name in _NOT_THERE:
+        if others.get(name) is not None:
+            raise InputError(f"{name} is not supported. Merge the adapter into the model's weights and load those.")
+    return {name: value for name, value in others.items() if name not in (*_WITHOUT_EFFECT, *_NOT_THERE)}
+
+
+def _load(home: Path, name: str, task: str, options: dict[str, Any], overrides: dict[str, Any]) -> BaseModel:
+    model_class = class_named(class_for(task, _family(home, name)))
+    # What describes the task's head means nothing to a class that has none.
+    known = model_class.config_class.names()
+    wanted = {key: value for key, value in overrides.items() if key not in _OF_THE_HEAD or key in known}
+    return model_class.from_pretrain(home, name, **options, **wanted)
+
+
+def _fine_tuned(home: Path, name: str, task: str) -> str:
+    """The name under which the model for the task is found; the model's own name if it is one, or there is none."""
+    from flagai.catalog.catalog import find
+
+    try:
+        if find(name).base is not None:
+            return name
+    except ModelNotFoundError:
+        pass
+    return variant(home, name, task)
+
+
+def _family(home: Path, name: str) -> str:
+    """The family of a model that is here, by its configuration, or of the catalog's card."""
+    config = home / name / CONFIG_FILE
+    if config.is_file():
+        try:
+            family = family_of(json.loads(config.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{config} cannot be read as JSON: {error}.") from error
+        if family is not None:
+            return family
+    from flagai.catalog.catalog import find
+
+    return find(name).family
+
+
+def _tokenizer(home: Path, found: str, model_name: str) -> Tokenizer:
+    """The tokenizer from the fine-tuned model's folder if it has one, else from the backbone's."""
+    if found != model_name and has_tokenizer(home / found):
+        return Tokenizer.from_folder(home / found)
+    return Tokenizer.from_pretrained(model_name, cache_dir=home)

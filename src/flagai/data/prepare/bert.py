@@ -1,0 +1,185 @@
+"""Inputs of BERT: texts, pairs, sequence to sequence (UniLM), labels of tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flagai.data.prepare import labels as token_labels
+from flagai.data.prepare.batch import Batch, checked_pairs, padded, shortened
+from flagai.data.tokenizer import Encoding, Tokenizer
+from flagai.errors import InputError
+
+NO_CHARACTERS = (0, 0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The tokens of a text or a pair.
+
+    Args:
+        ids: ``[CLS] text [SEP]`` or ``[CLS] first [SEP] second [SEP]``.
+        segments: 0 up to the first ``[SEP]``, 1 after it.
+        offsets: each token's characters in its own text (start, end exclusive); (0, 0) for special tokens.
+    """
+
+    ids: list[int]
+    segments: list[int]
+    offsets: list[tuple[int, int]]
+
+
+def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None = None) -> list[Row]:
+    """Tokens of texts and pairs of texts.
+
+    Args:
+        tokenizer: a BERT's tokenizer.
+        texts: each a text or a pair.
+        max_length: how many tokens a row may have, special ones included; the longer text is cut from its end.
+
+    Raises:
+        InputError: an entry is no text, or ``max_length`` leaves no room.
+    """
+    pairs = checked_pairs(texts)
+    encodings = iter(tokenizer.encode_batch([text for pair in pairs for text in pair if text is not None]))
+    cls, sep = tokenizer.get_command_id("cls"), tokenizer.get_command_id("sep")
+    found = []
+    for _, second_text in pairs:
+        first = next(encodings)
+        second = None if second_text is None else next(encodings)
+        found.append(_row(first, second, cls, sep, max_length))
+    return found
+
+
+def _row(first: Encoding, second: Encoding | None, cls: int, sep: int, max_length: int | None) -> Row:
+    other = [] if second is None else list(second.ids)
+    specials = 2 if second is None else 3
+    own = list(first.ids)
+    if max_length is not None:
+        own, other = shortened(own, other, max_length - specials)
+    ids, offsets = [cls, *own, sep], [NO_CHARACTERS, *first.offsets[: len(own)], NO_CHARACTERS]
+    segments = [0] * len(ids)
+    if second is not None:
+        ids += [*other, sep]
+        offsets += [*second.offsets[: len(other)], NO_CHARACTERS]
+        segments += [1] * (len(other) + 1)
+    return Row(ids, segments, offsets)
+
+
+def collate(found: Sequence[Row], pad_id: int = 0) -> Batch:
+    """Pad rows.
+
+    Args:
+        found: from :func:`rows`.
+        pad_id: the padding token.
+
+    Returns:
+        ``input_ids``, ``segment_ids`` and ``attention_mask``, [B, S].
+    """
+    return {
+        "input_ids": padded([row.ids for row in found], pad_id),
+        "segment_ids": padded([row.segments for row in found], 0),
+        "attention_mask": padded([[1] * len(row.ids) for row in found], 0),
+    }
+
+
+def classification(
+    tokenizer: Tokenizer,
+    texts: Sequence[str | Sequence[str]],
+    classes: Sequence[int] | None = None,
+    max_length: int | None = 512,
+) -> Batch:
+    """Texts or pairs to be classified.
+
+    Args:
+        tokenizer: a BERT's tokenizer.
+        texts: each a text or a pair.
+        classes: the right class of each, for training.
+        max_length: how many tokens a row may have.
+
+    Returns:
+        As :func:`collate`, with ``labels`` [B] if ``classes`` are given.
+    """
+    batch = collate(rows(tokenizer, texts, max_length), tokenizer.get_command_id("pad"))
+    return batch if classes is None else {**batch, "labels": torch.tensor(list(classes))}
+
+
+def seq2seq(
+    tokenizer: Tokenizer,
+    sources: Sequence[str],
+    targets: Sequence[str] | None = None,
+    max_length: int | None = 512,
+) -> Batch:
+    """What to read and, for training, what to write (UniLM): ``[CLS] source [SEP] target [SEP]``.
+
+    Args:
+        tokenizer: a BERT's tokenizer.
+        sources: texts to read, segment 0.
+        targets: texts to write, segment 1.
+        max_length: how many tokens a row may have.
+
+    Returns:
+        ``input_ids`` and ``segment_ids`` [B, S]; with ``targets`` also ``labels`` [B, S - 1], the next token of
+        every position.
+    """
+    texts = sources if targets is None else list(zip(sources, targets, strict=True))
+    batch = collate(rows(tokenizer, texts, max_length), tokenizer.get_command_id("pad"))
+    del batch["attention_mask"]  # the head makes UniLM's mask of the segments
+    return batch if targets is None else {**batch, "labels": batch["input_ids"][:, 1:].clone()}
+
+
+def labelling(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    entities: Sequence[Sequence[token_labels.Span]],
+    labels: Sequence[str],
+    max_length: int | None = 256,
+) -> Batch:
+    """Texts whose entities are known, for training softmax and CRF heads.
+
+    Args:
+        tokenizer: a BERT's tokenizer.
+        texts: the texts.
+        entities: the entities of each.
+        labels: the names of the labels, "O" first.
+        max_length: how many tokens a row may have.
+
+    Returns:
+        As :func:`collate`, with ``labels`` [B, S], 0 at special tokens and -100 at padding.
+    """
+    found = rows(tokenizer, texts, max_length)
+    numbers = [token_labels.encode(spans, labels, row.offsets) for spans, row in zip(entities, found, strict=True)]
+    return {**collate(found, tokenizer.get_command_id("pad")), "labels": padded(numbers, -100)}
+
+
+def span_labelling(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    entities: Sequence[Sequence[token_labels.Span]],
+    types: Sequence[str],
+    max_length: int | None = 256,
+) -> Batch:
+    """Texts whose entities are known, for training GlobalPointer.
+
+    Args:
+        tokenizer: a BERT's tokenizer.
+        texts: the texts.
+        entities: the entities of each; they may overlap.
+        types: the types of entities, such as ["LOC", "ORG", "PER"].
+        max_length: how many tokens a row may have.
+
+    Returns:
+        As :func:`collate`, with ``labels`` [B, types, S, S], 1 at (first token, last token) of an entity.
+
+    Raises:
+        InputError: an entity has an unknown type.
+    """
+    found = rows(tokenizer, texts, max_length)
+    batch = collate(found, tokenizer.get_command_id("pad"))
+    width = batch["input_ids"].shape[1]
+    grid = torch.zeros(len(found), len(types), width, width)
+    for index, (spans, row) in enumerate(zip(entities, found, strict=True)):
+        for span, first, last in token_labels.on_tokens(spans, row.offsets):
+            if span.label not in types:
+                raise InputError(f"There is no type {span.label!r} for an entity. Known: {', '.join(types)}.")
+            grid[index, list(types).index(span.label), first, last] = 1
+    return {**batch, "labels": grid}

@@ -1,0 +1,349 @@
+"""Inputs of GLM: filling blanks, sequence to sequence, cloze questions, classification.
+
+Source: Du et al. 2022, "GLM"; section 2 and 3.1 for blanks and their two-dimensional positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flagai.data.prepare.batch import Batch, checked_pairs, last, padded, shortened
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.generation import Prompt
+
+MASKS = ("mask", "sMASK", "gMASK")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input of GLM.
+
+    Args:
+        ids: the tokens.
+        positions: each token's position in the text; tokens of a blank have the position of their mask.
+        blocks: 0 in the text; 1, 2, ... inside a blank.
+        separator: how many tokens everybody sees.
+        targets: what each position shall predict, 0 where nothing is asked for.
+        weights: 1 where a target counts.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    blocks: list[int]
+    separator: int
+    targets: list[int]
+    weights: list[int]
+
+
+# -- blanks ---------------------------------------------------------------------------------------------------
+
+
+def context(tokenizer: Tokenizer, text: str, max_length: int | None = None) -> list[int]:
+    """The tokens of a text with masks: ``[CLS] text <eos>``, without the last one after a final ``[gMASK]``.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        text: a text; one without any mask gets `` [gMASK]`` at its end, which asks for a continuation.
+        max_length: how many tokens are allowed; the beginning of a text without masks is cut off.
+
+    Raises:
+        InputError: a text with masks is longer than that.
+    """
+    cls, tokens = tokenizer.get_command_id("cls"), tokenizer.encode(text)
+    if not mask_positions(tokenizer, tokens):
+        end = tokenizer.encode(_free_mask(tokenizer))
+        ends = [] if end == [tokenizer.find_command_id("gMASK")] else [tokenizer.get_command_id("eos")]
+        specials = 1 + len(end) + len(ends)
+        kept = tokens if max_length is None or not tokens else last(tokens, max_length - specials)
+        return [cls, *kept, *end, *ends]
+    ids = [cls, *tokens]
+    if not text.endswith("[gMASK]"):
+        ids.append(tokenizer.get_command_id("eos"))
+    if max_length is not None and len(ids) > max_length:
+        raise InputError(f"A text has {len(ids)} tokens, more than {max_length}. Shorten it around its masks.")
+    return ids
+
+
+def _free_mask(tokenizer: Tokenizer) -> str:
+    return "[gMASK]" if tokenizer.find_command_id("gMASK") is not None else "[MASK]"
+
+
+def mask_positions(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """Where the masks ([MASK], [sMASK], [gMASK]) of a row are, in ascending order."""
+    masks = {tokenizer.find_command_id(name) for name in MASKS}
+    return [position for position, token in enumerate(ids) if token in masks]
+
+
+def blank_prompts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[Prompt]:
+    """Texts whose blanks shall be filled; see :func:`context`."""
+    rows = [context(tokenizer, text, max_length) for text in texts]
+    return [Prompt(tuple(row), tuple(mask_positions(tokenizer, row))) for row in rows]
+
+
+def blank_row(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    fillings: Sequence[tuple[int, Sequence[int]]],
+    *,
+    block_positions: bool = True,
+) -> Row:
+    """A text followed by what its masks stand for, each as ``<sop> tokens`` and to be predicted as ``tokens <eop>``.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        ids: the text with its masks.
+        fillings: (position of the mask, tokens) in the order in which they shall be written.
+        block_positions: count inside blanks; else every token of a blank has the block position 1.
+    """
+    sop, eop = tokenizer.get_command_id("sop"), tokenizer.get_command_id("eop")
+    row = Row([*ids], [*range(len(ids))], [0] * len(ids), len(ids), [0] * len(ids), [0] * len(ids))
+    for position, tokens in fillings:
+        count = len(tokens) + 1
+        row.ids.extend([sop, *tokens])
+        row.positions.extend([position] * count)
+        row.blocks.extend(range(1, count + 1) if block_positions else [1] * count)
+        row.targets.extend([*tokens, eop])
+        row.weights.extend([1] * count)
+    return row
+
+
+def blank_filling(
+    tokenizer: Tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], max_length: int | None = None
+) -> Batch:
+    """Texts with masks and what they stand for, for training.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        texts: texts with masks.
+        answers: for each text, one answer per mask.
+        max_length: how many tokens a text may have.
+
+    Returns:
+        As :func:`collate`.
+
+    Raises:
+        InputError: a text has more or fewer masks than answers.
+    """
+    rows = []
+    for index, (text, fillings) in enumerate(zip(texts, answers, strict=True)):
+        ids = context(tokenizer, text, max_length)
+        positions = mask_positions(tokenizer, ids)
+        if len(positions) != len(fillings):
+            raise InputError(f"Text {index} has {len(positions)} masks, but {len(fillings)} answers: {text!r}.")
+        tokens = [tokenizer.encode(answer) for answer in fillings]
+        rows.append(blank_row(tokenizer, ids, list(zip(positions, tokens, strict=True))))
+    return collate(rows, tokenizer.get_command_id("pad"))
+
+
+def collate(rows: Sequence[Row], pad_id: int) -> Batch:
+    """Pad rows.
+
+    Args:
+        rows: from :func:`blank_row` or :func:`causal_row`.
+        pad_id: the padding token.
+
+    Returns:
+        ``input_ids``, ``target_ids`` and ``loss_mask`` [B, S]; ``position_ids`` [B, 2, S]; ``attention_mask`` [B],
+        the separators.
+    """
+    positions = padded([row.positions for row in rows], 0)
+    blocks = padded([row.blocks for row in rows], 0)
+    return {
+        "input_ids": padded([row.ids for row in rows], pad_id),
+        "position_ids": torch.stack([positions, blocks], dim=1),
+        "attention_mask": torch.tensor([row.separator for row in rows]),
+        "target_ids": padded([row.targets for row in rows], 0),
+        "loss_mask": padded([row.weights for row in rows], 0),
+    }
+
+
+# -- cloze questions --------------------------------------------------------------------------------------------
+
+
+def multi_token_cloze(tokenizer: Tokenizer, texts: Sequence[str], choices: Sequence[Sequence[str]]) -> Batch:
+    """Texts with one mask and the answers to choose from, for :class:`GLMForMultiTokenCloze`.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        texts: texts with one mask each.
+        choices: the same number of answers for each text.
+
+    Returns:
+        ``input_ids``, ``target_ids``, ``logit_mask`` [B, C, S]; ``position_ids`` [B, C, 2, S]; ``attention_mask``
+        [B, C].
+
+    Raises:
+        InputError: a text has not exactly one mask, or the numbers of answers differ.
+    """
+    counts = sorted({len(answers) for answers in choices})
+    if len(counts) != 1 or not counts[0]:
+        raise InputError(f"The texts have {counts} answers; expected the same number, at least one, for each.")
+    rows = []
+    for text, answers in zip(texts, choices, strict=True):
+        ids, position = _one_mask(tokenizer, text)
+        rows += [blank_row(tokenizer, ids, [(position, tokenizer.encode(answer))]) for answer in answers]
+    batch = collate(rows, tokenizer.get_command_id("pad"))
+    batch["logit_mask"] = batch.pop("loss_mask")
+    return {name: tensor.unflatten(0, (-1, counts[0])) for name, tensor in batch.items()}
+
+
+def single_token_cloze(tokenizer: Tokenizer, texts: Sequence[str], candidates: Sequence[str]) -> Batch:
+    """Texts with one mask and the tokens to choose from, for :class:`GLMForSingleTokenCloze`.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        texts: texts with one mask each.
+        candidates: names of single tokens, the same for all texts.
+
+    Returns:
+        ``input_ids`` [B, S], ``position_ids`` [B, 2, S], ``attention_mask`` [B], ``target_ids`` [B, C].
+
+    Raises:
+        InputError: a text has not exactly one mask, or the vocabulary has no such token.
+    """
+    sop = tokenizer.get_command_id("sop")
+    rows = []
+    for text in texts:
+        ids, position = _one_mask(tokenizer, text)
+        rows.append(Row([*ids, sop], [*range(len(ids)), position], [*[0] * len(ids), 1], len(ids), [0], [0]))
+    batch = collate(rows, tokenizer.get_command_id("pad"))
+    del batch["loss_mask"]
+    targets = torch.tensor([_single_token(tokenizer, candidate) for candidate in candidates])
+    return {**batch, "target_ids": targets.expand(len(rows), -1)}
+
+
+def _one_mask(tokenizer: Tokenizer, text: str) -> tuple[list[int], int]:
+    ids = context(tokenizer, text)
+    positions = mask_positions(tokenizer, ids)
+    if len(positions) != 1:
+        raise InputError(f"A cloze question needs one mask; {text!r} has {len(positions)}.")
+    return ids, positions[0]
+
+
+def _single_token(tokenizer: Tokenizer, candidate: str) -> int:
+    ids = tokenizer.encode(candidate)
+    if len(ids) != 1:
+        raise InputError(
+            f"{candidate!r} is {len(ids)} tokens; a single-token cloze needs one. Use the multi-token form."
+        )
+    return ids[0]
+
+
+# -- sequence to sequence ---------------------------------------------------------------------------------------
+
+
+def causal_row(tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int] | None) -> Row:
+    """``<sop> source [SEP] target <eop>`` as FlagAI trains titles and poems: causal, running positions, no blocks.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        source: tokens of what is read.
+        target: tokens of what is written; None for a prompt.
+    """
+    given = [tokenizer.get_command_id("sop"), *source, tokenizer.get_command_id("sep")]
+    whole = given if target is None else [*given, *target, tokenizer.get_command_id("eop")]
+    ids = given if target is None else whole[:-1]
+    counts = [0] * (len(given) - 1) + [1] * (len(ids) - len(given) + 1)
+    return Row(
+        ids=ids,
+        positions=[*range(len(ids))],
+        blocks=[0] * len(ids),
+        separator=0,
+        targets=whole[1:] if target is not None else [],
+        weights=counts if target is not None else [],
+    )
+
+
+def causal_prompts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[Prompt]:
+    """Texts to which something shall be written: ``<sop> text [SEP]``.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        texts: the texts.
+        max_length: how many tokens a prompt may have; the end of the text is cut off.
+    """
+    found = []
+    for encoding in tokenizer.encode_batch(texts):
+        ids = encoding.ids if max_length is None else shortened(encoding.ids, [], max_length - 2)[0]
+        found.append(Prompt(tuple(causal_row(tokenizer, ids, None).ids)))
+    return found
+
+
+def seq2seq(
+    tokenizer: Tokenizer,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    max_source_length: int | None = None,
+    max_target_length: int | None = None,
+) -> Batch:
+    """Texts to read and texts to write, for training; see :func:`causal_row`.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        sources: texts to read.
+        targets: texts to write.
+        max_source_length: how many tokens a source may have with ``<sop>`` and ``[SEP]``.
+        max_target_length: how many tokens a target may have with ``<eop>``.
+
+    Returns:
+        As :func:`collate`; every token of the target and its ``<eop>`` count, nothing else.
+    """
+    rows = []
+    for source, target in zip(tokenizer.encode_batch(sources), tokenizer.encode_batch(targets), strict=True):
+        read = source.ids if max_source_length is None else shortened(source.ids, [], max_source_length - 2)[0]
+        written = target.ids if max_target_length is None else shortened(target.ids, [], max_target_length - 1)[0]
+        rows.append(causal_row(tokenizer, read, written))
+    pad = tokenizer.get_command_id("pad")
+    batch = collate(rows, pad)
+    width = batch["input_ids"].shape[1]
+    # As FlagAI's collators: positions count on over padding, whose block position is 1; targets are padding there.
+    batch["position_ids"][:, 0] = torch.arange(width)
+    batch["position_ids"][:, 1] = padded([row.blocks for row in rows], 1)
+    batch["target_ids"] = padded([row.targets for row in rows], pad)
+    return batch
+
+
+# -- classification ---------------------------------------------------------------------------------------------
+
+
+def classification(
+    tokenizer: Tokenizer,
+    texts: Sequence[str | Sequence[str]],
+    classes: Sequence[int] | None = None,
+    max_length: int | None = 512,
+) -> Batch:
+    """Texts or pairs to be classified: ``[CLS] text <eos>``, ``[CLS] first [SEP] second <eos>``.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        texts: each a text or a pair.
+        classes: the right class of each, for training.
+        max_length: how many tokens a row may have.
+
+    Returns:
+        ``input_ids`` [B, S], ``position_ids`` [B, 2, S], ``attention_mask`` [B], the lengths; ``labels`` [B].
+    """
+    batch = collate(classification_rows(tokenizer, texts, max_length), tokenizer.get_command_id("pad"))
+    kept = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
+    return kept if classes is None else {**kept, "labels": torch.tensor(list(classes))}
+
+
+def classification_rows(
+    tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None = None
+) -> list[Row]:
+    """The rows of :func:`classification`, everybody seeing everything."""
+    cls, sep, eos = (tokenizer.get_command_id(name) for name in ("cls", "sep", "eos"))
+    rows = []
+    pairs = checked_pairs(texts)
+    encodings = iter(tokenizer.encode_batch([text for pair in pairs for text in pair if text is not None]))
+    for _, second_text in pairs:
+        first = list(next(encodings).ids)
+        second = [] if second_text is None else list(next(encodings).ids)
+        specials = 2 if second_text is None else 3
+        if max_length is not None:
+            first, second = shortened(first, second, max_length - specials)
+        ids = [cls, *first, *([] if second_text is None else [sep, *second]), eos]
+        rows.append(Row(ids, [*range(len(ids))], [0] * len(ids), len(ids), [], []))
+    return rows

@@ -1,0 +1,98 @@
+"""GLM's own training: spans of a text are taken out and written after it.
+
+Source: Du et al. 2022, "GLM", sections 2.1 and 2.2.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+
+from flagai.data.prepare.glm import Row, blank_row
+from flagai.data.tokenizer import Tokenizer
+
+# Tokens taken out, mean length of a span, and the shortest part of a text that is taken out at its end.
+_SHARE, _MEAN_LENGTH, _SHORTEST_END = 0.15, 3.0, 0.5
+
+Interval = tuple[int, int]
+
+
+def block_row(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    spans: Sequence[Interval],
+    mask: str = "mask",
+    order: Sequence[int] | None = None,
+) -> Row:
+    """A text whose spans are each replaced by one mask and written after it.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        ids: the whole text.
+        spans: (start, end exclusive), ascending and apart.
+        mask: the name of the mask: "mask" for short spans, "sMASK" for sentences, "gMASK" for a long end.
+        order: in which order the spans are written; default their own.
+    """
+    mask_id = tokenizer.get_command_id(mask)
+    text: list[int] = []
+    fillings: list[tuple[int, Sequence[int]]] = []
+    end = 0
+    for start, stop in spans:
+        text += ids[end:start]
+        fillings.append((len(text), ids[start:stop]))
+        text.append(mask_id)
+        end = stop
+    text += ids[end:]
+    row = blank_row(tokenizer, text, [fillings[index] for index in order or range(len(fillings))])
+    row.targets[: len(text)] = text  # what stands there predicts itself; its weight is 0
+    return row
+
+
+def short_spans(length: int, chance: random.Random, protected: int = 1) -> list[Interval]:
+    """Draw short spans (Poisson, mean 3) until 15 % of the tokens are in one.
+
+    Args:
+        length: number of tokens.
+        chance: the source of randomness.
+        protected: how many tokens at both ends stay.
+
+    Returns:
+        Ascending spans with at least one token between them; empty for a text that is too short.
+    """
+    budget = round(length * _SHARE)
+    taken = [False] * length
+    spans: list[Interval] = []
+    for _ in range(20 * max(1, budget)):
+        if budget <= 0:
+            break
+        size = min(max(1, _poisson(_MEAN_LENGTH, chance)), budget)
+        last = length - protected - size
+        if last < protected:
+            break
+        start = chance.randint(protected, last)
+        if not any(taken[max(0, start - 1) : start + size + 1]):
+            taken[start : start + size] = [True] * size
+            spans.append((start, start + size))
+            budget -= size
+    return sorted(spans)
+
+
+def long_end(length: int, chance: random.Random, protected: int = 1) -> list[Interval]:
+    """Draw the long last part of a text: at least half of it.
+
+    Args:
+        length: number of tokens.
+        chance: the source of randomness.
+        protected: how many tokens at the beginning stay.
+    """
+    size = chance.randint(math.ceil(length * _SHORTEST_END), length)
+    start = max(protected, length - size)
+    return [(start, length)] if start < length else []
+
+
+def _poisson(mean: float, chance: random.Random) -> int:
+    """Knuth's method, which is exact and short; the mean is small."""
+    limit, product, count = math.exp(-mean), chance.random(), 0
+    while product > limit:
+        product *= chance.random()
+        count += 1
+    return count

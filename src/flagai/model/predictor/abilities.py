@@ -1,0 +1,50 @@
+"""Which model can do what: data, and the error that says so."""
+
+from collections.abc import Mapping
+
+from flagai.errors import InputError
+from flagai.model.base_model import BaseModel
+from flagai.model.bert_model import (
+    BertForClsClassifier,
+    BertForEmbedding,
+    BertForMaskLM,
+    BertForSeq2seq,
+    BertForSequenceLabeling,
+    BertForSequenceLabelingGP,
+    BertModel,
+)
+from flagai.model.glm_model import GLMForSeq2Seq, GLMForSequenceClassification, GLMModel
+from flagai.model.gpt2_model import GPT2Model
+from flagai.model.t5_model import T5Model
+
+Classes = tuple[type[BaseModel], ...]
+
+GLM_WRITERS: Classes = (GLMModel, GLMForSeq2Seq)
+WRITERS: Classes = (*GLM_WRITERS, BertForSeq2seq, GPT2Model, T5Model)
+CLASSIFIERS: Classes = (BertForClsClassifier, GLMForSequenceClassification)
+
+# What a model must be for each method of the Predictor; "write" stands for all that write.
+ABILITIES: Mapping[str, Classes] = {
+    "write": WRITERS,
+    "fill_blanks": (*GLM_WRITERS, BertForMaskLM, T5Model),
+    "predict_masklm": (BertForMaskLM,),
+    "predict_cls_classifier": (*CLASSIFIERS, *WRITERS),
+    "predict_ner": (BertForSequenceLabeling, BertForSequenceLabelingGP),
+    "predict_embedding": (BertModel, BertForEmbedding, *WRITERS),
+}
+
+
+def require(model: BaseModel, method: str) -> None:
+    """Accept a model that can do what a method asks for.
+
+    Raises:
+        InputError: it cannot; the message says what it can do, and which classes can do this.
+    """
+    if isinstance(model, ABILITIES[method]):
+        return
+    able = [name for name, classes in ABILITIES.items() if isinstance(model, classes)]
+    raise InputError(
+        f"A {type(model).__name__} cannot do {method}; it can do {', '.join(able) or 'none of the predictions'}. "
+        f"{method} needs one of {', '.join(cls.__name__ for cls in ABILITIES[method])}: "
+        "load one with AutoLoader(task_name, model_name)."
+    )

@@ -1,0 +1,145 @@
+"""Filling blanks: what was written for each mask, put back into the text."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flagai.data.prepare import bert
+from flagai.data.prepare.batch import checked_texts
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.model.base_model import BaseModel
+from flagai.model.bert_model import BertForMaskLM
+from flagai.model.predictor.options import Options
+from flagai.model.predictor.protocol import BLANKS, ENCODER_DECODER
+from flagai.model.predictor.writer import Writer
+from flagai.model.t5_model import T5Model
+
+_MASKS = re.compile(r"\[(?:MASK|sMASK|gMASK)\]")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A text with its blanks filled.
+
+    Args:
+        text: the text.
+        spans: where each filling is in it: (first character, end exclusive).
+        fillings: what was written for each blank, in order.
+        score: the sum of the log-probabilities of what was written.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    fillings: tuple[str, ...]
+    score: float
+
+
+def fill(writer: Writer, texts: Sequence[str], options: Options, n_best: int) -> list[list[Filled]]:
+    """The best fillings of each text.
+
+    Args:
+        writer: with a GLM, a T5 or a BERT with its masked-word head.
+        texts: texts with masks: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end).
+        options: how to write.
+        n_best: how many fillings of each text.
+
+    Raises:
+        InputError: a text has no mask.
+    """
+    texts = checked_texts(texts)
+    for index, text in enumerate(texts):
+        if not _MASKS.search(text):
+            raise InputError(
+                f"Text {index} has no blank: put [MASK] where something shall be filled in: {text[:60]!r}."
+            )
+    if isinstance(writer.model, BertForMaskLM):
+        return [_fill_words(writer.model, writer.tokenizer, text, n_best) for text in texts]
+    if isinstance(writer.model, T5Model):
+        return _fill_sentinels(writer, texts, options)
+    prompts = BLANKS.prompts(writer.tokenizer, texts, None)
+    answers = writer.answers(BLANKS, prompts, options)
+    return [
+        [
+            put_back(text, [writer.piece(piece, options) for piece in hypothesis.pieces], hypothesis.score)
+            for hypothesis in hypotheses
+        ]
+        for text, hypotheses in zip(texts, answers, strict=True)
+    ]
+
+
+def put_back(text: str, fillings: Sequence[str], score: float) -> Filled:
+    """Replace the masks of a text, one after the other; masks beyond the fillings become empty."""
+    parts: list[str] = []
+    spans: list[tuple[int, int]] = []
+    length = end = 0
+    given = iter(fillings)
+    used = []
+    for mask in _MASKS.finditer(text):
+        filling = next(given, "")
+        before = text[end : mask.start()]
+        spans.append((length + len(before), length + len(before) + len(filling)))
+        used.append(filling)
+        parts += [before, filling]
+        length = spans[-1][1]
+        end = mask.end()
+    return Filled("".join([*parts, text[end:]]), tuple(spans), tuple(used), score)
+
+
+@torch.inference_mode()
+def _fill_words(model: BertForMaskLM, tokenizer: Tokenizer, text: str, n_best: int) -> list[Filled]:
+    """One token per mask, from left to right, each seeing what was filled in before it (a beam of ``n_best``)."""
+    row = bert.rows(tokenizer, [_MASKS.sub("[MASK]", text)], model.config.longest_text)[0]
+    mask = tokenizer.get_command_id("mask")
+    places = [place for place, token in enumerate(row.ids) if token == mask]
+    never = torch.tensor(sorted(tokenizer.command_ids), device=model.device)
+    beams = torch.tensor([row.ids], device=model.device)
+    scores = torch.zeros(1, device=model.device)
+    for place in places:
+        logits = model(beams, segment_ids=torch.zeros_like(beams))["logits"][:, place].float()
+        logits[:, never[never < logits.shape[1]]] = -torch.inf
+        joint = scores[:, None] + logits.log_softmax(-1)
+        scores, best = joint.flatten().topk(min(n_best, joint.numel()))
+        beams = beams[best // joint.shape[1]]
+        beams[:, place] = best % joint.shape[1]
+    return [
+        put_back(text, [tokenizer.decode([int(beam[place])]) for place in places], float(score))
+        for beam, score in zip(beams, scores, strict=True)
+    ]
+
+
+def _fill_sentinels(writer: Writer, texts: Sequence[str], options: Options) -> list[list[Filled]]:
+    """T5's own form: each mask is a sentinel, and the answer repeats the sentinels before what they stand for."""
+    sentinels = _sentinels(writer.model, writer.tokenizer)
+    prompts = []
+    for text in texts:
+        numbers = iter(range(len(sentinels)))
+        asked = _MASKS.sub(lambda _: f"<extra_id_{next(numbers)}>", text)  # noqa: B023 - used up within the call
+        prompts += ENCODER_DECODER.prompts(writer.tokenizer, [asked], None)
+    answers = writer.answers(ENCODER_DECODER, prompts, options)
+    return [
+        [
+            put_back(text, [writer.piece(piece, options) for piece in _cut(answer.ids, sentinels)], answer.score)
+            for answer in hypotheses
+        ]
+        for text, hypotheses in zip(texts, answers, strict=True)
+    ]
+
+
+def _sentinels(model: BaseModel, tokenizer: Tokenizer) -> list[int]:
+    if tokenizer.kind != "t5":
+        raise InputError(f"This {type(model).__name__} has no sentinels (<extra_id_0>), so it cannot fill blanks.")
+    return tokenizer.convert_tokens_to_ids([f"<extra_id_{number}>" for number in range(100)])
+
+
+def _cut(ids: Sequence[int], sentinels: Sequence[int]) -> list[list[int]]:
+    """What follows each sentinel, in order."""
+    pieces: list[list[int]] = []
+    for token in ids:
+        if token in sentinels:
+            pieces.append([])
+        elif pieces:
+            pieces[-1].append(token)
+    return pieces

@@ -1,0 +1,132 @@
+"""What users may ask of generation, in words and texts; translated into what the engine takes, in tokens."""
+
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.generation import Decoding
+from flagai.generation.types import LogitsProcessor
+from flagai.model.predictor.protocol import Protocol
+
+# Options under the engine's names that go through as they are.
+_AS_THEY_ARE = (
+    "no_repeat_ngram_size",
+    "length_penalty",
+    "early_stopping",
+    "beam_groups",
+    "diversity_penalty",
+    "seed",
+    "seeds",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "num_beams",
+    "n_best",
+    "do_sample",
+    "contrastive_alpha",
+)
+_TEXTS = ("bad_words", "forced_words", "stop")
+_OTHERS = ("min_length", "logits_processors")
+# What stands before a piece inside of a word (WordPiece), or at its beginning (SentencePiece, byte-level BPE).
+_INSIDE, _WORD, _SPACE = "##", "▁", "Ġ"
+_MOST_SPELLINGS = 256
+NAMES = (*_AS_THEY_ARE, *_TEXTS, *_OTHERS)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks of generation.
+
+    Args:
+        max_new_tokens: how many tokens an answer (or a blank) may have.
+        decoding: settings of the engine, by their names there.
+        bad_words: texts that must not occur.
+        forced_words: texts that must occur (beam search only).
+        stop: texts at which an answer ends; they are not part of it.
+        logits_processors: functions that change the scores of the next token.
+    """
+
+    max_new_tokens: int
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    bad_words: tuple[str, ...] = ()
+    forced_words: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+
+    @classmethod
+    def read(cls, max_new_tokens: int, given: Mapping[str, Any], **decoding: Any) -> "Options":
+        """Read what a user gave by keyword.
+
+        Args:
+            max_new_tokens: how many tokens an answer may have.
+            given: the further keywords.
+            **decoding: settings that the method makes itself.
+
+        Raises:
+            InputError: an option is unknown; the message has the nearest.
+        """
+        for name in given:
+            if name not in NAMES:
+                near = difflib.get_close_matches(name, NAMES, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise InputError(f"There is no option {name!r} of generation.{hint} Known: {', '.join(NAMES)}.")
+        values = dict(decoding)
+        values |= {name: given[name] for name in _AS_THEY_ARE if name in given}
+        if "min_length" in given:
+            values["min_new_tokens"] = given["min_length"]
+        texts = {name: _texts(name, given.get(name, ())) for name in _TEXTS}
+        return cls(max_new_tokens, values, logits_processors=tuple(given.get("logits_processors", ())), **texts)
+
+    def for_model(self, protocol: Protocol, tokenizer: Tokenizer) -> Decoding:
+        """What the engine takes, for a kind of model.
+
+        Args:
+            protocol: how the model is asked.
+            tokenizer: its tokenizer.
+        """
+        start = protocol.start(tokenizer)
+        banned = protocol.never(tokenizer)
+        if self.decoding.get("do_sample"):
+            banned += protocol.never_sampled(tokenizer)
+        return Decoding(
+            max_new_tokens=self.max_new_tokens,
+            stop_ids=protocol.stop(tokenizer),
+            start_id=start[0] if start else None,
+            banned_ids=banned,
+            bad_words=tuple(ids for text in self.bad_words for ids in spellings(text, tokenizer)),
+            forced_words=tuple(tuple(tokenizer.encode(text)) for text in self.forced_words),
+            processors=protocol.order,
+            **self.decoding,
+        )
+
+
+def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise InputError(f"{name} is {value!r}; expected texts that are not empty.")
+    return texts
+
+
+def spellings(text: str, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """All rows of tokens that a vocabulary writes a text with: at the beginning of a word and inside of one.
+
+    Args:
+        text: a text.
+        tokenizer: the tokenizer.
+    """
+    (encoding,) = tokenizer.encode_batch([text])
+    tokens = encoding.tokens[1:] if encoding.tokens[:1] == [_WORD] and len(encoding.tokens) > 1 else encoding.tokens
+    vocabulary = tokenizer.get_vocab()
+    forms = [list(dict.fromkeys(vocabulary[form] for form in _forms(token) if form in vocabulary)) for token in tokens]
+    rows = itertools.islice(itertools.product(*forms), _MOST_SPELLINGS)
+    return list(dict.fromkeys([tuple(encoding.ids), *rows]))
+
+
+def _forms(token: str) -> list[str]:
+    bare = token.removeprefix(_INSIDE).removeprefix(_WORD).removeprefix(_SPACE)
+    return [token, bare, *(mark + bare for mark in (_INSIDE, _WORD, _SPACE))]

@@ -1,0 +1,330 @@
+"""``Predictor``: text in, answers out, with any model and its tokenizer."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import torch
+
+from flagai.data.prepare import glm
+from flagai.data.prepare.labels import checked_labels
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.model.base_model import BaseModel
+from flagai.model.bert_model import BertForSequenceLabelingGP
+from flagai.model.glm_model import GLMForSequenceClassification
+from flagai.model.predictor import blanks, reading
+from flagai.model.predictor.abilities import CLASSIFIERS, require
+from flagai.model.predictor.blanks import Filled
+from flagai.model.predictor.entities import checked_types, known_labels, read_entities
+from flagai.model.predictor.options import Options
+from flagai.model.predictor.scoring import label_scores
+from flagai.model.predictor.vectors import text_vectors
+from flagai.model.predictor.writer import Writer
+
+Entity = tuple[int, int, str]
+Text = str | Sequence[str]
+
+
+class Predictor:
+    """Runs a model on texts.
+
+    Every method takes one text or a list of texts, which then run as a batch; the answers to a batch are those to
+    its texts alone.
+
+    Args:
+        model: a model; it is put into evaluation mode.
+        tokenizer: its tokenizer.
+
+    Raises:
+        InputError: there is no tokenizer.
+    """
+
+    def __init__(self, model: BaseModel, tokenizer: Tokenizer | None = None) -> None:
+        if tokenizer is None:
+            raise InputError(
+                "The Predictor needs the model's tokenizer: AutoLoader(...).get_tokenizer(), or "
+                "Tokenizer.from_pretrained(model_name)."
+            )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def write(self, text: Any, input_max_length: int = 256, out_max_length: int = 100, **options: Any) -> Any:
+        """Write an answer; the other methods are this one with FlagAI's names and defaults.
+
+        Args:
+            text: a text or a list of texts: an article for a title, "title：form" for a poem, a text with [MASK],
+                [sMASK] or [gMASK] for a plain GLM, the beginning of a text for GPT-2.
+            input_max_length: how many tokens of a text are read.
+            out_max_length: how many tokens an answer may have; for blanks, each of them.
+            **options: how to write; see ``flagai.model.predictor.options`` for all. ``num_beams=4`` searches;
+                ``do_sample=True`` with ``top_k``, ``top_p``, ``temperature`` and ``seed`` draws (each text of a list
+                starts from the same seed, as if it were alone; ``seeds`` names one for each); the default takes the
+                most probable token every time. ``n_best=3`` returns a list of :class:`Written` with scores.
+                ``length_penalty``, ``no_repeat_ngram_size``, ``repetition_penalty``, ``min_length``, ``bad_words``,
+                ``forced_words``, ``stop``, ``logits_processors`` go with all of them.
+
+        Returns:
+            The answer; for a text with blanks the prompt followed by what was written for each; a list for a list.
+
+        Raises:
+            InputError: this model does not write, or an option is impossible.
+        """
+        require(self.model, "write")
+        asked = Options.read(out_max_length, options)
+        answers = Writer(self.model, self.tokenizer).write(_many(text), asked, input_max_length)
+        found: list[Any] = answers if "n_best" in options else [best[0].text for best in answers]
+        return found[0] if isinstance(text, str) else found
+
+    def stream(
+        self, text: str, input_max_length: int = 256, out_max_length: int = 200, **options: Any
+    ) -> Iterator[str]:
+        """Write an answer piece by piece, as soon as each is certain; joined, the pieces are the answer.
+
+        Args:
+            text: one text, as in :meth:`write`; a GLM's blanks come one after the other.
+            input_max_length: how many tokens of the text are read.
+            out_max_length: how many tokens the answer may have.
+            **options: as in :meth:`write`.
+
+        Raises:
+            InputError: this model does not write, or an option is impossible.
+        """
+        require(self.model, "write")
+        return Writer(self.model, self.tokenizer).stream(text, Options.read(out_max_length, options), input_max_length)
+
+    def predict_generate_beamsearch(
+        self, text: Any, input_max_length: int = 256, out_max_length: int = 100, beam_size: int = 1, **options: Any
+    ) -> Any:
+        """Write the most probable answer that a beam search finds.
+
+        Args:
+            text: as in :meth:`write`.
+            input_max_length: how many tokens of a text are read.
+            out_max_length: how many tokens an answer may have.
+            beam_size: how many answers are followed at a time; 1 takes the most probable token every time.
+            **options: as in :meth:`write`.
+
+        Returns:
+            As :meth:`write`.
+        """
+        return self.write(text, input_max_length, out_max_length, **{"num_beams": beam_size} | options)
+
+    def predict_generate_randomsample(
+        self,
+        text: Any,
+        input_max_length: int = 256,
+        out_max_length: int = 200,
+        top_k: int = 30,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        temperature: float = 1.0,
+        prompts_tokens: None = None,
+        **options: Any,
+    ) -> Any:
+        """Write an answer by chance.
+
+        Args:
+            text: as in :meth:`write`.
+            input_max_length: how many tokens of a text are read.
+            out_max_length: how many tokens an answer may have.
+            top_k: draw among the so many most probable tokens; 0 among all.
+            top_p: draw among the fewest tokens that together have this probability; 1 among all.
+            repetition_penalty: above 1 makes tokens that have occurred less probable.
+            temperature: above 1 makes chance wilder, below 1 tamer.
+            prompts_tokens: not supported; must be None.
+            **options: as in :meth:`write`.
+
+        Returns:
+            As :meth:`write`.
+        """
+        if prompts_tokens is not None:
+            raise InputError("prompts_tokens is not supported; put the prompt into the text.")
+        drawing = {"do_sample": True, "top_k": top_k, "top_p": top_p, "temperature": temperature}
+        drawing["repetition_penalty"] = repetition_penalty
+        return self.write(text, input_max_length, out_max_length, **drawing | options)
+
+    def predict_generate_contrastive_search(
+        self,
+        text: Any,
+        input_max_length: int = 256,
+        out_max_length: int = 100,
+        beam_size: int = 1,
+        alpha: float = 0.6,
+        **options: Any,
+    ) -> Any:
+        """Write an answer that is probable, but does not repeat itself.
+
+        Args:
+            text: as in :meth:`write`.
+            input_max_length: how many tokens of a text are read.
+            out_max_length: how many tokens an answer may have.
+            beam_size: how many candidates are compared at every step; 4 to 8 are usual, 1 is greedy.
+            alpha: 0 looks at the probability only, 1 at the novelty only.
+            **options: as in :meth:`write`.
+
+        Returns:
+            As :meth:`write`.
+
+        Source:
+            Su et al. 2022, "A Contrastive Framework for Neural Text Generation".
+        """
+        contrast = {"contrastive_alpha": alpha, "top_k": beam_size}
+        return self.write(text, input_max_length, out_max_length, **contrast | options)
+
+    @overload
+    def fill_blanks(self, texts: str, n_best: int = ..., **options: Any) -> list[Filled]: ...
+    @overload
+    def fill_blanks(self, texts: list[str], n_best: int = ..., **options: Any) -> list[list[Filled]]: ...
+    def fill_blanks(
+        self, texts: Any, n_best: int = 1, out_max_length: int = 64, beam_size: int = 4, **options: Any
+    ) -> Any:
+        """Fill the blanks of texts, the best fillings first.
+
+        Args:
+            texts: a text or a list of texts with [MASK] (and for GLM [sMASK] and [gMASK]), any number of them.
+            n_best: how many fillings of each text.
+            out_max_length: how many tokens a filling may have (BERT: always one).
+            beam_size: how many fillings are followed at a time; at least ``n_best``.
+            **options: further options, as in :meth:`predict_generate_beamsearch`.
+
+        Returns:
+            For each text its ``n_best`` fillings: the filled text, the places of the fillings in it, their score.
+
+        Raises:
+            InputError: this model fills no blanks, a text has none, or an option is impossible.
+        """
+        require(self.model, "fill_blanks")
+        if isinstance(n_best, bool) or not isinstance(n_best, int) or n_best < 1:
+            raise InputError(f"n_best is {n_best!r}; expected a number of at least 1.")
+        strategy = {} if options.get("do_sample") else {"num_beams": max(beam_size, n_best)}
+        asked = Options.read(out_max_length, options, n_best=n_best, **strategy)
+        found = blanks.fill(Writer(self.model, self.tokenizer), _many(texts), asked, n_best)
+        return found[0] if isinstance(texts, str) else found
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @overload
+    def predict_masklm(self, text: str, maxlen: int = ...) -> str: ...
+    @overload
+    def predict_masklm(self, text: list[str], maxlen: int = ...) -> list[str]: ...
+    def predict_masklm(self, text: Any, maxlen: int = 512) -> Any:
+        """The most probable token at every position, special ones included; :meth:`fill_blanks` is what one wants.
+
+        Args:
+            text: a text with [MASK], or a list of texts.
+            maxlen: how many tokens are read.
+        """
+        require(self.model, "predict_masklm")
+        found = reading.rows(self.model, self.tokenizer, _many(text), maxlen)
+        decoded = [self.tokenizer.decode(logits.argmax(-1).tolist()) for logits in reading.per_token(self.model, found)]
+        return decoded[0] if isinstance(text, str) else decoded
+
+    @overload
+    def predict_ner(self, text: str, target: Sequence[str] | None = ..., *arguments: Any) -> list[Entity]: ...
+    @overload
+    def predict_ner(
+        self, text: list[str], target: Sequence[str] | None = ..., *arguments: Any
+    ) -> list[list[Entity]]: ...
+    def predict_ner(
+        self, text: Any, target: Sequence[str] | None = None, maxlen: int = 256, add_spatial_token: bool = True
+    ) -> Any:
+        """The entities of a text.
+
+        Args:
+            text: a text or a list of texts.
+            target: the names of the model's classes in order, such as ["O", "B-LOC", "I-LOC"]; for GlobalPointer
+                the types, such as ["LOC", "ORG"]. Default: those that the model's configuration names.
+            maxlen: how many tokens are read, [CLS] and [SEP] included.
+            add_spatial_token: ignored; [CLS] and [SEP] are always there, as in training.
+
+        Returns:
+            (first character, last character, type) for each entity; characters count from 0 in the text as given.
+
+        Raises:
+            InputError: this model labels no tokens, or the labels do not go with it.
+        """
+        require(self.model, "predict_ner")
+        target = known_labels(self.model) if target is None else target
+        labels = checked_labels(target, self.model.config.class_num)
+        checked_types(labels, self.model)
+        found = reading.rows(self.model, self.tokenizer, _many(text), maxlen)
+        read = reading.per_span if isinstance(self.model, BertForSequenceLabelingGP) else reading.per_token
+        entities = [
+            [(span.start, span.end, span.label) for span in read_entities(self.model, scores, labels, row.offsets)]
+            for row, scores in zip(found, read(self.model, found), strict=True)
+        ]
+        return entities[0] if isinstance(text, str) else entities
+
+    def predict_cls_classifier(self, text: Text | Sequence[Text], maxlen: int = 512, labels: Sequence[str] = ()) -> Any:
+        """The class of a text or a pair of texts.
+
+        Args:
+            text: a text, a pair [a, b], or a list of these. A list of exactly two texts is a pair, as in FlagAI;
+                for a batch of two texts write [[a], [b]].
+            maxlen: how many tokens are read.
+            labels: the names of the classes, which a language model (GPT-2, T5, GLM without a head) is asked for.
+
+        Returns:
+            The number of the class, or a list of numbers.
+
+        Raises:
+            InputError: this model classifies nothing, or a language model was given no labels.
+        """
+        single = isinstance(text, str) or _is_pair(text)
+        classes = self.class_probabilities([text] if single else text, maxlen, labels).argmax(-1).tolist()
+        return classes[0] if single else classes
+
+    def class_probabilities(
+        self, texts: Sequence[Text] | Any, maxlen: int = 512, labels: Sequence[str] = ()
+    ) -> torch.Tensor:
+        """How probable each class of each text is, [N, classes], float32 on the CPU.
+
+        Args:
+            texts: a list; each entry a text, [text] or a pair [a, b].
+            maxlen: how many tokens are read.
+            labels: as in :meth:`predict_cls_classifier`.
+
+        Raises:
+            InputError: as in :meth:`predict_cls_classifier`.
+        """
+        require(self.model, "predict_cls_classifier")
+        entries = [entry[0] if isinstance(entry, list | tuple) and len(entry) == 1 else entry for entry in texts]
+        if not entries:
+            return torch.empty(0, self.model.config.get("class_num") or len(labels))
+        if isinstance(self.model, GLMForSequenceClassification):
+            scores = self._classify_glm(entries, maxlen)
+        elif isinstance(self.model, CLASSIFIERS):
+            scores = reading.per_text(self.model, reading.rows(self.model, self.tokenizer, entries, maxlen))
+        else:
+            scores = label_scores(self.model, self.tokenizer, entries, labels, maxlen)
+        return scores.softmax(-1)
+
+    @torch.inference_mode()
+    def _classify_glm(self, entries: Sequence[Text], maxlen: int) -> torch.Tensor:
+        batch = glm.classification(self.tokenizer, entries, max_length=maxlen)
+        logits = self.model(**{name: value.to(self.model.device) for name, value in batch.items()})["logits"]
+        return logits.float().cpu()
+
+    def predict_embedding(self, text: str | Sequence[str], maxlen: int = 256) -> torch.Tensor:
+        """The meaning of a text as a vector: the mean of its tokens' last hidden states, special ones included.
+
+        Args:
+            text: a text or a list of texts.
+            maxlen: how many tokens are read.
+
+        Shape:
+            -> [width], or [N, width] for a list; float32 on the CPU
+        """
+        require(self.model, "predict_embedding")
+        vectors = text_vectors(self.model, self.tokenizer, _many(text), maxlen)
+        return vectors[0] if isinstance(text, str) else vectors
+
+
+def _many(text: str | Sequence[str]) -> list[str]:
+    return [text] if isinstance(text, str) else list(text)
+
+
+def _is_pair(text: object) -> bool:
+    return isinstance(text, list | tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)

@@ -1,0 +1,84 @@
+"""Language models as classifiers: the class is the one whose name the model finds most probable.
+
+Source: Schick and Schuetze 2021, "Exploiting Cloze Questions for Few Shot Text Classification" (verbalisers).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from flagai.data.prepare import bert, causal, encoder_decoder, glm
+from flagai.data.prepare.batch import Batch, checked_pairs
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.model.base_model import BaseModel
+from flagai.model.bert_model import BertForSeq2seq
+from flagai.model.glm_model import GLMForSeq2Seq
+from flagai.model.gpt2_model import GPT2Model
+from flagai.model.t5_model import T5Model
+
+_IGNORED = -100
+
+
+@torch.inference_mode()
+def label_scores(
+    model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], labels: Sequence[str], max_length: int
+) -> torch.Tensor:
+    """The log-probability of each label as the answer to each text, [N, labels].
+
+    Args:
+        model: a language model.
+        tokenizer: its tokenizer.
+        texts: texts, with a mask where a GLM shall put the label (default: at the end), or pairs.
+        labels: the names of the classes, in words that the model knows.
+        max_length: how many tokens of a text are read.
+
+    Raises:
+        InputError: there are no labels.
+    """
+    if not labels:
+        raise InputError("A language model classifies by the names of the classes: give labels=['good', 'bad'].")
+    sources = [first if second is None else f"{first} {second}" for first, second in checked_pairs(texts)]
+    found = []
+    for source in sources:
+        batch = _batch(model, tokenizer, [source] * len(labels), list(labels), max_length)
+        targets = batch.pop("labels")
+        logits = model(**{name: value.to(model.device) for name, value in batch.items()})["logits"]
+        found.append(_sums(logits, targets.to(logits.device)).cpu())
+    return torch.stack(found)
+
+
+def _batch(model: BaseModel, tokenizer: Tokenizer, sources: list[str], labels: list[str], max_length: int) -> Batch:
+    """Inputs, and as ``labels`` what each position shall predict, -100 where nothing is asked for."""
+    if isinstance(model, T5Model):
+        return encoder_decoder.seq2seq(tokenizer, sources, labels, max_length)
+    if isinstance(model, GPT2Model):
+        batch = causal.pairs(tokenizer, sources, labels, max_length)
+        return batch | {"labels": _next(batch["labels"])}
+    if isinstance(model, BertForSeq2seq):
+        batch = bert.seq2seq(tokenizer, sources, labels, max_length)
+        written = batch["input_ids"].masked_fill(batch["segment_ids"] == 0, _IGNORED)
+        return batch | {"labels": _next(written)}
+    if isinstance(model, GLMForSeq2Seq):
+        batch = glm.seq2seq(tokenizer, sources, labels, max_length)
+    else:
+        asked = [source if _has_mask(tokenizer, source) else f"{source} [MASK]" for source in sources]
+        batch = glm.blank_filling(tokenizer, asked, [[label] for label in labels])
+    targets, weights = batch.pop("target_ids"), batch.pop("loss_mask")
+    return batch | {"labels": targets.masked_fill(weights == 0, _IGNORED)}
+
+
+def _has_mask(tokenizer: Tokenizer, text: str) -> bool:
+    return bool(glm.mask_positions(tokenizer, tokenizer.encode(text)))
+
+
+def _next(tokens: torch.Tensor) -> torch.Tensor:
+    """Each position's next token, [B, S] -> [B, S]."""
+    return F.pad(tokens[:, 1:], (0, 1), value=_IGNORED)
+
+
+def _sums(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The sum of the targets' log-probabilities, [B, S, V] and [B, S] -> [B]."""
+    losses = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=_IGNORED, reduction="none")
+    return -losses.sum(-1)

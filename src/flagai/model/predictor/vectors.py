@@ -1,0 +1,89 @@
+"""The meaning of texts as vectors: the mean of the last hidden states, with any family."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from flagai.data.prepare import causal, encoder_decoder, glm
+from flagai.data.prepare.batch import checked_texts, padded
+from flagai.data.tokenizer import Tokenizer
+from flagai.model.base_model import BaseModel
+from flagai.model.gpt2_model import GPT2Model
+from flagai.model.packing import Pack, run_packed
+from flagai.model.predictor import reading
+from flagai.model.t5_model import T5Model
+
+# Tokens of one padded batch; texts are sorted by length first, so there is little padding.
+_BATCH_TOKENS = 4096
+
+
+@torch.inference_mode()
+def text_vectors(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> torch.Tensor:
+    """The vectors of texts, [N, width], float32 on the CPU.
+
+    Args:
+        model: any model; its backbone is used.
+        tokenizer: its tokenizer.
+        texts: the texts.
+        max_length: how many tokens of a text are read, special ones included.
+    """
+    texts = checked_texts(texts)
+    backbone: BaseModel = getattr(model, "model", model)
+    if not texts:
+        return torch.empty(0, 0)
+    if backbone.config.family == "bert":
+        return reading.means(backbone, reading.rows(backbone, tokenizer, texts, max_length))
+    if isinstance(backbone, T5Model):
+        return _encoded(backbone, [prompt.ids for prompt in encoder_decoder.prompts(tokenizer, texts, max_length)])
+    pad = tokenizer.get_command_id("pad")
+    if isinstance(backbone, GPT2Model):
+        prompts = causal.prompts(tokenizer, texts, max_length)
+        return _padded_means(backbone, [prompt.ids for prompt in prompts], pad, _one_at_real_tokens)
+    found = glm.classification_rows(tokenizer, texts, max_length)
+    return _padded_means(backbone, [row.ids for row in found], pad, _separators)
+
+
+def _encoded(model: T5Model, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    def run(pack: Pack) -> Sequence[torch.Tensor]:
+        return pack.row.mean(model.encode(pack.input_ids, lengths=pack.row)).cpu().unbind(0)
+
+    return torch.stack(run_packed(rows, run, device=model.device))
+
+
+def _one_at_real_tokens(lengths: torch.Tensor, width: int) -> torch.Tensor:
+    return (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
+
+
+def _separators(lengths: torch.Tensor, _width: int) -> torch.Tensor:
+    """GLM: everybody sees the text, nobody the padding after it."""
+    return lengths
+
+
+def _padded_means(
+    model: BaseModel,
+    rows: Sequence[Sequence[int]],
+    pad: int,
+    attention_mask: Callable[[torch.Tensor, int], torch.Tensor],
+) -> torch.Tensor:
+    """The means of the real tokens' states; ``attention_mask`` makes of lengths and width what the model takes."""
+    found: dict[int, torch.Tensor] = {}
+    for indices in _batches([len(row) for row in rows]):
+        ids = padded([rows[index] for index in indices], pad).to(model.device)
+        lengths = torch.tensor([len(rows[index]) for index in indices], device=model.device)
+        hidden = model(ids, attention_mask=attention_mask(lengths, ids.shape[1]))["hidden_states"].float()
+        real = _one_at_real_tokens(lengths, ids.shape[1])[..., None]
+        means = (hidden * real).sum(1) / lengths[:, None]
+        found.update(zip(indices, means.cpu(), strict=True))
+    return torch.stack([found[index] for index in range(len(rows))])
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Indices sorted by length, in batches of at most ``_BATCH_TOKENS`` tokens with padding."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

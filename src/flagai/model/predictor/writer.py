@@ -1,0 +1,142 @@
+"""Texts in, texts out: prompts, the decoding engine and the tokenizer joined."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from flagai.data.prepare.batch import checked_texts
+from flagai.data.tokenizer import Tokenizer
+from flagai.generation import Hypothesis, Prompt, generate, stream
+from flagai.generation.family import position_rows
+from flagai.model.base_model import BaseModel
+from flagai.model.predictor.options import Options
+from flagai.model.predictor.protocol import BLANKS, Protocol, protocol_of
+from flagai.model.t5_model import T5Model
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model has written.
+
+    Args:
+        text: the answer; for texts with blanks the prompt, followed by what was written for each blank.
+        score: the sum of its tokens' log-probabilities, divided by its length to the power of ``length_penalty``.
+        finished: whether the model ended it by itself.
+    """
+
+    text: str
+    score: float
+    finished: bool
+
+
+class Writer:
+    """Writes with one model.
+
+    Args:
+        model: a model that writes.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, model: BaseModel, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def write(self, texts: Sequence[str], options: Options, max_length: int | None) -> list[list[Written]]:
+        """Answers to each text, the best first.
+
+        Args:
+            texts: what the model is given.
+            options: how to write.
+            max_length: how many tokens of a prompt are read.
+        """
+        texts = checked_texts(texts)
+        found: dict[int, list[Written]] = {}
+        for protocol, rows in self._by_protocol(texts).items():
+            prompts = self._prompts(protocol, [texts[row] for row in rows], options, max_length)
+            for row, prompt, hypotheses in zip(rows, prompts, self.answers(protocol, prompts, options), strict=True):
+                found[row] = [self._written(prompt, hypothesis, options) for hypothesis in hypotheses]
+        return [found[row] for row in range(len(texts))]
+
+    def answers(self, protocol: Protocol, prompts: Sequence[Prompt], options: Options) -> list[list[Hypothesis]]:
+        """What the engine finds for prompts of one kind."""
+        return generate(
+            self.model,
+            prompts,
+            options.for_model(protocol, self.tokenizer),
+            logits_processors=options.logits_processors,
+            stop=self._stop(options),
+        )
+
+    def stream(self, text: str, options: Options, max_length: int | None) -> Iterator[str]:
+        """The answer to one text, piece by piece; joined, they are the answer (one line per blank).
+
+        Args:
+            text: what the model is given.
+            options: how to write.
+            max_length: how many tokens of the prompt are read.
+        """
+        (text,) = checked_texts([text])
+        protocol = protocol_of(self.model, self.tokenizer, text)
+        prompts = self._prompts(protocol, [text], options, max_length)
+        decoding = options.for_model(protocol, self.tokenizer)
+        ids: dict[int, list[int]] = {}
+        shown = ""
+        for event in stream(
+            self.model, prompts, decoding, logits_processors=options.logits_processors, stop=self._stop(options)
+        ):
+            ids.setdefault(event.piece, []).extend(event.ids)
+            pieces = [self.piece(piece, options) for piece in ids.values()]
+            if not event.hypotheses:
+                pieces[-1] = _certain(pieces[-1], options.stop)
+            certain = "\n".join(pieces)
+            if certain.startswith(shown):
+                yield certain[len(shown) :]
+                shown = certain
+
+    def piece(self, ids: Sequence[int], options: Options) -> str:
+        """The text of an answer's tokens, up to the first stop text."""
+        return _before(self._plain(ids), options.stop)
+
+    def _prompts(
+        self, protocol: Protocol, texts: Sequence[str], options: Options, max_length: int | None
+    ) -> list[Prompt]:
+        """The prompts, no longer than the model has positions for them and the answer."""
+        rows = None if isinstance(self.model, T5Model) else position_rows(self.model)
+        if rows is not None:
+            room = rows if protocol is BLANKS else rows - options.max_new_tokens + 1
+            max_length = room if max_length is None else min(max_length, room)
+        return protocol.prompts(self.tokenizer, texts, max_length)
+
+    def _by_protocol(self, texts: Sequence[str]) -> dict[Protocol, list[int]]:
+        groups: dict[Protocol, list[int]] = {}
+        for row, text in enumerate(texts):
+            groups.setdefault(protocol_of(self.model, self.tokenizer, text), []).append(row)
+        return groups
+
+    def _written(self, prompt: Prompt, hypothesis: Hypothesis, options: Options) -> Written:
+        if not prompt.blanks:
+            return Written(self.piece(hypothesis.ids, options), hypothesis.score, hypothesis.finished)
+        start = BLANKS.start(self.tokenizer)
+        whole = [*prompt.ids, *(token for piece in hypothesis.pieces for token in (*start, *piece))]
+        return Written(self.tokenizer.decode(whole), hypothesis.score, hypothesis.finished)
+
+    def _plain(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _stop(self, options: Options) -> Callable[[int, Sequence[int]], bool] | None:
+        if not options.stop:
+            return None
+        return lambda _row, ids: any(text in self._plain(ids) for text in options.stop)
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of the stops in it."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+
+def _certain(text: str, stops: Sequence[str]) -> str:
+    """What further tokens cannot change: not the last word, whose pieces may still be joined, nor half a stop text."""
+    held = max([1, *(len(stop) - 1 for stop in stops)])
+    safe = text[:-held].rstrip("�")
+    while safe and safe[-1].isascii() and not safe[-1].isspace():
+        safe = safe[:-1]
+    return safe.rstrip()

@@ -1,0 +1,146 @@
+"""Any task with any model for which it makes sense, by any of their names."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from flagai.auto_model.auto_loader import AutoLoader
+from flagai.auto_model.tasks import ALIASES, CLASSES
+from flagai.errors import ConfigError, InputError, ModelNotFoundError
+from flagai.model.predictor.predictor import Predictor
+from flagai.model.registry import class_named
+from tests import folders
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "autoloader_table.json").read_text(encoding="utf-8"))
+BACKBONES = {
+    "GLM-large-ch": "GLMModel",
+    "RoBERTa-base-ch": "BertForMaskLM",
+    "BERT-base-en": "BertForMaskLM",
+    "GPT2-base-ch": "GPT2Model",
+    "T5-base-ch": "T5Model",
+    "T5-base-en": "T5Model",
+}
+# The original maps these to the plain class by mistake.
+MENDED = {"sequence-labeling-crf": "BertForSequenceLabelingCRF", "sequence-labeling-gp": "BertForSequenceLabelingGP"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("models")
+    for name, class_name in BACKBONES.items():
+        folders.write(home, name, class_name, **({"class_num": None} if "BERT" in name.upper() else {}))
+    return home
+
+
+def pairs():
+    for key, expected in GOLDEN["table"].items():
+        name, task = key.split("|")
+        if expected is not None and name in BACKBONES:
+            yield name, task, MENDED.get(task, expected)
+
+
+@pytest.mark.parametrize(("name", "task", "expected"), list(pairs()))
+def test_the_originals_table(name, task, expected, home):
+    loader = AutoLoader(task, model_name=name, model_dir=home, class_num=3, inner_dim=4, device="cpu")
+    assert type(loader.get_model()).__name__ == expected
+    assert not loader.get_model().training
+    assert loader.get_tokenizer().encode("hello")
+
+
+@pytest.mark.parametrize("task", CLASSES)
+@pytest.mark.parametrize("name", ["GLM-large-ch", "RoBERTa-base-ch", "GPT2-base-ch", "T5-base-en"])
+def test_every_pair_works_or_says_who_can(name, task, home):
+    family = {"GLM": "glm", "RoB": "bert", "GPT": "gpt2", "T5-": "t5"}[name[:3]]
+    if family not in CLASSES[task]:
+        with pytest.raises(InputError, match=f"cannot do '{task}'. It can: .*lm"):
+            AutoLoader(task, model_name=name, model_dir=home, class_num=3)
+        return
+    loader = AutoLoader(task, model_name=name, model_dir=home, class_num=3, device="cpu")
+    run = Predictor(loader.get_model(), loader.get_tokenizer())
+    calls = {
+        "ner": lambda: run.predict_ner("今天", ["O", "B-A", "I-A"]),
+        "ner-crf": lambda: run.predict_ner("今天", ["O", "B-A", "I-A"]),
+        "ner-gp": lambda: run.predict_ner("今天", ["A", "B", "C"]),
+        "masklm": lambda: run.fill_blanks("今[MASK]", out_max_length=2),
+        "classification": lambda: run.predict_cls_classifier("今天", labels=["好", "坏"]),
+        "semantic-matching": lambda: run.predict_cls_classifier(["今天", "明天"], labels=["好", "坏"]),
+        "embedding": lambda: run.predict_embedding("今天"),
+    }
+    default = run.predict_embedding if (family, task) == ("bert", "lm") else run.predict_generate_beamsearch
+    assert calls.get(task, lambda: default("今天"))() is not None
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_other_names_of_tasks(alias, home):
+    name = "RoBERTa-base-ch"
+    loader = AutoLoader(alias.replace("-", "_").upper(), model_name=name, model_dir=home, class_num=3, device="cpu")
+    assert type(loader.get_model()) is class_named(CLASSES[ALIASES[alias]]["bert"])
+
+
+def test_a_fine_tuned_folder_is_found_first(tmp_path):
+    folders.write(tmp_path, "RoBERTa-base-ch", "BertForMaskLM")
+    folders.write(tmp_path, "RoBERTa-base-ch", "BertForSequenceLabeling", folder="RoBERTa-base-ch-ner", class_num=7)
+    for name in ("RoBERTa-base-ch", "RoBERTa-base-ch-ner"):
+        loader = AutoLoader("ner", model_name=name, model_dir=tmp_path, device="cpu")
+        assert loader.get_model().config.class_num == 7
+        assert loader.get_tokenizer().encode("今天") == [791, 1921]
+
+
+def test_the_backbone_is_loaded_where_the_fine_tuned_model_cannot_be_fetched(home, caplog):
+    AutoLoader("title-generation", model_name="GLM-large-ch", model_dir=home, device="cpu")
+    assert "Loading GLM-large-ch instead, which was not trained for title-generation" in caplog.text
+
+
+def test_a_folder_of_ones_own(home, tmp_path):
+    folder = folders.write(tmp_path, "BERT-base-en", "BertForClsClassifier", folder="my-model", class_num=5)
+    (folder / "vocab.txt").write_bytes((home / "BERT-base-en" / "vocab.txt").read_bytes())
+    loader = AutoLoader("classification", model_name="my-model", model_dir=tmp_path, device="cpu")
+    assert loader.get_model().config.class_num == 5
+    assert AutoLoader("classification", model_name=str(folder), device="cpu").get_tokenizer().encode("hello")
+
+
+def test_options_of_the_original(home):
+    loader = AutoLoader(
+        "ner",
+        model_name="RoBERTa-base-ch",
+        model_dir=str(home),
+        load_pretrain_params=True,
+        target_size=9,
+        low_cpu_mem_usage=True,
+        inference_mode=True,
+        device="cpu",
+        hidden_dropout_prob=0.3,
+    )
+    assert loader.get_model().config.class_num == 9
+    assert loader.get_model().config.hidden_dropout_prob == 0.3
+    assert loader.get_task_name("bert") == "bert_ner"
+    half = AutoLoader("lm", model_name="GPT2-base-ch", model_dir=home, fp16=True, device="cpu").get_model()
+    assert next(half.parameters()).dtype is torch.float16
+    fresh = AutoLoader("lm", model_name="GPT2-base-ch", model_dir=home, only_download_config=True, device="cpu")
+    assert not torch.equal(fresh.get_model().embed.token.weight, half.embed.token.weight.float())
+    fresh.load_pretrain_params(home / "GPT2-base-ch")
+    assert torch.equal(fresh.get_model().embed.token.weight.half(), half.embed.token.weight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("tittle-generation", "GLM-large-ch"), InputError, "There is no task 'tittle-generation'. Known: lm"),
+        (("lm", "GLM-larg-ch"), ModelNotFoundError, "Did you mean GLM-large-ch"),
+        (("ner", "GLM-large-ch"), InputError, "needs a model of bert"),
+        (("classification", "BERT-base-en"), ConfigError, "class_num"),
+    ],
+    ids=str,
+)
+def test_what_does_not_exist_is_named(arguments, error, message, home):
+    with pytest.raises(error, match=message):
+        AutoLoader(arguments[0], model_name=arguments[1], model_dir=home)
+
+
+def test_adapters_are_refused_and_settings_checked(home):
+    with pytest.raises(InputError, match="lora_dir"):
+        AutoLoader("lm", model_name="GLM-large-ch", model_dir=home, lora_dir="x")
+    with pytest.raises(ConfigError, match="hidden_dropout"):
+        AutoLoader("lm", model_name="RoBERTa-base-ch", model_dir=home, hidden_dropout_pro=0.1)

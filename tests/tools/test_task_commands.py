@@ -1,0 +1,155 @@
+"""Tasks on the command line: texts in from everywhere, answers out for people and programs."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from flagai import cli
+from flagai.cli import screen
+from flagai.errors import InputError, ModelNotFoundError
+from tests import folders
+
+LABELS = ["O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("models")
+    folders.write(home, "GLM-large-ch", "GLMForSeq2Seq")
+    folders.write(home, "GPT2-base-ch", "GPT2Model")
+    folders.write(home, "RoBERTa-base-ch", "BertForMaskLM", class_num=None)
+    folders.write(home, "RoBERTa-base-ch", "BertForSequenceLabeling", folder="RoBERTa-base-ch-ner", class_num=7)
+    matching = {"folder": "RoBERTa-base-ch-semantic-matching", "class_num": 2}
+    folders.write(home, "RoBERTa-base-ch", "BertForClsClassifier", **matching)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def _home(home, monkeypatch):
+    monkeypatch.setenv("FLAGAI_HOME", str(home))
+
+
+def run(*arguments, text=None):
+    result = CliRunner().invoke(cli.app, arguments, input=text)
+    assert result.exception is None, result.exception
+    return result.output
+
+
+def fails(error, *arguments, text=None):
+    result = CliRunner().invoke(cli.app, arguments, input=text)
+    assert isinstance(result.exception, error), result.output
+    return str(result.exception)
+
+
+def lines(output):
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_titles_from_arguments_files_and_stdin(tmp_path):
+    short = ["--max-length", "4", "--json"]
+    texts = ["今天天气不错", "可穿戴产品的设计原则"]
+    from_arguments = lines(run("title", *texts, *short))
+    assert [row["text"] for row in from_arguments] == texts
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    assert lines(run("title", "--file", str(tmp_path / "texts.txt"), *short)) == from_arguments
+    assert lines(run("title", *short, text="\n".join(texts))) == from_arguments
+    rows = [{"id": number, "body": text} for number, text in enumerate(texts)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    named = lines(run("title", "-f", str(tmp_path / "texts.jsonl"), "--field", "body", *short))
+    assert [row["title"] for row in named] == [row["title"] for row in from_arguments]
+    assert [row["id"] for row in named] == [0, 1]
+
+
+def test_a_file_of_answers_is_written_whole(tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert run("title", "今天", "--max-length", "3", "--out", str(out)) == ""
+    (row,) = lines(out.read_text(encoding="utf-8"))
+    assert row["text"] == "今天"
+    fails(InputError, "title", "今天", "--max-length", "0", "--out", str(out))
+    assert lines(out.read_text(encoding="utf-8")) == [row]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_poem_has_a_form_and_a_seed():
+    poems = [run("poem", "桃花", "--form", "五言绝句", "--seed", seed, "--max-length", "8") for seed in "1123"]
+    assert poems[0] == poems[1]
+    assert len(set(poems)) > 1
+    assert "no title for a poem" in fails(InputError, "poem", "桃花：七言绝句")
+    assert "1 to 20" in fails(InputError, "poem", "花" * 21)
+    assert CliRunner().invoke(cli.app, ["poem", "桃花", "--form", "六言"]).exit_code == 2
+
+
+def test_writing_and_filling():
+    assert run("write", "今天", "--max-length", "5", "--seed", "1")
+    (row,) = lines(run("fill", "北京是[MASK]的首都", "-n", "2", "--max-length", "3", "--json"))
+    assert len(row["filled"]) == 2
+    best = row["filled"][0]
+    start, end = best["spans"][0]
+    assert best["text"][start:end] == best["fillings"][0]
+    assert run("fill", "北京是[MASK]的首都", "--max-length", "3").endswith(best["text"] + "\n")
+    assert "no blank" in fails(InputError, "fill", "北京")
+
+
+def test_entities_for_programs_and_people(monkeypatch, capsys):
+    (row,) = lines(run("ner", "小明在北京大学读书", "--json"))
+    assert {key for entity in row["entities"] for key in entity} <= {"start", "end", "type"}
+    labels = ",".join(LABELS)
+    assert lines(run("ner", "小明在北京大学读书", "--json", "--labels", labels)) == [row]
+    assert "no head" in fails(InputError, "ner", "小明", "--head", "lstm")
+    screen.show_entities("小明在北京", [(0, 1, "PER"), (3, 4, "LOC")])
+    assert capsys.readouterr().out == "0\t1\tPER\t小明\n3\t4\tLOC\t北京\n"
+
+
+def test_colours_on_a_terminal(monkeypatch, capsys):
+    from rich.console import Console
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(screen, "console", lambda: Console(force_terminal=True, width=80, color_system="standard"))
+    screen.show_entities("小明在北京", [(0, 1, "PER"), (3, 4, "LOC")])
+    screen.show_scores("好", {"yes": 0.75, "no": 0.25})
+    screen.show_filled("北京是中国的", ((3, 5),), -1.5)
+    shown = capsys.readouterr().out
+    assert "\x1b[1;" in shown
+    assert "█" * 18 in shown
+
+
+def test_classes_and_matches():
+    (row,) = lines(
+        run("classify", "今天天气不错", "--model", "RoBERTa-base-ch-semantic-matching", "--labels", "no,yes", "--json")
+    )
+    assert row["scores"].keys() == {"no", "yes"}
+    assert sum(row["scores"].values()) == pytest.approx(1)
+    assert row["class"] == max(row["scores"], key=row["scores"].get)
+    (asked,) = lines(run("classify", "今天", "--model", "GPT2-base-ch", "--labels", "好,坏", "--json"))
+    assert asked["scores"].keys() == {"好", "坏"}
+    matched = run("match", "今天", "明天", "--model", "RoBERTa-base-ch-semantic-matching")
+    assert 0 <= float(matched) <= 1
+    assert -1 <= float(run("match", "今天", "明天", "--model", "RoBERTa-base-ch")) <= 1
+
+
+def test_embeddings_keep_the_fields_of_their_lines():
+    (row,) = lines(run("embed", "--model", "RoBERTa-base-ch", "--file", "-", text='{"id": 7, "text": "今天"}\n'))
+    assert row["id"] == 7
+    assert len(row["embedding"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("error", "arguments", "text", "message"),
+    [
+        (InputError, ["title", "a", "--file", "x"], None, "not both"),
+        (InputError, ["title", "--file", "/no/such/file"], None, "cannot be read"),
+        (InputError, ["title", "--file", "-"], '{"text": 5}', "line 1 has no text in 'text'"),
+        (InputError, ["title", "--file", "-"], '{"text": "a"}\n{broken', "line 2 is no JSON"),
+        (ModelNotFoundError, ["title", "a", "--model", "GLM-larg-ch"], None, "Did you mean GLM-large-ch"),
+        (InputError, ["ner", "a", "--model", "GPT2-base-ch"], None, "cannot do 'ner'"),
+        (InputError, ["title", "a", "--device", "cuda:77"], None, "cuda:77"),
+    ],
+    ids=str,
+)
+def test_wrong_calls_say_what_is_wrong(error, arguments, text, message):
+    assert message in fails(error, *arguments, text=text)
+
+
+def test_no_text_gives_no_answer():
+    assert run("title", text="") == ""
