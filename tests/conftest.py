@@ -12,6 +12,10 @@ from tests import vocabularies
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real", type=Path, help="a folder with real weights, for tests/real")
+
+
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reaches for the internet; those of the hub turn this off and talk to a server of their own."""

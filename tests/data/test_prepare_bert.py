@@ -90,6 +90,13 @@ def test_entities_survive_the_way_to_labels_and_back(kinds):
     assert decode(encode(spans, LABELS, text_offsets), LABELS, text_offsets) == spans
 
 
+def test_a_piece_inside_of_a_word_opens_no_second_entity_of_its_type():
+    offsets, inner = [(0, 6), (6, 11), (12, 14)], [False, True, False]
+    assert decode([1, 1, 1], LABELS, offsets, inner) == [Span(0, 10, "LOC"), Span(12, 13, "LOC")]
+    assert decode([1, 3, 0], LABELS, offsets, inner) == [Span(0, 5, "LOC"), Span(6, 10, "ORG")]
+    assert decode([0, 1, 0], LABELS, offsets, inner) == [Span(6, 10, "LOC")]
+
+
 def test_entities_that_cut_a_token_are_left_out_and_unknown_types_named():
     offsets = [(0, 0), (0, 6), (6, 8), (0, 0)]
     assert encode([Span(1, 3, "LOC"), Span(0, 7, "ORG")], LABELS, offsets) == [0, 3, 4, 0]

@@ -21,11 +21,13 @@ class Row:
         ids: ``[CLS] text [SEP]`` or ``[CLS] first [SEP] second [SEP]``.
         segments: 0 up to the first ``[SEP]``, 1 after it.
         offsets: each token's characters in its own text (start, end exclusive); (0, 0) for special tokens.
+        inner: whether a token continues a word.
     """
 
     ids: list[int]
     segments: list[int]
     offsets: list[tuple[int, int]]
+    inner: list[bool]
 
 
 def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None = None) -> list[Row]:
@@ -57,12 +59,18 @@ def _row(first: Encoding, second: Encoding | None, cls: int, sep: int, max_lengt
     if max_length is not None:
         own, other = shortened(own, other, max_length - specials)
     ids, offsets = [cls, *own, sep], [NO_CHARACTERS, *first.offsets[: len(own)], NO_CHARACTERS]
+    inner = [False, *_inner(first, len(own)), False]
     segments = [0] * len(ids)
     if second is not None:
         ids += [*other, sep]
         offsets += [*second.offsets[: len(other)], NO_CHARACTERS]
+        inner += [*_inner(second, len(other)), False]
         segments += [1] * (len(other) + 1)
-    return Row(ids, segments, offsets)
+    return Row(ids, segments, offsets, inner)
+
+
+def _inner(encoding: Encoding, count: int) -> list[bool]:
+    return [token.startswith("##") for token in encoding.tokens[:count]]
 
 
 def collate(found: Sequence[Row], pad_id: int = 0) -> Batch:

@@ -43,20 +43,25 @@ def checked_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def decode(path: Sequence[int], labels: Sequence[str], offsets: Sequence[Offset]) -> list[Span]:
+def decode(
+    path: Sequence[int], labels: Sequence[str], offsets: Sequence[Offset], inner: Sequence[bool] = ()
+) -> list[Span]:
     """The entities that a row of labels means.
 
     Args:
         path: a label number per token.
         labels: the names of the labels; number 0 is no entity.
         offsets: each token's characters (start, end exclusive); (0, 0) or another empty range for special tokens.
+        inner: which tokens continue a word; they never open a second entity of the type that is open.
     """
     found: list[tuple[int, int, str]] = []
     is_open = False
     for index, number in enumerate(path):
         if not number:
             is_open = False
-        elif labels[number].startswith("B"):
+        elif labels[number].startswith("B") and not (
+            is_open and inner and inner[index] and labels[number][2:] == found[-1][2]
+        ):
             found.append((index, index, labels[number][2:]))
             is_open = True
         elif is_open:

@@ -11,7 +11,11 @@ from flagai.model.bert_model import BertForSequenceLabelingCRF, BertForSequenceL
 
 
 def read_entities(
-    model: BaseModel, scores: torch.Tensor, labels: Sequence[str], offsets: Sequence[Offset]
+    model: BaseModel,
+    scores: torch.Tensor,
+    labels: Sequence[str],
+    offsets: Sequence[Offset],
+    inner: Sequence[bool] = (),
 ) -> list[Span]:
     """The entities of one text.
 
@@ -20,6 +24,7 @@ def read_entities(
         scores: [S, classes]; from GlobalPointer [classes, S, S].
         labels: the names of the classes.
         offsets: each token's characters (start, end exclusive), empty at special tokens.
+        inner: which tokens continue a word.
     """
     if isinstance(model, BertForSequenceLabelingGP):
         return _from_spans(scores, labels, offsets)
@@ -27,8 +32,8 @@ def read_entities(
         valid = torch.ones(1, len(scores), dtype=torch.bool, device=scores.device)
         # The first token is [CLS], which is no entity.
         path = model.crf.decode(scores[None], valid, first_label=0)[0]
-        return decode([int(label) for label in path], labels, offsets)
-    return decode(scores.argmax(-1).tolist(), labels, offsets)
+        return decode([int(label) for label in path], labels, offsets, inner)
+    return decode(scores.argmax(-1).tolist(), labels, offsets, inner)
 
 
 def _from_spans(scores: torch.Tensor, types: Sequence[str], offsets: Sequence[Offset]) -> list[Span]:

@@ -252,7 +252,10 @@ class Predictor:
         found = reading.rows(self.model, self.tokenizer, _many(text), maxlen)
         read = reading.per_span if isinstance(self.model, BertForSequenceLabelingGP) else reading.per_token
         entities = [
-            [(span.start, span.end, span.label) for span in read_entities(self.model, scores, labels, row.offsets)]
+            [
+                (span.start, span.end, span.label)
+                for span in read_entities(self.model, scores, labels, row.offsets, row.inner)
+            ]
             for row, scores in zip(found, read(self.model, found), strict=True)
         ]
         return entities[0] if isinstance(text, str) else entities
