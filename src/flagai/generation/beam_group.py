@@ -79,8 +79,7 @@ class BeamGroup:
     def _unless_complete(self, totals: torch.Tensor, forced: ForcedWords) -> torch.Tensor:
         """Forbid the stop ids where words are missing."""
         missing = self.tree.in_last_blank() & ~forced.complete(self.tree.written())
-        stop_ids = torch.tensor(self.decoding.stop_ids, dtype=torch.long, device=totals.device)
-        return torch.where(missing[..., None], totals.index_fill(-1, stop_ids, -torch.inf), totals)
+        return torch.where(missing[..., None], totals.index_fill(-1, self.tree.stop_ids, -torch.inf), totals)
 
     def _with_words(self, found: Candidates, totals: torch.Tensor, forced: ForcedWords) -> Candidates:
         """Add, for every beam, the next token of every word."""
