@@ -1,10 +1,9 @@
-"""Beam search: the best answers of all, as far as the beams can see.
-
-Source: the rules of keeping and ending are those of transformers 5, so that results agree.
-"""
+"""Beam search: the best answers of all, as far as the beams can see."""
 
 import torch
 
+from flagai.generation.beam_group import BeamGroup
+from flagai.generation.forced import ForcedWords
 from flagai.generation.processors import Pipeline
 from flagai.generation.search import Choice, Search
 from flagai.generation.tree import Scored, Tree
@@ -12,119 +11,97 @@ from flagai.generation.types import Hypothesis, StopHook
 
 
 class BeamSearch(Search):
-    """Keeps the best unfinished answers of each text, and the best finished ones.
+    """Groups of beams; in each step, a group avoids the tokens that earlier groups have just chosen.
 
     Args:
         tree: the texts.
         pipeline: from logits to scores.
         hook: ends pieces; None for none.
+
+    Source:
+        Vijayakumar et al. 2018, "Diverse Beam Search for Improved Description of Complex Scenes", algorithm 1.
     """
 
     def __init__(self, tree: Tree, pipeline: Pipeline, hook: StopHook | None) -> None:
         super().__init__(tree, pipeline, hook)
-        batch, width = len(tree.ids), tree.width
-        self.running = torch.zeros(batch, 1, device=tree.device)
-        self.score = torch.full((batch, width), -torch.inf, device=tree.device)
-        self.ids = torch.zeros(batch, width, tree.limit + 2, dtype=torch.long, device=tree.device)
-        self.kept = torch.zeros(batch, width, dtype=torch.long, device=tree.device)
-        self.stopped = torch.zeros(batch, width, dtype=torch.bool, device=tree.device)
-        self.length = 0  # of all running answers
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """See the base class."""
-        return {name: getattr(self, name) for name in ("running", "score", "ids", "kept", "stopped")}
+        words = self.decoding.forced_words
+        forced = ForcedWords(words, tree.device) if words else None
+        count = self.decoding.beam_groups
+        self.groups = [BeamGroup(tree, tree.width // count, forced) for _ in range(count)]
 
     def choose(self, scored: Scored) -> Choice:
         """See the base class."""
         _, scores = self.pipeline(scored.logits)
-        values, parents, tokens = self.candidates(self.running[:, :, None] + scores)
-        self.length += 1
-        stops = self.tree.stops(tokens)
-        closes = self.hooked(tokens, parents, (values > -torch.inf) & ~stops & ~self.done[:, None])
-        last = self.tree.in_last_blank().gather(1, parents)
-        full = self.tree.lanes.piece.gather(1, parents) + 1 >= self.decoding.max_new_tokens
-        ends = last & (stops | full | closes)
-        self._finish(values, parents, tokens, ends, stops | closes)
-        alive = values.masked_fill(ends, -torch.inf)
-        self.running, chosen = alive.topk(min(self.tree.width, alive.shape[1]))
-        self.done = self.done | self._hopeless()
-        return Choice(*(tensor.gather(1, chosen) for tensor in (tokens, parents, closes)))
+        choices: list[Choice] = []
+        lane = 0
+        for group in self.groups:
+            width = group.running.shape[1]
+            own = scores[:, lane : lane + width]
+            if choices:
+                own = own - self._taken(scores, choices)
+            choices.append(self._advance(group, own, lane))
+            # At the first step there is one lane for all groups.
+            lane += width if scores.shape[1] > 1 else 0
+        self.done = torch.stack([group.done for group in self.groups]).all(0)
+        return _joined(choices)
 
-    def candidates(self, totals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The best continuations of all lanes: so many that enough stay if all best ones end.
+    def _taken(self, scores: torch.Tensor, choices: list[Choice]) -> torch.Tensor:
+        """What tokens lose that earlier groups have chosen, [B, 1, V]."""
+        lost = torch.zeros_like(scores[:, 0])
+        for choice in choices:
+            lost.scatter_add_(1, choice.tokens, torch.full_like(choice.tokens, 1, dtype=lost.dtype))
+        return self.decoding.diversity_penalty * lost[:, None]
 
-        Args:
-            totals: scores of all continuations, [B, W, V].
+    def _advance(self, group: BeamGroup, scores: torch.Tensor, lane: int) -> Choice:
+        found = group.candidates(scores, lane)
+        asked = (found.values > -torch.inf) & ~self.tree.stops(found.tokens) & ~group.done[:, None]
+        closes = self.hooked(found.tokens, found.parents, asked)
+        chosen = group.advance(found, closes)
+        taken = found.take(chosen)
+        return Choice(taken.tokens, taken.parents, closes.gather(1, chosen))
 
-        Returns:
-            Their scores, lanes and tokens, best first, [B, K] each.
-        """
-        kinds = max(2, 1 + len(self.decoding.stop_ids))
-        vocabulary = totals.shape[2]
-        totals = totals.flatten(1)
-        values, index = totals.topk(min(kinds * self.tree.width, totals.shape[1]))
-        return values, index // vocabulary, index % vocabulary
+    def state(self) -> dict[str, torch.Tensor]:
+        """See the base class; the groups have their own."""
+        return {}
 
-    def _finish(
-        self,
-        values: torch.Tensor,
-        parents: torch.Tensor,
-        tokens: torch.Tensor,
-        ends: torch.Tensor,
-        stopped: torch.Tensor,
-    ) -> None:
-        """Put ended candidates among the finished answers; only the best ``width`` may end, as in transformers."""
-        width, count = self.tree.width, self.tree.count
-        values, parents, tokens, ends, stopped = (
-            tensor[:, :width] for tensor in (values, parents, tokens, ends, stopped)
-        )
-        counted = ends & ~self.done[:, None]
-        scores = (values / self.length**self.decoding.length_penalty).masked_fill(~counted, -torch.inf)
-        fed = self.tree.lanes.fed
-        ids = fed.gather(1, parents[..., None].expand(-1, -1, fed.shape[2]))
-        ids[:, :, count] = tokens
-        self.score, best = torch.cat([self.score, scores], dim=1).topk(width)
-        kept = (count + ~self.tree.stops(tokens)).long()
-        self.ids = torch.cat([self.ids, ids], dim=1).gather(1, best[..., None].expand(-1, -1, ids.shape[2]))
-        self.kept = torch.cat([self.kept, kept], dim=1).gather(1, best)
-        self.stopped = torch.cat([self.stopped, stopped], dim=1).gather(1, best)
-
-    def _hopeless(self) -> torch.Tensor:
-        """Where no unfinished answer can matter any more, [B]."""
-        early = self.decoding.early_stopping
-        # "never" is exact, so it suffices that those which are returned are safe.
-        needed = self.decoding.n_best if early == "never" else self.tree.width
-        worst = self.score[:, needed - 1]
-        enough = worst > -torch.inf
-        over = self.running[:, 0] == -torch.inf
-        return over | (enough if early is True else enough & (self._bound()[:, 0] <= worst))
-
-    def _bound(self) -> torch.Tensor:
-        """The best scores that unfinished answers may reach, [B, W]."""
-        grows = self.decoding.early_stopping == "never" and self.decoding.length_penalty > 0
-        return self.running / (self.tree.limit if grows else self.length) ** self.decoding.length_penalty
+    def select(self, rows: torch.Tensor) -> None:
+        """See the base class."""
+        super().select(rows)
+        for group in self.groups:
+            group.select(rows)
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
         """See the base class."""
         first = int(self.tree.family.starts)
-        entries = zip(self.score[row].tolist(), self.kept[row].tolist(), self.stopped[row].tolist(), strict=True)
         found = [
-            Hypothesis(self.tree.pieces(self.ids[row, lane, first:kept].tolist()), score, stopped)
-            for lane, (score, kept, stopped) in enumerate(entries)
+            Hypothesis(self.tree.pieces(group.ids[row, beam, first:kept].tolist()), score, stopped)
+            for group in self.groups
+            for beam, (score, kept, stopped) in enumerate(
+                zip(group.score[row].tolist(), group.kept[row].tolist(), group.stopped[row].tolist(), strict=True)
+            )
             if score > -torch.inf
         ]
-        nothing = self.hypothesis(row, self.ids[row, 0, :0], -torch.inf, 0, False)
+        found.sort(key=lambda hypothesis: -hypothesis.score)
+        nothing = self.hypothesis(row, self.groups[0].ids[row, 0, :0], -torch.inf, 0, False)
         return found[: self.decoding.n_best] or [nothing]
 
     def possible(self, row: int) -> list[list[int]]:
         """See the base class."""
         first = int(self.tree.family.starts)
-        finished = (
-            [self.ids[row, 0, first : int(self.kept[row, 0])].tolist()] if self.score[row, 0] > -torch.inf else []
-        )
-        if self.done[row]:
-            return finished
-        alive = (self.running[row] > -torch.inf) & (self._bound()[row] > self.score[row, 0])
-        return finished + [
-            ids for ids, lives in zip(self.tree.written()[row].tolist(), alive.tolist(), strict=True) if lives
-        ]
+        best = max(self.groups, key=lambda group: float(group.score[row, 0]))
+        least = best.score[row, 0]
+        answers = [] if least == -torch.inf else [best.ids[row, 0, first : int(best.kept[row, 0])].tolist()]
+        running = torch.cat([group.running[row] for group in self.groups])
+        bounds = torch.cat([group.bound()[row].masked_fill(group.done[row], -torch.inf) for group in self.groups])
+        alive = (running > -torch.inf) & (bounds > least)
+        written = self.tree.written()[row].tolist()
+        return answers + [ids for ids, lives in zip(written, alive.tolist(), strict=True) if lives]
+
+
+def _joined(choices: list[Choice]) -> Choice:
+    """The lanes of all groups side by side."""
+    if len(choices) == 1:
+        return choices[0]
+    parents = [choice.parents for choice in choices if choice.parents is not None]
+    closes = [choice.closes for choice in choices if choice.closes is not None]
+    return Choice(torch.cat([choice.tokens for choice in choices], 1), torch.cat(parents, 1), torch.cat(closes, 1))

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from flagai.errors import InputError
 from flagai.generation.beam import BeamSearch
 from flagai.generation.contrastive import ContrastiveSearch
 from flagai.generation.lanes import IndependentLanes
@@ -157,8 +156,6 @@ def _search(
     processors: Sequence[LogitsProcessor],
     stop: StopHook | None,
 ) -> Search:
-    if decoding.forced_words or decoding.beam_groups > 1:
-        raise InputError("forced_words and beam_groups are not supported yet.")
     contrastive = decoding.contrastive_alpha is not None
     tree = Tree(model, prompts, decoding, (decoding.top_k or 1) if contrastive else decoding.width)
     kind: type[Search] = IndependentLanes

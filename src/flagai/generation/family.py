@@ -138,3 +138,21 @@ def position_rows(model: Any) -> int | None:
     inner = getattr(model, "model", model)
     table = inner.embed.position
     return None if table is None else table.num_embeddings
+
+
+def room(model: Any, prompt: Prompt) -> int | None:
+    """The largest ``max_new_tokens`` for which a model has positions; None if there is no limit.
+
+    The newest token is not fed, so an answer of n tokens takes n - 1 positions after the prompt. In a blank, n + 2
+    positions inside of the span are taken: 0 by the context, 1 by the start token.
+
+    Args:
+        model: the model.
+        prompt: the text; its answer has no room, 0, if it alone is too long.
+    """
+    rows = position_rows(model)
+    if rows is None:
+        return None
+    if len(prompt.ids) > rows:
+        return 0
+    return rows - 2 if prompt.blanks else rows - len(prompt.ids) + 1

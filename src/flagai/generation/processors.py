@@ -28,9 +28,9 @@ def temperature(_: torch.Tensor, scores: torch.Tensor, value: float) -> torch.Te
     return scores / value
 
 
-def top_k(_: torch.Tensor, scores: torch.Tensor, count: int) -> torch.Tensor:
+def top_k(_: torch.Tensor, scores: torch.Tensor, count: float) -> torch.Tensor:
     """Keep the best scores and those as good as the last of them."""
-    lowest = scores.topk(min(count, scores.shape[-1])).values[..., -1:]
+    lowest = scores.topk(min(int(count), scores.shape[-1])).values[..., -1:]
     return scores.masked_fill(scores < lowest, -torch.inf)
 
 
@@ -79,10 +79,10 @@ def _forbid(scores: torch.Tensor, ids: torch.Tensor, where: torch.Tensor) -> tor
 
 Ordered = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 # name: (function, the value that changes nothing)
-ORDERED: dict[str, tuple[Ordered, float | None]] = {
+ORDERED: dict[str, tuple[Ordered, float]] = {
     "repetition_penalty": (repetition_penalty, 1),
     "temperature": (temperature, 1),
-    "top_k": (top_k, None),  # type: ignore[dict-item]
+    "top_k": (top_k, 0),
     "top_p": (top_p, 1),
 }
 
@@ -105,23 +105,14 @@ class Pipeline:
         self.tree = tree
         banned = [*decoding.banned_ids, *([tree.start_id or 0] if tree.family.spans else [])]
         self.banned = torch.tensor(banned, dtype=torch.long, device=tree.device)
-        self.stop_ids = torch.tensor(decoding.stop_ids, dtype=torch.long, device=tree.device)
         by_length = itertools.groupby(sorted(decoding.bad_words, key=len), key=len)
         self.bad_words = [torch.tensor(list(words), device=tree.device) for _, words in by_length]
-        self.ordered = self._ordered()
-        self.reads_history = bool(added or self.bad_words or decoding.no_repeat_ngram_size) or (
-            decoding.repetition_penalty != 1
-        )
-
-    def _ordered(self) -> list[tuple[Ordered, float]]:
-        chosen = []
-        for name in self.decoding.processors:
-            function, neutral = ORDERED[name]
-            value = getattr(self.decoding, name)
-            if value not in (neutral, None) and (value or name != "top_k"):
-                chosen.append((name, function, value))
-        draws = self.decoding.do_sample
-        return [(function, value) for name, function, value in chosen if draws or name == "repetition_penalty"]
+        asked = ((name, *ORDERED[name], getattr(decoding, name)) for name in decoding.processors)
+        self.ordered = [
+            (function, value)
+            for name, function, neutral, value in asked
+            if value not in (neutral, None) and (decoding.do_sample or name == "repetition_penalty")
+        ]
 
     def __call__(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the tokens that may follow.
@@ -135,22 +126,22 @@ class Pipeline:
         plain = logits.float().log_softmax(-1)
         if len(self.banned):
             plain = plain.index_fill(-1, self.banned, -torch.inf)
-        scores = self._limited(plain)
-        ids = self.tree.history() if self.reads_history else plain
+        ids = self.tree.history()
+        scores = self._limited(ids, plain)
         for processor in self.added:
             scores = processor(ids, scores)
         for function, value in self.ordered:
             scores = function(ids, scores, value)
         return (self._closed(plain), self._closed(scores)) if self.tree.family.spans else (plain, scores)
 
-    def _limited(self, scores: torch.Tensor) -> torch.Tensor:
-        if self.decoding.min_new_tokens and len(self.stop_ids):
+    def _limited(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self.decoding.min_new_tokens and len(self.tree.stop_ids):
             early = self.tree.lanes.piece < self.decoding.min_new_tokens
-            stopped = scores.index_fill(-1, self.stop_ids, -torch.inf)
+            stopped = scores.index_fill(-1, self.tree.stop_ids, -torch.inf)
             scores = torch.where(early[..., None], stopped, scores)
         if self.decoding.no_repeat_ngram_size:
-            scores = no_repeat_ngram(self.tree.history(), scores, self.decoding.no_repeat_ngram_size)
-        return forbid_sequences(self.tree.history(), scores, self.bad_words) if self.bad_words else scores
+            scores = no_repeat_ngram(ids, scores, self.decoding.no_repeat_ngram_size)
+        return forbid_sequences(ids, scores, self.bad_words)
 
     def _closed(self, scores: torch.Tensor) -> torch.Tensor:
         """Where a blank must be closed, its stop id is the only choice, and costs nothing."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from flagai.errors import InputError
-from flagai.generation.family import Places, family_of, position_rows
+from flagai.generation.family import Places, family_of, position_rows, room
 from flagai.generation.options import Decoding
 from flagai.generation.types import Prompt
 
@@ -88,6 +88,7 @@ class Tree:
         self.limit = pieces * (decoding.max_new_tokens + 1) - 1
         self.numbers = list(range(len(prompts)))
         self._first: dict[str, Any] = {}
+        self._own = torch.eye(width, dtype=torch.bool, device=self.device)
         self._read(prompts, pieces)
         self.lanes: Lanes
         self.count = 0  # tokens in Lanes.fed
@@ -108,29 +109,36 @@ class Tree:
     def _check(self, prompts: Sequence[Prompt]) -> None:
         if self.family.spans and not self.decoding.stop_ids:
             raise InputError("Blanks need stop_ids, such as the id of GLM's <|endofpiece|>.")
-        vocabulary = self.model.config.vocab_size
-        for what, ids in (("stop id", self.decoding.stop_ids), ("banned id", self.decoding.banned_ids)):
-            outside = [token for token in ids if token >= vocabulary]
-            if outside:
-                raise InputError(f"{what} {outside[0]} lies outside of the model's {vocabulary} tokens.")
+        decoding = self.decoding
+        self._check_ids("stop_ids", decoding.stop_ids)
+        self._check_ids("banned_ids", decoding.banned_ids)
+        self._check_ids("bad_words", [token for word in decoding.bad_words for token in word])
+        self._check_ids("forced_words", [token for word in decoding.forced_words for token in word])
+        self._check_ids("start_id", [] if decoding.start_id is None else [decoding.start_id])
         for number, prompt in enumerate(prompts):
             if not prompt.ids:
                 raise InputError(f"Prompt {number} has no ids; give at least one token.")
+            self._check_ids(f"Prompt {number}", prompt.ids)
             wrong = [place for place in prompt.blanks if not 0 <= place < len(prompt.ids)]
             if wrong:
                 raise InputError(f"Prompt {number} has {len(prompt.ids)} ids, but a blank at {wrong[0]}.")
             self._check_room(number, prompt)
 
+    def _check_ids(self, what: str, ids: Sequence[int]) -> None:
+        vocabulary = self.model.config.vocab_size
+        outside = [token for token in ids if not 0 <= token < vocabulary]
+        if outside:
+            raise InputError(
+                f"{what} has the id {outside[0]}, but the model's tokens are 0..{vocabulary - 1}. "
+                "Compare the tokenizer with the model."
+            )
+
     def _check_room(self, number: int, prompt: Prompt) -> None:
-        """The newest token is not fed, so an answer of n tokens takes n - 1 positions after the prompt."""
-        if self.rows is None or self.family.encoder:
-            return
-        new = self.decoding.max_new_tokens
-        needed = max(len(prompt.ids), new + 2) if self.family.spans else len(prompt.ids) + new - 1
-        if needed > self.rows:
+        allowed, new = room(self.model, prompt), self.decoding.max_new_tokens
+        if allowed is not None and new > allowed:
             raise InputError(
                 f"Prompt {number} has {len(prompt.ids)} ids, and max_new_tokens is {new}, but the model has only "
-                f"{self.rows} positions. Shorten the text or max_new_tokens."
+                f"{self.rows} positions: there is room for {allowed} new ones. Shorten the text or max_new_tokens."
             )
 
     def _read(self, prompts: Sequence[Prompt], pieces: int) -> None:
@@ -145,6 +153,7 @@ class Tree:
         # What counts as said before: of an encoder's text, nothing.
         self.past = self._tensor(left)[:, None, : 0 if self.family.encoder else size]
         self.blanks = self._tensor(blanks)
+        self.stop_ids = self._tensor(self.decoding.stop_ids)
         self.last_blank = self._tensor([max(len(prompt.blanks), 1) - 1 for prompt in prompts])
 
     def _tensor(self, values: Any) -> torch.Tensor:
@@ -229,7 +238,7 @@ class Tree:
         """Write the tokens that will be fed, and let each see the slot that it will take."""
         width, slot = tokens.shape[1], self.cache.length
         self.lanes.fed[:, :, self.count] = tokens
-        self.lanes.seen[:, :, slot : slot + width] = torch.eye(width, dtype=torch.bool, device=self.device)
+        self.lanes.seen[:, :, slot : slot + width] = self._own[:width, :width]
         self.count += 1
 
     def run(self) -> Scored:
@@ -250,10 +259,7 @@ class Tree:
 
     def stops(self, tokens: torch.Tensor) -> torch.Tensor:
         """Which tokens are stop ids."""
-        found = torch.zeros_like(tokens, dtype=torch.bool)
-        for stop_id in self.decoding.stop_ids:
-            found = found | (tokens == stop_id)
-        return found
+        return (tokens[..., None] == self.stop_ids).any(-1)
 
     def in_last_blank(self) -> torch.Tensor:
         """Which lanes are in their text's last blank, [B, W]."""

@@ -1,0 +1,161 @@
+"""One group of beams: the best unfinished answers to each text, and the best finished ones.
+
+Source: the rules of keeping and ending are those of transformers 5, so that results agree.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from flagai.generation.forced import ForcedWords
+from flagai.generation.options import Decoding
+from flagai.generation.tree import Tree
+
+
+@dataclass
+class Candidates:
+    """Continuations of the beams, best first; [B, K] each.
+
+    Args:
+        values: their scores.
+        parents: the lanes that they continue.
+        tokens: the tokens that they add.
+    """
+
+    values: torch.Tensor
+    parents: torch.Tensor
+    tokens: torch.Tensor
+
+    def take(self, index: torch.Tensor) -> "Candidates":
+        """Some of them, in the order of ``index``, [B, N]."""
+        return Candidates(*(tensor.gather(1, index) for tensor in (self.values, self.parents, self.tokens)))
+
+
+class BeamGroup:
+    """Beams that compete with each other.
+
+    Args:
+        tree: the texts.
+        width: number of beams.
+        forced: what every answer must contain; None for nothing.
+    """
+
+    def __init__(self, tree: Tree, width: int, forced: ForcedWords | None) -> None:
+        self.tree = tree
+        self.width = width
+        self.forced = forced
+        self.decoding: Decoding = tree.decoding
+        batch = len(tree.ids)
+        self.running = torch.zeros(batch, 1, device=tree.device)
+        self.score = torch.full((batch, width), -torch.inf, device=tree.device)
+        self.ids = torch.zeros(batch, width, tree.limit + 2, dtype=torch.long, device=tree.device)
+        self.kept = torch.zeros(batch, width, dtype=torch.long, device=tree.device)
+        self.stopped = torch.zeros(batch, width, dtype=torch.bool, device=tree.device)
+        self.done = torch.zeros(batch, dtype=torch.bool, device=tree.device)
+        self.length = 0  # of all running answers
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these texts."""
+        for name in ("running", "score", "ids", "kept", "stopped", "done"):
+            setattr(self, name, getattr(self, name).index_select(0, rows))
+
+    def candidates(self, scores: torch.Tensor, first_lane: int) -> Candidates:
+        """The best continuations: so many that enough stay if all of the best ones end.
+
+        Args:
+            scores: of the tokens that may follow each beam, [B, W, V].
+            first_lane: the lane of the first beam.
+        """
+        vocabulary = scores.shape[2]
+        totals = self.running[:, :, None] + scores
+        if self.forced is not None:
+            totals = self._unless_complete(totals, self.forced)
+        kinds = max(2, 1 + len(self.decoding.stop_ids))
+        flat = totals.flatten(1)
+        values, index = flat.topk(min(kinds * self.width, flat.shape[1]))
+        found = Candidates(values, index // vocabulary + first_lane, index % vocabulary)
+        return found if self.forced is None else self._with_words(found, totals, self.forced)
+
+    def _unless_complete(self, totals: torch.Tensor, forced: ForcedWords) -> torch.Tensor:
+        """Forbid the stop ids where words are missing."""
+        missing = self.tree.in_last_blank() & ~forced.complete(self.tree.written())
+        return torch.where(missing[..., None], totals.index_fill(-1, self.tree.stop_ids, -torch.inf), totals)
+
+    def _with_words(self, found: Candidates, totals: torch.Tensor, forced: ForcedWords) -> Candidates:
+        """Add, for every beam, the next token of every word."""
+        tokens = forced.following(self.tree.written())
+        lanes = torch.arange(tokens.shape[1], device=tokens.device)[None, :, None].expand_as(tokens)
+        values, tokens, parents = totals.gather(2, tokens).flatten(1), tokens.flatten(1), lanes.flatten(1)
+        parents, tokens = torch.cat([found.parents, parents], 1), torch.cat([found.tokens, tokens], 1)
+        same = (parents[:, :, None] == parents[:, None, :]) & (tokens[:, :, None] == tokens[:, None, :])
+        values = torch.cat([found.values, values], 1).masked_fill(same.tril(-1).any(-1), -torch.inf)
+        return Candidates(values, parents, tokens).take(values.argsort(dim=1, descending=True, stable=True))
+
+    def advance(self, found: Candidates, closes: torch.Tensor) -> torch.Tensor:
+        """Finish the candidates that end, and choose those that go on.
+
+        Args:
+            found: the candidates.
+            closes: where a hook ends the piece, [B, K].
+
+        Returns:
+            Indices of those that go on, [B, width].
+        """
+        self.length += 1
+        stops = self.tree.stops(found.tokens)
+        last = self.tree.in_last_blank().gather(1, found.parents)
+        full = self.tree.lanes.piece.gather(1, found.parents) + 1 >= self.decoding.max_new_tokens
+        ends = last & (stops | full | closes)
+        ids = self._grown(found)
+        self._finish(found, ids, ends, stops, stops | closes)
+        alive = found.values.masked_fill(ends, -torch.inf)
+        if self.forced is None:
+            self.running, chosen = alive.topk(min(self.width, alive.shape[1]))
+        else:
+            chosen = self.forced.fair(alive, ids[:, :, self._written()], self.width)
+            self.running = alive.gather(1, chosen)
+        self.done = self.done | self._hopeless()
+        return chosen
+
+    def _written(self) -> slice:
+        """Where the answer stands in a candidate's ids."""
+        return slice(int(self.tree.family.starts), self.tree.count + 1)
+
+    def _grown(self, found: Candidates) -> torch.Tensor:
+        """All ids of the candidates, the start token included, [B, K, steps]."""
+        fed = self.tree.lanes.fed
+        ids = fed.gather(1, found.parents[..., None].expand(-1, -1, fed.shape[2]))
+        ids[:, :, self.tree.count] = found.tokens
+        return ids
+
+    def _finish(
+        self, found: Candidates, ids: torch.Tensor, ends: torch.Tensor, stops: torch.Tensor, stopped: torch.Tensor
+    ) -> None:
+        """Put ended candidates among the finished answers."""
+        counted = ends & ~self.done[:, None]
+        if self.forced is None:
+            # Worse ones are there only to go on if all of the best end; as in transformers, they may not finish.
+            counted = counted & (torch.arange(counted.shape[1], device=counted.device) < self.width)
+        else:
+            counted = counted & self.forced.complete(ids[:, :, self._written()])
+        scores = (found.values / self.length**self.decoding.length_penalty).masked_fill(~counted, -torch.inf)
+        kept = (self.tree.count + ~stops).long()
+        self.score, best = torch.cat([self.score, scores], dim=1).topk(self.width)
+        self.ids = torch.cat([self.ids, ids], dim=1).gather(1, best[..., None].expand(-1, -1, ids.shape[2]))
+        self.kept = torch.cat([self.kept, kept], dim=1).gather(1, best)
+        self.stopped = torch.cat([self.stopped, stopped], dim=1).gather(1, best)
+
+    def _hopeless(self) -> torch.Tensor:
+        """Where no unfinished answer can matter any more, [B]."""
+        early = self.decoding.early_stopping
+        # "never" is exact, so it suffices that those which are returned are safe.
+        needed = min(self.decoding.n_best, self.width) if early == "never" else self.width
+        worst = self.score[:, needed - 1]
+        enough = worst > -torch.inf
+        over = (self.running == -torch.inf).all(1)
+        return over | (enough if early is True else enough & (self.bound().amax(1) <= worst))
+
+    def bound(self) -> torch.Tensor:
+        """The best scores that unfinished answers may reach, [B, W]."""
+        grows = self.decoding.early_stopping == "never" and self.decoding.length_penalty > 0
+        return self.running / (self.tree.limit if grows else self.length) ** self.decoding.length_penalty
