@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from flagai.cli import app
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
+from tests import vocabularies
 
 ROOT = Path(__file__).parent.parent
 PAGES = [page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")] if "```" in page.read_text()]
@@ -30,13 +31,14 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with small random models under the names that the docs use."""
+    """A folder with small random models, and real vocabularies, under the names that the docs use."""
     monkeypatch.chdir(tmp_path)
     for model_class, config, name in ((GLMModel, GLM, "GLM-large-ch"), (BertModel, BERT, "RoBERTa-base-ch")):
         folder = tmp_path / "checkpoints" / name
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
         model_class.init_from_json(folder / "config.json").save_pretrained(folder)
+    vocabularies.put(tmp_path / "checkpoints", "GLM-large-ch", "RoBERTa-base-ch")
     (tmp_path / "sentences.txt").write_text("A man plays a guitar.\nThe sky is blue.\n")
     pair = {"text1": "A man plays a guitar.", "text2": "Someone plays an instrument."}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")

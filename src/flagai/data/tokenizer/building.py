@@ -9,7 +9,7 @@ from flagai.data.tokenizer.description import FAST_FILE, Description, read_setti
 from flagai.data.tokenizer.text import is_chinese, join_chinese, join_english
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from tokenizers import Tokenizer as RustTokenizer
 
@@ -39,8 +39,8 @@ class Engine(Protocol):
     def encode(self, texts: "Sequence[str]") -> "list[Encoding]":
         """The encoding of every text."""
 
-    def decode(self, ids: "Sequence[int]") -> str:
-        """The text of ids."""
+    def decode(self, ids: "Sequence[int]", hidden: "Container[int]" = ()) -> str:
+        """The text of ids, without hidden ones."""
 
     def token(self, number: int) -> str:
         """The token of an id."""

@@ -1,6 +1,6 @@
 """Hugging Face's ``tokenizers``: WordPiece, byte-level BPE and any ``tokenizer.json``."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,11 +47,12 @@ class RustEngine:
         encoded = self.tokenizer.encode_batch(self._visible(texts), add_special_tokens=False)
         return [Encoding(entry.ids, partial(_surface, entry, self._swallowing)) for entry in encoded]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, command tokens as they are written."""
+    def decode(self, ids: Sequence[int], hidden: Container[int] = ()) -> str:
+        """The text of ids, command tokens as they are written, but for those that are hidden."""
+        shown = [number for number in ids if number not in hidden]
         if self._join is None:
-            return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
-        return self._join([self.token(number) for number in ids])
+            return str(self.tokenizer.decode(shown, skip_special_tokens=False))
+        return self._join([self.token(number) for number in shown])
 
     def token(self, number: int) -> str:
         """The token of an id."""

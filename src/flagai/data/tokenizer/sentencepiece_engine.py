@@ -1,7 +1,7 @@
 """SentencePiece: Chinese GLM and T5."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Any
 
 from flagai.data.tokenizer.commands import Commands, Part
 from flagai.data.tokenizer.encoding import Encoding, Span, Surface
+from flagai.data.tokenizer.text import parted
 from flagai.errors import VocabularyError
 
 _BLANK = "▁"
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
-_MANY = 64  # from so many texts on, threads pay
+_MANY = 64  # from so many texts on, the threads of a batch pay
 
 
 def load_sentencepiece(path: Path) -> Any:
@@ -61,16 +62,22 @@ class SentencePieceEngine:
         parts = [list(self._commands.split(text)) for text in texts]
         return [Encoding(ids, partial(self._surface, row)) for ids, row in zip(self._rows(parts), parts, strict=True)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, command tokens as they are written."""
+    def decode(self, ids: Sequence[int], hidden: Container[int] = ()) -> str:
+        """The text of ids, command tokens as they are written, but for those that are hidden."""
         out: list[str] = []
+        seam = False  # whether a hidden token stood here
         for is_command, run in groupby(ids, key=self._commands.by_id.__contains__):
+            numbers = list(run)
             if is_command:
-                out += [self._commands.by_id[number].token for number in run]
+                shown = [self._commands.by_id[number].token for number in numbers if number not in hidden]
+                seam = not shown
+                out += shown
                 continue
-            pieces = list(run)
-            blank = self._spaced and out and self._processor.id_to_piece(pieces[0]).startswith(_BLANK)
-            out += [" "] * bool(blank) + [self._processor.decode(pieces)]
+            text: str = self._processor.decode(numbers)
+            begins_word = self._processor.id_to_piece(numbers[0]).startswith(_BLANK)
+            if out and begins_word and (self._spaced or (seam and text and parted(out[-1], text))):
+                out.append(" ")
+            out += [text] if text else []
         return "".join(out)
 
     def token(self, number: int) -> str:
@@ -88,8 +95,8 @@ class SentencePieceEngine:
 
     def _rows(self, texts: list[list[Part]]) -> list[list[int]]:
         ordinary = [part.text for parts in texts for part in parts if part.command is None]
-        threads = -1 if len(ordinary) >= _MANY else 1
-        encoded = iter(self._processor.encode(ordinary, out_type=int, num_threads=threads))
+        encode = partial(self._processor.encode, out_type=int)
+        encoded = iter(encode(ordinary) if len(ordinary) >= _MANY else map(encode, ordinary))
         return [
             [number for part in parts for number in (next(encoded) if part.command is None else [part.command.Id])]
             for parts in texts

@@ -51,7 +51,7 @@ def join_chinese(tokens: Iterable[str]) -> str:
         if not piece:
             continue
         command = piece[0] == "[" and piece[-1] == "]" and len(piece) > 1
-        if not glued and not command and end and _parted(end, piece):
+        if not glued and not command and end and parted(end, piece):
             pieces.append(" ")
         pieces.append(piece)
         end = "" if command else (end + piece)[-2:]
@@ -63,8 +63,13 @@ def is_chinese(vocabulary: Collection[str]) -> bool:
     return sum(_HAN.search(token) is not None for token in vocabulary) * 8 >= len(vocabulary)
 
 
-def _parted(left: str, right: str) -> bool:
-    """Whether a space belongs between two neighbours."""
+def parted(left: str, right: str) -> bool:
+    """Whether a space belongs between two neighbours.
+
+    Args:
+        left: the end of the text before, at least its last two characters if it has them.
+        right: the token or text that follows.
+    """
     last, first = left[-1], right[0]
     command_follows = first == "[" and right[-1] == "]" and len(right) > 1
     if command_follows and last == "]":
@@ -73,7 +78,7 @@ def _parted(left: str, right: str) -> bool:
         return False
     word_follows = _is_word(first) or command_follows
     if last in _CLOSES:
-        number = last in _IN_NUMBERS and left[0].isdigit() and first.isdigit()
+        number = last in _IN_NUMBERS and left[-2:-1].isdigit() and first.isdigit()
         return (word_follows or first in _OPENS) and not number
     return _is_word(last) and (word_follows or first in _OPENS)
 

@@ -184,10 +184,9 @@ class Tokenizer(FlagAINames):
         Raises:
             InputError: an id is not in the vocabulary.
         """
-        left_out = self.command_ids if skip_special_tokens else frozenset()
-        numbers = [number for number in self._checked(ids) if number not in left_out]
         size = self._engine.size
-        return self._engine.decode([number for number in numbers if number < size or number in self.command_ids])
+        known = [number for number in self._checked(ids) if number < size or number in self.command_ids]
+        return self._engine.decode(known, self.command_ids if skip_special_tokens else ())
 
     def decode_batch(self, rows: Iterable[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
         """The texts of many rows of ids.
