@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from flagai.model.layer import PackedRow
+from flagai.model.layer import kernel as kernel_module
+from flagai.model.predictor.embedder import SentenceEmbedder
 from tests.tiny import EVERY, batch, build, ids, label
 
 pytestmark = [
@@ -65,3 +68,48 @@ def test_t5_in_float16_survives_what_overflows_it(tmp_path: Path) -> None:
     got = type(model).from_pretrained(tmp_path, device="cuda", dtype=torch.float16)(**to_cuda(arguments))
     assert got["logits"].isfinite().all()
     assert (got["logits"].cpu().float() - model(**arguments)["logits"]).abs().max() < 0.1
+
+
+PACKED = PackedRow((7, 3, 3, 1, 17, 5))
+# Heads of 8, which flash attention for packed texts takes.
+WIDE = {"hidden_size": 24, "intermediate_size": 40}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.15), (torch.float16, 0.03)], ids=str
+)
+def test_packed_texts_equal_padded_ones(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    varlen = kernel_module._attend_varlen
+    monkeypatch.setattr(kernel_module, "_attend_varlen", lambda *given: calls.append(1) or varlen(*given))
+    model, tokens = build("BertForMaskLM", **WIDE), ids(31, 1, PACKED.total)
+    expected = model(PACKED.pad(tokens), attention_mask=PACKED.valid().long())["logits"]
+    packed = model.cuda().to(dtype)(tokens.cuda(), lengths=PACKED)["logits"]
+    assert len(calls) == (0 if dtype is torch.float32 else 2)
+    for got, text, length in zip(PACKED.split(packed), expected, PACKED.lengths, strict=True):
+        difference = (got.cpu().float() - text[:length]).abs() / (1 + text[:length].abs())
+        assert difference.max() <= tolerance
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_packed_t5_equals_padded(dtype: torch.dtype) -> None:
+    model, tokens = build("T5Model"), ids(41, 1, PACKED.total)
+    expected = model.encode(PACKED.pad(tokens), PACKED.valid().long())
+    packed = model.cuda().to(dtype).encode(tokens.cuda(), lengths=PACKED)
+    for got, text, length in zip(PACKED.split(packed), expected, PACKED.lengths, strict=True):
+        assert (got.cpu().float() - text[:length]).abs().max() <= (1e-4 if dtype is torch.float32 else 0.2)
+
+
+class _NoTokenizer:
+    def enable_truncation(self, _: int) -> None:
+        """The texts are token ids."""
+
+
+def test_embeddings_equal_the_cpu() -> None:
+    model: Any = build("BertForEmbedding", **WIDE)
+    texts = [ids(31, length, seed=length).tolist() for length in (5, 1, 40, 12, 12, 3)]
+    expected = SentenceEmbedder(model, _NoTokenizer()).embed_ids(texts)  # type: ignore[arg-type]
+    found = SentenceEmbedder(model.cuda(), _NoTokenizer()).embed_ids(texts)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

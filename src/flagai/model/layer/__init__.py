@@ -8,6 +8,7 @@ from flagai.model.layer.embedding import Embeddings, Table
 from flagai.model.layer.feed_forward import FeedForward, GatedFeedForward
 from flagai.model.layer.global_pointer import GlobalPointer
 from flagai.model.layer.head import MaskLMHead, Pooler
+from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Causal, Dense, Mask, Packed, Padding, Prefix, Visibility, visibility
 from flagai.model.layer.norm import LayerNorm, RMSNorm
 from flagai.model.layer.packed_row import PackedRow
@@ -26,6 +27,7 @@ __all__ = [
     "GlobalPointer",
     "KVCache",
     "LayerNorm",
+    "Linear",
     "Mask",
     "MaskLMHead",
     "Packed",

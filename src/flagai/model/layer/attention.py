@@ -6,6 +6,7 @@ from torch import nn
 from flagai.errors import InputError
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.kernel import attend
+from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
 
 
@@ -41,10 +42,10 @@ class Attention(nn.Module):
         self.scale = scale
         self.dropout = dropout
         inner = num_heads * self.head_dim
-        self.q = nn.Linear(width, inner, bias=bias)
-        self.k = nn.Linear(width, inner, bias=bias)
-        self.v = nn.Linear(width, inner, bias=bias)
-        self.out = nn.Linear(inner, width, bias=bias)
+        self.q = Linear(width, inner, bias=bias)
+        self.k = Linear(width, inner, bias=bias)
+        self.v = Linear(width, inner, bias=bias)
+        self.out = Linear(inner, width, bias=bias)
 
     def forward(
         self,

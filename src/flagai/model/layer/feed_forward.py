@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from flagai.model.layer.activation import activation
+from flagai.model.layer.linear import Linear, activated
 
 
-class Float32InHalf(nn.Linear):
+class Float32InHalf(Linear):
     """A linear layer that stays in float32 where the rest of the model becomes float16.
 
     T5 was trained in bfloat16; the outputs of its feed-forward layers overflow float16.
@@ -42,17 +43,18 @@ class FeedForward(nn.Module):
         *,
         bias: bool = True,
         dropout: float = 0.0,
-        down: type[nn.Linear] = nn.Linear,
+        down: type[Linear] = Linear,
     ) -> None:
         super().__init__()
-        self.up = nn.Linear(width, inner, bias=bias)
+        self.up = Linear(width, inner, bias=bias)
         self.down = down(inner, width, bias=bias)
         self.dropout = nn.Dropout(dropout)
-        self.activation = activation(activation_name)
+        activation(activation_name)  # an unknown name is an error now, not with the first text
+        self.activation_name = activation_name
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]."""
-        inner = self.activation(self.up(hidden)).to(self.down.weight.dtype)
+        inner = activated(self.up, hidden, self.activation_name).to(self.down.weight.dtype)
         return self.down(self.dropout(inner))
 
 
@@ -79,17 +81,18 @@ class GatedFeedForward(nn.Module):
         *,
         bias: bool = True,
         dropout: float = 0.0,
-        down: type[nn.Linear] = nn.Linear,
+        down: type[Linear] = Linear,
     ) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, inner, bias=bias)
-        self.value = nn.Linear(width, inner, bias=bias)
+        self.gate = Linear(width, inner, bias=bias)
+        self.value = Linear(width, inner, bias=bias)
         self.down = down(inner, width, bias=bias)
         self.dropout = nn.Dropout(dropout)
-        self.activation = activation(activation_name)
+        activation(activation_name)  # an unknown name is an error now, not with the first text
+        self.activation_name = activation_name
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]; the product is formed in the last layer's type, where it cannot overflow."""
         dtype = self.down.weight.dtype
-        inner = self.activation(self.gate(hidden)).to(dtype) * self.value(hidden).to(dtype)
+        inner = activated(self.gate, hidden, self.activation_name).to(dtype) * self.value(hidden).to(dtype)
         return self.down(self.dropout(inner))

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from flagai.model.layer.activation import activation
+from flagai.model.layer.linear import Linear, activated
 
 
 class Pooler(nn.Module):
@@ -37,16 +38,17 @@ class MaskLMHead(nn.Module):
         self, width: int, vocab_size: int, activation_name: str, eps: float, embedding: nn.Embedding | None
     ) -> None:
         super().__init__()
-        self.transform = nn.Linear(width, width)
-        self.activation = activation(activation_name)
+        self.transform = Linear(width, width)
+        activation(activation_name)  # an unknown name is an error now, not with the first text
+        self.activation_name = activation_name
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.decoder = nn.Linear(width, vocab_size)
+        self.decoder = Linear(width, vocab_size)
         if embedding is not None:
             self.decoder.weight = embedding.weight
 
     def features(self, hidden: torch.Tensor) -> torch.Tensor:
         """The transformed states that are scored, [B, S, width] (FlagAI returns them as ``hidden_states``)."""
-        return self.norm(self.activation(self.transform(hidden)))
+        return self.norm(activated(self.transform, hidden, self.activation_name))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[B, S, width] -> [B, S, V]."""

