@@ -9,6 +9,7 @@ import typer
 
 from flagai.errors import InputError
 
+Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your own; see also FLAGAI_CARDS.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flagai.catalog.packages import DEFAULT_EMBEDDING, find_model
+from flagai.catalog.packages import DEFAULT_EMBEDDING
 from flagai.cli.common import Json, print_json, read_lines
 from flagai.errors import InputError
 
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from flagai.model.predictor.embedder import SentenceEmbedder
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="A model's folder, or the name of a packaged model.", show_default=True)
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A model's folder, or its name in the catalog; fetched if it is not here.",
+        show_default=True,
+    ),
 ]
 Device = Annotated[str, typer.Option(help="Where to run, such as cpu, cuda or cuda:1.")]
 
@@ -102,6 +108,7 @@ def _write_lines(path: Path | None, sentences: list[str], vectors: "torch.Tensor
 
 
 def _embedder(model: str, device: str) -> "SentenceEmbedder":
+    from flagai.model.obtain import obtain
     from flagai.model.predictor.embedder import SentenceEmbedder
 
-    return SentenceEmbedder.from_folder(find_model(model), device=device)
+    return SentenceEmbedder.from_folder(obtain(model).folder, device=device)
