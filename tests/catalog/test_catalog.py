@@ -184,6 +184,41 @@ def test_broken_cards_are_explained(cards: Path, old: str, new: str, said: str) 
     assert "mine.toml" in message
 
 
+BROKEN = {
+    "a wrong field": MINE.replace('family = "bert"', 'family = "bart"'),
+    "no such model": '["My-Model"]\nlike = "no-such"\n',
+    "twice": '["My-Model"]\n["MY-MODEL"]\n',
+}
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_a_broken_card_hides_no_other(cards: Path, text: str) -> None:
+    (cards / "mine.toml").write_text(text)
+    (cards / "sound.toml").write_text(OVERRIDE)
+    assert find("gpt2", cards=cards).name == "gpt2"
+    assert find("GLM-large-ch", cards=cards).sources == ("hf:me/copy",)
+    assert find_for_task("RoBERTa-base-ch", "ner", cards=cards).name == "RoBERTa-base-ch-ner"
+    for ask in (lambda: find("my_model", cards=cards), lambda: list_models(cards=cards)):
+        with pytest.raises(CatalogError, match=r"mine\.toml"):
+            ask()
+
+
+@pytest.mark.parametrize("text", ['["My-Model"', "\udcff", 'speed = 3\n["My-Model"]'])
+def test_an_unreadable_file_of_cards_hides_no_other(cards: Path, text: str) -> None:
+    (cards / "mine.toml").write_bytes(text.encode(errors="surrogateescape"))
+    assert find("gpt2", cards=cards).name == "gpt2"
+    with pytest.raises((CatalogError, ModelNotFoundError), match=r"mine\.toml"):
+        find("My-Model", cards=cards)  # it may have been in there
+    with pytest.raises(CatalogError, match=r"mine\.toml"):
+        list_models(cards=cards)
+
+
+def test_a_broken_card_does_not_fall_back_to_the_shipped_one(cards: Path) -> None:
+    (cards / "mine.toml").write_text(OVERRIDE.replace("sources", "source"))
+    with pytest.raises(CatalogError, match="did you mean 'sources'"):
+        find("GLM-large-ch", cards=cards)
+
+
 def test_a_card_whose_name_is_a_path_is_refused(cards: Path) -> None:
     assert "the name of a folder" in complaint(cards, MINE.replace("My-Model", "../x").replace("[../x.", '["../x".'))
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from flagai.errors import FlagAIError
 from tests import tiny
 
+WEIGHTS = {"a.weight": torch.arange(12.0).view(3, 4), "b": torch.ones(5, dtype=torch.float16)}
 SMALL = {"spell_length": None, "class_num": None}
 _CURES = r"[Ff]etch|[Tt]ake|[Rr]un |[Ss]ave|[Rr]emove|[Nn]ame |[Rr]epair|[Cc]ompare|Expected|load it with|Put "
 
@@ -28,6 +29,15 @@ def refused(*words: str, kind: type[FlagAIError] = FlagAIError) -> Iterator[None
     text = str(caught.value)
     assert all(str(word) in text for word in words), text
     assert re.search(_CURES, text), f"no cure in: {text}"
+
+
+def write(path: Path, content: Any = WEIGHTS) -> Path:
+    """Write tensors in the format that the name tells: safetensors, torch's zip, or its older one (``legacy*``)."""
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=not path.name.startswith("legacy"))
+    return path
 
 
 def write_safetensors(path: Path, header: Any, data: bytes = b"", *, length: int | None = None) -> Path:

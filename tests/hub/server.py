@@ -1,5 +1,6 @@
 """A real HTTP server that speaks the protocols of the hubs, and misbehaves on command."""
 
+import gzip
 import hashlib
 import json
 import threading
@@ -35,6 +36,7 @@ class Fault:
     change: bytes | None = None
     after: int = 0
     slow: float = 0.0
+    gzip: bool = False
 
 
 @dataclass
@@ -64,7 +66,9 @@ class Hub(ThreadingHTTPServer):
         self.log: list[Sent] = []
         self.lock = threading.Lock()
         self.etags = True
+        self.weak = False  # ETags that promise little
         self.conditions = True  # whether If-Range is understood
+        self.gzip = False  # whether listings come compressed, though nobody asked for that
         self.listing: list[str] | None = None
         self.ticket: dict[str, Any] = {}
         self.speed = 0.0  # seconds between pieces of 64 KiB, for transfers that shall take a while
@@ -186,7 +190,10 @@ class Handler(BaseHTTPRequestHandler):
         body = content[start:end]
         if fault.corrupt:
             body = bytes(255 - byte for byte in body)
-        self.extra = {"ETag": etag} if self.server.etags else {}
+        told = 'W/"much the same"' if self.server.weak else etag
+        self.extra = {"ETag": told} if self.server.etags else {}
+        if fault.gzip:
+            self.extra["Content-Encoding"] = "gzip"
         if self._partial:
             self.extra["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         self.entry.start = start
@@ -237,7 +244,10 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(302, b"")
 
     def _json(self, content: object) -> None:
-        self._answer(200, json.dumps(content).encode())
+        body = json.dumps(content).encode()
+        if self.server.gzip:
+            self.extra, body = {"Content-Encoding": "gzip"}, gzip.compress(body)
+        self._answer(200, body)
 
     def _answer(self, status: int, body: bytes) -> None:
         self._head(status, len(body))

@@ -81,3 +81,14 @@ def test_what_was_not_downloaded_is_not_removed(hub: Hub, tmp_path: Path) -> Non
 def test_a_name_that_means_nothing(hub: Hub, tmp_path: Path, name: str) -> None:
     assert run("download", name, "--path", tmp_path / "home").exit_code == 1
     assert not (tmp_path / "home").exists()
+
+
+def test_cards_of_ones_own(hub: Hub, tmp_path: Path) -> None:
+    cards = tmp_path / "cards"
+    cards.mkdir()
+    (cards / "mine.toml").write_text('["Mine"]\nlike = "bert-base-uncased"\nsources = ["hf:owner/glm"]\n')
+    assert "no model 'mine'" in str(run("download", "mine").exception)
+    assert run("download", "mine", "--cards", cards).output.strip() == str(tmp_path / "home" / "Mine")
+    assert run("verify", "MINE", "--cards", cards).exit_code == 0
+    assert run("cache", "remove", "MINE", "--cards", cards, "--yes").exit_code == 0
+    assert not (tmp_path / "home" / "Mine").exists()

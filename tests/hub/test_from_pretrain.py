@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from flagai import settings
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
+from flagai.catalog.packages import find_model
+from flagai.cli import app
 from flagai.errors import HubError, ModelNotFoundError, OfflineError
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
@@ -98,6 +101,23 @@ def test_a_bare_name_is_fetched_into_the_home_of_models(
     _, hub.models["GLM-large-ch"] = served(card, tmp_path / "made")
     GLMModel.from_pretrained("glm-large-ch")
     assert (settings.home() / "GLM-large-ch" / "pytorch_model.bin").is_file()
+
+
+@pytest.mark.parametrize("command", ["embed", "match"])
+def test_the_command_line_fetches_a_known_name_too(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    _, files = served(shrunk(catalog.find("all-MiniLM-L6-v2")), tmp_path / "made")
+    vocabulary = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\nworld\n"
+    hub.models["me/mine"] = files | {"vocab.txt": vocabulary}
+    (tmp_path / "cards").mkdir()
+    card = '["Mine"]\nlike = "all-MiniLM-L6-v2"\nsources = ["hf:me/mine"]\n'
+    (tmp_path / "cards" / "mine.toml").write_text(card)
+    monkeypatch.setenv("FLAGAI_CARDS", str(tmp_path / "cards"))
+    result = CliRunner().invoke(app, [command, "hello", "world", "--model", "mine"])
+    assert result.exit_code == 0, result.exception
+    assert (settings.home() / "Mine" / "vocab.txt").read_bytes() == vocabulary
+    assert find_model("mine") == settings.home() / "Mine"
 
 
 def test_weights_put_there_by_hand_take_the_catalog_s_configuration(

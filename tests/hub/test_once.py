@@ -1,5 +1,6 @@
 """Any number of processes, one transfer per folder; killed ones are followed by others."""
 
+import errno
 import json
 import os
 import signal
@@ -204,6 +205,27 @@ def test_only_one_of_many_takes_over(tmp_path: Path) -> None:
 def test_nobody_waits_for_ever(tmp_path: Path) -> None:
     with take(tmp_path), pytest.raises(HubError, match=rf"process {os.getpid()} on .* has not moved a byte"):
         take(tmp_path)
+
+
+def test_a_lock_that_nobody_can_read_nor_make_is_not_waited_for_forever(tmp_path: Path) -> None:
+    (tmp_path / "lock.1").mkdir()
+    begin = time.monotonic()
+    with pytest.raises(HubError, match=r"lock\.1 that cannot be read.*Remove"):
+        take(tmp_path)
+    assert time.monotonic() - begin < 5
+
+
+def test_a_lock_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space"):
+            take(tmp_path)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_lost_its_lock_stops_and_waits(hub: Hub, tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ def test_the_error_lists_what_each_source_said(hub: Hub, tmp_path: Path, monkeyp
     assert "model not found" in lines[2]
     assert "404" in lines[3]
     assert "is no source" in lines[4]
+    assert all(word in lines[-1] for word in (str(tmp_path / "m"), "HF_ENDPOINT", "FLAGAI_OFFLINE"))
 
 
 def test_a_version_that_is_not_the_cards_is_refused(hub: Hub, tmp_path: Path) -> None:

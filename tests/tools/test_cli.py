@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from flagai import cli
-from flagai.errors import FlagAIError, InputError, ModelNotFoundError
+from flagai.errors import FlagAIError, InputError, ModelNotFoundError, OfflineError
 from flagai.model.bert_model import BertModel
 from tests.oracle import ROOT as ORACLES
 
@@ -60,7 +60,7 @@ def test_wrong_calls_say_what_is_wrong(tmp_path: Path) -> None:
     assert "line 1" in fails(InputError, "match", "--file", str(tmp_path / "bad.jsonl"))
     assert "cannot be read" in fails(InputError, "embed", "--file", str(tmp_path / "absent"))
     assert "not UTF-8" in fails(InputError, "embed", "--file", str(tmp_path / "latin1.txt"))
-    assert "all-MiniLM-L6-v2" in fails(ModelNotFoundError, "embed", "x", "--model", "no-such-model")
+    assert "flagai list" in fails(ModelNotFoundError, "embed", "x", "--model", "no-such-model")
 
 
 def test_an_uninstalled_model_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_an_uninstalled_model_says_what_to_type(tmp_path: Path, monkeypatch: pyt
     card += 'install = "pip install it"\n'
     (tmp_path / "absent.toml").write_text(card)
     monkeypatch.setenv("FLAGAI_CARDS", str(tmp_path))
-    assert "pip install it" in fails(ModelNotFoundError, "match", "a", "b", "--model", "absent")
+    assert "pip install it" in fails(OfflineError, "match", "a", "b", "--model", "absent")
 
 
 def test_errors_end_the_process_with_one_message() -> None:

@@ -2,9 +2,10 @@
 
 import difflib
 import functools
+import logging
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flagai import settings
 from flagai.catalog.card import Card, parse_card
 from flagai.errors import CatalogError, ModelNotFoundError
 
+logger = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "cards"
 # What a card takes over from the model that it resembles, and from the one that it was fine-tuned from.
 _LIKE = ("family", "class", "task", "language", "parameters", "tokenizer", "licence", "paper")
@@ -22,11 +24,12 @@ _SYNONYMS = {"ch": "zh", "cn": "zh", "chinese": "zh", "english": "en", "poetry-g
 
 @dataclass(frozen=True)
 class _Draft:
-    """A card as it is written, before anything is taken over from another."""
+    """A card as it is written, before anything is taken over from another; or what is wrong with it."""
 
     name: str
     table: Mapping[str, Any]
     origin: str
+    error: CatalogError | None = None
 
 
 def find(name: str, *, cards: str | Path | None = None) -> Card:
@@ -38,13 +41,16 @@ def find(name: str, *, cards: str | Path | None = None) -> Card:
 
     Raises:
         ModelNotFoundError: there is none; the message offers the nearest.
-        CatalogError: a card is broken.
+        CatalogError: the card is broken.
     """
-    known = _index(_catalog(cards))
-    card = known.get(_key(name))
-    if card is None:
-        raise ModelNotFoundError(_unknown(name, known))
-    return card
+    entries = _catalog(cards)
+    known = _index(_sound(entries))
+    found = entries.get(_key(name)) or known.get(_key(name))
+    if isinstance(found, CatalogError):
+        raise found
+    if found is None:
+        raise ModelNotFoundError(_unknown(name, known, entries))
+    return found
 
 
 def find_for_task(name: str, task: str, *, cards: str | Path | None = None) -> Card:
@@ -61,8 +67,8 @@ def find_for_task(name: str, task: str, *, cards: str | Path | None = None) -> C
     """
     base = find(name, cards=cards)
     wanted = _SYNONYMS.get(_key(task), _key(task))
-    variants = (card for card in _catalog(cards) if card.base is not None and _key(card.base) == _key(base.name))
-    return next((card for card in variants if card.task == wanted), base)
+    variants = (card for card in _sound(_catalog(cards)) if card.base is not None)
+    return next((card for card in variants if _key(card.base or "") == _key(base.name) and card.task == wanted), base)
 
 
 def list_models(
@@ -83,7 +89,10 @@ def list_models(
     Raises:
         CatalogError: a card is broken, or no card has this task, language or family.
     """
-    known = found = _catalog(cards)
+    entries = _catalog(cards)
+    for error in (entry for entry in entries.values() if isinstance(entry, CatalogError)):
+        raise error
+    known = found = _sound(entries)
     for field, value in (("task", task), ("language", language), ("family", family)):
         if value is not None:
             wanted = _SYNONYMS.get(_key(value), _key(value))
@@ -94,15 +103,15 @@ def list_models(
     return sorted(found, key=lambda card: (card.family, card.base is not None, card.parameters, card.name))
 
 
-def _catalog(cards: str | Path | None) -> tuple[Card, ...]:
-    """All cards, the most important first."""
+def _catalog(cards: str | Path | None) -> Mapping[str, Card | CatalogError]:
+    """All cards by the keys of their names, the most important first; in place of a broken one, what is wrong."""
     folders = [Path(cards).expanduser()] if cards is not None else []
     folders += settings.card_folders()
     return _build([_read_folder(folder) for folder in folders]) if folders else _shipped()
 
 
 @functools.cache
-def _shipped() -> tuple[Card, ...]:
+def _shipped() -> Mapping[str, Card | CatalogError]:
     return _build([])
 
 
@@ -111,7 +120,11 @@ def _shipped_drafts() -> tuple[_Draft, ...]:
     return _read_folder(SHIPPED)
 
 
-def _build(layers: list[tuple[_Draft, ...]]) -> tuple[Card, ...]:
+def _sound(entries: Mapping[str, Card | CatalogError]) -> tuple[Card, ...]:
+    return tuple(entry for entry in entries.values() if isinstance(entry, Card))
+
+
+def _build(layers: list[tuple[_Draft, ...]]) -> Mapping[str, Card | CatalogError]:
     """Cards of all layers, the first of which win over the later ones."""
     drafts: dict[str, _Draft] = {}
     for layer in (*layers, _shipped_drafts()):
@@ -119,13 +132,24 @@ def _build(layers: list[tuple[_Draft, ...]]) -> tuple[Card, ...]:
         for draft in layer:
             clash = own.setdefault(_key(draft.name), draft)
             if clash is not draft:
-                raise CatalogError(f"{draft.origin} and {clash.origin} both have a card {draft.name!r}. Remove one.")
+                error = CatalogError(f"{draft.origin} and {clash.origin} both have a card {draft.name!r}. Remove one.")
+                own[_key(draft.name)] = replace(clash, error=error)
         drafts |= {key: draft for key, draft in own.items() if key not in drafts}
-    return tuple(parse_card(draft.name, _complete(draft, drafts, ()), draft.origin) for draft in drafts.values())
+    return {key: _parse(draft, drafts) for key, draft in drafts.items()}
+
+
+def _parse(draft: _Draft, drafts: Mapping[str, _Draft]) -> Card | CatalogError:
+    """A card, or what is wrong with it: one broken card must not hide the others."""
+    try:
+        return parse_card(draft.name, _complete(draft, drafts, ()), draft.origin)
+    except CatalogError as error:
+        return error
 
 
 def _complete(draft: _Draft, drafts: Mapping[str, _Draft], seen: tuple[str, ...]) -> dict[str, Any]:
     """The card's table with what it takes over by ``like`` or ``base``."""
+    if draft.error is not None:
+        raise draft.error
     table = dict(draft.table)
     place = f"{draft.origin}, card {draft.name!r}"
     if "like" in table and "base" in table:
@@ -156,11 +180,16 @@ def _read_file(path: Path) -> tuple[_Draft, ...]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CatalogError(f"{path} cannot be read as TOML: {error}.") from error
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise CatalogError(f'{path}: {name} stands outside of a card. Begin a card with ["its name"].')
-    return tuple(_Draft(name, table, str(path)) for name, table in tables.items())
+        logger.warning("%s cannot be read; its cards are passed over", path)
+        return (_Draft(str(path), {}, str(path), CatalogError(f"{path} cannot be read as TOML: {error}.")),)
+    return tuple(_draft(name, table, str(path)) for name, table in tables.items())
+
+
+def _draft(name: str, table: object, origin: str) -> _Draft:
+    if isinstance(table, dict):
+        return _Draft(name, table, origin)
+    error = CatalogError(f'{origin}: {name} stands outside of a card. Begin a card with ["its name"].')
+    return _Draft(name, {}, origin, error)
 
 
 def _index(cards: tuple[Card, ...]) -> dict[str, Card]:
@@ -176,8 +205,11 @@ def _key(name: str) -> str:
     return name.strip().lower().replace("_", "-").replace(" ", "-")
 
 
-def _unknown(name: str, index: Mapping[str, Card]) -> str:
+def _unknown(name: str, index: Mapping[str, Card], entries: Mapping[str, Card | CatalogError]) -> str:
     near = difflib.get_close_matches(_key(name), index, n=6, cutoff=0.6) or [key for key in index if _key(name) in key]
     names = list(dict.fromkeys(index[key].name for key in near))[:3]
     hint = f" Did you mean {' or '.join(names)}?" if names else ""
-    return f"The catalog has no model {name!r}.{hint} `flagai list` shows all {len({c.name for c in index.values()})}."
+    broken = "".join(
+        f" It may be in what is broken: {entry}" for entry in entries.values() if not isinstance(entry, Card)
+    )
+    return f"The catalog has no model {name!r}.{hint} `flagai list` shows all {len(_sound(entries))}.{broken}"

@@ -1,42 +1,59 @@
 """Models that are on this machine already: a folder, one under the folder of models, one in a Python package."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 from flagai import settings
+from flagai.catalog import catalog
 from flagai.catalog.card import Card
-from flagai.catalog.catalog import find, list_models
 from flagai.errors import ModelNotFoundError
 
 DEFAULT_EMBEDDING = "all-MiniLM-L6-v2"
 
 
-def find_model(name_or_path: str) -> Path:
-    """The folder of a model, given the folder itself or the name of a model that is present (in any case).
+def find_model(
+    name_or_path: str, home: str | Path | None = None, *, is_here: Callable[[Path], bool] = Path.is_dir
+) -> Path:
+    """The folder of a model that is on this machine; nothing is fetched.
+
+    Args:
+        name_or_path: the name of a model, in any case, or without ``home`` its folder as well.
+        home: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+        is_here: whether a folder has what is needed. If the first place has, the catalog is not asked.
 
     Raises:
         ModelNotFoundError: there is no such folder, or the model is known but not on this machine.
-        CatalogError: a card is broken.
+        CatalogError: the model's card is broken.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    path = own_folder(name_or_path, home)
+    if is_here(path):
         return path
     try:
-        card = find(name_or_path)
+        card = catalog.find(name_or_path)
     except ModelNotFoundError as error:
-        packaged = ", ".join(card.name for card in list_models() if card.install)
-        raise ModelNotFoundError(f"There is no folder {name_or_path!r}. {error} Packages have {packaged}.") from error
-    folder = settings.home() / card.name
-    if folder.is_dir():
-        return folder
-    packaged_folder = package_folder(card)
-    if packaged_folder is not None:
-        return packaged_folder
-    if card.install is not None:
-        raise ModelNotFoundError(f"{card.name} is not installed. Type: {card.install}")
+        raise ModelNotFoundError(f"There is no folder {path.absolute()}. {error}") from error
+    folder = card_folder(card, name_or_path, home)
+    packaged = package_folder(card)
+    for place in (folder, packaged):
+        if place is not None and is_here(place):
+            return place
+    hint = f" Or: {card.install}" if card.install is not None else ""
     raise ModelNotFoundError(
-        f"{card.name} is not on this machine (no folder {folder}). Type: flagai download {card.name}"
+        f"{card.name} is not on this machine (not in {folder}). Type: flagai download {card.name}{hint}"
     )
+
+
+def own_folder(name_or_path: str, home: str | Path | None) -> Path:
+    """The folder that is meant by a name or path, whatever the catalog knows."""
+    return Path(name_or_path).expanduser() if home is None else Path(home).expanduser() / name_or_path
+
+
+def card_folder(card: Card, name: str, home: str | Path | None) -> Path:
+    """A model's folder: one for all spellings of its name, unless the user has made one that is called as he writes."""
+    if home is not None and (own := own_folder(name, home)).is_dir():
+        return own
+    return (settings.home() if home is None else Path(home).expanduser()) / card.name
 
 
 def package_folder(card: Card) -> Path | None:

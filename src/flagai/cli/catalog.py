@@ -2,14 +2,13 @@
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flagai.catalog.card import Card, File
 from flagai.catalog.catalog import find, list_models
-from flagai.cli.common import Json, print_json
+from flagai.cli.common import Cards, Json, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 _WIDTH_OF_FILES = 120
 _LANGUAGES = {"zh": "Chinese", "en": "English"}
-Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your own; see also FLAGAI_CARDS.")]
 
 
 def list_command(

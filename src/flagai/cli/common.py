@@ -12,6 +12,7 @@ from flagai.errors import InputError
 if TYPE_CHECKING:
     from flagai.model.predictor.predictor import Predictor
 
+Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your own; see also FLAGAI_CARDS.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flagai import settings
-from flagai.catalog.packages import DEFAULT_EMBEDDING, find_model
+from flagai.catalog.packages import DEFAULT_EMBEDDING
 from flagai.cli.common import Json, predictor, print_json, read_lines
 from flagai.cli.entries import BatchSize, Device, Field, Home, InFile, Model, Texts, answer, read_entries
 from flagai.errors import InputError, ModelNotFoundError
@@ -125,8 +125,9 @@ def _write_tensor(path: Path, vectors: "torch.Tensor") -> None:
 
 
 def _embedder(model: str, home: Path | None, device: str | None) -> "SentenceEmbedder":
+    from flagai.model.obtain import obtain
     from flagai.model.placement import best_device
     from flagai.model.predictor.embedder import SentenceEmbedder
 
-    folder = find_model(model) if home is None else home / model
-    return SentenceEmbedder.from_folder(folder, device=best_device() if device is None else device)
+    found = obtain(model) if home is None else obtain(home, model)
+    return SentenceEmbedder.from_folder(found.folder, device=best_device() if device is None else device)

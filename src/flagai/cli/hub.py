@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flagai import settings
-from flagai.cli.common import Json, print_json
+from flagai.cli.common import Cards, Json, print_json
 from flagai.errors import InputError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -26,11 +26,12 @@ def download(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that differ from the source's.")] = False,
+    cards: Cards = None,
 ) -> None:
     """Fetch a model: resumed if it was interrupted, verified, and only what is missing."""
     from flagai import hub
 
-    model = _model(name)
+    model = _model(name, cards)
     folder = (path if path is not None else settings.home()) / _folder_name(model)
     if not dry_run:
         hub.ensure(model, folder, sources=source, force=force)
@@ -56,12 +57,13 @@ def download(
 def verify(
     name: Annotated[str, typer.Argument(help="A model's name, or its folder.")],
     path: Home = None,
+    cards: Cards = None,
 ) -> None:
     """Hash the files of a model again and compare them with what was fetched."""
     from flagai.hub import manifest
 
     sick = False
-    for finding in manifest.verify(_folder(name, path)):
+    for finding in manifest.verify(_folder(name, path, cards)):
         sick |= finding.problem is not None
         typer.secho("  bad " if finding.problem else "   ok ", fg="red" if finding.problem else "green", nl=False)
         typer.echo(f"{finding.name} {finding.problem or ''}".rstrip())
@@ -91,26 +93,27 @@ def list_cache(path: Home = None, as_json: Json = False) -> None:
 def remove(
     name: Annotated[str, typer.Argument(help="A model's name.")],
     path: Home = None,
+    cards: Cards = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove what was downloaded of a model; files that somebody else put there stay."""
     from flagai.hub.remove import remove_downloaded
 
-    folder = _folder(name, path)
+    folder = _folder(name, path, cards)
     if not yes:
         typer.confirm(f"Remove what was downloaded into {folder}?", abort=True)
     kept = remove_downloaded(folder)
     typer.echo(f"removed {folder}" if not kept else f"kept in {folder}, as not downloaded: {', '.join(kept)}")
 
 
-def _model(name: str) -> "Model":
+def _model(name: str, cards: Path | None) -> "Model":
     from flagai.hub.order import Place
 
     if ":" in name:
         return Place.of(name)
     from flagai.catalog.catalog import find
 
-    return find(name)
+    return find(name, cards=cards)
 
 
 def _folder_name(model: "Model") -> str:
@@ -119,7 +122,7 @@ def _folder_name(model: "Model") -> str:
     return model.name
 
 
-def _folder(name: str, path: Path | None) -> Path:
+def _folder(name: str, path: Path | None, cards: Path | None) -> Path:
     """A model's folder: below the folder of models, by any spelling of its name, or as it is given."""
     home = path if path is not None else settings.home()
     if (home / name).is_dir():
@@ -127,7 +130,7 @@ def _folder(name: str, path: Path | None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     try:
-        folder = home / _folder_name(_model(name))
+        folder = home / _folder_name(_model(name, cards))
     except ModelNotFoundError:
         folder = home / name
     if not folder.is_dir():

@@ -9,13 +9,14 @@ from pathlib import Path
 from flagai.errors import HubError
 from flagai.hub.fetch import fetch
 from flagai.hub.lock import Lock
-from flagai.hub.manifest import Entry, Manifest, head_of, sha256_of
+from flagai.hub.manifest import Entry, Manifest, git_sha1_of, sha256_of
 from flagai.hub.names import MANIFEST, WORK
 from flagai.hub.offer import Offer, ask, report
-from flagai.hub.order import Order, without_cache
+from flagai.hub.order import Order
 from flagai.hub.progress import progress, readable
 from flagai.hub.sources import RemoteFile
-from flagai.hub.survey import COMMIT, survey
+from flagai.hub.spec import public, recorded
+from flagai.hub.survey import COMMIT, pending, survey
 from flagai.hub.web import CancelledError, UnreachableError, Web
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Collector:
         Raises:
             HubError: no source has everything.
         """
-        if (self.work / COMMIT).exists():
+        if pending(self.order.folder):
             self._move_in()
             if not self.order.force and survey(self.order.folder, self.order.wanted).complete:
                 return
@@ -61,14 +62,14 @@ class Collector:
             except HubError as error:
                 self._note(spec, error)
                 continue
-            known = self._intact(base)
+            known = dict(base.files) if base is not None and not self.order.force else {}
             if not _agree(offer, {**known, **staged.files}) or not set(staged.files) <= {f.name for f in offer.files}:
                 staged, known = self._clear(), {}
-            staged = replace(staged, source=spec, revision=offer.revision)
+            staged = replace(staged, source=recorded(spec), revision=offer.revision)
             staged, whole = self._collect(offer, staged, known)
             if whole:
                 files = {**known, **staged.files}
-                self._commit(replace(staged, source=without_cache(spec), listing=offer.listing, files=files))
+                self._commit(replace(staged, listing=offer.listing, files=files))
                 return
         raise HubError(report(self.order, self.said))
 
@@ -108,11 +109,13 @@ class Collector:
         path = self.order.folder / file.name
         if not path.is_file():
             return False
+        if not self.order.force and file.name in known:
+            return not known[file.name].was_cut(path)
         if not self.order.force:  # what is neither known nor ours is the user's
-            return file.name in known or file.name not in self._base_names()
+            return file.name not in self._base_names()
         if file.sha256 is None or file.sha256 != sha256_of(path, self.lock.advance):
             return False
-        known[file.name] = Entry(path.stat().st_size, file.sha256, head_of(path), without_cache(offer.spec))
+        known[file.name] = Entry.of(path, file.sha256, recorded(offer.spec))
         return True
 
     def _base_names(self) -> set[str]:
@@ -125,7 +128,7 @@ class Collector:
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.path is not None:
             try:
-                size, sha256 = self._from_here(file, file.path, target, advance)
+                sha256 = self._from_here(file, file.path, target, advance)
             except HubError as error:
                 if file.locate is None:
                     raise
@@ -133,20 +136,22 @@ class Collector:
                 file = replace(file, path=None)
         if file.path is None:
             origin = f"{offer.spec} {offer.revision}"
-            fetched = fetch(file, origin, target, self.work / "parts" / f"{file.name}.part", self.web, advance)
-            size, sha256 = fetched.size, fetched.sha256
-        return Entry(size, sha256, head_of(target), without_cache(offer.spec))
+            sha256 = fetch(file, origin, target, self.work / "parts" / f"{file.name}.part", self.web, advance)
+        return Entry.of(target, sha256, recorded(offer.spec))
 
-    def _from_here(self, file: RemoteFile, path: Path, target: Path, advance: Advance) -> tuple[int, str]:
+    def _from_here(self, file: RemoteFile, path: Path, target: Path, advance: Advance) -> str:
         """Copy a file of this machine. A link would share its bytes: who rewrites one would destroy the other."""
         target.unlink(missing_ok=True)
         shutil.copyfile(path.resolve(), target)
         size, sha256 = target.stat().st_size, sha256_of(target, advance)
-        for what, found, right in (("size", size, file.size), ("sha256", sha256, file.sha256)):
+        facts: list[tuple[str, object, object]] = [("size", size, file.size), ("sha256", sha256, file.sha256)]
+        if file.git_sha1 is not None:
+            facts.append(("git sha1", git_sha1_of(target), file.git_sha1))
+        for what, found, right in facts:
             if right is not None and found != right:
                 target.unlink()
                 raise HubError(f"{path} is damaged: its {what} is {found} instead of {right}")
-        return size, sha256
+        return sha256
 
     def _check_space(self, missing: list[RemoteFile]) -> None:
         parts = self.work / "parts"
@@ -167,29 +172,18 @@ class Collector:
         if self.order.force:
             return None
         for manifest in manifests:
-            if manifest is not None and manifest.files and without_cache(manifest.source) == without_cache(spec):
+            if manifest is not None and manifest.files and manifest.source == recorded(spec):
                 return manifest.revision
         return None
-
-    def _intact(self, base: Manifest | None) -> dict[str, Entry]:
-        """The fetched files that are still as long as they were."""
-        if base is None or self.order.force:
-            return {}
-        folder = self.order.folder
-        return {
-            name: entry
-            for name, entry in base.files.items()
-            if (folder / name).is_file() and (folder / name).stat().st_size == entry.size
-        }
 
     def _staged(self) -> Manifest:
         """What an earlier attempt has brought."""
         empty = Manifest(self.order.model.name, "")
-        staged = Manifest.read(self.work / "staged.json")
+        staged = Manifest.journal(self.work / "staged.json")
         if staged is None:
             return empty
-        files = {name: entry for name, entry in staged.files.items() if (self.work / "files" / name).is_file()}
-        return replace(staged, files=files)
+        whole = {name: entry for name, entry in staged.files.items() if _size(self.work / "files" / name) == entry.size}
+        return replace(staged, files=whole)
 
     def _clear(self) -> Manifest:
         """Throw away what is staged: the next source has another version of it."""
@@ -198,9 +192,9 @@ class Collector:
         return Manifest(self.order.model.name, "")
 
     def _note(self, spec: str, error: HubError) -> None:
-        self.said.append((spec, str(error)))
+        self.said.append((public(spec), str(error)))
         if not spec.startswith("hf-cache:"):
-            logger.warning("%s: %s", spec, error)
+            logger.warning("%s: %s", public(spec), error)
 
     def _commit(self, manifest: Manifest) -> None:
         if not self.lock.still_mine():
@@ -210,8 +204,9 @@ class Collector:
 
     def _move_in(self) -> None:
         """Give all files their places, the configuration last, because others look for it first."""
-        manifest = Manifest.read(self.work / COMMIT)
+        manifest = Manifest.journal(self.work / COMMIT)
         if manifest is None:
+            (self.work / COMMIT).unlink(missing_ok=True)
             return
         for name in sorted(manifest.files, key=lambda name: (name == "config.json", name)):
             file = self.work / "files" / name
@@ -224,6 +219,10 @@ class Collector:
             shutil.rmtree(self.work / name, ignore_errors=True)
         for name in (COMMIT, "staged.json", "failed.json", "id"):
             (self.work / name).unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _agree(offer: Offer, present: dict[str, Entry]) -> bool:

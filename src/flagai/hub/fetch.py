@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -17,7 +16,8 @@ from flagai.hub.hasher import Hasher
 from flagai.hub.part import Identity, Part
 from flagai.hub.policy import MEGABYTE
 from flagai.hub.sources import Link, RemoteFile
-from flagai.hub.web import CancelledError, RefusedError, TemporaryError, Web, received, shown
+from flagai.hub.spec import shown
+from flagai.hub.web import CancelledError, RefusedError, TemporaryError, Web, origin, received
 
 logger = logging.getLogger(__name__)
 Advance = Callable[[int], None]
@@ -40,23 +40,10 @@ class CorruptError(ChangedError):
 
 
 class NoRangesError(HubError):
-    """The server sends the whole file when it is asked for a part."""
+    """The server sends the whole file when it is asked for a part, or does not tell whether parts are of one file."""
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A file that has arrived.
-
-    Args:
-        size: bytes.
-        sha256: of the content.
-    """
-
-    size: int
-    sha256: str
-
-
-def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, advance: Advance) -> Fetched:
+def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, advance: Advance) -> str:
     """Fetch a file over http(s).
 
     Args:
@@ -66,6 +53,9 @@ def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, a
         work: where it grows until then.
         web: the way to the network.
         advance: told the number of bytes as they come; negative when bytes are thrown away.
+
+    Returns:
+        The sha256 of the content.
 
     Raises:
         HubError: the source does not give the file as announced; what arrived so far is kept for another time
@@ -109,11 +99,11 @@ class _Transfer:
         self.web = web
         self.advance = advance
         self.ranges = True
-        self.direct: str | None = None
+        self.direct: Link | None = None
         self.failed = threading.Event()
         self._learning = threading.Lock()
 
-    def run(self, target: Path) -> Fetched:
+    def run(self, target: Path) -> str:
         self.advance(self.part.count)
         hasher = Hasher(self.part, git=self.remote.git_sha1 is not None)
         try:
@@ -131,7 +121,7 @@ class _Transfer:
             hasher.stop()
         self._verify(size, sha256, git_sha1)
         self.part.publish(target)
-        return Fetched(size, sha256)
+        return sha256
 
     def _begin_anew(self) -> None:
         self.advance(-self.part.count)
@@ -240,11 +230,11 @@ class _Transfer:
             headers["Range"] = f"bytes={start}-" + ("" if end is None or end == size else str(end - 1))
             validator = self.part.identity.validator
             # With a checksum to come, the copies of a mirror may go by different ETags.
-            if validator is not None and self.part.identity.digest is None and not validator.startswith("W/"):
+            if validator is not None and self.part.identity.digest is None:
                 headers["If-Range"] = validator
         if self.direct is not None:
             try:
-                return self.web.request("GET", self.direct, headers)
+                return self.web.request("GET", self.direct.url, {**self.direct.headers, **headers})
             except RefusedError as error:
                 self.direct = None
                 raise TemporaryError(str(error)) from error
@@ -255,17 +245,15 @@ class _Transfer:
                 raise ChangedError(f"{self._what} is shorter than it was") from error
             raise
         if response.history and response.url is not None and shown(response.url) != shown(self.link.url):
-            self.direct = response.url  # without our headers: they are for the first host only
+            same = origin(response.url) == origin(self.link.url)  # the token is for nobody else
+            self.direct = Link(response.url, self.link.headers if same else {})
         return response
 
     def _check(self, response: requests.Response, start: int, end: int | None) -> int | None:
         """Make sure that the answer is about the bytes that were asked for; return where they end."""
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding not in ("identity", ""):
-            raise HubError(f"{self._what} comes compressed ({encoding}), which was not asked for")
         asked = response.request.headers.get("Range") is not None
         total, length = self._total(response, start, asked)
-        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        validator = _validator(response)
         with self._learning:
             identity = self.part.identity
             known = identity.digest is None and identity.validator is not None
@@ -274,8 +262,8 @@ class _Transfer:
             if total is not None and identity.size is not None and total != identity.size:
                 raise ChangedError(f"{self._what} has {total} bytes there instead of {identity.size}")
             self.part.learn(total, validator)
-        if asked and response.status_code == 200:
-            raise NoRangesError(f"{self._what} comes only as a whole")
+        if asked and (response.status_code == 200 or not self.part.identity.provable):
+            raise NoRangesError(f"{self._what} can only be had as a whole")
         return end if end is not None else (None if length is None else start + length)
 
     def _total(self, response: requests.Response, start: int, asked: bool) -> tuple[int | None, int | None]:
@@ -311,3 +299,9 @@ class _Transfer:
             raise CorruptError(f"{self._what} is corrupt: its sha256 is {sha256} instead of {remote.sha256}")
         if remote.git_sha1 is not None and git_sha1 != remote.git_sha1:
             raise CorruptError(f"{self._what} is corrupt: its git sha1 is {git_sha1} instead of {remote.git_sha1}")
+
+
+def _validator(response: requests.Response) -> str | None:
+    """What tells one version of the file from another; weak ETags promise less than that."""
+    etag = response.headers.get("ETag")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")

@@ -170,6 +170,8 @@ def acquire(
                 raise HubError(reason)
         if beat is None:
             lock = _create(folder, 1, None, policy)
+            if lock is None:
+                watch.sees_nothing(folder)
         elif watch.is_stale(beat):
             logger.warning("%s shows no sign of life; taking over its download in %s", beat.where, folder.parent)
             lock = _create(folder, beat.number + 1, beat, policy)
@@ -200,11 +202,15 @@ def _create(folder: Path, number: int, stale: Beat | None, policy: Policy) -> Lo
             sound = below[-1:] == [stale.number] and (folder / f"{_PREFIX}{stale.number}").read_text() == stale.text
         except OSError:
             sound = False
-    if sound:
-        return Lock(folder, number, file, policy.heartbeat)
-    (folder / f"{_PREFIX}{number}").unlink(missing_ok=True)
-    os.close(file)
-    return None
+    lock = None
+    try:
+        if sound:
+            lock = Lock(folder, number, file, policy.heartbeat)
+    finally:
+        if lock is None:
+            (folder / f"{_PREFIX}{number}").unlink(missing_ok=True)
+            os.close(file)
+    return lock
 
 
 class _Watch:
@@ -215,10 +221,18 @@ class _Watch:
         self._policy = policy
         self._text: str | None = None
         self._progress = (-1, "")
-        self._text_since = self._progress_since = time.monotonic()
+        self._seen = self._text_since = self._progress_since = time.monotonic()
+
+    def sees_nothing(self, folder: Path) -> None:
+        """No lock can be read, and none can be made: that is normal for a moment only, while others come and go."""
+        if time.monotonic() - self._seen > self._policy.stale:
+            raise HubError(
+                f"{folder} has a {_PREFIX}1 that cannot be read, or takes no new file, for {self._policy.stale:.0f} s. "
+                "Remove that if no download is running."
+            )
 
     def is_stale(self, beat: Beat) -> bool:
-        now = time.monotonic()
+        self._seen = now = time.monotonic()
         if beat.owner and beat.owner != self.owner:
             self.owner = beat.owner
             logger.info("%s fetches; waiting for it", beat.where)

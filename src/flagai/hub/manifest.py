@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 from flagai.errors import HubError
 from flagai.hub.names import MANIFEST, safe_name
 
+logger = logging.getLogger(__name__)
 _FORMAT = 1
-_HEAD = 1 << 16
+_HEADS = (1 << 8, 1 << 12, 1 << 16)
 _READ = 1 << 22
 
 
@@ -23,14 +26,28 @@ class Entry:
     Args:
         size: bytes.
         sha256: of the content.
-        head: sha256 of the first 64 KiB; tells a file that was cut from one that was rewritten.
+        heads: sha256 of the first 256 bytes, 4 KiB and 64 KiB, as far as there are so many; they tell a file that was
+            cut from one that was rewritten.
         source: where it came from.
     """
 
     size: int
     sha256: str
-    head: str
+    heads: tuple[str, ...]
     source: str
+
+    @classmethod
+    def of(cls, path: Path, sha256: str, source: str) -> "Entry":
+        """Describe a file whose checksum is known."""
+        return cls(path.stat().st_size, sha256, heads_of(path), source)
+
+    def was_cut(self, path: Path) -> bool:
+        """Whether a file is a mere beginning of what was fetched: a disk was full, or a copy was interrupted."""
+        size = path.stat().st_size
+        if size == 0 or size >= self.size:
+            return size < self.size
+        heads = heads_of(path)
+        return bool(heads) and heads == self.heads[: len(heads)]
 
 
 @dataclass(frozen=True)
@@ -59,11 +76,23 @@ class Manifest:
             HubError: it is damaged.
         """
         try:
-            return cls.parse(path.read_text(encoding="utf-8"), str(path))
+            text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except UnicodeDecodeError as error:
             raise HubError(f"{path} is no manifest of flagai. Delete it.") from error
+        except OSError as error:  # a folder, or a file of somebody else
+            raise HubError(f"{path} cannot be read as a manifest ({error.strerror}). Move it away.") from error
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def journal(cls, path: Path) -> "Manifest | None":
+        """Read a manifest that says how far a download is; one that a power failure has damaged counts as absent."""
+        try:
+            return cls.read(path)
+        except HubError as error:
+            logger.warning("%s It is passed over.", error)
+            return None
 
     @classmethod
     def parse(cls, text: str, place: str) -> "Manifest":
@@ -104,14 +133,22 @@ class Manifest:
 
 
 def _entry(content: dict[str, Any]) -> Entry:
-    return Entry(int(content["size"]), str(content["sha256"]), str(content["head"]), str(content["source"]))
+    heads = tuple(str(head) for head in content["heads"])
+    return Entry(int(content["size"]), str(content["sha256"]), heads, str(content["source"]))
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a small JSON file so that a reader sees the old or the new."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write a small JSON file so that a reader sees the old or the new, also after a power failure."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")  # threads and nodes write at the same time
+    try:
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:  # the disk is full, or Ctrl-C
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def pieces(path: Path) -> Iterator[bytes]:
@@ -131,10 +168,19 @@ def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
     return digest.hexdigest()
 
 
-def head_of(path: Path) -> str:
-    """The sha256 of the first 64 KiB of a file."""
+def git_sha1_of(path: Path) -> str:
+    """The sha1 by which git names the content of a file."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    for data in pieces(path):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def heads_of(path: Path) -> tuple[str, ...]:
+    """The sha256 of several beginnings of a file, the shortest first."""
     with path.open("rb") as file:
-        return hashlib.sha256(file.read(_HEAD)).hexdigest()
+        begin = file.read(_HEADS[-1])
+    return tuple(hashlib.sha256(begin[:size]).hexdigest() for size in _HEADS if size <= len(begin))
 
 
 @dataclass(frozen=True)

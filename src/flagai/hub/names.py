@@ -35,7 +35,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
     ("*/mp_rank_*_model_states.pt", "latest", "latest_checkpointed_iteration.txt"),
 )
 EVERYTHING = ("config", "weights", "tokenizer")
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]')
 
 
 def safe_name(name: object, source: str) -> str:

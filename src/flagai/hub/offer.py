@@ -6,6 +6,7 @@ from flagai.errors import HubError
 from flagai.hub.names import choose
 from flagai.hub.order import KnownFile, Order
 from flagai.hub.sources import Link, RemoteFile, open_source
+from flagai.hub.spec import public
 from flagai.hub.web import RefusedError, Web
 
 
@@ -14,7 +15,7 @@ class Offer:
     """What one source has of what was asked for.
 
     Args:
-        spec: the source.
+        spec: the source, without secrets.
         revision: pinned.
         listing: the names of all its files.
         files: those that belong to the order.
@@ -37,7 +38,7 @@ def ask(order: Order, spec: str, web: Web, revision: str | None = None) -> Offer
 
     Args:
         order: what is asked for.
-        spec: the source.
+        spec: the source, without secrets.
         web: the way to the network.
         revision: the revision to take if the source's description names none.
 
@@ -49,7 +50,7 @@ def ask(order: Order, spec: str, web: Web, revision: str | None = None) -> Offer
     remotes = {file.name: file for file in source.files()}
     chosen = choose(list(remotes), order.wanted, "it")
     files = [_measured(_checked(remotes[name], order.expected(name, spec))) for name in chosen]
-    return Offer(spec, source.revision, tuple(remotes), files)
+    return Offer(public(spec), source.revision, tuple(remotes), files)
 
 
 def _checked(remote: RemoteFile, known: KnownFile | None) -> RemoteFile:
@@ -86,7 +87,7 @@ def look(order: Order) -> Offer:
         try:
             return ask(order, spec, web)
         except HubError as error:
-            said.append((spec, str(error)))
+            said.append((public(spec), str(error)))
     raise HubError(report(order, said))
 
 
@@ -98,8 +99,6 @@ def report(order: Order, said: list[tuple[str, str]]) -> str:
     ]
     text = f"{name} could not be fetched into {order.folder}. "
     text += "What each source said:\n" + "\n".join(lines) if lines else "It has no source that can be asked."
-    by_hand = getattr(order.model, "by_hand", None)
-    if by_hand:
-        text += f"\nBy hand: {by_hand}"
-    text += "\nWhat has arrived is kept for the next call. "
-    return text + f"Files that you put into {order.folder} yourself are used as they are."
+    text += f"{order.advice()}\nWhat has arrived is kept for the next call. "
+    text += f"Files that you put into {order.folder} yourself are used as they are. "
+    return text + "Mirrors: HF_ENDPOINT, FLAGAI_BAAI_URL, --source. FLAGAI_OFFLINE=1 asks nobody."

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from flagai import settings
-from flagai.errors import HubError
 from flagai.hub.policy import Policy
+from flagai.hub.spec import is_local, last_part, recorded
 
 
 class KnownFile(Protocol):
@@ -62,10 +62,7 @@ class Place:
     @classmethod
     def of(cls, spec: str) -> "Place":
         """The model at a source, called by the last part of its location."""
-        name = spec.partition(":")[2].partition("@")[0].rstrip("/").rpartition("/")[2]
-        if not name or name in (".", ".."):
-            raise HubError(f"{spec!r} is no source. Write one as scheme:location, such as hf:owner/name.")
-        return cls(name, (spec,))
+        return cls(last_part(spec), (spec,))
 
 
 @dataclass(frozen=True)
@@ -97,18 +94,15 @@ class Order:
             found.append(spec)
         return [spec for spec in found if is_local(spec)] if settings.offline() else found
 
+    def advice(self) -> str:
+        """How else to get the model, as far as its card knows."""
+        ways = (("By hand", getattr(self.model, "by_hand", None)), ("Or type", getattr(self.model, "install", None)))
+        return "".join(f"\n{what}: {how}" for what, how in ways if how)
+
     def expected(self, name: str, spec: str) -> KnownFile | None:
         """What the model's card knows about a file from a source."""
-        plain = without_cache(spec)
-        files = (file for file in self.model.files if file.name == name)
-        return next((file for file in files if getattr(file, "source", None) in (None, plain)), None)
-
-
-def is_local(spec: str) -> bool:
-    """Whether a source is on this machine, so that it can be used offline."""
-    return spec.partition(":")[0] in ("file", "package", "hf-cache")
-
-
-def without_cache(spec: str) -> str:
-    """The source that a copy on this machine stands for."""
-    return spec.replace("hf-cache:", "hf:", 1) if spec.startswith("hf-cache:") else spec
+        for file in self.model.files:
+            source = getattr(file, "source", None)
+            if file.name == name and (source is None or recorded(source) == recorded(spec)):
+                return file
+        return None

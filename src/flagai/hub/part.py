@@ -21,7 +21,7 @@ class Identity:
         size: bytes.
         digest: the expected checksum. If it is known, only that and the size count, so that another source can go on.
         origin: the source and the name there.
-        validator: the ETag or, failing that, the date that the server gave.
+        validator: the strong ETag or, failing that, the date that the server gave.
     """
 
     size: int | None
@@ -31,9 +31,8 @@ class Identity:
 
     @property
     def provable(self) -> bool:
-        """Whether a later transfer can tell that it is still the same file: sizes alone prove nothing."""
-        strong = self.validator is not None and not self.validator.startswith("W/")
-        return self.digest is not None or strong
+        """Whether a later request can tell that it is still the same file: sizes alone prove nothing."""
+        return self.digest is not None or self.validator is not None
 
     def continues(self, other: "Identity") -> bool:
         """Whether a transfer of this identity may go on with the bytes of another."""

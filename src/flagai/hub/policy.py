@@ -34,7 +34,7 @@ class Policy:
     backoff: float = 0.5
     longest_backoff: float = 30.0
     longest_retry_after: float = 120.0
-    connect_timeout: float = 10.0
+    connect_timeout: float = 5.0
     read_timeout: float = 30.0
     stall_seconds: float = 60.0
     slowest: int = 1024

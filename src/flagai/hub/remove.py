@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flagai.errors import HubError
 from flagai.hub.lock import read_beat
-from flagai.hub.manifest import Entry, Manifest, head_of, sha256_of
+from flagai.hub.manifest import Entry, Manifest, heads_of, sha256_of
 from flagai.hub.names import MANIFEST, WORK
 from flagai.hub.policy import Policy
 
@@ -48,7 +48,7 @@ def remove_downloaded(folder: Path) -> list[str]:
 
 def _is_as_fetched(path: Path, entry: Entry) -> bool:
     """Whether nobody has changed a file; of very large ones only the size and the beginning are compared."""
-    if not path.is_file() or path.stat().st_size != entry.size or head_of(path) != entry.head:
+    if not path.is_file() or path.stat().st_size != entry.size or heads_of(path) != entry.heads:
         return False
     return entry.size > _LARGE or sha256_of(path) == entry.sha256
 

@@ -4,10 +4,10 @@ Their answers are parsed, never evaluated, and every name in them is checked bef
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urljoin
 
 from flagai import settings
 from flagai.errors import HubError
@@ -50,9 +50,10 @@ class Baai:
             if code == _MISSING_FILE:
                 raise RefusedError(f"has no file {name}; it has {str(answer.get('files'))[:200]}", 404)
             url, size = (answer.get("url"), answer.get("size")) if isinstance(answer, dict) else (None, None)
-            if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            link = _joined(base, url)
+            if link is None:
                 raise HubError(f"gave no link for {name}, but the code {code}")
-            return Link(url, size=_size(size))
+            return Link(link, size=_size(size))
 
         return locate
 
@@ -115,7 +116,7 @@ class HuggingFaceCache:
         if config is None:
             raise HubError(f"holds no snapshot of {self.repository}")
         self.revision = config.parent.name
-        return Folder(self.spec, config.parent).files()
+        return [_hashed(file) for file in Folder(self.spec, config.parent).files()]
 
 
 @dataclass
@@ -157,6 +158,15 @@ def _size(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
+def _joined(base: str, url: object) -> str | None:
+    """A link as an absolute one, if it is one of http."""
+    try:
+        link = urljoin(f"{base}/", url) if isinstance(url, str) and url else ""
+    except ValueError:
+        return None
+    return link if link.startswith(("http://", "https://")) else None
+
+
 def _digest(value: object, length: int) -> str | None:
     text = str(value).lower()
     return text if len(text) == length and set(text) <= set("0123456789abcdef") else None
@@ -174,6 +184,12 @@ def _hf_hint(status: int, repository: str) -> str:
     if status in (401, 403):
         return f". {repository} is private, gated or absent: accept its terms in a browser and set HF_TOKEN"
     return ""
+
+
+def _hashed(file: RemoteFile) -> RemoteFile:
+    """Add what the cache knows of a file: there it is a link to a blob that is called by the hash of its content."""
+    blob = file.path.resolve().name if file.path is not None else None
+    return replace(file, sha256=_digest(blob, 64), git_sha1=_digest(blob, 40))
 
 
 def _in_hf_cache(repository: str, name: str, revision: str | None) -> Path | None:

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 from flagai.errors import HubError
 from flagai.hub.manifest import Manifest
 from flagai.hub.names import MANIFEST, is_ours, safe_name
+from flagai.hub.spec import public, shown
 from flagai.hub.web import RefusedError, Web
 
 
@@ -77,6 +78,8 @@ def open_source(spec: str, web: Web, names: Sequence[str] = (), revision: str | 
     from flagai.hub import services
 
     scheme, _, location = spec.partition(":")
+    if spec != spec.encode(errors="ignore").decode():
+        raise HubError(f"{spec!r} is no source: half a character (a lone surrogate) is in it")
     if scheme in ("https", "http"):
         return WebFolder(spec, web, names)
     if scheme == "file":
@@ -91,7 +94,8 @@ def open_source(spec: str, web: Web, names: Sequence[str] = (), revision: str | 
         "modelscope": services.ModelScope,
     }
     if scheme not in known or not place:
-        raise HubError(f"{spec!r} is no source. Known: {', '.join(f'{name}:' for name in known)} https: file: package:")
+        schemes = ", ".join(f"{name}:" for name in (*known, "https", "file", "package"))
+        raise HubError(f"{public(spec)!r} is no source. Known: {schemes}")
     return known[scheme](spec, place, stated or revision, web)
 
 
@@ -131,25 +135,31 @@ class WebFolder:
 
     def files(self) -> list[RemoteFile]:
         """What the manifest lists, or what the card names."""
-        if not self.spec.endswith("/") and "." in urlsplit(self.spec).path.rpartition("/")[2]:
-            name = safe_name(urlsplit(self.spec).path.rpartition("/")[2], self.spec)
-            return [self._remote(name, self.spec)]
+        try:
+            address = urlsplit(self.spec)
+        except ValueError:
+            raise HubError("is no address") from None  # whose text may hold a password
+        name = address.path.rpartition("/")[2]
+        if "." in name:
+            return [self._remote(safe_name(name, shown(self.spec)), self.spec)]
+        if address.query:
+            raise HubError("has a query (?...), which only the address of a single file can have")
         base = self.spec.rstrip("/") + "/"
         manifest = self._manifest(base)
         if manifest is not None:
             self.revision = manifest.revision
             return [
-                RemoteFile(safe_name(name, self.spec), entry.size, entry.sha256, locate=_fixed(base + quote(name)))
+                RemoteFile(name, entry.size, entry.sha256, locate=_fixed(base + quote(name)))
                 for name, entry in manifest.files.items()
                 if not is_ours(name)
             ]
         if not self.names:
             raise HubError(f"has no {MANIFEST}, so its files are not known. Name them in a card.")
-        return [self._remote(safe_name(name, self.spec), base + quote(name)) for name in self.names]
+        return [self._remote(safe_name(name, shown(base)), base + quote(name)) for name in self.names]
 
     def _manifest(self, base: str) -> Manifest | None:
         try:
-            return Manifest.parse(self.web.text("GET", base + MANIFEST), base + MANIFEST)
+            return Manifest.parse(self.web.text("GET", base + MANIFEST), shown(base + MANIFEST))
         except RefusedError:
             return None
 

@@ -10,7 +10,8 @@ from flagai.errors import HubError, OfflineError
 from flagai.hub.names import EVERYTHING, WORK
 from flagai.hub.order import Model, Order, Place
 from flagai.hub.policy import Policy
-from flagai.hub.survey import Survey, survey
+from flagai.hub.spec import public, recorded
+from flagai.hub.survey import Survey, pending, survey
 
 if TYPE_CHECKING:
     from flagai.hub.lock import Lock
@@ -48,7 +49,7 @@ def ensure(
     _check_model(order, state)
     if state.complete:
         return order.folder
-    if settings.offline():
+    if settings.offline() and not pending(order.folder):
         _check_offline(order, state)
     _fill(order)
     with suppress(OSError):
@@ -61,7 +62,7 @@ def _check_model(order: "Order", state: Survey) -> None:
     manifest = state.manifest
     if manifest is None or order.model.name in (manifest.name, order.folder.name):
         return
-    places = {spec.partition("@")[0] for spec in (*order.sources, *order.model.sources)}
+    places = {recorded(spec).partition("@")[0] for spec in (*order.sources, *order.model.sources)}
     if manifest.source.partition("@")[0] not in places:
         raise HubError(
             f"{order.folder} holds {manifest.name} from {manifest.source}, not {order.model.name}. Choose another "
@@ -155,6 +156,6 @@ def _check_offline(order: Order, state: Survey) -> None:
         lacking = ", ".join([*state.missing, *state.damaged])
         raise OfflineError(
             f"{order.model.name} is not complete in {order.folder} (missing: {lacking}), and offline mode is on. Put "
-            f"the files there by hand, from {' or '.join(order.sources) or 'wherever they are'}, or unset "
-            "FLAGAI_OFFLINE and HF_HUB_OFFLINE."
+            f"the files there by hand, from {' or '.join(map(public, order.sources)) or 'wherever they are'}, or unset "
+            f"FLAGAI_OFFLINE and HF_HUB_OFFLINE.{order.advice()}"
         ) from error

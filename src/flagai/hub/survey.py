@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flagai.checkpoint.files import find_files
 from flagai.errors import CheckpointError, HubError, ModelNotFoundError
-from flagai.hub.manifest import Entry, Manifest, head_of
+from flagai.hub.manifest import Entry, Manifest
 from flagai.hub.names import GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches
 
 COMMIT = "commit.json"
@@ -20,7 +20,7 @@ class Survey:
     Args:
         missing: what is wanted and absent: names, or words of ``GROUPS`` where names are not known.
         manifest: of what was fetched before.
-        damaged: fetched files that were cut short since.
+        damaged: fetched files that were cut short since, with their sizes.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -46,25 +46,61 @@ def survey(folder: Path, wanted: Sequence[str]) -> Survey:
     Raises:
         HubError: a fetched file was changed since, so that fetching it again would destroy somebody's work.
     """
-    if (folder / WORK / COMMIT).exists():
+    if pending(folder):
         return Survey(missing=["an interrupted download is waiting to be finished"])
     manifest = Manifest.read(folder / MANIFEST)
     if manifest is None:
         return Survey(missing=[entry for entry in wanted if not _present(folder, entry)])
+    asked = {name for entry in wanted for name in _offered(manifest, entry)}
     damaged = []
-    for name, entry in manifest.files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size == entry.size:
+    for name, size, entry in _resized(folder, manifest):
+        if name not in asked:
             continue
-        if not _was_cut(path, entry):
+        if not entry.was_cut(folder / name):
             raise HubError(
-                f"{path} has {path.stat().st_size} bytes, but {entry.size} were fetched from {entry.source}: somebody "
-                f"has changed it. If that was meant, delete {folder / MANIFEST} to make the folder yours. If not, "
+                f"{folder / name} has {size} bytes, but {entry.size} were fetched from {entry.source}: somebody has "
+                f"changed it. If that was meant, delete {folder / MANIFEST} to make the folder yours. If not, "
                 f"`flagai download {manifest.name} --force` fetches it again."
             )
-        damaged.append(name)
+        damaged.append(f"{name} ({size} of its {entry.size} bytes are left)")
     missing = [name for entry in wanted for name in _missing(folder, manifest, entry)]
     return Survey(missing, manifest, damaged)
+
+
+def pending(folder: Path) -> bool:
+    """Whether a download into a folder was interrupted while its files took their places, which needs no network."""
+    return (folder / WORK / COMMIT).exists()
+
+
+def provenance(folder: Path) -> Manifest | None:
+    """What was fetched into a folder, or is about to take its place there; None if that was nobody but the user.
+
+    Raises:
+        HubError: the manifest is damaged.
+    """
+    return Manifest.read(folder / MANIFEST) or Manifest.journal(folder / WORK / COMMIT)
+
+
+def intact(folder: Path) -> bool:
+    """Whether no download waits to be finished in a folder, and no fetched file was cut short; cheap.
+
+    Files that somebody rewrote are his, and intact.
+
+    Raises:
+        HubError: the manifest is damaged.
+    """
+    if pending(folder):
+        return False
+    manifest = Manifest.read(folder / MANIFEST)
+    return manifest is None or not any(e.was_cut(folder / name) for name, _, e in _resized(folder, manifest))
+
+
+def _resized(folder: Path, manifest: Manifest) -> Iterator[tuple[str, int, Entry]]:
+    """The fetched files that have another size now."""
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if path.is_file() and (size := path.stat().st_size) != entry.size:
+            yield name, size, entry
 
 
 def _missing(folder: Path, manifest: Manifest, entry: str) -> list[str]:
@@ -103,13 +139,3 @@ def _names(folder: Path) -> Iterator[str]:
         if WORK in folders:
             folders.remove(WORK)
         yield from ((Path(place) / file).relative_to(folder).as_posix() for file in files)
-
-
-def _was_cut(path: Path, entry: Entry) -> bool:
-    """Whether a file is the beginning of what was fetched: a disk was full, or a copy was interrupted."""
-    size = path.stat().st_size
-    if size == 0:
-        return True
-    if size > entry.size:
-        return False
-    return size >= 1 << 16 and head_of(path) == entry.head

@@ -3,12 +3,12 @@
 import email.utils
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -16,9 +16,11 @@ from urllib3.exceptions import HTTPError
 from flagai import __version__, settings
 from flagai.errors import HubError, OfflineError
 from flagai.hub.policy import MEGABYTE, Policy
+from flagai.hub.spec import shown
 
 _T = TypeVar("_T")
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
+_SECRETS = re.compile(r"(?<=//)[^/\s@]*@|\?\S*")  # of a URL: user, password and query
 _LONGEST_ANSWER = 32 * MEGABYTE  # of a listing or a ticket
 
 
@@ -29,10 +31,12 @@ class TemporaryError(HubError):
         message: what happened.
         wait: the pause in seconds that the server asks for.
         progress: whether noteworthy progress was made before, so that the failures start to count anew.
-        stranger: whether the server has not answered once yet, so that it is probably dead or blocked.
+        stranger: the host, if it has not answered once yet, so that it is probably dead or blocked.
     """
 
-    def __init__(self, message: str, wait: float | None = None, progress: bool = False, stranger: bool = False) -> None:
+    def __init__(
+        self, message: str, wait: float | None = None, progress: bool = False, stranger: str | None = None
+    ) -> None:
         super().__init__(message)
         self.wait = wait
         self.progress = progress
@@ -73,6 +77,7 @@ class Web:
     stop: threading.Event = field(default_factory=threading.Event)
     _local: threading.local = field(default_factory=threading.local)
     _answered: set[str] = field(default_factory=set)  # hosts
+    _dead: set[str] = field(default_factory=set)  # hosts that did not answer once: no source has to wait for them again
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None
@@ -82,12 +87,15 @@ class Web:
         Raises:
             OfflineError: offline mode is on.
             TemporaryError: no answer, or one that means "later".
+            UnreachableError: the host cannot be reached, now or at an earlier attempt.
             RefusedError: any other answer than success.
         """
         if settings.offline():
             raise OfflineError("not asked, because offline mode is on")
         self.check()
-        what = f"{method} {shown(url)}"
+        what, host = f"{method} {shown(url)}", origin(url)
+        if host in self._dead:
+            raise UnreachableError(f"{what}: not asked again, because the host did not answer before")
         policy = self.policy
         try:
             response = self._session().request(
@@ -103,14 +111,21 @@ class Web:
         except requests.exceptions.SSLError as error:
             raise RefusedError(f"{what}: the certificate is not trusted: {_reason(error)}", 0) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            stranger = urlsplit(url).netloc not in self._answered
+            failed = origin(error.request.url) if error.request is not None else host  # we may have been redirected
+            stranger = None if failed in self._answered else failed
+            if stranger and isinstance(error, requests.ConnectTimeout):  # it would only take as long again
+                self._dead.add(stranger)
+                raise UnreachableError(f"{what}: no connection within {policy.connect_timeout:g} s") from error
             raise TemporaryError(f"{what}: {_reason(error)}", stranger=stranger) from error
         except (requests.RequestException, ValueError) as error:  # ValueError: no URL at all
             raise RefusedError(f"{what}: {_reason(error)}", 0) from error
-        self._answered.add(urlsplit(url).netloc)
-        if response.status_code in (200, 206):
+        self._answered.add(host)
+        encoding = response.headers.get("Content-Encoding") or "identity"
+        if response.status_code in (200, 206) and encoding == "identity":
             return response
         with response:
+            if response.status_code in (200, 206):
+                raise RefusedError(f"{what}: the answer is compressed ({encoding}), which was not asked for", 0)
             self._refuse(response, what)
         raise AssertionError
 
@@ -162,6 +177,8 @@ class Web:
     def _pause(self, error: TemporaryError, failures: int) -> None:
         policy = self.policy
         if failures >= (min(policy.attempts, policy.first_attempts) if error.stranger else policy.attempts):
+            if error.stranger:
+                self._dead.add(error.stranger)
             raise UnreachableError(f"{error} (given up after {failures} attempts)") from error
         if error.wait is not None and error.wait > policy.longest_retry_after:
             raise UnreachableError(f"{error} (it asks to wait {error.wait:.0f} s)") from error
@@ -174,7 +191,7 @@ class Web:
         """The session of this thread: sessions are not made to be shared."""
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = self._local.session = requests.Session()
+            session = self._local.session = _Session()
         return session
 
     def _refuse(self, response: requests.Response, what: str) -> None:
@@ -184,6 +201,24 @@ class Web:
         if response.status_code in _TEMPORARY:
             raise TemporaryError(message, wait=_retry_after(response.headers.get("Retry-After")))
         raise RefusedError(message, response.status_code)
+
+
+class _Session(requests.Session):
+    """A session that follows redirects with the token where it is meant to go, and nowhere else."""
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Keep the token for the same origin, where an entry of ~/.netrc would replace it; drop it for any other."""
+        if "Authorization" in prepared_request.headers:
+            if origin(prepared_request.url) == origin(response.url):
+                return
+            del prepared_request.headers["Authorization"]
+        super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
+
+
+def origin(url: str | None) -> str:
+    """Scheme, host and port: who gets what is sent."""
+    scheme, _, rest = shown(url).partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}".lower()
 
 
 def received(response: requests.Response, size: int) -> Iterator[bytes]:
@@ -203,12 +238,6 @@ def received(response: requests.Response, size: int) -> Iterator[bytes]:
         yield data
 
 
-def shown(url: str | None) -> str:
-    """A URL without what may be secret: user, password and query."""
-    parts = urlsplit(url or "")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Keep the token: without this, an entry of ~/.netrc would replace it."""
     return request
@@ -223,7 +252,7 @@ def _reason(error: BaseException) -> str:
             break
         inner = following
     text = str(inner).rpartition(">: ")[2] or type(inner).__name__
-    return text[:200]
+    return _SECRETS.sub("", text)[:200]
 
 
 def _retry_after(value: str | None) -> float | None:

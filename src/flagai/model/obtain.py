@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flagai import settings
+from flagai.catalog import catalog
+from flagai.catalog.card import Card
+from flagai.catalog.packages import card_folder, find_model, own_folder
 from flagai.checkpoint.files import find_files
 from flagai.errors import FlagAIError, ModelNotFoundError
-
-if TYPE_CHECKING:
-    from flagai.catalog.card import Card
+from flagai.hub import EVERYTHING, ensure
+from flagai.hub.order import Place
+from flagai.hub.survey import intact, provenance
 
 CONFIG_FILE = "config.json"
 
@@ -28,10 +31,11 @@ class Found:
     config: Mapping[str, Any] | None = None
 
 
-def obtain(download_path: str | Path | None, model_name: str, *, weights: bool = True) -> Found:
-    """Find a model, and fetch it if it is not here.
+def obtain(download_path: str | Path | None, model_name: str = "", *, weights: bool = True) -> Found:
+    """Find a model as :func:`flagai.catalog.packages.find_model` does, or else fetch it.
 
-    If the folder has what is asked for, nothing else is looked at: no catalog, no connection.
+    If the folder has what is asked for, nothing else is looked at: no catalog, no connection. If a download into it was
+    interrupted, or a fetched file was cut short since, that is mended first.
 
     Args:
         download_path: the folder of models, or (without ``model_name``) a model's folder or name.
@@ -42,21 +46,14 @@ def obtain(download_path: str | Path | None, model_name: str, *, weights: bool =
         ModelNotFoundError: there is no such folder, and the catalog has no such name.
         HubError: the files cannot be fetched.
     """
-    folder = (settings.home() if download_path is None else Path(download_path)) / model_name
-    if _is_here(folder, weights):
-        return Found(folder)
-    card = _card(folder, model_name or str(download_path))
-    if card is None:
-        return Found(folder)
-    root = settings.home() if download_path is None or not model_name else Path(download_path)
-    # One folder per model, however its name is spelt; one that the user has made is used.
-    target = folder if model_name and folder.is_dir() else root / card.name
-    for place in _places(target, card):
-        if _is_here(place, weights):
-            return Found(place)
-        if _has_weights(place) and not (place / CONFIG_FILE).is_file():
-            return Found(place, card.config)
-    return _fetched(card, target, weights)
+    home = settings.home() if download_path is None else download_path
+    name, place = (model_name, home) if model_name else (str(home), None)
+    try:
+        folder = find_model(name, place, is_here=lambda folder: _is_here(folder, name, weights))
+    except ModelNotFoundError as error:
+        folder = _fetched(name, place, weights, error)
+    card = None if (folder / CONFIG_FILE).is_file() else _card(name)
+    return Found(folder, None if card is None else card.config)
 
 
 def variant(download_path: str | Path | None, model_name: str, task: str) -> str:
@@ -69,55 +66,22 @@ def variant(download_path: str | Path | None, model_name: str, task: str) -> str
         model_name: the backbone, such as "GLM-large-ch".
         task: the task, such as "title-generation".
     """
-    from flagai.catalog.catalog import find_for_task
-
     home = settings.home() if download_path is None else Path(download_path)
     local = f"{model_name}-{task}"
     if (home / local).is_dir():
         return local
     try:
-        card = find_for_task(model_name, task)
+        card = catalog.find_for_task(model_name, task)
     except ModelNotFoundError:
         return model_name
     return model_name if card.base is None else card.name
 
 
-def _card(folder: Path, name: str) -> "Card | None":
-    """The model's card; None if the name is unknown, but the folder has something to report about."""
-    from flagai.catalog.catalog import find
-
-    try:
-        return find(name)
-    except ModelNotFoundError as error:
-        if (folder / CONFIG_FILE).is_file():
-            return None  # the weights are absent or broken; the loader says which
-        if folder.is_dir():
-            found = sorted(entry.name for entry in folder.iterdir())[:10] or "an empty folder"
-            raise ModelNotFoundError(
-                f"{folder.absolute()} has no {CONFIG_FILE}. Fetch it with the weights, or write one "
-                f"(docs/checkpoints.md). Found: {found}."
-            ) from error
-        raise ModelNotFoundError(f"There is no folder {folder.absolute()}. {error}") from error
-
-
-def _places(target: Path, card: "Card") -> list[Path]:
-    """Where a known model may already be: in its folder, or in a Python package."""
-    from flagai.catalog.packages import package_folder
-
-    package = package_folder(card)
-    return [target, *([package] if package is not None else [])]
-
-
-def _fetched(card: "Card", target: Path, weights: bool) -> Found:
-    from flagai.hub import EVERYTHING, ensure
-
-    wanted = EVERYTHING if weights else tuple(group for group in EVERYTHING if group != "weights")
-    folder = ensure(card, target, wanted=wanted)
-    return Found(folder, None if (folder / CONFIG_FILE).is_file() else card.config)
-
-
-def _is_here(folder: Path, weights: bool) -> bool:
-    return (folder / CONFIG_FILE).is_file() and (not weights or _has_weights(folder))
+def _is_here(folder: Path, name: str, weights: bool) -> bool:
+    """Whether a folder has what is asked for; where it has weights only, the catalog may know the configuration."""
+    if (folder / CONFIG_FILE).is_file():
+        return (not weights or _has_weights(folder)) and intact(folder)
+    return _has_weights(folder) and intact(folder) and _card(name) is not None
 
 
 def _has_weights(folder: Path) -> bool:
@@ -126,3 +90,30 @@ def _has_weights(folder: Path) -> bool:
     except FlagAIError:
         return False
     return True
+
+
+def _card(name: str) -> Card | None:
+    try:
+        return catalog.find(name)
+    except ModelNotFoundError:
+        return None
+
+
+def _fetched(name: str, home: str | Path | None, weights: bool, error: ModelNotFoundError) -> Path:
+    """Fetch a model, or what its folder lacks of what was fetched into it before."""
+    folder, card = own_folder(name, home), _card(name)
+    wanted = EVERYTHING if weights else tuple(group for group in EVERYTHING if group != "weights")
+    manifest = provenance(folder) if folder.is_dir() else None
+    if manifest is not None:
+        return ensure(card or Place(manifest.name, (manifest.source,)), folder, wanted=wanted)
+    if card is not None:
+        return ensure(card, card_folder(card, name, home), wanted=wanted)
+    if (folder / CONFIG_FILE).is_file():
+        return folder  # the weights are absent or broken; the loader says which
+    if folder.is_dir():
+        found = sorted(entry.name for entry in folder.iterdir())[:10] or "an empty folder"
+        raise ModelNotFoundError(
+            f"{folder.absolute()} has no {CONFIG_FILE}. Fetch it with the weights, or write one "
+            f"(docs/checkpoints.md). Found: {found}."
+        ) from error
+    raise error
