@@ -1,4 +1,4 @@
-"""Every reference case, loaded from its own format by two ranks that share the model: the outputs are the reference's."""
+"""Every reference case, loaded from its own format by two ranks that share the model: the outputs agree."""
 
 from typing import Any
 
