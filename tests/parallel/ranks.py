@@ -6,6 +6,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -19,8 +20,8 @@ torch.compiler.disable(print)  # loads the compiler, which distributed tensors n
 _FORK = multiprocessing.get_context("fork")
 
 
-def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, seconds: float = 60.0) -> list[Any]:
-    """Run ``work(*arguments)`` on every rank of a gloo group and return what the ranks returned, by rank.
+def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, seconds: float = 60.0, **options: Any) -> list[Any]:
+    """Run ``work(*arguments, **options)`` on every rank of a gloo group and return what the ranks returned, by rank.
 
     The first error of a rank ends all of them and is shown with its traceback; so does the end of the time.
 
@@ -29,11 +30,13 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, seconds: flo
         work: what each does.
         *arguments: what it gets.
         seconds: how long all of it may take.
+        **options: what it gets by name.
     """
     with tempfile.TemporaryDirectory() as folder:
         answers: Any = _FORK.Queue()
+        job = partial(work, *arguments, **options)
         processes = [
-            _FORK.Process(target=_run, args=(rank, count, f"{folder}/store", answers, work, arguments), daemon=True)
+            _FORK.Process(target=_run, args=(rank, count, f"{folder}/store", answers, job), daemon=True)
             for rank in range(count)
         ]
         for process in processes:
@@ -61,12 +64,12 @@ def _collect(processes: list[Any], answers: Any, end: float) -> list[Any]:
     return [found[rank] for rank in range(len(processes))]
 
 
-def _run(rank: int, count: int, store: str, answers: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _run(rank: int, count: int, store: str, answers: Any, work: Callable[[], Any]) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count))
     try:
         distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
-        value = work(*arguments)
+        value = work()
         distributed.barrier()  # nobody leaves while others still talk to it
         answers.put((rank, True, value))
     except BaseException:  # noqa: BLE001 - shown by the parent

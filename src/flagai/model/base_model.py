@@ -60,6 +60,7 @@ class BaseModel(nn.Module):
         super().__init__()
         self.config: Any = config
         self.layout: Layout | None = None
+        self._class_name = type(self).__name__  # FSDP replaces the class
 
     # -- building ---------------------------------------------------------------------------------------------
 
@@ -316,7 +317,7 @@ class BaseModel(nn.Module):
         write_together(plan, write)
 
     def _write_config(self, path: Path, layout: str) -> None:
-        name = self.architecture if layout == "huggingface" and self.architecture else type(self).__name__
+        name = self.architecture if layout == "huggingface" and self.architecture else self._class_name
         self.config.to_json(path, architectures=[name])
 
     def _plan_tensors(self, layout: str) -> dict[str, Any]:
