@@ -103,7 +103,7 @@ def test_mixed_precision_learns(models: Path) -> None:
 
 @torch.no_grad()
 def written(model: Any, name: str, count: int = 12) -> list[list[int]]:
-    """Greedy tokens with a cache."""
+    """Tokens decoded with a cache; always the second-best one, for a tiny model's best one is its last one."""
     tokens, cache = tiny.ids(31, 2, 5), model.new_cache(32)
     text = {"input_ids": tokens} if name == "T5Model" else {}
     last = torch.zeros(2, 1, dtype=torch.long) if text else tokens
@@ -111,7 +111,7 @@ def written(model: Any, name: str, count: int = 12) -> list[list[int]]:
     for _ in range(count):
         ids = {"decoder_input_ids": last, **(text if not cache.length else {})} if text else {"input_ids": last}
         logits = model(**ids, cache=cache)["logits"]
-        last = logits[:, -1].argmax(-1, keepdim=True)
+        last = logits[:, -1].topk(2).indices[:, 1:]
         found.append(last[:, 0].tolist())
     return found
 
@@ -122,8 +122,8 @@ def decode(root: Path) -> list[Any]:
     return [written(tiny.CLASSES[name].from_pretrained(folder(root, name, {}), mesh=mesh), name) for name in names]
 
 
-def test_greedy_decoding_is_identical_on_every_rank(models: Path) -> None:
+def test_decoding_is_identical_on_every_rank(models: Path) -> None:
     names = ("GLMModel", "GPT2Model", "T5Model")
     alone = [written(tiny.build(name, **sizes(name, {})), name) for name in names]
     assert on_ranks(2, decode, models) == [alone, alone]
-    assert any(len({tuple(step) for step in steps}) > 2 for steps in alone)
+    assert all(len({tuple(step) for step in steps}) > 2 for steps in alone)
