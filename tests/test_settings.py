@@ -25,7 +25,7 @@ def test_no_other_module_reads_the_environment() -> None:
 
 
 def test_every_variable_is_listed() -> None:
-    names = set(re.findall(r'"((?:FLAGAI|HF|MODELSCOPE)_[A-Z_]+)"', (SOURCE / "settings.py").read_text()))
+    names = set(re.findall(r'_(?:text|url|path|switch|number)\("([A-Z_]+)"', (SOURCE / "settings.py").read_text()))
     assert names == {variable.name for variable in settings.VARIABLES}
 
 
@@ -45,6 +45,8 @@ def test_defaults() -> None:
     assert settings.hf_token() is None
     assert settings.hf_cache() == Path.home() / ".cache/huggingface/hub"
     assert settings.modelscope_url() == "https://www.modelscope.cn"
+    assert (settings.rank(), settings.world_size()) == (0, 1)
+    assert (settings.local_rank(), settings.local_world_size()) == (0, 1)
 
 
 def test_values_are_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +79,13 @@ def test_offline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "perhaps")
     with pytest.raises(ConfigError, match=name):
         settings.offline()
+
+
+def test_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert (settings.rank(), settings.world_size()) == (5, 8)
+    assert (settings.local_rank(), settings.local_world_size()) == (1, 4)
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(ConfigError, match="RANK='first'"):
+        settings.rank()

@@ -36,6 +36,10 @@ VARIABLES = (
     Variable("HF_HOME", "~/.cache/huggingface", "Where Hugging Face keeps its files."),
     Variable("HF_HUB_CACHE", "$HF_HOME/hub", "Where Hugging Face keeps downloaded models; they are used."),
     Variable("MODELSCOPE_DOMAIN", "www.modelscope.cn", "The ModelScope hub, with or without https://."),
+    Variable("RANK", "0", "torchrun's number of this process among all."),
+    Variable("WORLD_SIZE", "1", "torchrun's number of processes."),
+    Variable("LOCAL_RANK", "0", "torchrun's number of this process on its machine."),
+    Variable("LOCAL_WORLD_SIZE", "1", "torchrun's number of processes on this machine."),
 )
 
 _YES = ("1", "on", "yes", "true")
@@ -87,6 +91,26 @@ def modelscope_url() -> str:
     return domain if "://" in domain else f"https://{domain}"
 
 
+def rank() -> int:
+    """The number of this process among all that torchrun started; 0 without torchrun."""
+    return _number("RANK", 0)
+
+
+def world_size() -> int:
+    """How many processes torchrun started; 1 without torchrun."""
+    return _number("WORLD_SIZE", 1)
+
+
+def local_rank() -> int:
+    """The number of this process among those of its machine; 0 without torchrun."""
+    return _number("LOCAL_RANK", 0)
+
+
+def local_world_size() -> int:
+    """How many processes torchrun started on this machine; 1 without torchrun."""
+    return _number("LOCAL_WORLD_SIZE", 1)
+
+
 def _text(name: str) -> str:
     return os.environ.get(name, "").strip()
 
@@ -97,6 +121,13 @@ def _path(name: str, default: str | Path) -> Path:
 
 def _url(name: str, default: str) -> str:
     return (_text(name) or default).rstrip("/")
+
+
+def _number(name: str, default: int) -> int:
+    value = _text(name) or str(default)
+    if not value.isdecimal():
+        raise ConfigError(f"{name}={value!r} is no number. Unset it, or start the processes with torchrun.")
+    return int(value)
 
 
 def _switch(name: str) -> bool:

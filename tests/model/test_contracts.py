@@ -10,7 +10,7 @@ import torch
 
 from flagai.checkpoint.names import LAYOUTS
 from flagai.errors import ConfigError
-from flagai.model import base_model
+from flagai.model import inputs
 from flagai.model.bert_model import BertConfig, BertForClsClassifier, BertModel
 from flagai.model.config import ModelConfig
 from flagai.model.glm_model import GLMConfig, GLMModel
@@ -82,7 +82,7 @@ def test_redundant_arguments_change_nothing(name: str, caplog: pytest.LogCapture
 @pytest.mark.parametrize("name", tiny.CLASSES)
 @torch.no_grad()
 def test_a_near_miss_warns_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    base_model._warn_of_near_miss.cache_clear()
+    inputs.warn_of_near_miss.cache_clear()
     model, arguments = tiny.build(name), tiny.batch(name)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

@@ -10,6 +10,7 @@ from flagai.checkpoint.matching import Matcher, ShardDimension, Source
 from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.reader import Checkpoint
 from flagai.checkpoint.report import LoadReport, fold
+from flagai.parallel import shards
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def fill(
     """Load a checkpoint into a model, exactly or not at all.
 
     Parameters on the meta device are replaced, by views of the file where type and device allow it, so that
-    nothing is copied; others are overwritten in place. Each parameter keeps the type that it has.
+    nothing is copied; others are overwritten in place. Each parameter keeps the type that it has. Of a sharded
+    parameter, only this rank's part is read.
 
     Args:
         model: the model; the types of its parameters are the types to load.
@@ -68,9 +70,9 @@ def fill(
         if name in report.untied:
             parameter = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
             _assign(model, name, parameter)
-            _place(model, name, parameter, source, device)
+            _place(model, name, parameter, source, device, report)
         elif id(parameter) not in placed:
-            placed[id(parameter)] = _place(model, name, parameter, source, device)
+            placed[id(parameter)] = _place(model, name, parameter, source, device, report)
         else:
             _assign(model, name, placed[id(parameter)])
     return report
@@ -137,13 +139,24 @@ def _removable(optional: tuple[str, ...], chosen: list[str], report: LoadReport)
 
 
 def _place(
-    model: nn.Module, name: str, parameter: nn.Parameter, source: Source, device: torch.device | None
+    model: nn.Module,
+    name: str,
+    parameter: nn.Parameter,
+    source: Source,
+    device: torch.device | None,
+    report: LoadReport,
 ) -> nn.Parameter:
+    """Give a parameter its values: of a sharded one, only this rank's window of the file is touched."""
+    window = shards.window(parameter)
+    source = source if window is None else source.window(window)
+    report.bytes_asked += source.nbytes
     if not parameter.is_meta:
         with torch.no_grad():
-            source.copy_to(parameter)
+            source.copy_to(shards.local(parameter))
         return parameter
     values = source.read(device or torch.device("cpu"), parameter.dtype)
+    if window is not None:  # a view while the window is one piece of the file; columns of a matrix are copied out
+        values = shards.from_part(values.contiguous(), like=parameter)
     placed = nn.Parameter(values, requires_grad=parameter.requires_grad)
     _assign(model, name, placed)
     return placed

@@ -37,6 +37,32 @@ class Source:
         shape[self.dimension] = sum(part.shape[self.dimension] for part in self.parts)
         return torch.Size(shape)
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of the files the values are."""
+        used = self.parts[:1] if self.dimension is None else self.parts
+        return sum(part.nbytes for part in used)
+
+    def window(self, window: tuple[slice, ...]) -> "Source":
+        """The values inside a window, out of those parts that reach into it.
+
+        Args:
+            window: a slice with begin and end for each dimension of the joined parts.
+        """
+        pieces = []
+        begin = 0
+        for part in self.parts if self.dimension is not None else self.parts[:1]:
+            inside = list(window)
+            if self.dimension is not None:
+                end = begin + part.shape[self.dimension]
+                wanted = window[self.dimension]
+                inside[self.dimension] = slice(max(wanted.start, begin) - begin, min(wanted.stop, end) - begin)
+                begin, reaches = end, max(wanted.start, begin) < min(wanted.stop, end)
+                if not reaches:
+                    continue
+            pieces.append(part[tuple(inside)])
+        return Source(self.theirs, pieces or [self.parts[0][tuple(window)]], self.dimension)
+
     def read(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """The values; a view of the file where device and type already agree."""
         if self.dimension is None or len(self.parts) == 1:

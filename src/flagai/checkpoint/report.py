@@ -26,6 +26,7 @@ class LoadReport:
         unused: tensors of the family that this class does not use, such as another head.
         untied: parameters declared as tied for which the checkpoint holds values of their own.
         conflicting: lines about second copies of a tensor that differ from the one that was used.
+        bytes_asked: how many bytes of the checkpoint this process asked for; of a model cut over ranks, its part.
     """
 
     source: str
@@ -39,6 +40,7 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
     conflicting: list[str] = field(default_factory=list)
+    bytes_asked: int = 0
 
     def raise_if_broken(self) -> None:
         """Raise one error with all problems, if there are any.

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 _METADATA = {"format": "pt"}
 # theirs -> the windows and tensors that make it up
 Plan = dict[str, list[tuple[Window, torch.Tensor]]]
+# Makes one tensor of the file; :func:`build`, or one that gathers it from several ranks first.
+Build = Callable[[Sequence[tuple[Window, torch.Tensor]]], torch.Tensor]
 
 
 def plan_tensors(parameters: Mapping[str, torch.Tensor], names: NameMap, layout: str, prefix: str) -> Plan:
@@ -32,7 +34,7 @@ def plan_tensors(parameters: Mapping[str, torch.Tensor], names: NameMap, layout:
     return {theirs: [(window, parameters[ours]) for window, ours in sources] for theirs, sources in written.items()}
 
 
-def build(sources: list[tuple[Window, torch.Tensor]]) -> torch.Tensor:
+def build(sources: Sequence[tuple[Window, torch.Tensor]]) -> torch.Tensor:
     """Join and transpose our tensors into one tensor of the file; always contiguous, never shared."""
     tensors = [tensor.detach() for _, tensor in sources]
     whole = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
@@ -53,7 +55,7 @@ def parse_size(size: int | str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def write_shards(folder: Path, plan: Plan, max_shard_size: int | str) -> None:
+def write_shards(folder: Path, plan: Plan, max_shard_size: int | str, build: Build = build) -> None:
     """Write ``model.safetensors``, or shards and ``model.safetensors.index.json``, into a folder.
 
     At most one shard is in memory at a time, and only its fused, transposed or cast tensors are copies.
@@ -62,30 +64,32 @@ def write_shards(folder: Path, plan: Plan, max_shard_size: int | str) -> None:
         folder: an existing folder; see :func:`flagai.checkpoint.atomic.replace_folder` for the safe way in.
         plan: from :func:`plan_tensors`.
         max_shard_size: the largest size of a file, as bytes or as in "5GB"; a single larger tensor gets its own.
+        build: makes the tensors, which are asked for in the plan's order.
 
     Raises:
         InputError: the size cannot be understood.
     """
     shards = _group(plan, parse_size(max_shard_size))
     if len(shards) == 1:
-        write_file(folder / "model.safetensors", plan)
+        write_file(folder / "model.safetensors", plan, build=build)
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_file(folder / name, {theirs: plan[theirs] for theirs in shard})
+        write_file(folder / name, {theirs: plan[theirs] for theirs in shard}, build=build)
         weight_map.update(dict.fromkeys(shard, name))
     index = {"metadata": {"total_size": sum(map(_size, plan.values()))}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def write_file(path: Path, plan: Plan, *, pickled: bool = False) -> None:
+def write_file(path: Path, plan: Plan, *, pickled: bool = False, build: Build = build) -> None:
     """Write one file.
 
     Args:
         path: the file.
         plan: from :func:`plan_tensors`.
         pickled: write torch's format instead of safetensors.
+        build: makes the tensors, which are asked for in the plan's order.
     """
     tensors = {theirs: build(sources) for theirs, sources in plan.items()}
     if pickled:

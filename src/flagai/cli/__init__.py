@@ -1,6 +1,5 @@
 """The command line: one file of this package per group of commands."""
 
-import logging
 import sys
 from typing import Annotated, NoReturn
 
@@ -8,6 +7,7 @@ import typer
 
 from flagai import __version__
 from flagai.cli import catalog, checkpoints, embedding, hub, reading, writing
+from flagai.cli.common import rank_prefix, speak_with_one_voice
 from flagai.errors import FlagAIError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
+    typer.echo(rank_prefix(), nl=False, err=True)
     typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
     typer.echo(message, err=True)
     sys.exit(1)
@@ -65,4 +66,4 @@ def _common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    speak_with_one_voice(verbose)

@@ -1,12 +1,15 @@
 """What several commands share: options, reading lines, printing JSON."""
 
 import json
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flagai import settings
 from flagai.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,3 +53,23 @@ def predictor(task: str, model: str, model_dir: Path | None, device: str | None)
 
     loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device)
     return Predictor(loader.get_model(), loader.get_tokenizer())
+
+
+def speak_with_one_voice(verbose: bool) -> None:
+    """Set up logging; under torchrun, only the first process prints results, and one per machine logs.
+
+    The others still say what goes wrong, with their number in front.
+
+    Args:
+        verbose: log what is going on, not warnings only.
+    """
+    level = logging.INFO if verbose else logging.WARNING
+    level = logging.ERROR if settings.local_rank() else level
+    logging.basicConfig(level=level, format=f"{rank_prefix()}%(levelname)s %(message)s")
+    if settings.rank():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+
+
+def rank_prefix() -> str:
+    """What stands before messages under torchrun: this process' number."""
+    return f"[rank {settings.rank()}] " if settings.world_size() > 1 else ""

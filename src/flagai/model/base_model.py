@@ -1,30 +1,37 @@
 """What all models share: building from a configuration, loading, saving, and the manners of ``forward``."""
 
-import difflib
 import functools
-import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.checkpoint.fill import fill
 from flagai.checkpoint.names import LAYOUTS, NameMap
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
-from flagai.checkpoint.save import WEIGHT_FILES, plan_tensors, write_file, write_shards
+from flagai.checkpoint.save import WEIGHT_FILES, Build, build, plan_tensors, write_file, write_shards
+from flagai.checkpoint.save import Plan as FilePlan
 from flagai.errors import InputError
 from flagai.hub.names import MANIFEST
+from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig
-from flagai.model.layer.init import draw
+from flagai.model.inputs import warn_of_near_miss
+from flagai.model.layer.init import NothingDrawn, draw
 from flagai.model.obtain import CONFIG_FILE, obtain
 from flagai.model.placement import Device, Dtype, read_device, read_dtype
 from flagai.parallel.plan import Plan, shard_dimension
+from flagai.parallel.shards import same_everywhere
+
+if TYPE_CHECKING:  # loaded when a mesh is used: seconds
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from flagai.parallel.fsdp import FullyShard
+    from flagai.parallel.layout import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +59,8 @@ class BaseModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config: Any = config
+        self.layout: Layout | None = None
+        self._class_name = type(self).__name__  # FSDP replaces the class
 
     # -- building ---------------------------------------------------------------------------------------------
 
@@ -66,13 +75,25 @@ class BaseModel(nn.Module):
         Raises:
             ConfigError: the file is absent, broken or of another family, or an override is unknown.
         """
-        return cls._build(cls.config_class.from_json(config_file, **overrides), torch.device("cpu"))
+        return cls._spread(cls.config_class.from_json(config_file, **overrides), None)._drawn(torch.device("cpu"))
 
     @classmethod
-    def _build(cls, config: ModelConfig, device: torch.device) -> Self:
-        model = cls.on_meta(config).to_empty(device=device)
-        model.init_weights()
+    def _spread(cls, config: ModelConfig, layout: "Layout | None") -> Self:
+        """A model without memory, spread over processes."""
+        model = cls.on_meta(config)
+        if layout is not None:
+            layout.apply(model, cls.plan, model.blocks_to_shard())
+            model.layout = layout
         return model
+
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """The modules that FSDP gathers one at a time."""
+        return [block for stack in self.modules() if isinstance(stack, BlockStack) for block in stack]
+
+    def _drawn(self, device: torch.device) -> Self:
+        """This model, with newly drawn weights instead of no memory."""
+        self._materialise([name for name, _ in self.named_parameters(remove_duplicate=False)], device)
+        return self
 
     @classmethod
     def on_meta(cls, config: ModelConfig) -> Self:
@@ -81,7 +102,7 @@ class BaseModel(nn.Module):
         Args:
             config: the configuration.
         """
-        with torch.device("meta"), _NothingDrawn():
+        with torch.device("meta"), NothingDrawn():
             return cls(config)
 
     def init_weights(self, only: list[str] | None = None) -> None:
@@ -93,6 +114,8 @@ class BaseModel(nn.Module):
         for name in only if only is not None else [name for name, _ in self.named_parameters()]:
             owner, _, leaf = name.rpartition(".")
             draw(self.get_submodule(owner), leaf, self.init_std(name))
+            if self.layout is not None:
+                same_everywhere(self.get_parameter(name))
 
     def init_std(self, name: str) -> float:
         """The standard deviation with which a parameter is drawn."""
@@ -108,6 +131,8 @@ class BaseModel(nn.Module):
         only_download_config: bool = False,
         device: Device = "cpu",
         dtype: Dtype | None = None,
+        mesh: "DeviceMesh | str | None" = None,
+        fsdp: "FullyShard | bool" = False,
         **config_overrides: Any,
     ) -> Self:
         """Load the model in ``download_path/model_name``, exactly or not at all; fetch it first if it is not there.
@@ -123,6 +148,9 @@ class BaseModel(nn.Module):
             device: where the model shall be.
             dtype: the parameters' type, such as ``torch.float16`` or "float16"; default the type that most of the
                 checkpoint has.
+            mesh: spread the model over processes: a mesh with the dimensions ``tp`` (they share the model) and ``dp``
+                (replicas), or "auto" (see :mod:`flagai.parallel.world`). Each process reads its part only.
+            fsdp: shard over ``dp`` instead of keeping replicas.
             **config_overrides: settings that replace those of config.json, such as ``class_num=3``.
 
         Returns:
@@ -133,18 +161,20 @@ class BaseModel(nn.Module):
             HubError: the model is not here and cannot be fetched; the message has what each source said.
             ConfigError: the configuration is broken or of another family, or an override is unknown.
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
-            InputError: there is no such device or type.
+            InputError: there is no such device or type, or the mesh cannot be used.
         """
         device, dtype = read_device(device), read_dtype(dtype)
+        layout = None if mesh is None else _layout(mesh, fsdp, device)
+        device = device if layout is None else layout.device
         found = obtain(download_path, model_name, weights=not only_download_config)
         if found.config is None:
             config = cls.config_class.from_json(found.folder / CONFIG_FILE, **config_overrides)
         else:
             config = cls.config_class.from_dict(found.config, source="the catalog", **config_overrides)
         if only_download_config:
-            model = cls._build(config, device)
+            model = cls._spread(config, layout)._drawn(device)
             return model if dtype is None else model.to(dtype)
-        model = cls.on_meta(config)
+        model = cls._spread(config, layout)
         model.load_checkpoint(open_checkpoint(found.folder), device=device, dtype=dtype)
         return model.eval()
 
@@ -154,7 +184,7 @@ class BaseModel(nn.Module):
 
         Args:
             path: the model's folder, or its name in the catalog.
-            **options: ``device``, ``dtype`` and settings, as in :meth:`from_pretrain`.
+            **options: ``device``, ``dtype``, ``mesh``, ``fsdp`` and settings, as in :meth:`from_pretrain`.
         """
         return cls.from_pretrain(path, **options)
 
@@ -208,22 +238,25 @@ class BaseModel(nn.Module):
         return report
 
     def _materialise(self, names: list[str], device: torch.device) -> None:
-        """Draw the parameters that the checkpoint cannot know."""
+        """Draw parameters, in new memory if they have none; tied ones stay tied."""
+        drawn: dict[int, nn.Parameter] = {}
         for name in names:
             owner, _, leaf = name.rpartition(".")
             parameter = self.get_parameter(name)
-            if parameter.is_meta:
+            if parameter.is_meta and id(parameter) not in drawn:
                 values = torch.empty_like(parameter, device=device)
-                setattr(self.get_submodule(owner), leaf, nn.Parameter(values, requires_grad=parameter.requires_grad))
-        self.init_weights(names)
+                drawn[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+            if parameter.is_meta:
+                setattr(self.get_submodule(owner), leaf, drawn[id(parameter)])
+        self.init_weights([name for name, _ in self.named_parameters() if name in names])
 
     # -- saving -----------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai") -> None:
         """Write configuration and weights, all at once: a crash leaves the old folder or the new one.
 
-        Other files of the folder stay. BERT, GPT-2 and T5 in the layout "huggingface" load into transformers
-        with equal outputs.
+        Other files of the folder stay. With a mesh, all processes call it and the first one writes. BERT, GPT-2 and
+        T5 in the layout "huggingface" load into transformers with equal outputs.
 
         Args:
             folder: the folder to create or update.
@@ -234,9 +267,13 @@ class BaseModel(nn.Module):
             InputError: the layout or the size is unknown.
         """
         plan = self._plan_tensors(layout)
-        with replace_folder(Path(folder), drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
-            write_shards(temporary, plan, max_shard_size)
-            self._write_config(temporary / CONFIG_FILE, layout)
+
+        def write(build: Build) -> None:
+            with replace_folder(Path(folder), drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
+                write_shards(temporary, plan, max_shard_size, build)
+                self._write_config(temporary / CONFIG_FILE, layout)
+
+        self._write(plan, write)
 
     def save_weights(self, checkpoint_path: str | Path, *, layout: str = "flagai") -> None:
         """Write the weights into one file, atomically.
@@ -253,8 +290,12 @@ class BaseModel(nn.Module):
         if path.is_dir():
             raise InputError(f"{path} is a folder. Name a file in it, or use save_pretrained({str(path)!r}).")
         plan = self._plan_tensors(layout)
-        with replace_file(path) as temporary:
-            write_file(temporary, plan, pickled=path.suffix in (".bin", ".pt"))
+
+        def write(build: Build) -> None:
+            with replace_file(path) as temporary:
+                write_file(temporary, plan, pickled=path.suffix in (".bin", ".pt"), build=build)
+
+        self._write(plan, write)
 
     def save_config(self, config_path: str | Path) -> None:
         """Write the configuration, atomically.
@@ -263,10 +304,20 @@ class BaseModel(nn.Module):
             config_path: the file, or the folder to write ``config.json`` into.
         """
         path = Path(config_path)
-        self._write_config(path / CONFIG_FILE if path.is_dir() else path, "flagai")
+        file = path / CONFIG_FILE if path.is_dir() else path
+        self._write({}, lambda _: self._write_config(file, "flagai"))
+
+    def _write(self, plan: FilePlan, write: Callable[[Build], None]) -> None:
+        """Write files; of several processes that share the model or hold replicas, the first one does."""
+        if self.layout is None:
+            write(build)
+            return
+        from flagai.checkpoint.together import write_together
+
+        write_together(plan, write)
 
     def _write_config(self, path: Path, layout: str) -> None:
-        name = self.architecture if layout == "huggingface" and self.architecture else type(self).__name__
+        name = self.architecture if layout == "huggingface" and self.architecture else self._class_name
         self.config.to_json(path, architectures=[name])
 
     def _plan_tensors(self, layout: str) -> dict[str, Any]:
@@ -290,27 +341,10 @@ class BaseModel(nn.Module):
             redundant: the arguments that ``forward`` did not name.
         """
         for name in redundant:
-            _warn_of_near_miss(type(self), name)  # type: ignore[arg-type]  # classes are hashable
+            warn_of_near_miss(type(self), name)  # type: ignore[arg-type]  # classes are hashable
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Skips the drawing of initial values while a model without memory is built.
+def _layout(mesh: "DeviceMesh | str", fsdp: "FullyShard | bool", device: torch.device) -> "Layout | None":
+    from flagai.parallel.layout import read_layout
 
-    They would be thrown away, and drawing normal values on the meta device imports torch's compiler: seconds.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
-@functools.cache
-def _warn_of_near_miss(cls: type[BaseModel], name: str) -> None:
-    known = [parameter for parameter in inspect.signature(cls.forward).parameters if parameter != "self"]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-    if near:
-        logger.warning("%s ignores the argument %r. Did you mean %r?", cls.__name__, name, near[0])
+    return read_layout(mesh, fsdp, device)

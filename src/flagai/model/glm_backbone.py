@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.nn import functional as F
 
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
@@ -207,7 +206,7 @@ class GLMModel(BaseModel):
         )
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden, self.embed.token.weight) if self.config.output_predict else hidden
+        return self.embed.token.score(hidden) if self.config.output_predict else hidden
 
     def _positions(
         self, position_ids: torch.Tensor | None, past: int, count: int, device: torch.device

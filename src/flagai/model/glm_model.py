@@ -259,6 +259,10 @@ class GLMForMultiTokenClozeFast(GLMForMultiTokenCloze):
             output["loss"] = choice_loss(output["logits"], labels)
         return output
 
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """None: gradients reach a block through the cache too, where FSDP does not see them coming."""
+        return []
+
 
 def _text_and_past(lengths: torch.Tensor, remembered: int, count: int) -> torch.Tensor:
     """Queries see the first tokens of their text and each other causally, [B, 1, count, remembered + count]."""

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
@@ -172,7 +171,7 @@ class GPT2Model(BaseModel):
         return result(logits, hidden, loss=loss, cache=cache, all_hidden_states=states)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden, self.embed.token.weight) if self.head is None else self.head(hidden)
+        return self.embed.token.score(hidden) if self.head is None else self.head(hidden)
 
 
 def _block(config: GPT2Config) -> nn.Module:

@@ -1,14 +1,20 @@
 """What the families' ``forward`` methods have in common: reading ids and masks, and the form of the result."""
 
+import difflib
+import functools
+import inspect
+import logging
 from typing import Any
 
 import torch
+from torch import nn
 
 from flagai.errors import InputError
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.mask import Dense, Mask, Padding
 from flagai.model.layer.packed_row import Lengths, PackedRow
 
+logger = logging.getLogger(__name__)
 Output = dict[str, Any]
 
 
@@ -156,3 +162,17 @@ def packed_row(input_ids: torch.Tensor, lengths: Lengths | None, **others: Any) 
     if given:
         raise InputError(f"Packed texts (lengths=) do not go with {', '.join(given)}.")
     return row
+
+
+@functools.cache
+def warn_of_near_miss(cls: type[nn.Module], name: str) -> None:
+    """Warn, once, if an argument that a model ignores looks like a misspelt one of its ``forward``.
+
+    Args:
+        cls: the model's class.
+        name: the argument.
+    """
+    known = [parameter for parameter in inspect.signature(cls.forward).parameters if parameter != "self"]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+    if near:
+        logger.warning("%s ignores the argument %r. Did you mean %r?", cls.__name__, name, near[0])

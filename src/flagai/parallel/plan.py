@@ -35,18 +35,32 @@ def blocks(stack: str = "blocks") -> Plan:
     return {f"{stack}.*.{module}": style for module, style in _BLOCK.items()}
 
 
+def style(plan: Plan, module: str) -> str:
+    """How a plan cuts a module: a key of ``STYLES``.
+
+    Args:
+        plan: patterns of module names, without the prefix ``model.`` -> a key of ``STYLES``.
+        module: the name of a module with parameters.
+
+    Raises:
+        KeyError: the plan does not mention the module, which is an error in the plan.
+    """
+    module = module.removeprefix("model.")
+    for pattern, found in plan.items():
+        if fnmatchcase(module, pattern):
+            return found
+    raise KeyError(f"the plan says nothing about {module}")
+
+
 def shard_dimension(plan: Plan, name: str) -> int | None:
     """The dimension along which a plan cuts a parameter; None if every rank holds it whole.
 
     Args:
-        plan: patterns of module names, without the prefix ``model.`` -> a key of ``STYLES``.
+        plan: see :func:`style`.
         name: a parameter's name.
 
     Raises:
         KeyError: the plan does not mention the parameter, which is an error in the plan.
     """
-    module, _, leaf = name.removeprefix("model.").rpartition(".")
-    for pattern, style in plan.items():
-        if fnmatchcase(module, pattern):
-            return STYLES[style].get(leaf)
-    raise KeyError(f"the plan says nothing about {name}")
+    module, _, leaf = name.rpartition(".")
+    return STYLES[style(plan, module)].get(leaf)

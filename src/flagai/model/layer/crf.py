@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from flagai.errors import InputError
+from flagai.parallel.shards import local
 
 
 class CRF(nn.Module):
@@ -65,7 +66,7 @@ class CRF(nn.Module):
         Shape:
             -> [B, S], -1 at padding
         """
-        emissions, transitions = emissions.float(), self.transitions.float()
+        emissions, transitions = emissions.float(), local(self.transitions).float()
         scores = emissions[:, 0].clone()
         if first_label is not None:
             allowed = torch.arange(scores.shape[1], device=scores.device) == first_label

@@ -38,7 +38,15 @@ class Table(nn.Embedding):
                     f"{self.what} {wrong} lies outside 0..{self.num_embeddings - 1}, the rows of the model's table. "
                     "Shorten the text, or compare the tokenizer with the model."
                 )
+        return self.look_up(ids)
+
+    def look_up(self, ids: torch.Tensor) -> torch.Tensor:
+        """The rows of ids that lie inside, [...] -> [..., width]."""
         return F.embedding(ids, self.weight)
+
+    def score(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Compare states with every row: the head that shares the embeddings, [..., width] -> [..., rows]."""
+        return F.linear(hidden, self.weight)
 
 
 class Embeddings(nn.Module):

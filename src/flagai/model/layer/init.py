@@ -1,15 +1,22 @@
 """How new parameters are drawn."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from flagai.model.layer.crf import CRF
 from flagai.model.layer.norm import RMSNorm
+from flagai.parallel.shards import is_sharded, local, take_from_first_rank
 
 
 @torch.no_grad()
 def draw(module: nn.Module, leaf: str, std: float) -> None:
     """Draw one parameter of a module: matrices normal, biases zero, norms one.
+
+    A sharded parameter is drawn whole, so that one seed gives one model on any number of ranks, and cut afterwards.
 
     Args:
         module: the module that owns the parameter.
@@ -17,6 +24,15 @@ def draw(module: nn.Module, leaf: str, std: float) -> None:
         std: standard deviation of matrices and embeddings.
     """
     parameter = module.get_parameter(leaf)
+    if not is_sharded(parameter):
+        _draw(module, leaf, parameter, std)
+        return
+    values = torch.empty(parameter.shape, dtype=parameter.dtype, device=local(parameter).device)
+    _draw(module, leaf, values, std)
+    take_from_first_rank(values, parameter)
+
+
+def _draw(module: nn.Module, leaf: str, parameter: torch.Tensor, std: float) -> None:
     if isinstance(module, (nn.LayerNorm, RMSNorm)):
         parameter.fill_(1.0 if leaf == "weight" else 0.0)
     elif isinstance(module, CRF):
@@ -28,3 +44,18 @@ def draw(module: nn.Module, leaf: str, std: float) -> None:
         parameter.zero_()
     else:
         parameter.normal_(std=std)
+
+
+class NothingDrawn(TorchFunctionMode):
+    """Skips the drawing of initial values while a model without memory is built.
+
+    They would be thrown away, and drawing normal values on the meta device imports torch's compiler: seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

@@ -3,6 +3,21 @@
 import torch
 from torch.nn import functional as F
 
+from flagai.parallel.shards import is_sharded
+
+_NONE = -100
+
+
+def _each(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """The cross entropy of each target: logits [..., V], targets [...] -> [number of targets]."""
+    if is_sharded(logits):
+        from flagai.parallel.loss import cross_entropies
+
+        return cross_entropies(logits, targets, ignore_index)
+    return F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), ignore_index=ignore_index, reduction="none"
+    )
+
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean cross entropy over all targets that are not -100.
@@ -10,6 +25,8 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     Shape:
         logits [..., V], targets [...] -> []
     """
+    if is_sharded(logits):
+        return _each(logits, targets, _NONE).sum() / (targets != _NONE).sum()
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1))
 
 
@@ -23,7 +40,7 @@ def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def masked_cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, ignore_index: int = -100
+    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, ignore_index: int = _NONE
 ) -> torch.Tensor:
     """Cross entropy summed over the masked positions, divided by their weight.
 
@@ -32,9 +49,7 @@ def masked_cross_entropy(
     Shape:
         logits [..., V], targets [...], mask [...] -> []
     """
-    losses = F.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), ignore_index=ignore_index, reduction="none"
-    )
+    losses = _each(logits, targets, ignore_index)
     weights = mask.reshape(-1).float()
     return (losses * weights).sum() / weights.sum()
 

@@ -33,7 +33,8 @@ class PromptSpell(nn.Module):
 
     def prompt(self) -> torch.Tensor:
         """The prompt's embeddings, [P, width]."""
-        prompt = self.spell_embeddings.weight[None]
+        positions = torch.arange(self.spell_embeddings.num_embeddings, device=self.spell_embeddings.weight.device)
+        prompt = self.spell_embeddings(positions)[None]
         if self.lstm_head is not None:
             prompt = self.lstm_head(prompt)[0]
         if self.mlp_head is not None:

@@ -1,0 +1,73 @@
+"""How a model is spread over processes: the mesh, what each dimension does, and this process' device."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from flagai.errors import InputError
+from flagai.parallel.fsdp import FullyShard, shard
+from flagai.parallel.plan import Plan
+from flagai.parallel.tensor import cut
+from flagai.parallel.world import AUTO, make_mesh, own_device, read_mesh
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A mesh and its use.
+
+    Args:
+        mesh: with dimensions among ``dp`` and ``tp``.
+        device: where this process computes.
+        fsdp: shard over ``dp``; None keeps replicas there.
+    """
+
+    mesh: DeviceMesh
+    device: torch.device
+    fsdp: FullyShard | None
+
+    def apply(self, model: nn.Module, plan: Plan, blocks: Iterable[nn.Module]) -> None:
+        """Spread a model that has no memory yet.
+
+        Args:
+            model: the model.
+            plan: how tensor parallelism cuts it.
+            blocks: its blocks, the units of FSDP.
+
+        Raises:
+            ConfigError: heads or features cannot be shared out evenly.
+        """
+        names = self.mesh.mesh_dim_names or ()
+        if "tp" in names and self.mesh["tp"].size() > 1:
+            cut(model, plan, self.mesh["tp"])
+        if self.fsdp is not None:
+            shard(model, blocks, self.mesh["dp"], self.fsdp)
+
+
+def read_layout(mesh: DeviceMesh | str, fsdp: FullyShard | bool, device: torch.device) -> Layout | None:
+    """Understand ``mesh`` and ``fsdp`` as users write them.
+
+    Args:
+        mesh: a mesh, or "auto"; with ``fsdp``, "auto" shards over all processes.
+        fsdp: whether to shard over ``dp``, and how.
+        device: the type of device for "auto"; a mesh knows its own.
+
+    Returns:
+        The layout; None if there is only this process.
+
+    Raises:
+        InputError: they cannot be understood, or do not go together.
+    """
+    how = FullyShard() if fsdp is True else fsdp or None
+    if how is not None and not isinstance(how, FullyShard):
+        raise InputError(f"fsdp={fsdp!r} is no way to shard. Pass True or flagai.parallel.fsdp.FullyShard(...).")
+    found = read_mesh(mesh, device)
+    if found is None:
+        return None
+    if mesh == AUTO and how is not None:
+        found = make_mesh(device.type, dp=found.size(), tp=1)
+    if how is not None and "dp" not in (found.mesh_dim_names or ()):
+        raise InputError("fsdp shards over the dimension dp, which the mesh lacks. Make it with make_mesh(dp=...).")
+    return Layout(found, own_device(found.device_type), how)

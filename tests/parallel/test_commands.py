@@ -1,0 +1,39 @@
+"""The command line under torchrun: results come once, errors say who met them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MATCH = ["match", "A man is playing a guitar.", "Someone plays an instrument."]
+
+
+def as_rank(rank: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as torchrun starts it."""
+    variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return subprocess.run(
+        [sys.executable, "-m", "flagai", *arguments], env=os.environ | variables, capture_output=True, text=True
+    )
+
+
+def test_only_the_first_rank_prints() -> None:
+    first, second = as_rank(0, "show", "GLM-large-ch"), as_rank(1, "show", "GLM-large-ch")
+    assert "GLM-large-ch" in first.stdout
+    assert (second.stdout, second.returncode) == ("", 0)
+
+
+def test_every_rank_tells_its_errors(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        result = as_rank(rank, "verify", "no-such-model", "--path", str(tmp_path))
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"[rank {rank}] error: ")
+
+
+@pytest.mark.slow
+def test_a_command_runs_under_torchrun() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "flagai", *MATCH]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["0.6674"]

@@ -1,0 +1,189 @@
+"""Loading into shards: each rank reads its part, whatever the format; wrong meshes are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+
+from flagai.checkpoint.reader import open_checkpoint
+from flagai.errors import ConfigError, InputError
+from flagai.model.bert_model import BertForClsClassifier
+from flagai.model.glm_model import GLMModel
+from flagai.model.gpt2_model import GPT2Model
+from flagai.parallel import shards
+from flagai.parallel.layout import read_layout
+from flagai.parallel.world import make_mesh
+from tests.checkpoint.making import saved, tensors
+from tests.checkpoint.test_formats import parts
+from tests.parallel.ranks import anonymous_bytes, on_ranks
+
+# Four heads, so that four ranks can share them; an odd number of tokens.
+GLM = {"vocab_size": 45, "hidden_size": 16, "num_attention_heads": 4}
+
+
+def holds(model: Any, reference: Any) -> None:
+    """Every rank holds the part that is its own of every parameter, bit for bit."""
+    expected = dict(reference.named_parameters())
+    got = dict(model.named_parameters())
+    assert got.keys() == expected.keys()
+    for name, parameter in got.items():
+        whole = expected[name].detach()
+        part = shards.local(parameter.detach())
+        assert torch.equal(part, whole[shards.window(parameter) or ...]), name
+        if parameter.dim() == 2 and ".blocks." in f".{name}":
+            assert part.numel() * 2 <= whole.numel(), f"{name} is not cut"
+
+
+# -- model-parallel parts -----------------------------------------------------------------------------------------
+
+
+def load_parts(root: Path, reference: Any, tp: int) -> None:
+    mesh = make_mesh(tp=tp)
+    for folder in sorted(root.iterdir()):
+        holds(GLMModel.from_pretrain(folder, mesh=mesh), reference)
+        live = GLMModel.from_pretrain(folder, mesh=mesh, only_download_config=True)
+        live.load_weights(folder)
+        holds(live, reference)
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+def test_parts_of_m_ranks_load_on_n(tmp_path: Path, tp: int) -> None:
+    """The original rewrites the files with a tool when the number of cards changes."""
+    reference = saved(tmp_path / "model", **GLM | {"vocab_size": 48})
+    state = tensors(tmp_path / "model")
+    for count in (1, 2, 4):
+        folder = tmp_path / "parts" / str(count)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_bytes((tmp_path / "model" / "config.json").read_bytes())
+        for rank, part in enumerate(parts(state, count)):
+            torch.save({"module": part}, folder / f"pytorch_model_{rank:02}.bin")
+    on_ranks(tp, load_parts, tmp_path / "parts", reference, tp)
+
+
+# -- what is read -------------------------------------------------------------------------------------------------
+
+
+def count_bytes(folder: Path, dimensions: dict[str, int]) -> tuple[int, int]:
+    """Bytes asked of the reader, and bytes of parameters that all ranks of tp hold."""
+    layout = read_layout(make_mesh(**dimensions), fsdp="dp" in dimensions, device=torch.device("cpu"))
+    model = GLMModel._spread(GLMModel.config_class.from_json(folder / "config.json"), layout)
+    report = model.load_checkpoint(open_checkpoint(folder))
+    copies = [parameter for parameter in model.parameters() if parameter.placements[-1].is_replicate()]
+    return report.bytes_asked, sum(parameter.numel() * parameter.element_size() for parameter in copies)
+
+
+@pytest.mark.parametrize("dimensions", [{"tp": 2}, {"dp": 2, "tp": 1}, {"dp": 2, "tp": 2}], ids=str)
+def test_together_the_ranks_ask_for_each_byte_once(tmp_path: Path, dimensions: dict[str, int]) -> None:
+    saved(tmp_path, **GLM)
+    size = sum(tensor.nbytes for tensor in tensors(tmp_path).values())
+    answers = on_ranks(dimensions.get("dp", 1) * dimensions["tp"], count_bytes, tmp_path, dimensions)
+    copied = answers[0][1]  # norms and positions
+    assert sum(asked for asked, _ in answers) == size + (dimensions["tp"] - 1) * copied
+    assert copied < 0.3 * size
+    assert max(asked for asked, _ in answers) <= 1.1 * size / len(answers) + copied
+
+
+def grow(folder: Path) -> tuple[int, int]:
+    mesh = make_mesh(tp=2)
+    GLMModel.from_pretrain(folder, mesh=mesh)  # what libraries allocate at their first use
+    before = anonymous_bytes()
+    model = GLMModel.from_pretrain(folder, mesh=mesh)
+    columns = [value for name, value in model.named_parameters() if name.endswith(("out.weight", "down.weight"))]
+    return anonymous_bytes() - before, sum(shards.local(parameter).nbytes for parameter in columns)
+
+
+def test_row_shards_are_views_of_the_file(tmp_path: Path) -> None:
+    saved(tmp_path, hidden_size=256, num_attention_heads=4, vocab_size=20001, num_layers=4)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    for grown, columns in on_ranks(2, grow, tmp_path):
+        assert columns < size / 10
+        assert grown < columns + (2 << 20), f"{grown} bytes of {size}, columns take {columns}"
+
+
+# -- new parameters -----------------------------------------------------------------------------------------------
+
+
+def values(parameter: torch.Tensor) -> list[float]:
+    found: list[float] = shards.whole(parameter.detach()).flatten().tolist()
+    return found
+
+
+def draw(folder: Path) -> list[list[float]]:
+    mesh = make_mesh(tp=2)
+    torch.manual_seed(7 + mesh.get_rank())  # ranks that disagree
+    model = GLMModel.from_pretrain(folder, mesh=mesh, only_download_config=True)
+    head = BertForClsClassifier.from_pretrain(folder / "bert", mesh=mesh, class_num=3)
+    return [values(parameter) for parameter in [*model.parameters(), *head.classifier.parameters()]]
+
+
+def test_ranks_agree_on_new_parameters_and_a_seed_gives_one_model(tmp_path: Path) -> None:
+    saved(tmp_path, **GLM)
+    saved(tmp_path / "bert", "BertModel", hidden_size=16, num_attention_heads=4)
+    first, second = on_ranks(2, draw, tmp_path)
+    assert first == second
+    torch.manual_seed(7)
+    alone = GLMModel.from_pretrain(tmp_path, only_download_config=True)
+    assert first[: len(list(alone.parameters()))] == [values(parameter) for parameter in alone.parameters()]
+
+
+# -- errors -------------------------------------------------------------------------------------------------------
+
+
+WRONG: dict[str, tuple[dict[str, int], list[str]]] = {
+    "heads": ({}, ["3 attention heads", "2 ranks", "1, 3"]),
+    "inner": ({"n_head": 4, "n_inner": 21}, ["21 inner features", "2 ranks", "1, 3, 7, 21"]),
+    "tokens": ({"n_head": 4, "vocab_size": 1}, ["1 tokens are too few"]),
+}
+
+
+def refuse(root: Path) -> None:
+    mesh = make_mesh(tp=2)
+    for name, (_, words) in WRONG.items():
+        with pytest.raises(ConfigError) as caught:
+            GPT2Model.from_pretrain(root / name, mesh=mesh)
+        assert all(word in str(caught.value) for word in words), caught.value
+    for wrong, words in (
+        ("tp", ["mesh='tp'", "make_mesh"]),
+        (init_device_mesh("cpu", (2,)), ["[]", "'dp', 'tp'"]),
+        (init_device_mesh("cpu", (2,), mesh_dim_names=("model",)), ["['model']", "make_mesh"]),
+    ):
+        with pytest.raises(InputError) as refused:
+            GPT2Model.from_pretrain(root / "heads", mesh=wrong)
+        assert all(word in str(refused.value) for word in words), refused.value
+    with pytest.raises(InputError, match="dimension dp"):
+        GPT2Model.from_pretrain(root / "heads", mesh=mesh, fsdp=True)
+    with pytest.raises(InputError, match="fsdp='full'"):
+        GPT2Model.from_pretrain(root / "heads", mesh=mesh, fsdp="full")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="needs 6 processes, but there are 2"):
+        make_mesh(dp=2, tp=3)
+
+
+def test_wrong_meshes_are_refused(tmp_path: Path) -> None:
+    for name, (changes, _) in WRONG.items():
+        saved(tmp_path / name, "GPT2Model", **changes)
+    on_ranks(2, refuse, tmp_path)
+
+
+def test_auto_without_torchrun_is_an_ordinary_load(tmp_path: Path) -> None:
+    model = saved(tmp_path, **GLM)
+    alone = GLMModel.from_pretrain(tmp_path, mesh="auto")
+    assert alone.layout is None
+    assert not any(shards.is_sharded(parameter) for parameter in alone.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
+
+
+def load_auto(folder: Path) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
+    shared = GLMModel.from_pretrain(folder, mesh="auto")
+    sharded = GLMModel.from_pretrain(folder, mesh="auto", fsdp=True)
+    assert shared.layout is not None
+    assert sharded.layout is not None
+    return shared.layout.mesh.mesh_dim_names, shared.layout.mesh.size(), sharded.layout.mesh.mesh_dim_names
+
+
+def test_auto_shares_the_model_among_the_processes_of_a_machine(tmp_path: Path) -> None:
+    saved(tmp_path, **GLM)
+    for names, size, sharded in on_ranks(2, load_auto, tmp_path):
+        assert (names, size) == (("tp",), 2)
+        assert sharded[0] == "dp"
