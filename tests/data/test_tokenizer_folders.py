@@ -19,6 +19,11 @@ def test_names_in_any_case(home, name) -> None:
     assert Tokenizer.from_pretrained(name, cache_dir=home).encode("今天") == [791, 1921]
 
 
+def test_folders_in_any_case(tmp_path) -> None:
+    (vocabularies.put(tmp_path, "BERT-base-en") / "BERT-base-en").rename(tmp_path / "Mine")
+    assert Tokenizer.from_pretrained("mine", cache_dir=tmp_path).kind == "wordpiece"
+
+
 def test_the_home_of_models_is_the_default(home, monkeypatch) -> None:
     monkeypatch.setenv("FLAGAI_HOME", str(home))
     assert Tokenizer.from_pretrained("BERT-base-en", redundant=True).kind == "wordpiece"
