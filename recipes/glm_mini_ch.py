@@ -1,0 +1,299 @@
+"""Trains GLM-mini-ch, the small Chinese GLM that ships with the package: poems, titles, blanks.
+
+    python recipes/glm_mini_ch.py --data DIR --out DIR --minutes 9.5
+
+The data folder holds ``poetry``, ``zh_title_csl`` and ``zh_title_law`` (train, valid and test as .jsonl.gz) and
+``poetry/pingze.json``. One GPU is enough; without one, ``--smoke`` runs everything in seconds on a small slice.
+The result is the model's folder with ``metrics.json`` and ``log.jsonl``; the model in it is the best by validation.
+The time limit counts from the start and includes the evaluation at the end.
+"""
+
+import argparse
+import json
+import math
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from glm_mini_data import Batches, Passes, examples, fixed_batches, read, vocabulary
+from glm_mini_eval import evaluate
+from torch.utils.data import DataLoader
+
+from flagai.data.tokenizer import Tokenizer
+from flagai.model.glm_model import GLMConfig, GLMForSeq2Seq
+
+SIZES = {"mini": (9, 384, 6), "smoke": (2, 64, 2)}
+_POSITIONS = 384
+_BETAS, _DECAY, _CLIP, _WARM_UP = (0.9, 0.98), 0.1, 1.0, 300
+# Seconds kept for reading, saving and leaving.
+_SPARE = 12
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=9.5, help="everything included")
+    parser.add_argument("--passes", type=float, default=20, help="stop when every poem was written so often")
+    parser.add_argument("--batch-tokens", type=int, default=49152)
+    parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="torch.compile; costs about a minute at the start")
+    parser.add_argument("--evaluation-seconds", type=float, default=75, help="kept for the evaluation at the end")
+    parser.add_argument("--evaluate", action="store_true", help="only measure the model in --out, without a time limit")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model on a small slice")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.batch_tokens, arguments.workers = min(arguments.batch_tokens, 2048), min(arguments.workers, 1)
+        arguments.minutes = min(arguments.minutes, 1)
+        arguments.evaluation_seconds = 20
+    return arguments
+
+
+def read_data(folder: Path, smoke: bool) -> dict[str, list[dict[str, str]]]:
+    """The parts of the data by name: poems and articles for training, validation and test."""
+    limit = 60 if smoke else None
+    found = {f"poems_{split}": read(folder, "poetry", split, limit) for split in ("train", "valid", "test")}
+    valid = read(folder, "zh_title_csl", "valid", limit)
+    # The abstracts are few: four fifths of the validation part are trained on too.
+    found["articles_train"] = [
+        *read(folder, "zh_title_csl", "train", limit),
+        *valid[len(valid) // 5 :],
+        *read(folder, "zh_title_law", "train", limit),
+    ]
+    found["articles_valid"] = valid[: len(valid) // 5]
+    found["articles_test"] = read(folder, "zh_title_csl", "test", limit)
+    found["laws_test"] = read(folder, "zh_title_law", "test", limit)
+    return found
+
+
+def prepare(out: Path, data: dict[str, list[dict[str, str]]], arguments: argparse.Namespace) -> GLMConfig:
+    """Write the vocabulary and the configuration, which together are the tokenizer's folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    texts = [f"{entry['title']}{entry.get('form', '')}：{entry['text']}" for entry in data["poems_train"]]
+    texts += [f"{entry['title']}{entry['text']}" for entry in data["articles_train"]]
+    tokens = vocabulary(texts)
+    (out / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    layers, width, heads = SIZES["smoke" if arguments.smoke else "mini"]
+    config = GLMConfig(
+        num_layers=layers,
+        vocab_size=-(-(len(tokens) + 4) // 128) * 128,
+        hidden_size=width,
+        num_attention_heads=heads,
+        max_sequence_length=_POSITIONS,
+        embedding_dropout_prob=arguments.dropout,
+        attention_dropout_prob=0.0,
+        output_dropout_prob=arguments.dropout,
+        extra={"model_type": "glm"},
+    )
+    config.to_json(out / "config.json", architectures=["GLMForSeq2Seq"])
+    return config
+
+
+class Training:
+    """The training loop: one model, one GPU, one schedule over time.
+
+    Args:
+        model: the model, in float32.
+        out: the folder of the result.
+        arguments: of the command line.
+        deadline: when training must end.
+    """
+
+    def __init__(self, model: GLMForSeq2Seq, out: Path, arguments: argparse.Namespace, deadline: float) -> None:
+        self.model, self.out, self.arguments, self.deadline = model, out, arguments, deadline
+        self.device = model.device
+        self.cuda = self.device.type == "cuda"
+        matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+        others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": _DECAY}, {"params": others, "weight_decay": 0.0}],
+            lr=arguments.rate,
+            betas=_BETAS,
+            fused=self.cuda,
+        )
+        self.run = torch.compile(model, dynamic=True) if arguments.compile else model
+        self.start = time.monotonic()
+        self.best, self.steps, self.tokens, self.stopped = math.inf, 0, 0, False
+        self.log = out / "log.jsonl"
+        self.log.unlink(missing_ok=True)
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self.stopped = True
+
+    def progress(self, passes: float) -> float:
+        """How much of the training is done, by time or by passes, whatever is more."""
+        spent = (time.monotonic() - self.start) / max(self.deadline - self.start, 1e-9)
+        return min(1.0, max(spent, passes / self.arguments.passes))
+
+    def rate(self, progress: float) -> float:
+        """Linear warm-up over steps, then a cosine over the progress, down to nothing."""
+        warm = min(1.0, (self.steps + 1) / min(_WARM_UP, 10 if self.arguments.smoke else _WARM_UP))
+        return float(self.arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def loss(self, arrays: dict[str, Any]) -> torch.Tensor:
+        """The loss of a batch, in bfloat16 where there is a GPU."""
+        batch = {
+            name: torch.from_numpy(array).to(self.device, torch.long, non_blocking=True)
+            for name, array in arrays.items()
+        }
+        with torch.autocast("cuda", torch.bfloat16) if self.cuda else nullcontext():
+            loss: torch.Tensor = self.run(**batch)["loss"]
+        return loss
+
+    def train(self, loader: "DataLoader[dict[str, Any]]", validation: list[tuple[str, dict[str, Any]]]) -> None:
+        """Train until the time or the passes are over, and keep the best model.
+
+        Args:
+            loader: batch after batch.
+            validation: batches and the task of each.
+        """
+        seconds_between = max(5.0, (self.deadline - self.start) / 14)
+        next_check, running = time.monotonic() + seconds_between, torch.zeros((), device=self.device)
+        count = 0
+        self.model.train()
+        for arrays in loader:
+            passes = arrays.pop("passes")
+            progress = self.progress(passes)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate(progress)
+            loss = self.loss(arrays)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.steps += 1
+            count += 1
+            self.tokens += arrays["input_ids"].size
+            running += loss.detach()
+            over = progress >= 1 or self.stopped
+            if over or self.steps % 100 == 0:
+                self._report(float(running) / count, passes, progress)
+                running.zero_()
+                count = 0
+            if over or time.monotonic() > next_check:
+                self.check(validation, passes)
+                next_check = time.monotonic() + seconds_between
+            if over:
+                break
+
+    def check(self, validation: list[tuple[str, dict[str, Any]]], passes: float) -> None:
+        """Measure the loss on the validation part, and keep the model if it is the best."""
+        losses = self.validate(validation)
+        mean = losses["poem"] + 0.3 * losses["title"]
+        if mean < self.best:
+            self.best = mean
+            # A copy: the model goes on in float32.
+            with torch.device("meta"):
+                copy = type(self.model)(self.model.config)
+            copy.load_state_dict(
+                {name: value.detach().half() for name, value in self.model.state_dict().items()}, assign=True
+            )
+            copy.save_pretrained(self.out, max_shard_size="15MB")
+        self._write(event="validation", passes=passes, best=mean <= self.best, **losses)
+
+    @torch.no_grad()
+    def validate(self, validation: list[tuple[str, dict[str, Any]]]) -> dict[str, float]:
+        """The loss per token of every task."""
+        self.model.eval()
+        sums: dict[str, list[float]] = {}
+        for task, arrays in validation:
+            weight = float(arrays["loss_mask"].sum())
+            total = sums.setdefault(task, [0.0, 0.0])
+            total[0] += float(self.loss(arrays)) * weight
+            total[1] += weight
+        self.model.train()
+        return {task: total / weight for task, (total, weight) in sums.items()}
+
+    def _report(self, loss: float, passes: float, progress: float) -> None:
+        seconds = time.monotonic() - self.start
+        self._write(
+            event="step",
+            step=self.steps,
+            loss=loss,
+            rate=self.rate(progress),
+            passes=passes,
+            progress=progress,
+            seconds=seconds,
+            tokens_per_second=self.tokens / seconds,
+        )
+        if not math.isfinite(loss):
+            raise SystemExit("The loss is no number any more; the best model so far is kept.")
+
+    def _write(self, **entry: Any) -> None:
+        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in entry.items()}
+        line = json.dumps(rounded, ensure_ascii=False)
+        with self.log.open("a", encoding="utf-8") as file:  # saving a model exchanges the folder: nothing stays open
+            file.write(line + "\n")
+        print(line, flush=True)
+
+
+def train(arguments: argparse.Namespace, data: dict[str, list[dict[str, str]]], started: float) -> None:
+    """Make the model."""
+    torch.manual_seed(arguments.seed)
+    if arguments.smoke:
+        torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high")
+    config = prepare(arguments.out, data, arguments)
+    tokenizer = Tokenizer.from_folder(arguments.out)
+    tasks = examples(tokenizer, data["poems_train"], data["articles_train"])
+    held_out = examples(tokenizer, data["poems_valid"], data["articles_valid"])
+    loader = DataLoader(
+        Batches(tokenizer, tasks),
+        batch_size=None,
+        sampler=Passes(tasks, arguments.batch_tokens, arguments.seed),
+        num_workers=arguments.workers,
+        prefetch_factor=8 if arguments.workers else None,
+        multiprocessing_context="fork" if arguments.workers else None,
+        collate_fn=_as_it_is,
+    )
+    validation = [
+        (task, batch)
+        for task in ("poem", "poem_title", "poem_blank", "title", "text_blank")
+        for batch in fixed_batches(tokenizer, task, held_out[task], arguments.batch_tokens)
+    ]
+    model = GLMForSeq2Seq._build(config, torch.device("cpu")).to("cuda" if torch.cuda.is_available() else "cpu")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    sizes = {task: len(entries) for task, entries in tasks.items()}
+    print(
+        f"{count:,} parameters, {tokenizer.vocab_size} tokens, examples {sizes}, prepared in "
+        f"{time.monotonic() - started:.0f} s",
+        flush=True,
+    )
+    deadline = started + arguments.minutes * 60 - arguments.evaluation_seconds - _SPARE
+    Training(model, arguments.out, arguments, deadline).train(loader, validation)
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Workers have made the batch."""
+    return batch
+
+
+def main() -> None:
+    """Train and measure."""
+    started = time.monotonic()
+    arguments = parse_arguments()
+    data = read_data(arguments.data, arguments.smoke)
+    if not arguments.evaluate:
+        train(arguments, data, started)
+    deadline = math.inf if arguments.evaluate else started + arguments.minutes * 60 - _SPARE / 2
+    tones_file = arguments.data / "poetry" / "pingze.json"
+    tones = json.loads(tones_file.read_text(encoding="utf-8")) if tones_file.is_file() else {}
+    for metrics in evaluate(arguments.out, data, tones, deadline, smoke=arguments.smoke):
+        # Written after every part: a limit of time cuts the last parts off, not all of them.
+        text = json.dumps(metrics, ensure_ascii=False, indent=1)
+        (arguments.out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    print(f"done after {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Fine-tuning: a data file in, a model's folder out."""
