@@ -5,12 +5,12 @@ import functools
 import inspect
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.checkpoint.fill import fill
@@ -20,6 +20,7 @@ from flagai.checkpoint.report import LoadReport
 from flagai.checkpoint.save import WEIGHT_FILES, plan_tensors, write_file, write_shards
 from flagai.errors import InputError
 from flagai.hub.names import MANIFEST
+from flagai.model.building import collector_paused, without_memory
 from flagai.model.config import ModelConfig
 from flagai.model.layer.init import draw
 from flagai.model.obtain import CONFIG_FILE, obtain
@@ -81,7 +82,7 @@ class BaseModel(nn.Module):
         Args:
             config: the configuration.
         """
-        with torch.device("meta"), _NothingDrawn():
+        with without_memory():
             return cls(config)
 
     def init_weights(self, only: list[str] | None = None) -> None:
@@ -144,8 +145,10 @@ class BaseModel(nn.Module):
         if only_download_config:
             model = cls._build(config, device)
             return model if dtype is None else model.to(dtype)
-        model = cls.on_meta(config)
-        model.load_checkpoint(open_checkpoint(found.folder), device=device, dtype=dtype)
+        checkpoint = open_checkpoint(found.folder)
+        with collector_paused(), checkpoint.mapped_ahead() if device.type == "cpu" else nullcontext():
+            model = cls.on_meta(config)
+            model.load_checkpoint(checkpoint, device=device, dtype=dtype)
         return model.eval()
 
     @classmethod
@@ -192,7 +195,9 @@ class BaseModel(nn.Module):
         if next(self.parameters()).is_meta:
             if dtype is None and len(checkpoint.dtypes) > 1:
                 logger.info("%s holds %s; loading as %s", checkpoint.path, checkpoint.dtypes, checkpoint.dtype)
-            self.to(dtype or checkpoint.dtype)
+            dtype = dtype or checkpoint.dtype
+            if any(parameter.dtype != dtype for parameter in self.parameters()):
+                self.to(dtype)
         report = fill(
             self,
             self.names,
@@ -291,21 +296,6 @@ class BaseModel(nn.Module):
         """
         for name in redundant:
             _warn_of_near_miss(type(self), name)  # type: ignore[arg-type]  # classes are hashable
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """Skips the drawing of initial values while a model without memory is built.
-
-    They would be thrown away, and drawing normal values on the meta device imports torch's compiler: seconds.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 @functools.cache
