@@ -12,7 +12,7 @@ from flagai.checkpoint.pieces import Chunk, Move
 
 
 def open_lane(device: torch.device, buffers: int, size: int) -> "Lane":
-    """The lane for a kind of device.
+    """The lane for a kind of device; called by the thread that has made the targets.
 
     Args:
         device: where the targets are.

@@ -147,6 +147,8 @@ class Matcher:
         """
         taken = set(used)
         rest = [(theirs, name) for theirs, name in self._file_names.items() if name not in taken]
+        if not rest:  # the usual case need not compile two patterns for every row
+            return [], []
         rows = {window.row for windows in self._all_windows.values() for window in windows if "{i}" in window.row.ours}
         layers = [pattern for row in rows for pattern in (row.ours_pattern, row.theirs_pattern)]
         known = {

@@ -150,26 +150,30 @@ class FileMap:
     """
 
     def __init__(self) -> None:
-        self._mappings: list[tuple[int, int, int, Path]] = []
+        self._mappings: list[tuple[int, int, int, int, Path]] = []
+        self._inodes: dict[Path, int | None] = {}
         with suppress(OSError):
             for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
                 self._add(line.split(maxsplit=5))
 
     def _add(self, fields: list[str]) -> None:
-        """Note a line: addresses, rights, offset, device, inode, and a path that must still be that very file."""
-        if len(fields) < 6 or fields[4] == "0":
-            return
-        file = Path(fields[5])
-        with suppress(OSError, ValueError):
-            if os.stat(file).st_ino == int(fields[4]):
-                begin, end = (int(address, 16) for address in fields[0].split("-"))
-                self._mappings.append((begin, end, int(fields[2], 16), file))
+        """Note a line of a file: addresses, rights, offset, device, inode, path."""
+        if len(fields) == 6 and fields[4] != "0":
+            begin, end = (int(address, 16) for address in fields[0].split("-"))
+            self._mappings.append((begin, end, int(fields[2], 16), int(fields[4]), Path(fields[5])))
 
     def find(self, tensor: torch.Tensor) -> Place | None:
-        """The place of a tensor's first byte, if all of the tensor lies in one mapped file."""
+        """The place of a tensor's first byte, if all of it lies in one mapped file that still has this path."""
         begin, end = extent(tensor)
         index = bisect.bisect_right(self._mappings, (begin, math.inf)) - 1
         if index < 0:
             return None
-        first, last, offset, file = self._mappings[index]
-        return Place(file, offset + begin - first) if end <= last else None
+        first, last, offset, inode, file = self._mappings[index]
+        return Place(file, offset + begin - first) if end <= last and self._inode(file) == inode else None
+
+    def _inode(self, file: Path) -> int | None:
+        if file not in self._inodes:
+            self._inodes[file] = None
+            with suppress(OSError, ValueError):
+                self._inodes[file] = os.stat(file).st_ino
+        return self._inodes[file]

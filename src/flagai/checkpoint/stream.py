@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from flagai.checkpoint.lanes import open_lane
+from flagai.checkpoint.lanes import Lane, open_lane
 from flagai.checkpoint.pieces import PAGE, Chunk, Move, plan
 from flagai.errors import CheckpointError
 
@@ -77,7 +77,8 @@ def stream(moves: Iterable[Move], device: torch.device, how: StreamPlan | None =
 def _run(chunks: Sequence[Chunk], device: torch.device, how: StreamPlan) -> None:
     count = how.readers_for(len(chunks))
     work = Work(chunks, count)
-    readers = [_Reader(index, work, device, how) for index in range(count)]
+    size = how.buffer_bytes + PAGE
+    readers = [_Reader(index, work, open_lane(device, how.buffers, size)) for index in range(count)]
     for reader in readers:
         reader.start()
     try:
@@ -127,12 +128,11 @@ class Work:
 class _Reader(threading.Thread):
     """Takes reads one by one: into a free buffer of its own, and from there to the device."""
 
-    def __init__(self, index: int, work: Work, device: torch.device, how: StreamPlan) -> None:
+    def __init__(self, index: int, work: Work, lane: Lane) -> None:
         super().__init__(name=f"flagai-read-{index}", daemon=True)
         self._index = index
         self._work = work
-        self._device = device
-        self._how = how
+        self._lane = lane
         self._inference = torch.is_inference_mode_enabled()  # a mode of the thread, which targets may depend on
 
     def run(self) -> None:
@@ -146,7 +146,7 @@ class _Reader(threading.Thread):
     def _read_all(self) -> None:
         files: dict[Path, int] = {}  # of its own: the system keeps its read-ahead by descriptor
         with ExitStack() as stack:
-            lane = stack.enter_context(open_lane(self._device, self._how.buffers, self._how.buffer_bytes + PAGE))
+            lane = stack.enter_context(self._lane)
             while (chunk := self._work.take(self._index)) is not None:
                 if chunk.file not in files:
                     files[chunk.file] = _open(chunk.file)
