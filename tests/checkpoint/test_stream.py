@@ -114,7 +114,7 @@ def test_the_ring_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return original(device, buffers, size)
 
     monkeypatch.setattr(streaming, "open_lane", counted)
-    monkeypatch.setattr(streaming, "_cores", lambda: 64)
+    monkeypatch.setattr(streaming, "cores", lambda: 64)
     for rows in (400, 4000):
         made.clear()
         folder = tmp_path / str(rows)

@@ -44,10 +44,11 @@ class StreamPlan:
 
     def readers_for(self, chunks: int) -> int:
         """How many readers are worth their buffers: each shall fill all of its own twice."""
-        return max(1, min(self.readers, _cores(), chunks // (2 * self.buffers)))
+        return max(1, min(self.readers, cores(), chunks // (2 * self.buffers)))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

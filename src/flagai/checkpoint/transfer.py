@@ -4,7 +4,6 @@ The same device and type: a view of the mapped file, nothing is moved. Another t
 chunk by chunk, by all cores. Another device: streamed. All are announced first and moved together.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +13,7 @@ import torch
 from flagai.checkpoint.matching import Source
 from flagai.checkpoint.pages import empty_like
 from flagai.checkpoint.pieces import Move
-from flagai.checkpoint.stream import stream
+from flagai.checkpoint.stream import cores, stream
 
 # Of 1, 4, 16 and 64 MB, 4 MB was best or equal: small beside a core's share, large beside the cost of a call.
 _CHUNK = 4 << 20
@@ -99,6 +98,6 @@ def cast(moves: Sequence[Move]) -> None:
         with torch.inference_mode(inference), torch.no_grad():
             piece.target.copy_(piece.source)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, "flagai-cast") as pool:
+    with ThreadPoolExecutor(cores(), "flagai-cast") as pool:
         for _ in pool.map(copy, pieces):
             pass
