@@ -11,6 +11,8 @@ from typing import Any
 
 import _measure
 from _checkpoints import CASES, Case, prepare
+from _load_gpu import GpuBench
+from _load_gpu import run as run_gpu
 from _load_report import report, verdicts
 
 _WORKER = Path(__file__).with_name("_load_worker.py")
@@ -191,21 +193,28 @@ def _say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="BERT-base only, three rounds")
+    parser.add_argument("--gpu", action="store_true", help="10 billion parameters into a GPU, and nothing on the CPU")
+    parser.add_argument("--quick", action="store_true", help="BERT-base only, three rounds; on a GPU 12 layers, not 48")
     parser.add_argument("--cold", action="store_true", help="also measure with an empty page cache")
-    parser.add_argument("--rounds", type=int, help="how often each time is taken (default 5, with --quick 3)")
+    parser.add_argument("--tune", action="store_true", help="with --gpu: also other numbers of readers and buffers")
+    parser.add_argument("--rounds", type=int, help="how often each time is taken (default 5; with --quick or --gpu 3)")
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
+    parser.add_argument("--commit", help="the commit that is measured, where git cannot tell")
     parser.add_argument(
         "--folder",
         type=Path,
         default=Path(tempfile.gettempdir()) / "flagai-benchmarks",
-        help="where the checkpoints are made and reused (7 GB; 1 GB with --quick)",
+        help="where the checkpoints are made and reused (7 GB; with --quick 1; with --gpu 40, both 11)",
     )
     chosen = parser.parse_args()
     chosen.folder.mkdir(parents=True, exist_ok=True)
+    rounds = chosen.rounds or (3 if chosen.quick or chosen.gpu else 5)
+    if chosen.gpu:
+        gpu = GpuBench(chosen.folder, quick=chosen.quick, rounds=rounds, out=chosen.out, commit=chosen.commit)
+        run_gpu(gpu, cold=chosen.cold, tune=chosen.tune)
+        return
     cases = [case for case in CASES if case.quick or not chosen.quick]
-    bench = Bench(chosen.folder, chosen.rounds or (3 if chosen.quick else 5))
-    results = run(cases, bench, cold=chosen.cold)
+    results = run(cases, Bench(chosen.folder, rounds), cold=chosen.cold)
     print(report(results))
     if chosen.out:
         chosen.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

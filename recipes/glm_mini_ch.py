@@ -260,7 +260,9 @@ def train(arguments: argparse.Namespace, data: dict[str, list[dict[str, str]]], 
         for task in ("poem", "poem_title", "poem_blank", "title", "text_blank")
         for batch in fixed_batches(tokenizer, task, held_out[task], arguments.batch_tokens)
     ]
-    model = GLMForSeq2Seq._build(config, torch.device("cpu")).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = GLMForSeq2Seq(config)
+    model.init_weights()
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = sum(parameter.numel() for parameter in model.parameters())
     sizes = {task: len(entries) for task, entries in tasks.items()}
     print(

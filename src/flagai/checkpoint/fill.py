@@ -1,6 +1,7 @@
 """Fill a model from a checkpoint: plan every tensor first, complain once, then place without a second copy."""
 
 import logging
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import torch
@@ -10,6 +11,7 @@ from flagai.checkpoint.matching import Matcher, ShardDimension, Source
 from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.reader import Checkpoint
 from flagai.checkpoint.report import LoadReport, fold
+from flagai.checkpoint.transfer import Transfer
 from flagai.parallel import shards
 
 logger = logging.getLogger(__name__)
@@ -62,19 +64,21 @@ def fill(
     removable = _removable(optional, list(chosen), report)
     report.raise_if_broken()
     _log(report)
-    for module in removable:
-        _assign(model, module, None)
-    placed: dict[int, nn.Parameter] = {}
+    new = sum(shards.local(value).nbytes for value in model.parameters() if value.is_meta)
+    transfer = Transfer(device or torch.device("cpu"), new)
+    placed: dict[str, nn.Parameter] = {}
+    shared: dict[int, nn.Parameter] = {}
     for name, source in chosen.items():
         parameter = parameters[name]
         if name in report.untied:
-            parameter = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
-            _assign(model, name, parameter)
-            _place(model, name, parameter, source, device, report)
-        elif id(parameter) not in placed:
-            placed[id(parameter)] = _place(model, name, parameter, source, device, report)
+            fresh_one = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
+            placed[name] = _place(fresh_one, source, transfer, report)
         else:
-            _assign(model, name, placed[id(parameter)])
+            if id(parameter) not in shared:
+                shared[id(parameter)] = _place(parameter, source, transfer, report)
+            placed[name] = shared[id(parameter)]
+    transfer.run()  # until here the model is as it was, but for parameters that are overwritten in place
+    _assign(model, {**dict.fromkeys(removable), **placed})
     return report
 
 
@@ -138,33 +142,30 @@ def _removable(optional: tuple[str, ...], chosen: list[str], report: LoadReport)
     return removable
 
 
-def _place(
-    model: nn.Module,
-    name: str,
-    parameter: nn.Parameter,
-    source: Source,
-    device: torch.device | None,
-    report: LoadReport,
-) -> nn.Parameter:
-    """Give a parameter its values: of a sharded one, only this rank's window of the file is touched."""
+def _place(parameter: nn.Parameter, source: Source, transfer: Transfer, report: LoadReport) -> nn.Parameter:
+    """The parameter that will have the values: a new one for one without memory.
+
+    Of a sharded parameter, only this rank's window of the file is touched.
+    """
     window = shards.window(parameter)
     source = source if window is None else source.window(window)
     report.bytes_asked += source.nbytes
     if not parameter.is_meta:
-        with torch.no_grad():
-            source.copy_to(shards.local(parameter))
+        transfer.copy(source, shards.local(parameter.detach()))
         return parameter
-    values = source.read(device or torch.device("cpu"), parameter.dtype)
-    if window is not None:  # a view while the window is one piece of the file; columns of a matrix are copied out
-        values = shards.from_part(values.contiguous(), like=parameter)
-    placed = nn.Parameter(values, requires_grad=parameter.requires_grad)
-    _assign(model, name, placed)
-    return placed
+    # A view while the window is one piece of the file; columns of a matrix are copied out.
+    values = transfer.read(source, parameter.dtype, in_order=window is not None)
+    if window is not None:
+        values = shards.from_part(values, like=parameter)
+    return nn.Parameter(values, requires_grad=parameter.requires_grad)
 
 
-def _assign(model: nn.Module, name: str, value: nn.Parameter | None) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, value)
+def _assign(model: nn.Module, values: Mapping[str, nn.Parameter | None]) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, value in values.items():
+        owner, _, leaf = name.rpartition(".")
+        if getattr(modules[owner], leaf) is not value:
+            setattr(modules[owner], leaf, value)
 
 
 def _log(report: LoadReport) -> None:

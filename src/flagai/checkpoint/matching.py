@@ -63,22 +63,12 @@ class Source:
             pieces.append(part[tuple(inside)])
         return Source(self.theirs, pieces or [self.parts[0][tuple(window)]], self.dimension)
 
-    def read(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """The values; a view of the file where device and type already agree."""
-        if self.dimension is None or len(self.parts) == 1:
-            return self.parts[0].to(device=device, dtype=dtype)
-        whole = torch.empty(self.shape, device=device, dtype=dtype)
-        self.copy_to(whole)
-        return whole
-
-    def copy_to(self, target: torch.Tensor) -> None:
-        """Write the values into an existing tensor, part by part."""
+    def pairs(self, target: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What is copied where to give ``target`` the values: every part, and the piece of the target that it fills."""
         if self.dimension is None:
-            target.copy_(self.parts[0])
-            return
+            return [(self.parts[0], target)]
         sizes = [part.shape[self.dimension] for part in self.parts]
-        for piece, part in zip(target.split(sizes, self.dimension), self.parts, strict=True):
-            piece.copy_(part)
+        return list(zip(self.parts, target.split(sizes, self.dimension), strict=True))
 
     def equals(self, other: "Source") -> bool:
         """Whether both hold the same values; costs nothing where they share their bytes."""
@@ -183,6 +173,8 @@ class Matcher:
         """
         taken = set(used)
         rest = [(theirs, name) for theirs, name in self._file_names.items() if name not in taken]
+        if not rest:  # the usual case need not compile two patterns for every row
+            return [], []
         rows = {window.row for windows in self._all_windows.values() for window in windows if "{i}" in window.row.ours}
         layers = [pattern for row in rows for pattern in (row.ours_pattern, row.theirs_pattern)]
         known = {

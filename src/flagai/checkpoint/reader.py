@@ -1,11 +1,13 @@
 """One interface over all checkpoint formats: names and tensors that are read when they are used."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
 from flagai.checkpoint.files import CheckpointFiles, find_files
+from flagai.checkpoint.pages import mapped_ahead
 from flagai.checkpoint.pickle_file import open_pickle
 from flagai.checkpoint.safetensors_file import open_safetensors
 from flagai.errors import CheckpointError
@@ -51,6 +53,10 @@ class Checkpoint:
             if tensor.is_floating_point():
                 count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
         return sorted(count, key=count.__getitem__, reverse=True)
+
+    def mapped_ahead(self) -> AbstractContextManager[None]:
+        """Bring all files into memory while the body runs; see :func:`flagai.checkpoint.pages.mapped_ahead`."""
+        return mapped_ahead(tensor for part in self.parts for tensor in part.values())
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -53,10 +53,7 @@ def open_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _map(descriptor: int, size: int) -> mmap.mmap:
     """Map a file copy-on-write, so that parameters can be trained in place without touching the file."""
-    mapping = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
-    if hasattr(mmap, "MADV_WILLNEED"):
-        mapping.madvise(mmap.MADV_WILLNEED)
-    return mapping
+    return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
 
 
 def _read_header(path: Path, mapping: mmap.mmap) -> tuple[dict[str, Any], int]:

@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -19,9 +20,10 @@ from flagai.checkpoint.save import Plan as FilePlan
 from flagai.errors import InputError
 from flagai.hub.names import MANIFEST
 from flagai.model.block.stack import BlockStack
+from flagai.model.building import collector_paused, without_memory
 from flagai.model.config import ModelConfig
 from flagai.model.inputs import warn_of_near_miss
-from flagai.model.layer.init import NothingDrawn, draw
+from flagai.model.layer.init import draw
 from flagai.model.obtain import CONFIG_FILE, obtain
 from flagai.model.placement import Device, Dtype, read_device, read_dtype
 from flagai.parallel.plan import Plan, shard_dimension
@@ -102,7 +104,7 @@ class BaseModel(nn.Module):
         Args:
             config: the configuration.
         """
-        with torch.device("meta"), NothingDrawn():
+        with without_memory():
             return cls(config)
 
     def init_weights(self, only: list[str] | None = None) -> None:
@@ -174,8 +176,11 @@ class BaseModel(nn.Module):
         if only_download_config:
             model = cls._spread(config, layout)._drawn(device)
             return model if dtype is None else model.to(dtype)
-        model = cls._spread(config, layout)
-        model.load_checkpoint(open_checkpoint(found.folder), device=device, dtype=dtype)
+        checkpoint = open_checkpoint(found.folder)
+        whole_files = device.type == "cpu" and layout is None  # a rank needs its windows only
+        with collector_paused(), checkpoint.mapped_ahead() if whole_files else nullcontext():
+            model = cls._spread(config, layout)
+            model.load_checkpoint(checkpoint, device=device, dtype=dtype)
         return model.eval()
 
     @classmethod
@@ -222,7 +227,9 @@ class BaseModel(nn.Module):
         if next(self.parameters()).is_meta:
             if dtype is None and len(checkpoint.dtypes) > 1:
                 logger.info("%s holds %s; loading as %s", checkpoint.path, checkpoint.dtypes, checkpoint.dtype)
-            self.to(dtype or checkpoint.dtype)
+            dtype = dtype or checkpoint.dtype
+            if any(parameter.dtype != dtype for parameter in self.parameters()):
+                self.to(dtype)
         report = fill(
             self,
             self.names,

@@ -1,11 +1,7 @@
 """How new parameters are drawn."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from flagai.model.layer.crf import CRF
 from flagai.model.layer.norm import RMSNorm
@@ -44,18 +40,3 @@ def _draw(module: nn.Module, leaf: str, parameter: torch.Tensor, std: float) -> 
         parameter.zero_()
     else:
         parameter.normal_(std=std)
-
-
-class NothingDrawn(TorchFunctionMode):
-    """Skips the drawing of initial values while a model without memory is built.
-
-    They would be thrown away, and drawing normal values on the meta device imports torch's compiler: seconds.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)

@@ -1,0 +1,145 @@
+"""How one reader hands its buffers to a device: at once, or behind its back on a CUDA stream."""
+
+import mmap
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from typing import Self
+
+import torch
+
+from flagai.checkpoint.pages import huge_memory
+from flagai.checkpoint.pieces import Chunk, Move
+
+
+def open_lane(device: torch.device, buffers: int, size: int) -> "Lane":
+    """The lane for a kind of device; called by the thread that has made the targets.
+
+    Args:
+        device: where the targets are.
+        buffers: how many buffers take turns.
+        size: of each, in bytes.
+    """
+    return (CudaLane if device.type == "cuda" else Lane)(device, buffers, size)
+
+
+class Lane:
+    """A ring of buffers in ordinary memory, whose content is copied when it is sent: right for any device.
+
+    Args:
+        device: where the targets are.
+        buffers: how many buffers take turns.
+        size: of each, in bytes.
+    """
+
+    def __init__(self, device: torch.device, buffers: int, size: int) -> None:
+        self.device = device
+        self.size = size
+        self.ring = [huge_memory(size) for _ in range(buffers)]
+        self.turn = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait until nothing is in flight any more, and give the memory back."""
+
+    def next_buffer(self) -> memoryview:
+        """The buffer that is to be filled next, free again."""
+        self.turn = (self.turn + 1) % len(self.ring)
+        self._wait()
+        return memoryview(self.ring[self.turn])
+
+    def send(self, chunk: Chunk) -> None:
+        """Copy what the present buffer holds of a chunk to its targets."""
+        raw = torch.frombuffer(self.ring[self.turn], dtype=torch.uint8)
+        for offset, move in chunk.moves:
+            move.target.copy_(inside(raw, offset, move))
+
+    def _wait(self) -> None:
+        """Wait until the present buffer has been copied."""
+
+
+class CudaLane(Lane):
+    """A ring of pinned buffers and a stream: sending returns at once, and a buffer waits for its own copies only.
+
+    What is cast, transposed or cut is copied into a buffer on the device first, and from there by a kernel: the bus
+    carries each byte once, in long pieces.
+    """
+
+    def __init__(self, device: torch.device, buffers: int, size: int) -> None:
+        super().__init__(device, buffers, size)
+        self._made_on = torch.cuda.current_stream(device)
+        self._stream = torch.cuda.Stream(device)
+        # The targets' memory may have had users before: what is queued for them comes first.
+        self._stream.wait_stream(self._made_on)
+        self._copied = [torch.cuda.Event(blocking=True) for _ in range(buffers)]
+        self._pinned: list[int] = []
+        self._on_device: list[torch.Tensor | None] = [None] * buffers
+        self._at_exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._at_exit.enter_context(torch.cuda.device(self.device))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for all copies, and unpin the memory; a failed copy is raised after that."""
+        with self._at_exit:
+            try:
+                self._stream.synchronize()
+            finally:
+                for address in self._pinned:
+                    with suppress(RuntimeError):  # the device has failed, and that is being said already
+                        torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
+
+    def _wait(self) -> None:
+        if len(self._pinned) <= self.turn:
+            self._pin(self.ring[self.turn])
+        else:
+            self._copied[self.turn].synchronize()
+
+    def _pin(self, memory: mmap.mmap) -> None:
+        """Pin a buffer: in huge pages that takes a fraction of what cudaHostAlloc takes, and readers do it at once."""
+        address = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
+        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, self.size, 0))
+        self._pinned.append(address)
+
+    def send(self, chunk: Chunk) -> None:
+        """Queue the copies of a chunk."""
+        raw = torch.frombuffer(self.ring[self.turn], dtype=torch.uint8)
+        rest = [(offset, move) for offset, move in chunk.moves if not move.is_plain]
+        with torch.cuda.stream(self._stream):
+            for offset, move in chunk.moves:
+                if move.is_plain:
+                    move.target.copy_(inside(raw, offset, move), non_blocking=True)
+            if rest:
+                self._rearrange(raw[: chunk.end - chunk.begin], rest)
+            self._copied[self.turn].record(self._stream)
+
+    def _rearrange(self, raw: torch.Tensor, moves: Sequence[tuple[int, Move]]) -> None:
+        staged = self._staging()
+        staged[: raw.numel()].copy_(raw, non_blocking=True)
+        for offset, move in moves:
+            move.target.copy_(inside(staged, offset, move))
+
+    def _staging(self) -> torch.Tensor:
+        """The buffer on the device, from the memory of the stream in use, to which it goes back in the end."""
+        staged = self._on_device[self.turn]
+        if staged is None:
+            with torch.cuda.stream(self._made_on):
+                staged = torch.empty(self.size, dtype=torch.uint8, device=self.device)
+            self._stream.wait_stream(self._made_on)
+            self._on_device[self.turn] = staged
+        return staged
+
+
+def inside(raw: torch.Tensor, offset: int, move: Move) -> torch.Tensor:
+    """The source of a move, as it lies in the bytes that were read.
+
+    Args:
+        raw: the bytes.
+        offset: where the source begins in them.
+        move: tells shape, order and type.
+    """
+    source = move.source
+    elements = raw[offset : offset + (raw.numel() - offset) // source.itemsize * source.itemsize].view(source.dtype)
+    return elements.as_strided(source.shape, source.stride(), elements.storage_offset())

@@ -1,0 +1,49 @@
+"""Build a model quickly: without memory, without initial values, without the garbage collector in between."""
+
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules that are built in the body have names and shapes only."""
+    with torch.device("meta"), _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Skips the drawing of initial values while a model without memory is built.
+
+    They would be thrown away, and drawing normal values on the meta device imports torch's compiler: seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Leave garbage uncollected in the body.
+
+    A model is thousands of objects that all stay, enough to set off a full collection: it looks at everything that
+    torch has imported and finds nothing, for as long as all else that a load of BERT-base does (30 to 60 ms).
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

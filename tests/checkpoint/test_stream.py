@@ -1,0 +1,187 @@
+"""Streaming: the same values as a plain load whatever the buffers, each byte read once, and no half of a model.
+
+Everything but pinning and CUDA's streams is the same code on the CPU; tests/gpu/test_stream.py has the rest.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flagai.checkpoint import stream as streaming
+from flagai.checkpoint import transfer
+from flagai.checkpoint.pieces import PAGE, Move, plan
+from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint.stream import StreamPlan, Work, stream
+from flagai.errors import CheckpointError
+from tests import tiny
+from tests.checkpoint.making import equal, saved
+
+CPU = torch.device("cpu")
+
+
+def small(buffer_bytes: int = 512, readers: int = 3) -> StreamPlan:
+    return StreamPlan(readers, buffers=2, buffer_bytes=buffer_bytes)
+
+
+@pytest.fixture
+def _streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Casts on the CPU go through the stream, as copies to another device do."""
+    monkeypatch.setattr(transfer, "cast", lambda moves: stream(moves, CPU, small()))
+
+
+def stacked(folder: Path, rows: int = 300, columns: int = 90) -> torch.Tensor:
+    """A mapped tensor."""
+    save_file({"a": torch.randn(3), "w": torch.randn(rows, columns)}, folder / "model.safetensors")
+    return open_checkpoint(folder).tensors("w")[0]
+
+
+@pytest.mark.usefixtures("_streamed")
+@pytest.mark.parametrize(("name", "changes"), tiny.EVERY, ids=tiny.label)
+@pytest.mark.parametrize("layout", ["flagai", "huggingface"])
+def test_every_model_equals_the_plain_load(name: str, changes: dict[str, Any], layout: str, tmp_path: Path) -> None:
+    model = tiny.build(name, **changes)
+    model.save_pretrained(tmp_path, layout=layout, max_shard_size="20KB")
+    loaded = type(model).from_pretrained(tmp_path, dtype=torch.float64)
+    assert equal(loaded, model.double())
+
+
+@pytest.mark.usefixtures("_streamed")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files_are_streamed_or_copied(zipped: bool, tmp_path: Path) -> None:
+    model = saved(tmp_path / "whole", "GPT2Model")
+    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    torch.save(weights, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    model.config.to_json(tmp_path / "config.json")
+    source = open_checkpoint(tmp_path)
+    chunks, others = plan([Move(source.tensors(name)[0], weights[name]) for name in source], 1 << 20)
+    assert bool(chunks) is zipped
+    assert bool(others) is not zipped
+    assert equal(type(model).from_pretrained(tmp_path, dtype=torch.float64), model.double())
+
+
+@pytest.mark.parametrize("buffer_bytes", [64, 700, 5000, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("readers", [1, 4])
+def test_windows_of_any_shape(buffer_bytes: int, dtype: torch.dtype, readers: int, tmp_path: Path) -> None:
+    whole = stacked(tmp_path)
+    windows = [whole, whole[100:200], whole[:, 30:60], whole.T[60:], whole[::3, 1], whole[7, 5], whole[:0]]
+    targets = [torch.full(window.shape, torch.nan, dtype=dtype) for window in windows]
+    moves = [Move(*pair) for pair in zip(windows, targets, strict=True) if pair[0].numel()]
+    stream(moves, CPU, small(buffer_bytes, readers))
+    for window, target in zip(windows, targets, strict=True):
+        assert torch.equal(target, window.to(dtype))
+
+
+def test_parts_of_one_matrix_are_read_once(tmp_path: Path) -> None:
+    whole, limit = stacked(tmp_path, 3000), 50_000 + PAGE
+    moves = [Move(part, torch.empty(part.shape)) for part in whole.T.split(30)]
+    chunks, others = plan(moves, limit)
+    assert not others
+    assert len(chunks) > 10
+    assert sum(chunk.end - chunk.begin for chunk in chunks) < whole.nbytes + len(chunks) * PAGE
+    assert all(chunk.end - chunk.begin <= limit and chunk.begin % PAGE == 0 for chunk in chunks)
+    assert all(len(chunk.moves) == 3 for chunk in chunks)
+
+
+def test_small_tensors_share_a_read(tmp_path: Path) -> None:
+    save_file({f"t{index}": torch.randn(50) for index in range(100)}, tmp_path / "model.safetensors")
+    source = open_checkpoint(tmp_path)
+    chunks, _ = plan([Move(source.tensors(name)[0], torch.empty(50)) for name in source], 1 << 20)
+    assert len(chunks) == 1
+
+
+def test_readers_take_their_share_and_help_the_last() -> None:
+    chunks: Sequence[Any] = range(10)
+    work = Work(chunks, 3)
+    assert [work.take(0) for _ in range(3)] == [0, 1, 2]  # its own, in order
+    assert work.take(0) == 9  # then the end of the fullest
+    assert sorted(filter(None, (work.take(1) for _ in range(8)))) == [3, 4, 5, 6, 7, 8]
+    assert work.take(2) is None
+
+
+def test_the_ring_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    original = streaming.open_lane
+
+    def counted(device: torch.device, buffers: int, size: int) -> Any:
+        made.append(buffers * size)
+        return original(device, buffers, size)
+
+    monkeypatch.setattr(streaming, "open_lane", counted)
+    monkeypatch.setattr(streaming, "cores", lambda: 64)
+    for rows in (400, 4000):
+        made.clear()
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        whole = stacked(folder, rows)
+        stream([Move(whole, torch.empty(whole.shape))], CPU, small(1000, 4))
+        assert sum(made) == 4 * 2 * (1000 + PAGE)
+
+
+def expect_nothing_loaded(folder: Path, *words: str) -> None:
+    """Loading fails with one clear error, no reader is left, and the model is as it was."""
+    model = tiny.CLASSES["GPT2Model"].on_meta(tiny.build("GPT2Model").config)
+    with pytest.raises(CheckpointError) as caught:
+        model.load_checkpoint(open_checkpoint(folder), dtype=torch.float64)
+    assert all(word in str(caught.value) for word in words)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("flagai-read")]
+
+
+@pytest.mark.usefixtures("_streamed")
+def test_a_file_that_is_cut_meanwhile_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, "GPT2Model")
+    original, size = os.preadv, (tmp_path / "model.safetensors").stat().st_size
+
+    def cut(descriptor: int, buffers: Sequence[Any], offset: int) -> int:
+        return original(descriptor, buffers, offset) if offset < size // 2 else 0
+
+    monkeypatch.setattr(streaming.os, "preadv", cut)
+    expect_nothing_loaded(tmp_path, "model.safetensors", "ended at byte", "Fetch it again")
+
+
+@pytest.mark.usefixtures("_streamed")
+def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, original = saved(tmp_path, "GPT2Model"), os.preadv
+    monkeypatch.setattr(streaming.os, "preadv", lambda file, into, at: original(file, [into[0][:100]], at))
+    assert equal(type(model).from_pretrained(tmp_path, dtype=torch.float64), model.double())
+
+
+@pytest.mark.usefixtures("_streamed")
+def test_a_disk_that_fails_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, "GPT2Model")
+
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(streaming.os, "preadv", fail)
+    expect_nothing_loaded(tmp_path, "Input/output error", "model.safetensors")
+
+
+@pytest.mark.usefixtures("_streamed")
+def test_a_device_that_fails_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = saved(tmp_path, "GPT2Model")
+
+    class Broken(streaming.open_lane(CPU, 1, 8).__class__):  # type: ignore[misc]
+        def send(self, chunk: Any) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(streaming, "open_lane", Broken)
+    empty = type(model).on_meta(model.config)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        empty.load_checkpoint(open_checkpoint(tmp_path), dtype=torch.float64)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+
+
+@pytest.mark.usefixtures("_streamed")
+def test_inside_of_inference_mode(tmp_path: Path) -> None:
+    model = saved(tmp_path, "GPT2Model")
+    with torch.inference_mode():
+        loaded = type(model).from_pretrained(tmp_path, dtype=torch.float64)
+    assert equal(loaded, model.double())
