@@ -54,8 +54,10 @@ def test_a_killed_run_continues_with_the_same_losses(tmp_path: Path) -> None:
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     data.home(tmp_path, "RoBERTa-base-ch")
     data.write(tmp_path, "ner")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    run = subprocess.run([*launch, *command(tmp_path, "mine")], env=environment(), capture_output=True, text=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    run = subprocess.run(
+        [*launch, *command(tmp_path, "mine")], env=environment(), capture_output=True, text=True, timeout=200
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     assert "f1 1.0000" in run.stdout
     steps = [step for step, _ in losses(tmp_path / "mine")]
