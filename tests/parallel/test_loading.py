@@ -9,17 +9,20 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import ConfigError, InputError
-from flagai.model.bert_model import BertForClsClassifier
+from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.parallel import shards
 from flagai.parallel.layout import read_layout
 from flagai.parallel.world import make_mesh
+from tests import tiny
 from tests.checkpoint.making import saved, tensors
 from tests.checkpoint.test_formats import parts
+from tests.parallel.comparing import SHARED
 from tests.parallel.ranks import anonymous_bytes, on_ranks
 
 # Four heads, so that four ranks can share them; an odd number of tokens.
+FAMILIES = ("BertForMaskLM", "GLMModel", "GPT2Model", "T5Model")
 GLM = {"vocab_size": 45, "hidden_size": 16, "num_attention_heads": 4}
 
 
@@ -102,6 +105,51 @@ def test_row_shards_are_views_of_the_file(tmp_path: Path) -> None:
         assert grown < columns + (2 << 20), f"{grown} bytes of {size}, columns take {columns}"
 
 
+# -- types --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def cast(root: Path) -> None:
+    mesh = make_mesh(tp=2)
+    for name in FAMILIES:
+        for dtype in ("bfloat16", "float16"):
+            alone = tiny.CLASSES[name].from_pretrained(root / name, dtype=dtype)
+            shared = tiny.CLASSES[name].from_pretrained(root / name, dtype=dtype, mesh=mesh)
+            types = {key: value.dtype for key, value in alone.named_parameters()}
+            assert types == {key: value.dtype for key, value in shared.named_parameters()}, name
+            arguments = {key: value for key, value in tiny.batch(name).items() if key != "prompt_pos"}
+            got, expected = shared(**arguments)["logits"], alone(**arguments)["logits"]
+            assert got.dtype is expected.dtype
+            assert (got - expected).abs().max() <= 0.05 * expected.abs().max(), name
+
+
+def test_shards_are_cast_as_the_whole_is(tmp_path: Path) -> None:
+    for name in FAMILIES:
+        saved(tmp_path / name, name, **SHARED[tiny.CLASSES[name].config_class.family])
+    on_ranks(2, cast, tmp_path)
+
+
+# -- values of their own -------------------------------------------------------------------------------------------
+
+
+def untie(folder: Path) -> None:
+    alone = BertForMaskLM.from_pretrain(folder, tie_word_embeddings=False)
+    mesh = make_mesh(tp=2)
+    for tie in (True, False):
+        shared = BertForMaskLM.from_pretrain(folder, mesh=mesh, tie_word_embeddings=tie)
+        assert not shared.config.tie_word_embeddings
+        holds(shared, alone)
+    sharding: dict[str, Any] = {"mesh": make_mesh(dp=2, tp=1), "fsdp": True}
+    holds(BertForMaskLM.from_pretrain(folder, tie_word_embeddings=False, **sharding), alone)
+    with pytest.raises(ConfigError, match="tie_word_embeddings=False"):
+        BertForMaskLM.from_pretrain(folder, tie_word_embeddings=True, **sharding)
+
+
+def test_two_values_for_tied_weights_are_cut_too(tmp_path: Path) -> None:
+    saved(tmp_path, "BertForMaskLM", tie_word_embeddings=False, **SHARED["bert"])
+    on_ranks(2, untie, tmp_path)
+
+
 # -- new parameters -----------------------------------------------------------------------------------------------
 
 
@@ -164,6 +212,11 @@ def test_wrong_meshes_are_refused(tmp_path: Path) -> None:
     for name, (changes, _) in WRONG.items():
         saved(tmp_path / name, "GPT2Model", **changes)
     on_ranks(2, refuse, tmp_path)
+
+
+def test_fsdp_needs_a_mesh(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="mesh='auto'"):
+        GPT2Model.from_pretrain(tmp_path, fsdp=True)
 
 
 def test_auto_without_torchrun_is_an_ordinary_load(tmp_path: Path) -> None:

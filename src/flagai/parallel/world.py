@@ -1,6 +1,7 @@
 """Who this process is among its peers, and the mesh that they form."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed
@@ -83,12 +84,12 @@ def make_mesh(kind: str = "cpu", *, dp: int | None = None, tp: int | None = None
 def _connect(kind: str) -> None:
     if distributed.is_initialized():
         return
-    if kind == "cpu":
-        distributed.init_process_group("gloo")
-        return
-    device = own_device(kind)
-    torch.accelerator.set_device_index(device.index)
-    distributed.init_process_group(device_id=device)
+    options: dict[str, Any] = {"backend": "gloo"} if kind == "cpu" else {"device_id": own_device(kind)}
+    if kind != "cpu":
+        torch.accelerator.set_device_index(own_device(kind).index)
+    if world().size == 1:  # without torchrun there is nobody to meet
+        options |= {"store": distributed.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
+    distributed.init_process_group(**options)
 
 
 def read_mesh(mesh: DeviceMesh | str, device: torch.device) -> DeviceMesh | None:
