@@ -158,18 +158,19 @@ def values(parameter: torch.Tensor) -> list[float]:
     return found
 
 
-def draw(folder: Path) -> list[list[float]]:
-    mesh = make_mesh(tp=2)
+def draw(folder: Path, dimensions: dict[str, int]) -> list[list[float]]:
+    mesh = make_mesh(**dimensions)
     torch.manual_seed(7 + mesh.get_rank())  # ranks that disagree
     model = GLMModel.from_pretrain(folder, mesh=mesh, only_download_config=True)
     head = BertForClsClassifier.from_pretrain(folder / "bert", mesh=mesh, class_num=3)
     return [values(parameter) for parameter in [*model.parameters(), *head.classifier.parameters()]]
 
 
-def test_ranks_agree_on_new_parameters_and_a_seed_gives_one_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dimensions", [{"tp": 2}, {"dp": 2, "tp": 1}], ids=str)
+def test_ranks_agree_on_new_parameters_and_a_seed_gives_one_model(tmp_path: Path, dimensions: dict[str, int]) -> None:
     saved(tmp_path, **GLM)
     saved(tmp_path / "bert", "BertModel", hidden_size=16, num_attention_heads=4)
-    first, second = on_ranks(2, draw, tmp_path)
+    first, second = on_ranks(2, draw, tmp_path, dimensions)
     assert first == second
     torch.manual_seed(7)
     alone = GLMModel.from_pretrain(tmp_path, only_download_config=True)
