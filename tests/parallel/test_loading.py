@@ -216,6 +216,8 @@ def refuse(root: Path) -> None:
         GPT2Model.from_pretrain(root / "heads", mesh=mesh, fsdp="full")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="needs 6 processes, but there are 2"):
         make_mesh(dp=2, tp=3)
+    with pytest.raises(InputError, match="has no processes"):
+        make_mesh(dp=0)
 
 
 def test_wrong_meshes_are_refused(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def make_mesh(kind: str = "cpu", *, dp: int | None = None, tp: int | None = None
     """
     place = world()
     asked = {"dp": dp, "tp": tp}
+    if any(number is not None and number < 1 for number in asked.values()):
+        raise InputError(f"A mesh of dp={dp} and tp={tp} has no processes. Choose factors of {place.size}.")
     if tp is None:
         tp = place.local_size if dp is None else place.size // dp
     dp = place.size // tp if dp is None else dp
