@@ -1,5 +1,6 @@
 """GLM's inputs equal those of the original implementations, but for their bugs."""
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_drawn_spans_are_apart_inside_and_a_seventh_of_the_text(seed):
     chance = random.Random(seed)
     spans = glm_pretraining.short_spans(200, chance)
     assert all(1 <= start < end <= 199 for start, end in spans)
-    assert all(end < start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
     assert sum(end - start for start, end in spans) == 30
     ((start, end),) = glm_pretraining.long_end(200, chance)
     assert end == 200

@@ -17,7 +17,7 @@ from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
 from flagai.checkpoint.save import WEIGHT_FILES, Build, build, plan_tensors, write_file, write_shards
 from flagai.checkpoint.save import Plan as FilePlan
-from flagai.errors import InputError
+from flagai.errors import ConfigError, InputError
 from flagai.hub.names import MANIFEST
 from flagai.model.block.stack import BlockStack
 from flagai.model.building import collector_paused, without_memory
@@ -25,7 +25,7 @@ from flagai.model.config import ModelConfig
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.layer.init import draw
 from flagai.model.obtain import CONFIG_FILE, obtain
-from flagai.model.placement import Device, Dtype, read_device, read_dtype
+from flagai.model.placement import Device, Dtype, read_device, read_dtype, read_layout
 from flagai.parallel.plan import Plan, shard_dimension
 from flagai.parallel.shards import same_everywhere
 
@@ -166,7 +166,7 @@ class BaseModel(nn.Module):
             InputError: there is no such device or type, or the mesh cannot be used.
         """
         device, dtype = read_device(device), read_dtype(dtype)
-        layout = None if mesh is None else _layout(mesh, fsdp, device)
+        layout = read_layout(mesh, fsdp, device)
         device = device if layout is None else layout.device
         found = obtain(download_path, model_name, weights=not only_download_config)
         if found.config is None:
@@ -240,6 +240,11 @@ class BaseModel(nn.Module):
             device=device,
         )
         self._materialise(report.fresh, device)
+        if report.untied and self.layout is not None and self.layout.fsdp is not None:
+            raise ConfigError(
+                f"{checkpoint.path} has two values for {report.untied[0]}, which the configuration ties. FSDP cannot "
+                "untie it: load with tie_word_embeddings=False."
+            )
         if report.untied:
             self.config = self.config.replace(tie_word_embeddings=False)
         return report
@@ -349,9 +354,3 @@ class BaseModel(nn.Module):
         """
         for name in redundant:
             warn_of_near_miss(type(self), name)  # type: ignore[arg-type]  # classes are hashable
-
-
-def _layout(mesh: "DeviceMesh | str", fsdp: "FullyShard | bool", device: torch.device) -> "Layout | None":
-    from flagai.parallel.layout import read_layout
-
-    return read_layout(mesh, fsdp, device)
