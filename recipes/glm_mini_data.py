@@ -21,7 +21,15 @@ from flagai.data.tokenizer import Tokenizer
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_SOURCE, LONGEST_TARGET, LONGEST_TEXT = 314, 48, 320
 # How often each task's examples are seen while every poem is written once.
-SHARES = {"poem": 1.0, "poem_title": 0.2, "poem_blank": 0.4, "title": 1.5, "text_blank": 0.5}
+SHARES = {
+    "poem": 1.0,
+    "poem_title": 0.1,
+    "poem_blank": 0.3,
+    "poem_recital": 0.15,
+    "title": 2.5,
+    "text_recital": 0.7,
+    "text_blank": 0.5,
+}
 _LINE_END = frozenset("，。！？；")
 # Rows are padded to a multiple of this; few shapes keep the kernels fast.
 _GRAIN = 16
@@ -95,11 +103,43 @@ def examples(tokenizer: Tokenizer, poems: Sequence[Record], articles: Sequence[R
         "poem": _pairs(prompts, verses),
         "poem_title": _pairs(verses, titles),
         "poem_blank": [Example((), verse) for verse in verses],
+        "poem_recital": recitals(tokenizer, verses, 1),
+        "text_recital": recitals(tokenizer, texts, len(RECITALS)),
         "title": [
             Example(text[:LONGEST_SOURCE], head[:LONGEST_TARGET]) for text, head in zip(texts, heads, strict=True)
         ],
         "text_blank": [Example((), text[:LONGEST_TEXT]) for text in texts],
     }
+
+
+# What of a text is asked for by which words before it: titles are mostly made of words of the text, and pairs of
+# texts and titles are too few to learn from them how to copy.
+RECITALS = ("首句：", "末句：", "要点：")
+
+
+def recitals(tokenizer: Tokenizer, texts: Sequence[tuple[int, ...]], each: int) -> list[Example]:
+    """Texts and ``each`` of their clauses: the first, the last, and the one most like the rest of the text."""
+    asked = _encode(tokenizer, RECITALS)
+    found = []
+    for number, text in enumerate(texts):
+        text = text[: LONGEST_SOURCE - 4]
+        clauses = [clause for clause in _clauses(tokenizer, text) if 2 < len(clause) <= LONGEST_TARGET]
+        if clauses:
+            wanted = (clauses[0], clauses[-1], max(clauses, key=lambda clause: _likeness(clause, text)))
+            kinds = [(number + place) % len(asked) for place in range(each)]
+            found += [Example(asked[kind] + text, wanted[kind]) for kind in kinds]
+    return found
+
+
+def _clauses(tokenizer: Tokenizer, ids: tuple[int, ...]) -> list[tuple[int, ...]]:
+    ends = [-1, *_line_ends(tokenizer, ids), len(ids)]
+    return [ids[start + 1 : end] for start, end in itertools.pairwise(ends) if end > start + 1]
+
+
+def _likeness(clause: tuple[int, ...], text: tuple[int, ...]) -> float:
+    """How much of a clause stands elsewhere in the text; long ones are worth more."""
+    rest = Counter(text) - Counter(clause)
+    return sum(token in rest for token in clause) / (len(clause) + 8)
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[int, ...]]:

@@ -42,6 +42,8 @@ class AutoLoader:
         load_pretrain_params: False draws new weights, as ``only_download_config`` does.
         class_num: number of classes, for heads that need it; ``target_size`` is another name of it.
         fp16: another way to say ``torch_dtype="float16"``.
+        fine_tuned: False takes the model of this very name, to train it, even if there is one that was trained for
+            the task.
         **settings_and_others: settings that replace those of the configuration; arguments of the original that have
             no meaning here (``low_cpu_mem_usage``, ``inference_mode``, ``model_max_length``, ``all_devices``) are
             ignored.
@@ -65,6 +67,7 @@ class AutoLoader:
         class_num: int | None = None,
         target_size: int | None = None,
         fp16: bool = False,
+        fine_tuned: bool = True,
         **settings_and_others: Any,
     ) -> None:
         self.task_name = task_named(task_name)
@@ -78,7 +81,7 @@ class AutoLoader:
             "device": best_device() if device is None else device,
             "dtype": "float16" if fp16 and torch_dtype is None else torch_dtype,
         }
-        found = _fine_tuned(home, model_name, self.task_name)
+        found = _fine_tuned(home, model_name, self.task_name) if fine_tuned else model_name
         try:
             self.model = _load(home, found, self.task_name, options, overrides)
         except HubError as error:
@@ -158,6 +161,20 @@ def _family(home: Path, name: str) -> str:
     from flagai.catalog.catalog import find
 
     return find(name).family
+
+
+def family_at(model_name: str, model_dir: str | Path | None = None) -> str:
+    """The family of a model, by its folder or its card, before anything is loaded.
+
+    Args:
+        model_name: as :class:`AutoLoader` takes it.
+        model_dir: the folder of models.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+    """
+    home, name = _place(model_dir, model_name)
+    return _family(home, name)
 
 
 def _tokenizer(home: Path, found: str, model_name: str) -> Tokenizer:

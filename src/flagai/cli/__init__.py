@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from flagai import __version__
-from flagai.cli import catalog, checkpoints, embedding, hub, reading, writing
+from flagai.cli import catalog, checkpoints, embedding, hub, reading, training, writing
 from flagai.cli.common import rank_prefix, speak_with_one_voice
 from flagai.errors import FlagAIError
 
@@ -31,6 +31,7 @@ app.command("ner")(reading.ner)
 app.command("classify")(reading.classify)
 app.command("match")(embedding.match)
 app.command("embed")(embedding.embed)
+app.command("finetune")(training.finetune)
 app.command("convert")(checkpoints.convert)
 app.command("doctor")(checkpoints.doctor)
 

@@ -7,11 +7,14 @@ import math
 import random
 from collections.abc import Sequence
 
-from flagai.data.prepare.glm import Row, blank_row
+from flagai.data.prepare.batch import Batch, shortened
+from flagai.data.prepare.glm import Row, blank_row, collate
 from flagai.data.tokenizer import Tokenizer
 
 # Tokens taken out, mean length of a span, and the shortest part of a text that is taken out at its end.
 _SHARE, _MEAN_LENGTH, _SHORTEST_END = 0.15, 3.0, 0.5
+# Texts that lose short spans; the others lose their end.
+_SHORT = 0.5
 
 Interval = tuple[int, int]
 
@@ -96,3 +99,35 @@ def _poisson(mean: float, chance: random.Random) -> int:
         product *= chance.random()
         count += 1
     return count
+
+
+def pretraining(
+    tokenizer: Tokenizer, texts: Sequence[str], chance: random.Random, max_length: int | None = 512
+) -> Batch:
+    """Texts whose spans are taken out, for training :class:`GLMModel`: half of them short spans, half a long end.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        texts: the texts.
+        chance: the source of randomness.
+        max_length: how many tokens of a text are read.
+
+    Returns:
+        ``input_ids`` and ``labels`` [B, S], -100 where nothing is predicted; ``position_ids`` [B, 2, S];
+        ``attention_mask`` [B], the separators.
+    """
+    rows = [_drawn(tokenizer, encoding.ids, chance, max_length) for encoding in tokenizer.encode_batch(texts)]
+    batch = collate(rows, tokenizer.get_command_id("pad"))
+    targets, counted = batch.pop("target_ids"), batch.pop("loss_mask").bool()
+    return {**batch, "labels": targets.masked_fill(~counted, -100)}
+
+
+def _drawn(tokenizer: Tokenizer, tokens: Sequence[int], chance: random.Random, max_length: int | None) -> Row:
+    cls, eos = tokenizer.get_command_id("cls"), tokenizer.get_command_id("eos")
+    kept = tokens if max_length is None else shortened(tokens, [], max_length - 2)[0]
+    long_mask = "gMASK" if tokenizer.find_command_id("gMASK") is not None else "mask"
+    spans = short_spans(len(kept) + 2, chance) if chance.random() < _SHORT else []
+    if spans:
+        return block_row(tokenizer, [cls, *kept, eos], spans)
+    ids = [cls, *kept]
+    return block_row(tokenizer, ids, long_end(len(ids), chance), long_mask)

@@ -1,0 +1,114 @@
+"""``flagai finetune``."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flagai.cli.entries import Home, Model
+from flagai.errors import InputError
+
+Task = Annotated[
+    str,
+    typer.Argument(help="title-generation, poetry, ner, ner-crf, ner-gp, semantic-matching, classification or masklm."),
+]
+Data = Annotated[Path, typer.Option("--data", help="JSON lines, CSV or CoNLL, also as .gz.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the result.")]
+Valid = Annotated[Path | None, typer.Option("--valid", help="Data for validation; default a part of the data.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", help="task's column=column of the file, such as text=abstract.")
+]
+Epochs = Annotated[int, typer.Option(min=1, help="How often the data is seen.")]
+Rate = Annotated[float, typer.Option("--learning-rate", "--lr", help="The highest learning rate.")]
+Tokens = Annotated[int, typer.Option("--batch-tokens", min=1, help="Tokens of a batch of one process.")]
+Accumulate = Annotated[int, typer.Option(min=1, help="Batches per step.")]
+Schedule = Annotated[str, typer.Option(help="How the learning rate falls: cosine, linear or constant.")]
+MaxLength = Annotated[int, typer.Option("--max-length", help="How many tokens of a text are read.")]
+TargetLength = Annotated[int, typer.Option("--max-target-length", help="How many tokens a title or a poem may have.")]
+Every = Annotated[int, typer.Option("--evaluate-every", min=0, help="Steps between evaluations; 0: once an epoch.")]
+Patience = Annotated[int, typer.Option(min=0, help="Stop after so many evaluations without a better one; 0: never.")]
+Lora = Annotated[int, typer.Option("--lora", min=0, help="Train LoRA adapters of this rank; 0: all parameters.")]
+Recompute = Annotated[bool, typer.Option("--checkpoint-activations", help="Less memory, a third more time.")]
+Seed = Annotated[int, typer.Option(help="The same number trains the same model.")]
+
+
+def finetune(
+    task: Task,
+    data: Data,
+    out: Out,
+    model: Model = "RoBERTa-base-ch",
+    valid: Valid = None,
+    column: Columns = None,
+    epochs: Epochs = 3,
+    learning_rate: Rate = 5e-5,
+    batch_tokens: Tokens = 4096,
+    accumulate: Accumulate = 1,
+    schedule: Schedule = "cosine",
+    max_length: MaxLength = 256,
+    max_target_length: TargetLength = 80,
+    evaluate_every: Every = 0,
+    patience: Patience = 0,
+    lora: Lora = 0,
+    checkpoint_activations: Recompute = False,
+    seed: Seed = 1,
+    model_dir: Home = None,
+) -> None:
+    """Train a model for a task. Cut off, the same command continues; `accelerate launch -m flagai` uses many GPUs."""
+    from flagai.train.finetune import finetune as train
+    from flagai.train.recipe import Recipe
+
+    recipe = Recipe(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_tokens=batch_tokens,
+        accumulate=accumulate,
+        schedule=schedule,
+        max_length=max_length,
+        max_target_length=max_target_length,
+        evaluate_every=evaluate_every,
+        patience=patience,
+        lora_rank=lora,
+        checkpoint_activations=checkpoint_activations,
+        seed=seed,
+    )
+    columns = dict(_pair(entry) for entry in column or [])
+    with _watching() as watch:
+        measured = train(
+            task, model, data, out, valid=valid, model_dir=model_dir, columns=columns, recipe=recipe, watch=watch
+        )
+    for name, value in measured.items():
+        typer.echo(f"{name} {value:.4f}")
+    if measured:
+        typer.echo(f"The model is in {out}.")
+
+
+def _pair(entry: str) -> tuple[str, str]:
+    wanted, equals, given = entry.partition("=")
+    if not (wanted and equals and given):
+        raise InputError(f"--column {entry!r} is no pair. Write it as --column text=abstract.")
+    return wanted, given
+
+
+@contextlib.contextmanager
+def _watching() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A bar with loss and speed where somebody looks at it; evaluations are lines of their own."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("", total=None)
+
+        def watch(entry: dict[str, Any]) -> None:
+            if "loss" in entry:
+                text = f"loss {entry['loss']:.3f}, {entry['tokens_per_second']} tokens/s"
+                progress.update(bar, completed=entry["step"], total=entry["steps"], description=text)
+                return
+            values = [f"{name} {value:.4f}" for name, value in entry.items() if isinstance(value, float)]
+            console.print(f"step {entry['step']}: {', '.join(values)}{' (best)' if entry['best'] else ''}")
+
+        yield watch

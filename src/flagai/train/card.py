@@ -1,0 +1,72 @@
+"""The model card that is written beside a trained model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flagai.checkpoint.atomic import replace_file
+
+
+def write_card(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Write README.md.
+
+    Args:
+        folder: the model's folder.
+        facts: ``task``, ``base``, ``data`` and the numbers of texts.
+        recipe: how it was trained.
+        metrics: what was measured on held-out data.
+    """
+    command = f"flagai {_COMMANDS.get(facts['task'], 'fill')} --model {folder.name}"
+    text = "\n".join(
+        [
+            f"# {folder.name}",
+            "",
+            f"{facts['base']}, fine-tuned for {facts['task']} with flagai.",
+            "",
+            "## Use",
+            "",
+            f"    {command} --model-dir {folder.parent.name or '.'}",
+            "",
+            f'    AutoLoader("{facts["task"]}", model_name="{folder.name}", model_dir="{folder.parent.name or "."}")',
+            "",
+            "## Data and base model",
+            "",
+            *_table(facts),
+            "",
+            "## Measured on held-out data",
+            "",
+            *_table(metrics),
+            "",
+            "![training curve](curve.svg)",
+            "",
+            "## Recipe",
+            "",
+            *_table(recipe),
+            "",
+            "## Licence",
+            "",
+            "To be filled in: the licences of the base model and of the data say what may be done with this model.",
+            "",
+        ]
+    )
+    with replace_file(folder / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+_COMMANDS = {
+    "title-generation": "title",
+    "poetry": "poem",
+    "ner": "ner",
+    "ner-crf": "ner",
+    "ner-gp": "ner",
+    "semantic-matching": "match",
+    "classification": "classify",
+}
+
+
+def _table(values: Mapping[str, Any]) -> list[str]:
+    rows = [
+        f"| {name} | {f'{value:.4f}' if isinstance(value, float) and abs(value) >= 0.001 else value} |"
+        for name, value in values.items()
+    ]
+    return ["| | |", "|---|---|", *rows]

@@ -1,0 +1,219 @@
+"""``finetune``: a task, a model and a data file in, a model's folder out."""
+
+import dataclasses
+import hashlib
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flagai.auto_model.auto_loader import AutoLoader, family_at
+from flagai.auto_model.tasks import task_named
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.generation.family import position_rows
+from flagai.model.base_model import BaseModel
+from flagai.model.bert_model import BertConfig
+from flagai.model.predictor.predictor import Predictor
+from flagai.model.t5_model import T5Model
+from flagai.train import lora
+from flagai.train.card import write_card
+from flagai.train.curve import write_curve
+from flagai.train.metrics import perplexity
+from flagai.train.needs import accelerate
+from flagai.train.objective import Objective, Writing, objective_for
+from flagai.train.recipe import Recipe
+from flagai.train.records import Record, read_records
+from flagai.train.trainer import Parts, Trainer, Watch
+
+_FEWEST = 2
+# Files of a tokenizer that stand beside its vocabulary.
+_BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
+
+
+def finetune(
+    task: str,
+    model_name: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    valid: str | Path | None = None,
+    model_dir: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    recipe: Recipe | None = None,
+    watch: Watch | None = None,
+) -> dict[str, float]:
+    """Train a model for a task, and write it into a folder that ``AutoLoader`` and the command line take at once.
+
+    Precision, devices and processes are Accelerate's: start with ``accelerate launch`` for several GPUs, or set
+    ``ACCELERATE_MIXED_PRECISION=bf16``. A run that was cut off continues where its last checkpoint was written, with
+    the same losses as if nothing had happened.
+
+    Args:
+        task: "title-generation", "poetry", "ner", "ner-crf", "ner-gp", "semantic-matching", "classification" or
+            "masklm" (for a GLM: filling blanks).
+        model_name: the model to start from: a name, or a folder.
+        data: the training data; see :func:`flagai.train.records.read_records`.
+        out: the folder of the result.
+        valid: data for validation; default a part of ``data``.
+        model_dir: the folder of models.
+        columns: which columns of the files stand for those that the task asks for.
+        recipe: how to train.
+        watch: is told every step and every evaluation.
+
+    Returns:
+        What was measured on the validation data with the best model.
+
+    Raises:
+        InputError: the task, the data or the recipe cannot be.
+        ConfigError: a library that training needs is not installed.
+        FlagAIError: the model cannot be loaded.
+    """
+    task, out, recipe = task_named(task), Path(out), recipe or Recipe()
+    library = accelerate()
+    train, held_out = _split(
+        read_records(data, columns), None if valid is None else read_records(valid, columns), recipe
+    )
+    accelerator = library.Accelerator(
+        gradient_accumulation_steps=recipe.accumulate,
+        kwargs_handlers=[library.DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    library.utils.set_seed(recipe.seed)
+    parts = _parts(task, model_name, model_dir, train, held_out, recipe, accelerator.device)
+    library.utils.set_seed(recipe.seed, device_specific=True)
+    settings = {
+        "task": task,
+        "model": model_name,
+        "data": _digest(data),
+        "valid": None if valid is None else _digest(valid),
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        **dataclasses.asdict(recipe),
+    }
+    trainer = Trainer(parts, accelerator, out, settings, watch)
+    if accelerator.is_main_process:
+        _put_tokenizer(parts.tokenizer, out)
+    trainer.fit()
+    accelerator.wait_for_everyone()
+    measured: dict[str, float] = {}
+    if accelerator.is_main_process:
+        facts = {
+            "task": task,
+            "base": model_name,
+            "data": Path(data).name,
+            "texts": len(train),
+            "held-out": len(held_out),
+        }
+        measured = _finish(parts, trainer, facts)
+    accelerator.wait_for_everyone()
+    trainer.states.remove()
+    return measured
+
+
+def _split(
+    records: list[Record], valid: list[Record] | None, recipe: Recipe
+) -> tuple[Sequence[Record], Sequence[Record]]:
+    """Data for training and for validation."""
+    if valid is not None:
+        return records, valid
+    count = max(1, round(len(records) * recipe.held_out))
+    if len(records) - count < _FEWEST:
+        raise InputError(f"{records[0].place}: {len(records)} texts are too few to train on and to validate with.")
+    chance = random.Random(recipe.seed)  # noqa: S311 - no secret
+    order = chance.sample(records, len(records))
+    return order[count:], order[:count]
+
+
+def _parts(
+    task: str,
+    model_name: str,
+    model_dir: str | Path | None,
+    train: Sequence[Record],
+    valid: Sequence[Record],
+    recipe: Recipe,
+    device: torch.device,
+) -> Parts:
+    """Load the model for the labels that the data has."""
+    family = family_at(model_name, model_dir)
+    objective = objective_for(task, family, train, recipe)
+    for record in valid:
+        objective.check(record)
+    packing = recipe.packing if recipe.packing is not None else device.type == "cuda"
+    packing = packing and family == "bert" and objective.packable
+    settings: dict[str, Any] = objective.settings()
+    if packing:  # attention over packed texts is fast only without dropout
+        settings["attention_probs_dropout_prob"] = 0.0
+    if recipe.checkpoint_activations:
+        settings["checkpoint_activations"] = True
+    loader = AutoLoader(
+        task,
+        model_name=model_name,
+        model_dir=model_dir,
+        device=device,
+        torch_dtype=torch.float32,
+        fine_tuned=False,
+        **settings,
+    )
+    model = loader.get_model()
+    names = objective.names()
+    if names:
+        numbered = {str(number): name for number, name in enumerate(names)}
+        named = {"id2label": numbered, "label2id": {name: int(number) for number, name in numbered.items()}}
+        model.config = model.config.replace(extra={**model.config.extra, **named})
+    recipe = fitting(recipe, model, objective)
+    objective.recipe = recipe
+    if recipe.lora_rank:
+        lora.add_lora(model, recipe.lora_rank)
+        model.to(device)
+    return Parts(model, loader.get_tokenizer(), objective, train, valid, recipe, packing)
+
+
+def fitting(recipe: Recipe, model: BaseModel, objective: Objective) -> Recipe:
+    """The recipe with lengths that the model has positions for."""
+    rows = None if isinstance(model, T5Model) else position_rows(model)
+    if isinstance(model.config, BertConfig):
+        rows = model.config.longest_text
+    if rows is None:
+        return recipe
+    written = recipe.max_target_length if isinstance(objective, Writing) else 0
+    if written >= rows:
+        raise InputError(f"max_target_length is {written}, but the model has {rows} positions. Lower it.")
+    return dataclasses.replace(recipe, max_length=min(recipe.max_length, rows - written))
+
+
+def _digest(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _put_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
+    """Copy the tokenizer's files, so that the folder stands for itself."""
+    out.mkdir(parents=True, exist_ok=True)
+    source = tokenizer.description.folder
+    for name in (*tokenizer.description.files, *_BESIDE):
+        if (source / name).is_file() and (source / name).resolve() != (out / name).resolve():
+            shutil.copyfile(source / name, out / name)
+
+
+def _finish(parts: Parts, trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, float]:
+    """Measure the best model as it lies in the folder, and write what was found beside it."""
+    out = trainer.out
+    task_class = type(parts.model)
+    best = task_class.from_pretrained(out, device=parts.model.device)
+    run = Predictor(best, parts.tokenizer)
+    entries = trainer.log.entries()
+    losses = [entry for entry in entries if "valid_loss" in entry]
+    at_best = next((entry for entry in losses if entry["step"] == trainer.progress.best_step), {})
+    measured = {name: value for name, value in at_best.items() if name not in ("step", "best")}
+    if parts.objective.metric == "-loss" and measured:
+        measured["perplexity"] = perplexity(measured["valid_loss"])
+    measured |= parts.objective.measure_once(run, parts.valid)
+    curves = {
+        "training loss": [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry],
+        "validation loss": [(entry["step"], entry["valid_loss"]) for entry in losses],
+    }
+    write_curve(out / "curve.svg", curves, f"{out.name}: {facts['task']}")
+    write_card(out, facts, dataclasses.asdict(parts.recipe), measured)
+    return measured

@@ -1,0 +1,31 @@
+"""Libraries that only training needs, with an error that says how to get them."""
+
+import importlib
+from typing import Any
+
+from flagai.errors import ConfigError
+
+
+def accelerate() -> Any:
+    """Hugging Face Accelerate.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    return _library("accelerate", "Training", "train")
+
+
+def peft() -> Any:
+    """Hugging Face PEFT.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    return _library("peft", "LoRA", "lora")
+
+
+def _library(name: str, what: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"{what} needs {name} ({error}). Type: pip install 'flagai[{extra}]'") from error

@@ -1,0 +1,282 @@
+"""What training aims at: per kind of task, how records become batches and what is measured."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flagai.auto_model.tasks import class_for
+from flagai.data.prepare import bert, bert_pretraining, causal, encoder_decoder, glm, glm_pretraining
+from flagai.data.prepare.batch import Batch
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.model.predictor.predictor import Predictor
+from flagai.train import labels, metrics
+from flagai.train.recipe import Recipe
+from flagai.train.records import Record
+
+Maker = Callable[[Tokenizer, Sequence[str], Sequence[str], Recipe], Batch]
+
+
+class Objective:
+    """Base of the objectives.
+
+    Class variables: ``columns`` that a record needs; ``metric``, the measure that says which model is the best, the
+    larger the better (``-loss``: the smaller the loss); ``packable``, whether encoders may train without padding.
+
+    Args:
+        task: the task's name.
+        family: the model's family.
+        records: the training data, from which labels are collected.
+        recipe: how to train.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    metric: ClassVar[str] = "-loss"
+    packable: ClassVar[bool] = False
+
+    def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
+        self.task, self.family, self.recipe = task, family, recipe
+        for record in records:
+            self.check(record)
+
+    def check(self, record: Record) -> None:
+        """Refuse a record that the task cannot use.
+
+        Raises:
+            InputError: it is one.
+        """
+        for column in self.columns:
+            record.text(column)
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of the configuration that the model needs for this data."""
+        return {}
+
+    def names(self) -> list[str]:
+        """The names of the model's classes, if it has some."""
+        return []
+
+    def texts(self, record: Record) -> tuple[str, ...]:
+        """All text of a record, for its length."""
+        return tuple(record.text(column) for column in self.columns)
+
+    def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
+        """What the model's ``forward`` takes, with the labels.
+
+        Args:
+            tokenizer: the model's.
+            records: B rows.
+            seed: of what is masked.
+        """
+        raise NotImplementedError
+
+    def measure(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+        """Measures on held-out data, besides the loss."""
+        return {}
+
+    def measure_once(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+        """Measures that take long, for the best model at the end."""
+        return {}
+
+
+class Classification(Objective):
+    """A text, or two, and a label."""
+
+    columns = ("text",)
+    metric = "accuracy"
+    packable = True
+
+    def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
+        self.columns = ("text1", "text2") if task == "semantic-matching" else ("text",)  # type: ignore[misc]
+        super().__init__(task, family, records, recipe)
+        self.known = labels.classes(records)
+
+    def settings(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"class_num": len(self.known)}
+
+    def names(self) -> list[str]:
+        """See the base class."""
+        return self.known
+
+    def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
+        """See the base class."""
+        make = glm.classification if self.family == "glm" else bert.classification
+        numbers = [labels.class_number(record, self.known) for record in records]
+        return make(tokenizer, [_one_or_two(self.texts(record)) for record in records], numbers, self.recipe.max_length)
+
+    def measure(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+        """The accuracy."""
+        texts = [_one_or_two(self.texts(record)) for record in records]
+        found = run.class_probabilities(texts, self.recipe.max_length).argmax(-1).tolist()
+        return {"accuracy": metrics.accuracy(found, [labels.class_number(record, self.known) for record in records])}
+
+
+def _one_or_two(texts: tuple[str, ...]) -> str | list[str]:
+    return texts[0] if len(texts) == 1 else list(texts)
+
+
+class Entities(Objective):
+    """A text and its entities: softmax, CRF, or GlobalPointer."""
+
+    metric = "f1"
+    packable = True
+
+    def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
+        super().__init__(task, family, records, recipe)
+        self.types = labels.entity_types(records)
+
+    def check(self, record: Record) -> None:
+        """See the base class."""
+        labels.tagged(record)
+
+    def settings(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"class_num": len(self.names())}
+
+    def names(self) -> list[str]:
+        """See the base class."""
+        if self.task == "ner-gp":
+            return self.types
+        return ["O", *(f"{mark}-{kind}" for kind in self.types for mark in "BI")]
+
+    def texts(self, record: Record) -> tuple[str, ...]:
+        """See the base class."""
+        return (labels.tagged(record)[0],)
+
+    def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
+        """See the base class."""
+        make = bert.span_labelling if self.task == "ner-gp" else bert.labelling
+        texts = [self.texts(record)[0] for record in records]
+        spans = [labels.known_entities(record, self.types) for record in records]
+        return make(tokenizer, texts, spans, self.names(), self.recipe.max_length)
+
+    def measure(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+        """Precision, recall and F1 of entities."""
+        texts = [self.texts(record)[0] for record in records]
+        found = run.predict_ner(texts, self.names(), self.recipe.max_length)
+        gold = [
+            [(span.start, span.end, span.label) for span in labels.known_entities(record, self.types)]
+            for record in records
+        ]
+        return metrics.entity_scores(found, gold)
+
+
+def _glm(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], recipe: Recipe) -> Batch:
+    return glm.seq2seq(tokenizer, sources, targets, recipe.max_length, recipe.max_target_length)
+
+
+def _bert(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], recipe: Recipe) -> Batch:
+    return bert.seq2seq(tokenizer, sources, targets, recipe.max_length + recipe.max_target_length)
+
+
+def _gpt2(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], recipe: Recipe) -> Batch:
+    return causal.pairs(tokenizer, sources, targets, recipe.max_length + recipe.max_target_length)
+
+
+def _t5(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], recipe: Recipe) -> Batch:
+    return encoder_decoder.seq2seq(tokenizer, sources, targets, recipe.max_length, recipe.max_target_length)
+
+
+_WRITERS: dict[str, Maker] = {"glm": _glm, "bert": _bert, "gpt2": _gpt2, "t5": _t5}
+
+
+class Writing(Objective):
+    """A text to read and one to write: titles, poems."""
+
+    columns = ("text", "title")
+
+    def texts(self, record: Record) -> tuple[str, ...]:
+        """What is read and what is written."""
+        # As `flagai title` asks: the published GLM was trained on lower-cased text.
+        text = record.text("text")
+        return (text.lower() if self.family == "glm" else text), record.text("title")
+
+    def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
+        """See the base class."""
+        sources, targets = zip(*(self.texts(record) for record in records), strict=True)
+        return _WRITERS[self.family](tokenizer, sources, targets, self.recipe)
+
+    def measure_once(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+        """ROUGE-L on characters of the most probable texts."""
+        chosen = [self.texts(record) for record in records[: self.recipe.generated]]
+        if not chosen:
+            return {}
+        options = {"input_max_length": self.recipe.max_length, "out_max_length": self.recipe.max_target_length}
+        written = run.write([source for source, _ in chosen], **options)
+        scores = [metrics.rouge_l(text, target) for text, (_, target) in zip(written, chosen, strict=True)]
+        return {"rouge_l": sum(scores) / len(scores)}
+
+
+class Poetry(Writing):
+    """A title and a form to read, a poem to write."""
+
+    columns = ("title", "form", "text")
+
+    def texts(self, record: Record) -> tuple[str, ...]:
+        """What is read, ``title：form``, and what is written."""
+        return f"{record.text('title')}：{record.text('form')}", record.text("text")
+
+
+class Masking(Objective):
+    """Plain texts, of which parts are hidden: BERT's masked words, GLM's blanks."""
+
+    packable = True
+
+    def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
+        """See the base class."""
+        make = glm_pretraining.pretraining if self.family == "glm" else bert_pretraining.masked
+        chance = random.Random(seed)  # noqa: S311 - no secret
+        return make(tokenizer, [record.text("text") for record in records], chance, self.recipe.max_length)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table of tasks: the objective and the families that can be trained for it."""
+
+    objective: type[Objective]
+    families: tuple[str, ...]
+
+
+TASKS = {
+    "title-generation": _Row(Writing, ("glm", "bert", "gpt2", "t5")),
+    "poetry": _Row(Poetry, ("glm", "bert", "gpt2", "t5")),
+    "ner": _Row(Entities, ("bert",)),
+    "ner-crf": _Row(Entities, ("bert",)),
+    "ner-gp": _Row(Entities, ("bert",)),
+    "semantic-matching": _Row(Classification, ("bert", "glm")),
+    "classification": _Row(Classification, ("bert", "glm")),
+    "masklm": _Row(Masking, ("bert", "glm")),
+}
+
+
+def objective_for(task: str, family: str, records: Sequence[Record], recipe: Recipe) -> Objective:
+    """The objective of a task.
+
+    Args:
+        task: from :func:`flagai.auto_model.tasks.task_named`.
+        family: the model's family.
+        records: the training data.
+        recipe: how to train.
+
+    Raises:
+        InputError: there is no training for this task, not with this family, or a record cannot be used.
+    """
+    if task not in TASKS:
+        raise InputError(f"There is no fine-tuning for {task!r}. Known: {', '.join(TASKS)}.")
+    row = TASKS[task]
+    if family not in row.families:
+        class_for(task, family)  # says more, where the model cannot do the task at all
+        raise InputError(f"{task!r} is trained with models of {' and '.join(row.families)}, not of {family}.")
+    return row.objective(task, family, records, recipe)
+
+
+def weight(batch: Batch) -> int:
+    """How many targets a batch has, by which its loss counts in a mean over batches."""
+    if "loss_mask" in batch:
+        return int(batch["loss_mask"].sum())
+    labels_of_all = batch["labels"]
+    if labels_of_all.dim() == 2 and labels_of_all.shape[1] < batch["input_ids"].shape[1]:  # UniLM's next tokens
+        return int(batch["segment_ids"][:, 1:].sum())
+    return len(labels_of_all) if labels_of_all.dim() == 4 else int((labels_of_all != -100).sum())

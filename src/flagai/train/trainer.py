@@ -1,0 +1,234 @@
+"""The training loop, on Hugging Face Accelerate: one process or many, any precision that its configuration names."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.model.base_model import BaseModel
+from flagai.model.layer import PackedRow
+from flagai.model.predictor.predictor import Predictor
+from flagai.train import lora
+from flagai.train.batches import batches, packed
+from flagai.train.log import Entry, Log
+from flagai.train.objective import Objective, weight
+from flagai.train.recipe import Recipe
+from flagai.train.records import Record
+from flagai.train.state import Progress, States
+
+Watch = Callable[[Entry], None]
+Step = list[list[int]]
+_EVALUATION_FACTOR = 2
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained, and with what.
+
+    Args:
+        model: the model, in float32.
+        tokenizer: its tokenizer.
+        objective: what training aims at.
+        train: the data.
+        valid: held-out data.
+        recipe: how to train.
+        packing: whether encoders train without padding.
+    """
+
+    model: BaseModel
+    tokenizer: Tokenizer
+    objective: Objective
+    train: Sequence[Record]
+    valid: Sequence[Record]
+    recipe: Recipe
+    packing: bool = False
+
+
+class Trainer:
+    """Trains a model and keeps the best one.
+
+    Args:
+        parts: what is trained, and with what.
+        accelerator: Accelerate's.
+        out: the folder of the best model.
+        settings: what describes the run, for its checkpoints.
+        watch: is told every step and every evaluation.
+    """
+
+    def __init__(
+        self, parts: Parts, accelerator: Any, out: Path, settings: dict[str, Any], watch: Watch | None = None
+    ) -> None:
+        self.parts, self.accelerator, self.out, self.watch = parts, accelerator, out, watch
+        self.recipe = parts.recipe
+        self.lengths = _lengths(parts.tokenizer, parts.objective, parts.train, self.recipe)
+        self.epochs = [self._plan(epoch) for epoch in range(self.recipe.epochs)]
+        self.steps = sum(map(len, self.epochs))
+        self.model, self.optimizer = accelerator.prepare(parts.model, _optimizer(parts.model, self.recipe))
+        self.log = Log(out / "log.jsonl", writes=accelerator.is_main_process)
+        self.states = States(out, accelerator, settings)
+        self.progress = Progress()
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def fit(self) -> Progress:
+        """Train, from the newest checkpoint if there is one.
+
+        Raises:
+            InputError: the checkpoint is of another run, or the loss is no number any more.
+        """
+        self.progress = self.states.load()
+        self.log.begin(self.progress.step)
+        done = 0
+        for epoch, steps in enumerate(self.epochs):
+            for place, step in enumerate(steps):
+                done += 1
+                if done <= self.progress.step:
+                    continue
+                self._step(step, epoch)
+                every = self.recipe.evaluate_every
+                if (self.progress.step % every == 0) if every else place + 1 == len(steps):
+                    self._evaluate()
+                    if self.recipe.patience and self.progress.waited >= self.recipe.patience:
+                        return self.progress
+        if self.progress.step and self.recipe.evaluate_every and self.progress.step % self.recipe.evaluate_every:
+            self._evaluate()
+        return self.progress
+
+    def _step(self, step: Step, epoch: int) -> None:
+        begin = time.perf_counter()
+        rate = self.recipe.rate(self.progress.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        losses, tokens = [], 0
+        for number, indices in enumerate(step):
+            batch = self._batch([self.parts.train[index] for index in indices], self._seed(epoch, indices[0]))
+            tokens += batch["input_ids"].numel()
+            last = number + 1 == len(step)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.model(**batch)["loss"]
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        numbers = torch.tensor([tokens], device=self.accelerator.device)
+        mean = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))
+        tokens = int(self.accelerator.reduce(numbers, "sum"))
+        self.progress.step += 1
+        self.progress.tokens += tokens
+        speed = tokens / (time.perf_counter() - begin)
+        self._tell({"step": self.progress.step, "loss": mean, "learning_rate": rate, "tokens_per_second": round(speed)})
+        if not math.isfinite(mean):
+            raise InputError(
+                f"The loss is no number any more at step {self.progress.step}. Lower the learning rate "
+                f"({self.recipe.learning_rate}), or train in bf16 instead of fp16."
+            )
+
+    # -- evaluation -----------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        found = {"valid_loss": self._loss()} | self._measures()
+        metric = self.parts.objective.metric
+        value = -found["valid_loss"] if metric == "-loss" else found[metric]
+        better = self.progress.best is None or value > self.progress.best
+        self.progress.waited = 0 if better else self.progress.waited + 1
+        if better:
+            self.progress.best, self.progress.best_step = value, self.progress.step
+            self._keep()
+        self._tell({"step": self.progress.step, **found, "best": better})
+        self.states.save(self.progress)
+
+    @torch.no_grad()
+    def _loss(self) -> float:
+        """The mean loss of the validation part; every process computes it whole, so that none waits for another."""
+        self.model.eval()
+        lengths = _lengths(self.parts.tokenizer, self.parts.objective, self.parts.valid, self.recipe)
+        total = count = 0.0
+        budget = _EVALUATION_FACTOR * self.recipe.batch_tokens
+        for indices in batches(lengths, budget, 0, shuffled=False):
+            batch = self._batch([self.parts.valid[index] for index in indices], self.recipe.seed)
+            times = weight(batch)
+            with self.accelerator.autocast():
+                total += float(self._bare()(**batch)["loss"]) * times
+            count += times
+        return total / max(1.0, count)
+
+    def _measures(self) -> dict[str, float]:
+        with self.accelerator.autocast():
+            return self.parts.objective.measure(Predictor(self._bare(), self.parts.tokenizer), self.parts.valid)
+
+    def _bare(self) -> Any:
+        return self.accelerator.unwrap_model(self.model)
+
+    def _keep(self) -> None:
+        """Write the model as it is now; adapters are merged into it."""
+        if self.recipe.lora_rank:
+            lora.merge(self._bare())
+        state = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            cls = _own_class(self._bare())
+            copy = cls.on_meta(self.parts.model.config)
+            copy.load_state_dict(lora.plain(state), assign=True)
+            copy.save_pretrained(self.out)
+        if self.recipe.lora_rank:
+            lora.unmerge(self._bare())
+
+    # -- batches --------------------------------------------------------------------------------------------------
+
+    def _plan(self, epoch: int) -> list[Step]:
+        """The steps of an epoch for this process; each process has batches of its own."""
+        found = batches(self.lengths, self.recipe.batch_tokens, self._seed(epoch, 0))
+        together = self.recipe.accumulate * self.accelerator.num_processes
+        # The last step is filled up with the first batches: no text is left out.
+        found += [found[place % len(found)] for place in range(-len(found) % together)]
+        own = found[self.accelerator.process_index :: self.accelerator.num_processes]
+        return [own[start : start + self.recipe.accumulate] for start in range(0, len(own), self.recipe.accumulate)]
+
+    def _seed(self, epoch: int, number: int) -> int:
+        return (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + number
+
+    def _batch(self, records: Sequence[Record], seed: int) -> dict[str, Any]:
+        made: dict[str, Any] = self.parts.objective.batch(self.parts.tokenizer, records, seed)
+        if self.parts.packing:
+            made = packed(made)
+            # Lengths stay on the host: the layers read them there.
+            made["lengths"] = PackedRow.of(made["lengths"])
+        device = self.accelerator.device
+        return {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in made.items()
+        }
+
+    def _tell(self, entry: Entry) -> None:
+        self.log.add(entry)
+        if self.watch is not None and self.accelerator.is_main_process:
+            self.watch(entry | {"steps": self.steps})
+
+
+def _lengths(tokenizer: Tokenizer, objective: Objective, records: Sequence[Record], recipe: Recipe) -> list[int]:
+    """About how many tokens each record has as an input."""
+    most = recipe.max_length + recipe.max_target_length
+    whole = ["\n".join(objective.texts(record)) for record in records]
+    return [min(most, len(encoding.ids) + 3) for encoding in tokenizer.encode_batch(whole)]
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.dim() > 1]
+    others = [parameter for parameter in trained if parameter.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate)
+
+
+def _own_class(model: BaseModel) -> type[BaseModel]:
+    """The model's class; FSDP puts one of its own before it."""
+    return next(cls for cls in type(model).__mro__ if cls.__module__.startswith("flagai.model."))
