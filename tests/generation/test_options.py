@@ -8,6 +8,7 @@ import torch
 from flagai.errors import InputError
 from flagai.generation import Decoding, Prompt, generate, room, stream
 from flagai.generation.lanes import draw
+from flagai.generation.processors import no_repeat_ngram
 from tests import tiny
 from tests.generation.writers import KINDS, PLAIN, SEARCHES, Writer, lively, writer
 
@@ -100,6 +101,12 @@ def test_t5_has_no_limit() -> None:
     writing = writer("t5")
     assert room(writing.model, PLAIN[0]) is None
     assert len(generate(writing.model, PLAIN[:1], writing.decoding(stop_ids=(), max_new_tokens=150))[0][0].ids) == 150
+
+
+def test_no_id_twice_says_nothing_about_padding() -> None:
+    """Where a history is shorter than others, there are no ids that could be repeated."""
+    scores = no_repeat_ngram(torch.tensor([[[-1, -1, 3]], [[2, 3, 3]]]), torch.zeros(2, 1, 5), 1)
+    assert (scores == -torch.inf).nonzero().tolist() == [[0, 0, 3], [1, 0, 2], [1, 0, 3]]
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------
