@@ -87,7 +87,7 @@ def cast(moves: Sequence[Move]) -> None:
     """Copy between tensors on the CPU with all cores.
 
     Plain threads, each with pieces of its own, best 1.9 s for 2.6 GB of float16 into float32 on two cores; torch's own
-    threads, which share out one tensor after the other, 2.9 s and more than twice the processor time outside the kernel.
+    threads, which share out one tensor after the other, 2.9 s and twice the processor time outside of the kernel.
 
     Args:
         moves: the copies; types and orders of dimensions may differ.
