@@ -17,10 +17,10 @@ from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
 from flagai.checkpoint.save import WEIGHT_FILES, Build, build, plan_tensors, write_file, write_shards
 from flagai.checkpoint.save import Plan as FilePlan
-from flagai.errors import ConfigError, InputError
+from flagai.errors import InputError
 from flagai.hub.names import MANIFEST
 from flagai.model.block.stack import BlockStack
-from flagai.model.building import collector_paused, without_memory
+from flagai.model.building import collector_paused, give_memory, without_memory
 from flagai.model.config import ModelConfig
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.layer.init import draw
@@ -240,26 +240,15 @@ class BaseModel(nn.Module):
             device=device,
         )
         self._materialise(report.fresh, device)
-        if report.untied and self.layout is not None and self.layout.fsdp is not None:
-            raise ConfigError(
-                f"{checkpoint.path} has two values for {report.untied[0]}, which the configuration ties. FSDP cannot "
-                "untie it: load with tie_word_embeddings=False."
-            )
         if report.untied:
+            if self.layout is not None:
+                self.layout.check_untying(report.untied[0], str(checkpoint.path))
             self.config = self.config.replace(tie_word_embeddings=False)
         return report
 
     def _materialise(self, names: list[str], device: torch.device) -> None:
         """Draw parameters, in new memory if they have none; tied ones stay tied."""
-        drawn: dict[int, nn.Parameter] = {}
-        for name in names:
-            owner, _, leaf = name.rpartition(".")
-            parameter = self.get_parameter(name)
-            if parameter.is_meta and id(parameter) not in drawn:
-                values = torch.empty_like(parameter, device=device)
-                drawn[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
-            if parameter.is_meta:
-                setattr(self.get_submodule(owner), leaf, drawn[id(parameter)])
+        give_memory(self, names, device)
         self.init_weights([name for name, _ in self.named_parameters() if name in names])
 
     # -- saving -----------------------------------------------------------------------------------------------
