@@ -99,7 +99,7 @@ def test_the_best_model_is_kept_and_a_long_wait_ends_the_run(tmp_path: Path) -> 
     assert measured["accuracy"] == max(entry["accuracy"] for entry in evaluations)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the end of the process."""
 
 
@@ -112,14 +112,14 @@ def test_a_run_that_was_cut_off_continues_as_if_nothing_had_happened(tmp_path: P
     def losses(out: str, stop: int = 0) -> list[float]:
         def watch(entry: dict[str, Any]) -> None:
             if entry["step"] == stop:
-                raise Killed
+                raise KilledError
 
         finetune(task, "RoBERTa-base-ch", file, tmp_path / out, model_dir=home, recipe=recipe, watch=watch)
         entries = [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()]
         return [entry.get("loss", entry.get("valid_loss")) for entry in entries]
 
     whole = losses("whole")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         losses("cut", stop=5)
     torch.manual_seed(99)  # another process has other random numbers
     assert losses("cut") == whole
@@ -133,10 +133,10 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
     def watch(entry: dict[str, Any]) -> None:
         if entry["step"] == 3:
-            raise Killed
+            raise KilledError
 
     recipe = Recipe(epochs=2, batch_tokens=64, evaluate_every=2)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         finetune("ner", "RoBERTa-base-ch", file, tmp_path / "mine", model_dir=home, recipe=recipe, watch=watch)
     other = Recipe(epochs=2, batch_tokens=64, evaluate_every=2, seed=7)
     with pytest.raises(InputError, match=r"seed was 1, now 7.*remove the folder"):
