@@ -16,8 +16,13 @@ import _measure
 
 _WORKER = Path(__file__).with_name("_parallel_worker.py")
 _SYSTEMS = ("flagai", "transformers")
-# layers, width, heads, vocabulary: GLM-10b, an eighth of it, and a dry run.
-_SIZES = {"full": (48, 4096, 64, 50304), "quick": (6, 4096, 64, 50304), "dry": (2, 64, 4, 503)}
+# layers, width, heads, vocabulary: GLM-10b, an eighth of it, one for CPUs, and a dry run.
+_SIZES = {
+    "full": (48, 4096, 64, 50304),
+    "quick": (6, 4096, 64, 50304),
+    "medium": (24, 2048, 16, 50304),
+    "dry": (2, 64, 4, 503),
+}
 
 
 def config(system: str, size: str) -> dict[str, Any]:

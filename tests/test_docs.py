@@ -3,9 +3,11 @@
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import distributed
 from typer.testing import CliRunner
 
 from flagai.cli import app
@@ -30,7 +32,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with small random models, and real vocabularies, under the names that the docs use."""
     monkeypatch.chdir(tmp_path)
     for model_class, config, name in ((GLMModel, GLM, "GLM-large-ch"), (BertModel, BERT, "RoBERTa-base-ch")):
@@ -42,7 +44,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "sentences.txt").write_text("A man plays a guitar.\nThe sky is blue.\n")
     pair = {"text1": "A man plays a guitar.", "text2": "Someone plays an instrument."}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
-    return tmp_path
+    yield tmp_path
+    if distributed.is_initialized():  # by the page on parallel models
+        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

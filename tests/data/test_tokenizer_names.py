@@ -84,7 +84,7 @@ def test_tokenize_keeps_maxlen_and_the_last_token(load) -> None:
         ("6,999.00元 at 15:30", "6,999.00元at 15:30"),
         ("中文，English words，中文", "中文，english words，中文"),
         ("tokenization's", "tokenization's"),
-        ("[MASK][MASK]是 [MASK] the", "[MASK][MASK]是[MASK] the"),
+        ("[MASK][MASK]是 [MASK] the", "[MASK][MASK]是[MASK]the"),
     ],
 )
 def test_chinese_text_is_written_without_spaces(load, text, expected) -> None:

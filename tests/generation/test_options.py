@@ -7,6 +7,8 @@ import torch
 
 from flagai.errors import InputError
 from flagai.generation import Decoding, Prompt, generate, room, stream
+from flagai.generation.lanes import draw
+from flagai.generation.processors import no_repeat_ngram
 from tests import tiny
 from tests.generation.writers import KINDS, PLAIN, SEARCHES, Writer, lively, writer
 
@@ -101,25 +103,38 @@ def test_t5_has_no_limit() -> None:
     assert len(generate(writing.model, PLAIN[:1], writing.decoding(stop_ids=(), max_new_tokens=150))[0][0].ids) == 150
 
 
+def test_no_id_twice_says_nothing_about_padding() -> None:
+    """Where a history is shorter than others, there are no ids that could be repeated."""
+    scores = no_repeat_ngram(torch.tensor([[[-1, -1, 3]], [[2, 3, 3]]]), torch.zeros(2, 1, 5), 1)
+    assert (scores == -torch.inf).nonzero().tolist() == [[0, 0, 3], [1, 0, 2], [1, 0, 3]]
+
+
 # -- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def test_seeds_repeat_and_differ() -> None:
     writing = Writer(lively("GPT2Model"), (Prompt((3,)),) * 3)
 
-    def draw(**options: Any) -> list[list[tuple[int, ...]]]:
+    def drawn(**options: Any) -> list[list[tuple[int, ...]]]:
         decoding = writing.decoding(do_sample=True, temperature=3, stop_ids=(), **options)
         return [[answer.ids for answer in row] for row in generate(writing.model, writing.prompts, decoding)]
 
-    assert draw(seed=4) == draw(seed=4) == draw(seeds=(4, 4, 4))
-    apart = draw(seeds=(4, 5, 6))
+    assert drawn(seed=4) == drawn(seed=4) == drawn(seeds=(4, 4, 4))
+    apart = drawn(seeds=(4, 5, 6))
     assert len({row[0] for row in apart}) == 3
-    assert sorted(draw(seed=4, n_best=3)[0]) == sorted(row[0] for row in apart), "the n-th sample has seed + n"
+    assert sorted(drawn(seed=4, n_best=3)[0]) == sorted(row[0] for row in apart), "the n-th sample has seed + n"
     torch.manual_seed(0)
-    first = draw()
-    assert first != draw()
+    first = drawn()
+    assert first != drawn()
     torch.manual_seed(0)
-    assert first == draw()
+    assert first == drawn()
+
+
+def test_impossible_tokens_are_never_drawn() -> None:
+    nothing = -torch.inf
+    scores = torch.tensor([[[nothing, 0.0, nothing, 0.0, nothing]]])
+    uniforms = torch.tensor([[0.0, 0.4999, 0.5, 1 - 2**-24]]).double()
+    assert draw(scores, uniforms).tolist() == [[1, 1, 3, 3]]
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:

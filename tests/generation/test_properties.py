@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from flagai.generation import Hypothesis, Prompt, engine, generate, stream
+from tests import tiny
 from tests.generation.toys import VOCABULARY, toy
-from tests.generation.writers import KINDS, SEARCHES, Writer, lively, writer
+from tests.generation.writers import KINDS, PLAIN, SEARCHES, Writer, lively, writer
 
 ALL = list(itertools.product(KINDS, SEARCHES))
 
@@ -133,6 +134,36 @@ def test_candidates_without_a_penalty_are_greedy(kind: str) -> None:
     contrastive = generate(writing.model, writing.prompts, writing.decoding(contrastive_alpha=0, top_k=5))
     for ours, theirs in zip(contrastive, greedy, strict=True):
         same(ours, theirs)
+
+
+@torch.no_grad()
+def contrastive_anew(model: Any, ids: tuple[int, ...], alpha: float, count: int, length: int) -> tuple[int, ...]:
+    """Contrastive search by its definition, without a cache."""
+    text = list(ids)
+    for _ in range(length):
+        output = model(torch.tensor([text]))
+        context = torch.nn.functional.normalize(output["hidden_states"][0], dim=-1)
+        chances, candidates = output["logits"][0, -1].softmax(-1).topk(count)
+        worth = []
+        for chance, token in zip(chances.tolist(), candidates.tolist(), strict=True):
+            state = model(torch.tensor([[*text, token]]))["hidden_states"][0, -1]
+            alike = float((context @ torch.nn.functional.normalize(state, dim=-1)).max())
+            worth.append((1 - alpha) * chance - alpha * alike)
+        text.append(int(candidates[worth.index(max(worth))]))
+    return tuple(text[len(ids) :])
+
+
+def test_contrastive_search_follows_its_definition() -> None:
+    """Also in a batch: the padding of a shorter text is not among what a candidate must be unlike."""
+    differ = 0
+    for seed in range(4):
+        model = tiny.build("GPT2Model", seed, pad_token_id=None)
+        decoding = Writer(model, ()).decoding(stop_ids=(), contrastive_alpha=0.7, top_k=5)
+        answers = [row[0].ids for row in generate(model, PLAIN, decoding)]
+        assert answers == [contrastive_anew(model, prompt.ids, 0.7, 5, 7) for prompt in PLAIN]
+        greedy = generate(model, PLAIN, Writer(model, ()).decoding(stop_ids=()))
+        differ += answers != [row[0].ids for row in greedy]
+    assert differ == 4
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -57,6 +57,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "sampling": {"do_sample": True, "seed": 5, "n_best": 3, "temperature": 1.5, "top_k": 9, "top_p": 0.9},
     "beams": {"num_beams": 4, "n_best": 3},
     "long beams": {"num_beams": 3, "n_best": 2, "length_penalty": 1.5},
+    "hasty beams": {"num_beams": 3, "n_best": 3, "length_penalty": 2, "early_stopping": True},
     "diverse beams": {"num_beams": 6, "beam_groups": 3, "diversity_penalty": 2, "n_best": 4},
     "forced beams": {"num_beams": 4, "forced_words": ((9, 8), (6,)), "n_best": 2},
     "contrastive": {"contrastive_alpha": 0.5, "top_k": 4},

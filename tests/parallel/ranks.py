@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -77,9 +76,3 @@ def _run(rank: int, count: int, store: str, answers: Any, work: Callable[[], Any
     answers.close()
     answers.join_thread()
     os._exit(0)
-
-
-def anonymous_bytes() -> int:
-    """The memory of this process that no file backs."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))

@@ -22,7 +22,6 @@ SLOW_WAYS: dict[str, tuple[dict[str, int], bool]] = {
     "dp=2, tp=2": ({"dp": 2, "tp": 2}, False),
     "fsdp=4": ({"dp": 4, "tp": 1}, True),
 }
-ONE_OF_EACH = [entry for entry in tiny.EVERY if entry[0] in ("BertForMaskLM", "GLMModel", "GPT2Model", "T5Model")]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,3 @@ def test_every_class_equals_one_process(models: Path, way: str) -> None:
 @pytest.mark.parametrize("way", WAYS | SLOW_WAYS)
 def test_every_variant_equals_one_process(models: Path, way: str) -> None:
     check(models, tiny.EVERY, *(WAYS | SLOW_WAYS)[way])
-
-
-def test_four_ranks_equal_one_process(models: Path) -> None:
-    check(models, ONE_OF_EACH, {"tp": 4}, False)

@@ -9,17 +9,20 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import ConfigError, InputError
-from flagai.model.bert_model import BertForClsClassifier
+from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.parallel import shards
 from flagai.parallel.layout import read_layout
 from flagai.parallel.world import make_mesh
+from tests import tiny
 from tests.checkpoint.making import saved, tensors
 from tests.checkpoint.test_formats import parts
-from tests.parallel.ranks import anonymous_bytes, on_ranks
+from tests.parallel.comparing import SHARED
+from tests.parallel.ranks import on_ranks
 
 # Four heads, so that four ranks can share them; an odd number of tokens.
+FAMILIES = ("BertForMaskLM", "GLMModel", "GPT2Model", "T5Model")
 GLM = {"vocab_size": 45, "hidden_size": 16, "num_attention_heads": 4}
 
 
@@ -85,21 +88,75 @@ def test_together_the_ranks_ask_for_each_byte_once(tmp_path: Path, dimensions: d
     assert max(asked for asked, _ in answers) <= 1.1 * size / len(answers) + copied
 
 
-def grow(folder: Path) -> tuple[int, int]:
+def mapped(folder: Path) -> tuple[int, int, int]:
+    """Bytes of parameters that lie in the mapped file, of columns (copied out), and of anything else."""
+    model = GLMModel.from_pretrain(folder, mesh=make_mesh(tp=2))
+    spans = [
+        tuple(int(end, 16) for end in line.split()[0].split("-"))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(folder / "model.safetensors"))
+    ]
+    found = {"file": 0, "columns": 0, "else": 0}
+    for name, parameter in model.named_parameters():
+        part = shards.local(parameter.detach())
+        inside = any(begin <= part.data_ptr() < end for begin, end in spans)
+        column = name.endswith(("out.weight", "down.weight"))
+        found["file" if inside else "columns" if column else "else"] += part.nbytes
+    return found["file"], found["columns"], found["else"]
+
+
+def test_row_shards_are_used_where_the_file_is_mapped(tmp_path: Path) -> None:
+    saved(tmp_path, **GLM)
+    size = sum(tensor.nbytes for tensor in tensors(tmp_path).values())
+    for in_file, columns, other in on_ranks(2, mapped, tmp_path):
+        assert other == 0
+        assert in_file > 0.4 * size
+        assert 0 < columns < 0.2 * size
+
+
+# -- types --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def cast(root: Path) -> None:
     mesh = make_mesh(tp=2)
-    GLMModel.from_pretrain(folder, mesh=mesh)  # what libraries allocate at their first use
-    before = anonymous_bytes()
-    model = GLMModel.from_pretrain(folder, mesh=mesh)
-    columns = [value for name, value in model.named_parameters() if name.endswith(("out.weight", "down.weight"))]
-    return anonymous_bytes() - before, sum(shards.local(parameter).nbytes for parameter in columns)
+    for name in FAMILIES:
+        for dtype in ("bfloat16", "float16"):
+            alone = tiny.CLASSES[name].from_pretrained(root / name, dtype=dtype)
+            shared = tiny.CLASSES[name].from_pretrained(root / name, dtype=dtype, mesh=mesh)
+            types = {key: value.dtype for key, value in alone.named_parameters()}
+            assert types == {key: value.dtype for key, value in shared.named_parameters()}, name
+            arguments = {key: value for key, value in tiny.batch(name).items() if key != "prompt_pos"}
+            got, expected = shared(**arguments)["logits"], alone(**arguments)["logits"]
+            assert got.dtype is expected.dtype
+            assert (got - expected).abs().max() <= 0.05 * expected.abs().max(), name
 
 
-def test_row_shards_are_views_of_the_file(tmp_path: Path) -> None:
-    saved(tmp_path, hidden_size=256, num_attention_heads=4, vocab_size=20001, num_layers=4)
-    size = (tmp_path / "model.safetensors").stat().st_size
-    for grown, columns in on_ranks(2, grow, tmp_path):
-        assert columns < size / 10
-        assert grown < columns + (2 << 20), f"{grown} bytes of {size}, columns take {columns}"
+def test_shards_are_cast_as_the_whole_is(tmp_path: Path) -> None:
+    for name in FAMILIES:
+        saved(tmp_path / name, name, **SHARED[tiny.CLASSES[name].config_class.family])
+    on_ranks(2, cast, tmp_path)
+
+
+# -- values of their own -------------------------------------------------------------------------------------------
+
+
+def untie(folder: Path) -> None:
+    alone = BertForMaskLM.from_pretrain(folder, tie_word_embeddings=False)
+    mesh = make_mesh(tp=2)
+    for tie in (True, False):
+        shared = BertForMaskLM.from_pretrain(folder, mesh=mesh, tie_word_embeddings=tie)
+        assert not shared.config.tie_word_embeddings
+        holds(shared, alone)
+    sharding: dict[str, Any] = {"mesh": make_mesh(dp=2, tp=1), "fsdp": True}
+    holds(BertForMaskLM.from_pretrain(folder, tie_word_embeddings=False, **sharding), alone)
+    with pytest.raises(ConfigError, match="tie_word_embeddings=False"):
+        BertForMaskLM.from_pretrain(folder, tie_word_embeddings=True, **sharding)
+
+
+def test_two_values_for_tied_weights_are_cut_too(tmp_path: Path) -> None:
+    saved(tmp_path, "BertForMaskLM", tie_word_embeddings=False, **SHARED["bert"])
+    on_ranks(2, untie, tmp_path)
 
 
 # -- new parameters -----------------------------------------------------------------------------------------------
@@ -110,18 +167,19 @@ def values(parameter: torch.Tensor) -> list[float]:
     return found
 
 
-def draw(folder: Path) -> list[list[float]]:
-    mesh = make_mesh(tp=2)
+def draw(folder: Path, dimensions: dict[str, int]) -> list[list[float]]:
+    mesh = make_mesh(**dimensions)
     torch.manual_seed(7 + mesh.get_rank())  # ranks that disagree
     model = GLMModel.from_pretrain(folder, mesh=mesh, only_download_config=True)
     head = BertForClsClassifier.from_pretrain(folder / "bert", mesh=mesh, class_num=3)
     return [values(parameter) for parameter in [*model.parameters(), *head.classifier.parameters()]]
 
 
-def test_ranks_agree_on_new_parameters_and_a_seed_gives_one_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dimensions", [{"tp": 2}, {"dp": 2, "tp": 1}], ids=str)
+def test_ranks_agree_on_new_parameters_and_a_seed_gives_one_model(tmp_path: Path, dimensions: dict[str, int]) -> None:
     saved(tmp_path, **GLM)
     saved(tmp_path / "bert", "BertModel", hidden_size=16, num_attention_heads=4)
-    first, second = on_ranks(2, draw, tmp_path)
+    first, second = on_ranks(2, draw, tmp_path, dimensions)
     assert first == second
     torch.manual_seed(7)
     alone = GLMModel.from_pretrain(tmp_path, only_download_config=True)
@@ -158,12 +216,19 @@ def refuse(root: Path) -> None:
         GPT2Model.from_pretrain(root / "heads", mesh=mesh, fsdp="full")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="needs 6 processes, but there are 2"):
         make_mesh(dp=2, tp=3)
+    with pytest.raises(InputError, match="has no processes"):
+        make_mesh(dp=0)
 
 
 def test_wrong_meshes_are_refused(tmp_path: Path) -> None:
     for name, (changes, _) in WRONG.items():
         saved(tmp_path / name, "GPT2Model", **changes)
     on_ranks(2, refuse, tmp_path)
+
+
+def test_fsdp_needs_a_mesh(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="mesh='auto'"):
+        GPT2Model.from_pretrain(tmp_path, fsdp=True)
 
 
 def test_auto_without_torchrun_is_an_ordinary_load(tmp_path: Path) -> None:

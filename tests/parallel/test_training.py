@@ -81,7 +81,7 @@ def mix(root: Path) -> None:
             expected = torch.load(target / "expected")["loss"]
             optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
             losses = []
-            for _ in range(4):
+            for _ in range(3):
                 output = model(**tiny.batch(name, **changes))
                 output["loss"].backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -91,7 +91,7 @@ def mix(root: Path) -> None:
             assert output["logits"].dtype is torch.bfloat16
             assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
             assert abs(losses[0] - expected) <= 0.05, f"{name}: {losses[0]} instead of {expected}"
-            assert losses[-1] < losses[0] - 0.1, f"{name}: {losses}"
+            assert losses[-1] < losses[0] - 0.05, f"{name}: {losses}"
 
 
 def test_mixed_precision_learns(models: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_learning_rate_rises_and_falls(schedule: str) -> None:
     recipe = Recipe(learning_rate=1.0, warmup=0.1, schedule=schedule)
     rates = [recipe.rate(step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
     assert rates[-1] < 0.02 or schedule == "constant"
 
 

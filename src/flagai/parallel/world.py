@@ -1,6 +1,7 @@
 """Who this process is among its peers, and the mesh that they form."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed
@@ -66,6 +67,8 @@ def make_mesh(kind: str = "cpu", *, dp: int | None = None, tp: int | None = None
     """
     place = world()
     asked = {"dp": dp, "tp": tp}
+    if any(number is not None and number < 1 for number in asked.values()):
+        raise InputError(f"A mesh of dp={dp} and tp={tp} has no processes. Choose factors of {place.size}.")
     if tp is None:
         tp = place.local_size if dp is None else place.size // dp
     dp = place.size // tp if dp is None else dp
@@ -83,12 +86,12 @@ def make_mesh(kind: str = "cpu", *, dp: int | None = None, tp: int | None = None
 def _connect(kind: str) -> None:
     if distributed.is_initialized():
         return
-    if kind == "cpu":
-        distributed.init_process_group("gloo")
-        return
-    device = own_device(kind)
-    torch.accelerator.set_device_index(device.index)
-    distributed.init_process_group(device_id=device)
+    options: dict[str, Any] = {"backend": "gloo"} if kind == "cpu" else {"device_id": own_device(kind)}
+    if kind != "cpu":
+        torch.accelerator.set_device_index(own_device(kind).index)
+    if world().size == 1:  # without torchrun there is nobody to meet
+        options |= {"store": distributed.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
+    distributed.init_process_group(**options)
 
 
 def read_mesh(mesh: DeviceMesh | str, device: torch.device) -> DeviceMesh | None:
