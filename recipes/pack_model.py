@@ -14,6 +14,7 @@ import torch
 from flagai.checkpoint.quantised import write_quantised
 from flagai.checkpoint.reader import open_checkpoint
 
+_MOST = 19_000_000
 _BESIDE = ("config.json", "vocab.txt", "tokenizer_config.json", "metrics.json", "log.jsonl")
 
 
@@ -22,25 +23,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--half", action="store_true", help="float16 instead of eight bits")
-    parser.add_argument("--drop", nargs="*", default=[], help="leave out tensors whose names begin so")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in _BESIDE:
         if (arguments.model / name).is_file():
             shutil.copyfile(arguments.model / name, arguments.out / name)
     checkpoint = open_checkpoint(arguments.model)
-    dropped = tuple(arguments.drop)
-    tensors = {name: checkpoint.tensors(name)[0] for name in checkpoint if not (dropped and name.startswith(dropped))}
-    path = arguments.out / "model.safetensors"
-    if arguments.half:
-        from safetensors.torch import save_file
+    tensors = {name: checkpoint.tensors(name)[0] for name in checkpoint}
+    shards = split(tensors)
+    names = ["model.safetensors"]
+    if len(shards) > 1:
+        names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
+        index = {"weight_map": {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}}
+        (arguments.out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+    for name, shard in zip(names, shards, strict=True):
+        write_quantised(arguments.out / name, shard)
+        print(name, (arguments.out / name).stat().st_size, "bytes")
 
-        save_file({name: tensor.to(torch.float16).contiguous() for name, tensor in tensors.items()}, path)
-    else:
-        write_quantised(path, tensors)
-    values = sum(tensor.numel() for tensor in tensors.values())
-    print(json.dumps({"values": values, "bytes": path.stat().st_size}))
+
+def split(tensors: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The fewest files of at most 19 million values."""
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    for name, tensor in tensors.items():
+        if shards[-1] and sum(map(torch.numel, shards[-1].values())) + tensor.numel() > _MOST:
+            shards.append({})
+        shards[-1][name] = tensor
+    return shards
 
 
 if __name__ == "__main__":
