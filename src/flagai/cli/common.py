@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,7 +48,9 @@ def print_json(entry: object) -> None:
 
 
 def predictor(task: str, model: str, model_dir: Path | None, device: str | None) -> "Predictor":
-    """A model and its tokenizer, joined for a task; loaded late, because torch takes seconds to import.
+    """A model and its tokenizer, joined for a task; under torchrun, one model is shared by the processes of a machine.
+
+    Loaded late, because torch takes seconds to import.
 
     Args:
         task: the task's name.
@@ -59,7 +61,8 @@ def predictor(task: str, model: str, model_dir: Path | None, device: str | None)
     from flagai.auto_model.auto_loader import AutoLoader
     from flagai.model.predictor.predictor import Predictor
 
-    loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device)
+    shared: dict[str, Any] = {"mesh": "auto"} if settings.world_size() > 1 else {}
+    loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device, **shared)
     return Predictor(loader.get_model(), loader.get_tokenizer())
 
 
