@@ -1,25 +1,20 @@
 """Decoding by replay gives what decoding step by step gives; CUDA graphs are played by a tape of operations."""
 
-import copy
-import gc
-import weakref
 from typing import Any
 
 import pytest
-import torch
 
-from flagai.generation import Decoding, Prompt, generate, static, stream
+from flagai.generation import generate, static
 from flagai.generation.static import steps_of
-from flagai.model.layer.static_cache import bucket
 from tests.generation.tape import TapeRecorder
-from tests.generation.writers import KINDS, SEARCHES, Writer, lively, writer
+from tests.generation.writers import KINDS, SEARCHES, writer
 
 
 @pytest.fixture
 def tape(monkeypatch: pytest.MonkeyPatch) -> TapeRecorder:
     recorder = TapeRecorder()
-    monkeypatch.setattr(static, "recorder_for", lambda device: recorder)
-    monkeypatch.setattr(static, "can_record", lambda device: True)
+    monkeypatch.setattr(static, "recorder_for", lambda _: recorder)
+    monkeypatch.setattr(static, "can_record", lambda _: True)
     return recorder
 
 

@@ -118,9 +118,7 @@ class Pipeline:
     def looks_back(self) -> bool:
         """Whether scores depend on the history."""
         decoding = self.decoding
-        return bool(
-            self.added or self.bad_words or decoding.no_repeat_ngram_size or decoding.repetition_penalty != 1
-        )
+        return bool(self.added or self.bad_words or decoding.no_repeat_ngram_size or decoding.repetition_penalty != 1)
 
     def __call__(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the tokens that may follow.

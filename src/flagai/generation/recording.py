@@ -48,11 +48,11 @@ class CudaRecorder:
         # Not torch.cuda.graph, which waits for the device, collects garbage and gives back free memory: for a
         # recording of milliseconds, that is most of the time.
         with collector_paused(), torch.cuda.stream(stream):
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")  # type: ignore[no-untyped-call]
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 work()
             finally:
-                graph.capture_end()  # type: ignore[no-untyped-call]
+                graph.capture_end()
         current.wait_stream(stream)
         return graph.replay
 

@@ -75,7 +75,11 @@ class Search(ABC):
     def holders(self) -> list[tuple[object, tuple[str, ...]]]:
         """Everything that :meth:`grow` changes: objects, and the names of their tensors."""
         lanes = self.tree.lanes
-        return [(lanes, tuple(entry.name for entry in fields(lanes))), (self.tree, ("clock",)), (self, (*self.state(), "done"))]
+        return [
+            (lanes, tuple(entry.name for entry in fields(lanes))),
+            (self.tree, ("clock",)),
+            (self, (*self.state(), "done")),
+        ]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these texts.

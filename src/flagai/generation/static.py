@@ -119,7 +119,9 @@ class Choosing:
     def __init__(self, search: Search, scored: Scored, recorder: Recorder) -> None:
         self._search = search
         self._scored = scored
-        self._kept = [(owner, name, getattr(owner, name).clone()) for owner, names in search.holders() for name in names]
+        self._kept = [
+            (owner, name, getattr(owner, name).clone()) for owner, names in search.holders() for name in names
+        ]
         for owner, name, tensor in self._kept:
             setattr(owner, name, tensor)
         self._work = Recorded(self._choose, recorder)

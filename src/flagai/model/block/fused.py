@@ -59,7 +59,7 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
 
 def _fits(block: nn.Module) -> bool:
     """Whether a block is made of just these bricks, which nobody has changed."""
-    if type(block) is not PreNormBlock and PreNormBlock not in type(block).__bases__[:1] + type(block).__mro__:
+    if not isinstance(block, PreNormBlock) or type(block).forward is not PreNormBlock.forward:
         return False
     attention, feed_forward = block.attention, block.feed_forward
     if type(attention) is not Attention or type(feed_forward) is not FeedForward or block.cross_attention is not None:

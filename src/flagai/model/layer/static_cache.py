@@ -28,8 +28,8 @@ class StaticCache(KVCache):
     def __init__(self, like: KVCache, capacity: int, lanes: int, memory: int = 0) -> None:
         super().__init__(len(like._keys), capacity)
         self.length = capacity - lanes
-        self._keys = [_empty(tensor, capacity) for tensor in like._keys]
-        self._values = [_empty(tensor, capacity) for tensor in like._values]
+        self._keys = [None if tensor is None else _roomy(tensor, capacity) for tensor in like._keys]
+        self._values = [None if tensor is None else _roomy(tensor, capacity) for tensor in like._values]
         device = next(tensor.device for tensor in self._keys if tensor is not None)
         rows = next(len(tensor) for tensor in self._keys if tensor is not None)
         self.slot = torch.zeros(1, dtype=torch.long, device=device)  # where the next position goes
@@ -38,7 +38,9 @@ class StaticCache(KVCache):
         self._valid = torch.ones(rows, capacity, dtype=torch.bool, device=device)
         self._positions = None if like._positions is None else like._positions.new_zeros(1, capacity)
         if memory:
-            self._cross = [None if pair is None else (_empty(pair[0], memory), _empty(pair[1], memory)) for pair in like._cross]  # type: ignore[assignment, arg-type]
+            self._cross = [
+                None if pair is None else tuple(_roomy(part, memory) for part in pair) for pair in like._cross
+            ]  # type: ignore[misc]
             self.memory_mask = torch.zeros(rows, memory, dtype=torch.bool, device=device)
         self.faster: Sequence[Callable[..., torch.Tensor]] = ()
 
@@ -123,5 +125,6 @@ def bucket(size: int) -> int:
     return room * 3 // 4 if room > 2 * _ROUND and room * 3 // 4 >= size else room
 
 
-def _empty(like: torch.Tensor | None, capacity: int) -> torch.Tensor | None:
-    return None if like is None else like.new_zeros(*like.shape[:2], capacity, like.shape[3])
+def _roomy(like: torch.Tensor, capacity: int) -> torch.Tensor:
+    """Zeros for as many rows, heads and features, but ``capacity`` positions."""
+    return like.new_zeros(*like.shape[:2], capacity, like.shape[3])

@@ -44,9 +44,25 @@ def _weights(matrix, rows, columns, N, K: tl.constexpr):
 
 @triton.jit
 def product_kernel(
-    x, matrix, bias, residual, out, gain, shift, eps, N,
-    K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    NORM: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+    x,
+    matrix,
+    bias,
+    residual,
+    out,
+    gain,
+    shift,
+    eps,
+    N,
+    K: tl.constexpr,
+    M: tl.constexpr,
+    MP: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    NORM: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual."""
     TYPE: tl.constexpr = x.dtype.element_ty
@@ -88,10 +104,30 @@ def product_kernel(
 
 @triton.jit
 def projection_kernel(
-    x, gain, shift, eps, query_matrix, key_matrix, value_matrix, query_bias, key_bias, value_bias,
-    query, keys, values, now, N, CAPACITY,
-    K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr,
-    BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
+    x,
+    gain,
+    shift,
+    eps,
+    query_matrix,
+    key_matrix,
+    value_matrix,
+    query_bias,
+    key_bias,
+    value_bias,
+    query,
+    keys,
+    values,
+    now,
+    N,
+    CAPACITY,
+    K: tl.constexpr,
+    M: tl.constexpr,
+    MP: tl.constexpr,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
     TYPE: tl.constexpr = x.dtype.element_ty
@@ -138,8 +174,22 @@ def projection_kernel(
 
 @triton.jit
 def attention_kernel(
-    query, keys, values, seen, now, out, scale, H, CAPACITY, TEXT_STRIDE, LANE_STRIDE,
-    LANES: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, EARLY: tl.constexpr,
+    query,
+    keys,
+    values,
+    seen,
+    now,
+    out,
+    scale,
+    H,
+    CAPACITY,
+    TEXT_STRIDE,
+    LANE_STRIDE,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BC: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One token's head attends to the written slots that it sees; [M, H, D] and caches [B, H, capacity, D]."""
     if EARLY:
