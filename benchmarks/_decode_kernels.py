@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {
     "up": (16384, 4096, True, "gelu_new", False),
     "down": (4096, 16384, False, None, True),
 }
+Way = Callable[[nn.Linear], torch.Tensor]
 _BYTES = 2 << 30  # of different matrices, so that no cache serves them
 
 
@@ -66,32 +68,41 @@ def table(rows: tuple[int, ...], tune: bool) -> list[dict[str, Any]]:
     found = []
     for name, (outputs, inputs, normed, activation, residual) in SHAPES.items():
         layers = _layers(outputs, inputs)
-        norm = nn.LayerNorm(inputs, device="cuda", dtype=torch.bfloat16) if normed else None
         for count in rows:
-            tokens = torch.randn(count, inputs, device="cuda", dtype=torch.bfloat16)
-            rest = torch.randn(count, outputs, device="cuda", dtype=torch.bfloat16) if residual else None
-            given: dict[str, Any] = {"norm": norm, "activation_name": activation, "residual": rest}
-            ways: dict[str, Callable[[nn.Linear], Any]] = {
-                "cublas": lambda layer, tokens=tokens: F.linear(tokens, layer.weight, layer.bias),
-                "torch, all of it": lambda layer, tokens=tokens, given=given: product_reference(tokens, layer, **given),
-                "ours": lambda layer, tokens=tokens, given=given: product(tokens, layer, **given),
-                "ours, not early": lambda layer, tokens=tokens, given=given: product(
-                    tokens, layer, **given, early=False
-                ),
+            given: dict[str, Any] = {
+                "norm": nn.LayerNorm(inputs, device="cuda", dtype=torch.bfloat16) if normed else None,
+                "activation_name": activation,
+                "residual": torch.randn(count, outputs, device="cuda", dtype=torch.bfloat16) if residual else None,
             }
-            for numbers, warps in ((8192, 4), (16384, 4), (32768, 8), (32768, 16)) if tune else ():
-                base = Tiling.of(outputs, inputs, count, whole=normed, numbers=numbers)
-                tiling = Tiling(base.rows, base.columns, warps)
-                ways[f"ours {tiling.rows}x{tiling.columns}, {warps} warps"] = (
-                    lambda layer, tokens=tokens, given=given, tiling=tiling: product(
-                        tokens, layer, **given, tiling=tiling
-                    )
-                )
-            for way, compute in ways.items():
-                found.append(_entry(name, count, way, layers, compute))
+            tokens = torch.randn(count, inputs, device="cuda", dtype=torch.bfloat16)
+            ways = _ways(tokens, given) | (_tilings(tokens, given, outputs) if tune else {})
+            found += [_entry(name, count, way, layers, compute) for way, compute in ways.items()]
         del layers
         torch.cuda.empty_cache()
     return found
+
+
+def _ways(tokens: torch.Tensor, given: dict[str, Any]) -> dict[str, Way]:
+    return {
+        "cublas": lambda layer: F.linear(tokens, layer.weight, layer.bias),
+        "torch, all of it": lambda layer: product_reference(tokens, layer, **given),
+        "ours": lambda layer: product(tokens, layer, **given),
+        "ours, not early": lambda layer: product(tokens, layer, **given, early=False),
+    }
+
+
+def _tilings(tokens: torch.Tensor, given: dict[str, Any], outputs: int) -> dict[str, Way]:
+    count, inputs = tokens.shape
+    found: dict[str, Way] = {}
+    for numbers, warps in ((8192, 4), (16384, 4), (32768, 8), (32768, 16)):
+        base = Tiling.of(outputs, inputs, count, whole=given["norm"] is not None, numbers=numbers)
+        tiling = Tiling(base.rows, base.columns, warps)
+        found[f"ours {tiling.rows}x{tiling.columns}, {warps} warps"] = partial(_tiled, tokens, given, tiling)
+    return found
+
+
+def _tiled(tokens: torch.Tensor, given: dict[str, Any], tiling: Tiling, layer: nn.Linear) -> torch.Tensor:
+    return product(tokens, layer, **given, tiling=tiling)
 
 
 def _entry(name: str, rows: int, way: str, layers: list[nn.Linear], compute: Callable[..., Any]) -> dict[str, Any]:
@@ -106,23 +117,22 @@ def _entry(name: str, rows: int, way: str, layers: list[nn.Linear], compute: Cal
 @torch.inference_mode()
 def attention_table() -> list[dict[str, Any]]:
     """Projection and attention of one layer for several lengths of the past."""
-    found = []
-    projections = [_layers(4096, 4096) for _ in range(3)]
+    layers = list(zip(*(_layers(4096, 4096) for _ in range(3)), strict=True))[:16]
+    return [_attention(layers, *sizes) for sizes in ((1, 64, 512), (1, 500, 512), (4, 500, 512), (1, 1500, 2048))]
+
+
+def _attention(layers: list[Any], lanes: int, past: int, capacity: int) -> dict[str, Any]:
+    keys = torch.randn(1, 64, capacity, 64, device="cuda", dtype=torch.bfloat16)
+    slots = Slots(keys, keys.clone(), torch.arange(past, past + lanes, device="cuda"))
+    seen = (torch.arange(capacity, device="cuda") < past + lanes).expand(1, lanes, -1).contiguous()
+    tokens = torch.randn(lanes, 4096, device="cuda", dtype=torch.bfloat16)
     norm = nn.LayerNorm(4096, device="cuda", dtype=torch.bfloat16)
-    for lanes, past, capacity in ((1, 64, 512), (1, 500, 512), (4, 500, 512), (1, 1500, 2048)):
-        keys = torch.randn(1, 64, capacity, 64, device="cuda", dtype=torch.bfloat16)
-        slots = Slots(keys, keys.clone(), torch.arange(past, past + lanes, device="cuda"))
-        seen = (torch.arange(capacity, device="cuda") < past + lanes).expand(1, lanes, -1).contiguous()
-        tokens = torch.randn(lanes, 4096, device="cuda", dtype=torch.bfloat16)
-        many = list(zip(*projections, strict=True))[:16]
-        entry: dict[str, Any] = {"lanes": lanes, "past": past}
-        try:
-            seconds = replayed(lambda: [attend_slots(tokens, slots, seen, None) for _ in range(16)] and None) / 16
-            entry["attention us"] = round(1e6 * seconds, 2)
-            seconds = replayed(lambda: [project(tokens, norm, *layers, slots) for layers in many] and None) / len(many)
-            entry |= {"projection us": round(1e6 * seconds, 2)}
-            entry["projection TB/s"] = round(3 * 2 * 4096 * 4096 / seconds / 1e12, 3)
-        except Exception as error:  # noqa: BLE001
-            entry["error"] = repr(error)[:300]
-        found.append(entry)
-    return found
+    attending = replayed(lambda: [attend_slots(tokens, slots, seen, None) for _ in range(16)] and None) / 16
+    projecting = replayed(lambda: [project(tokens, norm, *each, slots) for each in layers] and None) / len(layers)
+    return {
+        "lanes": lanes,
+        "past": past,
+        "attention us": round(1e6 * attending, 2),
+        "projection us": round(1e6 * projecting, 2),
+        "projection TB/s": round(3 * 2 * 4096 * 4096 / projecting / 1e12, 3),
+    }

@@ -134,10 +134,14 @@ def profile(model: Any, prompts: list[Prompt], **given: Any) -> list[dict[str, A
         torch.cuda.synchronize()
     entries = sorted(seen.key_averages(), key=lambda entry: -entry.self_device_time_total)[:14]
     return [
-        {"kernel": entry.key[:90], "calls": entry.count, "us each": round(entry.self_device_time_total / entry.count, 2),
-         "ms in all": round(entry.self_device_time_total / 1e3, 3)}
+        {
+            "kernel": entry.key[:90],
+            "calls": entry.count,
+            "us each": round(entry.self_device_time_total / entry.count, 2),
+            "ms in all": round(entry.self_device_time_total / 1e3, 3),
+        }
         for entry in entries
-    ]  # fmt: skip
+    ]
 
 
 def limits(options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A recorder for CPUs with the semantics of CUDA graphs: which kernels run on which addresses is noted, nothing else."""
+"""A recorder for CPUs with the semantics of CUDA graphs: it notes which kernels run on what, and no more."""
 
 from collections.abc import Callable
 from typing import Any

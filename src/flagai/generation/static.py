@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 
@@ -94,8 +94,7 @@ class ModelStep:
     def run(self) -> Scored:
         """See :class:`StaticStep`; the result is overwritten by the next step."""
         self._work()
-        assert self._scored is not None
-        return self._scored
+        return cast(Scored, self._scored)
 
     def _run(self, model: Any) -> None:
         self.cache.open()

@@ -1,7 +1,7 @@
 """Blocks of a decoding step in five kernels, for models on a GPU whose weights are half precision."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -31,14 +31,13 @@ class FusedPreNorm:
 
     def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
         """[B, W, width] -> [B, W, width]; ``visibility`` has booleans, [B, 1, W, capacity]."""
-        static, block = cache.cache, self._block
-        assert isinstance(static, StaticCache)
-        assert visibility.tensor is not None
+        static, block = cast(StaticCache, cache.cache), self._block
+        seen = cast(torch.Tensor, visibility.tensor)[:, 0]
         tokens = hidden.flatten(0, 1).contiguous()
         attention, feed_forward = block.attention, block.feed_forward
         slots = Slots(*static.buffers(cache.index), static.now)
         query = project(tokens, block.norm1, attention.q, attention.k, attention.v, slots)
-        attended = attend_slots(query, slots, visibility.tensor[:, 0], attention.scale)
+        attended = attend_slots(query, slots, seen, attention.scale)
         tokens = product(attended, attention.out, residual=tokens)
         inner = product(tokens, feed_forward.up, norm=block.norm2, activation_name=feed_forward.activation_name)
         return product(inner, feed_forward.down, residual=tokens).view_as(hidden)

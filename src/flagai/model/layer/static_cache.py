@@ -39,8 +39,8 @@ class StaticCache(KVCache):
         self._positions = None if like._positions is None else like._positions.new_zeros(1, capacity)
         if memory:
             self._cross = [
-                None if pair is None else tuple(_roomy(part, memory) for part in pair) for pair in like._cross
-            ]  # type: ignore[misc]
+                None if pair is None else (_roomy(pair[0], memory), _roomy(pair[1], memory)) for pair in like._cross
+            ]
             self.memory_mask = torch.zeros(rows, memory, dtype=torch.bool, device=device)
         self.faster: Sequence[Callable[..., torch.Tensor]] = ()
 
