@@ -64,6 +64,7 @@ class Decoding:
         diversity_penalty: what a token loses for each beam of an earlier group that has just chosen it.
         contrastive_alpha: contrastive search among ``top_k`` candidates: the weight of being unlike what came before.
         processors: the order of those that apply to drawing.
+        cuda_graphs: on a GPU, record a step once and replay it; the answers are the same, the launches cost nothing.
 
     Raises:
         InputError: an option has an impossible value, or two do not go together.
@@ -92,6 +93,7 @@ class Decoding:
     diversity_penalty: float = 0.0
     contrastive_alpha: float | None = None
     processors: tuple[str, ...] = PROCESSORS
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name, limits in _RANGES.items():
