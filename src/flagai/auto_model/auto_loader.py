@@ -160,7 +160,10 @@ def _family(home: Path, name: str) -> str:
             return family
     from flagai.catalog.catalog import find
 
-    return find(name).family
+    try:
+        return find(name).family
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"There is no folder {(home / name).absolute()}. {error}") from error
 
 
 def family_at(model_name: str, model_dir: str | Path | None = None) -> str:

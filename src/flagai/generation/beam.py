@@ -64,6 +64,15 @@ class BeamSearch(Search):
         """See the base class; the groups have their own."""
         return {}
 
+    def holders(self) -> list[tuple[object, tuple[str, ...]]]:
+        """See the base class."""
+        return [*super().holders(), *((group, (*group.PER_TEXT, "length")) for group in self.groups)]
+
+    @property
+    def recordable(self) -> bool:
+        """See the base class; how words are forced depends on the number of the step."""
+        return super().recordable and not self.decoding.forced_words
+
     def select(self, rows: torch.Tensor) -> None:
         """See the base class."""
         super().select(rows)

@@ -40,6 +40,8 @@ class BeamGroup:
         forced: what every answer must contain; None for nothing.
     """
 
+    PER_TEXT = ("running", "score", "ids", "kept", "stopped", "done")
+
     def __init__(self, tree: Tree, width: int, forced: ForcedWords | None) -> None:
         self.tree = tree
         self.width = width
@@ -52,11 +54,11 @@ class BeamGroup:
         self.kept = torch.zeros(batch, width, dtype=torch.long, device=tree.device)
         self.stopped = torch.zeros(batch, width, dtype=torch.bool, device=tree.device)
         self.done = torch.zeros(batch, dtype=torch.bool, device=tree.device)
-        self.length = 0  # of all running answers
+        self.length = torch.zeros((), dtype=torch.double, device=tree.device)  # of all running answers
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these texts."""
-        for name in ("running", "score", "ids", "kept", "stopped", "done"):
+        for name in self.PER_TEXT:
             setattr(self, name, getattr(self, name).index_select(0, rows))
 
     def candidates(self, scores: torch.Tensor, first_lane: int) -> Candidates:
@@ -101,7 +103,7 @@ class BeamGroup:
         Returns:
             Indices of those that go on, [B, width].
         """
-        self.length += 1
+        self.length = self.length + 1
         stops = self.tree.stops(found.tokens)
         last = self.tree.in_last_blank().gather(1, found.parents)
         full = self.tree.lanes.piece.gather(1, found.parents) + 1 >= self.decoding.max_new_tokens
@@ -125,8 +127,7 @@ class BeamGroup:
         """All ids of the candidates, the start token included, [B, K, steps]."""
         fed = self.tree.lanes.fed
         ids = fed.gather(1, found.parents[..., None].expand(-1, -1, fed.shape[2]))
-        ids[:, :, self.tree.count] = found.tokens
-        return ids
+        return ids.index_copy_(2, self.tree.clock, found.tokens[..., None])
 
     def _finish(
         self, found: Candidates, ids: torch.Tensor, ends: torch.Tensor, stops: torch.Tensor, stopped: torch.Tensor
@@ -139,7 +140,7 @@ class BeamGroup:
         else:
             counted = counted & self.forced.complete(ids[:, :, self._written()])
         scores = (found.values / self.length**self.decoding.length_penalty).masked_fill(~counted, -torch.inf)
-        kept = (self.tree.count + ~stops).long()
+        kept = self.tree.clock + (~stops).long()
         self.score, best = torch.cat([self.score, scores], dim=1).topk(self.width)
         self.ids = torch.cat([self.ids, ids], dim=1).gather(1, best[..., None].expand(-1, -1, ids.shape[2]))
         self.kept = torch.cat([self.kept, kept], dim=1).gather(1, best)

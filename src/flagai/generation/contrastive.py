@@ -41,6 +41,11 @@ class ContrastiveSearch(Search):
         names = ("score", "kept", "length", "stopped", "last", "logs", "tokens", "context", "real")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def recordable(self) -> bool:
+        """See the base class; the states that candidates are compared with grow."""
+        return False
+
     def choose(self, scored: Scored) -> Choice:
         """See the base class; first decides among the candidates that have just been fed."""
         logits = scored.logits

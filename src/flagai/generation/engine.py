@@ -1,7 +1,7 @@
 """The engine: one loop for all families and all ways of searching."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from flagai.generation.lanes import IndependentLanes
 from flagai.generation.options import Decoding
 from flagai.generation.processors import Pipeline
 from flagai.generation.search import Search
+from flagai.generation.stepper import Stepper
 from flagai.generation.tree import Tree
 from flagai.generation.types import Event, Hypothesis, LogitsProcessor, Prompt, StopHook
 
@@ -125,28 +126,26 @@ def _steps(
     """Run the search; yield it now and then, with the texts of the batch that have newly been finished."""
     if not prompts:
         return
-    with _evaluating(model):
+    with ExitStack() as stack:
+        stack.enter_context(_evaluating(model))
         search = _search(model, prompts, decoding, processors, stop)
         tree = search.tree
         if patience is None:
             patience = 1 if tree.device.type == "cpu" else _PATIENCE
         told: set[int] = set()
-        scored = tree.begin()
+        stepper = Stepper(search, stack)
         steps = tree.limit + search.late
         for step in range(steps):
-            choice = search.choose(scored)
-            if choice.parents is not None:
-                tree.reorder(choice.parents)
-            tree.append(choice.tokens, choice.closes)
+            stepper.grow()
             if step % patience == patience - 1 or step == steps - 1:
                 done = search.done.tolist()
                 yield search, [row for row, is_done in enumerate(done) if is_done and tree.numbers[row] not in told]
                 if all(done):
                     return
                 told.update(number for number, is_done in zip(tree.numbers, done, strict=True) if is_done)
-                if sum(done) >= _IDLE * len(done):
+                if sum(done) >= _IDLE * len(done) and tree.static is None:
                     search.select((~search.done).nonzero()[:, 0])
-            scored = tree.run()
+            stepper.run()
 
 
 def _search(

@@ -33,7 +33,6 @@ class IndependentLanes(Search):
         self.ended = torch.zeros_like(self.kept, dtype=torch.bool)
         self.stopped = torch.zeros_like(self.ended)
         self.uniforms = _uniforms(tree) if self.decoding.do_sample else self.score[..., None]
-        self.step = 0
 
     def state(self) -> dict[str, torch.Tensor]:
         """See the base class."""
@@ -44,12 +43,12 @@ class IndependentLanes(Search):
         """See the base class."""
         plain, scores = self.pipeline(scored.logits)
         if self.decoding.do_sample:
-            tokens = draw(scores, self.uniforms[..., self.step])
+            step = self.tree.clock - int(self.tree.family.starts)
+            tokens = draw(scores, self.uniforms.index_select(2, step)[..., 0])
         else:
             plain, tokens = scores, scores.argmax(-1).expand(-1, self.tree.width)
         # Only at the first step there is one lane for all.
-        parents = torch.zeros_like(tokens) if self.step == 0 else None
-        self.step += 1
+        parents = torch.zeros_like(tokens) if scores.shape[1] < self.tree.width else None
         closes = self._account(tokens, _value(plain, tokens), _value(scores, tokens) == -torch.inf, parents)
         self.done = self.ended.all(1)
         return Choice(tokens, parents, closes)

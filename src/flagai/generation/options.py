@@ -25,6 +25,8 @@ _RANGES: dict[str, tuple[float, float, bool, bool]] = {
 }
 _IDS = ("stop_ids", "banned_ids")
 _SEQUENCES = ("bad_words", "forced_words")
+# Ids and seeds, of which torch takes 64 bits; the n-th sample's seed is n more.
+_MOST = 2**62
 PROCESSORS = ("repetition_penalty", "temperature", "top_k", "top_p")
 
 
@@ -62,6 +64,7 @@ class Decoding:
         diversity_penalty: what a token loses for each beam of an earlier group that has just chosen it.
         contrastive_alpha: contrastive search among ``top_k`` candidates: the weight of being unlike what came before.
         processors: the order of those that apply to drawing.
+        cuda_graphs: on a GPU, record a step once and replay it; the answers are the same, the launches cost nothing.
 
     Raises:
         InputError: an option has an impossible value, or two do not go together.
@@ -90,6 +93,7 @@ class Decoding:
     diversity_penalty: float = 0.0
     contrastive_alpha: float | None = None
     processors: tuple[str, ...] = PROCESSORS
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name, limits in _RANGES.items():
@@ -171,6 +175,6 @@ def _many(name: str, value: Any) -> Iterable[Any]:
 def _ids(name: str, values: Any) -> tuple[int, ...]:
     ids = tuple(_many(name, values))
     for value in ids:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise InputError(f"{name} holds {value!r}; expected whole numbers of at least 0.")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST:
+            raise InputError(f"{name} holds {value!r}; expected whole numbers of at least 0, below 2**62.")
     return ids

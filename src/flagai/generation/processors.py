@@ -114,6 +114,12 @@ class Pipeline:
             if value not in (neutral, None) and (decoding.do_sample or name == "repetition_penalty")
         ]
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether scores depend on the history."""
+        decoding = self.decoding
+        return bool(self.added or self.bad_words or decoding.no_repeat_ngram_size or decoding.repetition_penalty != 1)
+
     def __call__(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the tokens that may follow.
 
@@ -126,7 +132,7 @@ class Pipeline:
         plain = logits.float().log_softmax(-1)
         if len(self.banned):
             plain = plain.index_fill(-1, self.banned, -torch.inf)
-        ids = self.tree.history()
+        ids = self.tree.history() if self.looks_back else self.tree.past
         scores = self._limited(ids, plain)
         for processor in self.added:
             scores = processor(ids, scores)

@@ -1,7 +1,7 @@
 """What every way of searching answers has: a choice at each step, and answers in the end."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -59,6 +59,27 @@ class Search(ABC):
     @abstractmethod
     def possible(self, row: int) -> list[list[int]]:
         """The ids, separators of pieces included, of all answers that may still become the best one."""
+
+    @property
+    def recordable(self) -> bool:
+        """Whether a choice is work of the device alone, and the same at every step."""
+        return self.hook is None and not self.pipeline.added
+
+    def grow(self, scored: Scored) -> None:
+        """Choose the next tokens and put them into the tree."""
+        choice = self.choose(scored)
+        if choice.parents is not None:
+            self.tree.reorder(choice.parents)
+        self.tree.append(choice.tokens, choice.closes)
+
+    def holders(self) -> list[tuple[object, tuple[str, ...]]]:
+        """Everything that :meth:`grow` changes: objects, and the names of their tensors."""
+        lanes = self.tree.lanes
+        return [
+            (lanes, tuple(entry.name for entry in fields(lanes))),
+            (self.tree, ("clock",)),
+            (self, (*self.state(), "done")),
+        ]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these texts.

@@ -8,7 +8,7 @@ are never copied, and those of the text are read once for all lanes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -61,6 +61,18 @@ class Lanes:
             setattr(self, entry.name, change(getattr(self, entry.name)))
 
 
+class StaticStep(Protocol):
+    """A step of the model over tensors that stay where they are."""
+
+    cache: Any
+
+    def feed(self, ids: torch.Tensor, position: torch.Tensor, block: torch.Tensor, seen: torch.Tensor) -> None:
+        """Put tokens where the step reads them: three of [B, W], and which slots each sees, [B, W, slots]."""
+
+    def run(self) -> Scored:
+        """Feed them to the model."""
+
+
 class Tree:
     """Texts and the answers growing out of them.
 
@@ -92,7 +104,9 @@ class Tree:
         self._read(prompts, pieces)
         self.lanes: Lanes
         self.count = 0  # tokens in Lanes.fed
+        self.clock = torch.zeros(1, dtype=torch.long, device=self.device)  # the same, where the device knows it
         self.cache: Any = None
+        self.static: StaticStep | None = None  # once no shape depends on the step any more
 
     # -- reading the prompts -------------------------------------------------------------------------------------
 
@@ -236,19 +250,37 @@ class Tree:
 
     def _enter(self, tokens: torch.Tensor) -> None:
         """Write the tokens that will be fed, and let each see the slot that it will take."""
-        width, slot = tokens.shape[1], self.cache.length
-        self.lanes.fed[:, :, self.count] = tokens
-        self.lanes.seen[:, :, slot : slot + width] = self._own[:width, :width]
+        batch, width = tokens.shape
+        self.lanes.fed.index_copy_(2, self.clock, tokens[..., None])
+        own = self._own[:width, :width].expand(batch, -1, -1)
+        self.lanes.seen.index_copy_(2, self.cache.slots(width, self.device), own)
+        self.clock = self.clock + 1
         self.count += 1
 
     def run(self) -> Scored:
         """Feed the newest token of every lane."""
+        if self.static is not None:
+            return self.static.run()
         lanes = self.lanes
-        width = lanes.position.shape[1]
-        seen = lanes.seen[:, None, :, : self.cache.length + width]
-        places = Places(lanes.fed[:, :, self.count - 1], lanes.position, lanes.block, seen=seen)
+        seen = lanes.seen[:, None, :, : self.cache.length + lanes.position.shape[1]]
+        places = Places(self.newest(), lanes.position, lanes.block, seen=seen)
         first, self._first = self._first, {}
         return self._call(places, **first)
+
+    def make_static(self, step: "StaticStep") -> None:
+        """From now on, let ``step`` run the model, over tensors whose shapes and places do not change."""
+        more = step.cache.capacity - self.lanes.seen.shape[2]
+        self.lanes.seen = torch.nn.functional.pad(self.lanes.seen, (0, more))
+        self.cache, self.static = step.cache, step
+
+    def feed(self) -> None:
+        """Put the newest tokens where the static step reads them."""
+        if self.static is not None:
+            self.static.feed(self.newest(), self.lanes.position, self.lanes.block, self.lanes.seen)
+
+    def newest(self) -> torch.Tensor:
+        """The newest token of every lane, [B, W]."""
+        return self.lanes.fed.index_select(2, self.clock - 1)[..., 0]
 
     def _call(self, places: Places, **others: Any) -> Scored:
         arguments = self.family.arguments(self.model, places)
@@ -272,8 +304,15 @@ class Tree:
 
     def history(self) -> torch.Tensor:
         """Text and answer of every lane, the newest token last and -1 in front, [B, W, T]."""
-        fed = self.lanes.fed[:, :, : self.count]
-        return torch.cat([self.past.expand(-1, fed.shape[1], -1), fed], dim=2)
+        fed = self.lanes.fed if self.static is not None else self.lanes.fed[:, :, : self.count]
+        ids = torch.cat([self.past.expand(-1, fed.shape[1], -1), fed], dim=2)
+        return ids if self.static is None else self._at_the_end(ids)
+
+    def _at_the_end(self, ids: torch.Tensor) -> torch.Tensor:
+        """Shift histories to the right end of a tensor whose size does not depend on the step."""
+        size = ids.shape[2]
+        places = torch.arange(size, device=self.device) - (self.lanes.fed.shape[2] - self.clock)
+        return ids.index_select(2, places.clamp(min=0)).masked_fill(places < 0, _NOTHING)
 
     def pieces(self, ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Cut an answer at the start tokens of its further blanks."""

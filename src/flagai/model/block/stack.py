@@ -74,7 +74,9 @@ class BlockStack(nn.ModuleList):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         outputs = []
         for index in indices:
-            layer_cache = None if cache is None else cache.layer(index)
-            hidden = self[index](hidden, visibility, cache=layer_cache, **cross)
+            if cache is None:
+                hidden = self[index](hidden, visibility, **cross)
+            else:
+                hidden = cache.block(index, self[index])(hidden, visibility, cache=cache.layer(index), **cross)
             outputs.append(hidden)
         return hidden, outputs

@@ -1,8 +1,10 @@
 """Keys and values of past positions, outside the model and preallocated."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 # Buffers grow in steps of this many positions at least.
 _STEP = 64
@@ -41,6 +43,14 @@ class KVCache:
     def layer(self, index: int) -> "LayerCache":
         """The part of the cache that one layer uses."""
         return LayerCache(self, index)
+
+    def block(self, index: int, block: nn.Module) -> Callable[..., torch.Tensor]:
+        """What computes a layer: the block itself, unless the cache knows a faster equal."""
+        return block
+
+    def slots(self, count: int, device: torch.device) -> torch.Tensor:
+        """Where the next positions will lie, [count]."""
+        return torch.arange(self.length, self.length + count, device=device)
 
     def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the keys and values of new positions to a layer and return all of them.

@@ -1,0 +1,138 @@
+"""The products of a GLM-10b step, one by one: time and bandwidth of every tiling, beside torch's product."""
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flagai.model.layer.decoding import Slots, Tiling, attend_slots, product, product_reference, project
+
+# name: (outputs, inputs, with norm, activation, with residual)
+SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {
+    "out": (4096, 4096, False, None, True),
+    "up": (16384, 4096, True, "gelu_new", False),
+    "down": (4096, 16384, False, None, True),
+}
+Way = Callable[[nn.Linear], torch.Tensor]
+_BYTES = 2 << 30  # of different matrices, so that no cache serves them
+
+
+def replayed(work: Callable[[], None], rounds: int = 7) -> float:
+    """Median seconds of a CUDA graph of the work."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        work()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            work()
+    graph.replay()
+    times = []
+    for _ in range(rounds):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return statistics.median(times)
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that a device copy reads and writes."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+
+    def copies() -> None:
+        for _ in range(4):
+            target.copy_(source)
+
+    return 4 * 2 * source.nbytes / replayed(copies)
+
+
+def _layers(outputs: int, inputs: int) -> list[nn.Linear]:
+    count = max(2, _BYTES // (2 * outputs * inputs))
+    layers = [nn.Linear(inputs, outputs, device="cuda", dtype=torch.bfloat16) for _ in range(count)]
+    for layer in layers:
+        layer.requires_grad_(False)
+    return layers
+
+
+@torch.inference_mode()
+def table(rows: tuple[int, ...], tune: bool) -> list[dict[str, Any]]:
+    """One entry for each product, number of rows and way of computing it."""
+    found = []
+    for name, (outputs, inputs, normed, activation, residual) in SHAPES.items():
+        layers = _layers(outputs, inputs)
+        for count in rows:
+            given: dict[str, Any] = {
+                "norm": nn.LayerNorm(inputs, device="cuda", dtype=torch.bfloat16) if normed else None,
+                "activation_name": activation,
+                "residual": torch.randn(count, outputs, device="cuda", dtype=torch.bfloat16) if residual else None,
+            }
+            tokens = torch.randn(count, inputs, device="cuda", dtype=torch.bfloat16)
+            ways = _ways(tokens, given) | (_tilings(tokens, given, outputs) if tune else {})
+            found += [_entry(name, count, way, layers, compute) for way, compute in ways.items()]
+        del layers
+        torch.cuda.empty_cache()
+    return found
+
+
+def _ways(tokens: torch.Tensor, given: dict[str, Any]) -> dict[str, Way]:
+    return {
+        "cublas": lambda layer: F.linear(tokens, layer.weight, layer.bias),
+        "torch, all of it": lambda layer: product_reference(tokens, layer, **given),
+        "ours": lambda layer: product(tokens, layer, **given),
+        "ours, not early": lambda layer: product(tokens, layer, **given, early=False),
+    }
+
+
+def _tilings(tokens: torch.Tensor, given: dict[str, Any], outputs: int) -> dict[str, Way]:
+    count, inputs = tokens.shape
+    found: dict[str, Way] = {}
+    for numbers, warps in ((8192, 4), (16384, 4), (32768, 8), (32768, 16)):
+        base = Tiling.of(outputs, inputs, count, whole=given["norm"] is not None, numbers=numbers)
+        tiling = Tiling(base.rows, base.columns, warps)
+        found[f"ours {tiling.rows}x{tiling.columns}, {warps} warps"] = partial(_tiled, tokens, given, tiling)
+    return found
+
+
+def _tiled(tokens: torch.Tensor, given: dict[str, Any], tiling: Tiling, layer: nn.Linear) -> torch.Tensor:
+    return product(tokens, layer, **given, tiling=tiling)
+
+
+def _entry(name: str, rows: int, way: str, layers: list[nn.Linear], compute: Callable[..., Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"product": name, "rows": rows, "way": way}
+    try:
+        seconds = replayed(lambda: [compute(layer) for layer in layers] and None) / len(layers)
+    except Exception as error:  # noqa: BLE001 - one failure must not end the run
+        return entry | {"error": repr(error)[:300]}
+    return entry | {"us": round(1e6 * seconds, 2), "TB/s": round(layers[0].weight.nbytes / seconds / 1e12, 3)}
+
+
+@torch.inference_mode()
+def attention_table() -> list[dict[str, Any]]:
+    """Projection and attention of one layer for several lengths of the past."""
+    layers = list(zip(*(_layers(4096, 4096) for _ in range(3)), strict=True))[:16]
+    return [_attention(layers, *sizes) for sizes in ((1, 64, 512), (1, 500, 512), (4, 500, 512), (1, 1500, 2048))]
+
+
+def _attention(layers: list[Any], lanes: int, past: int, capacity: int) -> dict[str, Any]:
+    keys = torch.randn(1, 64, capacity, 64, device="cuda", dtype=torch.bfloat16)
+    slots = Slots(keys, keys.clone(), torch.arange(past, past + lanes, device="cuda"))
+    seen = (torch.arange(capacity, device="cuda") < past + lanes).expand(1, lanes, -1).contiguous()
+    tokens = torch.randn(lanes, 4096, device="cuda", dtype=torch.bfloat16)
+    norm = nn.LayerNorm(4096, device="cuda", dtype=torch.bfloat16)
+    attending = replayed(lambda: [attend_slots(tokens, slots, seen, None) for _ in range(16)] and None) / 16
+    projecting = replayed(lambda: [project(tokens, norm, *each, slots) for each in layers] and None) / len(layers)
+    return {
+        "lanes": lanes,
+        "past": past,
+        "attention us": round(1e6 * attending, 2),
+        "projection us": round(1e6 * projecting, 2),
+        "projection TB/s": round(3 * 2 * 4096 * 4096 / projecting / 1e12, 3),
+    }

@@ -1,0 +1,215 @@
+"""Decoding by replay: a model's step and a search's choice, over tensors that stay where they are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import torch
+
+from flagai.generation.family import Family, Places
+from flagai.generation.recording import CudaRecorder, Recorded, Recorder
+from flagai.generation.search import Search
+from flagai.generation.tree import Scored, Tree
+from flagai.model.block.fused import faster_blocks
+from flagai.model.layer.cache import KVCache
+from flagai.model.layer.static_cache import StaticCache, bucket
+
+# Steps below which a recording is not worth its time: the first is done as it is, the second is recorded.
+_WORTH = 4
+# How many steps of different shapes a model keeps ready.
+_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a recorded step of a model depends on.
+
+    Args:
+        family: how the model is called.
+        batch: number of texts, B.
+        lanes: number of lanes of each, W.
+        capacity: slots of the cache.
+        memory: slots of the encoder's text; 0 for none.
+        places: where the parameters lie: a recording reads them there.
+    """
+
+    family: Family
+    batch: int
+    lanes: int
+    capacity: int
+    memory: int
+    places: tuple[tuple[int, torch.dtype], ...]
+
+    @classmethod
+    def of(cls, tree: Tree) -> Self:
+        """What the next step of these texts needs."""
+        batch, lanes = tree.lanes.position.shape
+        first = tree.cache.length
+        memory = next((pair[0].shape[2] for pair in tree.cache._cross if pair is not None), 0)
+        places = tuple((tensor.data_ptr(), tensor.dtype) for tensor in _tensors(tree.model))
+        # The last slots stay free: to a causal mask, the queries stand there.
+        capacity = bucket(first + lanes * (tree.limit + 2))
+        return cls(tree.family, batch, lanes, capacity, bucket(memory) if memory else 0, places)
+
+
+def _tensors(model: Any) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+class ModelStep:
+    """One step of a model: the newest tokens in, logits out.
+
+    Args:
+        model: the model.
+        shape: the sizes of everything.
+        like: a cache with the texts in it.
+        recorder: what records the step.
+    """
+
+    def __init__(self, model: Any, shape: Shape, like: KVCache, recorder: Recorder) -> None:
+        self.shape = shape
+        self.cache = StaticCache(like, shape.capacity, shape.lanes, shape.memory)
+        self.cache.faster = faster_blocks(model, shape.batch * shape.lanes)
+        device = self.cache.slot.device
+        sizes = (shape.batch, shape.lanes)
+        self._ids, self._position, self._block = torch.zeros(3, *sizes, dtype=torch.long, device=device)
+        self._seen = torch.zeros(*sizes, shape.capacity, dtype=torch.bool, device=device)
+        self._scored: Scored | None = None
+        self._work = Recorded(lambda: self._run(model), recorder)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has been recorded."""
+        return self._work.ready
+
+    def feed(self, ids: torch.Tensor, position: torch.Tensor, block: torch.Tensor, seen: torch.Tensor) -> None:
+        """See :class:`StaticStep`."""
+        self._ids.copy_(ids)
+        self._position.copy_(position)
+        self._block.copy_(block)
+        self._seen.copy_(seen)
+
+    def run(self) -> Scored:
+        """See :class:`StaticStep`; the result is overwritten by the next step."""
+        self._work()
+        return cast(Scored, self._scored)
+
+    def _run(self, model: Any) -> None:
+        self.cache.open()
+        places = Places(self._ids, self._position, self._block, seen=self._seen[:, None])
+        output = model(**self.shape.family.arguments(model, places), cache=self.cache)
+        if self._scored is None:
+            self._scored = Scored(torch.empty_like(output["logits"]), torch.empty_like(output["hidden_states"]))
+        self._scored.logits.copy_(output["logits"])
+        self._scored.hidden.copy_(output["hidden_states"])
+
+
+class Choosing:
+    """A search's choice and the growth of the tree; what it changes is put back to where it was found.
+
+    Args:
+        search: the search, after its first choice: all lanes are there.
+        scored: where each step's results are.
+        recorder: what records the choice.
+    """
+
+    def __init__(self, search: Search, scored: Scored, recorder: Recorder) -> None:
+        self._search = search
+        self._scored = scored
+        self._kept = [
+            (owner, name, getattr(owner, name).clone()) for owner, names in search.holders() for name in names
+        ]
+        for owner, name, tensor in self._kept:
+            setattr(owner, name, tensor)
+        self._work = Recorded(self._choose, recorder)
+
+    def __call__(self) -> None:
+        """Choose, grow, and feed the newest tokens to the model's step."""
+        count = self._search.tree.count + 1
+        self._work()
+        self._search.tree.count = count
+
+    def _choose(self) -> None:
+        self._search.grow(self._scored)
+        self._search.tree.feed()
+        for owner, name, tensor in self._kept:
+            new = getattr(owner, name)
+            if new is not tensor:
+                tensor.copy_(new)
+                setattr(owner, name, tensor)
+
+
+class StaticSteps:
+    """The recorded steps of one model, kept for the next texts; goes with the model."""
+
+    def __init__(self) -> None:
+        self._ready: list[ModelStep] = []
+        self._recorder: Recorder | None = None
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        """A copy of a model, in memory or in a file, begins without recordings."""
+        return type(self), ()
+
+    @property
+    def count(self) -> int:
+        """How many are kept."""
+        return len(self._ready)
+
+    def recorder(self, device: torch.device) -> Recorder:
+        """What records this model's steps."""
+        if self._recorder is None:
+            self._recorder = recorder_for(device)
+        return self._recorder
+
+    @contextmanager
+    def lend(self, tree: Tree) -> Iterator[ModelStep]:
+        """A step for these texts, which nobody else uses meanwhile."""
+        shape = Shape.of(tree)
+        step = next((step for step in self._ready if step.shape == shape), None)
+        if step is None:
+            # Those that read parameters where they are no longer will never fit again.
+            self._ready = [other for other in self._ready if other.shape.places == shape.places]
+            step = ModelStep(tree.model, shape, tree.cache, self.recorder(tree.device))
+        else:
+            self._ready.remove(step)
+        step.cache.load(tree.cache)
+        try:
+            yield step
+        finally:
+            # One that was never recorded holds the model, which holds us.
+            if step.ready:
+                self._ready = [*self._ready, step][-_KEPT:]
+
+
+def steps_of(model: Any) -> StaticSteps:
+    """The recorded steps that belong to a model."""
+    found: StaticSteps = model.__dict__.setdefault("static_steps", StaticSteps())
+    return found
+
+
+def recorder_for(device: torch.device) -> Recorder:
+    """What records work of a device."""
+    return CudaRecorder(device)
+
+
+def can_record(device: torch.device) -> bool:
+    """Whether work of a device can be recorded."""
+    return device.type == "cuda"
+
+
+def suits(search: Search) -> bool:
+    """Whether these texts are better decoded by replay; asked when all lanes are there."""
+    tree = search.tree
+    return (
+        tree.decoding.cuda_graphs
+        and can_record(tree.device)
+        and tree.limit >= _WORTH
+        # A few tokens of a tiny vocabulary give fewer lanes at first than later.
+        and tree.lanes.position.shape[1] == tree.width
+        and tree.width * (2 + len(tree.decoding.stop_ids)) <= tree.model.config.vocab_size
+        # Models spread over processes have been tried as they are only.
+        and tree.model.layout is None
+        and not torch.is_autocast_enabled(tree.device.type)
+    )

@@ -1,0 +1,86 @@
+"""Blocks of a decoding step in five kernels, for models on a GPU whose weights are half precision."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from flagai.model.block.residual import PreNormBlock
+from flagai.model.block.stack import BlockStack
+from flagai.model.layer.attention import Attention
+from flagai.model.layer.cache import LayerCache
+from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, WIDEST, Slots, attend_slots, product, project, usable
+from flagai.model.layer.feed_forward import FeedForward
+from flagai.model.layer.linear import Linear
+from flagai.model.layer.mask import Visibility
+from flagai.model.layer.static_cache import StaticCache
+
+
+class FusedPreNorm:
+    """Computes what a :class:`PreNormBlock` with GPT-2's bricks computes, for one step over a static cache.
+
+    It has no parameters of its own: it reads the block's where they are.
+
+    Args:
+        block: the block.
+    """
+
+    def __init__(self, block: Any) -> None:
+        self._block = block
+
+    def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
+        """[B, W, width] -> [B, W, width]; ``visibility`` has booleans, [B, 1, W, capacity]."""
+        static, block = cast(StaticCache, cache.cache), self._block
+        seen = cast(torch.Tensor, visibility.tensor)[:, 0]
+        tokens = hidden.flatten(0, 1).contiguous()
+        attention, feed_forward = block.attention, block.feed_forward
+        slots = Slots(*static.buffers(cache.index), static.now)
+        query = project(tokens, block.norm1, attention.q, attention.k, attention.v, slots)
+        attended = attend_slots(query, slots, seen, attention.scale)
+        tokens = product(attended, attention.out, residual=tokens)
+        inner = product(tokens, feed_forward.up, norm=block.norm2, activation_name=feed_forward.activation_name)
+        return product(inner, feed_forward.down, residual=tokens).view_as(hidden)
+
+
+def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]]:
+    """What may compute a decoder's blocks in a step of this many rows; empty if only the blocks themselves may.
+
+    Args:
+        model: a model that writes.
+        rows: number of tokens in a step.
+    """
+    blocks = getattr(getattr(model, "model", model), "blocks", None)
+    if not isinstance(blocks, BlockStack) or rows > MOST_ROWS or not all(_fits(block) for block in blocks):
+        return ()
+    return [FusedPreNorm(block) for block in blocks]
+
+
+def _fits(block: nn.Module) -> bool:
+    """Whether a block is made of just these bricks, which nobody has changed."""
+    if not isinstance(block, PreNormBlock) or type(block).forward is not PreNormBlock.forward:
+        return False
+    attention, feed_forward = block.attention, block.feed_forward
+    if type(attention) is not Attention or type(feed_forward) is not FeedForward or block.cross_attention is not None:
+        return False
+    linear = (attention.q, attention.k, attention.v, attention.out, feed_forward.up, feed_forward.down)
+    norms = (block.norm1, block.norm2)
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in block.modules())
+    return (
+        not hooked
+        and feed_forward.activation_name in ACTIVATIONS
+        and all(type(layer) is Linear and layer.bias is not None for layer in linear)
+        and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
+        and all(layer.in_features <= WIDEST for layer in linear)
+        and attention.head_dim <= 256
+        and _plain(list(block.parameters()))
+    )
+
+
+def _plain(parameters: list[nn.Parameter]) -> bool:
+    """Whether parameters are ordinary ones, of one type that the kernels take, in one piece."""
+    first = parameters[0]
+    return usable(first.device, first.dtype) and all(
+        type(parameter) is nn.Parameter and parameter.dtype is first.dtype and parameter.is_contiguous()
+        for parameter in parameters
+    )

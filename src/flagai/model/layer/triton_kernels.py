@@ -1,0 +1,225 @@
+"""Triton kernels of a decoding step; :mod:`flagai.model.layer.decoding` calls them and says what they compute.
+
+A step reads every weight once and computes next to nothing, so everything is arranged for reading: a program holds its
+rows of a matrix in registers, all loads are under way before the first is used, and small work that would be a kernel
+of its own (norm, bias, activation, residual, writing into the cache) is done by the programs that need it.
+
+With ``EARLY`` (programmatic dependent launch) a kernel's programs start while the kernel before is still running,
+load their weights, and only then wait for its results. Every kernel waits before it reads or writes anything that
+another one writes.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _activated(y, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "gelu":
+        y = 0.5 * y * (1.0 + tl.erf(y * 0.7071067811865476))
+    elif ACTIVATION == "gelu_tanh":
+        y = y * tl.sigmoid(1.5957691216057308 * (y + 0.044715 * y * y * y))
+    elif ACTIVATION == "relu":
+        y = tl.maximum(y, 0.0)
+    elif ACTIVATION == "silu":
+        y = y * tl.sigmoid(y)
+    return y
+
+
+@triton.jit
+def _normed(row, inside, gain, shift, eps, K: tl.constexpr, TYPE: tl.constexpr):
+    mean = tl.sum(row, axis=0) / K
+    centred = tl.where(inside, row - mean, 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / K + eps)
+    return (centred * scale * gain + shift).to(TYPE).to(tl.float32)
+
+
+@triton.jit
+def _weights(matrix, rows, columns, N, K: tl.constexpr):
+    # Read once and never again: first to leave the caches, where the tokens stay.
+    places = rows.to(tl.int64)[:, None] * K + columns[None, :]
+    inside = (rows < N)[:, None] & (columns < K)[None, :]
+    return tl.load(matrix + places, mask=inside, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def product_kernel(
+    x,
+    matrix,
+    bias,
+    residual,
+    out,
+    gain,
+    shift,
+    eps,
+    N,
+    K: tl.constexpr,
+    M: tl.constexpr,
+    MP: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    NORM: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual."""
+    TYPE: tl.constexpr = x.dtype.element_ty
+    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    columns = tl.arange(0, BK)
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    tile = _weights(matrix, rows, columns, N, K)
+    if NORM:
+        gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
+        shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    index = tl.arange(0, MP)
+    total = tl.zeros([MP, BN], dtype=tl.float32)
+    for chunk in tl.static_range(0, K, BK):
+        here = chunk + columns
+        if chunk + BK < K:
+            following = _weights(matrix, rows, here + BK, N, K)
+        wide = tile.to(tl.float32)
+        for m in tl.static_range(M):
+            row = tl.load(x + m * K + here, mask=here < K, other=0.0).to(tl.float32)
+            if NORM:
+                row = _normed(row, here < K, gains, shifts, eps, K, TYPE)
+            part = tl.sum(wide * row[None, :], axis=1)
+            total += tl.where(index[:, None] == m, part[None, :], 0.0)
+        if chunk + BK < K:
+            tile = following
+    if BIAS:
+        total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
+    # Rounded where the plain computation has a tensor.
+    total = _activated(total.to(TYPE).to(tl.float32), ACTIVATION)
+    places = index[:, None] * N + rows[None, :]
+    inside = (index < M)[:, None] & (rows < N)[None, :]
+    if RESIDUAL:
+        total = total.to(TYPE).to(tl.float32) + tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + places, total.to(TYPE), mask=inside)
+
+
+@triton.jit
+def projection_kernel(
+    x,
+    gain,
+    shift,
+    eps,
+    query_matrix,
+    key_matrix,
+    value_matrix,
+    query_bias,
+    key_bias,
+    value_bias,
+    query,
+    keys,
+    values,
+    now,
+    N,
+    CAPACITY,
+    K: tl.constexpr,
+    M: tl.constexpr,
+    MP: tl.constexpr,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
+    TYPE: tl.constexpr = x.dtype.element_ty
+    blocks = tl.cdiv(N, BN)
+    which = tl.program_id(0) // blocks
+    rows = (tl.program_id(0) % blocks) * BN + tl.arange(0, BN)
+    columns = tl.arange(0, BK)
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    if which == 0:
+        matrix = query_matrix
+        bias = query_bias
+    elif which == 1:
+        matrix = key_matrix
+        bias = key_bias
+    else:
+        matrix = value_matrix
+        bias = value_bias
+    wide = _weights(matrix, rows, columns, N, K)
+    gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
+    shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    index = tl.arange(0, MP)
+    total = tl.zeros([MP, BN], dtype=tl.float32)
+    for m in tl.static_range(M):
+        row = tl.load(x + m * K + columns, mask=columns < K, other=0.0).to(tl.float32)
+        row = _normed(row, columns < K, gains, shifts, eps, K, TYPE)
+        part = tl.sum(wide.to(tl.float32) * row[None, :], axis=1)
+        total += tl.where(index[:, None] == m, part[None, :], 0.0)
+    total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
+    inside = (index < M)[:, None] & (rows < N)[None, :]
+    if which == 0:
+        tl.store(query + index[:, None] * N + rows[None, :], total.to(TYPE), mask=inside)
+    else:
+        slot = tl.load(now + index % LANES)
+        text_head = (index // LANES)[:, None] * (N // D) + (rows // D)[None, :]
+        places = (text_head.to(tl.int64) * CAPACITY + slot[:, None]) * D + (rows % D)[None, :]
+        if which == 1:
+            tl.store(keys + places, total.to(TYPE), mask=inside)
+        else:
+            tl.store(values + places, total.to(TYPE), mask=inside)
+
+
+@triton.jit
+def attention_kernel(
+    query,
+    keys,
+    values,
+    seen,
+    now,
+    out,
+    scale,
+    H,
+    CAPACITY,
+    TEXT_STRIDE,
+    LANE_STRIDE,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BC: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """One token's head attends to the written slots that it sees; [M, H, D] and caches [B, H, capacity, D]."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    token, head = tl.program_id(0), tl.program_id(1)
+    text, lane = token // LANES, token % LANES
+    end = tl.load(now + LANES - 1) + 1
+    features = tl.arange(0, BD)
+    real = features < D
+    asked = tl.load(query + (token * H + head) * D + features, mask=real, other=0.0).to(tl.float32) * scale
+    base = (text * H + head).to(tl.int64) * CAPACITY * D
+    highest = tl.full([1], -float("inf"), tl.float32)
+    weight = tl.zeros([1], dtype=tl.float32)
+    total = tl.zeros([BD], dtype=tl.float32)
+    for start in range(0, end, BC):
+        slots = start + tl.arange(0, BC)
+        written = slots < end
+        places = base + slots[:, None] * D + features[None, :]
+        inside = written[:, None] & real[None, :]
+        key = tl.load(keys + places, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(values + places, mask=inside, other=0.0).to(tl.float32)
+        visible = tl.load(seen + text * TEXT_STRIDE + lane * LANE_STRIDE + slots, mask=written, other=0)
+        scores = tl.where(visible != 0, tl.sum(key * asked[None, :], axis=1), -float("inf"))
+        higher = tl.maximum(highest, tl.max(scores, axis=0))
+        level = tl.where(higher == -float("inf"), 0.0, higher)
+        shares = tl.exp(scores - level)
+        shrink = tl.exp(highest - level)
+        weight = weight * shrink + tl.sum(shares, axis=0)
+        total = total * shrink + tl.sum(shares[:, None] * value, axis=0)
+        highest = higher
+    found = total / weight
+    tl.store(out + (token * H + head) * D + features, found.to(out.dtype.element_ty), mask=real)

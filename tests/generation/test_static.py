@@ -1,0 +1,132 @@
+"""Decoding by replay gives what decoding step by step gives; CUDA graphs are played by a tape of operations."""
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+
+from flagai.generation import generate, static, stream
+from flagai.generation.static import steps_of
+from flagai.model.layer.static_cache import bucket
+from tests.generation.tape import TapeRecorder
+from tests.generation.writers import KINDS, SEARCHES, writer
+
+
+@pytest.fixture
+def tape(monkeypatch: pytest.MonkeyPatch) -> TapeRecorder:
+    recorder = TapeRecorder()
+    monkeypatch.setattr(static, "recorder_for", lambda _: recorder)
+    monkeypatch.setattr(static, "can_record", lambda _: True)
+    return recorder
+
+
+def same(got: Any, wanted: Any) -> None:
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
+        assert [answer.finished for answer in ours] == [answer.finished for answer in theirs]
+        assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-4)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_replayed_steps_write_the_same(kind: str, search: str, tape: TapeRecorder) -> None:
+    writing = writer(kind)
+    # Room for all lanes in the tiny vocabularies, and steps enough for replays.
+    options = {**SEARCHES[search], "max_new_tokens": 12}
+    plain = writing.decoding(**options, cuda_graphs=False)
+    wanted = generate(writing.model, writing.prompts, plain)
+    assert not tape.recorded
+    same(generate(writing.model, writing.prompts, writing.decoding(**options)), wanted)
+    assert tape.replayed
+    before = tape.recorded
+    # The model's step is kept; only the choice is recorded anew.
+    same(generate(writing.model, writing.prompts, writing.decoding(**options)), wanted)
+    assert tape.recorded - before <= 1
+    assert steps_of(writing.model).count == 1
+
+
+def test_recordings_serve_other_texts_of_like_size(tape: TapeRecorder) -> None:
+    """The second text is shorter: what the first one left in the buffers must not be seen."""
+    writing = writer("bert")
+    for prompts in (writing.prompts[2:3], writing.prompts[1:2], writing.prompts[2:3]):
+        wanted = generate(writing.model, prompts, writing.decoding(cuda_graphs=False))
+        same(generate(writing.model, prompts, writing.decoding()), wanted)
+    assert steps_of(writing.model).count == 1
+    assert tape.recorded == 1 + 3
+
+
+def test_other_weights_are_recorded_anew(tape: TapeRecorder) -> None:
+    writing = writer("gpt2")
+    generate(writing.model, writing.prompts, writing.decoding())
+    weight = writing.model.blocks[0].attention.q.weight
+    with torch.no_grad():
+        weight.mul_(-3)  # in place: the recording reads the new values
+    wanted = generate(writing.model, writing.prompts, writing.decoding(cuda_graphs=False))
+    before = tape.recorded
+    same(generate(writing.model, writing.prompts, writing.decoding()), wanted)
+    assert tape.recorded == before + 1
+    weight.data = -weight.detach()  # elsewhere: it would read the old ones
+    wanted = generate(writing.model, writing.prompts, writing.decoding(cuda_graphs=False))
+    same(generate(writing.model, writing.prompts, writing.decoding()), wanted)
+    assert tape.recorded == before + 3
+    assert steps_of(writing.model).count == 1
+
+
+@pytest.mark.usefixtures("tape")
+def test_two_streams_of_one_model_do_not_meet() -> None:
+    writing = writer("glm")
+    decoding = writing.decoding(num_beams=3, stop_ids=())
+    wanted = generate(writing.model, writing.prompts, writing.decoding(num_beams=3, stop_ids=(), cuda_graphs=False))
+    generate(writing.model, writing.prompts, decoding)
+    both = [stream(writing.model, writing.prompts, decoding) for _ in range(2)]
+    ends: list[dict[int, Any]] = [{}, {}]
+    for events in zip(*both, strict=True):
+        for found, event in zip(ends, events, strict=True):
+            if event.hypotheses:
+                found[event.row] = list(event.hypotheses)
+    for found in ends:
+        same([found[row] for row in range(len(wanted))], wanted)
+
+
+@pytest.mark.usefixtures("tape")
+def test_hooks_are_asked_at_every_step() -> None:
+    writing = writer("gpt2")
+
+    def longest(row: int, ids: tuple[int, ...]) -> bool:
+        return len(ids) == row + 2
+
+    answers = generate(writing.model, writing.prompts, writing.decoding(stop_ids=()), stop=longest)
+    assert [len(row[0].ids) for row in answers] == [2, 3, 4, 5]
+
+
+@pytest.mark.usefixtures("tape")
+def test_recordings_go_with_the_model_and_not_with_its_copies() -> None:
+    writing = writer("gpt2")
+    model = writing.model
+    generate(model, writing.prompts, writing.decoding())
+    assert steps_of(model).count == 1
+    assert steps_of(copy.deepcopy(model)).count == 0
+    gone = weakref.ref(steps_of(model)._ready[0])
+    gc.disable()
+    try:
+        del model, writing
+        assert gone() is None, "nothing but the model holds its recordings, and they do not hold it"
+    finally:
+        gc.enable()
+
+
+@pytest.mark.usefixtures("tape")
+def test_few_steps_are_kept() -> None:
+    writing = writer("gpt2")
+    for size in range(1, 4):
+        for beams in (1, 2, 3):
+            generate(writing.model, writing.prompts[:size], writing.decoding(num_beams=beams))
+    assert steps_of(writing.model).count <= 4
+
+
+@pytest.mark.parametrize(("size", "room"), [(1, 128), (128, 128), (129, 192), (193, 256), (257, 384), (385, 512)])
+def test_capacities_are_few(size: int, room: int) -> None:
+    assert bucket(size) == room

@@ -1,0 +1,136 @@
+"""CUDA graphs and kernels of a step on a GPU: the same answers, for every family, and memory that is given back."""
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flagai.generation import Decoding, Prompt, generate
+from flagai.generation.static import steps_of
+from flagai.model.layer import decoding as kernels
+from tests import tiny
+from tests.generation.writers import KINDS, SEARCHES, writer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
+
+
+def check_same(got: Any, wanted: Any, tolerance: float = 1e-3) -> None:
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
+        scores = [answer.score for answer in theirs]
+        assert [answer.score for answer in ours] == pytest.approx(scores, rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_graphs_write_what_steps_write(kind: str, search: str) -> None:
+    writing = writer(kind)
+    model = writing.model.cuda()
+    options: dict[str, Any] = {**SEARCHES[search], "max_new_tokens": 12}
+    for prompts in (writing.prompts, writing.prompts[:1]):
+        wanted = generate(model, prompts, writing.decoding(**options, cuda_graphs=False))
+        for _ in range(2):
+            check_same(generate(model, prompts, writing.decoding(**options)), wanted)
+    assert steps_of(model).count == 2
+
+
+def test_two_models_and_many_sizes_at_once() -> None:
+    both = [writer("gpt2", seed) for seed in range(2)]
+    for writing in both:
+        writing.model.cuda()
+    wanted = [
+        generate(writing.model, writing.prompts[:size], writing.decoding(cuda_graphs=False))
+        for size in range(1, 5)
+        for writing in both
+    ]
+    for _ in range(2):
+        got = [
+            generate(writing.model, writing.prompts[:size], writing.decoding())
+            for size in range(1, 5)
+            for writing in both
+        ]
+        for ours, theirs in zip(got, wanted, strict=True):
+            check_same(ours, theirs)
+
+
+def test_memory_goes_with_the_model() -> None:
+    def used(rounds: int) -> int:
+        for _ in range(rounds):
+            writing = writer("gpt2")
+            generate(writing.model.cuda(), writing.prompts, writing.decoding())
+            del writing
+        gc.collect()
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+
+    used(2)  # libraries keep their work space
+    before = used(1)
+    assert used(3) <= before
+
+
+def wide(dtype: torch.dtype) -> Any:
+    """A GLM that the kernels take."""
+    sizes = {"hidden_size": 192, "num_attention_heads": 4, "vocab_size": 300, "max_sequence_length": 100}
+    return tiny.build("GLMModel", **sizes, spell_length=None).cuda().to(dtype)
+
+
+@pytest.mark.parametrize("lanes", [{}, {"num_beams": 4}, {"do_sample": True, "n_best": 2, "seed": 4}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_kernels_score_as_torch_does(dtype: torch.dtype, lanes: dict[str, Any]) -> None:
+    """Both follow their own answers, which rounding may separate; so the scores are compared."""
+    model, prompts = wide(dtype), [Prompt((3, 50, 7, 9)), Prompt((4, 8))]
+    fast, plain = (
+        generate(model, prompts, Decoding(max_new_tokens=24, **lanes, cuda_graphs=graphs)) for graphs in (True, False)
+    )
+    assert all(step.cache.faster for step in steps_of(model)._ready)
+    same = [ours[0].ids[:4] == theirs[0].ids[:4] for ours, theirs in zip(fast, plain, strict=True)]
+    assert any(same)
+    for ours, theirs in zip(fast, plain, strict=True):
+        if ours[0].ids == theirs[0].ids:
+            assert ours[0].score == pytest.approx(theirs[0].score, rel=0.03, abs=0.3)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(("inputs", "outputs"), [(768, 2304), (4096, 1024), (16384, 512), (100, 70)])
+def test_products_equal_torch(rows: int, inputs: int, outputs: int, early: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(inputs, outputs, device="cuda", dtype=torch.bfloat16)
+    norm = nn.LayerNorm(inputs, device="cuda", dtype=torch.bfloat16)
+    norm.weight.normal_()
+    norm.bias.normal_()
+    tokens = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
+    residual = torch.randn(rows, outputs, device="cuda", dtype=torch.bfloat16)
+    for given in ({}, {"norm": norm, "activation_name": "gelu_new"}, {"residual": residual}):
+        got = kernels.product(tokens, layer, **given, early=early).float()  # type: ignore[arg-type]
+        wanted = kernels.product_reference(tokens, layer, **given).float()  # type: ignore[arg-type]
+        assert (got - wanted).abs().max() <= 0.02 * (1 + wanted.abs().max())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (1, 4), (3, 2), (8, 1)])
+@pytest.mark.parametrize("width", [64, 80])
+def test_projection_and_attention_equal_torch(batch: int, lanes: int, width: int) -> None:
+    torch.manual_seed(0)
+    heads, capacity, size = 4, 384, 320
+    layers = [nn.Linear(size, heads * width, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    norm = nn.LayerNorm(size, device="cuda", dtype=torch.bfloat16)
+    tokens = torch.randn(batch * lanes, size, device="cuda", dtype=torch.bfloat16)
+    buffers = torch.randn(2, batch, heads, capacity, width, device="cuda", dtype=torch.bfloat16)
+    now = torch.arange(lanes, device="cuda") + 300
+    ours, theirs = (kernels.Slots(*buffers.clone(), now) for _ in range(2))
+    query = kernels.project(tokens, norm, *layers, ours)
+    wanted = kernels.project_reference(tokens, norm, *layers, theirs)
+    for got, plain in ((query, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values)):
+        torch.testing.assert_close(got, plain, atol=0.03, rtol=0.03)
+    seen = torch.rand(batch, lanes, capacity, device="cuda") > 0.5
+    seen[:, :, 300:] = False
+    seen[:, torch.arange(lanes), now] = True
+    got = kernels.attend_slots(wanted, theirs, seen, None)
+    torch.testing.assert_close(got, kernels.attend_slots_reference(wanted, theirs, seen, None), atol=0.03, rtol=0.03)
