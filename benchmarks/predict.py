@@ -94,9 +94,6 @@ def make_contenders() -> dict[str, Embed]:
 class _NoTokenizer:
     """Stands where a tokenizer would be: the texts are token ids."""
 
-    def enable_truncation(self, _: int) -> None:
-        """Nothing to cut."""
-
 
 @torch.inference_mode()
 def padded(model: Any, texts: Texts, batch: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from flagai.model.layer import PackedRow
 from flagai.model.layer import kernel as kernel_module
-from flagai.model.predictor.embedder import SentenceEmbedder
+from flagai.model.predictor.vectors import packed_means
 from tests.tiny import EVERY, batch, build, ids, label
 
 pytestmark = [
@@ -102,14 +102,9 @@ def test_packed_t5_equals_padded(dtype: torch.dtype) -> None:
         assert (got.cpu().float() - text[:length]).abs().max() <= (1e-4 if dtype is torch.float32 else 0.2)
 
 
-class _NoTokenizer:
-    def enable_truncation(self, _: int) -> None:
-        """The texts are token ids."""
-
-
 def test_embeddings_equal_the_cpu() -> None:
     model: Any = build("BertForEmbedding", **WIDE)
     texts = [ids(31, length, seed=length).tolist() for length in (5, 1, 40, 12, 12, 3)]
-    expected = SentenceEmbedder(model, _NoTokenizer()).embed_ids(texts)  # type: ignore[arg-type]
-    found = SentenceEmbedder(model.cuda(), _NoTokenizer()).embed_ids(texts)  # type: ignore[arg-type]
+    expected = packed_means(model, texts)
+    found = packed_means(model.cuda(), texts)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

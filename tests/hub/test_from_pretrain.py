@@ -1,6 +1,7 @@
 """A name is enough: every catalogued model is found, fetched once, verified and loaded, from a real local server."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from flagai import settings
+from flagai.auto_model.auto_loader import AutoLoader
+from flagai.auto_model.tasks import CLASSES
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.catalog.packages import find_model
@@ -19,6 +22,7 @@ from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
 from flagai.model.obtain import variant
 from flagai.model.registry import class_named
+from tests import vocabularies
 from tests.hub.server import Hub
 from tests.tiny import randomised
 
@@ -80,6 +84,43 @@ def test_every_name_loads(card: Card, hub: Hub, tmp_path: Path, tiny_catalog: Ca
     asked = len(hub.requests())
     cls.from_pretrain(download_path=tmp_path / "models", model_name=card.name)
     assert len(hub.requests()) == asked  # all is here: nobody is asked again
+
+
+VOCABULARIES = {
+    ("sentencepiece", "zh"): ("glm-cog-pretrain.model.gz",),
+    ("wordpiece", "zh"): ("bert-base-chinese-vocab.txt",),
+    ("wordpiece", "en"): ("bert-base-uncased-vocab.txt",),
+    ("bpe", "en"): ("gpt2-vocab.json.gz", "gpt2-merges.txt.gz"),
+    ("t5", "en"): ("t5_spiece.model.gz",),
+}
+
+
+def vocabulary(card: Card) -> dict[str, bytes]:
+    """The tokenizer files of a card, with a real vocabulary of their kind in them."""
+    sources = VOCABULARIES[card.tokenizer.kind, card.language]
+    files = {name: vocabularies.read(source) for name, source in zip(card.tokenizer.files, sources, strict=False)}
+    if card.name == "GLM-RoBERTa":  # GPT-2's vocabulary with RoBERTa's own tokens in front
+        own = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        tokens = {token: number + len(own) for token, number in json.loads(files["vocab.json"]).items()}
+        files["vocab.json"] = json.dumps(dict(zip(own, range(5), strict=True)) | tokens).encode()
+    return files
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_every_name_loads_for_its_task(card: Card, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = catalog.find
+    monkeypatch.setattr(catalog, "find", lambda name, **_: shrunk(real(name)))
+    model, files = served(shrunk(card), tmp_path / "made")
+    owner = card if card.base is None else real(card.base)
+    places = {known.name: known.sources[0].partition(":")[2].partition("@")[0] for known in (owner, card)}
+    hub.models = {places[owner.name]: vocabulary(owner)}
+    hub.models[places[card.name]] = hub.models.get(places[card.name], {}) | files | vocabulary(owner)
+    loader = AutoLoader(card.task, model_name=card.name, model_dir=tmp_path / "models", device="cpu")
+    assert isinstance(loader.get_model(), class_named(CLASSES[card.task][card.family]))
+    shared = dict(loader.get_model().named_parameters())
+    for name, parameter in model.named_parameters():
+        assert name not in shared or torch.equal(shared[name], parameter), name
+    assert loader.get_tokenizer().encode("hello")
 
 
 def test_the_configuration_alone_leaves_the_weights(

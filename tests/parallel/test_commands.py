@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import folders
+
 MATCH = ["match", "A man is playing a guitar.", "Someone plays an instrument."]
 
 
@@ -37,3 +39,15 @@ def test_a_command_runs_under_torchrun() -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["0.6674"]
+
+
+@pytest.mark.slow
+def test_two_processes_write_a_title_together(tmp_path: Path) -> None:
+    folders.write(tmp_path, "GLM-large-ch", "GLMForSeq2Seq", hidden_size=16, num_attention_heads=4)
+    title = ["title", "今天天气不错", "--model-dir", str(tmp_path), "--max-length", "5", "--device", "cpu"]
+    variables = os.environ | {"FLAGAI_OFFLINE": "1"}
+    alone = subprocess.run([sys.executable, "-m", "flagai", *title], env=variables, capture_output=True, text=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "flagai", *title]
+    together = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    assert together.returncode == 0, together.stderr
+    assert together.stdout == alone.stdout != ""

@@ -33,7 +33,7 @@ def test_masked_words(row, predictor, monkeypatch):
 
 @pytest.mark.parametrize("row", wrappers("predict_embedding"), ids=lambda row: row["text"])
 def test_embeddings(row, predictor, monkeypatch):
-    def forward(self, input_ids, lengths, token_type_ids):
+    def forward(self, input_ids, lengths):
         assert input_ids.tolist() == row["model_input"]["input_ids"]
         return {"hidden_states": 4.0 * PackedRow.of(lengths).positions()[..., None] + torch.arange(4)}
 

@@ -129,7 +129,7 @@ def test_strange_texts_are_answered(writer, text):
         ({"temperature": 0}, "temperature is 0"),
         ({"top_k": -1}, "top_k is -1"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
-        ({"out_max_length": 0}, "max_new_tokens is 0"),
+        ({"out_max_length": 0}, "out_max_length is 0"),
         ({"input_max_length": 2}, "leaves no room"),
         ({"temprature": 2.0}, "Did you mean 'temperature'"),
         ({"stop": [""]}, "stop is"),

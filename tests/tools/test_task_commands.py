@@ -128,6 +128,29 @@ def test_classes_and_matches():
     assert -1 <= float(run("match", "今天", "明天", "--model", "RoBERTa-base-ch")) <= 1
 
 
+@pytest.mark.parametrize("model", ["GLM-large-ch", "GPT2-base-ch", "RoBERTa-base-ch"])
+def test_every_family_embeds_and_matches(model):
+    (row,) = lines(run("embed", "今天", "--model", model))
+    assert len(row["embedding"]) == 12
+    assert float(run("match", "今天", "今天", "--model", model)) == pytest.approx(1)
+
+
+def test_odd_lines_are_read():
+    """A mark at the beginning, empty lines between objects, halves of characters."""
+    write = ["write", "--max-length", "2", "--seed", "1", "--json"]
+    objects = '\ufeff{"text": "今天"}\n\n{"text": "\\ud800", "note": "\\udfff"}\n'
+    rows = lines(run(*write, text=objects))
+    assert [row["text"] for row in rows] == ["今天", "\ud800"]
+    assert rows[1]["note"] == "\udfff"
+    assert [row["text"] for row in lines(run(*write, text="今天\n\n明天\n"))] == ["今天", "", "明天"]
+    assert lines(run(*write, "\udcff今"))[0]["text"] == "\ufffd今"
+
+
+def test_answers_with_halves_of_characters_go_to_files(tmp_path):
+    run("write", "--max-length", "2", "--out", str(tmp_path / "a.jsonl"), text='{"text": "\\ud800"}')
+    assert lines((tmp_path / "a.jsonl").read_text(encoding="utf-8"))[0]["text"] == "\ud800"
+
+
 def test_embeddings_keep_the_fields_of_their_lines():
     (row,) = lines(run("embed", "--model", "RoBERTa-base-ch", "--file", "-", text='{"id": 7, "text": "今天"}\n'))
     assert row["id"] == 7
@@ -144,6 +167,13 @@ def test_embeddings_keep_the_fields_of_their_lines():
         (ModelNotFoundError, ["title", "a", "--model", "GLM-larg-ch"], None, "Did you mean GLM-large-ch"),
         (InputError, ["ner", "a", "--model", "GPT2-base-ch"], None, "cannot do 'ner'"),
         (InputError, ["title", "a", "--device", "cuda:77"], None, "cuda:77"),
+        (
+            InputError,
+            ["classify", "a", "--model", "RoBERTa-base-ch-semantic-matching", "--labels", "a,b,c"],
+            None,
+            "3 labels, but the model knows 2",
+        ),
+        (InputError, ["classify", "a", "--model", "GPT2-base-ch", "--labels", "a,,b"], None, "different names"),
     ],
     ids=str,
 )

@@ -9,6 +9,7 @@ import torch
 from flagai.checkpoint.files import CheckpointFiles, find_files
 from flagai.checkpoint.pages import mapped_ahead
 from flagai.checkpoint.pickle_file import open_pickle
+from flagai.checkpoint.quantised import widened
 from flagai.checkpoint.safetensors_file import open_safetensors
 from flagai.errors import CheckpointError
 
@@ -102,7 +103,7 @@ def _open_file(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}). Check who may read it.") from error
     if start == _LFS_POINTER:
         raise CheckpointError(f"{file} is a Git LFS pointer, not the weights themselves. Run `git lfs pull`.")
-    return open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)
+    return widened(open_safetensors(file), file) if file.suffix == ".safetensors" else open_pickle(file)
 
 
 def _check_placement(files: CheckpointFiles, tensors: dict[str, torch.Tensor]) -> None:

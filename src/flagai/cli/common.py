@@ -3,9 +3,10 @@
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from flagai.errors import InputError
 if TYPE_CHECKING:
     from flagai.model.predictor.predictor import Predictor
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your own; see also FLAGAI_CARDS.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -31,16 +33,24 @@ def read_lines(file: Path) -> list[str]:
         raise InputError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 (byte {error.start}). Convert it first.") from error
+    text = text.removeprefix("\ufeff")  # some editors begin a file so
     return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")] if text.strip() else []
+
+
+def to_json(entry: object) -> str:
+    """A value as one line of JSON; lone surrogates, which no file can hold, stay escaped."""
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(entry, ensure_ascii=False))
 
 
 def print_json(entry: object) -> None:
     """Print a value as one line of JSON."""
-    typer.echo(json.dumps(entry, ensure_ascii=False))
+    typer.echo(to_json(entry))
 
 
 def predictor(task: str, model: str, model_dir: Path | None, device: str | None) -> "Predictor":
-    """A model and its tokenizer, joined for a task; loaded late, because torch takes seconds to import.
+    """A model and its tokenizer, joined for a task; under torchrun, one model is shared by the processes of a machine.
+
+    Loaded late, because torch takes seconds to import.
 
     Args:
         task: the task's name.
@@ -51,7 +61,8 @@ def predictor(task: str, model: str, model_dir: Path | None, device: str | None)
     from flagai.auto_model.auto_loader import AutoLoader
     from flagai.model.predictor.predictor import Predictor
 
-    loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device)
+    shared: dict[str, Any] = {"mesh": "auto"} if settings.world_size() > 1 else {}
+    loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device, **shared)
     return Predictor(loader.get_model(), loader.get_tokenizer())
 
 

@@ -125,9 +125,13 @@ def _write_tensor(path: Path, vectors: "torch.Tensor") -> None:
 
 
 def _embedder(model: str, home: Path | None, device: str | None) -> "SentenceEmbedder":
-    from flagai.model.obtain import obtain
-    from flagai.model.placement import best_device
+    import torch
+
+    from flagai.auto_model.auto_loader import AutoLoader
+    from flagai.model.placement import best_device, read_device
     from flagai.model.predictor.embedder import SentenceEmbedder
 
-    found = obtain(model) if home is None else obtain(home, model)
-    return SentenceEmbedder.from_folder(found.folder, device=best_device() if device is None else device)
+    place = read_device(best_device() if device is None else device)
+    dtype = torch.float32 if place.type == "cpu" else None
+    loader = AutoLoader("embedding", model, home, device=place, torch_dtype=dtype)
+    return SentenceEmbedder(loader.get_model(), loader.get_tokenizer())

@@ -9,7 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from flagai.cli.common import print_json, read_lines
+from flagai.cli.common import print_json, read_lines, to_json
+from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
 
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts. Without any, --file or the standard input is read.")]
@@ -54,18 +55,19 @@ def read_entries(texts: Sequence[str] | None, file: Path | None, field: str = "t
     if texts:
         if file is not None:
             raise InputError("Give texts as arguments or by --file, not both.")
-        return [Entry(text, {field: text}) for text in texts]
+        return [Entry(text, {field: text}) for text in clean(texts)]
     if file is None:
         if sys.stdin.isatty():
             raise InputError("There is no text. Give some as arguments, by --file, or on the standard input.")
         file = Path("-")
-    lines = enumerate(read_lines(file), 1)
-    return [_entry(file, number, line, field) for number, line in lines if line.strip() or file.suffix != ".jsonl"]
+    lines = read_lines(file)
+    is_json = file.suffix == ".jsonl" or (bool(lines) and lines[0].startswith("{"))
+    return [_entry(file, number, line, field) for number, line in enumerate(lines, 1) if line.strip() or not is_json]
 
 
 def _entry(file: Path, number: int, line: str, field: str) -> Entry:
     if file.suffix != ".jsonl" and not line.startswith("{"):
-        return Entry(line, {field: line})
+        return Entry(clean([line])[0], {field: line})
     try:
         fields = json.loads(line)
     except ValueError as error:
@@ -73,7 +75,7 @@ def _entry(file: Path, number: int, line: str, field: str) -> Entry:
     if not isinstance(fields, dict) or not isinstance(fields.get(field), str):
         found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
         raise InputError(f"{file}, line {number} has no text in {field!r} (found: {found}). Name the field by --field.")
-    return Entry(fields[field], fields)
+    return Entry(clean([fields[field]])[0], fields)
 
 
 def answer(
@@ -102,7 +104,7 @@ def answer(
 
         with replace_file(out) as temporary, temporary.open("w", encoding="utf-8") as target:
             for entry, found in _answers(entries, compute, batch_size):
-                target.write(json.dumps(entry.fields | as_fields(found), ensure_ascii=False) + "\n")
+                target.write(to_json(entry.fields | as_fields(found)) + "\n")
         return
     for entry, found in _answers(entries, compute, batch_size):
         if as_json:

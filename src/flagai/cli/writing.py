@@ -52,7 +52,7 @@ class Form(StrEnum):
 
 def title(
     texts: Texts = None,
-    model: Model = "GLM-large-ch",
+    model: Model = "GLM-mini-ch",
     file: InFile = None,
     out: OutFile = None,
     field: Field = "text",
@@ -92,7 +92,7 @@ def poem(
     form: Annotated[
         Form, typer.Option(help="Lines of five or seven characters; four lines or eight.")
     ] = Form.seven_quatrain,
-    model: Model = "GLM-large-ch",
+    model: Model = "GLM-mini-ch",
     file: InFile = None,
     out: OutFile = None,
     field: Field = "title",

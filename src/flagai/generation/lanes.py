@@ -114,7 +114,7 @@ def _uniforms(tree: Tree) -> torch.Tensor:
     seeds = decoding.seeds
     if seeds is None:
         one = [decoding.seed] * batch if decoding.seed is not None else None
-        seeds = tuple(one or torch.randint(2**62, [batch]).tolist())
+        seeds = tuple(one or _any_seeds(tree).tolist())
     if len(seeds) != batch:
         raise InputError(f"seeds has {len(seeds)} entries for {batch} prompts; give one per prompt.")
     lanes = [
@@ -122,3 +122,10 @@ def _uniforms(tree: Tree) -> torch.Tensor:
         for seed in seeds
     ]
     return torch.stack([torch.stack(row) for row in lanes]).double().to(tree.device)
+
+
+def _any_seeds(tree: Tree) -> torch.Tensor:
+    """Seeds by chance; ranks that share a model must draw the same."""
+    seeds = torch.randint(2**62, [len(tree.ids)])
+    layout = getattr(tree.model, "layout", None)
+    return seeds if layout is None else layout.agreed(seeds)

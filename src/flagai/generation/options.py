@@ -25,6 +25,8 @@ _RANGES: dict[str, tuple[float, float, bool, bool]] = {
 }
 _IDS = ("stop_ids", "banned_ids")
 _SEQUENCES = ("bad_words", "forced_words")
+# Ids and seeds, of which torch takes 64 bits; the n-th sample's seed is n more.
+_MOST = 2**62
 PROCESSORS = ("repetition_penalty", "temperature", "top_k", "top_p")
 
 
@@ -173,6 +175,6 @@ def _many(name: str, value: Any) -> Iterable[Any]:
 def _ids(name: str, values: Any) -> tuple[int, ...]:
     ids = tuple(_many(name, values))
     for value in ids:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise InputError(f"{name} holds {value!r}; expected whole numbers of at least 0.")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST:
+            raise InputError(f"{name} holds {value!r}; expected whole numbers of at least 0, below 2**62.")
     return ids

@@ -57,6 +57,8 @@ class BaseModel(nn.Module):
     optional: ClassVar[tuple[str, ...]] = ()
     prefixes: ClassVar[Mapping[str, str]] = {}
     architecture: ClassVar[str | None] = None
+    # For transformers' Trainer: our losses are means, which it divides when it accumulates gradients.
+    accepts_loss_kwargs: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from flagai.model.weights import bert
 _FLAGAI_EPSILON = 1e-6
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class BertConfig(ModelConfig):
     """BERT's configuration, under the key names of Google's, Hugging Face's and FlagAI's files.
 

@@ -46,9 +46,9 @@ _LOADING = ("download_path", "model_name", "only_download_config", "device", "dt
 _SYNONYMS = {"mt5": "t5", "roberta": "bert"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ModelConfig:
-    """Base of the configurations: a frozen dataclass that can also be read like a dictionary.
+    """Base of the configurations: a dataclass that never changes and can also be read like a dictionary.
 
     Subclasses declare their fields under the names of the published files and set the class variables:
     ``family``; ``model_types``, the values of `model_type` that they accept; ``aliases``, other names of fields
@@ -68,11 +68,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check types and values."""
         for name, kinds in _field_kinds(type(self)).items():
-            object.__setattr__(self, name, _checked(type(self).__name__, name, getattr(self, name), kinds))
+            setattr(self, name, _checked(type(self).__name__, name, getattr(self, name), kinds))
         for name, value in self.fixed.items():
             given = self.get(name, value)
             self.require(given == value, f"{name}={given!r} is not supported, only {value!r}")
         self.check()
+        self.__dict__["_complete"] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Fields never change; what others set beside them, as transformers' Trainer does, means nothing to us."""
+        if "_complete" in self.__dict__ and name in {entry.name for entry in fields(self)}:
+            raise ConfigError(f"{type(self).__name__}.{name} cannot be set. Take config.replace({name}={value!r}).")
+        super().__setattr__(name, value)
 
     def check(self) -> None:
         """Check how values go together; subclasses extend it.

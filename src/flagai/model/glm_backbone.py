@@ -20,7 +20,7 @@ from flagai.model.layer.mask import visibility
 from flagai.model.weights import glm
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class GLMConfig(ModelConfig):
     """GLM's configuration, under the key names of FlagAI's and THUDM's files.
 

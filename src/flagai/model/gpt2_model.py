@@ -20,7 +20,7 @@ from flagai.model.layer.mask import visibility
 from flagai.model.weights import gpt2
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class GPT2Config(ModelConfig):
     """GPT-2's configuration, under the key names of Hugging Face's files, which FlagAI shares.
 

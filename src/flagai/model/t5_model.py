@@ -22,7 +22,7 @@ from flagai.model.layer.packed_row import Lengths
 from flagai.model.weights import t5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class T5Config(ModelConfig):
     """T5's configuration, under the key names of Hugging Face's files, which FlagAI shares."""
 

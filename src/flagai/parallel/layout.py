@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from flagai.errors import ConfigError, InputError
@@ -44,6 +44,19 @@ class Layout:
             cut(model, plan, self.mesh["tp"])
         if self.fsdp is not None:
             shard(model, blocks, self.mesh["dp"], self.fsdp)
+
+    def agreed(self, values: torch.Tensor) -> torch.Tensor:
+        """The values that the first of those ranks has that share this rank's model.
+
+        Args:
+            values: numbers on the CPU.
+        """
+        names = self.mesh.mesh_dim_names or ()
+        if "tp" not in names or self.mesh["tp"].size() == 1:
+            return values
+        shared = values.to(self.device)
+        distributed.broadcast(shared, group=self.mesh["tp"].get_group(), group_src=0)
+        return shared.cpu()
 
     def check_untying(self, name: str, source: str) -> None:
         """Refuse to give a parameter, tied by the configuration, values of its own where FSDP cannot.

@@ -83,12 +83,10 @@ class Objective:
 class Classification(Objective):
     """A text, or two, and a label."""
 
-    columns = ("text",)
     metric = "accuracy"
     packable = True
 
     def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
-        self.columns = ("text1", "text2") if task == "semantic-matching" else ("text",)  # type: ignore[misc]
         super().__init__(task, family, records, recipe)
         self.known = labels.classes(records)
 
@@ -115,6 +113,12 @@ class Classification(Objective):
 
 def _one_or_two(texts: tuple[str, ...]) -> str | list[str]:
     return texts[0] if len(texts) == 1 else list(texts)
+
+
+class Matching(Classification):
+    """Two texts, and whether they mean the same."""
+
+    columns = ("text1", "text2")
 
 
 class Entities(Objective):
@@ -185,7 +189,7 @@ _WRITERS: dict[str, Maker] = {"glm": _glm, "bert": _bert, "gpt2": _gpt2, "t5": _
 class Writing(Objective):
     """A text to read and one to write: titles, poems."""
 
-    columns = ("text", "title")
+    columns: ClassVar[tuple[str, ...]] = ("text", "title")
 
     def texts(self, record: Record) -> tuple[str, ...]:
         """What is read and what is written."""
@@ -245,7 +249,7 @@ TASKS = {
     "ner": _Row(Entities, ("bert",)),
     "ner-crf": _Row(Entities, ("bert",)),
     "ner-gp": _Row(Entities, ("bert",)),
-    "semantic-matching": _Row(Classification, ("bert", "glm")),
+    "semantic-matching": _Row(Matching, ("bert", "glm")),
     "classification": _Row(Classification, ("bert", "glm")),
     "masklm": _Row(Masking, ("bert", "glm")),
 }
@@ -277,6 +281,6 @@ def weight(batch: Batch) -> int:
     if "loss_mask" in batch:
         return int(batch["loss_mask"].sum())
     labels_of_all = batch["labels"]
-    if labels_of_all.dim() == 2 and labels_of_all.shape[1] < batch["input_ids"].shape[1]:  # UniLM's next tokens
+    if "segment_ids" in batch and "attention_mask" not in batch:  # UniLM, whose labels are all next tokens
         return int(batch["segment_ids"][:, 1:].sum())
     return len(labels_of_all) if labels_of_all.dim() == 4 else int((labels_of_all != -100).sum())

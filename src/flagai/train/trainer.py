@@ -197,16 +197,14 @@ class Trainer:
         return (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + number
 
     def _batch(self, records: Sequence[Record], seed: int) -> dict[str, Any]:
-        made: dict[str, Any] = self.parts.objective.batch(self.parts.tokenizer, records, seed)
+        made = self.parts.objective.batch(self.parts.tokenizer, records, seed)
+        lengths = None
         if self.parts.packing:
             made = packed(made)
-            # Lengths stay on the host: the layers read them there.
-            made["lengths"] = PackedRow.of(made["lengths"])
+            lengths = PackedRow.of(made.pop("lengths"))
         device = self.accelerator.device
-        return {
-            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in made.items()
-        }
+        batch: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in made.items()}
+        return batch if lengths is None else batch | {"lengths": lengths}
 
     def _tell(self, entry: Entry) -> None:
         self.log.add(entry)

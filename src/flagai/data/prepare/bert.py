@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from flagai.data.prepare import labels as token_labels
-from flagai.data.prepare.batch import Batch, checked_pairs, padded, shortened
+from flagai.data.prepare.batch import Batch, checked_pairs, checked_texts, padded, shortened
 from flagai.data.tokenizer import Encoding, Tokenizer
 from flagai.errors import InputError
 
@@ -50,6 +50,23 @@ def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length:
         second = None if second_text is None else next(encodings)
         found.append(_row(first, second, cls, sep, max_length))
     return found
+
+
+def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+    """The ids of :func:`rows` for texts alone, without working out which characters they come from.
+
+    Args:
+        tokenizer: a BERT's tokenizer.
+        texts: the texts.
+        max_length: how many tokens a row may have, special ones included.
+
+    Raises:
+        InputError: an entry is no text, or ``max_length`` leaves no room.
+    """
+    cls, sep = tokenizer.get_command_id("cls"), tokenizer.get_command_id("sep")
+    found = (encoding.ids for encoding in tokenizer.encode_batch(checked_texts(texts)))
+    room = None if max_length is None else max_length - 2
+    return [[cls, *(ids if room is None else shortened(ids, [], room)[0]), sep] for ids in found]
 
 
 def _row(first: Encoding, second: Encoding | None, cls: int, sep: int, max_length: int | None) -> Row:

@@ -33,7 +33,7 @@ def checked_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
     Raises:
         InputError: there are more or fewer, or they are no texts.
     """
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
         raise InputError(f"The labels are {labels!r}; expected a list of names, such as ['O', 'B-LOC', 'I-LOC'].")
     if len(labels) != classes:
         raise InputError(

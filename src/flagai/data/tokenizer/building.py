@@ -43,7 +43,7 @@ class Engine(Protocol):
         """The text of ids, without hidden ones."""
 
     def token(self, number: int) -> str:
-        """The token of an id."""
+        """The token of an id; empty if there is none."""
 
     def find(self, token: str) -> int | None:
         """The id of a token."""

@@ -196,10 +196,7 @@ class FlagAINames(ABC):
         """
         checked = self._checked(ids)
         by_id = self._commands.by_id
-        return [
-            by_id[number].token if number in by_id else self._engine.token(number) if number < self._engine.size else ""
-            for number in checked
-        ]
+        return [by_id[number].token if number in by_id else self._engine.token(number) for number in checked]
 
     @abstractmethod
     def _checked(self, ids: Sequence[int]) -> list[int]:

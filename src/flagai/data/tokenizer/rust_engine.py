@@ -55,7 +55,7 @@ class RustEngine:
         return self._join([self.token(number) for number in shown])
 
     def token(self, number: int) -> str:
-        """The token of an id."""
+        """The token of an id; empty if there is none."""
         return self.tokenizer.id_to_token(number) or ""
 
     def find(self, token: str) -> int | None:

@@ -81,8 +81,8 @@ class SentencePieceEngine:
         return "".join(out)
 
     def token(self, number: int) -> str:
-        """The piece of an id below ``size``."""
-        return str(self._processor.id_to_piece(number))
+        """The piece of an id; empty if there is none."""
+        return str(self._processor.id_to_piece(number)) if number < self.size else ""
 
     def find(self, token: str) -> int | None:
         """The id of a piece, if it is in the vocabulary."""

@@ -34,8 +34,9 @@ def clean(texts: Sequence[str]) -> list[str]:
 
 
 def join_english(tokens: Iterable[str]) -> str:
-    """Join WordPiece tokens with spaces, gluing ``##``."""
-    return " ".join(tokens).replace(f" {_CONTINUES}", "").strip()
+    """Join WordPiece tokens with spaces, gluing ``##``; at the beginning there is nothing to glue it to."""
+    text = " ".join(tokens).replace(f" {_CONTINUES}", "").strip()
+    return text.removeprefix(_CONTINUES) if len(text) > len(_CONTINUES) else text
 
 
 def join_chinese(tokens: Iterable[str]) -> str:

@@ -184,9 +184,25 @@ class Tokenizer(FlagAINames):
         Raises:
             InputError: an id is not in the vocabulary.
         """
-        size = self._engine.size
-        known = [number for number in self._checked(ids) if number < size or number in self.command_ids]
+        numbers = self._checked(ids)
+        nothing = set(self.rows_without_token(max(numbers, default=0) + 1))
+        known = [number for number in numbers if number not in nothing]
         return self._engine.decode(known, self.command_ids if skip_special_tokens else ())
+
+    def can_write(self, text: str) -> bool:
+        """Whether the vocabulary has tokens for all of a text; it has none for blanks alone."""
+        unknown = {self._engine.find("<unk>"), self.find_command_id("unk")}
+        ids = self.encode(text)
+        return bool(ids) and unknown.isdisjoint(ids)
+
+    def rows_without_token(self, rows: int) -> list[int]:
+        """The ids below ``rows`` that stand for nothing: rows that fill up an embedding, or were never used.
+
+        Args:
+            rows: how many rows the model's embedding has.
+        """
+        beyond = range(self._engine.size, rows)
+        return [number for number in beyond if number not in self.command_ids and not self._engine.token(number)]
 
     def decode_batch(self, rows: Iterable[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
         """The texts of many rows of ids.

@@ -11,28 +11,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from flagai.data.tokenizer.description import read_settings
-from flagai.errors import ModelNotFoundError, VocabularyError
+from flagai.errors import VocabularyError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
-def load_wordpiece(folder: str | Path) -> Tokenizer:
-    """Load the tokenizer of a BERT folder; it neither pads nor truncates.
-
-    Args:
-        folder: holds ``tokenizer.json``, or ``vocab.txt`` and perhaps ``tokenizer_config.json``, whose
-            ``do_lower_case`` is honoured (default: lower case, accents stripped).
-
-    Raises:
-        ModelNotFoundError: the folder has neither file.
-        VocabularyError: a file is damaged.
-    """
-    folder = Path(folder)
-    if (folder / "tokenizer.json").is_file():
-        return load_fast(folder / "tokenizer.json")
-    if (folder / "vocab.txt").is_file():
-        return from_vocabulary(folder / "vocab.txt")
-    raise ModelNotFoundError(f"{folder} has no tokenizer: expected tokenizer.json or vocab.txt.")
 
 
 def load_fast(path: Path) -> Tokenizer:

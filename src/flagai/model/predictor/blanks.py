@@ -56,6 +56,7 @@ def fill(writer: Writer, texts: Sequence[str], options: Options, n_best: int) ->
                 f"Text {index} has no blank: put [MASK] where something shall be filled in: {text[:60]!r}."
             )
     if isinstance(writer.model, BertForMaskLM):
+        options.refuse_all_but("n_best", "num_beams", who="a BERT fills each blank with its best token")
         return [_fill_words(writer.model, writer.tokenizer, text, n_best) for text in texts]
     if isinstance(writer.model, T5Model):
         return _fill_sentinels(writer, texts, options)
@@ -94,7 +95,13 @@ def _fill_words(model: BertForMaskLM, tokenizer: Tokenizer, text: str, n_best: i
     row = bert.rows(tokenizer, [_MASKS.sub("[MASK]", text)], model.config.longest_text)[0]
     mask = tokenizer.get_command_id("mask")
     places = [place for place, token in enumerate(row.ids) if token == mask]
-    never = torch.tensor(sorted(tokenizer.command_ids), device=model.device)
+    if len(places) < len(_MASKS.findall(text)):
+        raise InputError(
+            f"Only {len(places)} of the blanks are among the {model.config.longest_text} tokens that the model reads. "
+            f"Shorten the text: {text[:60]!r}."
+        )
+    rows = tokenizer.rows_without_token(model.config.vocab_size)
+    never = torch.tensor(sorted({*tokenizer.command_ids, *rows}), device=model.device)
     beams = torch.tensor([row.ids], device=model.device)
     scores = torch.zeros(1, device=model.device)
     for place in places:

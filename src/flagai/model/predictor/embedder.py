@@ -5,30 +5,29 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from tokenizers import Tokenizer
 from torch.nn import functional as F
 
-from flagai.data.tokenizer.wordpiece import load_wordpiece
+from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForEmbedding
-from flagai.model.packing import packs
 from flagai.model.placement import Device, Dtype, read_device
+from flagai.model.predictor.vectors import packed_means, text_vectors
 
 
 class SentenceEmbedder:
     """Turns sentences into the mean of their tokens' last hidden states.
 
     Args:
-        model: a BERT.
+        model: a BERT, or another model that the Predictor can embed with.
         tokenizer: its tokenizer.
         max_length: tokens of a text that are read, special ones included; at most the model's positions.
     """
 
-    def __init__(self, model: BertForEmbedding, tokenizer: Tokenizer, max_length: int | None = None) -> None:
-        longest = model.config.longest_text
+    def __init__(self, model: BaseModel, tokenizer: Tokenizer, max_length: int | None = None) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.tokenizer.enable_truncation(min(max_length or longest, longest))
+        self.max_length = max_length
 
     @classmethod
     def from_folder(
@@ -39,7 +38,7 @@ class SentenceEmbedder:
         dtype: Dtype | None = None,
         max_length: int | None = None,
     ) -> Self:
-        """Load model and tokenizer from one folder.
+        """Load a BERT and its tokenizer from one folder.
 
         Args:
             folder: ``config.json``, weights, and ``tokenizer.json`` or ``vocab.txt``.
@@ -53,9 +52,8 @@ class SentenceEmbedder:
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
         model = BertForEmbedding.from_pretrained(folder, device=device, dtype=dtype)
-        return cls(model, load_wordpiece(folder), max_length)
+        return cls(model, Tokenizer.from_folder(folder), max_length)
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str], *, normalize: bool = False) -> torch.Tensor:
         """Embed sentences.
 
@@ -69,22 +67,18 @@ class SentenceEmbedder:
         Raises:
             InputError: an element is not text.
         """
-        vectors = self.embed_ids(self._encode(texts))
+        if isinstance(texts, str):
+            raise InputError("embed takes a list of sentences; put the single one into a list.")
+        vectors = text_vectors(self.model, self.tokenizer, texts, self.max_length)
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
-    @torch.inference_mode()
     def embed_ids(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Embed sentences that are token ids already, special ones included; see :meth:`embed`.
+        """Embed sentences that are token ids already, special ones included, with a BERT; see :meth:`embed`.
 
         Raises:
             InputError: a text is empty or longer than the model's positions.
         """
-        device = self.model.device
-        vectors = torch.empty(len(texts), self.model.config.hidden_size, device=device)
-        for pack in packs(texts, device=device, limit=self.model.config.longest_text):
-            hidden = self.model(**pack.arguments)["hidden_states"]
-            vectors[torch.tensor(pack.indices).to(device)] = pack.row.mean(hidden)
-        return vectors.cpu()
+        return packed_means(self.model, texts)
 
     def match(self, first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
         """The cosine similarity of each pair of sentences, [len(first)].
@@ -96,13 +90,3 @@ class SentenceEmbedder:
             raise InputError(f"match needs pairs, but got {len(first)} and {len(second)} sentences.")
         vectors = self.embed([*first, *second], normalize=True)
         return (vectors[: len(first)] * vectors[len(first) :]).sum(-1)
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        if isinstance(texts, str):
-            raise InputError("embed takes a list of sentences; put the single one into a list.")
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"Sentence {index} is a {type(text).__name__}, not text.")
-        # Lone surrogates cannot be encoded; they become the replacement character, which BERT drops.
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(clean)]

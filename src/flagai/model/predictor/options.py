@@ -10,6 +10,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation import Decoding
 from flagai.generation.types import LogitsProcessor
+from flagai.model.predictor.arguments import whole_number
 from flagai.model.predictor.protocol import Protocol
 
 # Options under the engine's names that go through as they are.
@@ -75,50 +76,86 @@ class Options:
                 near = difflib.get_close_matches(name, NAMES, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise InputError(f"There is no option {name!r} of generation.{hint} Known: {', '.join(NAMES)}.")
+        whole_number("out_max_length", max_new_tokens)
         values = dict(decoding)
         values |= {name: given[name] for name in _AS_THEY_ARE if name in given}
         if "min_length" in given:
             values["min_new_tokens"] = given["min_length"]
         texts = {name: _texts(name, given.get(name, ())) for name in _TEXTS}
-        return cls(max_new_tokens, values, logits_processors=tuple(given.get("logits_processors", ())), **texts)
+        processors = given.get("logits_processors", ())
+        if not isinstance(processors, list | tuple) or not all(map(callable, processors)):
+            raise InputError(f"logits_processors is {processors!r}; expected a list of functions.")
+        return cls(max_new_tokens, values, logits_processors=tuple(processors), **texts)
 
-    def for_model(self, protocol: Protocol, tokenizer: Tokenizer) -> Decoding:
+    def refuse_all_but(self, *names: str, who: str) -> None:
+        """Refuse options that would change nothing.
+
+        Args:
+            *names: settings of the engine that are understood.
+            who: why there are no others, for the error.
+
+        Raises:
+            InputError: other options were given.
+        """
+        texts = [name for name in (*_TEXTS, "logits_processors") if getattr(self, name)]
+        others = [name for name in self.decoding if name not in names] + texts
+        if others:
+            raise InputError(f"{', '.join(others)} has no meaning here: {who}. Leave it out.")
+
+    def for_model(self, protocol: Protocol, tokenizer: Tokenizer, rows: int) -> Decoding:
         """What the engine takes, for a kind of model.
 
         Args:
             protocol: how the model is asked.
             tokenizer: its tokenizer.
+            rows: how many tokens the model scores; those that the tokenizer does not have are never written.
         """
         start = protocol.start(tokenizer)
-        banned = protocol.never(tokenizer)
+        banned = (*protocol.never(tokenizer), *tokenizer.rows_without_token(rows))
         if self.decoding.get("do_sample"):
             banned += protocol.never_sampled(tokenizer)
+        forced = tuple(_tokens(text, tokenizer) for text in self.forced_words)
+        if any(len(ids) > self.max_new_tokens for ids in forced):
+            raise InputError(
+                f"One of forced_words {list(self.forced_words)} has more tokens than an answer may have "
+                f"({self.max_new_tokens}). Raise out_max_length."
+            )
         return Decoding(
             max_new_tokens=self.max_new_tokens,
             stop_ids=protocol.stop(tokenizer),
             start_id=start[0] if start else None,
             banned_ids=banned,
             bad_words=tuple(ids for text in self.bad_words for ids in spellings(text, tokenizer)),
-            forced_words=tuple(tuple(tokenizer.encode(text)) for text in self.forced_words),
+            forced_words=forced,
             processors=protocol.order,
             **self.decoding,
         )
 
 
 def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
-    texts = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(text, str) and text for text in texts):
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
         raise InputError(f"{name} is {value!r}; expected texts that are not empty.")
-    return texts
+    return tuple(texts)
+
+
+def _tokens(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    if not tokenizer.can_write(text):
+        raise InputError(f"forced_words has {text!r}, which the model's vocabulary cannot write. Leave it out.")
+    return tuple(tokenizer.encode(text))
 
 
 def spellings(text: str, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
     """All rows of tokens that a vocabulary writes a text with: at the beginning of a word and inside of one.
 
+    None for a text that it cannot write, such as blanks: that is never written anyway.
+
     Args:
         text: a text.
         tokenizer: the tokenizer.
     """
+    if not tokenizer.can_write(text):
+        return []
     (encoding,) = tokenizer.encode_batch([text])
     tokens = encoding.tokens[1:] if encoding.tokens[:1] == [_WORD] and len(encoding.tokens) > 1 else encoding.tokens
     vocabulary = tokenizer.get_vocab()

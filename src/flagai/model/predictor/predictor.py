@@ -14,6 +14,7 @@ from flagai.model.bert_model import BertForSequenceLabelingGP
 from flagai.model.glm_model import GLMForSequenceClassification
 from flagai.model.predictor import blanks, reading
 from flagai.model.predictor.abilities import CLASSIFIERS, require
+from flagai.model.predictor.arguments import class_names, is_pair, many, read_length, whole_number
 from flagai.model.predictor.blanks import Filled
 from flagai.model.predictor.entities import checked_types, known_labels, read_entities
 from flagai.model.predictor.options import Options
@@ -50,7 +51,7 @@ class Predictor:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def write(self, text: Any, input_max_length: int = 256, out_max_length: int = 100, **options: Any) -> Any:
+    def write(self, text: Any, input_max_length: int | None = 256, out_max_length: int = 100, **options: Any) -> Any:
         """Write an answer; the other methods are this one with FlagAI's names and defaults.
 
         Args:
@@ -73,12 +74,12 @@ class Predictor:
         """
         require(self.model, "write")
         asked = Options.read(out_max_length, options)
-        answers = Writer(self.model, self.tokenizer).write(_many(text), asked, input_max_length)
+        answers = Writer(self.model, self.tokenizer).write(many(text), asked, input_max_length)
         found: list[Any] = answers if "n_best" in options else [best[0].text for best in answers]
         return found[0] if isinstance(text, str) else found
 
     def stream(
-        self, text: str, input_max_length: int = 256, out_max_length: int = 200, **options: Any
+        self, text: str, input_max_length: int | None = 256, out_max_length: int = 200, **options: Any
     ) -> Iterator[str]:
         """Write an answer piece by piece, as soon as each is certain; joined, the pieces are the answer.
 
@@ -95,7 +96,12 @@ class Predictor:
         return Writer(self.model, self.tokenizer).stream(text, Options.read(out_max_length, options), input_max_length)
 
     def predict_generate_beamsearch(
-        self, text: Any, input_max_length: int = 256, out_max_length: int = 100, beam_size: int = 1, **options: Any
+        self,
+        text: Any,
+        input_max_length: int | None = 256,
+        out_max_length: int = 100,
+        beam_size: int = 1,
+        **options: Any,
     ) -> Any:
         """Write the most probable answer that a beam search finds.
 
@@ -114,7 +120,7 @@ class Predictor:
     def predict_generate_randomsample(
         self,
         text: Any,
-        input_max_length: int = 256,
+        input_max_length: int | None = 256,
         out_max_length: int = 200,
         top_k: int = 30,
         top_p: float = 1.0,
@@ -148,7 +154,7 @@ class Predictor:
     def predict_generate_contrastive_search(
         self,
         text: Any,
-        input_max_length: int = 256,
+        input_max_length: int | None = 256,
         out_max_length: int = 100,
         beam_size: int = 1,
         alpha: float = 0.6,
@@ -196,20 +202,19 @@ class Predictor:
             InputError: this model fills no blanks, a text has none, or an option is impossible.
         """
         require(self.model, "fill_blanks")
-        if isinstance(n_best, bool) or not isinstance(n_best, int) or n_best < 1:
-            raise InputError(f"n_best is {n_best!r}; expected a number of at least 1.")
-        strategy = {} if options.get("do_sample") else {"num_beams": max(beam_size, n_best)}
+        width = max(whole_number("beam_size", beam_size), whole_number("n_best", n_best))
+        strategy = {} if options.get("do_sample") else {"num_beams": width}
         asked = Options.read(out_max_length, options, n_best=n_best, **strategy)
-        found = blanks.fill(Writer(self.model, self.tokenizer), _many(texts), asked, n_best)
+        found = blanks.fill(Writer(self.model, self.tokenizer), many(texts), asked, n_best)
         return found[0] if isinstance(texts, str) else found
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     @overload
-    def predict_masklm(self, text: str, maxlen: int = ...) -> str: ...
+    def predict_masklm(self, text: str, maxlen: int | None = ...) -> str: ...
     @overload
-    def predict_masklm(self, text: list[str], maxlen: int = ...) -> list[str]: ...
-    def predict_masklm(self, text: Any, maxlen: int = 512) -> Any:
+    def predict_masklm(self, text: list[str], maxlen: int | None = ...) -> list[str]: ...
+    def predict_masklm(self, text: Any, maxlen: int | None = 512) -> Any:
         """The most probable token at every position, special ones included; :meth:`fill_blanks` is what one wants.
 
         Args:
@@ -217,8 +222,10 @@ class Predictor:
             maxlen: how many tokens are read.
         """
         require(self.model, "predict_masklm")
-        found = reading.rows(self.model, self.tokenizer, _many(text), maxlen)
-        decoded = [self.tokenizer.decode(logits.argmax(-1).tolist()) for logits in reading.per_token(self.model, found)]
+        found = reading.rows(self.model, self.tokenizer, many(text), maxlen)
+        nothing = torch.tensor(self.tokenizer.rows_without_token(self.model.config.vocab_size), dtype=torch.long)
+        scores = (logits.index_fill(-1, nothing, -torch.inf) for logits in reading.per_token(self.model, found))
+        decoded = [self.tokenizer.decode(logits.argmax(-1).tolist()) for logits in scores]
         return decoded[0] if isinstance(text, str) else decoded
 
     @overload
@@ -228,7 +235,7 @@ class Predictor:
         self, text: list[str], target: Sequence[str] | None = ..., *arguments: Any
     ) -> list[list[Entity]]: ...
     def predict_ner(
-        self, text: Any, target: Sequence[str] | None = None, maxlen: int = 256, add_spatial_token: bool = True
+        self, text: Any, target: Sequence[str] | None = None, maxlen: int | None = 256, add_spatial_token: bool = True
     ) -> Any:
         """The entities of a text.
 
@@ -249,7 +256,7 @@ class Predictor:
         target = known_labels(self.model) if target is None else target
         labels = checked_labels(target, self.model.config.class_num)
         checked_types(labels, self.model)
-        found = reading.rows(self.model, self.tokenizer, _many(text), maxlen)
+        found = reading.rows(self.model, self.tokenizer, many(text), maxlen)
         read = reading.per_span if isinstance(self.model, BertForSequenceLabelingGP) else reading.per_token
         entities = [
             [
@@ -260,14 +267,17 @@ class Predictor:
         ]
         return entities[0] if isinstance(text, str) else entities
 
-    def predict_cls_classifier(self, text: Text | Sequence[Text], maxlen: int = 512, labels: Sequence[str] = ()) -> Any:
+    def predict_cls_classifier(
+        self, text: Text | Sequence[Text], maxlen: int | None = 512, labels: Sequence[str] = ()
+    ) -> Any:
         """The class of a text or a pair of texts.
 
         Args:
             text: a text, a pair [a, b], or a list of these. A list of exactly two texts is a pair, as in FlagAI;
                 for a batch of two texts write [[a], [b]].
             maxlen: how many tokens are read.
-            labels: the names of the classes, which a language model (GPT-2, T5, GLM without a head) is asked for.
+            labels: the names of the classes, which a language model (GPT-2, T5, GLM without a head) is asked for; for
+                a classifier, which needs none, only their number is checked.
 
         Returns:
             The number of the class, or a list of numbers.
@@ -275,12 +285,12 @@ class Predictor:
         Raises:
             InputError: this model classifies nothing, or a language model was given no labels.
         """
-        single = isinstance(text, str) or _is_pair(text)
+        single = isinstance(text, str) or is_pair(text)
         classes = self.class_probabilities([text] if single else text, maxlen, labels).argmax(-1).tolist()
         return classes[0] if single else classes
 
     def class_probabilities(
-        self, texts: Sequence[Text] | Any, maxlen: int = 512, labels: Sequence[str] = ()
+        self, texts: Sequence[Text] | Any, maxlen: int | None = 512, labels: Sequence[str] = ()
     ) -> torch.Tensor:
         """How probable each class of each text is, [N, classes], float32 on the CPU.
 
@@ -293,9 +303,13 @@ class Predictor:
             InputError: as in :meth:`predict_cls_classifier`.
         """
         require(self.model, "predict_cls_classifier")
-        entries = [entry[0] if isinstance(entry, list | tuple) and len(entry) == 1 else entry for entry in texts]
+        if isinstance(texts, str):
+            raise InputError("class_probabilities takes a list of texts or pairs; put the single text into a list.")
+        entries = [entry[0] if isinstance(entry, list | tuple) and len(entry) == 1 else entry for entry in many(texts)]
+        classes = self.model.config.get("class_num") if isinstance(self.model, CLASSIFIERS) else None
+        labels = class_names(labels, classes)
         if not entries:
-            return torch.empty(0, self.model.config.get("class_num") or len(labels))
+            return torch.empty(0, classes or len(labels))
         if isinstance(self.model, GLMForSequenceClassification):
             scores = self._classify_glm(entries, maxlen)
         elif isinstance(self.model, CLASSIFIERS):
@@ -305,12 +319,12 @@ class Predictor:
         return scores.softmax(-1)
 
     @torch.inference_mode()
-    def _classify_glm(self, entries: Sequence[Text], maxlen: int) -> torch.Tensor:
-        batch = glm.classification(self.tokenizer, entries, max_length=maxlen)
+    def _classify_glm(self, entries: Sequence[Text], maxlen: int | None) -> torch.Tensor:
+        batch = glm.classification(self.tokenizer, entries, max_length=read_length("maxlen", maxlen, self.model))
         logits = self.model(**{name: value.to(self.model.device) for name, value in batch.items()})["logits"]
         return logits.float().cpu()
 
-    def predict_embedding(self, text: str | Sequence[str], maxlen: int = 256) -> torch.Tensor:
+    def predict_embedding(self, text: str | Sequence[str], maxlen: int | None = 256) -> torch.Tensor:
         """The meaning of a text as a vector: the mean of its tokens' last hidden states, special ones included.
 
         Args:
@@ -321,13 +335,5 @@ class Predictor:
             -> [width], or [N, width] for a list; float32 on the CPU
         """
         require(self.model, "predict_embedding")
-        vectors = text_vectors(self.model, self.tokenizer, _many(text), maxlen)
+        vectors = text_vectors(self.model, self.tokenizer, many(text), maxlen)
         return vectors[0] if isinstance(text, str) else vectors
-
-
-def _many(text: str | Sequence[str]) -> list[str]:
-    return [text] if isinstance(text, str) else list(text)
-
-
-def _is_pair(text: object) -> bool:
-    return isinstance(text, list | tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)

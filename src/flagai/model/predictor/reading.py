@@ -1,6 +1,7 @@
 """Encoders at work: many texts through a BERT head, packed without padding, one result per text."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -9,13 +10,15 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
 from flagai.model.packing import Pack, run_packed
+from flagai.model.predictor.arguments import known_ids, read_length
 
 Text = str | Sequence[str]
 
 
-def rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int) -> list[bert.Row]:
+def rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> list[bert.Row]:
     """The tokens of texts or pairs, cut to ``max_length`` and to what the model has positions for."""
-    return bert.rows(tokenizer, texts, min(max_length, model.config.longest_text))
+    found = bert.rows(tokenizer, texts, read_length("maxlen", max_length, model))
+    return [replace(row, ids=known_ids(row.ids, tokenizer, model)) for row in found]
 
 
 def per_token(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:
@@ -37,21 +40,15 @@ def per_span(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:
     return _run(model, found, cut)
 
 
-def means(model: BaseModel, found: Sequence[bert.Row]) -> torch.Tensor:
-    """The mean of each text's last hidden states, special tokens included, in float32, [N, width]."""
-    return torch.stack(_run(model, found, lambda row, hidden: row.mean(hidden).unbind(0), "hidden_states"))
-
-
 @torch.inference_mode()
 def _run(
     model: BaseModel,
     found: Sequence[bert.Row],
     cut: Callable[[PackedRow, torch.Tensor], Sequence[torch.Tensor]],
-    output: str = "logits",
 ) -> list[torch.Tensor]:
     def run(pack: Pack) -> list[torch.Tensor]:
         # One copy to the host per pack, not one per text.
-        values = model(**pack.arguments)[output].float().cpu()
+        values = model(**pack.arguments)["logits"].float().cpu()
         return list(cut(pack.row, values))
 
     return run_packed(

@@ -16,6 +16,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForSeq2seq
 from flagai.model.glm_model import GLMForSeq2Seq
 from flagai.model.gpt2_model import GPT2Model
+from flagai.model.predictor.arguments import read_length
 from flagai.model.t5_model import T5Model
 
 _IGNORED = -100
@@ -23,7 +24,11 @@ _IGNORED = -100
 
 @torch.inference_mode()
 def label_scores(
-    model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], labels: Sequence[str], max_length: int
+    model: BaseModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str | Sequence[str]],
+    labels: Sequence[str],
+    max_length: int | None,
 ) -> torch.Tensor:
     """The log-probability of each label as the answer to each text, [N, labels].
 
@@ -40,6 +45,7 @@ def label_scores(
     if not labels:
         raise InputError("A language model classifies by the names of the classes: give labels=['good', 'bad'].")
     sources = [first if second is None else f"{first} {second}" for first, second in checked_pairs(texts)]
+    max_length = read_length("maxlen", max_length, model)
     found = []
     for source in sources:
         batch = _batch(model, tokenizer, [source] * len(labels), list(labels), max_length)
@@ -49,7 +55,9 @@ def label_scores(
     return torch.stack(found)
 
 
-def _batch(model: BaseModel, tokenizer: Tokenizer, sources: list[str], labels: list[str], max_length: int) -> Batch:
+def _batch(
+    model: BaseModel, tokenizer: Tokenizer, sources: list[str], labels: list[str], max_length: int | None
+) -> Batch:
     """Inputs, and as ``labels`` what each position shall predict, -100 where nothing is asked for."""
     if isinstance(model, T5Model):
         return encoder_decoder.seq2seq(tokenizer, sources, labels, max_length)
@@ -60,17 +68,30 @@ def _batch(model: BaseModel, tokenizer: Tokenizer, sources: list[str], labels: l
         batch = bert.seq2seq(tokenizer, sources, labels, max_length)
         written = batch["input_ids"].masked_fill(batch["segment_ids"] == 0, _IGNORED)
         return batch | {"labels": _next(written)}
+    # Beside the text, the label and its <sop> need positions (for a blank: the mask's own and those of [CLS], <eos>).
+    room = None if max_length is None else max_length - max(len(tokenizer.encode(label)) for label in labels) - 1
     if isinstance(model, GLMForSeq2Seq):
-        batch = glm.seq2seq(tokenizer, sources, labels, max_length)
+        batch = glm.seq2seq(tokenizer, sources, labels, room)
     else:
-        asked = [source if _has_mask(tokenizer, source) else f"{source} [MASK]" for source in sources]
-        batch = glm.blank_filling(tokenizer, asked, [[label] for label in labels])
+        asked = [
+            source if _has_mask(tokenizer, source) else f"{_beginning(tokenizer, source, room)} [MASK]"
+            for source in sources
+        ]
+        batch = glm.blank_filling(tokenizer, asked, [[label] for label in labels], max_length)
     targets, weights = batch.pop("target_ids"), batch.pop("loss_mask")
     return batch | {"labels": targets.masked_fill(weights == 0, _IGNORED)}
 
 
 def _has_mask(tokenizer: Tokenizer, text: str) -> bool:
     return bool(glm.mask_positions(tokenizer, tokenizer.encode(text)))
+
+
+def _beginning(tokenizer: Tokenizer, text: str, room: int | None) -> str:
+    """As much of a text as there is room for, beside [CLS], a mask and <eos>."""
+    (encoding,) = tokenizer.encode_batch([text])
+    if room is None or len(encoding.ids) <= room - 3:
+        return text
+    return text[: encoding.offsets[max(room - 3, 1) - 1][1]]
 
 
 def _next(tokens: torch.Tensor) -> torch.Tensor:

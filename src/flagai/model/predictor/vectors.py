@@ -1,16 +1,17 @@
 """The meaning of texts as vectors: the mean of the last hidden states, with any family."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
-from flagai.data.prepare import causal, encoder_decoder, glm
+from flagai.data.prepare import bert, causal, encoder_decoder, glm
 from flagai.data.prepare.batch import checked_texts, padded
 from flagai.data.tokenizer import Tokenizer
 from flagai.model.base_model import BaseModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.model.packing import Pack, run_packed
-from flagai.model.predictor import reading
+from flagai.model.predictor.arguments import known_ids, read_length
 from flagai.model.t5_model import T5Model
 
 # Tokens of one padded batch; texts are sorted by length first, so there is little padding.
@@ -18,7 +19,7 @@ _BATCH_TOKENS = 4096
 
 
 @torch.inference_mode()
-def text_vectors(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> torch.Tensor:
+def text_vectors(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> torch.Tensor:
     """The vectors of texts, [N, width], float32 on the CPU.
 
     Args:
@@ -28,19 +29,51 @@ def text_vectors(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], m
         max_length: how many tokens of a text are read, special ones included.
     """
     texts = checked_texts(texts)
-    backbone: BaseModel = getattr(model, "model", model)
+    backbone: Any = getattr(model, "model", model)
+    max_length = read_length("maxlen", max_length, backbone)
     if not texts:
-        return torch.empty(0, 0)
+        return torch.empty(0, backbone.embed.token.embedding_dim)
+    rows = [known_ids(row, tokenizer, backbone) for row in _rows(backbone, tokenizer, texts, max_length)]
     if backbone.config.family == "bert":
-        return reading.means(backbone, reading.rows(backbone, tokenizer, texts, max_length))
+        return packed_means(backbone, rows)
     if isinstance(backbone, T5Model):
-        return _encoded(backbone, [prompt.ids for prompt in encoder_decoder.prompts(tokenizer, texts, max_length)])
-    pad = tokenizer.get_command_id("pad")
-    if isinstance(backbone, GPT2Model):
-        prompts = causal.prompts(tokenizer, texts, max_length)
-        return _padded_means(backbone, [prompt.ids for prompt in prompts], pad, _one_at_real_tokens)
-    found = glm.classification_rows(tokenizer, texts, max_length)
-    return _padded_means(backbone, [row.ids for row in found], pad, _separators)
+        return _encoded(backbone, rows)
+    mask = _one_at_real_tokens if isinstance(backbone, GPT2Model) else _separators
+    return _padded_means(backbone, rows, tokenizer.get_command_id("pad"), mask)
+
+
+@torch.inference_mode()
+def packed_means(model: BaseModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The vectors of texts that are token ids already, [N, width], float32 on the CPU; for BERT.
+
+    Args:
+        model: a BERT.
+        rows: the ids of each text, special ones included.
+
+    Raises:
+        InputError: a text is empty or longer than the model's positions.
+    """
+    if not rows:
+        return torch.empty(0, model.config.hidden_size)
+
+    def run(pack: Pack) -> Sequence[torch.Tensor]:
+        return pack.row.mean(model(**pack.arguments)["hidden_states"]).unbind(0)
+
+    # They stay on the device until the end: one copy to the host, not one per pack.
+    return torch.stack(run_packed(rows, run, device=model.device, limit=model.config.longest_text)).cpu()
+
+
+def _rows(
+    model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None
+) -> Sequence[Sequence[int]]:
+    """The tokens of texts, as a family reads them."""
+    if model.config.family == "bert":
+        return bert.id_rows(tokenizer, texts, max_length)
+    if isinstance(model, GPT2Model):
+        return [prompt.ids for prompt in causal.prompts(tokenizer, texts, max_length)]
+    if isinstance(model, T5Model):
+        return [prompt.ids for prompt in encoder_decoder.prompts(tokenizer, texts, max_length)]
+    return [row.ids for row in glm.classification_rows(tokenizer, texts, max_length)]
 
 
 def _encoded(model: T5Model, rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -1,16 +1,15 @@
 """Texts in, texts out: prompts, the decoding engine and the tokenizer joined."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
 from flagai.generation import Hypothesis, Prompt, generate, stream
-from flagai.generation.family import position_rows
 from flagai.model.base_model import BaseModel
+from flagai.model.predictor.arguments import known_ids, read_length
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.protocol import BLANKS, Protocol, protocol_of
-from flagai.model.t5_model import T5Model
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Writer:
         return generate(
             self.model,
             prompts,
-            options.for_model(protocol, self.tokenizer),
+            options.for_model(protocol, self.tokenizer, self.model.config.vocab_size),
             logits_processors=options.logits_processors,
             stop=self._stop(options),
         )
@@ -77,7 +76,7 @@ class Writer:
         (text,) = checked_texts([text])
         protocol = protocol_of(self.model, self.tokenizer, text)
         prompts = self._prompts(protocol, [text], options, max_length)
-        decoding = options.for_model(protocol, self.tokenizer)
+        decoding = options.for_model(protocol, self.tokenizer, self.model.config.vocab_size)
         ids: dict[int, list[int]] = {}
         shown = ""
         for event in stream(
@@ -88,7 +87,7 @@ class Writer:
             if not event.hypotheses:
                 pieces[-1] = _certain(pieces[-1], options.stop)
             certain = "\n".join(pieces)
-            if certain.startswith(shown):
+            if certain.startswith(shown) and certain != shown:
                 yield certain[len(shown) :]
                 shown = certain
 
@@ -100,11 +99,12 @@ class Writer:
         self, protocol: Protocol, texts: Sequence[str], options: Options, max_length: int | None
     ) -> list[Prompt]:
         """The prompts, no longer than the model has positions for them and the answer."""
-        rows = None if isinstance(self.model, T5Model) else position_rows(self.model)
-        if rows is not None:
-            room = rows if protocol is BLANKS else rows - options.max_new_tokens + 1
-            max_length = room if max_length is None else min(max_length, room)
-        return protocol.prompts(self.tokenizer, texts, max_length)
+        max_length = read_length("input_max_length", max_length, self.model)
+        rows = read_length("input_max_length", None, self.model)
+        if rows is not None and max_length is not None and protocol is not BLANKS:
+            max_length = min(max_length, rows - options.max_new_tokens + 1)
+        found = protocol.prompts(self.tokenizer, texts, max_length)
+        return [replace(prompt, ids=tuple(known_ids(prompt.ids, self.tokenizer, self.model))) for prompt in found]
 
     def _by_protocol(self, texts: Sequence[str]) -> dict[Protocol, list[int]]:
         groups: dict[Protocol, list[int]] = {}
@@ -117,7 +117,12 @@ class Writer:
             return Written(self.piece(hypothesis.ids, options), hypothesis.score, hypothesis.finished)
         start = BLANKS.start(self.tokenizer)
         whole = [*prompt.ids, *(token for piece in hypothesis.pieces for token in (*start, *piece))]
-        return Written(self.tokenizer.decode(whole), hypothesis.score, hypothesis.finished)
+        text = self.tokenizer.decode(whole)
+        end = self.tokenizer.get_command("eop")
+        if end.Id == self.tokenizer.find_command_id("gMASK"):
+            # GLM-10b-ch has one row for both; ends of pieces are left out above, so this is the prompt's mask.
+            text = text.replace(end.token, "[gMASK]")
+        return Written(text, hypothesis.score, hypothesis.finished)
 
     def _plain(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)

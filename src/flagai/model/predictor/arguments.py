@@ -1,0 +1,98 @@
+"""What users pass to the Predictor, checked: texts, lengths, names of classes."""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
+
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.generation.family import position_rows
+from flagai.model.base_model import BaseModel
+from flagai.model.t5_model import T5Model
+
+
+def many(text: Any) -> list[Any]:
+    """One text or a list of texts, as a list.
+
+    Raises:
+        InputError: it is neither; sets and mappings have no order that answers could have too.
+    """
+    if isinstance(text, str):
+        return [text]
+    if isinstance(text, bytes | Mapping | Set) or not isinstance(text, Iterable):
+        raise InputError(f"Expected a text or a list of texts, but found {type(text).__name__}.")
+    return list(text)
+
+
+def is_pair(text: object) -> bool:
+    """Whether this is a pair of texts."""
+    return isinstance(text, list | tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least ``least``.
+
+    Raises:
+        InputError: it is none; the message has the argument's name.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} is {value!r}; expected a whole number of at least {least}.")
+    return value
+
+
+def read_length(name: str, value: Any, model: BaseModel) -> int | None:
+    """How many tokens of a text are read: what the caller wants, but no more than the model has positions.
+
+    Args:
+        name: the argument's name.
+        value: a number; None for as many as there are.
+        model: the model.
+
+    Raises:
+        InputError: it is no whole number of at least 1.
+    """
+    if model.config.family == "bert":
+        rows = model.config.longest_text
+    else:
+        rows = None if isinstance(model, T5Model) else position_rows(model)
+    if value is None:
+        return rows
+    return whole_number(name, value) if rows is None else min(whole_number(name, value), rows)
+
+
+def known_ids(ids: Sequence[int], tokenizer: Tokenizer, model: BaseModel) -> list[int]:
+    """Ids of a text, with the unknown token for command tokens that this model has no rows for.
+
+    BERT's, GPT-2's and T5's tokenizers know GLM's command tokens, which can stand in a text like any other word.
+
+    Args:
+        ids: the ids.
+        tokenizer: the tokenizer.
+        model: the model.
+    """
+    rows = model.config.vocab_size
+    strange = {number for number in tokenizer.command_ids if number >= rows}
+    if not strange or strange.isdisjoint(ids):
+        return list(ids)
+    unknown = tokenizer.get_command_id("unk")
+    return [unknown if number in strange else number for number in ids]
+
+
+def class_names(labels: Sequence[str], classes: int | None) -> tuple[str, ...]:
+    """The names of classes, which may be absent.
+
+    Args:
+        labels: the names.
+        classes: how many classes the model's head has; None if it has none.
+
+    Raises:
+        InputError: they are no list of different texts, or not one per class.
+    """
+    right = isinstance(labels, list | tuple) and all(isinstance(label, str) and label for label in labels)
+    if not right or len(set(labels)) < len(labels):
+        raise InputError(f"labels is {labels!r}; expected a list of different names, such as ['good', 'bad'].")
+    if labels and classes is not None and len(labels) != classes:
+        raise InputError(
+            f"There are {len(labels)} labels, but the model knows {classes} classes: {list(labels)}. "
+            "Name one per class, in the order of training."
+        )
+    return tuple(labels)

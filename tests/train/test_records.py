@@ -1,0 +1,103 @@
+"""Reading data files: every form, and errors with the line and the cure."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from flagai.data.prepare.labels import Span
+from flagai.errors import InputError
+from flagai.train import labels
+from flagai.train.objective import objective_for
+from flagai.train.recipe import Recipe
+from flagai.train.records import read_records
+
+
+def put(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_json_lines_csv_and_gzip_give_the_same(tmp_path: Path) -> None:
+    lines = '{"text": "你好，世界", "label": "a"}\n\n{"text": "再见", "label": "b"}\n'
+    plain = read_records(put(tmp_path, "a.jsonl", lines))
+    zipped = read_records(put(tmp_path, "a.jsonl.gz", gzip.compress(lines.encode())))
+    table = read_records(put(tmp_path, "a.csv", '\ufefftext,label\r\n"你好，世界",a\r\n再见,b\r\n'))
+    assert [r.fields for r in plain] == [r.fields for r in zipped] == [r.fields for r in table]
+    assert plain[1].place.endswith("a.jsonl, line 3")
+
+
+def test_columns_are_renamed(tmp_path: Path) -> None:
+    (record,) = read_records(put(tmp_path, "a.jsonl", '{"abstract": "x"}'), {"text": "abstract"})
+    assert record.text("text") == "x"
+
+
+def test_conll_becomes_text_and_entities(tmp_path: Path) -> None:
+    content = "我 O\n在 O\n北 B-LOC\n京 I-LOC\n\nJohn B-PER\nSmith I-PER\nsmiled O\n"
+    chinese, english = read_records(put(tmp_path, "a.conll", content))
+    assert labels.tagged(chinese) == ("我在北京", [Span(2, 3, "LOC")])
+    assert labels.tagged(english) == ("John Smith smiled", [Span(0, 9, "PER")])
+    assert english.place.endswith("line 6")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", "", "no data"),
+        ("a.jsonl", '{"text": "a"}\n{"text": ', "line 2 is no JSON"),
+        ("a.jsonl", "[1]", "line 1 is a list"),
+        ("a.jsonl", "二\n一".encode("gb18030"), "line 1 is not UTF-8.*iconv"),
+        ("a.csv", "text,label\na,b\na,b,c\n", "line 3 has 3 columns, the header 2.*quotes"),
+        ("a.csv", 'text\n"a\n', "no CSV"),
+        ("a.conll", "我 O\n在\n", "line 2 is '在'; expected a token and its tag"),
+        ("a.parquet", "x", "no known form.*jsonl"),
+        ("a.jsonl.gz", "x", "cannot be read"),
+    ],
+)
+def test_broken_files_are_named_with_line_and_cure(
+    tmp_path: Path, name: str, content: str | bytes, expected: str
+) -> None:
+    with pytest.raises(InputError, match=f"(?s){expected}"):
+        read_records(put(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "expected"),
+    [
+        (
+            "title-generation",
+            '{"text": "a", "headline": "b"}',
+            r"line 1: there is no column 'title'.*--column title=NAME",
+        ),
+        ("title-generation", '{"text": " ", "title": "b"}', "line 1: 'text' is ' '"),
+        ("classification", '{"text": "a", "label": "x"}', "nothing to tell apart"),
+        ("classification", '{"text": "a", "label": 1.5}', "'label' is 1.5"),
+        ("ner", '{"text": "北京", "tags": ["O"]}', "2 characters have 1 tags"),
+        ("ner", '{"text": "北京", "tags": ["O", "E-LOC"]}', "'E-LOC' is none of O, B-TYPE and I-TYPE"),
+        ("ner", '{"text": "北京", "tags": ["O", "O"]}', "No text .* has an entity"),
+        ("translation", '{"text": "a"}', "no fine-tuning for 'translation'.*poetry"),
+    ],
+)
+def test_rows_that_a_task_cannot_use(tmp_path: Path, task: str, line: str, expected: str) -> None:
+    records = read_records(put(tmp_path, "a.jsonl", line))
+    with pytest.raises(InputError, match=f"(?s){expected}"):
+        objective_for(task, "bert", records, Recipe())
+
+
+def test_an_unknown_label_is_named_with_its_line(tmp_path: Path) -> None:
+    train = read_records(put(tmp_path, "a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}'))
+    (other,) = read_records(put(tmp_path, "b.jsonl", '{"text": "a", "label": "z"}'))
+    with pytest.raises(InputError, match=r"b\.jsonl, line 1: the label 'z' is unknown.*x, y"):
+        labels.class_number(other, labels.classes(train))
+
+
+def test_numbers_as_labels_keep_their_order(tmp_path: Path) -> None:
+    lines = "\n".join(f'{{"text": "a", "label": {n}}}' for n in (10, 2, 0))
+    assert labels.classes(read_records(put(tmp_path, "a.jsonl", lines))) == ["0", "2", "10"]
+
+
+def test_a_family_that_is_not_trained_for_a_task(tmp_path: Path) -> None:
+    records = read_records(put(tmp_path, "a.jsonl", '{"text": "a", "label": 1}'))
+    with pytest.raises(InputError, match="trained with models of bert and glm, not of gpt2"):
+        objective_for("classification", "gpt2", records, Recipe())
