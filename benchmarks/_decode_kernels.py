@@ -94,8 +94,8 @@ def _ways(tokens: torch.Tensor, given: dict[str, Any]) -> dict[str, Way]:
 def _tilings(tokens: torch.Tensor, given: dict[str, Any], outputs: int) -> dict[str, Way]:
     count, inputs = tokens.shape
     found: dict[str, Way] = {}
-    for numbers, warps in ((8192, 4), (16384, 4), (32768, 8), (32768, 16)):
-        base = Tiling.of(outputs, inputs, count, whole=given["norm"] is not None, numbers=numbers)
+    for numbers, warps in ((8192, 4), (8192, 8), (16384, 4), (16384, 8), (32768, 8), (32768, 16)):
+        base = Tiling.of(outputs, inputs, count, numbers=numbers)
         tiling = Tiling(base.rows, base.columns, warps)
         found[f"ours {tiling.rows}x{tiling.columns}, {warps} warps"] = partial(_tiled, tokens, given, tiling)
     return found

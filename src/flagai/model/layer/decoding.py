@@ -47,15 +47,18 @@ class Tiling:
     warps: int
 
     @classmethod
-    def of(cls, count: int, size: int, tokens: int, *, whole: bool, numbers: int = _NUMBERS) -> "Tiling":
-        """Cut a matrix [count, size] that meets so many tokens; ``whole``: a program needs whole rows."""
-        columns = _power(size)
-        if tokens > 1 and not whole:
-            columns = min(columns, _CHUNK)  # the more rows a program has, the fewer times the tokens are read
+    def of(cls, count: int, size: int, tokens: int, *, numbers: int | None = None) -> "Tiling":
+        """Cut a matrix [count, size] that meets so many tokens, by default as suits them.
+
+        Several tokens need registers for themselves. Then programs are smaller, and take part of their rows at a
+        time: the more rows a program has, the fewer times the tokens are read.
+        """
+        numbers = numbers or (_NUMBERS if tokens == 1 else _NUMBERS // 2)
+        columns = _power(size) if tokens == 1 else min(_power(size), _CHUNK)
         rows = max(1, numbers // columns)
         while rows > 1 and count // rows < _PROGRAMS:
             rows //= 2
-        return cls(rows, columns, 8 if rows * columns >= numbers else 4)
+        return cls(rows, columns, 8 if rows * columns >= _NUMBERS else 4)
 
 
 def _power(size: int) -> int:
@@ -70,9 +73,9 @@ def usable(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 @cache
-def _early(device: torch.device) -> dict[str, Any]:
+def _early(device: torch.device, wanted: bool = True) -> dict[str, Any]:
     """The launch option with which kernels start before their predecessors end, where there is one."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+    if not wanted or device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
         return {"EARLY": False}
     import triton.language as tl
     from triton.backends.nvidia.compiler import CUDAOptions
@@ -109,7 +112,9 @@ def product(
 
     (count, size), matrix = tokens.shape, layer.weight
     outputs = len(matrix)
-    tiling = tiling or Tiling.of(outputs, size, count, whole=norm is not None)
+    tiling = tiling or Tiling.of(outputs, size, count)
+    if norm is not None and count > 1:
+        tokens, norm = _normed(tokens, norm, early), None
     out = tokens.new_empty(count, outputs)
     product_kernel[(-(-outputs // tiling.rows),)](
         tokens,
@@ -131,7 +136,26 @@ def product(
         BIAS=layer.bias is not None,
         RESIDUAL=residual is not None,
         num_warps=tiling.warps,
-        **(_early(tokens.device) if early else {"EARLY": False}),
+        **_early(tokens.device, early),
+    )
+    return out
+
+
+def _normed(tokens: torch.Tensor, norm: nn.LayerNorm, early: bool) -> torch.Tensor:
+    """The norm of several tokens by itself: in the products, it would take the registers that they need."""
+    from flagai.model.layer.triton_kernels import norm_kernel
+
+    out, size = torch.empty_like(tokens), tokens.shape[1]
+    norm_kernel[(len(tokens),)](
+        tokens,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        out,
+        K=size,
+        BK=_power(size),
+        num_warps=8,
+        **_early(tokens.device, early),
     )
     return out
 
@@ -188,7 +212,10 @@ def project(
 
     count, size = tokens.shape
     outputs = query.out_features
-    tiling = Tiling.of(3 * outputs, size, count, whole=True)
+    # Keys and values need whole rows: there is no sum over parts.
+    tiling = Tiling.of(3 * outputs, size, 1, numbers=_NUMBERS if count == 1 else _NUMBERS // 2)
+    if count > 1:
+        tokens = _normed(tokens, norm, early=True)
     out = tokens.new_empty(count, outputs)
     projection_kernel[(3 * -(-outputs // tiling.rows),)](
         tokens,
@@ -210,6 +237,7 @@ def project(
         D=slots.keys.shape[3],
         BN=tiling.rows,
         BK=tiling.columns,
+        NORM=count == 1,
         num_warps=tiling.warps,
         **_early(tokens.device),
     )

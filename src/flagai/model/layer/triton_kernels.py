@@ -43,6 +43,23 @@ def _weights(matrix, rows, columns, N, K: tl.constexpr):
 
 
 @triton.jit
+def norm_kernel(x, gain, shift, eps, out, K: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr):
+    """out[M, K] = norm(x)[M, K], a row a program."""
+    TYPE: tl.constexpr = x.dtype.element_ty
+    columns = tl.arange(0, BK)
+    inside = columns < K
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    gains = tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
+    shifts = tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    places = tl.program_id(0) * K + columns
+    row = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + places, _normed(row, inside, gains, shifts, eps, K, TYPE).to(TYPE), mask=inside)
+
+
+@triton.jit
 def product_kernel(
     x,
     matrix,
@@ -127,6 +144,7 @@ def projection_kernel(
     D: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    NORM: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
@@ -147,15 +165,17 @@ def projection_kernel(
         matrix = value_matrix
         bias = value_bias
     wide = _weights(matrix, rows, columns, N, K)
-    gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
-    shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
+    if NORM:
+        gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
+        shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
     if EARLY:
         tl.extra.cuda.gdc_wait()
     index = tl.arange(0, MP)
     total = tl.zeros([MP, BN], dtype=tl.float32)
     for m in tl.static_range(M):
         row = tl.load(x + m * K + columns, mask=columns < K, other=0.0).to(tl.float32)
-        row = _normed(row, columns < K, gains, shifts, eps, K, TYPE)
+        if NORM:
+            row = _normed(row, columns < K, gains, shifts, eps, K, TYPE)
         part = tl.sum(wide.to(tl.float32) * row[None, :], axis=1)
         total += tl.where(index[:, None] == m, part[None, :], 0.0)
     total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
