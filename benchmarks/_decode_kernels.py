@@ -18,6 +18,9 @@ SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {
     "down": (4096, 16384, False, None, True),
 }
 Way = Callable[[nn.Linear], torch.Tensor]
+# For one token: numbers of a program, warps. For several: rows, columns, warps, stages.
+_WHOLE = ((8192, 4), (16384, 4), (32768, 8), (32768, 16))
+_TILED = ((32, 128, 4, 6), (16, 256, 4, 5), (64, 128, 4, 5), (32, 256, 8, 4))
 _BYTES = 2 << 30  # of different matrices, so that no cache serves them
 
 
@@ -93,12 +96,11 @@ def _ways(tokens: torch.Tensor, given: dict[str, Any]) -> dict[str, Way]:
 
 def _tilings(tokens: torch.Tensor, given: dict[str, Any], outputs: int) -> dict[str, Way]:
     count, inputs = tokens.shape
-    found: dict[str, Way] = {}
-    for numbers, warps in ((8192, 4), (8192, 8), (16384, 4), (16384, 8), (32768, 8), (32768, 16)):
-        base = Tiling.of(outputs, inputs, count, numbers=numbers)
-        tiling = Tiling(base.rows, base.columns, warps)
-        found[f"ours {tiling.rows}x{tiling.columns}, {warps} warps"] = partial(_tiled, tokens, given, tiling)
-    return found
+    if count == 1:
+        tilings = [Tiling(max(1, size // inputs), inputs, warps) for size, warps in _WHOLE]
+    else:
+        tilings = [Tiling(*numbers) for numbers in _TILED]
+    return {f"ours, {tiling}": partial(_tiled, tokens, given, tiling) for tiling in tilings}
 
 
 def _tiled(tokens: torch.Tensor, given: dict[str, Any], tiling: Tiling, layer: nn.Linear) -> torch.Tensor:

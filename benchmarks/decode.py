@@ -9,13 +9,14 @@ whether fast answers equal the plain ones. An item that fails is noted, and the 
 """
 
 import argparse
-import gc
 import json
 import statistics
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from flagai.generation import Decoding, Prompt, generate, static, stream
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
+from flagai.model.layer import decoding as products
 from flagai.model.packing import packs
 from flagai.model.t5_model import T5Model
 
@@ -43,6 +45,7 @@ BERT_BASE = {
     "intermediate_size": 3072, "max_position_embeddings": 512,
 }  # fmt: skip
 _HALF = torch.bfloat16
+_MARK = "found "
 
 
 def main() -> None:
@@ -51,24 +54,49 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and no other tilings")
     parser.add_argument("--only", default="", help="names of items, with commas between")
     parser.add_argument("--peers", action="store_true", help="also transformers with 10B parameters")
+    parser.add_argument("--inside", action="store_true", help="run in this process and print the result as JSON")
+    parser.add_argument("--limit", type=float, default=100, help="seconds that one item may take")
     options = parser.parse_args()
-    report: dict[str, Any] = {"machine": machine(), "versions": versions(), "gpu": torch.cuda.get_device_name()}
     chosen = options.only.split(",") if options.only else list(ITEMS)
+    if options.inside:
+        print(_MARK + json.dumps(attempt(ITEMS[chosen[0]], options)), flush=True)
+        return
+    report: dict[str, Any] = {"machine": machine(), "versions": versions(), "gpu": torch.cuda.get_device_name()}
     began = time.perf_counter()
     for name in chosen:
         start = time.perf_counter()
-        try:
-            found = ITEMS[name](options)
-        except Exception:  # noqa: BLE001 - one failure must not end the run
-            found = {"error": traceback.format_exc()[-1500:]}
-        gc.collect()
-        torch.cuda.empty_cache()
-        report[name] = found
+        report[name] = apart(name, options)
         print(f"== {name}: {time.perf_counter() - start:.1f} s, {time.perf_counter() - began:.1f} in all", flush=True)
-        print(json.dumps(found, indent=1), flush=True)
+        print(json.dumps(report[name], indent=1), flush=True)
         if options.out:
             options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    sys.stdout.flush()
+
+
+def apart(name: str, options: Any) -> Any:
+    """Run an item in a process of its own: what breaks there breaks nothing else."""
+    flags = [flag for flag, given in (("--quick", options.quick), ("--peers", options.peers)) if given]
+    command = [sys.executable, __file__, "--inside", "--only", name, *flags]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit)
+    except subprocess.TimeoutExpired as error:
+        printed = error.stderr.decode() if isinstance(error.stderr, bytes) else error.stderr
+        return {"error": f"not done after {options.limit} s", "notes": (printed or "")[-6000:]}
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    return json.loads(lines[-1].removeprefix(_MARK)) if lines else {"error": done.stderr[-1500:]}
+
+
+def attempt(work: Callable[..., Any], *given: Any) -> Any:
+    """What some work finds, or how it fails."""
+    try:
+        return work(*given)
+    except Exception:  # noqa: BLE001 - one failure must not end the run
+        return {"error": traceback.format_exc()[-1200:]}
+
+
+def noted(found: dict[str, Any], name: str, work: Callable[[], Any]) -> None:
+    """Put a finding among the others, and say so: a run that is cut short keeps it."""
+    found[name] = attempt(work)
+    print(f"{name}: {json.dumps(found[name])}", file=sys.stderr, flush=True)
 
 
 def made(cls: Any, config: dict[str, Any], dtype: torch.dtype = _HALF) -> Any:
@@ -114,17 +142,6 @@ def prompt(count: int, vocabulary: int, seed: int = 0) -> Prompt:
     return Prompt(tuple(ids.tolist()))
 
 
-class WithoutKernels:
-    """Torch's products only, in the body."""
-
-    def __enter__(self) -> None:
-        self._kept = static.faster_blocks
-        static.faster_blocks = lambda *_: ()  # type: ignore[assignment]
-
-    def __exit__(self, *_: object) -> None:
-        static.faster_blocks = self._kept
-
-
 def profile(model: Any, prompts: list[Prompt], **given: Any) -> list[dict[str, Any]]:
     """Where the time of a replayed step goes: the kernels that take the most."""
     decoding = Decoding(max_new_tokens=40, **given)
@@ -155,7 +172,7 @@ def equal(options: Any) -> dict[str, Any]:
     """Whether fast answers are the plain ones; sizes are such that the kernels are used."""
     found: dict[str, Any] = {}
     config = {**GLM_10B, "num_layers": 4, "hidden_size": 512, "num_attention_heads": 8, "vocab_size": 5000}
-    for dtype in (torch.float32, _HALF, torch.float16):
+    for dtype in (torch.float32, _HALF):
         model = made(GLMModel, config, dtype)
         prompts = [prompt(11, 5000, seed) for seed in range(2)]
         for name, given in (
@@ -202,39 +219,44 @@ def logits_difference(model: Any, text: Prompt) -> dict[str, float]:
 
 def glm(options: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    model = made(GLMModel, GLM_10B)
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    found["GB"] = round(size / 1e9, 2)
-    text = [prompt(32, 50000)]
-    found["a fresh model, ms"] = arrivals(model, text)
-    found["the same again, ms"] = arrivals(model, text)
+    model, text = made(GLMModel, GLM_10B), [prompt(32, 50000)]
+    found["GB"] = round(sum(parameter.nbytes for parameter in model.parameters()) / 1e9, 2)
+    noted(found, "a fresh model, ms", lambda: arrivals(model, text))
+    noted(found, "the same again, ms", lambda: arrivals(model, text))
     short, long = (32, 96) if options.quick else (32, 160)
-    runs: dict[str, dict[str, Any]] = {
-        "greedy": {},
-        "beams 4": {"num_beams": 4},
-        "sampling": {"do_sample": True, "top_k": 50, "top_p": 0.9, "seed": 1},
-    }
-    for name, given in runs.items():
-        found[name] = noted(lambda given=given: speeds(model, text, short, long, **given))
-    found["batch 8"] = noted(lambda: speeds(model, [prompt(32, 50000, seed) for seed in range(8)], short, long))
-    found["profile"] = noted(lambda: profile(model, text))
-    found["profile of beams"] = noted(lambda: profile(model, text, num_beams=4))
-    static.steps_of(model)._ready.clear()
-    with WithoutKernels():
-        for name in ("greedy", "beams 4"):
-            found[f"{name}, torch's products in graphs"] = noted(
-                lambda name=name: speeds(model, text, short, long, rounds=1, **runs[name])
-            )
-    found["greedy, step by step"] = noted(lambda: speeds(model, text, 8, 24, rounds=1, cuda_graphs=False))
+    beams: dict[str, Any] = {"num_beams": 4}
+    batch = [prompt(32, 50000, seed) for seed in range(8)]
+    noted(found, "greedy", lambda: speeds(model, text, short, long))
+    noted(found, "beams 4", lambda: speeds(model, text, short, long, **beams))
+    noted(found, "batch 8", lambda: speeds(model, batch, short, long, rounds=1))
+    with replaced(model, products, "_NORMED_INSIDE", 0):
+        noted(found, "greedy, norms by themselves", lambda: speeds(model, text, short, long))
+        with replaced(model, products, "_NUMBERS", 32768):
+            noted(found, "greedy, norms by themselves, larger programs", lambda: speeds(model, text, short, long))
+    with replaced(model, static, "faster_blocks", lambda *_: ()):
+        noted(found, "greedy, torch's products", lambda: speeds(model, text, short, long, rounds=1))
+        noted(found, "beams 4, torch's products", lambda: speeds(model, text, short, long, rounds=1, **beams))
+        noted(found, "batch 8, torch's products", lambda: speeds(model, batch, short, long, rounds=1))
+    sampling = {"do_sample": True, "top_k": 50, "top_p": 0.9, "seed": 1}
+    noted(found, "sampling", lambda: speeds(model, text, short, long, rounds=1, **sampling))
+    noted(found, "greedy, step by step", lambda: speeds(model, text, 8, 24, rounds=1, cuda_graphs=False))
+    noted(found, "profile", lambda: profile(model, text))
+    noted(found, "profile of beams", lambda: profile(model, text, **beams))
     found["peak GB"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     return found
 
 
-def noted(work: Callable[[], Any]) -> Any:
+@contextmanager
+def replaced(model: Any, module: Any, name: str, value: Any) -> Iterator[None]:
+    """Another way of computing, in the body; recordings of before are not used there, nor its own afterwards."""
+    kept = getattr(module, name)
+    setattr(module, name, value)
+    static.steps_of(model)._ready.clear()
     try:
-        return work()
-    except Exception:  # noqa: BLE001
-        return {"error": traceback.format_exc()[-1200:]}
+        yield
+    finally:
+        setattr(module, name, kept)
+        static.steps_of(model)._ready.clear()
 
 
 def arrivals(model: Any, text: list[Prompt]) -> dict[str, float]:
@@ -247,12 +269,13 @@ def arrivals(model: Any, text: list[Prompt]) -> dict[str, float]:
 
 def gpt2(options: Any) -> dict[str, Any]:
     model, text = made(GPT2Model, GPT2_124M), [prompt(32, 50000)]
-    found: dict[str, Any] = {"greedy": noted(lambda: speeds(model, text, 64, 320))}
-    found["beams 4"] = noted(lambda: speeds(model, text, 64, 192, num_beams=4))
-    found["float32 greedy"] = noted(lambda: speeds(made(GPT2Model, GPT2_124M, torch.float32), text, 64, 192))
-    found["step by step"] = noted(lambda: speeds(model, text, 16, 48, rounds=1, cuda_graphs=False))
-    found["transformers"] = noted(lambda: gpt2_peer(text[0], GPT2_124M, 16, 64))
-    found["profile"] = noted(lambda: profile(model, text)[:8])
+    found: dict[str, Any] = {}
+    noted(found, "greedy", lambda: speeds(model, text, 64, 320))
+    noted(found, "beams 4", lambda: speeds(model, text, 64, 192, num_beams=4))
+    noted(found, "float32 greedy", lambda: speeds(made(GPT2Model, GPT2_124M, torch.float32), text, 64, 192))
+    noted(found, "step by step", lambda: speeds(model, text, 16, 48, rounds=1, cuda_graphs=False))
+    noted(found, "transformers", lambda: gpt2_peer(text[0], GPT2_124M, 16, 64))
+    noted(found, "profile", lambda: profile(model, text)[:8])
     return found
 
 
@@ -294,12 +317,12 @@ def t5(options: Any) -> dict[str, Any]:
     texts = [prompt(256, 32000, seed) for seed in range(8)]
     for dtype in (_HALF, torch.float16, torch.float32):
         model = made(T5Model, T5_BASE, dtype)
-        found[f"{dtype}"] = noted(lambda model=model: speeds(model, texts, 32, 96))
+        noted(found, str(dtype), lambda model=model: speeds(model, texts, 32, 96))
     model = made(T5Model, T5_BASE)
-    found["beams 4"] = noted(lambda: speeds(model, texts, 32, 96, num_beams=4))
-    found["step by step"] = noted(lambda: speeds(model, texts, 8, 24, rounds=1, cuda_graphs=False))
-    found["profile"] = noted(lambda: profile(model, texts))
-    found["transformers"] = noted(lambda: t5_peer(texts))
+    noted(found, "beams 4", lambda: speeds(model, texts, 32, 96, num_beams=4))
+    noted(found, "step by step", lambda: speeds(model, texts, 8, 24, rounds=1, cuda_graphs=False))
+    noted(found, "profile", lambda: profile(model, texts))
+    noted(found, "transformers", lambda: t5_peer(texts))
     return found
 
 
@@ -349,7 +372,7 @@ def bert(options: Any) -> dict[str, Any]:
 
 def kernel_table(options: Any) -> dict[str, Any]:
     rows = (1, 4) if options.quick else (1, 4, 8)
-    return {"products": kernels.table(rows, tune=not options.quick), "attention": noted(kernels.attention_table)}
+    return {"products": kernels.table(rows, tune=not options.quick), "attention": attempt(kernels.attention_table)}
 
 
 ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {

@@ -1,6 +1,7 @@
 """Work of a GPU, recorded once and replayed: what a step costs the host is then two calls."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Protocol
 
@@ -31,6 +32,8 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # A pool whose last graph has gone cannot be used again: this one stays as long as the recorder.
+        self._first: Work | None = None
 
     def rehearse(self, work: Work) -> None:
         """See :class:`Recorder`; on the stream of the recordings, whose libraries get their work space that way."""
@@ -42,6 +45,12 @@ class CudaRecorder:
 
     def record(self, work: Work) -> Work:
         """See :class:`Recorder`."""
+        if self._first is None:
+            kept = torch.zeros(1, device=self.device)
+            self._first = self._graph(lambda: kept.add_(1))
+        return self._graph(work)
+
+    def _graph(self, work: Callable[[], object]) -> Work:
         graph = torch.cuda.CUDAGraph()
         stream, current = _side_stream(self.device), torch.cuda.current_stream(self.device)
         stream.wait_stream(current)
@@ -51,8 +60,11 @@ class CudaRecorder:
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 work()
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # the first error says more
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         current.wait_stream(stream)
         return graph.replay
 

@@ -11,14 +11,15 @@ from torch.nn import functional as F
 
 from flagai.model.layer.activation import activation
 
-# More rows than this are a matter of tensor cores.
-MOST_ROWS = 8
+# More tokens than this are better served by torch's products.
+MOST_ROWS = 16
 # A row is normalised in one piece, in the registers of one program.
 WIDEST = 16384
-# Numbers of a matrix that one program holds; large matrices are cut into at least so many programs.
+# Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.
 _NUMBERS = 16384
-_PROGRAMS = 264
-_CHUNK = 4096
+_MULTIPROCESSORS = 128
+# So many tokens are normed by the programs that need them; more, by a kernel before.
+_NORMED_INSIDE = 1
 _HALF = (torch.float16, torch.bfloat16)
 # Activations that the kernels know, by the names of configurations.
 ACTIVATIONS = {
@@ -40,23 +41,25 @@ class Tiling:
         rows: rows of the matrix that a program takes.
         columns: how many of their numbers it takes at once.
         warps: warps of a program.
+        stages: how many tiles are under way at once.
     """
 
     rows: int
     columns: int
     warps: int
+    stages: int = 1
 
     @classmethod
-    def of(cls, count: int, size: int, tokens: int, *, numbers: int | None = None) -> "Tiling":
-        """Cut a matrix [count, size] that meets so many tokens, by default as suits them.
+    def of(cls, count: int, size: int, tokens: int) -> "Tiling":
+        """Cut a matrix [count, size] that meets so many tokens.
 
-        Several tokens need registers for themselves. Then programs are smaller, and take part of their rows at a
-        time: the more rows a program has, the fewer times the tokens are read.
+        One token: whole rows in registers. Several: tiles for tensor cores, through shared memory.
         """
-        numbers = numbers or (_NUMBERS if tokens == 1 else _NUMBERS // 2)
-        columns = _power(size) if tokens == 1 else min(_power(size), _CHUNK)
-        rows = max(1, numbers // columns)
-        while rows > 1 and count // rows < _PROGRAMS:
+        if tokens > 1:
+            return cls(32 if count >= 32 * _MULTIPROCESSORS else 16, min(256, max(16, _power(size))), 4, 5)
+        columns = _power(size)
+        rows = max(1, _NUMBERS // columns)
+        while rows > 1 and count // rows < 2 * _MULTIPROCESSORS:
             rows //= 2
         return cls(rows, columns, 8 if rows * columns >= _NUMBERS else 4)
 
@@ -113,7 +116,7 @@ def product(
     (count, size), matrix = tokens.shape, layer.weight
     outputs = len(matrix)
     tiling = tiling or Tiling.of(outputs, size, count)
-    if norm is not None and count > 1:
+    if norm is not None and count > _NORMED_INSIDE:
         tokens, norm = _normed(tokens, norm, early), None
     out = tokens.new_empty(count, outputs)
     product_kernel[(-(-outputs // tiling.rows),)](
@@ -128,7 +131,7 @@ def product(
         outputs,
         K=size,
         M=count,
-        MP=_power(count),
+        MP=1 if count == 1 else 16,
         BN=tiling.rows,
         BK=tiling.columns,
         NORM=norm is not None,
@@ -136,6 +139,7 @@ def product(
         BIAS=layer.bias is not None,
         RESIDUAL=residual is not None,
         num_warps=tiling.warps,
+        num_stages=tiling.stages,
         **_early(tokens.device, early),
     )
     return out
@@ -212,10 +216,9 @@ def project(
 
     count, size = tokens.shape
     outputs = query.out_features
-    # Keys and values need whole rows: there is no sum over parts.
-    tiling = Tiling.of(3 * outputs, size, 1, numbers=_NUMBERS if count == 1 else _NUMBERS // 2)
-    if count > 1:
-        tokens = _normed(tokens, norm, early=True)
+    tiling = Tiling.of(outputs if count > 1 else 3 * outputs, size, count)
+    inside = count <= _NORMED_INSIDE
+    tokens = tokens if inside else _normed(tokens, norm, early=True)
     out = tokens.new_empty(count, outputs)
     projection_kernel[(3 * -(-outputs // tiling.rows),)](
         tokens,
@@ -232,13 +235,14 @@ def project(
         slots.keys.shape[2],
         K=size,
         M=count,
-        MP=_power(count),
+        MP=1 if count == 1 else 16,
         LANES=len(slots.now),
         D=slots.keys.shape[3],
         BN=tiling.rows,
         BK=tiling.columns,
-        NORM=count == 1,
+        NORM=inside,
         num_warps=tiling.warps,
+        num_stages=tiling.stages,
         **_early(tokens.device),
     )
     return out

@@ -35,10 +35,12 @@ def _normed(row, inside, gain, shift, eps, K: tl.constexpr, TYPE: tl.constexpr):
 
 
 @triton.jit
-def _weights(matrix, rows, columns, N, K: tl.constexpr):
+def _weights(matrix, rows, columns, N, K: tl.constexpr, BK: tl.constexpr):
     # Read once and never again: first to leave the caches, where the tokens stay.
     places = rows.to(tl.int64)[:, None] * K + columns[None, :]
-    inside = (rows < N)[:, None] & (columns < K)[None, :]
+    inside = (rows < N)[:, None]
+    if K % BK != 0:
+        inside &= (columns < K)[None, :]
     return tl.load(matrix + places, mask=inside, other=0.0, eviction_policy="evict_first")
 
 
@@ -57,6 +59,49 @@ def norm_kernel(x, gain, shift, eps, out, K: tl.constexpr, BK: tl.constexpr, EAR
     places = tl.program_id(0) * K + columns
     row = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + places, _normed(row, inside, gains, shifts, eps, K, TYPE).to(TYPE), mask=inside)
+
+
+@triton.jit
+def _times_many(
+    x, matrix, rows, N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+):
+    # Several tokens: tensor cores, tokens padded to MP; the compiler keeps the next tiles under way.
+    index = tl.arange(0, MP)
+    columns = tl.arange(0, BK)
+    total = tl.zeros([MP, BN], dtype=tl.float32)
+    for start in range(0, K, BK):
+        here = start + columns
+        inside = (index < M)[:, None]
+        if K % BK != 0:
+            inside &= (here < K)[None, :]
+        tokens = tl.load(x + index[:, None] * K + here[None, :], mask=inside, other=0.0)
+        total = tl.dot(tokens, tl.trans(_weights(matrix, rows, here, N, K, BK)), total)
+    return total
+
+
+@triton.jit
+def _times(
+    x, matrix, rows, gain, shift, eps, N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    # norm(x) times some rows of a matrix, [MP, BN]. One token: whole rows in registers, loaded before x is there.
+    if M == 1:
+        columns = tl.arange(0, BK)
+        tile = _weights(matrix, rows, columns, N, K, BK)
+        if NORM:
+            gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
+            shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
+        if EARLY:
+            tl.extra.cuda.gdc_wait()
+        row = tl.load(x + columns, mask=columns < K, other=0.0).to(tl.float32)
+        if NORM:
+            row = _normed(row, columns < K, gains, shifts, eps, K, TYPE)
+        total = tl.sum(tile.to(tl.float32) * row[None, :], axis=1)[None, :]
+    else:
+        if EARLY:
+            tl.extra.cuda.gdc_wait()
+        total = _times_many(x, matrix, rows, N, K, M, MP, BN, BK)
+    return total
 
 
 @triton.jit
@@ -84,30 +129,12 @@ def product_kernel(
     """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual."""
     TYPE: tl.constexpr = x.dtype.element_ty
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
-    columns = tl.arange(0, BK)
+    index = tl.arange(0, MP)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    tile = _weights(matrix, rows, columns, N, K)
-    if NORM:
-        gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
-        shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-    index = tl.arange(0, MP)
-    total = tl.zeros([MP, BN], dtype=tl.float32)
-    for chunk in tl.static_range(0, K, BK):
-        here = chunk + columns
-        if chunk + BK < K:
-            following = _weights(matrix, rows, here + BK, N, K)
-        wide = tile.to(tl.float32)
-        for m in tl.static_range(M):
-            row = tl.load(x + m * K + here, mask=here < K, other=0.0).to(tl.float32)
-            if NORM:
-                row = _normed(row, here < K, gains, shifts, eps, K, TYPE)
-            part = tl.sum(wide * row[None, :], axis=1)
-            total += tl.where(index[:, None] == m, part[None, :], 0.0)
-        if chunk + BK < K:
-            tile = following
+    total = _times(
+        x, matrix, rows, gain, shift, eps, N, K=K, M=M, MP=MP, BN=BN, BK=BK, NORM=NORM, EARLY=EARLY, TYPE=TYPE
+    )
     if BIAS:
         total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
     # Rounded where the plain computation has a tensor.
@@ -152,7 +179,7 @@ def projection_kernel(
     blocks = tl.cdiv(N, BN)
     which = tl.program_id(0) // blocks
     rows = (tl.program_id(0) % blocks) * BN + tl.arange(0, BN)
-    columns = tl.arange(0, BK)
+    index = tl.arange(0, MP)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
     if which == 0:
@@ -164,20 +191,9 @@ def projection_kernel(
     else:
         matrix = value_matrix
         bias = value_bias
-    wide = _weights(matrix, rows, columns, N, K)
-    if NORM:
-        gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
-        shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-    index = tl.arange(0, MP)
-    total = tl.zeros([MP, BN], dtype=tl.float32)
-    for m in tl.static_range(M):
-        row = tl.load(x + m * K + columns, mask=columns < K, other=0.0).to(tl.float32)
-        if NORM:
-            row = _normed(row, columns < K, gains, shifts, eps, K, TYPE)
-        part = tl.sum(wide.to(tl.float32) * row[None, :], axis=1)
-        total += tl.where(index[:, None] == m, part[None, :], 0.0)
+    total = _times(
+        x, matrix, rows, gain, shift, eps, N, K=K, M=M, MP=MP, BN=BN, BK=BK, NORM=NORM, EARLY=EARLY, TYPE=TYPE
+    )
     total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
     inside = (index < M)[:, None] & (rows < N)[None, :]
     if which == 0:
