@@ -193,5 +193,10 @@ def test_a_shared_row_is_a_mask_in_a_prompt(vocabularies_home):
     assert all(filled.fillings)
 
 
+def test_the_coldest_temperature_takes_the_best(writer):
+    found = writer.predict_generate_randomsample("今天", out_max_length=4, temperature=1e-40, seed=1)
+    assert found == writer.write("今天", out_max_length=4)
+
+
 def test_no_piece_of_a_stream_is_empty(writer):
     assert all(writer.stream("今天", out_max_length=8))

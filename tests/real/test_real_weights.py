@@ -77,7 +77,8 @@ def test_chinese_similarity_equals_transformers(real):
             [reference(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1) for text in texts]
         )
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    correlations = [
+    first, second = (
         spearman(torch.cosine_similarity(vectors[:200], vectors[200:]).double(), scores) for vectors in (ours, theirs)
-    ]
-    assert round(correlations[0], 4) == round(correlations[1], 4)
+    )
+    # Pairs whose scores differ in the last bit change places from machine to machine; with 200, each counts 5e-5.
+    assert first == pytest.approx(second, abs=2e-4)

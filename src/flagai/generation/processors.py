@@ -15,6 +15,9 @@ from flagai.generation.tree import Tree
 from flagai.generation.types import LogitsProcessor
 
 
+_COLDEST = 1e-30
+
+
 def repetition_penalty(ids: torch.Tensor, scores: torch.Tensor, penalty: float) -> torch.Tensor:
     """Make ids of the history less likely: negative scores are multiplied, positive ones divided, once per id."""
     # A lane's newest token stands in for its missing ones: writing the same value twice does no harm.
@@ -24,8 +27,8 @@ def repetition_penalty(ids: torch.Tensor, scores: torch.Tensor, penalty: float) 
 
 
 def temperature(_: torch.Tensor, scores: torch.Tensor, value: float) -> torch.Tensor:
-    """Divide the scores."""
-    return scores / value
+    """Divide the scores; below ``_COLDEST``, where only the best is left long since, they would overflow."""
+    return scores / max(value, _COLDEST)
 
 
 def top_k(_: torch.Tensor, scores: torch.Tensor, count: float) -> torch.Tensor:
