@@ -14,7 +14,6 @@ from flagai.generation.options import Decoding
 from flagai.generation.tree import Tree
 from flagai.generation.types import LogitsProcessor
 
-
 _COLDEST = 1e-30
 
 
