@@ -152,3 +152,30 @@ def test_texts_to_be_classified_are_framed_and_cut(glm_tokenizer):
     assert batch["input_ids"][1].tolist() == [50002, 3378, 4416, 50001, 34097, PAD]
     assert batch["attention_mask"].tolist() == [5, 6]
     assert batch["labels"].tolist() == [0, 1]
+
+
+def test_training_rows_hold_what_hugging_faces_code_makes(glm_tokenizer):
+    """Its rows are padded between the text and the answer; ours have the same tokens at the same positions."""
+    case = rows_of("hf_glm_chinese", "build_inputs_for_generation")[1]
+    batch = glm.blank_filling(glm_tokenizer, case["texts"], [[target] for target in case["targets"]])
+    for row in range(2):
+        ids, (places, blocks) = case["out"]["input_ids"][row], case["out"]["position_ids"][row]
+        length = int(batch["attention_mask"][row])
+        start = ids.index(50006)
+        assert batch["input_ids"][row, :length].tolist() == ids[:length]
+        assert set(ids[length:start]) <= {PAD}
+        answer = [token for token in ids[start:] if token not in (PAD, 50007)]
+        assert batch["input_ids"][row, length : length + len(answer)].tolist() == answer
+        assert batch["position_ids"][row, 0, length : length + len(answer)].tolist() == places[start:][: len(answer)]
+        assert batch["position_ids"][row, 1, length : length + len(answer)].tolist() == blocks[start:][: len(answer)]
+
+
+def test_choices_are_those_of_hugging_faces_code(glm_tokenizer):
+    (case,) = rows_of("hf_glm_chinese", "build_inputs_for_multiple_choice")
+    out = case["out"]
+    batch = glm.multi_token_cloze(glm_tokenizer, case["texts"], case["choices"])
+    length = int(batch["attention_mask"][0, 0])
+    for number, (choice, index) in enumerate(zip(out["choice_ids"][0], out["choice_indices"][0], strict=True)):
+        assert batch["input_ids"][0, number, :length].tolist() == out["input_ids"][0][:length]
+        assert batch["target_ids"][0, number, length : length + len(choice)].tolist() == choice
+        assert batch["position_ids"][0, number, 0, length].tolist() == out["position_ids"][0][0][index[0]]
