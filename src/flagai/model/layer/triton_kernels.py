@@ -2,7 +2,7 @@
 
 A step reads every weight once and computes next to nothing, so everything is arranged for reading: a program holds its
 rows of a matrix in registers, all loads are under way before the first is used, and small work that would be a kernel
-of its own (norm, bias, activation, residual, writing into the cache) is done by the programs that need it.
+of its own (bias, activation, residual, writing into the cache) is done by the programs that need it.
 
 With ``EARLY`` (programmatic dependent launch) a kernel's programs start while the kernel before is still running,
 load their weights, and only then wait for its results. Every kernel waits before it reads or writes anything that
@@ -81,21 +81,16 @@ def _times_many(
 
 @triton.jit
 def _times(
-    x, matrix, rows, gain, shift, eps, N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr, TYPE: tl.constexpr,
+    x, matrix, rows, N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    # norm(x) times some rows of a matrix, [MP, BN]. One token: whole rows in registers, loaded before x is there.
+    # x times some rows of a matrix, [MP, BN]. One token: whole rows in registers, loaded before x is there.
     if M == 1:
         columns = tl.arange(0, BK)
         tile = _weights(matrix, rows, columns, N, K, BK)
-        if NORM:
-            gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
-            shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
         if EARLY:
             tl.extra.cuda.gdc_wait()
         row = tl.load(x + columns, mask=columns < K, other=0.0).to(tl.float32)
-        if NORM:
-            row = _normed(row, columns < K, gains, shifts, eps, K, TYPE)
         total = tl.sum(tile.to(tl.float32) * row[None, :], axis=1)[None, :]
     else:
         if EARLY:
@@ -111,30 +106,24 @@ def product_kernel(
     bias,
     residual,
     out,
-    gain,
-    shift,
-    eps,
     N,
     K: tl.constexpr,
     M: tl.constexpr,
     MP: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    NORM: tl.constexpr,
     ACTIVATION: tl.constexpr,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual."""
+    """out[M, N] = activation(x[M, K] @ matrix[N, K].T + bias) + residual."""
     TYPE: tl.constexpr = x.dtype.element_ty
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     index = tl.arange(0, MP)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    total = _times(
-        x, matrix, rows, gain, shift, eps, N, K=K, M=M, MP=MP, BN=BN, BK=BK, NORM=NORM, EARLY=EARLY, TYPE=TYPE
-    )
+    total = _times(x, matrix, rows, N, K=K, M=M, MP=MP, BN=BN, BK=BK, EARLY=EARLY)
     if BIAS:
         total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
     # Rounded where the plain computation has a tensor.
@@ -149,9 +138,6 @@ def product_kernel(
 @triton.jit
 def projection_kernel(
     x,
-    gain,
-    shift,
-    eps,
     query_matrix,
     key_matrix,
     value_matrix,
@@ -171,10 +157,9 @@ def projection_kernel(
     D: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    NORM: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
+    """Queries of x[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
     TYPE: tl.constexpr = x.dtype.element_ty
     blocks = tl.cdiv(N, BN)
     which = tl.program_id(0) // blocks
@@ -191,9 +176,7 @@ def projection_kernel(
     else:
         matrix = value_matrix
         bias = value_bias
-    total = _times(
-        x, matrix, rows, gain, shift, eps, N, K=K, M=M, MP=MP, BN=BN, BK=BK, NORM=NORM, EARLY=EARLY, TYPE=TYPE
-    )
+    total = _times(x, matrix, rows, N, K=K, M=M, MP=MP, BN=BN, BK=BK, EARLY=EARLY)
     total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
     inside = (index < M)[:, None] & (rows < N)[None, :]
     if which == 0:
