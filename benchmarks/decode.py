@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import _decode_kernels as kernels
+from benchmarks._decode_peers import clocked, gpt2_peer, t5_peer
 from benchmarks._measure import machine, versions
 from flagai.generation import Decoding, Prompt, generate, static, stream
 from flagai.model.bert_model import BertForEmbedding
@@ -108,15 +109,6 @@ def made(cls: Any, config: dict[str, Any], dtype: torch.dtype = _HALF) -> Any:
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
     return model.eval()
-
-
-def clocked(work: Callable[[], Any]) -> float:
-    """Seconds until the GPU has done the work."""
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def step_time(model: Any, prompts: list[Prompt], short: int, long: int, rounds: int = 3, **given: Any) -> float:
@@ -274,32 +266,6 @@ def gpt2(options: Any) -> dict[str, Any]:
     return found
 
 
-def gpt2_peer(text: Prompt, config: dict[str, Any], short: int, long: int) -> dict[str, Any]:
-    import transformers
-
-    settings = {key: value for key, value in config.items() if key != "model_type"}
-    torch.set_default_dtype(_HALF)
-    try:
-        with torch.device("cuda"):
-            model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**settings)).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    ids = torch.tensor([text.ids], device="cuda")
-    found = {"greedy": peer_step(model, {"input_ids": ids}, short, long)}
-    found["beams 4"] = peer_step(model, {"input_ids": ids}, short, long, num_beams=4)
-    return found
-
-
-def peer_step(model: Any, inputs: dict[str, Any], short: int, long: int, **given: Any) -> dict[str, Any]:
-    def run(count: int) -> float:
-        lengths = {"max_new_tokens": count, "min_new_tokens": count}
-        return clocked(lambda: model.generate(**inputs, **lengths, do_sample=False, pad_token_id=0, **given))
-
-    run(short)
-    seconds = statistics.median((run(long) - run(short)) / (long - short) for _ in range(2))
-    return {"ms a step": round(1e3 * seconds, 3), "steps a second": round(1 / seconds, 1)}
-
-
 def peer10b(options: Any) -> dict[str, Any]:
     if not options.peers:
         return {"left out": "run with --peers"}
@@ -317,18 +283,8 @@ def t5(options: Any) -> dict[str, Any]:
     noted(found, "beams 4", lambda: speeds(model, texts, 32, 96, num_beams=4))
     noted(found, "step by step", lambda: speeds(model, texts, 8, 24, rounds=1, cuda_graphs=False))
     noted(found, "profile", lambda: profile(model, texts))
-    noted(found, "transformers", lambda: t5_peer(texts))
+    noted(found, "transformers", lambda: t5_peer(texts, T5_BASE))
     return found
-
-
-def t5_peer(texts: list[Prompt]) -> dict[str, Any]:
-    import transformers
-
-    settings = {key: value for key, value in T5_BASE.items() if key != "model_type"}
-    with torch.device("cuda"):
-        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**settings)).eval().to(_HALF)
-    ids = torch.tensor([text.ids for text in texts], device="cuda")
-    return peer_step(model, {"input_ids": ids}, 8, 40)
 
 
 @torch.inference_mode()

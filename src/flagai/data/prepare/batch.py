@@ -1,9 +1,11 @@
 """Rows of different length to tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from flagai.data.tokenizer import Encoding, Tokenizer
+from flagai.data.tokenizer.formats import kept_lengths
 from flagai.errors import InputError
 
 Batch = dict[str, torch.Tensor]
@@ -44,14 +46,8 @@ def shortened(first: Sequence[int], second: Sequence[int], room: int) -> tuple[l
         InputError: there is no room at all.
     """
     _check_room(room)
-    excess = max(0, len(first) + len(second) - room)
-    longer = len(first) - len(second)
-    # First the longer one alone, until both are equal; then in turns, beginning with the second.
-    alone = min(excess, abs(longer))
-    turns = excess - alone
-    from_first = (alone if longer > 0 else 0) + turns // 2
-    from_second = (alone if longer <= 0 else 0) + (turns + 1) // 2
-    return list(first[: len(first) - from_first]), list(second[: len(second) - from_second])
+    own, other = kept_lengths([len(first), len(second)], room)
+    return list(first[:own]), list(second[:other])
 
 
 def last(row: Sequence[int], room: int) -> list[int]:
@@ -87,6 +83,24 @@ def checked_pairs(texts: Sequence[object]) -> list[tuple[str, str | None]]:
         else:
             raise InputError(f"Text {index} is {type(entry).__name__}; expected a text or a pair of texts.")
     return pairs
+
+
+def encoded_pairs(
+    tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]]
+) -> Iterator[tuple[Encoding, Encoding | None]]:
+    """The encodings of texts and pairs of texts, all worked out in one call.
+
+    Args:
+        tokenizer: the tokenizer.
+        texts: each a text or a pair.
+
+    Raises:
+        InputError: an entry is neither; the message has its index.
+    """
+    pairs = checked_pairs(texts)
+    encodings = iter(tokenizer.encode_batch([text for pair in pairs for text in pair if text is not None]))
+    for _, second in pairs:
+        yield next(encodings), None if second is None else next(encodings)
 
 
 def checked_texts(texts: Sequence[object]) -> list[str]:

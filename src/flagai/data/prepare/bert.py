@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from flagai.data.prepare import labels as token_labels
-from flagai.data.prepare.batch import Batch, checked_pairs, checked_texts, padded, shortened
+from flagai.data.prepare.batch import Batch, checked_texts, encoded_pairs, padded, shortened
 from flagai.data.tokenizer import Encoding, Tokenizer
 from flagai.errors import InputError
 
@@ -41,15 +41,8 @@ def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length:
     Raises:
         InputError: an entry is no text, or ``max_length`` leaves no room.
     """
-    pairs = checked_pairs(texts)
-    encodings = iter(tokenizer.encode_batch([text for pair in pairs for text in pair if text is not None]))
     cls, sep = tokenizer.get_command_id("cls"), tokenizer.get_command_id("sep")
-    found = []
-    for _, second_text in pairs:
-        first = next(encodings)
-        second = None if second_text is None else next(encodings)
-        found.append(_row(first, second, cls, sep, max_length))
-    return found
+    return [_row(first, second, cls, sep, max_length) for first, second in encoded_pairs(tokenizer, texts)]
 
 
 def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:

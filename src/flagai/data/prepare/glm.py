@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flagai.data.prepare.batch import Batch, checked_pairs, last, padded, shortened
+from flagai.data.prepare.batch import Batch, encoded_pairs, last, padded, shortened
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation import Prompt
@@ -336,14 +336,10 @@ def classification_rows(
     """The rows of :func:`classification`, everybody seeing everything."""
     cls, sep, eos = (tokenizer.get_command_id(name) for name in ("cls", "sep", "eos"))
     rows = []
-    pairs = checked_pairs(texts)
-    encodings = iter(tokenizer.encode_batch([text for pair in pairs for text in pair if text is not None]))
-    for _, second_text in pairs:
-        first = list(next(encodings).ids)
-        second = [] if second_text is None else list(next(encodings).ids)
-        specials = 2 if second_text is None else 3
+    for first_text, second_text in encoded_pairs(tokenizer, texts):
+        first, second = list(first_text.ids), [] if second_text is None else list(second_text.ids)
         if max_length is not None:
-            first, second = shortened(first, second, max_length - specials)
+            first, second = shortened(first, second, max_length - (2 if second_text is None else 3))
         ids = [cls, *first, *([] if second_text is None else [sep, *second]), eos]
         rows.append(Row(ids, [*range(len(ids))], [0] * len(ids), len(ids), [], []))
     return rows
