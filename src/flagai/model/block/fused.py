@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from flagai.model.block.fused_t5 import faster_t5_blocks
 from flagai.model.block.residual import PreNormBlock
 from flagai.model.block.stack import BlockStack
 from flagai.model.layer.attention import Attention
@@ -51,6 +52,8 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
         rows: number of tokens in a step.
     """
     blocks = getattr(getattr(model, "model", model), "blocks", None)
+    if blocks is None:
+        return faster_t5_blocks(model, rows)
     if not isinstance(blocks, BlockStack) or rows > MOST_ROWS or not all(_fits(block) for block in blocks):
         return ()
     return [FusedPreNorm(block) for block in blocks]

@@ -1,0 +1,41 @@
+"""Whole answers by the kernels of a step are those of the model's own blocks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from flagai.generation import generate, static
+from flagai.generation.static import steps_of
+from flagai.model.block import fused_t5
+from tests.generation.writers import PLAIN, SEARCHES, Writer, lively
+from tests.kernels.conftest import DEVICE
+from tests.tiny import GATED
+
+pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take half precision: see tests/gpu")
+
+
+class EveryTime:
+    """See :class:`flagai.generation.recording.Recorder`: does the work again every time, as it is."""
+
+    def rehearse(self, work: Callable[[], None]) -> None:
+        work()
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
+
+@pytest.mark.parametrize("search", ["greedy", "beams", "sampling"])
+@pytest.mark.parametrize("changes", [{}, GATED], ids=["relu", "gated"])
+def test_t5(search: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    writing = Writer(lively("T5Model", **changes), PLAIN)
+    wanted = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search]))
+    monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
+    monkeypatch.setattr(static, "can_record", lambda _: True)
+    monkeypatch.setattr(fused_t5, "usable", lambda *_: True)
+    got = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search]))
+    assert all(step.cache.faster for step in steps_of(writing.model)._ready)
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
+        assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-4)
