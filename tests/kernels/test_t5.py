@@ -45,7 +45,7 @@ def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
 @pytest.fixture(autouse=True)
 def there(device: torch.device) -> Iterator[None]:
     with device:
-            yield
+        yield
 
 
 @pytest.mark.parametrize("rows", [1, 5, 20])
@@ -109,4 +109,4 @@ def test_attention(batch: int, lanes: int, width: int, scored: bool) -> None:
     if scored:
         keys[:, :, 70 + lanes :] = torch.nan
     got = t5_attend(query, keys, values, mask, 1.0, now)
-    close(got, t5_attend_reference(query, keys.nan_to_num(), values, mask, 1.0, now))
+    close(got, t5_attend_reference(query, keys.nan_to_num(), values, mask, 1.0))

@@ -208,7 +208,7 @@ class BertModel(BaseModel):
 
     def _positions(self, input_ids: torch.Tensor, past: int, row: PackedRow | None) -> torch.Tensor:
         if row is not None:
-            return (row.positions() + self.config.position_offset).to(input_ids.device)
+            return row.positions(input_ids.device) + self.config.position_offset
         if self.config.position_offset:
             real = (input_ids != self.config.pad_token_id).long()
             return real.cumsum(1) * real + self.config.position_offset - 1

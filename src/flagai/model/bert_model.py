@@ -62,7 +62,7 @@ class _BertHead(BaseModel):
     ) -> torch.Tensor:
         """Which tokens are real, [B, S]; of packed texts, which tokens of their padded form, [N, S]."""
         if lengths is not None:
-            return PackedRow.of(lengths).valid().to(input_ids.device)
+            return PackedRow.of(lengths).valid(input_ids.device)
         valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id)
         return torch.ones_like(input_ids, dtype=torch.bool) if valid is None else valid
 

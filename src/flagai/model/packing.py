@@ -2,24 +2,27 @@
 
 A pack is one row of texts that stand one after the other; every layer but attention sees one long text, so nothing
 is computed for padding. Texts are packed by length: neighbours of equal length then share one attention call.
+
+On a GPU nothing here waits for the device: while it computes one pack, the host prepares the next.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from flagai.errors import InputError
-from flagai.model.layer.packed_row import PackedRow, check_length
+from flagai.model.layer.packed_row import PackedRow, check_length, on_device
+from flagai.model.ragged import Numbers, Ragged
 
 # Tokens of one pack. On a CPU the activations of a block should stay in its caches; a GPU wants to be filled.
 _CPU_TOKENS = 1024
 _GPU_TOKENS = 32768
 
 Result = TypeVar("Result")
-Ids = Sequence[int]
+Texts = Sequence[Sequence[int]] | Ragged
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,28 @@ class Pack:
         return arguments if self.token_type_ids is None else arguments | {"token_type_ids": self.token_type_ids}
 
 
+def check_lengths(lengths: Sequence[int] | Numbers, limit: int | None) -> None:
+    """Refuse texts that cannot be packed.
+
+    Args:
+        lengths: how many tokens each text has.
+        limit: the model's number of positions.
+
+    Raises:
+        InputError: a text is empty or longer than ``limit``; the message has its index.
+    """
+    found = np.asarray(lengths)
+    if not found.all():
+        raise InputError(f"Text {found.argmin()} has no tokens.")
+    if limit is not None and len(found):
+        check_length(found, limit)
+
+
 def packs(
-    texts: Sequence[Ids],
+    texts: Texts,
     *,
     device: torch.device,
-    token_type_ids: Sequence[Ids] | None = None,
+    token_type_ids: Texts | None = None,
     limit: int | None = None,
     tokens: int | None = None,
 ) -> Iterator[Pack]:
@@ -65,19 +85,23 @@ def packs(
     Raises:
         InputError: a text is empty or longer than ``limit``, or its segments do not go with it.
     """
-    lengths = [len(text) for text in texts]
-    _check(lengths, token_type_ids, limit)
+    found = Ragged.of(texts)
+    segments = None if token_type_ids is None else Ragged.of(token_type_ids)
+    check_lengths(found.lengths, limit)
+    if segments is not None and not np.array_equal(segments.lengths, found.lengths):
+        raise InputError("token_type_ids must have one number for every token of every text.")
     budget = tokens or (_CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS)
-    for indices in _grouped(lengths, budget):
+    for indices in _grouped(found.lengths, budget):
+        taken = found.take(indices)
         yield Pack(
-            indices=tuple(indices),
-            row=PackedRow(tuple(lengths[index] for index in indices)),
-            input_ids=_joined(texts, indices, device),
-            token_type_ids=None if token_type_ids is None else _joined(token_type_ids, indices, device),
+            indices=tuple(indices.tolist()),
+            row=PackedRow(tuple(taken.lengths.tolist())),
+            input_ids=on_device(taken.values, device)[None],
+            token_type_ids=None if segments is None else on_device(segments.take(indices).values, device)[None],
         )
 
 
-def run_packed(texts: Sequence[Ids], run: Callable[[Pack], Sequence[Result]], **options: Any) -> list[Result]:
+def run_packed(texts: Texts, run: Callable[[Pack], Sequence[Result]], **options: Any) -> list[Result]:
     """Run texts in packs and return one result per text, in the order of the texts.
 
     Args:
@@ -94,29 +118,36 @@ def run_packed(texts: Sequence[Ids], run: Callable[[Pack], Sequence[Result]], **
     return [found[index] for index in range(len(texts))]
 
 
-def _check(lengths: list[int], token_type_ids: Sequence[Ids] | None, limit: int | None) -> None:
-    if 0 in lengths:
-        raise InputError(f"Text {lengths.index(0)} has no tokens.")
-    if limit is not None:
-        check_length(lengths, limit)
-    segments = lengths if token_type_ids is None else [len(row) for row in token_type_ids]
-    if segments != lengths:
-        raise InputError("token_type_ids must have one number for every token of every text.")
+def rows_packed(texts: Texts, run: Callable[[Pack], torch.Tensor], *, device: torch.device, **options: Any) -> Any:
+    """Run texts in packs and return one row per text, in the order of the texts, without waiting for the device.
+
+    Args:
+        texts: the token ids of every text; at least one.
+        run: computes the rows of a pack, one per text, in the order of its row, [n, width].
+        device: where the packs and the rows are.
+        **options: see :func:`packs`.
+
+    Shape:
+        -> [N, width]
+
+    Raises:
+        InputError: see :func:`packs`.
+    """
+    indices: list[int] = []
+    rows: list[torch.Tensor] = []
+    for pack in packs(texts, device=device, **options):
+        rows.append(run(pack))
+        indices += pack.indices
+    joined = torch.cat(rows)
+    return torch.empty_like(joined).index_copy_(0, on_device(np.array(indices), device), joined)
 
 
-def _grouped(lengths: list[int], budget: int) -> Iterator[list[int]]:
+def _grouped(lengths: Numbers, budget: int) -> Iterator[Numbers]:
     """Indices of texts, sorted by length, so many together as the budget allows."""
-    group: list[int] = []
-    total = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if group and total + lengths[index] > budget:
-            yield group
-            group, total = [], 0
-        group.append(index)
-        total += lengths[index]
-    if group:
-        yield group
-
-
-def _joined(texts: Sequence[Ids], indices: list[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(list(chain.from_iterable(texts[index] for index in indices)))[None].to(device)
+    order = np.argsort(-lengths, kind="stable")
+    ends = lengths[order].cumsum()
+    begin, before = 0, 0
+    while begin < len(order):
+        end = max(begin + 1, int(np.searchsorted(ends, before + budget, side="right")))
+        yield order[begin:end]
+        begin, before = end, int(ends[end - 1])

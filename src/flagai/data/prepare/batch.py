@@ -45,7 +45,7 @@ def shortened(first: Sequence[int], second: Sequence[int], room: int) -> tuple[l
     Raises:
         InputError: there is no room at all.
     """
-    _check_room(room)
+    checked_room(room)
     own, other = kept_lengths([len(first), len(second)], room)
     return list(first[:own]), list(second[:other])
 
@@ -56,13 +56,19 @@ def last(row: Sequence[int], room: int) -> list[int]:
     Raises:
         InputError: there is no room at all.
     """
-    _check_room(room)
+    checked_room(room)
     return list(row[-room:])
 
 
-def _check_room(room: int) -> None:
+def checked_room(room: int) -> int:
+    """The number of tokens that a text may have.
+
+    Raises:
+        InputError: there is no room at all.
+    """
     if room < 1:
         raise InputError("The maximal length leaves no room for text beside the special tokens. Raise it.")
+    return room
 
 
 def checked_pairs(texts: Sequence[object]) -> list[tuple[str, str | None]]:

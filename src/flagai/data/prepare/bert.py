@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from flagai.data.prepare import labels as token_labels
-from flagai.data.prepare.batch import Batch, checked_texts, encoded_pairs, padded, shortened
+from flagai.data.prepare.batch import Batch, checked_room, checked_texts, encoded_pairs, padded, shortened
 from flagai.data.tokenizer import Encoding, Tokenizer
 from flagai.errors import InputError
+from flagai.model.ragged import Ragged
 
 NO_CHARACTERS = (0, 0)
 
@@ -45,7 +46,7 @@ def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length:
     return [_row(first, second, cls, sep, max_length) for first, second in encoded_pairs(tokenizer, texts)]
 
 
-def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> Ragged:
     """The ids of :func:`rows` for texts alone, without working out which characters they come from.
 
     Args:
@@ -56,10 +57,9 @@ def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None =
     Raises:
         InputError: an entry is no text, or ``max_length`` leaves no room.
     """
-    cls, sep = tokenizer.get_command_id("cls"), tokenizer.get_command_id("sep")
-    found = (encoding.ids for encoding in tokenizer.encode_batch(checked_texts(texts)))
-    room = None if max_length is None else max_length - 2
-    return [[cls, *(ids if room is None else shortened(ids, [], room)[0]), sep] for ids in found]
+    found = Ragged.of(tokenizer.encode_many(checked_texts(texts)))
+    found = found if max_length is None else found.cut(checked_room(max_length - 2))
+    return found.between(tokenizer.get_command_id("cls"), tokenizer.get_command_id("sep"))
 
 
 def _row(first: Encoding, second: Encoding | None, cls: int, sep: int, max_length: int | None) -> Row:

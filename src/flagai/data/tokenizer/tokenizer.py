@@ -120,6 +120,14 @@ class Tokenizer(FlagAINames):
         """
         return self._engine.encode_ids(clean([text]))[0]
 
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts, and nothing else; no command token is added.
+
+        Raises:
+            InputError: an element is no text; the message names its index.
+        """
+        return self._engine.encode_ids(clean(texts))
+
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """The ids of many texts, with tokens and their places in the original texts.
 

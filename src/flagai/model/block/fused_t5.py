@@ -53,7 +53,8 @@ class FusedT5:
         tokens = t5_product(attended, own.out, residual=tokens)
         query = t5_product(tokens, cross.q, norm=block.norm_cross)
         seen = cast(torch.Tensor, cast(Visibility, memory_visibility).tensor)
-        attended = t5_attend(query, *cast(Sequence[torch.Tensor], cache.cross), seen, cross.scale)
+        keys, values = cast(tuple[torch.Tensor, torch.Tensor], cache.cross)
+        attended = t5_attend(query, keys, values, seen, cross.scale)
         tokens = t5_product(attended, cross.out, residual=tokens)
         return self._fed_forward(tokens).view_as(hidden)
 

@@ -5,6 +5,7 @@ from torch import nn
 
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
+from flagai.model.layer.encoding import added_norm
 from flagai.model.layer.mask import Visibility
 
 
@@ -98,5 +99,5 @@ class PostNormBlock(nn.Module):
 
     def forward(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache | None = None) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]."""
-        hidden = self.norm1(hidden + self.dropout(self.attention(hidden, visibility, cache=cache)))
-        return self.norm2(hidden + self.dropout(self.feed_forward(hidden)))
+        hidden = added_norm(self.norm1, hidden, self.dropout(self.attention(hidden, visibility, cache=cache)))
+        return added_norm(self.norm2, hidden, self.dropout(self.feed_forward(hidden)))

@@ -254,9 +254,8 @@ def t5_attend_reference(
     values: torch.Tensor,
     mask: torch.Tensor,
     scale: float | None,
-    now: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """What :func:`t5_attend` computes."""
+    """What :func:`t5_attend` computes, where the mask hides what has not been written."""
     batch, heads, _, width = keys.shape
     asked = query.view(batch, -1, heads, width).transpose(1, 2)
     mask = mask.to(query.dtype) if mask.is_floating_point() else mask

@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch.nn import functional as F
 
+from flagai.model.layer.encoding import attend_short, short_texts
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.packed_row import PackedRow
 
@@ -80,7 +81,9 @@ def _has_varlen(query: torch.Tensor) -> bool:
 
 def _attend_varlen(rows: list[torch.Tensor], row: PackedRow, offsets: torch.Tensor) -> torch.Tensor:
     """Packed texts in one kernel, [T, H, D]."""
+    query, key, value = rows
+    if short_texts(query, row.longest):
+        return attend_short(query, key, value, offsets, row.longest)
     from torch.nn.attention.varlen import varlen_attn  # registers operators: not for every import of a model
 
-    query, key, value = rows
     return cast(torch.Tensor, varlen_attn(query, key, value, offsets, offsets, row.longest, row.longest))

@@ -151,8 +151,7 @@ def visibility(
             scores of the longest, of which shorter ones take the first rows and columns.
     """
     if isinstance(mask, Packed):
-        offsets = torch.cat([mask.row.starts[:1], mask.row.ends]).to(device, torch.int32)
-        return Visibility(bias, row=mask.row, offsets=offsets)
+        return Visibility(bias, row=mask.row, offsets=mask.row.on(device).offsets)
     if mask is None or (isinstance(mask, Causal) and queries == 1):
         return Visibility(bias)
     if isinstance(mask, Causal) and queries == keys and bias is None:

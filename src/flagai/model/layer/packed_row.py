@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from flagai.errors import InputError
@@ -52,23 +54,29 @@ class PackedRow:
         """Neighbours of equal length together: (number of texts, their length)."""
         return tuple((len(list(group)), length) for length, group in groupby(self.lengths))
 
-    @cached_property
-    def ends(self) -> torch.Tensor:
-        """Where each text ends, [N]."""
-        return torch.tensor(self.lengths).cumsum(0)
+    def on(self, device: torch.device | str = "cpu") -> "Bounds":
+        """Where the texts lie, for that device; worked out once."""
+        device = torch.device(device)
+        if device not in self._bounds:
+            # Kept for calls with gradients, too.
+            with torch.inference_mode(False):
+                self._bounds[device] = Bounds.of(on_device(np.array(self.lengths), device))
+        return self._bounds[device]
 
     @cached_property
-    def starts(self) -> torch.Tensor:
-        """Where each text begins, [N]."""
-        return self.ends - torch.tensor(self.lengths)
+    def _bounds(self) -> "dict[torch.device, Bounds]":
+        return {}
 
-    def positions(self) -> torch.Tensor:
+    def positions(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """The position of every token in its own text, [1, T]."""
-        return (torch.arange(self.total) - self.starts.repeat_interleave(torch.tensor(self.lengths)))[None]
+        bounds = self.on(device)
+        starts = bounds.starts.repeat_interleave(bounds.lengths, output_size=self.total)
+        return (torch.arange(self.total, device=starts.device) - starts)[None]
 
-    def valid(self) -> torch.Tensor:
+    def valid(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """True at the tokens of the padded form, [N, S]."""
-        return torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
+        lengths = self.on(device).lengths
+        return torch.arange(self.longest, device=lengths.device) < lengths[:, None]
 
     def check(self, limit: int) -> None:
         """Refuse texts that are longer than ``limit``.
@@ -80,11 +88,11 @@ class PackedRow:
 
     def first(self, values: torch.Tensor) -> torch.Tensor:
         """What stands at each text's first position, [1, T, ...] -> [N, ...]."""
-        return values[0].index_select(0, self.starts.to(values.device))
+        return values[0].index_select(0, self.on(values.device).starts)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of each text's positions in float32, [1, T, width] -> [N, width]."""
-        lengths = torch.tensor(self.lengths, device=values.device)
+        lengths = self.on(values.device).lengths
         # unsafe: the lengths have been checked here; checking them on a GPU would wait for it.
         return torch.segment_reduce(values[0].float(), "mean", lengths=lengths, unsafe=True)
 
@@ -100,14 +108,42 @@ class PackedRow:
 Lengths = PackedRow | Sequence[int] | torch.Tensor
 
 
-def check_length(lengths: Sequence[int], limit: int) -> None:
+@dataclass(frozen=True)
+class Bounds:
+    """Where texts lie, on a device.
+
+    Args:
+        lengths: number of positions of each text, [N].
+        starts: where each begins, [N].
+        offsets: the same and the end of the last one, for attention kernels, [N + 1], int32.
+    """
+
+    lengths: torch.Tensor
+    starts: torch.Tensor
+    offsets: torch.Tensor
+
+    @classmethod
+    def of(cls, lengths: torch.Tensor) -> Self:
+        """Add lengths up."""
+        ends = F.pad(lengths.cumsum(0), (1, 0))
+        return cls(lengths, ends[:-1], ends.int())
+
+
+def on_device(numbers: np.ndarray[Any, np.dtype[np.int64]], device: torch.device) -> torch.Tensor:
+    """Numbers on a device; the host does not wait until they are there."""
+    tensor = torch.from_numpy(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def check_length(lengths: "Sequence[int] | np.ndarray[Any, Any]", limit: int) -> None:
     """Refuse texts that have more positions than the model's table.
 
     Raises:
         InputError: one has; the message has its index, its length and the limit.
     """
-    for index, length in enumerate(lengths):
-        if length > limit:
-            raise InputError(
-                f"Text {index} has {length} tokens, but the model has {limit} positions. Shorten the text."
-            )
+    found = np.asarray(lengths)
+    index = int((found > limit).argmax())
+    if found[index] > limit:
+        raise InputError(
+            f"Text {index} has {found[index]} tokens, but the model has {limit} positions. Shorten the text."
+        )

@@ -59,18 +59,28 @@ def read_length(name: str, value: Any, model: BaseModel) -> int | None:
     return whole_number(name, value) if rows is None else min(whole_number(name, value), rows)
 
 
-def known_ids(ids: Sequence[int], tokenizer: Tokenizer, model: BaseModel) -> list[int]:
-    """Ids of a text, with the unknown token for command tokens that this model has no rows for.
+def strange_ids(tokenizer: Tokenizer, model: BaseModel) -> list[int]:
+    """The ids of command tokens that a model has no rows for.
 
     BERT's, GPT-2's and T5's tokenizers know GLM's command tokens, which can stand in a text like any other word.
+
+    Args:
+        tokenizer: the tokenizer.
+        model: the model.
+    """
+    rows = model.config.vocab_size
+    return [number for number in tokenizer.command_ids if number >= rows]
+
+
+def known_ids(ids: Sequence[int], tokenizer: Tokenizer, model: BaseModel) -> list[int]:
+    """Ids of a text, with the unknown token for those of :func:`strange_ids`.
 
     Args:
         ids: the ids.
         tokenizer: the tokenizer.
         model: the model.
     """
-    rows = model.config.vocab_size
-    strange = {number for number in tokenizer.command_ids if number >= rows}
+    strange = set(strange_ids(tokenizer, model))
     if not strange or strange.isdisjoint(ids):
         return list(ids)
     unknown = tokenizer.get_command_id("unk")

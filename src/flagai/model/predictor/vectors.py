@@ -1,6 +1,7 @@
 """The meaning of texts as vectors: the mean of the last hidden states, with any family."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from flagai.data.prepare.batch import checked_texts, padded
 from flagai.data.tokenizer import Tokenizer
 from flagai.model.base_model import BaseModel
 from flagai.model.gpt2_model import GPT2Model
-from flagai.model.packing import Pack, run_packed
-from flagai.model.predictor.arguments import known_ids, read_length
+from flagai.model.packing import Pack, check_lengths, rows_packed
+from flagai.model.predictor.arguments import known_ids, read_length, strange_ids
+from flagai.model.predictor.windows import in_windows
+from flagai.model.ragged import Ragged
 from flagai.model.t5_model import T5Model
 
 # Tokens of one padded batch; texts are sorted by length first, so there is little padding.
@@ -33,11 +36,17 @@ def text_vectors(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], m
     max_length = read_length("maxlen", max_length, backbone)
     if not texts:
         return torch.empty(0, backbone.embed.token.embedding_dim)
-    rows = [known_ids(row, tokenizer, backbone) for row in _rows(backbone, tokenizer, texts, max_length)]
     if backbone.config.family == "bert":
-        return packed_means(backbone, rows)
+        strange = strange_ids(tokenizer, backbone)
+        unknown = tokenizer.get_command_id("unk")
+
+        def read(part: Sequence[str]) -> Ragged:
+            return bert.id_rows(tokenizer, part, max_length).replaced(strange, unknown)
+
+        return in_windows(texts, read, partial(_bert_means, backbone), backbone.device)
+    rows = [known_ids(row, tokenizer, backbone) for row in _rows(backbone, tokenizer, texts, max_length)]
     if isinstance(backbone, T5Model):
-        return _encoded(backbone, rows)
+        return in_windows(rows, Ragged.of, partial(_t5_means, backbone), backbone.device)
     mask = _one_at_real_tokens if isinstance(backbone, GPT2Model) else _separators
     return _padded_means(backbone, rows, tokenizer.get_command_id("pad"), mask)
 
@@ -55,32 +64,33 @@ def packed_means(model: BaseModel, rows: Sequence[Sequence[int]]) -> torch.Tenso
     """
     if not rows:
         return torch.empty(0, model.config.hidden_size)
+    check_lengths([len(row) for row in rows], model.config.longest_text)
+    return in_windows(rows, Ragged.of, partial(_bert_means, model), model.device)
 
-    def run(pack: Pack) -> Sequence[torch.Tensor]:
-        return pack.row.mean(model(**pack.arguments)["hidden_states"]).unbind(0)
 
-    # They stay on the device until the end: one copy to the host, not one per pack.
-    return torch.stack(run_packed(rows, run, device=model.device, limit=model.config.longest_text)).cpu()
+def _bert_means(model: BaseModel, rows: Ragged) -> torch.Tensor:
+    def run(pack: Pack) -> torch.Tensor:
+        return pack.row.mean(model(**pack.arguments)["hidden_states"])
+
+    return rows_packed(rows, run, device=model.device, limit=model.config.longest_text)
+
+
+def _t5_means(model: T5Model, rows: Ragged) -> torch.Tensor:
+    def run(pack: Pack) -> torch.Tensor:
+        return pack.row.mean(model.encode(pack.input_ids, lengths=pack.row))
+
+    return rows_packed(rows, run, device=model.device)
 
 
 def _rows(
     model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None
 ) -> Sequence[Sequence[int]]:
-    """The tokens of texts, as a family reads them."""
-    if model.config.family == "bert":
-        return bert.id_rows(tokenizer, texts, max_length)
+    """The tokens of texts, as a family other than BERT reads them."""
     if isinstance(model, GPT2Model):
         return [prompt.ids for prompt in causal.prompts(tokenizer, texts, max_length)]
     if isinstance(model, T5Model):
         return [prompt.ids for prompt in encoder_decoder.prompts(tokenizer, texts, max_length)]
     return [row.ids for row in glm.classification_rows(tokenizer, texts, max_length)]
-
-
-def _encoded(model: T5Model, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    def run(pack: Pack) -> Sequence[torch.Tensor]:
-        return pack.row.mean(model.encode(pack.input_ids, lengths=pack.row)).cpu().unbind(0)
-
-    return torch.stack(run_packed(rows, run, device=model.device))
 
 
 def _one_at_real_tokens(lengths: torch.Tensor, width: int) -> torch.Tensor:

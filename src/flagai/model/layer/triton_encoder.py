@@ -1,0 +1,62 @@
+"""Triton kernels of encoders without gradients; :mod:`flagai.model.layer.encoding` calls them."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def added_norm_kernel(
+    x, y, gain, shift, eps, out, M, K: tl.constexpr, ROWS: tl.constexpr, BK: tl.constexpr
+):  # fmt: skip
+    """out[M, K] = norm(x + y), some rows a program."""
+    TYPE: tl.constexpr = out.dtype.element_ty
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BK)
+    real = (columns < K)[None, :]
+    inside = (rows < M)[:, None] & real
+    places = rows.to(tl.int64)[:, None] * K + columns[None, :]
+    total = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(y + places, mask=inside, other=0.0).to(tl.float32)
+    # Rounded where the plain computation has a tensor.
+    total = total.to(TYPE).to(tl.float32)
+    centred = tl.where(real, total - (tl.sum(total, axis=1) / K)[:, None], 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / K + eps)
+    gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
+    shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
+    found = centred * scale[:, None] * gains[None, :] + shifts[None, :]
+    tl.store(out + places, found.to(TYPE), mask=inside)
+
+
+@triton.jit
+def short_attention_kernel(
+    query,
+    key,
+    value,
+    offsets,
+    out,
+    scale,
+    QUERY_STRIDE,
+    KEY_STRIDE,
+    VALUE_STRIDE,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BS: tl.constexpr,
+):
+    """One head of one of several texts in a row, none longer than BS, attends to its text; four of [T, H, D]."""
+    TYPE: tl.constexpr = out.dtype.element_ty
+    text, head = tl.program_id(0), tl.program_id(1)
+    begin = tl.load(offsets + text)
+    length = tl.load(offsets + text + 1) - begin
+    places, features = tl.arange(0, BS), tl.arange(0, BD)
+    real = places < length
+    inside = real[:, None] & (features < D)[None, :]
+    rows = (begin + places).to(tl.int64)[:, None]
+    columns = (head * D + features)[None, :]
+    asked = tl.load(query + rows * QUERY_STRIDE + columns, mask=inside, other=0.0)
+    keys = tl.load(key + rows * KEY_STRIDE + columns, mask=inside, other=0.0)
+    values = tl.load(value + rows * VALUE_STRIDE + columns, mask=inside, other=0.0)
+    scores = tl.where(real[None, :], tl.dot(asked, tl.trans(keys)) * scale, -float("inf"))
+    shares = tl.exp(scores - tl.max(scores, axis=1)[:, None])
+    total = tl.dot(shares.to(TYPE), values) / tl.sum(shares, axis=1)[:, None]
+    tl.store(out + rows * (H * D) + columns, total.to(TYPE), mask=inside)

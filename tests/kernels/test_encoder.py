@@ -1,0 +1,49 @@
+"""The kernels of encoders give what torch gives."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flagai.model.layer import encoding
+from flagai.model.layer.encoding import added_norm, attend_short
+from flagai.model.layer.packed_row import PackedRow
+
+
+@pytest.fixture(autouse=True)
+def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(encoding, "usable", lambda *_: True)
+    monkeypatch.setattr(encoding, "_FEWEST_ROWS", 1)
+    with device, torch.no_grad():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.mark.parametrize("rows", [1, 7, 65])
+@pytest.mark.parametrize("size", [48, 64])
+def test_norms_of_sums(rows: int, size: int) -> None:
+    norm = nn.LayerNorm(size).half()
+    norm.weight.normal_(1, 0.3)
+    norm.bias.normal_()
+    hidden, added = (torch.randn(1, rows, size).half() for _ in range(2))
+    calls = []
+    norm.forward = lambda total: calls.append(total)  # type: ignore[method-assign]
+    got = added_norm(norm, hidden, added)
+    assert not calls
+    torch.testing.assert_close(got, nn.LayerNorm.forward(norm, hidden + added), atol=4e-3, rtol=4e-3)
+
+
+@pytest.mark.parametrize("lengths", [(1,), (16, 3, 9), (33, 20, 1, 7), (128, 5)], ids=str)
+@pytest.mark.parametrize("width", [8, 24])
+@pytest.mark.parametrize("joint", [True, False])
+def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: bool) -> None:
+    row, heads = PackedRow(lengths), 3
+    together = torch.randn(row.total, 3 * heads * width).half()
+    parts = [part.unflatten(1, (heads, width)) for part in together.chunk(3, dim=1)]
+    query, key, value = parts if joint else [part.contiguous() for part in parts]
+    got = attend_short(query, key, value, row.on(query.device).offsets, row.longest)
+    pieces = zip(*(part.transpose(0, 1).split(lengths, dim=1) for part in parts), strict=True)
+    wanted = torch.cat([F.scaled_dot_product_attention(*piece).transpose(0, 1) for piece in pieces])
+    torch.testing.assert_close(got, wanted, atol=4e-3, rtol=4e-3)
