@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, Self
 
@@ -42,7 +43,7 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
+    @cached_property
     def starts(self) -> Numbers:
         """Where each row begins, [N]."""
         return self.lengths.cumsum() - self.lengths

@@ -1,0 +1,134 @@
+"""What the items of decode.py share: models of random weights, the clock, profiles."""
+
+import json
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from flagai.generation import Decoding, Prompt, generate, static
+
+HALF = torch.bfloat16
+
+
+def clocked(work: Callable[[], Any]) -> float:
+    """Seconds until the GPU has done the work."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def attempt(work: Callable[..., Any], *given: Any) -> Any:
+    """What some work finds, or how it fails."""
+    try:
+        return work(*given)
+    except Exception:  # noqa: BLE001 - one failure must not end the run
+        return {"error": traceback.format_exc()[-1200:]}
+
+
+def noted(found: dict[str, Any], name: str, work: Callable[[], Any]) -> None:
+    """Put a finding among the others, and say so: a run that is cut short keeps it."""
+    found[name] = attempt(work)
+    print(f"{name}: {json.dumps(found[name])}", file=sys.stderr, flush=True)
+
+
+def made(cls: Any, config: dict[str, Any], dtype: torch.dtype = HALF) -> Any:
+    """A model with random weights, made on the GPU."""
+    model = cls.on_meta(cls.config_class.from_dict(config)).to(dtype)
+    torch.manual_seed(0)
+    model._drawn(torch.device("cuda"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    return model.eval()
+
+
+def step_time(model: Any, prompts: list[Prompt], short: int, long: int, rounds: int = 3, **given: Any) -> float:
+    """Seconds of a step: the difference between a long and a short answer, so what comes before does not count."""
+
+    def run(count: int) -> float:
+        decoding = Decoding(max_new_tokens=count, **given)
+        return clocked(lambda: generate(model, prompts, decoding))
+
+    run(short), run(long)
+    times = [(run(long) - run(short)) / (long - short) for _ in range(rounds)]
+    return statistics.median(times)
+
+
+def speeds(model: Any, prompts: list[Prompt], short: int, long: int, **given: Any) -> dict[str, Any]:
+    seconds = step_time(model, prompts, short, long, **given)
+    return {"ms a step": round(1e3 * seconds, 4), "steps a second": round(1 / seconds, 1)}
+
+
+def prompt(count: int, vocabulary: int, seed: int = 0) -> Prompt:
+    ids = torch.randint(10, vocabulary, [count], generator=torch.Generator().manual_seed(seed))
+    return Prompt(tuple(ids.tolist()))
+
+
+def profile(model: Any, prompts: list[Prompt], **given: Any) -> list[dict[str, Any]]:
+    """Where the time of a replayed step goes: the kernels that take the most."""
+    decoding = Decoding(max_new_tokens=40, **given)
+    generate(model, prompts, decoding)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        generate(model, prompts, decoding)
+        torch.cuda.synchronize()
+    return kernel_times(seen, 14)
+
+
+def kernel_times(seen: Any, count: int) -> list[dict[str, Any]]:
+    """The kernels of a profile that take the most."""
+    entries = sorted(seen.key_averages(), key=lambda entry: -entry.self_device_time_total)[:count]
+    return [
+        {
+            "kernel": entry.key[:90],
+            "calls": entry.count,
+            "us each": round(entry.self_device_time_total / entry.count, 2),
+            "ms in all": round(entry.self_device_time_total / 1e3, 3),
+        }
+        for entry in entries
+    ]
+
+
+def logits_difference(model: Any, text: Prompt, encoder: bool = False) -> dict[str, float]:
+    """How far step logits of the kernels and of torch's plain path lie from float32's, over the same ids."""
+    seen: dict[str, list[torch.Tensor]] = {}
+    said = () if encoder else text.ids
+    ids = [*said, *prompt(24, model.config.vocab_size, 9).ids]
+
+    def forced(name: str, subject: Any, graphs: bool) -> torch.Tensor:
+        seen[name] = []
+
+        def follow(history: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            seen[name].append(scores.float().clone())
+            place = len(said) + len(seen[name]) - 1
+            return torch.full_like(scores, -torch.inf).index_fill(-1, torch.tensor(ids[place], device="cuda"), 0.0)
+
+        count = len(ids) - len(said)
+        decoding = Decoding(max_new_tokens=count, cuda_graphs=graphs)
+        generate(subject, [text], decoding, logits_processors=[follow])
+        return torch.stack(seen[name])
+
+    fast, plain = forced("fast", model, True), forced("plain", model, False)
+    exact = forced("exact", model.float(), False)
+    return {"kernels": float((fast - exact).abs().max()), "plain": float((plain - exact).abs().max())}
+
+
+@contextmanager
+def replaced(model: Any, module: Any, name: str, value: Any) -> Iterator[None]:
+    """Another way of computing, in the body; recordings of before are not used there, nor its own afterwards."""
+    kept = getattr(module, name)
+    setattr(module, name, value)
+    static.steps_of(model)._ready.clear()
+    try:
+        yield
+    finally:
+        setattr(module, name, kept)
+        static.steps_of(model)._ready.clear()

@@ -1,0 +1,138 @@
+"""T5 on one GPU, for decode.py: a step of T5-base, its products one by one, fast answers beside plain ones."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks._decode_common import HALF, attempt, logits_difference, made, noted, profile, prompt, replaced, speeds
+from benchmarks._decode_kernels import replayed
+from benchmarks._decode_peers import t5_peer
+from flagai.generation import Decoding, generate, static
+from flagai.model.layer import decoding_t5 as kernels
+from flagai.model.layer.decoding import Slots
+from flagai.model.layer.decoding_t5 import Tiles
+from flagai.model.layer.norm import RMSNorm
+from flagai.model.t5_model import T5Model
+
+T5_BASE = {
+    "model_type": "t5", "vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12,
+    "num_heads": 12, "decoder_start_token_id": 0,
+}  # fmt: skip
+GATED = {"model_type": "mt5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "d_ff": 2048}
+_TILES = (
+    Tiles(16, 256), Tiles(16, 128), Tiles(32, 256), Tiles(32, 128), Tiles(16, 512, 4, 3), Tiles(16, 1024, 4, 2),
+    Tiles(16, 1024, 8, 2), Tiles(32, 1024, 8, 2), Tiles(16, 256, 2, 4), Tiles(64, 128),
+)  # fmt: skip
+
+
+def t5(options: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    texts = [prompt(256, 32000, seed) for seed in range(8)]
+    beams: dict[str, Any] = {"num_beams": 4}
+    model = made(T5Model, T5_BASE)
+    noted(found, str(HALF), lambda: speeds(model, texts, 32, 160))
+    noted(found, "beams 4", lambda: speeds(model, texts, 32, 96, **beams))
+    noted(found, "batch 1", lambda: speeds(model, texts[:1], 32, 96))
+    noted(found, "profile", lambda: profile(model, texts))
+    noted(found, "profile of beams", lambda: profile(model, texts, **beams))
+    with replaced(model, static, "faster_blocks", lambda *_: ()):
+        noted(found, "torch's kernels", lambda: speeds(model, texts, 32, 96, rounds=1))
+        noted(found, "torch's kernels, beams 4", lambda: speeds(model, texts, 32, 96, rounds=1, **beams))
+    for tiles in _TILES[1:]:
+        with replaced(model, kernels, "Tiles", lambda tiles=tiles: tiles):
+            noted(found, f"all products by {tiles}", lambda: speeds(model, texts, 32, 96, rounds=1))
+    for dtype in (torch.float16, torch.float32):
+        other = made(T5Model, T5_BASE, dtype)
+        noted(found, str(dtype), lambda other=other: speeds(other, texts, 32, 96, rounds=1))
+    noted(found, "gated", lambda: speeds(made(T5Model, {**T5_BASE, **GATED}), texts, 32, 96, rounds=1))
+    noted(found, "step by step", lambda: speeds(model, texts, 8, 24, rounds=1, cuda_graphs=False))
+    noted(found, "transformers", lambda: t5_peer(texts, T5_BASE))
+    return found
+
+
+def equal_t5() -> dict[str, Any]:
+    """Answers and logits of T5 by kernels and by the plain path."""
+    found: dict[str, Any] = {}
+    prompts = [prompt(count, 32000, count) for count in (30, 11, 3)]
+    for name, changes in (("relu", {}), ("gated", GATED)):
+        for dtype in (HALF, torch.float16, torch.float32):
+            model = made(T5Model, {**T5_BASE, **changes, "num_layers": 4}, dtype)
+            for search, given in (("greedy", {}), ("beams", {"num_beams": 4})):
+                noted(found, f"{name} {dtype} {search}", partial(_same, model, prompts, given))
+            if dtype is not torch.float32:
+                noted(found, f"{name} {dtype} logits", partial(logits_difference, model, prompts[0], encoder=True))
+    return found
+
+
+def _same(model: Any, prompts: Any, given: dict[str, Any]) -> dict[str, Any]:
+    decoding = [Decoding(max_new_tokens=40, **given, cuda_graphs=graphs) for graphs in (True, False)]
+    fast, plain = (generate(model, prompts, each) for each in decoding)
+    again = generate(model, prompts, decoding[0])
+    steps = static.steps_of(model)._ready
+    return {
+        "same ids": [row[0].ids for row in fast] == [row[0].ids for row in plain],
+        "same again": [row[0].ids for row in fast] == [row[0].ids for row in again],
+        "scores": [round(rows[0][0].score, 3) for rows in (fast, plain)],
+        "kernels": bool(steps and steps[-1].cache.faster),
+    }
+
+
+@torch.inference_mode()
+def t5_kernels(options: Any) -> dict[str, Any]:
+    """Microseconds of each product of a block with each way of cutting it, beside torch's; many layers in one graph."""
+    found: dict[str, Any] = {}
+    for rows in (8, 32) if options.quick else (1, 8, 32, 64):
+        for name, (outputs, inputs, given) in _products(rows).items():
+            layers = [_layer(inputs, outputs) for _ in range(24)]
+            tokens = torch.randn(rows, inputs, device="cuda", dtype=HALF)
+            ways: dict[str, Callable[[nn.Linear], Any]] = {"torch": lambda layer, x=tokens: F.linear(x, layer.weight)}
+            for tiles in _TILES:
+                ways[str(tiles)] = partial(_tiled, tokens, given, tiles)
+            times = {way: attempt(_time, layers, compute) for way, compute in ways.items()}
+            found[f"{name}, {rows} rows"] = {way.removeprefix("Tiles"): time for way, time in times.items()}
+    for batch, lanes in ((8, 1), (8, 4)):
+        for slots in (128, 256):
+            found[f"attention, {batch} x {lanes} to {slots}"] = attempt(_attention, batch, lanes, slots)
+    return found
+
+
+def _products(rows: int) -> dict[str, tuple[int, int, dict[str, Any]]]:
+    norm = RMSNorm(768).to("cuda", HALF).requires_grad_(False)
+    residual = torch.randn(rows, 768, device="cuda", dtype=HALF)
+    return {
+        "query": (768, 768, {"norm": norm}),
+        "out": (768, 768, {"residual": residual}),
+        "up": (3072, 768, {"norm": norm, "activation_name": "relu"}),
+        "down": (768, 3072, {"residual": residual}),
+        "q, k, v as one": (2304, 768, {"norm": norm}),
+    }
+
+
+def _layer(inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(inputs, outputs, bias=False, device="cuda", dtype=HALF).requires_grad_(False)
+
+
+def _tiled(tokens: torch.Tensor, given: dict[str, Any], tiles: Tiles, layer: nn.Linear) -> torch.Tensor:
+    return kernels.t5_product(tokens, layer, **given, tiles=tiles)
+
+
+def _time(layers: list[nn.Linear], compute: Callable[[nn.Linear], Any]) -> float:
+    seconds = replayed(lambda: [compute(layer) for layer in layers] and None) / len(layers)
+    return round(1e6 * seconds, 2)
+
+
+def _attention(batch: int, lanes: int, slots: int) -> float:
+    keys, values = torch.randn(2, batch, 12, slots, 64, device="cuda", dtype=HALF)
+    cache = Slots(keys, values, torch.arange(lanes, device="cuda"))
+    query = torch.randn(batch * lanes, 768, device="cuda", dtype=HALF)
+    mask = torch.ones(batch, 1, 1, slots, dtype=torch.bool, device="cuda")
+
+    def run() -> None:
+        for _ in range(24):
+            kernels.t5_attend(query, cache.keys, cache.values, mask, 1.0)
+
+    return round(1e6 * replayed(run) / 24, 2)
