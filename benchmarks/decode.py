@@ -10,8 +10,11 @@ whether fast answers equal the plain ones. An item that fails is noted, and the 
 
 import argparse
 import json
+import os
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,12 +73,14 @@ def main() -> None:
             options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
-def apart(name: str, options: Any) -> Any:
+def apart(name: str, options: Any, **variables: str) -> Any:
     """Run an item in a process of its own: what breaks there breaks nothing else."""
     flags = [flag for flag, given in (("--quick", options.quick), ("--peers", options.peers)) if given]
     command = [sys.executable, __file__, "--inside", "--only", name, *flags]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=options.limit, env=os.environ | variables
+        )
     except subprocess.TimeoutExpired as error:
         printed = error.stderr.decode() if isinstance(error.stderr, bytes) else error.stderr
         return {"error": f"not done after {options.limit} s", "notes": (printed or "")[-6000:]}
@@ -142,12 +147,30 @@ def glm(options: Any) -> dict[str, Any]:
     return found
 
 
-def arrivals(model: Any, text: list[Prompt]) -> dict[str, float]:
-    """When the tokens of an answer come."""
+def arrivals(model: Any, text: list[Prompt], count: int = 20) -> dict[str, float]:
+    """When the tokens of an answer come, in milliseconds."""
     torch.cuda.synchronize()
     start = time.perf_counter()
-    times = [time.perf_counter() - start for event in stream(model, text, Decoding(max_new_tokens=20)) if event.ids]
-    return {f"token {place}": round(1e3 * times[place - 1], 1) for place in (1, 2, 3, 4, 20) if place <= len(times)}
+    times = [time.perf_counter() - start for event in stream(model, text, Decoding(max_new_tokens=count)) if event.ids]
+    gaps = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+    told = {f"token {place}": times[place - 1] for place in (1, 2, 3, 4, 20, 100, 300) if place <= len(times)}
+    told |= {"longest gap": max(gaps), "next longest": sorted(gaps)[-2], "median gap": statistics.median(gaps)}
+    return {name: round(1e3 * seconds, 1) for name, seconds in told.items()}
+
+
+def fresh(options: Any) -> dict[str, Any]:
+    """The tokens of a model that has just been made, in a process that has done nothing else."""
+    model, text = made(GLMModel, GLM_10B), [prompt(32, 50000)]
+    return {"first answer, ms": arrivals(model, text, 300), "second answer, ms": arrivals(model, text, 300)}
+
+
+def first_tokens(options: Any) -> dict[str, Any]:
+    """How tokens come on a machine where Triton has compiled nothing yet, and in the next process there."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("nothing compiled", "the next process"):
+            noted(found, name, lambda: apart("fresh", options, TRITON_CACHE_DIR=folder))
+    return found
 
 
 def gpt2(options: Any) -> dict[str, Any]:
@@ -178,6 +201,8 @@ ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "limits": limits,
     "equal": equal,
     "glm": glm,
+    "first_tokens": first_tokens,
+    "fresh": fresh,
     "gpt2": gpt2,
     "t5": t5,
     "t5_kernels": t5_kernels,

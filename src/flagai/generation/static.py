@@ -1,5 +1,6 @@
 """Decoding by replay: a model's step and a search's choice, over tensors that stay where they are."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from flagai.generation.family import Family, Places
 from flagai.generation.recording import CudaRecorder, Recorded, Recorder
 from flagai.generation.search import Search
 from flagai.generation.tree import Scored, Tree
+from flagai.generation.trial import Trial
 from flagai.model.block.fused import faster_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.static_cache import StaticCache, bucket
 
 # Steps below which a recording is not worth its time: the first is done as it is, the second is recorded.
 _WORTH = 4
+# Seconds to wait for kernels before steps begin without them: enough if Triton has compiled them in an earlier process.
+_PATIENCE = 0.5
 # How many steps of different shapes a model keeps ready.
 _KEPT = 4
 
@@ -71,7 +75,8 @@ class ModelStep:
     def __init__(self, model: Any, shape: Shape, like: KVCache, recorder: Recorder) -> None:
         self.shape = shape
         self.cache = StaticCache(like, shape.capacity, shape.lanes, shape.memory)
-        self.cache.faster = faster_blocks(model, shape.batch * shape.lanes)
+        self._recorder = recorder
+        self._trial: Trial | None = None
         device = self.cache.slot.device
         sizes = (shape.batch, shape.lanes)
         self._ids, self._position, self._block = torch.zeros(3, *sizes, dtype=torch.long, device=device)
@@ -84,6 +89,33 @@ class ModelStep:
         """Whether it has been recorded."""
         return self._work.ready
 
+    def quicken(self, model: Any, like: KVCache, patience: float | None) -> None:
+        """Use faster blocks, if there are any, as soon as they have been compiled.
+
+        Args:
+            model: the model.
+            like: a cache with the texts in it.
+            patience: seconds to wait for the compiler now; None for as long as it takes.
+        """
+        blocks = faster_blocks(model, self.shape.batch * self.shape.lanes)
+        if not blocks:
+            return
+        other = ModelStep(model, self.shape, like, self._recorder)
+        # All blocks have the same kernels.
+        other.cache.faster = [blocks[0], *[_unchanged] * (len(blocks) - 1)]
+        self._trial = Trial(lambda: other._run(model), self._ids.device)
+        self._blocks, self._model = blocks, weakref.ref(model)
+        self._adopt(patience)
+
+    def _adopt(self, patience: float | None = 0.0) -> None:
+        if self._trial is None or not self._trial.over(patience):
+            return
+        model = self._model()
+        if not self._trial.failed and model is not None:
+            self.cache.faster = self._blocks
+            self._work = Recorded(lambda: self._run(model), self._recorder)
+        self._trial = None
+
     def feed(self, ids: torch.Tensor, position: torch.Tensor, block: torch.Tensor, seen: torch.Tensor) -> None:
         """See :class:`StaticStep`."""
         self._ids.copy_(ids)
@@ -93,6 +125,7 @@ class ModelStep:
 
     def run(self) -> Scored:
         """See :class:`StaticStep`; the result is overwritten by the next step."""
+        self._adopt()
         self._work()
         return cast(Scored, self._scored)
 
@@ -104,6 +137,10 @@ class ModelStep:
             self._scored = Scored(torch.empty_like(output["logits"]), torch.empty_like(output["hidden_states"]))
         self._scored.logits.copy_(output["logits"])
         self._scored.hidden.copy_(output["hidden_states"])
+
+
+def _unchanged(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return hidden
 
 
 class Choosing:
@@ -172,6 +209,8 @@ class StaticSteps:
             # Those that read parameters where they are no longer will never fit again.
             self._ready = [other for other in self._ready if other.shape.places == shape.places]
             step = ModelStep(tree.model, shape, tree.cache, self.recorder(tree.device))
+            # Processes that share a model must all take the same way.
+            step.quicken(tree.model, tree.cache, _PATIENCE if tree.model.layout is None else None)
         else:
             self._ready.remove(step)
         step.cache.load(tree.cache)

@@ -1,0 +1,86 @@
+"""Kernels that have yet to be compiled hold nobody up, and those that cannot be are done without."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flagai.generation import generate, static, stream
+from flagai.generation.static import steps_of
+from tests.generation.tape import TapeRecorder
+from tests.generation.writers import Writer, writer
+
+Done = dict[str, Any]
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Done:
+    """What the kernels of the first block do when they are called for the first time, on another thread."""
+    recorder = TapeRecorder()
+    monkeypatch.setattr(static, "recorder_for", lambda _: recorder)
+    monkeypatch.setattr(static, "can_record", lambda _: True)
+    found: Done = {"compile": lambda: None, "calls": 0, "threads": set()}
+
+    class Kernels:
+        def __init__(self, block: nn.Module) -> None:
+            self.block = block
+
+        def __call__(self, *given: Any, **named: Any) -> torch.Tensor:
+            if threading.current_thread() is not threading.main_thread():
+                found["compile"]()
+            else:
+                found["calls"] += 1
+            result: torch.Tensor = self.block(*given, **named)
+            return result
+
+    monkeypatch.setattr(static, "faster_blocks", lambda model, _: [Kernels(block) for block in model.blocks])
+    return found
+
+
+def plain(writing: Writer) -> Any:
+    return generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_ids=(), cuda_graphs=False))
+
+
+def test_kernels_that_are_ready_make_all_steps(compiler: Done) -> None:
+    writing = writer("gpt2")
+    wanted = plain(writing)
+    got = generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_ids=()))
+    assert [row[0].ids for row in got] == [row[0].ids for row in wanted]
+    assert compiler["calls"] == 2 * len(writing.model.blocks)  # the rehearsal and the recording
+
+
+def test_steps_go_on_until_kernels_are_there(compiler: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    compiler["compile"] = lambda: gate.wait(60)
+    monkeypatch.setattr(static, "_PATIENCE", 0.01)
+    writing, calls, ids = writer("gpt2"), [], []
+    wanted = plain(writing)[0][0].ids
+    one = writing.prompts[:1]
+    for event in stream(writing.model, one, writing.decoding(max_new_tokens=16, stop_ids=())):
+        ids += event.ids
+        calls.append(compiler["calls"])
+        if len(ids) == 6:
+            gate.set()
+            for thread in threading.enumerate():
+                if thread.name == "flagai-kernels":
+                    thread.join()
+    assert tuple(ids) == wanted
+    assert calls[5] == 0
+    assert calls[-1] > 0
+    generate(writing.model, one, writing.decoding(max_new_tokens=16, stop_ids=()))
+    assert compiler["calls"] == calls[-1], "what has been recorded is replayed"
+    assert steps_of(writing.model).count == 1
+
+
+def test_a_compiler_that_fails_is_done_without(compiler: Done, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("no C compiler")
+
+    compiler["compile"] = fail
+    writing = writer("gpt2")
+    got = generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_ids=()))
+    assert [row[0].ids for row in got] == [row[0].ids for row in plain(writing)]
+    assert compiler["calls"] == 0
+    assert "no C compiler" in caplog.text
