@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def arrivals(model: Any, text: list[Prompt], count: int = 20) -> dict[str, float
     torch.cuda.synchronize()
     start = time.perf_counter()
     times = [time.perf_counter() - start for event in stream(model, text, Decoding(max_new_tokens=count)) if event.ids]
-    gaps = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in pairwise(times)]
     told = {f"token {place}": times[place - 1] for place in (1, 2, 3, 4, 20, 100, 300) if place <= len(times)}
     told |= {"longest gap": max(gaps), "next longest": sorted(gaps)[-2], "median gap": statistics.median(gaps)}
     return {name: round(1e3 * seconds, 1) for name, seconds in told.items()}
