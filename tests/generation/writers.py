@@ -64,3 +64,10 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "careful": {"repetition_penalty": 2, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words": ((5,), (28, 7))},
     "careful beams": {"num_beams": 4, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words": ((5,), (28, 7))},
 }
+# Where every pair of the two would take too long: all searches of one family, and some of every family.
+PAIRS = [
+    (kind, search)
+    for kind in KINDS
+    for search in SEARCHES
+    if kind == "glm-blanks" or search in ("greedy", "sampling", "beams")
+]

@@ -1,13 +1,15 @@
 """The same numbers on an accelerator: every class, every type, padded rows, cached steps."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from flagai.model.layer import PackedRow
+from flagai.model.layer import PackedRow, encoding
 from flagai.model.layer import kernel as kernel_module
+from flagai.model.predictor import windows
 from flagai.model.predictor.vectors import packed_means
 from tests.tiny import EVERY, batch, build, ids, label
 
@@ -108,3 +110,38 @@ def test_embeddings_equal_the_cpu() -> None:
     expected = packed_means(model, texts)
     found = packed_means(model.cuda(), texts)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_embeddings_by_kernels_are_as_near_as_torch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several windows and packs, some of them with a text that is too long for the kernel of short ones."""
+    monkeypatch.setattr(windows, "_GPU_TEXTS", 100)
+    model: Any = build("BertForEmbedding", hidden_size=96, intermediate_size=128, max_position_embeddings=200)
+    texts = [ids(31, 1 + (seed * 37) % 128, seed=seed).tolist() for seed in range(249)] + [ids(31, 150).tolist()]
+    exact = packed_means(model, texts)
+    model.cuda().to(dtype)
+    fast = packed_means(model, texts)
+    monkeypatch.setattr(encoding, "usable", lambda *_: False)
+    plain = packed_means(model, texts)
+    assert not torch.equal(fast, plain), "the kernels have been used"
+    assert (fast - exact).abs().mean() <= 1.2 * (plain - exact).abs().mean()
+    assert (fast - exact).abs().max() <= 2 * (plain - exact).abs().max()
+
+
+def test_the_host_does_not_wait_for_packs() -> None:
+    model: Any = build("BertForEmbedding", hidden_size=24, intermediate_size=40, max_position_embeddings=200)
+    model.cuda().to(torch.bfloat16)
+
+    def waits(count: int) -> int:
+        texts = [ids(31, 1 + (seed * 37) % 128, seed=seed % 50).tolist() for seed in range(count)]
+        packed_means(model, texts)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                packed_means(model, texts)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return len(caught)
+
+    assert waits(4000) <= waits(500)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flagai.generation import generate
-from tests.generation.writers import KINDS, SEARCHES, Writer, lively, writer
+from tests.generation.writers import PAIRS, SEARCHES, Writer, lively, writer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,8 +15,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "search"), PAIRS)
 def test_answers_are_those_of_the_cpu(kind: str, search: str) -> None:
     writing = writer(kind)
     decoding = writing.decoding(**SEARCHES[search])

@@ -11,7 +11,7 @@ from flagai.generation import Decoding, Prompt, generate
 from flagai.generation.static import steps_of
 from flagai.model.layer import decoding as kernels
 from tests import tiny
-from tests.generation.writers import KINDS, SEARCHES, writer
+from tests.generation.writers import PAIRS, SEARCHES, writer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -26,8 +26,7 @@ def check_same(got: Any, wanted: Any, tolerance: float = 1e-3) -> None:
         assert [answer.score for answer in ours] == pytest.approx(scores, rel=tolerance, abs=tolerance)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "search"), PAIRS)
 def test_graphs_write_what_steps_write(kind: str, search: str) -> None:
     writing = writer(kind)
     model = writing.model.cuda()
@@ -81,17 +80,24 @@ def test_memory_goes_with_the_model() -> None:
     assert used(3) <= before
 
 
-def wide(dtype: torch.dtype) -> Any:
-    """A GLM that the kernels take."""
-    sizes = {"hidden_size": 192, "num_attention_heads": 4, "vocab_size": 300, "max_sequence_length": 100}
-    return tiny.build("GLMModel", **sizes, spell_length=None).cuda().to(dtype)
+GLM = ("GLMModel", {"hidden_size": 192, "num_attention_heads": 4, "max_sequence_length": 100, "spell_length": None})
+T5 = ("T5Model", {"d_model": 192, "d_kv": 32, "d_ff": 320, "num_heads": 3})
+GATED = ("T5Model", {**T5[1], **tiny.GATED})
+WIDE = {"glm": GLM, "t5": T5, "t5-gated": GATED}
+
+
+def wide(kind: str, dtype: torch.dtype) -> Any:
+    """A model that the kernels take."""
+    name, sizes = WIDE[kind]
+    return tiny.build(name, **sizes, vocab_size=300).cuda().to(dtype)
 
 
 @pytest.mark.parametrize("lanes", [{}, {"num_beams": 4}, {"do_sample": True, "n_best": 2, "seed": 4}], ids=str)
-@pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
-def test_kernels_score_as_torch_does(dtype: torch.dtype, lanes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", WIDE)
+def test_kernels_score_as_torch_does(kind: str, dtype: torch.dtype, lanes: dict[str, Any]) -> None:
     """Both follow their own answers, which rounding may separate; so the scores are compared."""
-    model, prompts = wide(dtype), [Prompt((3, 50, 7, 9)), Prompt((4, 8))]
+    model, prompts = wide(kind, dtype), [Prompt((3, 50, 7, 9)), Prompt((4, 8))]
     fast, plain = (
         generate(model, prompts, Decoding(max_new_tokens=24, **lanes, cuda_graphs=graphs)) for graphs in (True, False)
     )
@@ -101,6 +107,32 @@ def test_kernels_score_as_torch_does(dtype: torch.dtype, lanes: dict[str, Any]) 
     for ours, theirs in zip(fast, plain, strict=True):
         if ours[0].ids == theirs[0].ids:
             assert ours[0].score == pytest.approx(theirs[0].score, rel=0.03, abs=0.3)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", WIDE)
+def test_a_step_of_kernels_equals_torch(kind: str, dtype: torch.dtype) -> None:
+    """The same ids are forced on both, so every logit can be compared; float32 says what is right."""
+    model, prompt, forced = wide(kind, dtype), Prompt((3, 50, 7, 9)), tiny.ids(300, 12).tolist()
+    seen: dict[str, list[torch.Tensor]] = {"fast": [], "plain": [], "exact": []}
+
+    def run(name: str, graphs: bool) -> torch.Tensor:
+        def follow(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            seen[name].append(scores.float().clone())
+            wanted = torch.full_like(scores, -torch.inf)
+            wanted[..., forced[len(seen[name]) - 1]] = 0
+            return wanted
+
+        decoding = Decoding(max_new_tokens=len(forced), cuda_graphs=graphs)
+        generate(model, [prompt], decoding, logits_processors=[follow])
+        return torch.stack(seen[name])
+
+    fast, plain = run("fast", True), run("plain", False)
+    assert all(step.cache.faster for step in steps_of(model)._ready)
+    model.float()
+    exact = run("exact", False)
+    assert (fast - exact).abs().max() <= 2 * (plain - exact).abs().max() + 0.01
 
 
 @torch.inference_mode()
