@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from flagai.generation.beam import BeamSearch
+from flagai.generation.chain import Chain
 from flagai.generation.contrastive import ContrastiveSearch
 from flagai.generation.lanes import IndependentLanes
+from flagai.generation.lookup import PromptLookup
 from flagai.generation.options import Decoding
 from flagai.generation.processors import Pipeline
 from flagai.generation.search import Search
@@ -155,6 +157,9 @@ def _search(
     processors: Sequence[LogitsProcessor],
     stop: StopHook | None,
 ) -> Search:
+    if decoding.prompt_lookup:
+        chain = Chain(model, prompts, decoding, 1 + decoding.prompt_lookup)
+        return PromptLookup(chain, Pipeline(decoding, processors, chain), stop)
     contrastive = decoding.contrastive_alpha is not None
     tree = Tree(model, prompts, decoding, (decoding.top_k or 1) if contrastive else decoding.width)
     kind: type[Search] = IndependentLanes
