@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import _decode_kernels as kernels
+from benchmarks import _decode_lookup as lookups
 from benchmarks._decode_peers import clocked, gpt2_peer, t5_peer
 from benchmarks._measure import machine, versions
 from flagai.generation import Decoding, Prompt, generate, static, stream
@@ -326,6 +327,12 @@ def kernel_table(options: Any) -> dict[str, Any]:
     return {"products": kernels.table(rows, tune=not options.quick), "attention": attempt(kernels.attention_table)}
 
 
+def lookup(options: Any) -> dict[str, Any]:
+    return lookups.table(
+        made, prompt, {"glm": (GLMModel, GLM_10B), "gpt2": (GPT2Model, GPT2_124M), "t5": (T5Model, T5_BASE)}
+    )
+
+
 ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "limits": limits,
     "equal": equal,
@@ -333,6 +340,7 @@ ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "gpt2": gpt2,
     "t5": t5,
     "bert": bert,
+    "lookup": lookup,
     "kernels": kernel_table,
     "peer10b": peer10b,
 }

@@ -32,7 +32,7 @@ class Chain(Tree):
     def __init__(self, model: Any, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
         super().__init__(model, prompts, decoding, width)
         # A step's slots are kept as far as the text goes that comes farthest in it.
-        self.slots = min(width, len(prompts)) * self.limit
+        self.slots, self.steps = min(width, len(prompts)) * self.limit, self.limit + 1 + width
         self._ahead = torch.arange(width, device=self.device)
         # How many tokens stand before the chain; before there is one, the prompt's last token or the start token is it.
         self.clock = torch.full_like(self.lengths, int(self.family.starts) - 1)[:, None]

@@ -18,9 +18,6 @@ from flagai.generation.stepper import Stepper
 from flagai.generation.tree import Tree
 from flagai.generation.types import Event, Hypothesis, LogitsProcessor, Prompt, StopHook
 
-# Asking whether a text is finished makes a GPU wait for the host, so it is asked once in so many steps. The steps in
-# vain at the end cost less than a question at every step. On a CPU the answer is there already.
-_PATIENCE = 8
 # Texts leave the batch when this share of it is finished: leaving copies the cache, so not for each one.
 _IDLE = 0.5
 
@@ -133,7 +130,7 @@ def _steps(
         search = _search(model, prompts, decoding, processors, stop)
         tree = search.tree
         if patience is None:
-            patience = 1 if tree.device.type == "cpu" else _PATIENCE
+            patience = 1 if tree.device.type == "cpu" else search.patience
         told: set[int] = set()
         stepper = Stepper(search, stack)
         steps = tree.limit + search.late

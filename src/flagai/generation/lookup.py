@@ -37,6 +37,7 @@ class PromptLookup(IndependentLanes):
     """
 
     tree: Chain
+    patience = 3  # a step writes several tokens
 
     def __init__(self, tree: Chain, pipeline: Pipeline, hook: StopHook | None) -> None:
         super().__init__(tree, pipeline, hook)

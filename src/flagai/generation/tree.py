@@ -100,7 +100,7 @@ class Tree:
         pieces = max((len(prompt.blanks) for prompt in prompts), default=0) or 1
         # A blank that is not the last also takes a step that closes it.
         self.limit = pieces * (decoding.max_new_tokens + 1) - 1
-        self.slots = width * self.limit
+        self.slots, self.steps = width * self.limit, self.limit + 2  # of the cache, and of a lane's tokens
         self.numbers = list(range(len(prompts)))
         self._first: dict[str, Any] = {}
         self._own = self._kin()
@@ -145,7 +145,7 @@ class Tree:
         seen = torch.zeros(batch, 1, first + self.slots + self.width, dtype=torch.bool, device=self.device)
         seen[:, 0, :slots] = real[:, :slots]
         zero = self.lengths.new_zeros(batch, 1)
-        fed = torch.full((batch, 1, self.limit + 1 + self.width), _NOTHING, dtype=torch.long, device=self.device)
+        fed = torch.full((batch, 1, self.steps), _NOTHING, dtype=torch.long, device=self.device)
         position = self.lengths[:, None] - 1
         self.lanes = Lanes(seen, fed, position, zero, zero, zero, zero.bool())
         if not self.family.starts:
