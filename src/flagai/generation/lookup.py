@@ -19,7 +19,7 @@ from flagai.generation.tree import Scored
 from flagai.generation.types import StopHook
 
 # So many of the newest tokens are compared with those before.
-_LONGEST = 3
+_LONGEST = 4
 
 
 class PromptLookup(IndependentLanes):
@@ -86,25 +86,26 @@ def look_up(ids: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What may follow: what followed where the newest tokens have stood before.
 
     The longest match counts, and the latest of those. A draft that reaches the end goes on as if the text began again
-    at the match, which is right where the text repeats itself.
+    behind the match, which is right where it repeats itself.
 
     Args:
         ids: text and answer, the newest token last and -1 in front, [B, T].
         count: length of a draft.
 
     Returns:
-        Drafts, [B, count], and how much of each is worth a try, [B]: nothing if no token matches.
+        Drafts, [B, count], and how much of each is worth a try, [B]: nothing if no token matches, and twice as much
+        for each token more that matches.
     """
     size = ids.shape[1]
-    padded = torch.nn.functional.pad(ids[:, :-1], (_LONGEST - 1, 0), value=-1)
-    matched = torch.ones_like(ids[:, 1:])
-    length = torch.zeros_like(matched)
+    ids = torch.nn.functional.pad(ids, (_LONGEST, 0), value=-1)
+    same = torch.ones_like(ids[:, _LONGEST:])
+    matched = torch.zeros_like(same)
     for back in range(_LONGEST):
-        tail = ids[:, size - 1 - back, None] if back < size else torch.full_like(ids[:, :1], -1)
-        begin = _LONGEST - 1 - back
-        matched = matched * ((padded[:, begin : begin + size - 1] == tail) & (tail >= 0))
-        length = length + matched
-    places = torch.arange(size - 1, device=ids.device)
-    best = (length * size + places).argmax(1, keepdim=True)
-    ahead = torch.arange(count, device=ids.device) % (size - 1 - best)
-    return ids.gather(1, best + 1 + ahead), length.gather(1, best)[:, 0].clamp(max=1) * count
+        end = _LONGEST + size - 1 - back
+        newest = ids[:, end, None]
+        same = same * ((ids[:, end - size : end] == newest) & (newest >= 0))
+        matched = matched + same
+    best = (matched * size + torch.arange(size, device=ids.device)).argmax(1, keepdim=True)
+    length = matched.gather(1, best)[:, 0]
+    ahead = torch.arange(count, device=ids.device) % (size - best)
+    return ids.gather(1, _LONGEST + best + ahead), (2**length - (length == 0).long()).clamp(max=count)
