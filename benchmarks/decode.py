@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import _decode_kernels as kernels
+from benchmarks import _decode_lookup as lookups
 from benchmarks._decode_bert import bert
 from benchmarks._decode_common import (
     HALF,
@@ -37,11 +38,12 @@ from benchmarks._decode_common import (
     speeds,
 )
 from benchmarks._decode_peers import gpt2_peer
-from benchmarks._decode_t5 import equal_t5, t5, t5_kernels
+from benchmarks._decode_t5 import T5_BASE, equal_t5, t5, t5_kernels
 from benchmarks._measure import machine, versions
 from flagai.generation import Decoding, Prompt, generate, static, stream
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
+from flagai.model.t5_model import T5Model
 
 GLM_10B = {
     "num_layers": 48, "vocab_size": 50048, "hidden_size": 4096, "num_attention_heads": 64, "max_sequence_length": 1024,
@@ -198,6 +200,12 @@ def kernel_table(options: Any) -> dict[str, Any]:
     return {"products": kernels.table(rows, tune=not options.quick), "attention": attempt(kernels.attention_table)}
 
 
+def lookup(options: Any) -> dict[str, Any]:
+    return lookups.table(
+        made, prompt, {"glm": (GLMModel, GLM_10B), "gpt2": (GPT2Model, GPT2_124M), "t5": (T5Model, T5_BASE)}
+    )
+
+
 ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "limits": limits,
     "equal": equal,
@@ -208,6 +216,7 @@ ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "t5": t5,
     "t5_kernels": t5_kernels,
     "bert": bert,
+    "lookup": lookup,
     "kernels": kernel_table,
     "peer10b": peer10b,
 }

@@ -37,6 +37,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_beams": 4, "beam_groups": 3}, "no multiple of 3 groups"),
     ({"forced_words": ((1,),)}, "forced_words needs num_beams"),
     ({"seed": 1, "seeds": (1,)}, "not both"),
+    ({"prompt_lookup": -1}, "prompt_lookup is -1; expected a whole number, at least 0 and at most 63"),
+    ({"prompt_lookup": 4, "num_beams": 2}, "prompt_lookup goes with one answer"),
+    ({"prompt_lookup": 4, "n_best": 2, "do_sample": True}, "prompt_lookup goes with one answer"),
+    ({"prompt_lookup": 4, "contrastive_alpha": 0.5, "top_k": 2}, "prompt_lookup goes with one answer"),
 ]
 
 

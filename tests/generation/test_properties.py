@@ -18,7 +18,7 @@ def same(ours: list[Hypothesis], theirs: list[Hypothesis]) -> None:
     assert [(answer.pieces, answer.finished) for answer in ours] == [
         (answer.pieces, answer.finished) for answer in theirs
     ]
-    assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-4)
+    assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "search"), ALL)

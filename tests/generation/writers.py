@@ -62,6 +62,16 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "forced beams": {"num_beams": 4, "forced_words": ((9, 8), (6,)), "n_best": 2},
     "contrastive": {"contrastive_alpha": 0.5, "top_k": 4},
     "careful": {"repetition_penalty": 2, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words": ((5,), (28, 7))},
+    "lookup": {"prompt_lookup": 5},
+    "careful lookup": {
+        "prompt_lookup": 3,
+        "do_sample": True,
+        "seed": 2,
+        "repetition_penalty": 2,
+        "no_repeat_ngram_size": 3,
+        "min_new_tokens": 3,
+        "bad_words": ((5,), (28, 7)),
+    },
     "careful beams": {"num_beams": 4, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words": ((5,), (28, 7))},
 }
 # Where every pair of the two would take too long: all searches of one family, and some of every family.

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from flagai.generation.beam import BeamSearch
+from flagai.generation.chain import Chain
 from flagai.generation.contrastive import ContrastiveSearch
 from flagai.generation.lanes import IndependentLanes
+from flagai.generation.lookup import PromptLookup
 from flagai.generation.options import Decoding
 from flagai.generation.processors import Pipeline
 from flagai.generation.search import Search
@@ -16,9 +18,6 @@ from flagai.generation.stepper import Stepper
 from flagai.generation.tree import Tree
 from flagai.generation.types import Event, Hypothesis, LogitsProcessor, Prompt, StopHook
 
-# Asking whether a text is finished makes a GPU wait for the host, so it is asked once in so many steps. The steps in
-# vain at the end cost less than a question at every step. On a CPU the answer is there already.
-_PATIENCE = 8
 # Texts leave the batch when this share of it is finished: leaving copies the cache, so not for each one.
 _IDLE = 0.5
 
@@ -131,7 +130,7 @@ def _steps(
         search = _search(model, prompts, decoding, processors, stop)
         tree = search.tree
         if patience is None:
-            patience = 1 if tree.device.type == "cpu" else _PATIENCE
+            patience = 1 if tree.device.type == "cpu" else search.patience
         told: set[int] = set()
         stepper = Stepper(search, stack)
         steps = tree.limit + search.late
@@ -155,6 +154,9 @@ def _search(
     processors: Sequence[LogitsProcessor],
     stop: StopHook | None,
 ) -> Search:
+    if decoding.prompt_lookup:
+        chain = Chain(model, prompts, decoding, 1 + decoding.prompt_lookup)
+        return PromptLookup(chain, Pipeline(decoding, processors, chain), stop)
     contrastive = decoding.contrastive_alpha is not None
     tree = Tree(model, prompts, decoding, (decoding.top_k or 1) if contrastive else decoding.width)
     kind: type[Search] = IndependentLanes

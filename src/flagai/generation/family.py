@@ -25,6 +25,7 @@ class Places:
         real: which tokens are no padding, [B, S]; given with prompts only.
         seen: which cached keys each token sees, [B, 1, S, K]; given with answers only.
         prefix: the tokens see each other, those of a prompt; else each sees what came before.
+        apart: the rows of an answer's tokens stand at positions of their own; else each column at one.
     """
 
     ids: torch.Tensor
@@ -33,6 +34,7 @@ class Places:
     real: torch.Tensor | None = None
     seen: torch.Tensor | None = None
     prefix: bool = False
+    apart: bool = False
 
 
 Arguments = Callable[[Any, Places], dict[str, Any]]
@@ -89,10 +91,10 @@ def _glm(model: Any, places: Places) -> dict[str, Any]:
 
 
 def _t5(_: Any, places: Places) -> dict[str, Any]:
-    # Tokens of one call stand at one position in all rows, so one row of the bias serves the batch.
+    # Where tokens of one call stand at one position in all rows, one row of the bias serves the batch.
     return {
         "decoder_input_ids": places.ids,
-        "decoder_position_ids": places.position[:1],
+        "decoder_position_ids": places.position if places.apart else places.position[:1],
         "decoder_attention_mask": places.seen,
     }
 

@@ -26,13 +26,13 @@ class IndependentLanes(Search):
 
     def __init__(self, tree: Tree, pipeline: Pipeline, hook: StopHook | None) -> None:
         super().__init__(tree, pipeline, hook)
-        batch, width = len(tree.ids), tree.width
+        batch, width = len(tree.ids), self.decoding.width
         self.score = torch.zeros(batch, width, device=tree.device)
         self.kept = torch.zeros(batch, width, dtype=torch.long, device=tree.device)
         self.length = torch.zeros_like(self.kept)
         self.ended = torch.zeros_like(self.kept, dtype=torch.bool)
         self.stopped = torch.zeros_like(self.ended)
-        self.uniforms = _uniforms(tree) if self.decoding.do_sample else self.score[..., None]
+        self.uniforms = _uniforms(tree, width) if self.decoding.do_sample else self.score[..., None]
 
     def state(self) -> dict[str, torch.Tensor]:
         """See the base class."""
@@ -42,32 +42,59 @@ class IndependentLanes(Search):
     def choose(self, scored: Scored) -> Choice:
         """See the base class."""
         plain, scores = self.pipeline(scored.logits)
-        if self.decoding.do_sample:
-            step = self.tree.clock - int(self.tree.family.starts)
-            tokens = draw(scores, self.uniforms.index_select(2, step)[..., 0])
-        else:
-            plain, tokens = scores, scores.argmax(-1).expand(-1, self.tree.width)
+        tokens = self.pick(scores)
         # Only at the first step there is one lane for all.
-        parents = torch.zeros_like(tokens) if scores.shape[1] < self.tree.width else None
-        closes = self._account(tokens, _value(plain, tokens), _value(scores, tokens) == -torch.inf, parents)
-        self.done = self.ended.all(1)
-        return Choice(tokens, parents, closes)
+        parents = torch.zeros_like(tokens) if scores.shape[1] < tokens.shape[1] else None
+        return Choice(tokens, parents, self.account(tokens, plain, scores, parents)[1])
 
-    def _account(
-        self, tokens: torch.Tensor, value: torch.Tensor, dead: torch.Tensor, parents: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Note scores and ends; ``dead`` is where every token is forbidden. Returns where the hook ends pieces."""
-        last = self.tree.in_last_blank()
-        active = ~self.ended & ~dead
-        stops = active & last & self.tree.stops(tokens)
-        closes = self.hooked(tokens, parents, active & ~self.tree.stops(tokens))
-        full = self.tree.lanes.piece + 1 >= self.decoding.max_new_tokens
-        self.score = self.score + value.masked_fill(~active, 0)
-        self.length = self.length + active
-        self.kept = self.kept + (active & ~stops)
-        self.stopped = self.stopped | stops | (closes & last)
-        self.ended = self.ended | dead | stops | (last & (full | closes))
-        return closes
+    def pick(self, scores: torch.Tensor) -> torch.Tensor:
+        """The token that follows in each lane, [B, W]; ``scores`` are [B, 1 or W, V]."""
+        width = max(scores.shape[1], self.decoding.width)
+        if not self.decoding.do_sample:
+            return scores.argmax(-1).expand(-1, width)
+        step = (self.tree.grown() - int(self.tree.family.starts)).clamp(max=self.tree.limit - 1)
+        uniforms = self.uniforms.expand(-1, width, -1)
+        return draw(scores, uniforms.gather(2, step.expand(len(scores), width)[..., None])[..., 0])
+
+    def account(
+        self, tokens: torch.Tensor, plain: torch.Tensor, scores: torch.Tensor, parents: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Note scores and ends.
+
+        Args:
+            tokens: chosen, [B, W].
+            plain: the model's own scores, [B, 1 or W, V].
+            scores: those by which tokens were chosen, [B, 1 or W, V].
+            parents: the lanes that the tokens continue, [B, W]; None if each continues its own.
+
+        Returns:
+            Which tokens the answers gain, and where the hook ends pieces; [B, W] each.
+        """
+        chosen = _value(scores, tokens)
+        value = _value(plain, tokens) if self.decoding.do_sample else chosen
+        last, stop, dead = self.tree.in_last_blank(), self.tree.stops(tokens), chosen == -torch.inf
+        full = last & (self.tree.lanes.piece + 1 >= self.decoding.max_new_tokens)
+        gained = self.gained(tokens, stop | dead | full)
+        closes = self.hooked(tokens, parents, gained & ~stop & ~dead)
+        if self.hook is not None:
+            gained = self.gained(tokens, stop | dead | full | closes)
+        stopped = last & (stop | closes)
+        counted = gained & ~dead
+        self.score = self.score + self.total(value.masked_fill(~counted, 0))
+        self.length = self.length + self.total(counted)
+        self.kept = self.kept + self.total(counted & ~(last & stop))
+        self.stopped = self.stopped | (self.total(counted & stopped) > 0)
+        self.ended = self.ended | (self.total(gained & (stopped | dead | full)) > 0)
+        self.done = self.ended.all(1)
+        return gained, closes
+
+    def gained(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Which of these tokens the answers gain; ``ends`` is where nothing may follow; [B, W] each."""
+        return ~self.ended
+
+    def total(self, lanes: torch.Tensor) -> torch.Tensor:
+        """What the lanes of each answer have together, [B, W] -> [B, answers]."""
+        return lanes
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
         """See the base class."""
@@ -104,8 +131,8 @@ def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     return found.clamp(max=scores.shape[-1] - 1)
 
 
-def _uniforms(tree: Tree) -> torch.Tensor:
-    """All random numbers of all lanes, [B, W, steps].
+def _uniforms(tree: Tree, width: int) -> torch.Tensor:
+    """All random numbers of all answers, [B, width, steps].
 
     They are drawn before the first step, on the CPU and for each lane from its own seed: so a text's answer depends
     neither on its neighbours nor on the device, and no step waits for a random generator.
@@ -118,7 +145,7 @@ def _uniforms(tree: Tree) -> torch.Tensor:
     if len(seeds) != batch:
         raise InputError(f"seeds has {len(seeds)} entries for {batch} prompts; give one per prompt.")
     lanes = [
-        [torch.rand(tree.limit, generator=torch.Generator().manual_seed(seed + lane)) for lane in range(tree.width)]
+        [torch.rand(tree.limit, generator=torch.Generator().manual_seed(seed + lane)) for lane in range(width)]
         for seed in seeds
     ]
     return torch.stack([torch.stack(row) for row in lanes]).double().to(tree.device)

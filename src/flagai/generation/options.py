@@ -22,6 +22,7 @@ _RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "beam_groups": (1, math.inf, True, True),
     "diversity_penalty": (0, math.inf, True, False),
     "contrastive_alpha": (0, 1, True, False),
+    "prompt_lookup": (0, 63, True, True),
 }
 _IDS = ("stop_ids", "banned_ids")
 _SEQUENCES = ("bad_words", "forced_words")
@@ -63,6 +64,8 @@ class Decoding:
         beam_groups: diverse beam search: so many groups of ``num_beams / beam_groups`` beams.
         diversity_penalty: what a token loses for each beam of an earlier group that has just chosen it.
         contrastive_alpha: contrastive search among ``top_k`` candidates: the weight of being unlike what came before.
+        prompt_lookup: in greedy search and in drawing one answer, how many tokens are guessed at every step by
+            looking up where the newest ones stood before in text and answer; 0 for none. Answers stay as they are.
         processors: the order of those that apply to drawing.
         cuda_graphs: on a GPU, record a step once and replay it; the answers are the same, the launches cost nothing.
 
@@ -92,6 +95,7 @@ class Decoding:
     beam_groups: int = 1
     diversity_penalty: float = 0.0
     contrastive_alpha: float | None = None
+    prompt_lookup: int = 0
     processors: tuple[str, ...] = PROCESSORS
     cuda_graphs: bool = True
 
@@ -142,6 +146,11 @@ class Decoding:
             ),
             (bool(self.forced_words) and not beams, "forced_words needs num_beams > 1"),
             (bool(self.forced_words) and self.beam_groups > 1, "forced_words goes without beam_groups"),
+            (
+                self.prompt_lookup and (contrastive or self.width > 1),
+                "prompt_lookup goes with one answer that is "
+                "chosen token by token, so without num_beams, n_best and contrastive_alpha",
+            ),
             (self.seed is not None and self.seeds is not None, "give seed or seeds, not both"),
         ):
             if wrong:

@@ -36,6 +36,9 @@ class Search(ABC):
     """
 
     late: ClassVar[int] = 0  # how many steps later than others it knows its answers
+    # Asking whether a text is finished makes a GPU wait for the host, so it is asked once in so many steps. The steps
+    # in vain at the end cost less than a question at every step. On a CPU the answer is there already.
+    patience: ClassVar[int] = 8
 
     def __init__(self, tree: Tree, pipeline: Pipeline, hook: StopHook | None) -> None:
         self.tree = tree

@@ -32,7 +32,8 @@ class Shape:
     Args:
         family: how the model is called.
         batch: number of texts, B.
-        lanes: number of lanes of each, W.
+        lanes: number of tokens of each, W.
+        apart: whether the texts' tokens stand at positions of their own.
         capacity: slots of the cache.
         memory: slots of the encoder's text; 0 for none.
         places: where the parameters lie: a recording reads them there.
@@ -41,6 +42,7 @@ class Shape:
     family: Family
     batch: int
     lanes: int
+    apart: bool
     capacity: int
     memory: int
     places: tuple[tuple[int, torch.dtype], ...]
@@ -53,8 +55,8 @@ class Shape:
         memory = next((pair[0].shape[2] for pair in tree.cache._cross if pair is not None), 0)
         places = tuple((tensor.data_ptr(), tensor.dtype) for tensor in _tensors(tree.model))
         # The last slots stay free: to a causal mask, the queries stand there.
-        capacity = bucket(first + lanes * (tree.limit + 2))
-        return cls(tree.family, batch, lanes, capacity, bucket(memory) if memory else 0, places)
+        capacity = bucket(first + tree.slots + 2 * lanes)
+        return cls(tree.family, batch, lanes, tree.apart, capacity, bucket(memory) if memory else 0, places)
 
 
 def _tensors(model: Any) -> Iterator[torch.Tensor]:
@@ -131,7 +133,7 @@ class ModelStep:
 
     def _run(self, model: Any) -> None:
         self.cache.open()
-        places = Places(self._ids, self._position, self._block, seen=self._seen[:, None])
+        places = Places(self._ids, self._position, self._block, seen=self._seen[:, None], apart=self.shape.apart)
         output = model(**self.shape.family.arguments(model, places), cache=self.cache)
         if self._scored is None:
             self._scored = Scored(torch.empty_like(output["logits"]), torch.empty_like(output["hidden_states"]))
@@ -242,12 +244,19 @@ def suits(search: Search) -> bool:
     """Whether these texts are better decoded by replay; asked when all lanes are there."""
     tree = search.tree
     return (
-        tree.decoding.cuda_graphs
-        and can_record(tree.device)
-        and tree.limit >= _WORTH
+        records(tree)
         # A few tokens of a tiny vocabulary give fewer lanes at first than later.
         and tree.lanes.position.shape[1] == tree.width
         and tree.width * (2 + len(tree.decoding.stop_ids)) <= tree.model.config.vocab_size
+    )
+
+
+def records(tree: Tree) -> bool:
+    """Whether steps of these texts may be recorded, and are worth it."""
+    return (
+        tree.decoding.cuda_graphs
+        and can_record(tree.device)
+        and tree.limit >= _WORTH
         # Models spread over processes have been tried as they are only.
         and tree.model.layout is None
         and not torch.is_autocast_enabled(tree.device.type)

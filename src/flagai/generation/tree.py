@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
-from flagai.errors import InputError
-from flagai.generation.family import Places, family_of, position_rows, room
+from flagai.generation.checks import check, start_id_of
+from flagai.generation.family import Places, family_of, position_rows
 from flagai.generation.options import Decoding
 from flagai.generation.types import Prompt
 
@@ -86,6 +86,8 @@ class Tree:
         InputError: a prompt does not go with the model, or has no room.
     """
 
+    apart = False  # whether texts come unequally far in a step
+
     def __init__(self, model: Any, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
         self.model = model
         self.family = family_of(model, prompts)
@@ -93,14 +95,15 @@ class Tree:
         self.width = width
         self.device = next(model.parameters()).device
         self.rows = position_rows(model)
-        self.start_id = self._start_id()
-        self._check(prompts)
+        self.start_id = start_id_of(model, self.family, decoding)
+        check(model, self.family, prompts, decoding)
         pieces = max((len(prompt.blanks) for prompt in prompts), default=0) or 1
         # A blank that is not the last also takes a step that closes it.
         self.limit = pieces * (decoding.max_new_tokens + 1) - 1
+        self.slots, self.steps = width * self.limit, self.limit + 2  # of the cache, and of a lane's tokens
         self.numbers = list(range(len(prompts)))
         self._first: dict[str, Any] = {}
-        self._own = torch.eye(width, dtype=torch.bool, device=self.device)
+        self._own = self._kin()
         self._read(prompts, pieces)
         self.lanes: Lanes
         self.count = 0  # tokens in Lanes.fed
@@ -109,51 +112,6 @@ class Tree:
         self.static: StaticStep | None = None  # once no shape depends on the step any more
 
     # -- reading the prompts -------------------------------------------------------------------------------------
-
-    def _start_id(self) -> int | None:
-        if not self.family.starts:
-            return None
-        start = self.decoding.start_id
-        if start is None and self.family.encoder:
-            start = self.model.config.start_token
-        if start is None:
-            raise InputError("Blanks need start_id, the id of GLM's <|startofpiece|>.")
-        return start
-
-    def _check(self, prompts: Sequence[Prompt]) -> None:
-        if self.family.spans and not self.decoding.stop_ids:
-            raise InputError("Blanks need stop_ids, such as the id of GLM's <|endofpiece|>.")
-        decoding = self.decoding
-        self._check_ids("stop_ids", decoding.stop_ids)
-        self._check_ids("banned_ids", decoding.banned_ids)
-        self._check_ids("bad_words", [token for word in decoding.bad_words for token in word])
-        self._check_ids("forced_words", [token for word in decoding.forced_words for token in word])
-        self._check_ids("start_id", [] if decoding.start_id is None else [decoding.start_id])
-        for number, prompt in enumerate(prompts):
-            if not prompt.ids:
-                raise InputError(f"Prompt {number} has no ids; give at least one token.")
-            self._check_ids(f"Prompt {number}", prompt.ids)
-            wrong = [place for place in prompt.blanks if not 0 <= place < len(prompt.ids)]
-            if wrong:
-                raise InputError(f"Prompt {number} has {len(prompt.ids)} ids, but a blank at {wrong[0]}.")
-            self._check_room(number, prompt)
-
-    def _check_ids(self, what: str, ids: Sequence[int]) -> None:
-        vocabulary = self.model.config.vocab_size
-        outside = [token for token in ids if not 0 <= token < vocabulary]
-        if outside:
-            raise InputError(
-                f"{what} has the id {outside[0]}, but the model's tokens are 0..{vocabulary - 1}. "
-                "Compare the tokenizer with the model."
-            )
-
-    def _check_room(self, number: int, prompt: Prompt) -> None:
-        allowed, new = room(self.model, prompt), self.decoding.max_new_tokens
-        if allowed is not None and new > allowed:
-            raise InputError(
-                f"Prompt {number} has {len(prompt.ids)} ids, and max_new_tokens is {new}, but the model has only "
-                f"{self.rows} positions: there is room for {allowed} new ones. Shorten the text or max_new_tokens."
-            )
 
     def _read(self, prompts: Sequence[Prompt], pieces: int) -> None:
         lengths = [len(prompt.ids) for prompt in prompts]
@@ -164,8 +122,9 @@ class Tree:
         blanks = [[*prompt.blanks, *[0] * (pieces - len(prompt.blanks))] for prompt in prompts]
         self.ids = self._tensor(right)
         self.lengths = self._tensor(lengths)
+        self.text = self._tensor(left)
         # What counts as said before: of an encoder's text, nothing.
-        self.past = self._tensor(left)[:, None, : 0 if self.family.encoder else size]
+        self.past = self.text[:, None, : 0 if self.family.encoder else size]
         self.blanks = self._tensor(blanks)
         self.stop_ids = self._tensor(self.decoding.stop_ids)
         self.last_blank = self._tensor([max(len(prompt.blanks), 1) - 1 for prompt in prompts])
@@ -179,14 +138,14 @@ class Tree:
         """Run the model over the prompts, and over the start token where there is one; one lane per text."""
         batch, size = self.ids.shape
         first = (0 if self.family.encoder else size) + int(self.family.starts)
-        self.cache = self.model.new_cache(first + self.width * self.limit)
+        self.cache = self.model.new_cache(first + self.slots)
         real = torch.arange(size, device=self.device) < self.lengths[:, None]
         scored = self._encode(real) if self.family.encoder else self._read_prompt(real)
         slots = self.cache.length
-        seen = torch.zeros(batch, 1, first + self.width * (self.limit + 1), dtype=torch.bool, device=self.device)
+        seen = torch.zeros(batch, 1, first + self.slots + self.width, dtype=torch.bool, device=self.device)
         seen[:, 0, :slots] = real[:, :slots]
         zero = self.lengths.new_zeros(batch, 1)
-        fed = torch.full((batch, 1, self.limit + 2), _NOTHING, dtype=torch.long, device=self.device)
+        fed = torch.full((batch, 1, self.steps), _NOTHING, dtype=torch.long, device=self.device)
         position = self.lengths[:, None] - 1
         self.lanes = Lanes(seen, fed, position, zero, zero, zero, zero.bool())
         if not self.family.starts:
@@ -233,12 +192,15 @@ class Tree:
             tokens: [B, W]
             closes: where the piece ends after this token, [B, W]; None for nowhere.
         """
+        self._enter(self._move(tokens, closes))
+
+    def _move(self, tokens: torch.Tensor, closes: torch.Tensor | None) -> torch.Tensor:
+        """Go on to where the next tokens stand; what is fed for them, [B, W]."""
         lanes = self.lanes
         if not self.family.spans:
             lanes.position = lanes.position + 1
             lanes.piece = lanes.piece + 1
-            self._enter(tokens)
-            return
+            return tokens
         turns = self.stops(tokens) & ~self.in_last_blank()
         lanes.blank = lanes.blank + turns
         lanes.position = torch.where(turns, self.blanks.gather(1, lanes.blank), lanes.position)
@@ -246,7 +208,11 @@ class Tree:
         lanes.block = torch.where(turns, 1, lanes.block + 1).clamp(max=(self.rows or 2) - 1)
         lanes.piece = (lanes.piece + 1).masked_fill(turns, 0)
         lanes.closed = lanes.closed & ~turns if closes is None else (lanes.closed & ~turns) | closes
-        self._enter(tokens.masked_fill(turns, self.start_id or 0))
+        return tokens.masked_fill(turns, self.start_id or 0)
+
+    def _kin(self) -> torch.Tensor:
+        """Which of a step's tokens each of them sees, [W, W]."""
+        return torch.eye(self.width, dtype=torch.bool, device=self.device)
 
     def _enter(self, tokens: torch.Tensor) -> None:
         """Write the tokens that will be fed, and let each see the slot that it will take."""
@@ -263,7 +229,7 @@ class Tree:
             return self.static.run()
         lanes = self.lanes
         seen = lanes.seen[:, None, :, : self.cache.length + lanes.position.shape[1]]
-        places = Places(self.newest(), lanes.position, lanes.block, seen=seen)
+        places = Places(self.newest(), lanes.position, lanes.block, seen=seen, apart=self.apart)
         first, self._first = self._first, {}
         return self._call(places, **first)
 
@@ -306,13 +272,16 @@ class Tree:
         """Text and answer of every lane, the newest token last and -1 in front, [B, W, T]."""
         fed = self.lanes.fed if self.static is not None else self.lanes.fed[:, :, : self.count]
         ids = torch.cat([self.past.expand(-1, fed.shape[1], -1), fed], dim=2)
-        return ids if self.static is None else self._at_the_end(ids)
+        return ids if self.static is None else self._at_the_end(ids, self.grown())
 
-    def _at_the_end(self, ids: torch.Tensor) -> torch.Tensor:
-        """Shift histories to the right end of a tensor whose size does not depend on the step."""
-        size = ids.shape[2]
-        places = torch.arange(size, device=self.device) - (self.lanes.fed.shape[2] - self.clock)
-        return ids.index_select(2, places.clamp(min=0)).masked_fill(places < 0, _NOTHING)
+    def grown(self) -> torch.Tensor:
+        """How many tokens have been fed to each lane, [B or 1, W or 1]."""
+        return self.clock[None]
+
+    def _at_the_end(self, ids: torch.Tensor, grown: torch.Tensor) -> torch.Tensor:
+        """Shift histories to the right end of a tensor whose size does not depend on the step, [B, W, T]."""
+        places = torch.arange(ids.shape[2], device=self.device) - (self.lanes.fed.shape[2] - grown[..., None])
+        return ids.gather(2, places.clamp(min=0).expand_as(ids)).masked_fill(places < 0, _NOTHING)
 
     def pieces(self, ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Cut an answer at the start tokens of its further blanks."""
@@ -334,7 +303,7 @@ class Tree:
             rows: indices, [new B].
         """
         self.numbers = [self.numbers[row] for row in rows.tolist()]
-        for name in ("ids", "lengths", "past", "blanks", "last_blank"):
+        for name in ("ids", "lengths", "text", "past", "blanks", "last_blank"):
             setattr(self, name, getattr(self, name).index_select(0, rows))
         self.lanes.map(lambda tensor: tensor.index_select(0, rows))
         self.cache.select(rows)

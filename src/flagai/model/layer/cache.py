@@ -149,6 +149,15 @@ class KVCache:
         if self._valid is not None:
             self._valid = self._valid[:, : self.length]
 
+    def take_back(self, count: torch.Tensor) -> None:
+        """Give up the newest positions; the next ones are written in their place, so no branch may have them.
+
+        Args:
+            count: how many, [1].
+        """
+        self.crop(self.length - int(count))
+        self._watermark.length = self.length
+
     def branch(self, detach: bool = False) -> "KVCache":
         """A second cache with the same past; both may go on, the buffers are copied only when they must.
 

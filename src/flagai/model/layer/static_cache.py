@@ -36,7 +36,7 @@ class StaticCache(KVCache):
         self._own = torch.arange(lanes, device=device)
         self.now = torch.zeros(lanes, dtype=torch.long, device=device)  # the slots of this call's positions
         self._valid = torch.ones(rows, capacity, dtype=torch.bool, device=device)
-        self._positions = None if like._positions is None else like._positions.new_zeros(1, capacity)
+        self._positions = None if like._positions is None else like._positions.new_zeros(len(like._positions), capacity)
         if memory:
             self._cross = [
                 None if pair is None else (_roomy(pair[0], memory), _roomy(pair[1], memory)) for pair in like._cross
@@ -58,7 +58,7 @@ class StaticCache(KVCache):
             if other._valid is not None:
                 self._valid[:, :length] = other._valid[:, :length]
         if self._positions is not None and other._positions is not None:
-            self._positions[:, :length] = other._positions[:1, :length]
+            self._positions[:, :length] = other._positions[:, :length]
         if self.memory_mask is not None:
             self._load_memory(other, self.memory_mask)
 
@@ -101,6 +101,10 @@ class StaticCache(KVCache):
         """See the base class."""
         self.slot.add_(count)
 
+    def take_back(self, count: torch.Tensor) -> None:
+        """See the base class."""
+        self.slot.sub_(count)
+
     def valid(self, new: torch.Tensor | None, count: int) -> torch.Tensor | None:
         """See the base class; of all slots, [B, capacity]."""
         if new is not None and self._valid is not None:
@@ -108,7 +112,7 @@ class StaticCache(KVCache):
         return self._valid
 
     def positions(self, new: torch.Tensor) -> torch.Tensor:
-        """See the base class; of all slots, [1, capacity]."""
+        """See the base class; of all slots, [B or 1, capacity]."""
         if self._positions is None:
             raise InputError("This cache was made like one that knows no positions.")
         return self._positions.index_copy_(1, self.now, new)

@@ -30,6 +30,7 @@ _AS_THEY_ARE = (
     "n_best",
     "do_sample",
     "contrastive_alpha",
+    "prompt_lookup",
 )
 _TEXTS = ("bad_words", "forced_words", "stop")
 _OTHERS = ("min_length", "logits_processors")

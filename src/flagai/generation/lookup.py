@@ -1,0 +1,111 @@
+"""Prompt lookup: what an answer copies from its text is guessed from there, and many tokens are judged in one step.
+
+Where the newest tokens of an answer have stood before, in the text or in the answer, what followed there is a draft of
+what follows here. The model scores the whole draft at once; as far as it would have chosen the same tokens itself, they
+are kept, and one more that it chooses. So every answer is what it would be without drafts, in fewer steps.
+
+Source: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding"; the drafts are those of
+Saxena 2023, "Prompt Lookup Decoding".
+"""
+
+import torch
+
+from flagai.generation.chain import Chain
+from flagai.generation.lanes import IndependentLanes
+from flagai.generation.processors import Pipeline
+from flagai.generation.search import Choice
+from flagai.generation.static import records
+from flagai.generation.tree import Scored
+from flagai.generation.types import StopHook
+
+# So many of the newest tokens are compared with those before.
+_LONGEST = 4
+
+
+class PromptLookup(IndependentLanes):
+    """Greedy search or sampling with drafts; one answer to each text.
+
+    A token is drawn with a random number that was fixed for its place, so a drawn answer is the same as well.
+
+    Args:
+        tree: the texts.
+        pipeline: from logits to scores.
+        hook: ends pieces; None for none.
+
+    Raises:
+        InputError: there is not one seed per text.
+    """
+
+    tree: Chain
+    patience = 3  # a step writes several tokens
+
+    def __init__(self, tree: Chain, pipeline: Pipeline, hook: StopHook | None) -> None:
+        super().__init__(tree, pipeline, hook)
+        # Recorded steps have always the same number of tokens; others need no place for drafts that are not there.
+        self._fixed = records(tree)
+
+    def choose(self, scored: Scored) -> Choice:
+        """See the base class; the tokens are the next chain."""
+        plain, scores = self.pipeline(scored.logits)
+        tokens = self.pick(scores)
+        gained, closes = self.account(tokens, plain, scores, None)
+        last = (gained.sum(1, keepdim=True) - 1).clamp(min=0)
+        self.tree.accept(last)
+        newest = tokens.gather(1, last)
+        drafts, found = look_up(self.tree.source(newest), self.tree.width - 1)
+        if not self._fixed:
+            drafts = drafts[:, : int(found.max())]
+        chain = torch.cat([newest, drafts], dim=1)
+        return Choice(chain, last.expand_as(chain), closes.gather(1, last).expand_as(chain))
+
+    def gained(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """See the base class: those up to the first one that differs from the draft, which is the model's own."""
+        agreed = (tokens[:, :-1] == self.tree.newest()[:, 1:]) & ~ends[:, :-1]
+        return torch.cat([~self.ended, agreed], dim=1).cumprod(1).bool()
+
+    def total(self, lanes: torch.Tensor) -> torch.Tensor:
+        """See the base class; lanes are one behind the other."""
+        return lanes.sum(1, keepdim=True)
+
+    def hooked(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
+        """See the base class; nothing is asked about tokens behind an end."""
+        ends = torch.zeros_like(asked)
+        if self.hook is None:
+            return ends
+        answers, kept, news = self.tree.written().tolist(), self.kept.tolist(), tokens.tolist()
+        for row, places in enumerate(asked.tolist()):
+            for place, wanted in enumerate(places):
+                piece = self.tree.pieces([*answers[row][0][: kept[row][0] + place], news[row][place]])[-1]
+                if not wanted or self.hook(self.tree.numbers[row], piece):
+                    ends[row, place] = wanted
+                    break
+        return ends
+
+
+def look_up(ids: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What may follow: what followed where the newest tokens have stood before.
+
+    The longest match counts, and the latest of those. A draft that reaches the end goes on as if the text began again
+    behind the match, which is right where it repeats itself.
+
+    Args:
+        ids: text and answer, the newest token last and -1 in front, [B, T].
+        count: length of a draft.
+
+    Returns:
+        Drafts, [B, count], and how much of each is worth a try, [B]: nothing if no token matches, and twice as much
+        for each token more that matches.
+    """
+    size = ids.shape[1]
+    ids = torch.nn.functional.pad(ids, (_LONGEST, 0), value=-1)
+    same = torch.ones_like(ids[:, _LONGEST:])
+    matched = torch.zeros_like(same)
+    for back in range(_LONGEST):
+        end = _LONGEST + size - 1 - back
+        newest = ids[:, end, None]
+        same = same * ((ids[:, end - size : end] == newest) & (newest >= 0))
+        matched = matched + same
+    best = (matched * size + torch.arange(size, device=ids.device)).argmax(1, keepdim=True)
+    length = matched.gather(1, best)[:, 0]
+    ahead = torch.arange(count, device=ids.device) % (size - best)
+    return ids.gather(1, _LONGEST + best + ahead), (2**length - (length == 0).long()).clamp(max=count)
