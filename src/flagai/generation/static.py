@@ -1,5 +1,6 @@
 """Decoding by replay: a model's step and a search's choice, over tensors that stay where they are."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from flagai.generation.tree import Scored, Tree
 from flagai.model.block.fused import faster_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.static_cache import StaticCache, bucket
+from flagai.parallel.shards import local
 
 # Steps below which a recording is not worth its time: the first is done as it is, the second is recorded.
 _WORTH = 4
@@ -54,8 +56,8 @@ class Shape:
 
 
 def _tensors(model: Any) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        yield local(tensor)
 
 
 class ModelStep:
@@ -168,12 +170,13 @@ class StaticSteps:
         """A step for these texts, which nobody else uses meanwhile."""
         shape = Shape.of(tree)
         step = next((step for step in self._ready if step.shape == shape), None)
+        layout = tree.model.layout
+        if layout is not None and not layout.all_wish(step is not None):
+            step = None  # all ranks begin anew where one has to
+        # Those that read parameters where they are no longer will never fit again.
+        self._ready = [other for other in self._ready if other.shape.places == shape.places and other.shape != shape]
         if step is None:
-            # Those that read parameters where they are no longer will never fit again.
-            self._ready = [other for other in self._ready if other.shape.places == shape.places]
             step = ModelStep(tree.model, shape, tree.cache, self.recorder(tree.device))
-        else:
-            self._ready.remove(step)
         step.cache.load(tree.cache)
         try:
             yield step
@@ -200,16 +203,21 @@ def can_record(device: torch.device) -> bool:
 
 
 def suits(search: Search) -> bool:
-    """Whether these texts are better decoded by replay; asked when all lanes are there."""
+    """Whether these texts are better decoded by replay; asked when all lanes are there.
+
+    Ranks that share a model must all replay or all not, or they would wait for each other: they vote.
+    """
     tree = search.tree
-    return (
+    layout = tree.model.layout
+    wish = (
         tree.decoding.cuda_graphs
         and can_record(tree.device)
         and tree.limit >= _WORTH
         # A few tokens of a tiny vocabulary give fewer lanes at first than later.
         and tree.lanes.position.shape[1] == tree.width
         and tree.width * (2 + len(tree.decoding.stop_ids)) <= tree.model.config.vocab_size
-        # Models spread over processes have been tried as they are only.
-        and tree.model.layout is None
+        # FSDP gathers parameters into new memory at every step.
+        and (layout is None or layout.fsdp is None)
         and not torch.is_autocast_enabled(tree.device.type)
     )
+    return wish if layout is None else layout.all_wish(wish)

@@ -25,6 +25,12 @@ def is_sharded(tensor: torch.Tensor | None) -> "TypeGuard[DTensor]":
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def plain_type(module: nn.Module) -> type[nn.Module]:
+    """The class that a module has, or had before it was cut over ranks (:func:`flagai.parallel.bricks.become`)."""
+    found: type[nn.Module] = getattr(type(module), "without_brick", type(module))
+    return found
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's part, with which it computes; gradients find their way back to the whole."""
     if not is_sharded(tensor):
@@ -126,7 +132,7 @@ def as_parameter(values: torch.Tensor, requires_grad: bool) -> nn.Parameter:
     if not is_sharded(values):
         return nn.Parameter(values, requires_grad=requires_grad)
     # As nn.Parameter marks tensors of other classes, without the copy that it makes first (20 us for each of hundreds).
-    values.requires_grad_(requires_grad)._is_param = True  # type: ignore[attr-defined]
+    values.requires_grad_(requires_grad)._is_param = True
     return cast(nn.Parameter, values)
 
 
