@@ -1,6 +1,7 @@
 """Decoding by replay: a model's step and a search's choice, over tensors that stay where they are."""
 
 import itertools
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,6 +150,8 @@ class StaticSteps:
     def __init__(self) -> None:
         self._ready: list[ModelStep] = []
         self._recorder: Recorder | None = None
+        # A process group that graphs still use waits for them for ever when the interpreter closes it.
+        weakref.finalize(self, self._ready.clear)
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
         """A copy of a model, in memory or in a file, begins without recordings."""
@@ -174,7 +177,7 @@ class StaticSteps:
         if layout is not None and not layout.all_wish(step is not None):
             step = None  # all ranks begin anew where one has to
         # Those that read parameters where they are no longer will never fit again.
-        self._ready = [other for other in self._ready if other.shape.places == shape.places and other.shape != shape]
+        self._ready[:] = [other for other in self._ready if other.shape.places == shape.places and other.shape != shape]
         if step is None:
             step = ModelStep(tree.model, shape, tree.cache, self.recorder(tree.device))
         step.cache.load(tree.cache)
@@ -183,7 +186,7 @@ class StaticSteps:
         finally:
             # One that was never recorded holds the model, which holds us.
             if step.ready:
-                self._ready = [*self._ready, step][-_KEPT:]
+                self._ready[:] = [*self._ready, step][-_KEPT:]
 
 
 def steps_of(model: Any) -> StaticSteps:
