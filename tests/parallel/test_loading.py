@@ -301,4 +301,3 @@ def test_ranks_read_rows_and_swap_columns(tmp_path: Path, dimensions: dict[str, 
         for layout in layouts:
             model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
     ranks = on_ranks(dimensions.get("dp", 1) * dimensions["tp"], swap, tmp_path, dimensions, layouts)
-    print(ranks)

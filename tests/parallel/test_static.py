@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flagai.generation import generate, static
+from flagai.generation import static
 from flagai.generation.static import steps_of
 from flagai.parallel.world import make_mesh
 from tests.generation.tape import TapeRecorder
