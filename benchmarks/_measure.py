@@ -93,6 +93,17 @@ class Worker:
         found: dict[str, Any] = json.loads(self._expect("result "))
         return found
 
+    def leave(self, seconds: float) -> float | None:
+        """Let the process end; seconds that it took, None if it had to be killed."""
+        start = time.perf_counter()
+        self._say()
+        try:
+            self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return None
+        return round(time.perf_counter() - start, 2)
+
     def memory(self) -> dict[str, int]:
         """Bytes of RssAnon, VmRSS and VmHWM, now."""
         return _kilobytes(Path(f"/proc/{self.pid}/status"), ("RssAnon", "VmRSS", "VmHWM"))

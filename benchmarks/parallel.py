@@ -9,18 +9,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import _measure
 
 _WORKER = Path(__file__).with_name("_parallel_worker.py")
+_FILES = Path(__file__).with_name("_parallel_files.py")
 _SYSTEMS = ("flagai", "transformers")
-# layers, width, heads, vocabulary: GLM-10b, an eighth of it, one for CPUs, and a dry run.
+# layers, width, heads, vocabulary: GLM-10b, a quarter of it, one for CPUs, one for comparing, and a dry run.
 _SIZES = {
     "full": (48, 4096, 64, 50304),
-    "quick": (6, 4096, 64, 50304),
+    "quick": (12, 4096, 64, 50304),
     "medium": (24, 2048, 16, 50304),
+    "small": (4, 512, 8, 5000),
     "dry": (2, 64, 4, 503),
 }
 
@@ -48,8 +51,8 @@ def prepare(scratch: Path, system: str, size: str, device: str) -> Path:
     done = folder / "complete"
     if not done.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        task = {"write": True, "system": system, "folder": str(folder), "config": config(system, size)}
-        subprocess.run([sys.executable, str(_WORKER), json.dumps(task | {"device": device})], check=True)
+        task = {"system": system, "folder": str(folder), "config": config(system, size), "device": device}
+        subprocess.run([sys.executable, str(_FILES), json.dumps(task)], check=True)
         done.touch()
     return folder
 
@@ -60,11 +63,12 @@ def free_port() -> int:
         return int(opened.getsockname()[1])
 
 
-def measure(system: str, arguments: argparse.Namespace, folder: Path, tiny: Path) -> dict[str, Any]:
+def measure(system: str, arguments: argparse.Namespace, folders: dict[str, Path]) -> dict[str, Any]:
     """Load and decode with one system."""
     task = {
-        "system": system, "folder": str(folder), "tiny": str(tiny), "ranks": arguments.ranks, "port": free_port(),
-        "device": arguments.device, "rounds": arguments.rounds, "tokens": arguments.tokens,
+        "system": system, "ranks": arguments.ranks, "port": free_port(), "device": arguments.device,
+        "rounds": arguments.rounds, "tokens": arguments.tokens, "variants": arguments.variants, "patience": 60,
+        **{use: str(folder) for use, folder in folders.items()},
     }  # fmt: skip
     with contextlib.ExitStack() as stack:
         workers = [
@@ -73,38 +77,41 @@ def measure(system: str, arguments: argparse.Namespace, folder: Path, tiny: Path
         for worker in workers:
             worker.wait_until_ready()
         before = [worker.memory()["RssAnon"] for worker in workers]
-        seconds, peaks = [], []
+        seconds, peaks, told = [], [], []
         for _ in range(arguments.rounds):
             with contextlib.ExitStack() as sampled:
                 samples = [sampled.enter_context(worker.peak()) for worker in workers]
                 for worker in workers:
                     worker.go()
-                seconds.append(max(worker.result()["seconds"] for worker in workers))
+                told.append([worker.result() for worker in workers])
+            seconds.append(max(rank["seconds"] for rank in told[-1]))
             peaks.append([sample["RssAnon"] - start for sample, start in zip(samples, before, strict=True)])
         held = [worker.memory() for worker in workers]
         for worker in workers:
             worker.go()
         decoded = [worker.result() for worker in workers]
+        leaving = [worker.leave(30) for worker in workers]
     return {
         "load_s": round(statistics.median(seconds), 3),
         "load_all_s": [round(value, 3) for value in seconds],
+        "phases_of_last_load": [[f"in all: {1e3 * rank['own']:.0f} ms", *rank["phases"]] for rank in told[-1]],
         "anonymous_above_start_peak_MB": [round(max(rank) / 1e6) for rank in zip(*peaks, strict=True)],
         "anonymous_at_start_MB": [round(value / 1e6) for value in before],
         "anonymous_held_MB": [round(memory["RssAnon"] / 1e6) for memory in held],
         "resident_held_MB": [round(memory["VmRSS"] / 1e6) for memory in held],
         "weights_GB_a_rank": round(decoded[0]["bytes"] / 1e9, 4),
-        **_decoding(decoded[0]),
+        "seconds_to_exit": leaving,
+        "decode": decoded[0]["decode"],
+        **_limit(decoded[0]),
     }
 
 
-def _decoding(found: dict[str, Any]) -> dict[str, Any]:
-    rounded = {key: round(value, 2) if isinstance(value, float) else value for key, value in found.items()}
-    bandwidth = rounded.pop("copy_bytes_s")
-    del rounded["bytes"]
-    if bandwidth:
-        rounded["device_copy_TB_s"] = round(bandwidth / 1e12, 2)
-        rounded["bandwidth_limit_tokens_s"] = round(bandwidth / found["bytes"], 1)
-    return rounded
+def _limit(found: dict[str, Any]) -> dict[str, float]:
+    bandwidth = found["copy_bytes_s"]
+    if not bandwidth:
+        return {}
+    limit = {"bandwidth_limit_tokens_s": round(bandwidth / found["bytes"], 1)}
+    return {"device_copy_TB_s": round(bandwidth / 1e12, 2)} | limit
 
 
 def compare(results: dict[str, Any]) -> dict[str, Any]:
@@ -112,12 +119,11 @@ def compare(results: dict[str, Any]) -> dict[str, Any]:
     if not all("load_s" in results.get(system, {}) for system in _SYSTEMS):
         return {}
     ours, peer = (results[system] for system in _SYSTEMS)
-    best = max(ours["eager_tokens_s"], ours.get("graph_tokens_s", 0.0))
-    return {
-        "load_times_faster": round(peer["load_s"] / ours["load_s"], 2),
-        "decode_times_faster": round(best / peer["eager_tokens_s"], 2),
-        "eager_times_faster": round(ours["eager_tokens_s"] / peer["eager_tokens_s"], 2),
-    }
+    found = {"load_times_faster": round(peer["load_s"] / ours["load_s"], 2)}
+    for name, rate in ours["decode"].items():
+        if "tokens_s" in rate and "tokens_s" in peer["decode"]["greedy"]:
+            found[f"{name}_times_faster"] = round(rate["tokens_s"] / peer["decode"]["greedy"]["tokens_s"], 2)
+    return found
 
 
 def main() -> None:
@@ -127,10 +133,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--size", choices=_SIZES, default="full" if cuda else "dry")
-    parser.add_argument("--quick", action="store_true", help="an eighth of the model, one round")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the model, one round")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="loads of each system")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens to decode")
+    parser.add_argument("--tokens", type=int, default=96, help="tokens to decode")
+    parser.add_argument("--variants", action="store_true", help="also decode in other ways")
     parser.add_argument("--systems", nargs="+", choices=_SYSTEMS, default=list(_SYSTEMS))
     parser.add_argument("--scratch", type=Path, help="where checkpoints are kept; default a temporary folder")
     parser.add_argument("--out", type=Path)
@@ -138,14 +145,17 @@ def main() -> None:
     if arguments.quick:
         arguments.rounds = 1
         arguments.size = "quick" if cuda else "dry"
+    begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = arguments.scratch or Path(temporary)
         results: dict[str, Any] = {}
         for system in arguments.systems:
             try:
-                tiny = prepare(scratch, system, "dry", arguments.device)
-                folder = prepare(scratch, system, arguments.size, arguments.device)
-                results[system] = measure(system, arguments, folder, tiny)
+                uses = {"tiny": "dry", "small": "small", "folder": arguments.size}
+                folders = {use: prepare(scratch, system, size, arguments.device) for use, size in uses.items()}
+                print(f"{time.perf_counter() - begin:.0f} s: {system} is written", flush=True)
+                results[system] = measure(system, arguments, folders)
+                print(f"{time.perf_counter() - begin:.0f} s: {system} is measured", flush=True)
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                 results[system] = {"error": str(error)[-3000:]}
             print(system, json.dumps(results[system], indent=2), flush=True)
@@ -158,7 +168,7 @@ def main() -> None:
         "results": results,
         "compared": compare(results),
     }
-    print(json.dumps(report["compared"]))
+    print(json.dumps(report["compared"]), f"{time.perf_counter() - begin:.0f} s in all")
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

@@ -25,11 +25,19 @@ class _Tape(TorchDispatchMode):
         for func, args, kwargs, old in self.notes:
             new = func(*args, **kwargs)
             read = {id(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)}
+            _wait(new)
             for before, after in zip(tree_leaves(old), tree_leaves(new), strict=True):
                 if not isinstance(before, torch.Tensor) or id(before) in read:
                     continue
                 if before.untyped_storage().data_ptr() != after.untyped_storage().data_ptr():
                     before.copy_(after)
+
+
+def _wait(found: Any) -> None:
+    """Wait for the other ranks, if the operation was one of all."""
+    for work in tree_leaves(found):
+        if isinstance(work, torch.ScriptObject) and hasattr(work, "wait"):
+            work.wait()
 
 
 class TapeRecorder:

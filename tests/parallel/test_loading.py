@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
+from flagai.checkpoint import transfer
+from flagai.checkpoint.pages import extent
+from flagai.checkpoint.pieces import Move
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import ConfigError, InputError
 from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM
@@ -252,3 +255,49 @@ def test_auto_shares_the_model_among_the_processes_of_a_machine(tmp_path: Path) 
     for names, size, sharded in on_ranks(2, load_auto, tmp_path):
         assert (names, size) == (("tp",), 2)
         assert sharded[0] == "dp"
+
+
+# -- swapping -----------------------------------------------------------------------------------------------------
+
+
+def swap(root: Path, dimensions: dict[str, int], layouts: list[str]) -> dict[str, tuple[int, int, int]]:
+    """Load as devices do; bytes asked for, bytes that moves read, and swaps, by family."""
+    found = {}
+    for name in FAMILIES:
+        for layout in layouts:
+            folder = root / f"{name}-{layout}"
+            model = tiny.CLASSES[name]._spread(
+                tiny.CLASSES[name].config_class.from_json(folder / "config.json"),
+                read_layout(make_mesh(**dimensions), fsdp="dp" in dimensions, device=torch.device("cpu")),
+            )
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(transfer, "swaps_on", lambda _: True)
+                patch.setattr(transfer, "cast", spy := Spy())
+                asked = model.load_checkpoint(open_checkpoint(folder)).bytes_asked
+            holds(model, tiny.CLASSES[name].from_pretrain(folder))
+            found[f"{name}-{layout}"] = (asked, spy.read, spy.pieces)
+    return found
+
+
+class Spy:
+    """Copies, and counts bytes and pieces of the file that were read."""
+
+    def __init__(self) -> None:
+        self.read = self.pieces = 0
+
+    def __call__(self, moves: list[Move]) -> None:
+        for move in moves:
+            move.target.copy_(move.source)
+            self.read += move.source.nbytes
+            begin, end = extent(move.source)
+            self.pieces += end - begin > move.source.nbytes
+
+
+@pytest.mark.parametrize("dimensions", [{"tp": 2}, {"tp": 4}, {"dp": 2, "tp": 2}], ids=str)
+def test_ranks_read_rows_and_swap_columns(tmp_path: Path, dimensions: dict[str, int]) -> None:
+    layouts = ["flagai", "huggingface"]
+    for name in FAMILIES:
+        model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
+        for layout in layouts:
+            model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
+    ranks = on_ranks(dimensions.get("dp", 1) * dimensions["tp"], swap, tmp_path, dimensions, layouts)

@@ -66,17 +66,19 @@ def _from_index(index: Path) -> CheckpointFiles:
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map, so it does not say where the tensors are. Fetch it again.")
-    for name in weight_map.values():
+    odd = [name for name in weight_map.values() if not isinstance(name, str)]
+    names = odd or sorted(set(weight_map.values()))
+    for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
             raise CheckpointError(
                 f"{index} names the file {name!r}, which is no plain file name. "
                 "Take the model from a source that you trust."
             )
-    files = [index.parent / name for name in sorted(set(weight_map.values()))]
-    absent = [file.name for file in files if not os.path.isfile(file)]  # also if no file can have this name
+    files = {name: index.parent / name for name in names}
+    absent = [name for name, file in files.items() if not os.path.isfile(file)]  # also if no file can have this name
     if absent:
         raise CheckpointError(f"{index} names {', '.join(absent)}, absent from {index.parent}. Fetch what is missing.")
-    return CheckpointFiles([files], {name: index.parent / file for name, file in weight_map.items()})
+    return CheckpointFiles([list(files.values())], {name: files[file] for name, file in weight_map.items()})
 
 
 def _from_listing(folder: Path) -> CheckpointFiles | None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from flagai.checkpoint.matching import Matcher, ShardDimension, Source
 from flagai.checkpoint.names import NameMap
+from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint
 from flagai.checkpoint.report import LoadReport, fold
 from flagai.checkpoint.transfer import Transfer
@@ -51,21 +52,47 @@ def fill(
         LoadError: a tensor is missing, unexpected, or of the wrong shape or type. The model is as it was.
     """
     report = LoadReport(str(checkpoint.path), type(model).__name__)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    shapes = {name: parameter.shape for name, parameter in parameters.items()}
-    matcher = Matcher(names, checkpoint, shard_dimension, shapes)
-    chosen: dict[str, Source] = {}
-    used: set[str] = set()
-    for aliases in _aliases(parameters):
-        for name in aliases:
-            used.update(source.theirs for source in matcher.sources(name))
-        chosen.update(_choose(aliases, matcher, shapes[aliases[0]], fresh, report))
-    report.unused, report.unexpected = matcher.leftovers(used)
-    removable = _removable(optional, list(chosen), report)
+    with phase("match"):
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        matcher = Matcher(names, checkpoint, shard_dimension, shapes)
+        chosen: dict[str, Source] = {}
+        used: set[str] = set()
+        for aliases in _aliases(parameters):
+            for name in aliases:
+                used.update(source.theirs for source in matcher.sources(name))
+            chosen.update(_choose(aliases, matcher, shapes[aliases[0]], fresh, report))
+        report.unused, report.unexpected = matcher.leftovers(used)
+        removable = _removable(optional, list(chosen), report)
     report.raise_if_broken()
     _log(report)
-    new = sum(shards.local(value).nbytes for value in model.parameters() if value.is_meta)
-    transfer = Transfer(device or torch.device("cpu"), new)
+    with torch.no_grad():
+        return _fill(model, parameters, chosen, removable, device or torch.device("cpu"), report)
+
+
+def _fill(
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    chosen: dict[str, Source],
+    removable: list[str],
+    device: torch.device,
+    report: LoadReport,
+) -> LoadReport:
+    """Place what was chosen."""
+    with phase("allocate"):
+        new = sum(shards.local(value).nbytes for value in model.parameters() if value.is_meta)
+        transfer = Transfer(device, new)
+    with phase("place"):
+        placed = _place_all(parameters, chosen, transfer, report)
+    transfer.run()  # until here the model is as it was, but for parameters that are overwritten in place
+    with phase("assign"):
+        _assign(model, {**dict.fromkeys(removable), **placed})
+    return report
+
+
+def _place_all(
+    parameters: dict[str, nn.Parameter], chosen: dict[str, Source], transfer: Transfer, report: LoadReport
+) -> dict[str, nn.Parameter]:
     placed: dict[str, nn.Parameter] = {}
     shared: dict[int, nn.Parameter] = {}
     for name, source in chosen.items():
@@ -77,9 +104,7 @@ def fill(
             if id(parameter) not in shared:
                 shared[id(parameter)] = _place(parameter, source, transfer, report)
             placed[name] = shared[id(parameter)]
-    transfer.run()  # until here the model is as it was, but for parameters that are overwritten in place
-    _assign(model, {**dict.fromkeys(removable), **placed})
-    return report
+    return placed
 
 
 def _aliases(parameters: dict[str, nn.Parameter]) -> list[list[str]]:
@@ -148,16 +173,16 @@ def _place(parameter: nn.Parameter, source: Source, transfer: Transfer, report: 
     Of a sharded parameter, only this rank's window of the file is touched.
     """
     window = shards.window(parameter)
-    source = source if window is None else source.window(window)
-    report.bytes_asked += source.nbytes
+    part = source if window is None else source.window(window)
+    report.bytes_asked += part.nbytes
     if not parameter.is_meta:
-        transfer.copy(source, shards.local(parameter.detach()))
+        transfer.copy(part, shards.local(parameter.detach()))
         return parameter
-    # A view while the window is one piece of the file; columns of a matrix are copied out.
-    values = transfer.read(source, parameter.dtype, in_order=window is not None)
-    if window is not None:
-        values = shards.from_part(values, like=parameter)
-    return nn.Parameter(values, requires_grad=parameter.requires_grad)
+    if shards.is_sharded(parameter):
+        values = shards.from_part(transfer.read_part(source, parameter), like=parameter)
+    else:
+        values = transfer.read(source, parameter.dtype)
+    return shards.as_parameter(values, parameter.requires_grad)
 
 
 def _assign(model: nn.Module, values: Mapping[str, nn.Parameter | None]) -> None:

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import torch
 
+from flagai import settings
 from flagai.checkpoint.lanes import Lane, open_lane
+from flagai.checkpoint.phases import phase
 from flagai.checkpoint.pieces import PAGE, Chunk, Move, plan
 from flagai.errors import CheckpointError
 
@@ -48,8 +50,9 @@ class StreamPlan:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use: its share, if torchrun has started several on this machine."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // settings.local_world_size())
 
 
 def stream(moves: Iterable[Move], device: torch.device, how: StreamPlan | None = None) -> None:
@@ -64,8 +67,9 @@ def stream(moves: Iterable[Move], device: torch.device, how: StreamPlan | None =
         CheckpointError: a file ended early or cannot be read. What the targets hold then is undefined.
     """
     how = how or StreamPlan()
+    with phase("plan"):
+        chunks, others = plan(moves, how.buffer_bytes + PAGE)
     start = time.perf_counter()
-    chunks, others = plan(moves, how.buffer_bytes + PAGE)
     if chunks:
         _run(chunks, device, how)
     for move in others:  # formats that cannot be mapped were read into memory as a whole

@@ -1,5 +1,6 @@
 """Decoding by replay: a model's step and a search's choice, over tensors that stay where they are."""
 
+import itertools
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from flagai.generation.trial import Trial
 from flagai.model.block.fused import faster_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.static_cache import StaticCache, bucket
+from flagai.parallel.shards import local
 
 # Steps below which a recording is not worth its time: the first is done as it is, the second is recorded.
 _WORTH = 4
@@ -60,8 +62,8 @@ class Shape:
 
 
 def _tensors(model: Any) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        yield local(tensor)
 
 
 class ModelStep:
@@ -186,6 +188,8 @@ class StaticSteps:
     def __init__(self) -> None:
         self._ready: list[ModelStep] = []
         self._recorder: Recorder | None = None
+        # A process group that graphs still use waits for them for ever when the interpreter closes it.
+        weakref.finalize(self, self._ready.clear)
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
         """A copy of a model, in memory or in a file, begins without recordings."""
@@ -207,21 +211,22 @@ class StaticSteps:
         """A step for these texts, which nobody else uses meanwhile."""
         shape = Shape.of(tree)
         step = next((step for step in self._ready if step.shape == shape), None)
+        layout = tree.model.layout
+        if layout is not None and not layout.all_wish(step is not None):
+            step = None  # all ranks begin anew where one has to
+        # Those that read parameters where they are no longer will never fit again.
+        self._ready[:] = [other for other in self._ready if other.shape.places == shape.places and other.shape != shape]
         if step is None:
-            # Those that read parameters where they are no longer will never fit again.
-            self._ready = [other for other in self._ready if other.shape.places == shape.places]
             step = ModelStep(tree.model, shape, tree.cache, self.recorder(tree.device))
             # Processes that share a model must all take the same way.
-            step.quicken(tree.model, tree.cache, _PATIENCE if tree.model.layout is None else None)
-        else:
-            self._ready.remove(step)
+            step.quicken(tree.model, tree.cache, _PATIENCE if layout is None else None)
         step.cache.load(tree.cache)
         try:
             yield step
         finally:
             # One that was never recorded holds the model, which holds us.
             if step.ready:
-                self._ready = [*self._ready, step][-_KEPT:]
+                self._ready[:] = [*self._ready, step][-_KEPT:]
 
 
 def steps_of(model: Any) -> StaticSteps:
@@ -252,12 +257,17 @@ def suits(search: Search) -> bool:
 
 
 def records(tree: Tree) -> bool:
-    """Whether steps of these texts may be recorded, and are worth it."""
-    return (
+    """Whether steps of these texts may be recorded, and are worth it.
+
+    Ranks that share a model must all replay or all not, or they would wait for each other: they vote.
+    """
+    layout = tree.model.layout
+    wish = (
         tree.decoding.cuda_graphs
         and can_record(tree.device)
         and tree.limit >= _WORTH
-        # Models spread over processes have been tried as they are only.
-        and tree.model.layout is None
+        # FSDP gathers parameters into new memory at every step.
+        and (layout is None or layout.fsdp is None)
         and not torch.is_autocast_enabled(tree.device.type)
     )
+    return wish if layout is None else layout.all_wish(wish)

@@ -13,6 +13,7 @@ from torch import nn
 from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.checkpoint.fill import fill
 from flagai.checkpoint.names import LAYOUTS, NameMap
+from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
 from flagai.checkpoint.save import WEIGHT_FILES, Build, build, plan_tensors, write_file, write_shards
@@ -82,11 +83,15 @@ class BaseModel(nn.Module):
         return cls._spread(cls.config_class.from_json(config_file, **overrides), None)._drawn(torch.device("cpu"))
 
     @classmethod
-    def _spread(cls, config: ModelConfig, layout: "Layout | None") -> Self:
-        """A model without memory, spread over processes."""
-        model = cls.on_meta(config)
+    def _spread(cls, config: ModelConfig, layout: "Layout | None", dtype: torch.dtype | None = None) -> Self:
+        """A model without memory, spread over processes; it has its type before, when that costs least."""
+        with phase("meta"):
+            model = cls.on_meta(config)
+            if dtype is not None:
+                model.to(dtype)
         if layout is not None:
-            layout.apply(model, cls.plan, model.blocks_to_shard())
+            with phase("cut"):
+                layout.apply(model, cls.plan, model.blocks_to_shard())
             model.layout = layout
         return model
 
@@ -178,10 +183,11 @@ class BaseModel(nn.Module):
         if only_download_config:
             model = cls._spread(config, layout)._drawn(device)
             return model if dtype is None else model.to(dtype)
-        checkpoint = open_checkpoint(found.folder)
+        with phase("open"):
+            checkpoint = open_checkpoint(found.folder)
         whole_files = device.type == "cpu" and layout is None  # a rank needs its windows only
         with collector_paused(), checkpoint.mapped_ahead() if whole_files else nullcontext():
-            model = cls._spread(config, layout)
+            model = cls._spread(config, layout, dtype or checkpoint.dtype)
             model.load_checkpoint(checkpoint, device=device, dtype=dtype)
         return model.eval()
 

@@ -150,4 +150,4 @@ def become(module: nn.Module, brick: type[Brick], group: Group) -> None:
 
 @cache
 def _mixed(brick: type, layer: type) -> type[nn.Module]:
-    return type(f"{brick.__name__}{layer.__name__}", (brick, layer), {"__doc__": brick.__doc__})
+    return type(f"{brick.__name__}{layer.__name__}", (brick, layer), {"__doc__": brick.__doc__, "without_brick": layer})

@@ -45,18 +45,35 @@ class Layout:
         if self.fsdp is not None:
             shard(model, blocks, self.mesh["dp"], self.fsdp)
 
+    @property
+    def sharing(self) -> distributed.ProcessGroup | None:
+        """The ranks that share this rank's model by tensor parallelism; None if it is alone."""
+        names = self.mesh.mesh_dim_names or ()
+        return self.mesh["tp"].get_group() if "tp" in names and self.mesh["tp"].size() > 1 else None
+
     def agreed(self, values: torch.Tensor) -> torch.Tensor:
         """The values that the first of those ranks has that share this rank's model.
 
         Args:
             values: numbers on the CPU.
         """
-        names = self.mesh.mesh_dim_names or ()
-        if "tp" not in names or self.mesh["tp"].size() == 1:
+        if self.sharing is None:
             return values
         shared = values.to(self.device)
-        distributed.broadcast(shared, group=self.mesh["tp"].get_group(), group_src=0)
+        distributed.broadcast(shared, group=self.sharing, group_src=0)
         return shared.cpu()
+
+    def all_wish(self, wish: bool) -> bool:
+        """Whether all ranks that share this rank's model wish something; all get the same answer.
+
+        Args:
+            wish: what this rank wishes.
+        """
+        if self.sharing is None:
+            return wish
+        votes = torch.tensor(int(wish), device=self.device)
+        distributed.all_reduce(votes, op=distributed.ReduceOp.MIN, group=self.sharing)
+        return bool(votes)
 
     def check_untying(self, name: str, source: str) -> None:
         """Refuse to give a parameter, tied by the configuration, values of its own where FSDP cannot.

@@ -8,7 +8,7 @@ distributed checkpoints see one kind of parameter. The layers compute with the l
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import Replicate, Shard
 
 from flagai.errors import ConfigError
 from flagai.parallel.bricks import (
@@ -23,6 +23,7 @@ from flagai.parallel.bricks import (
     become,
 )
 from flagai.parallel.plan import STYLES, Plan, style
+from flagai.parallel.shards import as_parameter, distributed_tensor
 
 _BRICKS: dict[str, type[Brick]] = {"column": Local, "row": Row, "vocab": Vocabulary, "table": Local, "copy": Local}
 
@@ -38,19 +39,21 @@ def cut(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
     Raises:
         ConfigError: heads or features cannot be shared out evenly; the model is as it was.
     """
+    modules = dict(model.named_modules())
     styles = {
-        name: style(plan, name) for name, module in model.named_modules() if any(True for _ in module.parameters(False))
+        name: style(plan, name)
+        for name, module in modules.items()
+        if any(True for _ in module.parameters(recurse=False))
     }
-    _check(model, styles, mesh.size())
+    _check(model, modules, styles, mesh.size())
     group = Group(mesh, mesh.get_group())
     placed: dict[int, nn.Parameter] = {}
     for name, kind in styles.items():
-        module = model.get_submodule(name)
-        _place_parameters(module, kind, mesh, placed)
-        become(module, _brick(module, kind), group)
+        _place_parameters(modules[name], kind, mesh, placed)
+        become(modules[name], _brick(modules[name], kind), group)
     entrances = {name.rpartition(".")[0] for name, kind in styles.items() if kind == "column"}
     for name in entrances:
-        become(model.get_submodule(name), Entrance, group)
+        become(modules[name], Entrance, group)
 
 
 def keep_logits_sharded(model: nn.Module, keep: bool = True) -> None:
@@ -78,33 +81,32 @@ def _place_parameters(module: nn.Module, kind: str, mesh: DeviceMesh, placed: di
     for leaf, parameter in list(module.named_parameters(recurse=False)):
         if id(parameter) not in placed:
             values = _distributed(parameter.detach(), STYLES[kind].get(leaf), mesh)
-            placed[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+            placed[id(parameter)] = as_parameter(values, parameter.requires_grad)
         setattr(module, leaf, placed[id(parameter)])
 
 
-def _distributed(tensor: torch.Tensor, dimension: int | None, mesh: DeviceMesh) -> DTensor:
+def _distributed(tensor: torch.Tensor, dimension: int | None, mesh: DeviceMesh) -> torch.Tensor:
     """This rank's part of a tensor that all ranks have, as a distributed tensor; nothing is communicated."""
-    part, placement = tensor, [Replicate() if dimension is None else Shard(dimension)]
+    part, placement = tensor, (Replicate() if dimension is None else Shard(dimension),)
     if dimension is not None:
         each = -(-tensor.shape[dimension] // mesh.size())  # as torch cuts: the last parts may be smaller
         begin = mesh.get_local_rank() * each
         part = tensor.narrow(dimension, begin, min(each, tensor.shape[dimension] - begin)).contiguous()
-    return DTensor.from_local(part, mesh, placement, run_check=False, shape=tensor.shape, stride=tensor.stride())
+    return distributed_tensor(part, mesh, placement, tensor.shape, tensor.stride())
 
 
-def _check(model: nn.Module, styles: dict[str, str], degree: int) -> None:
+def _check(model: nn.Module, modules: dict[str, nn.Module], styles: dict[str, str], degree: int) -> None:
     """Refuse degrees that would cut through a head, or leave a rank without tokens."""
     for name, kind in styles.items():
         for leaf, dimension in STYLES[kind].items():
-            parameter = getattr(model.get_submodule(name), leaf, None)
+            parameter = getattr(modules[name], leaf, None)
             if parameter is None:
                 continue
             extent = parameter.shape[dimension]
             if kind == "vocab":
                 _check_vocabulary(model, extent, degree)
                 continue
-            owner = model.get_submodule(name.rpartition(".")[0])
-            unit = getattr(owner, "head_dim", 1)
+            unit = getattr(modules[name.rpartition(".")[0]], "head_dim", 1)
             if extent // unit % degree:
                 what = "attention heads" if unit > 1 or kind == "table" else "inner features"
                 raise _refusal(model, f"{extent // unit} {what} ({name})", extent // unit, degree)

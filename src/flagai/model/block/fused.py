@@ -16,6 +16,7 @@ from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.static_cache import StaticCache
+from flagai.parallel.shards import is_sharded, local, plain_type
 
 
 class FusedPreNorm:
@@ -54,9 +55,20 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
     blocks = getattr(getattr(model, "model", model), "blocks", None)
     if blocks is None:
         return faster_t5_blocks(model, rows)
-    if not isinstance(blocks, BlockStack) or rows > MOST_ROWS or not all(_fits(block) for block in blocks):
+    found = list(blocks) if isinstance(blocks, BlockStack) else []
+    fits = bool(found) and rows <= MOST_ROWS and all(_fits(block) for block in found)
+    if model.layout is not None and model.layout.sharing is not None:
+        return _joint(model.layout, found, fits)
+    return [FusedPreNorm(block) for block in found] if fits else ()
+
+
+def _joint(layout: Any, blocks: list[nn.Module], fits: bool) -> Sequence[Callable[..., torch.Tensor]]:
+    """The same for ranks that share a model, who use the kernels together or not at all."""
+    if not layout.all_wish(fits):
         return ()
-    return [FusedPreNorm(block) for block in blocks]
+    from flagai.model.block.joint import joint_blocks
+
+    return joint_blocks(blocks, layout, cast(Any, blocks[0]).norm1.weight.numel())
 
 
 def _fits(block: nn.Module) -> bool:
@@ -64,16 +76,17 @@ def _fits(block: nn.Module) -> bool:
     if not isinstance(block, PreNormBlock) or type(block).forward is not PreNormBlock.forward:
         return False
     attention, feed_forward = block.attention, block.feed_forward
-    if type(attention) is not Attention or type(feed_forward) is not FeedForward or block.cross_attention is not None:
+    if plain_type(attention) is not Attention or plain_type(feed_forward) is not FeedForward:
         return False
-    linear = (attention.q, attention.k, attention.v, attention.out, feed_forward.up, feed_forward.down)
+    linear: tuple[Any, ...] = (attention.q, attention.k, attention.v, attention.out, feed_forward.up, feed_forward.down)
     norms = (block.norm1, block.norm2)
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in block.modules())
     return (
         not hooked
+        and block.cross_attention is None
         and feed_forward.activation_name in ACTIVATIONS
-        and all(type(layer) is Linear and layer.bias is not None for layer in linear)
-        and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
+        and all(plain_type(layer) is Linear and layer.bias is not None for layer in linear)
+        and all(plain_type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
         and all(layer.in_features <= WIDEST for layer in linear)
         and attention.head_dim <= 256
         and _plain(list(block.parameters()))
@@ -84,6 +97,8 @@ def _plain(parameters: list[nn.Parameter]) -> bool:
     """Whether parameters are ordinary ones, of one type that the kernels take, in one piece."""
     first = parameters[0]
     return usable(first.device, first.dtype) and all(
-        type(parameter) is nn.Parameter and parameter.dtype is first.dtype and parameter.is_contiguous()
+        (type(parameter) is nn.Parameter or is_sharded(parameter))
+        and parameter.dtype is first.dtype
+        and local(parameter).is_contiguous()
         for parameter in parameters
     )

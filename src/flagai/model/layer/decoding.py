@@ -188,7 +188,7 @@ class Slots:
 
 
 def project(
-    tokens: torch.Tensor, norm: nn.LayerNorm, query: nn.Linear, key: nn.Linear, value: nn.Linear, slots: Slots
+    tokens: torch.Tensor, norm: nn.LayerNorm | None, query: nn.Linear, key: nn.Linear, value: nn.Linear, slots: Slots
 ) -> torch.Tensor:
     """Normalise tokens, write their keys and values into the cache, and return their queries.
 
@@ -196,7 +196,7 @@ def project(
 
     Args:
         tokens: contiguous, [M, K], where token b * W + w is lane w of text b.
-        norm: applied to the tokens first.
+        norm: applied to the tokens first; None if they are normalised.
         query: [N, K]
         key: [N, K]
         value: [N, K]
@@ -212,7 +212,7 @@ def project(
     tiling = Tiling.of(outputs if count > 1 else 3 * outputs, size, count)
     out = tokens.new_empty(count, outputs)
     projection_kernel[(3 * -(-outputs // tiling.rows),)](
-        _normed(tokens, norm, early=True),
+        tokens if norm is None else _normed(tokens, norm, early=True),
         *(layer.weight for layer in (query, key, value)),
         *(layer.bias for layer in (query, key, value)),
         out,

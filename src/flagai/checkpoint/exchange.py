@@ -1,0 +1,95 @@
+"""Matrices cut between the numbers of a row of the file: ranks read whole rows, and swap what belongs to others.
+
+A rank that holds some columns would read a piece of each row: small pieces, or all bytes as often as there are ranks.
+Instead, each of n ranks reads an n-th of the rows in long pieces, into the memory in which its columns will be, as
+large. Then they swap, one matrix after the other: between devices that is ten times as fast as the reading, and each
+byte of the file is read once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+from torch.distributed import ProcessGroup
+
+from flagai.checkpoint.pieces import Move
+from flagai.errors import CheckpointError
+from flagai.parallel.shards import Cut
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One matrix of a group of ranks.
+
+    Args:
+        source: the rows of the file that belong to the group; the nearer dimension is the one that is cut.
+        target: the memory of this rank's columns.
+        cut: who shares the matrix.
+    """
+
+    source: torch.Tensor
+    target: torch.Tensor
+    cut: Cut
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """The memory of the target as the rows that this rank reads, [rows of the file / n, columns of the file]."""
+        return self.target.view(-1).view(self.source.shape[1 - self.cut.dimension] // self.cut.count, -1)
+
+    def read(self) -> Move:
+        """What this rank reads."""
+        outer = 1 - self.cut.dimension
+        each = self.source.shape[outer] // self.cut.count
+        mine = self.source.narrow(outer, self.cut.index * each, each)
+        return Move(mine, self.rows if outer == 0 else self.rows.T)
+
+    def run(self) -> None:
+        """Swap; all ranks of the group do it at once, for the same matrices in the same order."""
+        read, count = self.rows, self.cut.count
+        parts = read.view(len(read), count, -1).transpose(0, 1).contiguous()  # [for whom, rows, columns]
+        in_order = self.cut.dimension == 1
+        got = self.target.view_as(parts) if in_order else torch.empty_like(parts)
+        distributed.all_to_all_single(got.view(torch.uint8), parts.view(torch.uint8), group=self.cut.ranks)
+        if not in_order:
+            self.target.copy_(got.flatten(0, 1).T)
+
+
+def swap_of(source: torch.Tensor, target: torch.Tensor, window: Sequence[slice], cut: Cut) -> Swap | None:
+    """The swap that fills a target; None where its window is a piece of the file, or cannot be shared out evenly.
+
+    The answer depends on shapes only, so all ranks of a group have the same.
+
+    Args:
+        source: the whole matrix, as a view of the file.
+        target: this rank's part, on its device; contiguous.
+        window: which part of the whole it is.
+        cut: the group along one of the dimensions.
+    """
+    if source.dim() != 2 or source.stride(cut.dimension) >= source.stride(1 - cut.dimension):
+        return None
+    outer = 1 - cut.dimension
+    rows = source.narrow(outer, window[outer].start, window[outer].stop - window[outer].start)
+    if any(extent % cut.count for extent in rows.shape):
+        return None
+    return Swap(rows, target, cut)
+
+
+def agree(groups: Sequence[ProcessGroup], device: torch.device, failure: BaseException | None) -> None:
+    """Go on only if all ranks have read their parts: who waited for one that has given up would wait for ever.
+
+    Args:
+        groups: those who will swap.
+        device: where they do.
+        failure: what this rank met.
+
+    Raises:
+        CheckpointError: another rank failed.
+    """
+    for group in groups:
+        failed = torch.tensor(int(failure is not None), device=device)
+        distributed.all_reduce(failed, op=distributed.ReduceOp.MAX, group=group)
+        if failure is None and failed.item():
+            failure = CheckpointError("Another process could not read its part of the weights; see its message.")
+    if failure is not None:
+        raise failure

@@ -1,0 +1,112 @@
+"""Two processes compute a step's blocks together through memory that both write, and get what one process gets."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flagai.generation import generate, static
+from flagai.model.block import fused, joint
+from flagai.model.layer.joint import Meeting, Part, joint_product, joint_product_reference
+from flagai.parallel.inbox import Inbox
+from flagai.parallel.world import make_mesh
+from tests.generation.writers import PLAIN, Writer, lively
+from tests.parallel.comparing import SHARED
+from tests.parallel.ranks import on_ranks
+
+pytestmark = pytest.mark.usefixtures("device")  # reads kernels for the interpreter
+
+
+def inboxes(count: int, room: int) -> list[Inbox]:
+    """Inboxes in memory that processes share once they have forked: at the same addresses."""
+    words = [torch.zeros(2, count, room, dtype=torch.int64).share_memory_() for _ in range(count)]
+    places = torch.tensor([each.data_ptr() for each in words])
+    return [Inbox(each, places, torch.zeros(1, dtype=torch.int64), rank) for rank, each in enumerate(words)]
+
+
+# -- one product --------------------------------------------------------------------------------------------------
+
+
+def several_sums(boxes: list[Inbox] | None, tokens: int, dtype: torch.dtype) -> list[Any]:
+    mesh = make_mesh(tp=2)
+    rank, group = mesh.get_local_rank(), mesh.get_group()
+    meeting = Meeting(group, None if boxes is None else boxes[rank])
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(40).to(dtype)
+    nn.init.normal_(norm.weight)
+    bias, residual = torch.randn(40).to(dtype), torch.randn(tokens, 40).to(dtype)
+    torch.manual_seed(1 + rank)
+    part = Part(nn.Linear(24, 40, bias=False).to(dtype), bias)
+    found = []
+    for number in range(5):
+        with torch.inference_mode():
+            hidden = torch.randn(tokens, 24).to(dtype)
+            asked = norm if number % 2 else None
+            got = joint_product(hidden, part, meeting, number, residual=residual, norm=asked)
+            wanted = joint_product_reference(hidden, part, meeting, residual=residual, norm=asked)
+        for ours, theirs in zip(got, wanted, strict=True):
+            assert ours.dtype == dtype
+            torch.testing.assert_close(ours.float(), theirs.float(), atol=0.02, rtol=0.02)
+        found += [tensor.tolist() for tensor in got]
+        residual = got[0]
+    return found
+
+
+@pytest.mark.parametrize("way", ["inbox", "group"])
+@pytest.mark.parametrize(("tokens", "dtype"), [(1, torch.float16), (3, torch.float16), (16, torch.float32)], ids=str)
+def test_sums_of_two_ranks(tokens: int, dtype: torch.dtype, way: str) -> None:
+    first, second = on_ranks(2, several_sums, inboxes(2, 16 * 40) if way == "inbox" else None, tokens, dtype)
+    assert first == second, "bit for bit, or ranks part ways"
+
+
+# -- all of it ----------------------------------------------------------------------------------------------------
+
+# Few and short: the interpreter runs a kernel's operations one by one.
+OPTIONS: dict[str, dict[str, Any]] = {"greedy": {}, "beams": {"num_beams": 2, "stop_ids": ()}}
+
+
+class Again:
+    """A recorder that does the work again: a tape sees no kernels of the interpreter."""
+
+    def rehearse(self, work: Callable[[], None]) -> None:
+        work()
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
+
+def answers(model: Any) -> dict[str, Any]:
+    writing = Writer(model, PLAIN[:1])
+    return {
+        name: generate(model, writing.prompts, writing.decoding(**options, max_new_tokens=5))
+        for name, options in OPTIONS.items()
+    }
+
+
+def written(folder: Path, boxes: list[Inbox] | None) -> dict[str, Any]:
+    mesh = make_mesh(tp=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static, "recorder_for", lambda _: Again())
+        patch.setattr(static, "can_record", lambda _: True)
+        patch.setattr(fused, "usable", lambda *_: True)
+        patch.setattr(joint, "connect", lambda *_: None if boxes is None else boxes[mesh.get_local_rank()])
+        model = type(lively("GLMModel")).from_pretrained(folder, mesh=mesh)
+        found = answers(model)
+        assert all(step.cache.faster for step in static.steps_of(model)._ready)
+    return found
+
+
+@pytest.mark.parametrize("way", ["inbox", "group"])
+def test_two_ranks_write_with_kernels_what_one_writes(tmp_path: Path, way: str) -> None:
+    model = lively("GLMModel", **SHARED["glm"], spell_length=None)
+    model.save_pretrained(tmp_path)
+    expected = answers(model)
+    for found in on_ranks(2, written, tmp_path, inboxes(2, 16 * 16) if way == "inbox" else None):
+        for search, wanted in expected.items():
+            for ours, theirs in zip(found[search], wanted, strict=True):
+                assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs], search
+                scores = [answer.score for answer in theirs]
+                assert [answer.score for answer in ours] == pytest.approx(scores, abs=1e-3)
