@@ -10,10 +10,11 @@ from flagai.model.block.residual import PreNormBlock
 from flagai.model.block.stack import BlockStack
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, WIDEST, Slots, attend_slots, product, project, usable
+from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, attend_slots, fits, product, project, usable
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
+from flagai.model.layer.quantized import QuantizedLinear
 from flagai.model.layer.static_cache import StaticCache
 
 
@@ -69,12 +70,18 @@ def _fits(block: nn.Module) -> bool:
     return (
         not hooked
         and feed_forward.activation_name in ACTIVATIONS
-        and all(type(layer) is Linear and layer.bias is not None for layer in linear)
+        and len({(type(layer), getattr(layer, "bits", None)) for layer in linear}) == 1
+        and all(type(layer) in (Linear, QuantizedLinear) and layer.bias is not None for layer in linear)
         and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
-        and all(layer.in_features <= WIDEST for layer in linear)
+        and all(fits(layer) for layer in linear)
         and attention.head_dim <= 256
-        and _plain(list(block.parameters()))
+        and _plain([parameter for parameter in block.parameters() if not _is_quantised(parameter, linear)])
     )
+
+
+def _is_quantised(parameter: nn.Parameter, layers: Sequence[nn.Module]) -> bool:
+    quantised = (layer for layer in layers if type(layer) is QuantizedLinear)
+    return any(parameter is layer.weight or parameter is layer.weight_scale for layer in quantised)
 
 
 def _plain(parameters: list[nn.Parameter]) -> bool:
