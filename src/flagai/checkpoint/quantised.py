@@ -1,7 +1,11 @@
-"""Weights of eight bits: a matrix as int8, each row with a scale, half the size of float16.
+"""Weights of eight and of four bits: a half and a quarter of the size of float16.
 
-A file holds ``name`` as int8, [rows, ...], and ``name.scale`` as float32, [rows]; a row's values are its numbers times
-its scale. They are widened when the file is opened, so nothing else knows about them.
+Of eight bits, a file holds ``name`` as int8, [rows, ...], and ``name.scale`` as float32, [rows]; a row's values are its
+numbers times its scale. Of four bits, it holds ``name`` as int32, [rows, columns / 8], and ``name.scale`` as int32, [rows,
+groups]: neighbours in a row share a step and a least value, two bfloat16 in one word of the scale (the step in the low
+half); a value is its number, 0 to 15, times the step, plus the least. Of a group's numbers, the i-th word holds every
+``group / 8``-th from the i-th on, the first in the lowest bits: so neighbouring numbers come from the same bits of
+neighbouring words, and are unpacked together. A model that is not quantised gets them widened when the file is opened.
 """
 
 from collections.abc import Mapping
@@ -18,6 +22,92 @@ _LARGEST = 127
 _FEWEST = 4096
 
 
+# Numbers that share a step in four bits: as many as divide a row, so that large rows get large groups.
+GROUPS = (128, 64, 32)
+_IN_WORD = 8
+_MOST = 15
+# How far a group's ends are drawn in to make the steps smaller; the one with the least error is taken.
+_DRAWN_IN = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+# Values that are quantised at once: temporary tensors stay small beside the model.
+_AT_ONCE = 1 << 24
+
+
+def eight_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix as int8, and each row's scale.
+
+    Args:
+        matrix: [rows, columns], of any floating-point type.
+
+    Shape:
+        -> [rows, columns] int8; [rows] float32
+    """
+    rows = matrix.float()
+    scale = (rows.abs().amax(1) / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+    return (rows / scale[:, None]).round().to(torch.int8), scale
+
+
+def group_of(columns: int) -> int | None:
+    """How many numbers of a row share a step in four bits; None if such rows cannot be packed."""
+    return next((group for group in GROUPS if columns % group == 0), None)
+
+
+def four_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix as words of eight numbers, and each group's step and least value.
+
+    Args:
+        matrix: [rows, columns], of any floating-point type; 32 must divide the columns.
+
+    Shape:
+        -> [rows, columns / 8] int32; [rows, groups] int32
+    """
+    parts = matrix.split(max(1, _AT_ONCE // matrix.shape[1]))
+    words, scale = zip(*(_four_bits(part.float()) for part in parts), strict=True)
+    return torch.cat(words), torch.cat(scale)
+
+
+def _four_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    group = group_of(matrix.shape[1])
+    if group is None:
+        raise ValueError(f"{matrix.shape[1]} columns cannot be cut into groups of {GROUPS}")
+    groups = matrix.unflatten(1, (-1, group))
+    lowest, highest = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
+    best = torch.full_like(lowest, torch.inf)
+    step, least = torch.zeros_like(lowest), torch.zeros_like(lowest)
+    for share in _DRAWN_IN:
+        width = ((highest - lowest) * (share / _MOST)).clamp(min=torch.finfo(torch.float32).tiny).bfloat16().float()
+        begin = ((highest + lowest - _MOST * width) / 2).bfloat16().float()
+        error = (_numbers(groups, width, begin) * width + begin - groups).square().sum(2, keepdim=True)
+        better = error < best
+        best, step, least = (
+            torch.where(better, new, old) for new, old in ((error, best), (width, step), (begin, least))
+        )
+    numbers = _numbers(groups, step, least).to(torch.int32).unflatten(2, (_IN_WORD, -1))
+    shifts = 4 * torch.arange(_IN_WORD, dtype=torch.int32, device=matrix.device)[:, None]
+    words = (numbers << shifts).sum(2, dtype=torch.int32).flatten(1)
+    pairs = torch.cat([step, least], dim=2).bfloat16().view(torch.int32)
+    return words, pairs.flatten(1)
+
+
+def _numbers(groups: torch.Tensor, step: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
+    return ((groups - least) / step).round().clamp(0, _MOST)
+
+
+def widen(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The values of a quantised tensor, in float32.
+
+    Args:
+        numbers: int8, or words of four bits.
+        scale: as :func:`eight_bits` or :func:`four_bits` gives it.
+    """
+    if numbers.dtype == torch.int8:
+        return numbers.float() * scale.float().view(-1, *[1] * (numbers.dim() - 1))
+    step, least = scale.contiguous().view(torch.bfloat16).float().unflatten(1, (-1, 2)).unbind(2)
+    shifts = 4 * torch.arange(_IN_WORD, dtype=torch.int32, device=numbers.device)[:, None]
+    words = numbers.unflatten(1, (scale.shape[1], 1, -1))
+    values = ((words >> shifts) & _MOST).flatten(2)
+    return (values * step[:, :, None] + least[:, :, None]).flatten(1)
+
+
 def quantised(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Matrices as int8 with their scales; everything else as it is.
 
@@ -29,10 +119,7 @@ def quantised(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if tensor.dim() != 2 or tensor.numel() < _FEWEST:
             found[name] = tensor
             continue
-        rows = tensor.float()
-        scale = (rows.abs().amax(1) / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
-        found[name] = (rows / scale[:, None]).round().to(torch.int8)
-        found[name + _SCALE] = scale
+        found[name], found[name + _SCALE] = eight_bits(tensor)
     return found
 
 

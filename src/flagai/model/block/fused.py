@@ -11,10 +11,11 @@ from flagai.model.block.residual import PreNormBlock
 from flagai.model.block.stack import BlockStack
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, WIDEST, Slots, attend_slots, product, project, usable
+from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, attend_slots, fits, product, project, usable
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
+from flagai.model.layer.quantized import QuantizedLinear
 from flagai.model.layer.static_cache import StaticCache
 from flagai.parallel.shards import is_sharded, local, plain_type
 
@@ -85,12 +86,18 @@ def _fits(block: nn.Module) -> bool:
         not hooked
         and block.cross_attention is None
         and feed_forward.activation_name in ACTIVATIONS
-        and all(plain_type(layer) is Linear and layer.bias is not None for layer in linear)
+        and len({(plain_type(layer), getattr(layer, "bits", None)) for layer in linear}) == 1
+        and all(plain_type(layer) in (Linear, QuantizedLinear) and layer.bias is not None for layer in linear)
         and all(plain_type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
-        and all(layer.in_features <= WIDEST for layer in linear)
+        and all(fits(layer) for layer in linear)
         and attention.head_dim <= 256
-        and _plain(list(block.parameters()))
+        and _plain([parameter for parameter in block.parameters() if not _is_quantised(parameter, linear)])
     )
+
+
+def _is_quantised(parameter: nn.Parameter, layers: Sequence[nn.Module]) -> bool:
+    quantised = (layer for layer in layers if type(layer) is QuantizedLinear)
+    return any(parameter is layer.weight or parameter is layer.weight_scale for layer in quantised)
 
 
 def _plain(parameters: list[nn.Parameter]) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.model.layer.activation import activation
+from flagai.model.layer.quantized import QuantizedLinear
 
 # More tokens than this are better served by torch's products.
 MOST_ROWS = 16
@@ -73,6 +74,12 @@ def usable(device: torch.device, dtype: torch.dtype) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def fits(layer: nn.Linear | QuantizedLinear) -> bool:
+    """Whether a layer is of a size that the kernels compute."""
+    # Threads read 16 bytes at a time.
+    return layer.in_features <= WIDEST and (type(layer) is not QuantizedLinear or layer.in_features % 32 == 0)
+
+
 @cache
 def _early(device: torch.device, wanted: bool = True) -> dict[str, Any]:
     """The launch option with which kernels start before their predecessors end, where there is one."""
@@ -87,7 +94,7 @@ def _early(device: torch.device, wanted: bool = True) -> dict[str, Any]:
 
 def product(
     tokens: torch.Tensor,
-    layer: nn.Linear,
+    layer: nn.Linear | QuantizedLinear,
     *,
     norm: nn.LayerNorm | None = None,
     activation_name: str | None = None,
@@ -109,6 +116,10 @@ def product(
     Shape:
         -> [M, N]
     """
+    if isinstance(layer, QuantizedLinear):
+        from flagai.model.layer.decoding_quantized import quantized_product
+
+        return quantized_product(tokens, layer, norm=norm, activation_name=activation_name, residual=residual)
     from flagai.model.layer.triton_kernels import product_kernel
 
     (count, size), matrix = tokens.shape, layer.weight
@@ -205,6 +216,10 @@ def project(
     Shape:
         -> [M, N]
     """
+    if isinstance(query, QuantizedLinear):
+        from flagai.model.layer.decoding_quantized import quantized_project
+
+        return quantized_project(tokens, norm, (query, key, value), slots)
     from flagai.model.layer.triton_kernels import projection_kernel
 
     count, size = tokens.shape

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from flagai.model.layer.activation import activation
-from flagai.model.layer.linear import Linear, activated
+from flagai.model.layer.linear import Linear, activated, type_of
 
 
 class Float32InHalf(Linear):
@@ -54,7 +54,7 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]."""
-        inner = activated(self.up, hidden, self.activation_name).to(self.down.weight.dtype)
+        inner = activated(self.up, hidden, self.activation_name).to(type_of(self.down))
         return self.down(self.dropout(inner))
 
 
@@ -93,6 +93,6 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]; the product is formed in the last layer's type, where it cannot overflow."""
-        dtype = self.down.weight.dtype
+        dtype = type_of(self.down)
         inner = activated(self.gate, hidden, self.activation_name).to(dtype) * self.value(hidden).to(dtype)
         return self.down(self.dropout(inner))

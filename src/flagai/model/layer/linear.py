@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.model.layer.activation import activation
+from flagai.model.layer.quantized import QuantizedLinear
 
 # Activations that oneDNN applies while the product is still in the cache: its name and its algorithm for each.
 _FUSED = {
@@ -69,6 +70,11 @@ class Linear(nn.Linear):
 
 def activated(layer: nn.Module, hidden: torch.Tensor, activation_name: str) -> torch.Tensor:
     """A layer and its activation; the layer may be one that was put in place of ours and knows no activation."""
-    if isinstance(layer, Linear):
+    if isinstance(layer, (Linear, QuantizedLinear)):
         return layer(hidden, activation_name)
     return activation(activation_name)(layer(hidden))
+
+
+def type_of(layer: nn.Module) -> torch.dtype:
+    """The type of the numbers that a layer takes and gives."""
+    return layer.dtype if isinstance(layer, QuantizedLinear) else layer.weight.dtype

@@ -1,0 +1,362 @@
+"""Kernels with weights of eight and four bits on one GPU: correct, how fast with which tiling, and a whole GLM-10b.
+
+    PYTHONPATH=src:. python benchmarks/_decode_quantized.py [--only check,tune,many,peers,block,glm] [--out FILE]
+
+It chooses nothing by itself: the best tilings are put into ``flagai.model.layer.decoding_quantized`` by hand. Kernels are
+compiled by many processes first; everything is printed as it is found, and what fails is a result.
+"""
+
+import argparse
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks._decode_kernels import copy_bandwidth, replayed
+from flagai.model.layer.decoding import Slots, Tiling, attend_slots, product_reference, project_reference
+from flagai.model.layer.decoding_quantized import FEW, quantized_product, quantized_project, tiling_of
+from flagai.model.layer.quantized import QuantizedLinear
+
+_HALF = torch.bfloat16
+# name: (outputs, inputs, normed, activation, residual)
+SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {
+    "qkv": (12288, 4096, True, None, False),
+    "out": (4096, 4096, False, None, True),
+    "up": (16384, 4096, True, "gelu_new", False),
+    "down": (4096, 16384, False, None, True),
+}
+# (bits, inputs) -> (rows, warps): one token, whole rows in registers.
+FEW_TILINGS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
+    (4, 4096): ((4, 1), (8, 1), (4, 2), (8, 2), (16, 2), (4, 4), (8, 4), (16, 4)),
+    (4, 16384): ((2, 4), (4, 4), (8, 4), (2, 8), (4, 8), (8, 8), (4, 16), (8, 16)),
+    (8, 4096): ((2, 1), (4, 1), (4, 2), (8, 2), (4, 4), (8, 4), (16, 4), (8, 8), (16, 8)),
+    (8, 16384): ((1, 4), (2, 4), (4, 4), (2, 8), (4, 8), (8, 8), (2, 16), (4, 16)),
+}
+# bits -> (rows, columns, warps, stages): tensor cores.
+MANY_TILINGS: dict[int, tuple[tuple[int, int, int, int], ...]] = {
+    4: ((16, 32, 4, 4), (32, 32, 4, 4), (16, 64, 4, 4), (32, 64, 4, 3), (64, 32, 4, 4), (32, 64, 4, 4), (16, 64, 2, 4)),
+    8: ((16, 128, 4, 6), (16, 256, 4, 5), (32, 128, 4, 5), (32, 256, 4, 4), (64, 128, 4, 4), (16, 512, 4, 3)),
+}
+FEW_OF_FOUR = {4096: ((4, 2), (4, 4), (8, 4)), 16384: ((4, 8), (2, 4), (4, 16))}
+_BYTES = 1 << 30
+_WORKERS = 14
+
+
+def layer(outputs: int, inputs: int, bits: int, seed: int = 0) -> QuantizedLinear:
+    """A layer with random numbers of a sensible size."""
+    with torch.device("cuda"):
+        made = QuantizedLinear(inputs, outputs, bits, bias=True, dtype=_HALF)
+        torch.manual_seed(seed)
+        if bits == 8:
+            made.weight.data.random_(-127, 128)
+            made.weight_scale.data.uniform_(1e-4, 3e-4)
+        else:
+            made.weight.data.random_(-(2**31), 2**31)
+            step = torch.empty(outputs, inputs // made.group).uniform_(2e-3, 4e-3)
+            pairs = torch.stack([step, -7.5 * step], 2).bfloat16()
+            made.weight_scale.data = pairs.view(torch.int32).flatten(1)
+        made.bias.data.normal_(std=0.02)  # type: ignore[union-attr]
+    return made
+
+
+def given(name: str, count: int) -> dict[str, Any]:
+    outputs, inputs, normed, activation, residual = SHAPES[name]
+    norm = nn.LayerNorm(inputs, device="cuda", dtype=_HALF) if normed else None
+    if norm is not None:
+        norm.weight.data.normal_(1, 0.3)
+        norm.bias.data.normal_(0, 0.3)
+    return {
+        "norm": norm,
+        "activation_name": activation,
+        "residual": torch.randn(count, outputs, device="cuda", dtype=_HALF) if residual else None,
+    }
+
+
+def ways(bits: int, tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every way of computing the products with so many tokens that is tried."""
+    for name, (_, inputs, normed, _, _) in SHAPES.items():
+        if tokens == 1:
+            for rows, warps in FEW_TILINGS[bits, inputs]:
+                tiling = Tiling(rows, inputs * bits // 128, warps)
+                for fuse in (True, False) if normed else (False,):
+                    yield name, {"tiling": tiling, "few": True, "fuse": fuse}
+            continue
+        if bits == 4 and tokens <= 4:
+            for rows, warps in FEW_OF_FOUR[inputs]:
+                yield name, {"tiling": Tiling(rows, inputs // 32, warps), "few": True, "fuse": False}
+        for numbers in MANY_TILINGS[bits]:
+            yield name, {"tiling": Tiling(*numbers), "few": False}
+
+
+def spoken(way: dict[str, Any]) -> str:
+    tiling = way["tiling"]
+    kind = "few" if way["few"] else f"many {tiling.columns}x{tiling.stages}"
+    return f"{kind} rows {tiling.rows} warps {tiling.warps}" + (" fused" if way.get("fuse") else "")
+
+
+@torch.inference_mode()
+def _compile(task: tuple[int, int, str, dict[str, Any]]) -> str | None:
+    bits, tokens, name, way = task
+    _, inputs, *_ = SHAPES[name]
+    try:
+        arguments = given(name, tokens)
+        if arguments["residual"] is not None:
+            arguments["residual"] = arguments["residual"][:, :256].contiguous()
+        x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
+        quantized_product(x, layer(256, inputs, bits), **arguments, **way)
+        torch.cuda.synchronize()
+    except Exception as error:  # noqa: BLE001 - it will fail again where it is looked at
+        return f"{bits} bits, {tokens} tokens, {name}, {spoken(way)}: {error!r}"[:300]
+    return None
+
+
+def compile_all(sets: list[tuple[int, int]]) -> dict[str, Any]:
+    """Fill Triton's cache on the disk with all processors."""
+    tasks = [(bits, tokens, name, way) for bits, tokens in sets for name, way in ways(bits, tokens)]
+    start = time.perf_counter()
+    workers = min(_WORKERS, os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        failures = [failure for failure in pool.map(_compile, tasks, chunksize=2) if failure]
+    return {"kernels": len(tasks), "seconds": round(time.perf_counter() - start, 1), "failures": failures[:6]}
+
+
+@torch.inference_mode()
+def tune(bits: int, tokens: int) -> dict[str, Any]:
+    """Microseconds and bandwidth of each way, best first."""
+    found: dict[str, Any] = {}
+    for name, (outputs, inputs, *_) in SHAPES.items():
+        layers = [layer(outputs, inputs, bits, seed) for seed in range(max(3, _BYTES * 8 // (bits * outputs * inputs)))]
+        size = layers[0].weight.nbytes + layers[0].weight_scale.nbytes
+        x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
+        arguments = given(name, tokens)
+        entries = []
+        for _, way in filter(lambda pair: pair[0] == name, ways(bits, tokens)):
+            try:
+                work = partial(_each, layers, x, arguments | way)
+                seconds = replayed(work, rounds=5) / len(layers)
+                entries.append((round(1e6 * seconds, 2), f"{size / seconds / 1e12:.2f} TB/s", spoken(way)))
+            except Exception as error:  # noqa: BLE001 - one failure must not end the run
+                entries.append((1e9, "failed", spoken(way) + ": " + repr(error)[:200]))
+        found[name] = [" ".join(map(str, entry)) for entry in sorted(entries)]
+        del layers
+        torch.cuda.empty_cache()
+    return found
+
+
+def _each(layers: list[QuantizedLinear], x: torch.Tensor, arguments: dict[str, Any]) -> None:
+    for each in layers:
+        quantized_product(x, each, **arguments)
+
+
+@torch.inference_mode()
+def check(bits: int) -> dict[str, Any]:
+    """The largest difference from the exact result, in shares of its largest number, beside torch's in bfloat16."""
+    found: dict[str, Any] = {}
+    sizes = ((4096, 4096), (512, 16384), (70, 160), (33, 768), (2304, 1024))
+    for outputs, inputs in sizes:
+        made = layer(outputs, inputs, bits)
+        exact, plain = (_widened(made, dtype) for dtype in (torch.float64, _HALF))
+        for count in (1, 2, 4, 5, 16):
+            x = torch.randn(count, inputs, device="cuda", dtype=_HALF) + 0.5
+            residual = torch.randn(count, outputs, device="cuda", dtype=_HALF)
+            norm = nn.LayerNorm(inputs, device="cuda", dtype=_HALF)
+            norm.weight.data.normal_(1, 0.3)
+            norm.bias.data.normal_(0, 0.3)
+            for label, extra in (
+                ("residual", {"residual": residual}),
+                ("norm", {"norm": norm, "activation_name": "gelu_new"}),
+            ):
+                wanted = product_reference(x.double(), exact, **_doubled(extra))
+                torchs = product_reference(x, plain, **extra)
+                scale = wanted.abs().max()
+                for few in (True, False) if count <= 4 else (False,):
+                    for fuse in (True, False) if few and label == "norm" else (False,):
+                        try:
+                            tiling = tiling_of(made, 1) if few else tiling_of(made, 16)
+                            got = quantized_product(x, made, **extra, few=few, fuse=fuse, tiling=tiling)
+                            shares = [float((each.double() - wanted).abs().max() / scale) for each in (got, torchs)]
+                        except Exception as error:  # noqa: BLE001
+                            found[f"{outputs}x{inputs} {count} {label} few {few}"] = repr(error)[:200]
+                            continue
+                        if not shares[0] < 2 * shares[1] + 2e-3:
+                            found[f"{outputs}x{inputs} {count} {label} few {few} fuse {fuse}"] = shares
+    found["projection"] = [_check_projection(bits, lanes) for lanes in (1, 4)]
+    return found
+
+
+def _widened(made: QuantizedLinear, dtype: torch.dtype) -> nn.Linear:
+    plain = nn.Linear(made.in_features, made.out_features, device="cuda", dtype=dtype)
+    plain.weight.data = made.widened(torch.float32).to(dtype)
+    plain.bias.data = made.bias.data.to(dtype)  # type: ignore[union-attr]
+    return plain
+
+
+def _doubled(extra: dict[str, Any]) -> dict[str, Any]:
+    found = dict(extra)
+    if "residual" in found:
+        found["residual"] = found["residual"].double()
+    if "norm" in found:
+        norm = nn.LayerNorm(len(found["norm"].weight), device="cuda", dtype=torch.float64)
+        norm.load_state_dict({name: value.double() for name, value in found["norm"].state_dict().items()})
+        found["norm"] = norm
+    return found
+
+
+@torch.inference_mode()
+def _check_projection(bits: int, lanes: int) -> list[float]:
+    torch.manual_seed(0)
+    layers = tuple(layer(320, 320, bits, seed) for seed in range(3))
+    norm = nn.LayerNorm(320, device="cuda", dtype=_HALF)
+    tokens = torch.randn(2 * lanes, 320, device="cuda", dtype=_HALF)
+    buffers = torch.randn(2, 2, 5, 96, 64, device="cuda", dtype=_HALF)
+    now = torch.arange(lanes, device="cuda") + 30
+    ours, theirs = (Slots(*buffers.clone(), now) for _ in range(2))
+    query = quantized_project(tokens, norm, layers, ours)  # type: ignore[arg-type]
+    wanted = project_reference(tokens, norm, *(_widened(each, _HALF) for each in layers), theirs)
+    pairs = ((query, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values))
+    return [round(float((got - plain).abs().max()), 4) for got, plain in pairs]
+
+
+@torch.inference_mode()
+def peers() -> dict[str, Any]:
+    """Torch's own kernels for small weights, where they run."""
+    found: dict[str, Any] = {}
+    for name, (outputs, inputs, *_) in SHAPES.items():
+        for tokens in (1, 4):
+            x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
+            count = max(3, 2 * _BYTES // (outputs * inputs))
+            for way, make in (("int4pack", _torch_four), ("int8pack", _torch_eight)):
+                try:
+                    layers = [make(outputs, inputs) for _ in range(count)]
+                    seconds = replayed(lambda x=x, layers=layers: [each(x) for each in layers] and None, 5) / count
+                    found[f"{name} {tokens} {way}"] = f"{1e6 * seconds:.2f} us"
+                except Exception as error:  # noqa: BLE001
+                    found[f"{name} {tokens} {way}"] = repr(error)[:120]
+                layers = []
+            torch.cuda.empty_cache()
+    return found
+
+
+def _torch_four(outputs: int, inputs: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    packed = torch.randint(0, 256, (outputs, inputs // 2), dtype=torch.uint8, device="cuda")
+    tiles = torch._convert_weight_to_int4pack(packed, 8)
+    scales = torch.rand(inputs // 128, outputs, 2, device="cuda", dtype=_HALF)
+    return lambda x: torch._weight_int4pack_mm(x, tiles, 128, scales)
+
+
+def _torch_eight(outputs: int, inputs: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    matrix = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device="cuda")
+    scales = torch.rand(outputs, device="cuda", dtype=_HALF)
+    return lambda x: torch._weight_int8pack_mm(x, matrix, scales)
+
+
+@torch.inference_mode()
+def block(bits: int, lanes: int) -> dict[str, Any]:
+    """Microseconds of a whole block of GLM-10b in a chain of 16, with the tilings that the library takes."""
+    blocks = [
+        {name: layer(*size, bits, seed) for name, size in (("q", (4096, 4096)), ("k", (4096, 4096)), ("v", (4096, 4096)),
+         ("out", (4096, 4096)), ("up", (16384, 4096)), ("down", (4096, 16384)))}
+        for seed in range(16)
+    ]  # fmt: skip
+    norm = nn.LayerNorm(4096, device="cuda", dtype=_HALF)
+    keys = torch.randn(1, 64, 256, 64, device="cuda", dtype=_HALF)
+    slots = Slots(keys, keys.clone(), torch.arange(100, 100 + lanes, device="cuda"))
+    seen = (torch.arange(256, device="cuda") < 100 + lanes).expand(1, lanes, -1).contiguous()
+    tokens = torch.randn(lanes, 4096, device="cuda", dtype=_HALF)
+    weights = sum(each.weight.nbytes + each.weight_scale.nbytes for each in blocks[0].values())
+
+    def chain(attention: bool, **options: Any) -> None:
+        hidden = tokens
+        for each in blocks:
+            query = quantized_project(hidden, norm, (each["q"], each["k"], each["v"]), slots, **options)
+            attended = attend_slots(query, slots, seen, None) if attention else query
+            hidden = quantized_product(attended, each["out"], residual=hidden, **options)
+            inner = quantized_product(hidden, each["up"], norm=norm, activation_name="gelu_new", **options)
+            hidden = quantized_product(inner, each["down"], residual=hidden, **options)
+
+    found: dict[str, Any] = {"MB": round(weights / 1e6, 1)}
+    for label, options in (
+        ("norms fused", {}),
+        ("norms apart", {"fuse": False}),
+        ("norms fused, not early", {"early": False}),
+        ("norms fused, without attention", {"attention": False}),
+    ):
+        try:
+            seconds = replayed(partial(chain, **{"attention": True, **options})) / len(blocks)
+            found[label] = f"{1e6 * seconds:.2f} us, {weights / seconds / 1e12:.2f} TB/s"
+        except Exception as error:  # noqa: BLE001
+            found[label] = repr(error)[:200]
+    return found
+
+
+def glm() -> dict[str, Any]:
+    """GLM-10b's shape, greedily and with 4 beams, in bfloat16 and quantised."""
+    from benchmarks.decode import GLM_10B, made, profile, prompt, speeds
+    from flagai.model.glm_model import GLMModel
+    from flagai.model.quantized import quantize
+
+    found: dict[str, Any] = {}
+    text = [prompt(32, 50000)]
+    for how in (None, "int8", "int4"):
+        model = made(GLMModel, GLM_10B)
+        entry: dict[str, Any] = {}
+        try:
+            if how is not None:
+                start = time.perf_counter()
+                quantize(model, how)
+                torch.cuda.synchronize()
+                entry["seconds to quantise"] = round(time.perf_counter() - start, 2)
+            entry["GB"] = round(sum(parameter.nbytes for parameter in model.parameters()) / 1e9, 2)
+            entry["greedy"] = speeds(model, text, 32, 160, rounds=2)
+            entry["beams 4"] = speeds(model, text, 32, 96, rounds=1, num_beams=4)
+            if how is not None:
+                entry["profile"] = profile(model, text)[:9]
+        except Exception:  # noqa: BLE001
+            entry["error"] = traceback.format_exc()[-700:]
+        found[str(how)] = entry
+        print(how, json.dumps(entry), flush=True)
+        del model
+        torch.cuda.empty_cache()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="check,tune,many,peers,block,glm")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    items: dict[str, Callable[[], Any]] = {
+        "copy TB/s": lambda: round(copy_bandwidth() / 1e12, 3),
+        "check": lambda: {bits: check(bits) for bits in (4, 8)},
+        "tune": lambda: {"compiled": compile_all([(4, 1), (8, 1)]), 4: tune(4, 1), 8: tune(8, 1)},
+        "block": lambda: {f"{bits} bits, {lanes} lanes": block(bits, lanes) for bits in (4, 8) for lanes in (1, 4)},
+        "glm": glm,
+        "many": lambda: {"compiled": compile_all([(4, 4), (8, 4)]), 4: tune(4, 4), 8: tune(8, 4)},
+        "peers": peers,
+    }
+    report: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "few": FEW}
+    began = time.perf_counter()
+    for name, work in items.items():
+        if name.split()[0] != "copy" and name not in options.only.split(","):
+            continue
+        try:
+            report[name] = work()
+        except Exception:  # noqa: BLE001 - one failure must not end the run
+            report[name] = traceback.format_exc()[-1500:]
+        print(f"== {name}, {time.perf_counter() - began:.0f} s in all", flush=True)
+        print(json.dumps(report[name], indent=1), flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

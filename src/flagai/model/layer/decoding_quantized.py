@@ -1,0 +1,195 @@
+"""The products of a decoding step with weights of eight and four bits; what they compute: :mod:`.decoding`."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, Tiling, _early, fits, usable
+
+if TYPE_CHECKING:
+    from flagai.model.layer.quantized import QuantizedLinear
+
+# Tokens that are computed without tensor cores.
+FEW = {8: 1, 4: 1}
+
+
+def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
+    """Whether the kernels compute a product."""
+    return (
+        0 < tokens <= MOST_ROWS
+        and usable(hidden.device, hidden.dtype)
+        and fits(layer)
+        and not (torch.is_grad_enabled() and hidden.requires_grad)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def tiling_of(layer: "QuantizedLinear", tokens: int, matrices: int = 1) -> Tiling:
+    """How a product is cut into programs.
+
+    Args:
+        layer: the layer.
+        tokens: how many tokens it meets.
+        matrices: how many such layers are computed at once.
+    """
+    if tokens <= FEW[layer.bits]:
+        units = _power(layer.in_features * layer.bits // 128)
+        rows = max(1, 2048 // units)
+        while rows > 1 and layer.out_features * matrices // rows < 256:
+            rows //= 2
+        return Tiling(rows, units, min(8, max(1, units // 32)))
+    return Tiling(32, 128 if layer.bits == 8 else 32, 4, 4)
+
+
+def _power(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def quantized_product(
+    tokens: torch.Tensor,
+    layer: "QuantizedLinear",
+    *,
+    norm: nn.LayerNorm | None = None,
+    activation_name: str | None = None,
+    residual: torch.Tensor | None = None,
+    tiling: Tiling | None = None,
+    few: bool | None = None,
+    early: bool = True,
+    fuse: bool = True,
+) -> torch.Tensor:
+    """See :func:`flagai.model.layer.decoding.product`.
+
+    Args:
+        tokens: contiguous, [M, K].
+        layer: the layer, [N, K].
+        norm: applied to the tokens first.
+        activation_name: applied to the result.
+        residual: added in the end, [M, N].
+        tiling: how to cut the work.
+        few: whether to compute without tensor cores.
+        early: whether to start before the kernel before has ended, where that is possible.
+        fuse: whether the product's kernel normalises.
+
+    Shape:
+        -> [M, N]
+    """
+    from flagai.model.layer.triton_quantized import quantized_product_kernel
+
+    count, size = tokens.shape
+    few = count <= FEW[layer.bits] if few is None else few
+    tiling = tiling or tiling_of(layer, count)
+    tokens, norm = _normed(tokens, norm, few and fuse, early)
+    out = tokens.new_empty(count, layer.out_features)
+    quantized_product_kernel[(-(-layer.out_features // tiling.rows),)](
+        tokens,
+        *_norm_arguments(tokens, norm),
+        _numbers(layer, few),
+        layer.weight_scale,
+        tokens if layer.bias is None else layer.bias,
+        tokens if residual is None else residual,
+        out,
+        layer.out_features,
+        ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
+        BIAS=layer.bias is not None,
+        RESIDUAL=residual is not None,
+        **_common(layer, count, tiling, few, norm),
+        **_early(tokens.device, early),
+    )
+    return out
+
+
+def quantized_project(
+    tokens: torch.Tensor,
+    norm: nn.LayerNorm,
+    layers: "tuple[QuantizedLinear, QuantizedLinear, QuantizedLinear]",
+    slots: Slots,
+    *,
+    tiling: Tiling | None = None,
+    few: bool | None = None,
+    early: bool = True,
+    fuse: bool = True,
+) -> torch.Tensor:
+    """See :func:`flagai.model.layer.decoding.project`.
+
+    Args:
+        tokens: contiguous, [M, K], where token b * W + w is lane w of text b.
+        norm: applied to the tokens first.
+        layers: for queries, keys and values, [N, K].
+        slots: the cache.
+        tiling: how to cut the work.
+        few: whether to compute without tensor cores.
+        early: whether to start before the kernel before has ended, where that is possible.
+        fuse: whether the projection's kernel normalises.
+
+    Shape:
+        -> [M, N]
+    """
+    from flagai.model.layer.triton_quantized import quantized_projection_kernel
+
+    count, layer = len(tokens), layers[0]
+    few = count <= FEW[layer.bits] if few is None else few
+    tiling = tiling or tiling_of(layer, count, matrices=3)
+    tokens, wanted = _normed(tokens, norm, few and fuse, early)
+    out = tokens.new_empty(count, layer.out_features)
+    quantized_projection_kernel[(3 * -(-layer.out_features // tiling.rows),)](
+        tokens,
+        *_norm_arguments(tokens, wanted),
+        *(_numbers(each, few) for each in layers),
+        *(each.weight_scale for each in layers),
+        *(each.bias for each in layers),
+        out,
+        slots.keys,
+        slots.values,
+        slots.now,
+        layer.out_features,
+        slots.keys.shape[2],
+        LANES=len(slots.now),
+        D=slots.keys.shape[3],
+        **_common(layer, count, tiling, few, wanted),
+        **_early(tokens.device, early),
+    )
+    return out
+
+
+def _normed(
+    tokens: torch.Tensor, norm: nn.LayerNorm | None, fuse: bool, early: bool
+) -> tuple[torch.Tensor, nn.LayerNorm | None]:
+    """Tokens and the norm that the product's kernel shall apply to them."""
+    if norm is None or fuse:
+        return tokens, norm
+    from flagai.model.layer.decoding import _normed
+
+    return _normed(tokens, norm, early), None
+
+
+def _norm_arguments(tokens: torch.Tensor, norm: nn.LayerNorm | None) -> tuple[torch.Tensor, torch.Tensor, float]:
+    return (tokens, tokens, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
+
+
+def _numbers(layer: "QuantizedLinear", few: bool) -> torch.Tensor:
+    """The matrix as the kernel reads it: words, or for tensor cores single bytes."""
+    return layer.weight.view(torch.int32) if few else layer.weight
+
+
+def _common(
+    layer: "QuantizedLinear", count: int, tiling: Tiling, few: bool, norm: nn.LayerNorm | None
+) -> dict[str, Any]:
+    from triton.runtime.jit import JITFunction
+
+    from flagai.model.layer.triton_quantized import quantized_product_kernel
+
+    return {
+        "K": layer.in_features,
+        "G": layer.group,
+        "BITS": layer.bits,
+        "M": count,
+        "MP": 16,
+        "BN": tiling.rows,
+        "BK": tiling.columns,
+        "FEW": few,
+        "NORM": norm is not None,
+        "ASM": isinstance(quantized_product_kernel, JITFunction),
+        "num_warps": tiling.warps,
+        "num_stages": tiling.stages,
+    }

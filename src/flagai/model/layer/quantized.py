@@ -1,0 +1,130 @@
+"""Linear layers whose weights have eight or four bits; everything else computes as ever."""
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flagai.checkpoint.quantised import eight_bits, four_bits, group_of, widen
+from flagai.errors import InputError
+from flagai.model.layer.activation import activation
+
+# Names that users give, and the bits of a weight.
+BITS = {"int8": 8, "int4": 4}
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer whose matrix is kept in eight or four bits, and widened where it is used.
+
+    Steps with few tokens on a GPU read the small numbers themselves; many tokens meet a widened matrix. It cannot be
+    trained.
+
+    Args:
+        inputs: size of the input.
+        outputs: size of the output.
+        bits: 8 (int8, a scale for each row) or 4 (words of eight, a step and a least value for each group).
+        bias: whether there is a bias.
+        dtype: the type of the results' numbers.
+        wide: keep float32 where the rest of the model becomes float16.
+
+    Source:
+        The formats: :mod:`flagai.checkpoint.quantised`.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, bits: int, *, bias: bool, dtype: torch.dtype, wide: bool = False
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.bits, self.wide = inputs, outputs, bits, wide
+        self.group = inputs if bits == 8 else (group_of(inputs) or 0)
+        if not self.group:
+            raise InputError(f"A matrix with {inputs} columns cannot have four bits: 32 does not divide it.")
+        if bits == 8:
+            weight, scale = torch.empty(outputs, inputs, dtype=torch.int8), torch.empty(outputs)
+        else:
+            weight = torch.empty(outputs, inputs // 8, dtype=torch.int32)
+            scale = torch.empty(outputs, inputs // self.group, dtype=torch.int32)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.weight_scale = nn.Parameter(scale, requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype), requires_grad=False) if bias else None
+        # Holds nothing but the type, and follows the model's.
+        self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
+        self.training = False
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, layer: nn.Linear, bits: int, *, wide: bool = False, device: torch.device | None = None) -> Self:
+        """The quantised form of a layer.
+
+        Args:
+            layer: the layer; it stays as it is.
+            bits: 8 or 4.
+            wide: keep float32 where the rest of the model becomes float16.
+            device: where the new one shall be, and is computed; default where the layer is.
+        """
+        device = layer.weight.device if device is None else device
+        with torch.device("meta"):
+            made = cls(
+                layer.in_features, layer.out_features, bits, bias=layer.bias is not None, dtype=layer.weight.dtype,
+                wide=wide,
+            )  # fmt: skip
+        if device.type != "meta":
+            matrix = layer.weight.detach().to(device)
+            numbers, scale = (eight_bits if bits == 8 else four_bits)(matrix)
+            made.weight = nn.Parameter(numbers, requires_grad=False)
+            made.weight_scale = nn.Parameter(scale, requires_grad=False)
+            made._like = torch.empty(0, dtype=layer.weight.dtype, device=device)
+            if layer.bias is not None:
+                made.bias = nn.Parameter(layer.bias.detach().to(device), requires_grad=False)
+        return made
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the results' numbers."""
+        return self._like.dtype
+
+    def train(self, mode: bool = True) -> Self:
+        """See :class:`torch.nn.Module`.
+
+        Raises:
+            InputError: it shall be trained.
+        """
+        if mode:
+            raise InputError("Quantised weights cannot be trained. Load the model without quantize=.")
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move, and change the type of the results; the numbers and their scales keep theirs."""
+        scale = self.weight_scale.dtype
+        if self.bits == 8:  # as whole numbers, so that no type is given up on the way
+            self.weight_scale = nn.Parameter(self.weight_scale.view(torch.int32), requires_grad=False)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.weight_scale = nn.Parameter(self.weight_scale.view(scale), requires_grad=False)
+        if self.wide and self.dtype is torch.float16:
+            super()._apply(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def widened(self, dtype: torch.dtype) -> torch.Tensor:
+        """The matrix, [out, in]."""
+        return widen(self.weight, self.weight_scale).to(dtype)
+
+    def forward(self, hidden: torch.Tensor, activation_name: str | None = None) -> torch.Tensor:
+        """[..., in] -> [..., out], activated if an activation is named."""
+        product = self._product(hidden)
+        return product if activation_name is None else activation(activation_name)(product)
+
+    def _product(self, hidden: torch.Tensor) -> torch.Tensor:
+        from flagai.model.layer import decoding_quantized as kernels
+
+        tokens = hidden.numel() // self.in_features
+        if kernels.suits(self, hidden, tokens):
+            flat = hidden.reshape(tokens, self.in_features)
+            return kernels.quantized_product(flat, self).view(*hidden.shape[:-1], self.out_features)
+        return F.linear(hidden, self.widened(hidden.dtype), self.bias)
+
+    def extra_repr(self) -> str:
+        """See :class:`torch.nn.Module`."""
+        group = f", group={self.group}" if self.bits == 4 else ""
+        return f"{self.in_features}, {self.out_features}, bits={self.bits}{group}, bias={self.bias is not None}"
