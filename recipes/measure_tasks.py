@@ -38,13 +38,13 @@ Row = dict[str, Any]
 Test = Callable[[Predictor, Sequence[Row], "Item", Path], dict[str, float]]
 
 
-def by_objective(run: Predictor, test: Sequence[Row], item: "Item", folder: Path) -> dict[str, float]:
+def by_objective(run: Predictor, _: Sequence[Row], item: "Item", folder: Path) -> dict[str, float]:
     """The measures that the task's training reports too: accuracy, or precision, recall and F1 of entities."""
     train, held_out = read_records(folder / "train.jsonl"), read_records(folder / "test.jsonl")
     return objective_for(item.task, "bert", train, item.recipe).measure(run, held_out)
 
 
-def by_expected_score(run: Predictor, test: Sequence[Row], item: "Item", folder: Path) -> dict[str, float]:
+def by_expected_score(run: Predictor, test: Sequence[Row], item: "Item", _: Path) -> dict[str, float]:
     """The rank correlation of the expected class with what people said."""
     pairs = [[row["text1"], row["text2"]] for row in test]
     chances = run.class_probabilities(pairs, item.recipe.max_length).float().cpu()
@@ -52,7 +52,7 @@ def by_expected_score(run: Predictor, test: Sequence[Row], item: "Item", folder:
     return {"spearman": spearman(expected.tolist(), [row["score"] for row in test])}
 
 
-def by_titles(run: Predictor, test: Sequence[Row], item: "Item", folder: Path) -> dict[str, float]:
+def by_titles(run: Predictor, test: Sequence[Row], item: "Item", _: Path) -> dict[str, float]:
     """ROUGE-L on characters of titles by beam search, beside the beginning of the text."""
     mean = sum(len(row["title"]) for row in test) // len(test)
     found: list[float] = []
@@ -112,7 +112,7 @@ ITEMS = {
     ),
     "msra-globalpointer": Item("ner-gp", "zh_ner", replace(_TAGGING, epochs=6), by_objective, "msra"),
 }
-_SMOKE = 24
+_SMOKE = 48
 
 
 def parts(name: str, item: Item, data: Path, folder: Path, smoke: bool) -> list[Row]:
