@@ -10,6 +10,7 @@ everything runs.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import sys
@@ -130,10 +131,8 @@ def ours(task: str, rows: list[dict[str, Any]], shape: Shape, device: str, *, co
     with tempfile.TemporaryDirectory() as folder:
         parts = Parts(model, tokenizer, objective, records, records[:8], recipe, packing=True)
         trainer = Trainer(parts, accelerator, Path(folder) / "out", {}, watch)
-        try:
+        with contextlib.suppress(EnoughError):
             trainer.fit()
-        except EnoughError:
-            pass
     first = trainer.steps // EPOCHS + SKIPPED
     begin = next(mark for mark in marks if mark[0] >= min(first, trainer.steps - 2))
     return _result(marks[-1][1] - begin[1], marks[-1][2] - begin[2], marks[-1][0] - begin[0])
@@ -261,7 +260,7 @@ def measure(task: str, shape: Shape, device: str, peak: float | None) -> dict[st
             entry["teraflops"] = rate / 1e12
             if peak is not None:
                 entry |= {"mfu": rate / PEAK, "mfu_of_measured_peak": rate / peak}
-        except Exception as error:  # the other sides are still wanted
+        except Exception as error:  # noqa: BLE001 - the other sides are still wanted
             entry = {"error": repr(error)[:500], "trace": traceback.format_exc()[-1200:]}
         entry["seconds_in_all"] = time.perf_counter() - began
         found[name] = {key: round(value, 4) if isinstance(value, float) else value for key, value in entry.items()}

@@ -4,10 +4,10 @@
     python recipes/glm_mini_ch.py --data DIR --out SECOND --minutes 9.5 --start FIRST --rate 1e-3 --compile
 
 The first stage learns from scratch, the second goes on from its result (or from the shipped model) with far more
-titles and with tasks that teach to copy. The data folder holds ``poetry``, ``zh_title_csl`` and ``zh_title_law`` (train, valid and test as .jsonl.gz) and
-``poetry/pingze.json``. One GPU is enough; without one, ``--smoke`` runs everything in seconds on a small slice.
-The result is the model's folder with ``metrics.json`` and ``log.jsonl``; the model in it is the best by validation.
-The time limit counts from the start and includes the evaluation at the end.
+titles and with tasks that teach to copy. The data folder holds ``poetry``, ``zh_title_csl`` and ``zh_title_law``
+(train, valid and test as .jsonl.gz) and ``poetry/pingze.json``. One GPU is enough; without one, ``--smoke`` runs
+everything on a small slice. The result is the model's folder with ``metrics.json`` and ``log.jsonl``; the model in it
+is the best by validation. The time limit counts from the start and includes the evaluation at the end.
 """
 
 import argparse
