@@ -25,17 +25,28 @@ FIRST = {
     "text_echo": 0.0,
     "text_blank": 0.5,
 }
-SECOND = FIRST | {"poem_blank": 0.25, "title": 10.0, "text_recital": 2.0, "text_echo": 2.0, "text_blank": 3.0}
+SECOND = {
+    "poem": 0.7,
+    "poem_title": 0.1,
+    "poem_blank": 0.2,
+    "poem_recital": 0.7,
+    "title": 7.0,
+    "text_recital": 1.7,
+    "text_echo": 3.0,
+    "text_blank": 2.0,
+}
 # What of a text is asked for by which words before it: titles are mostly made of words of the text, and pairs of
 # texts and titles are too few to learn from them how to copy.
-RECITALS = ("首句：", "末句：", "要点：")
+RECITALS = ("首句：", "末句：", "要点：", "关键词：")
+# Lengths of the repeated words that stand for keywords, and how many are named.
+_KEYWORD_LENGTHS, _KEYWORDS = range(8, 2, -1), 2
 # Asks after a text for what follows some of its words.
 _ECHO = "续："
 _ECHO_WORDS = 2
 # How many of the characters of titles are their common words, which stay when a text is rewritten in others.
 _COMMON = 160
 # Shares of the examples whose characters are exchanged.
-_EXCHANGED = {"title": 0.6, "poem_recital": 0.5, "text_recital": 0.6, "text_echo": 0.9}
+_EXCHANGED = {"title": 0.7, "poem_recital": 0.5, "text_recital": 0.6, "text_echo": 0.9}
 # One poem of so many is recited.
 _RECITED = 6
 _LINE_END = frozenset("，。！？；")
@@ -118,17 +129,38 @@ def examples(tokenizer: Tokenizer, poems: Sequence[Record], articles: Sequence[R
 
 
 def recitals(tokenizer: Tokenizer, texts: Sequence[tuple[int, ...]], each: int) -> list[Example]:
-    """Texts and ``each`` of their clauses: the first, the last, and the one most like the rest of the text."""
+    """Texts and ``each`` of: the first clause, the last, the one most like the rest of the text, repeated words."""
     asked = _encode(tokenizer, RECITALS)
+    comma = tokenizer.encode("，")[0]
     found = []
     for number, text in enumerate(texts):
-        text = text[: LONGEST_SOURCE - 4]
+        text = text[: LONGEST_SOURCE - 6]
         clauses = [clause for clause in _clauses(tokenizer, text) if 2 < len(clause) <= LONGEST_TARGET]
         if clauses:
-            wanted = (clauses[0], clauses[-1], max(clauses, key=lambda clause: _likeness(clause, text)))
+            main = max(clauses, key=lambda clause: _likeness(clause, text))
+            wanted = (clauses[0], clauses[-1], main, _keywords(clauses, comma))
             kinds = [(number + place) % len(asked) for place in range(each)]
-            found += [Example(asked[kind] + text, wanted[kind]) for kind in kinds]
+            found += [Example(asked[kind] + text, wanted[kind]) for kind in kinds if wanted[kind]]
     return found
+
+
+def _keywords(clauses: Sequence[tuple[int, ...]], comma: int) -> tuple[int, ...]:
+    """The longest words that are repeated most, in their order."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    for clause in clauses:
+        for length in _KEYWORD_LENGTHS:
+            counts.update(clause[start : start + length] for start in range(len(clause) - length + 1))
+    repeated = {words: count for words, count in counts.items() if count > 1}  # by their first places
+    best = sorted(repeated, key=lambda words: -(repeated[words] - 1) * (len(words) - 1))
+    chosen: list[tuple[int, ...]] = []
+    for words in best:
+        if not any(set(words) & set(other) for other in chosen):
+            chosen.append(words)
+        if len(chosen) == _KEYWORDS:
+            break
+    places = {words: place for place, words in enumerate(repeated)}
+    ordered = sorted(chosen, key=places.__getitem__)
+    return tuple(token for words in ordered for token in (*words, comma))[:-1]
 
 
 def _clauses(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[int, ...]]:
@@ -189,8 +221,9 @@ class Rows:
         self, task: str, example: Example, chance: random.Random | None
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         source, target = example.source, example.target
-        if chance is not None and task in ("title", "text_echo") and chance.random() < 0.5:
-            source = _without_a_clause(self.tokenizer, source, chance)
+        if chance is not None and task in ("title", "text_echo"):
+            for _ in range(chance.randint(0, 3)):
+                source = _without_a_clause(self.tokenizer, source, chance)
         exchange = chance is not None and chance.random() < _EXCHANGED.get(task, 0.0)
         if exchange and chance is not None:
             source, target = self._exchanged(source, target, self.content if task == "title" else self.free, chance)
