@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from glm_mini_data import examples, fixed_batches
+from glm_mini_data import fixed_batches
+from glm_mini_tasks import Rows, examples
 from poem_rules import Collection
 
 from flagai.data.tokenizer import Tokenizer
@@ -71,10 +72,11 @@ def evaluate(
 def perplexities(model: GLMForSeq2Seq, tokenizer: Tokenizer, data: Data) -> dict[str, float]:
     """The perplexity per token, ends included, of every task on the test part."""
     tasks = examples(tokenizer, data["poems_test"], data["articles_test"])
+    rows = Rows(tokenizer, [example.target for example in tasks["title"]])
     found = {}
     for task, entries in tasks.items():
         total = count = 0.0
-        for arrays in fixed_batches(tokenizer, task, entries, 8192):
+        for arrays in fixed_batches(rows, task, entries, 8192):
             batch = {name: torch.from_numpy(array).to(model.device, torch.long) for name, array in arrays.items()}
             with torch.inference_mode():
                 loss = float(model(**batch)["loss"])

@@ -21,6 +21,7 @@ from flagai.model.predictor.predictor import Predictor
 from flagai.model.t5_model import T5Model
 from flagai.train import lora
 from flagai.train.card import write_card
+from flagai.train.compiled import compile_blocks
 from flagai.train.curve import write_curve
 from flagai.train.metrics import perplexity
 from flagai.train.needs import accelerate
@@ -168,6 +169,8 @@ def _parts(
     if recipe.lora_rank:
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
+    if recipe.compile:
+        compile_blocks(model)
     return Parts(model, loader.get_tokenizer(), objective, train, valid, recipe, packing)
 
 

@@ -30,6 +30,8 @@ class Recipe:
         lora_rank: train LoRA adapters of this rank instead of all parameters; 0: all parameters.
         checkpoint_activations: compute activations again in the backward pass, for less memory.
         packing: train BERT's encoders without padding (without dropout in attention); None: on GPUs.
+        compile: compile the blocks by torch.compile: slower to begin, faster from then on.
+        workers: processes that make batches beside this one; None: on GPUs as many as are useful.
         generated: how many titles or poems of the validation part are written for ROUGE at the end.
     """
 
@@ -50,6 +52,8 @@ class Recipe:
     lora_rank: int = 0
     checkpoint_activations: bool = False
     packing: bool | None = None
+    compile: bool = False
+    workers: int | None = None
     generated: int = 100
 
     def __post_init__(self) -> None:
@@ -61,7 +65,7 @@ class Recipe:
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule is {self.schedule!r}; known: {', '.join(SCHEDULES)}.")
         for name, lowest in _LOWEST.items():
-            if getattr(self, name) < lowest:
+            if (getattr(self, name) or 0) < lowest:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least {lowest}.")
         for name in ("warmup", "held_out"):
             if not 0 <= getattr(self, name) < 1:
@@ -92,5 +96,6 @@ _LOWEST = {
     "evaluate_every": 0,
     "patience": 0,
     "lora_rank": 0,
+    "workers": 0,
     "generated": 0,
 }

@@ -1,9 +1,10 @@
 """The training loop, on Hugging Face Accelerate: one process or many, any precision that its configuration names."""
 
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from flagai.data.prepare.batch import Batch
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
@@ -18,6 +20,7 @@ from flagai.model.layer import PackedRow
 from flagai.model.predictor.predictor import Predictor
 from flagai.train import lora
 from flagai.train.batches import batches, packed
+from flagai.train.feed import feed, workers_for
 from flagai.train.log import Entry, Log
 from flagai.train.objective import Objective, weight
 from flagai.train.recipe import Recipe
@@ -52,6 +55,21 @@ class Parts:
     packing: bool = False
 
 
+@dataclass(frozen=True)
+class _Open:
+    """A step whose loss the device may still be computing.
+
+    Args:
+        step: its number.
+        rate: its learning rate.
+        sums: its loss and its tokens, summed over the processes.
+    """
+
+    step: int
+    rate: float
+    sums: torch.Tensor
+
+
 class Trainer:
     """Trains a model and keeps the best one.
 
@@ -75,6 +93,8 @@ class Trainer:
         self.log = Log(out / "log.jsonl", writes=accelerator.is_main_process)
         self.states = States(out, accelerator, settings)
         self.progress = Progress()
+        self._open: _Open | None = None
+        self._clock = time.perf_counter()
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -86,13 +106,13 @@ class Trainer:
         """
         self.progress = self.states.load()
         self.log.begin(self.progress.step)
-        done = 0
+        done = self.progress.step
+        self._clock = time.perf_counter()
         for epoch, steps in enumerate(self.epochs):
-            for place, step in enumerate(steps):
-                done += 1
-                if done <= self.progress.step:
-                    continue
-                self._step(step, epoch)
+            todo, done = range(min(done, len(steps)), len(steps)), max(0, done - len(steps))
+            made = self._feed([steps[place] for place in todo], epoch)
+            for place in todo:
+                self._step([next(made) for _ in steps[place]])
                 every = self.recipe.evaluate_every
                 if (self.progress.step % every == 0) if every else place + 1 == len(steps):
                     self._evaluate()
@@ -100,42 +120,53 @@ class Trainer:
                         return self.progress
         if self.progress.step and self.recipe.evaluate_every and self.progress.step % self.recipe.evaluate_every:
             self._evaluate()
+        self._close()
         return self.progress
 
-    def _step(self, step: Step, epoch: int) -> None:
-        begin = time.perf_counter()
+    def _step(self, step: Sequence[Batch]) -> None:
         rate = self.recipe.rate(self.progress.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
         losses, tokens = [], 0
-        for number, indices in enumerate(step):
-            batch = self._batch([self.parts.train[index] for index in indices], self._seed(epoch, indices[0]))
-            tokens += batch["input_ids"].numel()
+        for number, made in enumerate(step):
+            tokens += made["input_ids"].numel()
+            batch = self._placed(made)
             last = number + 1 == len(step)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss = self.model(**batch)["loss"]
                 self.accelerator.backward(loss)
-            losses.append(loss.detach())
+            losses.append(loss.detach().float())
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        numbers = torch.tensor([tokens], device=self.accelerator.device)
-        mean = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))
-        tokens = int(self.accelerator.reduce(numbers, "sum"))
         self.progress.step += 1
-        self.progress.tokens += tokens
-        speed = tokens / (time.perf_counter() - begin)
-        self._tell({"step": self.progress.step, "loss": mean, "learning_rate": rate, "tokens_per_second": round(speed)})
-        if not math.isfinite(mean):
+        mean = torch.stack(losses).mean()
+        sums = self.accelerator.reduce(torch.stack([mean, torch.full_like(mean, tokens)]), "sum")
+        self._close()
+        self._open = _Open(self.progress.step, rate, sums)
+
+    def _close(self) -> None:
+        """Report the step before: by now the device is done with it, so that nobody waits."""
+        if self._open is None:
+            return
+        step, self._open = self._open, None
+        loss, tokens = step.sums.tolist()
+        loss /= self.accelerator.num_processes
+        self.progress.tokens += int(tokens)
+        now = time.perf_counter()
+        speed, self._clock = tokens / (now - self._clock), now
+        self._tell({"step": step.step, "loss": loss, "learning_rate": step.rate, "tokens_per_second": round(speed)})
+        if not math.isfinite(loss):
             raise InputError(
-                f"The loss is no number any more at step {self.progress.step}. Lower the learning rate "
+                f"The loss is no number any more at step {step.step}. Lower the learning rate "
                 f"({self.recipe.learning_rate}), or train in bf16 instead of fp16."
             )
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
+        self._close()
         found = {"valid_loss": self._loss()} | self._measures()
         metric = self.parts.objective.metric
         value = -found["valid_loss"] if metric == "-loss" else found[metric]
@@ -146,6 +177,7 @@ class Trainer:
             self._keep()
         self._tell({"step": self.progress.step, **found, "best": better})
         self.states.save(self.progress)
+        self._clock = time.perf_counter()
 
     @torch.no_grad()
     def _loss(self) -> float:
@@ -155,7 +187,7 @@ class Trainer:
         total = count = 0.0
         budget = _EVALUATION_FACTOR * self.recipe.batch_tokens
         for indices in batches(lengths, budget, 0, shuffled=False):
-            batch = self._batch([self.parts.valid[index] for index in indices], self.recipe.seed)
+            batch = self._placed(self._made(self.parts.valid, indices, self.recipe.seed))
             times = weight(batch)
             with self.accelerator.autocast():
                 total += float(self._bare()(**batch)["loss"]) * times
@@ -177,7 +209,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             cls = _own_class(self._bare())
             copy = cls.on_meta(self.parts.model.config)
-            copy.load_state_dict(lora.plain(state), assign=True)
+            plain = lora.plain(state)
+            for name in copy.optional:
+                if not any(key.startswith(f"{name}.") for key in plain):
+                    owner, _, leaf = name.rpartition(".")
+                    setattr(copy.get_submodule(owner), leaf, None)
+            copy.load_state_dict(plain, assign=True)
             copy.save_pretrained(self.out)
         if self.recipe.lora_rank:
             lora.unmerge(self._bare())
@@ -196,15 +233,22 @@ class Trainer:
     def _seed(self, epoch: int, number: int) -> int:
         return (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + number
 
-    def _batch(self, records: Sequence[Record], seed: int) -> dict[str, Any]:
-        made = self.parts.objective.batch(self.parts.tokenizer, records, seed)
-        lengths = None
-        if self.parts.packing:
-            made = packed(made)
-            lengths = PackedRow.of(made.pop("lengths"))
-        device = self.accelerator.device
-        batch: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in made.items()}
-        return batch if lengths is None else batch | {"lengths": lengths}
+    def _feed(self, steps: Sequence[Step], epoch: int) -> Iterator[Batch]:
+        """The batches of steps, one after the other."""
+        specs = [(indices, self._seed(epoch, indices[0])) for step in steps for indices in step]
+        workers = workers_for(self.accelerator.device, self.recipe.workers)
+        return feed(functools.partial(self._made, self.parts.train), specs, workers)
+
+    def _made(self, records: Sequence[Record], indices: Sequence[int], seed: int) -> Batch:
+        made = self.parts.objective.batch(self.parts.tokenizer, [records[index] for index in indices], seed)
+        return packed(made) if self.parts.packing else made
+
+    def _placed(self, made: Batch) -> dict[str, Any]:
+        """A batch on the device; the lengths of packed texts stay on the host."""
+        batch: dict[str, Any] = dict(made)
+        lengths = batch.pop("lengths", None)
+        batch = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+        return batch if lengths is None else batch | {"lengths": PackedRow.of(lengths)}
 
     def _tell(self, entry: Entry) -> None:
         self.log.add(entry)
@@ -224,7 +268,8 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in trained if parameter.dim() > 1]
     others = [parameter for parameter in trained if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate)
+    fused = all(parameter.is_cuda for parameter in trained)  # one kernel for all parameters
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=fused)
 
 
 def _own_class(model: BaseModel) -> type[BaseModel]:

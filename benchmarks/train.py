@@ -1,0 +1,302 @@
+"""Fine-tuning at BERT's base size on one GPU: flagai.train beside transformers' Trainer.
+
+    python benchmarks/train.py [--out FILE] [--layers 12] [--width 768]
+
+Both train the same shape from random weights in bf16 on the same texts: a tagger on sentences of newspapers' length,
+a classifier on reviews' length. Texts are of random characters; only their lengths matter. Speed is real tokens a
+second from the tenth step of the second epoch on; MFU counts the products of real tokens and nothing else, against
+the card's dense bf16 peak and against the best product that was measured here. Without a GPU, a tiny shape shows that
+everything runs.
+"""
+
+import argparse
+import contextlib
+import json
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from _measure import machine, versions
+
+from flagai.data.tokenizer import Tokenizer
+from flagai.model.bert_model import BertConfig, BertForClsClassifier, BertForSequenceLabeling
+from flagai.train.compiled import compile_blocks
+from flagai.train.objective import objective_for
+from flagai.train.recipe import Recipe
+from flagai.train.records import Record
+from flagai.train.trainer import Parts, Trainer
+
+VOCABULARY = Path(__file__).parent.parent / (
+    "packages/flagai-model-me5-small-bert-zh/src/flagai_model_me5_small_bert_zh/model"
+)
+# Dense bf16 of an H100 SXM, by its data sheet.
+PEAK = 989e12
+SKIPPED, EPOCHS = 10, 2
+# Median and spread (of a log-normal distribution) of the lengths, and the longest.
+LENGTHS = {"ner": (42, 0.55, 126), "classification": (70, 0.8, 382)}
+TAGS = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The model, and how much it reads.
+
+    Args:
+        layers: number of layers.
+        width: of the hidden states.
+        steps: of an epoch.
+        tokens: real tokens of a step.
+    """
+
+    layers: int
+    width: int
+    steps: int
+    tokens: int
+
+    def settings(self, classes: int) -> dict[str, Any]:
+        """BERT's configuration, which both libraries read."""
+        return {
+            "num_hidden_layers": self.layers,
+            "hidden_size": self.width,
+            "num_attention_heads": self.width // 64,
+            "intermediate_size": 4 * self.width,
+            "vocab_size": 21128,
+            "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+            "class_num": classes,
+            "attention_probs_dropout_prob": 0.0,
+        }
+
+    def work(self, lengths: list[int]) -> float:
+        """Operations of a training step for texts of these lengths: six per weight and token, and attention's."""
+        weights = self.layers * 12 * self.width**2
+        return float(sum(6 * weights * n + 12 * self.layers * self.width * n * n for n in lengths))
+
+
+class EnoughError(Exception):
+    """Ends a training when the last step is done."""
+
+
+def texts(task: str, shape: Shape) -> list[dict[str, Any]]:
+    """Rows of random characters of the task's lengths."""
+    chance = random.Random(1)
+    median, spread, longest = LENGTHS[task]
+    rows: list[dict[str, Any]] = []
+    total = 0
+    while total < shape.steps * shape.tokens:
+        count = min(longest, max(4, round(median * chance.lognormvariate(0, spread))))
+        text = "".join(chr(0x4E00 + chance.randrange(0x1000)) for _ in range(count))
+        tags = ["B-LOC", "I-LOC", *["O"] * (count - 2)]
+        rows.append({"text": text, "tags": tags} if task == "ner" else {"text": text, "label": chance.randrange(10)})
+        total += count + 2
+    return rows
+
+
+# -- ours ------------------------------------------------------------------------------------------------------
+
+
+def ours(task: str, rows: list[dict[str, Any]], shape: Shape, device: str, *, compiled: bool) -> dict[str, float]:
+    """Seconds and tokens of the steps that count."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # transformers' Trainer has set its own
+    tokenizer = Tokenizer.from_folder(VOCABULARY)
+    records = [Record(row, f"row {number}") for number, row in enumerate(rows)]
+    recipe = Recipe(
+        epochs=EPOCHS, batch_tokens=shape.tokens, max_length=384, evaluate_every=10**9, packing=True, compile=compiled
+    )
+    objective = objective_for(task, "bert", records, recipe)
+    cls = BertForSequenceLabeling if task == "ner" else BertForClsClassifier
+    model = cls(BertConfig.from_dict(shape.settings(len(objective.names()))))
+    model.init_weights()
+    model.to(device)
+    if compiled:
+        compile_blocks(model)
+    marks: list[tuple[int, float, int]] = []
+
+    def watch(entry: dict[str, Any]) -> None:
+        marks.append((entry["step"], time.perf_counter(), trainer.progress.tokens))
+        if entry["step"] == entry["steps"] - 1:  # the last one is reported with the evaluation
+            raise EnoughError
+
+    accelerator = Accelerator(mixed_precision="bf16")
+    with tempfile.TemporaryDirectory() as folder:
+        parts = Parts(model, tokenizer, objective, records, records[:8], recipe, packing=True)
+        trainer = Trainer(parts, accelerator, Path(folder) / "out", {}, watch)
+        with contextlib.suppress(EnoughError):
+            trainer.fit()
+    first = trainer.steps // EPOCHS + SKIPPED
+    begin = next(mark for mark in marks if mark[0] >= min(first, trainer.steps - 2))
+    return _result(marks[-1][1] - begin[1], marks[-1][2] - begin[2], marks[-1][0] - begin[0])
+
+
+# -- transformers ----------------------------------------------------------------------------------------------
+
+
+def theirs(task: str, rows: list[dict[str, Any]], shape: Shape, device: str, *, grouped: bool) -> dict[str, float]:
+    """Seconds and tokens of transformers' Trainer, with as many real tokens a step."""
+    import transformers
+
+    lengths = [len(row["text"]) + 2 for row in rows]
+    batch = max(1, round(shape.tokens * len(rows) / sum(lengths)))
+    marks: list[tuple[int, float]] = []
+
+    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            if device == "cuda" and state.global_step in (first, state.max_steps):
+                torch.cuda.synchronize()
+            marks.append((state.global_step, time.perf_counter()))
+
+    tokenizer = transformers.BertTokenizerFast(str(VOCABULARY / "vocab.txt"))
+    data, collator, model = _their_parts(task, rows, shape, tokenizer)
+    steps = len(rows) // batch
+    first = steps + SKIPPED
+    sampling: dict[str, Any] = {}
+    if grouped:
+        fields = transformers.TrainingArguments.__dataclass_fields__
+        named = "train_sampling_strategy" in fields
+        sampling = {"train_sampling_strategy": "group_by_length"} if named else {"group_by_length": True}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=batch,
+            num_train_epochs=EPOCHS,
+            bf16=device == "cuda",
+            use_cpu=device == "cpu",
+            learning_rate=5e-5,
+            optim="adamw_torch_fused" if device == "cuda" else "adamw_torch",
+            dataloader_num_workers=8 if device == "cuda" else 0,
+            dataloader_persistent_workers=device == "cuda",
+            dataloader_drop_last=True,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            **sampling,
+        )
+        trainer = transformers.Trainer(
+            model=model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[Clock()]
+        )
+        trainer.train()
+    begin = next(mark for mark in marks if mark[0] >= min(first, marks[-1][0] - 1))
+    count = marks[-1][0] - begin[0]
+    return _result(marks[-1][1] - begin[1], round(count * batch * sum(lengths) / len(rows)), count)
+
+
+def _their_parts(task: str, rows: list[dict[str, Any]], shape: Shape, tokenizer: Any) -> tuple[Any, Any, Any]:
+    import transformers
+
+    encoded = tokenizer([row["text"] for row in rows])["input_ids"]
+    classes = len(TAGS) if task == "ner" else 10
+    config = transformers.BertConfig(**shape.settings(classes), num_labels=classes)
+    if task == "ner":
+        labels = [[-100, *(TAGS.index(tag) for tag in row["tags"]), -100] for row in rows]
+        data = [
+            {"input_ids": ids, "labels": [*tags[: len(ids) - 1], -100][: len(ids)]}
+            for ids, tags in zip(encoded, labels, strict=True)
+        ]
+        return (
+            data,
+            transformers.DataCollatorForTokenClassification(tokenizer),
+            transformers.BertForTokenClassification(config),
+        )
+    data = [{"input_ids": ids, "label": row["label"]} for ids, row in zip(encoded, rows, strict=True)]
+    return (
+        data,
+        transformers.DataCollatorWithPadding(tokenizer),
+        transformers.BertForSequenceClassification(config),
+    )
+
+
+# -- the table -------------------------------------------------------------------------------------------------
+
+
+def _result(seconds: float, tokens: int, steps: int) -> dict[str, float]:
+    return {"seconds": seconds, "tokens": tokens, "steps": steps, "tokens_per_second": tokens / seconds}
+
+
+def best_product() -> float:
+    """Operations a second of the best of some large bf16 products."""
+    best = 0.0
+    for size in (4096, 8192):
+        one, other = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        for _ in range(3):
+            one @ other
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(10):
+            one @ other
+        end.record()
+        torch.cuda.synchronize()
+        best = max(best, 10 * 2 * size**3 / (start.elapsed_time(end) / 1000))
+    return best
+
+
+def measure(task: str, shape: Shape, device: str, peak: float | None) -> dict[str, Any]:
+    """Both sides of a task."""
+    rows = texts(task, shape)
+    lengths = [len(row["text"]) + 2 for row in rows]
+    per_token = shape.work(lengths) / sum(lengths)
+    sides: dict[str, Callable[[], dict[str, float]]] = {
+        "flagai, compiled": lambda: ours(task, rows, shape, device, compiled=device == "cuda"),
+        "flagai": lambda: ours(task, rows, shape, device, compiled=False),
+        "transformers": lambda: theirs(task, rows, shape, device, grouped=False),
+        "transformers, grouped by length": lambda: theirs(task, rows, shape, device, grouped=True),
+    }
+    found: dict[str, Any] = {"texts": len(rows), "mean_length": sum(lengths) / len(lengths)}
+    for name, side in sides.items():
+        began = time.perf_counter()
+        try:
+            entry: dict[str, Any] = side()
+            rate = entry["tokens_per_second"] * per_token
+            entry["teraflops"] = rate / 1e12
+            if peak is not None:
+                entry |= {"mfu": rate / PEAK, "mfu_of_measured_peak": rate / peak}
+        except Exception as error:  # noqa: BLE001 - the other sides are still wanted
+            entry = {"error": repr(error)[:500], "trace": traceback.format_exc()[-1200:]}
+        entry["seconds_in_all"] = time.perf_counter() - began
+        found[name] = {key: round(value, 4) if isinstance(value, float) else value for key, value in entry.items()}
+        print(task, name, json.dumps(found[name])[:700], flush=True)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--tokens", type=int, default=16384, help="real tokens of a step")
+    parser.add_argument("--steps", type=int, default=50, help="of an epoch")
+    parser.add_argument("--task", choices=LENGTHS, nargs="*", default=list(LENGTHS))
+    options = parser.parse_args()
+    cuda = torch.cuda.is_available()
+    base = (12, 768) if cuda else (2, 128)
+    shape = Shape(
+        options.layers or base[0],
+        options.width or base[1],
+        options.steps if cuda else SKIPPED + 4,
+        options.tokens if cuda else 512,
+    )
+    results: dict[str, Any] = {"machine": machine(), "versions": versions(), "shape": vars(shape)}
+    peak = None
+    if cuda:
+        results["gpu"], peak = torch.cuda.get_device_name(), best_product()
+        results["measured_product_teraflops"] = round(peak / 1e12, 1)
+    for task in options.task:
+        results[task] = measure(task, shape, "cuda" if cuda else "cpu", peak)
+        if options.out:
+            options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
