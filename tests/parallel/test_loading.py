@@ -1,5 +1,6 @@
 """Loading into shards: each rank reads its part, whatever the format; wrong meshes are refused."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,10 @@ import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
-from flagai.checkpoint import transfer
-from flagai.checkpoint.pages import extent
-from flagai.checkpoint.pieces import Move
+from flagai.checkpoint import pieces, transfer
+from flagai.checkpoint.pieces import Move, plan
 from flagai.checkpoint.reader import open_checkpoint
-from flagai.errors import ConfigError, InputError
+from flagai.errors import CheckpointError, ConfigError, InputError
 from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
@@ -259,45 +259,77 @@ def test_auto_shares_the_model_among_the_processes_of_a_machine(tmp_path: Path) 
 
 # -- swapping -----------------------------------------------------------------------------------------------------
 
+SAVED = [(name, layout) for name in FAMILIES for layout in ("flagai", "huggingface")]
 
-def swap(root: Path, dimensions: dict[str, int], layouts: list[str]) -> dict[str, tuple[int, int, int]]:
-    """Load as devices do; bytes asked for, bytes that moves read, and swaps, by family."""
+
+class Reader:
+    """Reads as a device's stream does: whole chunks of files, from which tensors are cut; notes the chunks."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[str, int, int]] = []
+        self.wanted = 0
+
+    def __call__(self, moves: list[Move]) -> None:
+        chunks, others = plan(moves, 1 << 20)
+        assert not others
+        for chunk in chunks:
+            begin = min(offset for offset, _ in chunk.moves)  # chunks begin at whole pages
+            self.chunks.append((chunk.file.name, chunk.begin + begin, chunk.end))
+            for _, move in chunk.moves:
+                move.target.copy_(move.source)
+                self.wanted += move.source.nbytes
+
+
+def swap(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, Any]]:
+    """Load matrices as devices do: the bytes that this rank wants, and the chunks that it reads, by checkpoint."""
     found = {}
-    for name in FAMILIES:
-        for layout in layouts:
-            folder = root / f"{name}-{layout}"
-            model = tiny.CLASSES[name]._spread(
-                tiny.CLASSES[name].config_class.from_json(folder / "config.json"),
-                read_layout(make_mesh(**dimensions), fsdp="dp" in dimensions, device=torch.device("cpu")),
-            )
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(transfer, "swaps_on", lambda _: True)
-                patch.setattr(transfer, "cast", spy := Spy())
-                asked = model.load_checkpoint(open_checkpoint(folder)).bytes_asked
-            holds(model, tiny.CLASSES[name].from_pretrain(folder))
-            found[f"{name}-{layout}"] = (asked, spy.read, spy.pieces)
+    layout = read_layout(make_mesh(**dimensions), fsdp="dp" in dimensions, device=torch.device("cpu"))
+    for name, written in SAVED:
+        folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
+        model = kind._spread(kind.config_class.from_json(folder / "config.json"), layout)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transfer, "swaps_on", lambda _: True)
+            patch.setattr(transfer, "cast", reader := Reader())
+            patch.setattr(pieces, "_GAP", 0)  # these files are smaller than the gaps that are read over
+            model.load_checkpoint(open_checkpoint(folder))
+        holds(model, kind.from_pretrain(folder))
+        found[folder.name] = (reader.wanted, reader.chunks)
     return found
 
 
-class Spy:
-    """Copies, and counts bytes and pieces of the file that were read."""
-
-    def __init__(self) -> None:
-        self.read = self.pieces = 0
-
-    def __call__(self, moves: list[Move]) -> None:
-        for move in moves:
-            move.target.copy_(move.source)
-            self.read += move.source.nbytes
-            begin, end = extent(move.source)
-            self.pieces += end - begin > move.source.nbytes
-
-
-@pytest.mark.parametrize("dimensions", [{"tp": 2}, {"tp": 4}, {"dp": 2, "tp": 2}], ids=str)
-def test_ranks_read_rows_and_swap_columns(tmp_path: Path, dimensions: dict[str, int]) -> None:
-    layouts = ["flagai", "huggingface"]
-    for name in FAMILIES:
+@pytest.mark.parametrize("dimensions", [{"tp": 2}, {"tp": 4}, {"dp": 2, "tp": 1}, {"dp": 2, "tp": 2}], ids=str)
+def test_a_node_reads_each_byte_once_and_its_ranks_swap(tmp_path: Path, dimensions: dict[str, int]) -> None:
+    """Matrices that ranks cut into columns are read in rows: in long pieces, and no byte twice."""
+    for name, layout in SAVED:
         model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
-        for layout in layouts:
-            model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
-    ranks = on_ranks(dimensions.get("dp", 1) * dimensions["tp"], swap, tmp_path, dimensions, layouts)
+        model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
+    count = dimensions.get("dp", 1) * dimensions["tp"]
+    ranks = on_ranks(count, swap, tmp_path, dimensions)
+    for folder in ranks[0]:
+        chunks = sorted(chunk for rank in ranks for chunk in rank[folder][1])
+        # As many as their moves want: every piece is one piece of the file.
+        assert sum(end - begin for _, begin, end in chunks) == sum(rank[folder][0] for rank in ranks), folder
+        for (file, _, end), (following, begin, _) in itertools.pairwise(chunks):
+            assert file != following or end <= begin, f"{folder}: byte {begin} is read twice"
+
+
+def fail_on_one(folder: Path) -> str:
+    mesh = make_mesh(tp=2)
+
+    def broken(moves: list[Move]) -> None:
+        if mesh.get_local_rank() == 1:
+            raise CheckpointError("the disk of rank 1 is broken")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "swaps_on", lambda _: True)
+        patch.setattr(transfer, "cast", broken)
+        with pytest.raises(CheckpointError) as caught:
+            GLMModel.from_pretrain(folder, mesh=mesh)
+    return str(caught.value)
+
+
+def test_nobody_waits_for_a_rank_that_could_not_read(tmp_path: Path) -> None:
+    saved(tmp_path, **GLM)
+    first, second = on_ranks(2, fail_on_one, tmp_path)
+    assert "Another process could not read" in first
+    assert "the disk of rank 1" in second
