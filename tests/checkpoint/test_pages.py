@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from flagai.checkpoint import pages
+from flagai.checkpoint.casting import cast
 from flagai.checkpoint.pages import FileMap, empty_like, mapped_ahead
 from flagai.checkpoint.pieces import Move
 from flagai.checkpoint.reader import open_checkpoint
-from flagai.checkpoint.transfer import cast
 from flagai.errors import CheckpointError
 from flagai.model.building import collector_paused
 from tests.checkpoint.making import equal, saved

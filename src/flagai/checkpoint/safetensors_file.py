@@ -48,7 +48,9 @@ def open_safetensors(path: Path) -> dict[str, torch.Tensor]:
         mapping = _map(file.fileno(), size)
     header, start = _read_header(path, mapping)
     entries = _check_header(path, header, size - start)
-    return {name: _view(mapping, start + begin, dtype, shape) for name, (dtype, shape, begin) in entries.items()}
+    with warnings.catch_warnings():  # torch warns of memory that may not be written; ours may
+        warnings.simplefilter("ignore", UserWarning)
+        return {name: _view(mapping, start + begin, dtype, shape) for name, (dtype, shape, begin) in entries.items()}
 
 
 def _map(descriptor: int, size: int) -> mmap.mmap:
@@ -138,6 +140,4 @@ def _view(mapping: mmap.mmap, begin: int, dtype: torch.dtype, shape: list[int]) 
     if begin % dtype.itemsize:  # files with an unpadded header; kernels expect aligned elements
         raw = torch.frombuffer(bytearray(mapping[begin : begin + count * dtype.itemsize]), dtype=torch.uint8)
         return raw.view(dtype).view(shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.frombuffer(mapping, dtype=dtype, count=count, offset=begin).view(shape)
+    return torch.frombuffer(mapping, dtype=dtype, count=count, offset=begin).view(shape)

@@ -4,28 +4,24 @@ The same device and type: a view of the mapped file, nothing is moved. Another t
 chunk by chunk, by all cores. Another device: streamed. All are announced first and moved together.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from flagai.checkpoint.casting import cast
 from flagai.checkpoint.matching import Source
 from flagai.checkpoint.pages import empty_like
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.pieces import Move
-from flagai.checkpoint.stream import cores, stream
+from flagai.checkpoint.stream import stream
 from flagai.parallel import shards
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
     from torch.distributed.tensor import DTensor
 
     from flagai.checkpoint.exchange import Swap
-
-# 1 and 4 MB were equally good, 16 and 64 MB slower: small beside a core's share, large beside the cost of a call.
-_CHUNK = 4 << 20
 
 
 class Transfer:
@@ -141,24 +137,3 @@ def _reserve(device: torch.device, size: int) -> None:
     """Ask for the memory of all parameters at once: the allocator keeps it and hands it out in pieces."""
     with suppress(torch.OutOfMemoryError):  # then piece by piece may still succeed
         torch.empty(size, dtype=torch.uint8, device=device)
-
-
-def cast(moves: Sequence[Move]) -> None:
-    """Copy between tensors on the CPU with all cores.
-
-    Plain threads, each with pieces of its own, best 1.9 s for 2.6 GB of float16 into float32 on two cores; torch's own
-    threads, which share out one tensor after the other, 2.9 s and twice the processor time outside of the kernel.
-
-    Args:
-        moves: the copies; types and orders of dimensions may differ.
-    """
-    pieces = [piece for move in moves for piece in move.cut(_CHUNK)]
-    inference = torch.is_inference_mode_enabled()  # a mode of the thread, which targets may depend on
-
-    def copy(piece: Move) -> None:
-        with torch.inference_mode(inference), torch.no_grad():
-            piece.target.copy_(piece.source)
-
-    with ThreadPoolExecutor(cores(), "flagai-cast") as pool:
-        for _ in pool.map(copy, pieces):
-            pass

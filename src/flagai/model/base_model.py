@@ -256,6 +256,8 @@ class BaseModel(nn.Module):
 
     def _materialise(self, names: list[str], device: torch.device) -> None:
         """Draw parameters, in new memory if they have none; tied ones stay tied."""
+        if not names:
+            return
         give_memory(self, names, device)
         self.init_weights([name for name, _ in self.named_parameters() if name in names])
 

@@ -9,16 +9,24 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+# What makes tensors, and what gives them first values. torch.device("meta") would do for the former, but is a second
+# mode that every operation passes: with it and without the latter, building BERT-base takes 8 ms instead of 4.5.
+_MAKERS = frozenset(
+    {torch.empty, torch.zeros, torch.ones, torch.full, torch.tensor, torch.as_tensor, torch.arange, torch.linspace}
+    | {torch.rand, torch.randn, torch.randint, torch.randperm, torch.eye, torch.empty_strided, torch.scalar_tensor}
+)
+_FILLERS = frozenset({torch.Tensor.fill_, torch.Tensor.zero_, torch.Tensor.normal_, torch.Tensor.uniform_})
+
 
 @contextmanager
 def without_memory() -> Iterator[None]:
     """Modules that are built in the body have names and shapes only."""
-    with torch.device("meta"), _NothingDrawn():
+    with _ShapesOnly():
         yield
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Skips the drawing of initial values while a model without memory is built.
+class _ShapesOnly(TorchFunctionMode):
+    """Makes tensors without memory, and skips the drawing of initial values.
 
     They would be thrown away, and drawing normal values on the meta device imports torch's compiler: seconds.
     """
@@ -27,7 +35,9 @@ class _NothingDrawn(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__:
+        if func in _MAKERS and kwargs.get("device") is None:
+            return func(*args, **{**kwargs, "device": "meta"})
+        if func in _FILLERS or getattr(func, "__module__", None) == nn.init.__name__:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 

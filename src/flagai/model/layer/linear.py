@@ -37,6 +37,11 @@ class Linear(nn.Linear):
     (MKL and a second pass) and equal up to rounding.
     """
 
+    def reset_parameters(self) -> None:
+        """Draw the first values, unless there is no memory for them: then even to prepare it is half of building."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, hidden: torch.Tensor, activation_name: str | None = None) -> torch.Tensor:
         """[..., in] -> [..., out], activated if an activation is named."""
         if activation_name in _FUSED and self._suits_onednn(hidden):
