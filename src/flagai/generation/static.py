@@ -102,7 +102,8 @@ class ModelStep:
             patience: seconds to wait for the compiler now; None for as long as it takes.
         """
         blocks = faster_blocks(model, self.shape.batch * self.shape.lanes)
-        if not blocks:
+        if not blocks or patience is None:
+            self.cache.faster = blocks
             return
         other = ModelStep(model, self.shape, like, self._recorder)
         # All blocks have the same kernels.
@@ -111,7 +112,7 @@ class ModelStep:
         self._blocks, self._model = blocks, weakref.ref(model)
         self._adopt(patience)
 
-    def _adopt(self, patience: float | None = 0.0) -> None:
+    def _adopt(self, patience: float = 0.0) -> None:
         if self._trial is None or not self._trial.over(patience):
             return
         model = self._model()
