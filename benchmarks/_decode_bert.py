@@ -17,6 +17,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.model import packing
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.block import residual
+from flagai.model.compiled import compile_blocks
 from flagai.model.layer import encoding, kernel
 from flagai.model.packing import Pack, packs
 from flagai.model.predictor import windows
@@ -51,11 +52,11 @@ def bert(options: Any) -> dict[str, Any]:
     for size in (2048, 8192):
         with replaced(model, windows, "_GPU_TEXTS", size):
             noted(found, f"from text, windows of {size}", lambda: _speed(lambda: embedder.embed(texts), len(texts)))
-    noted(found, "ways", lambda: _ways(model, ids[:_COUNT]))
     noted(found, "pieces, us", _pieces)
     noted(found, "waits", lambda: _waits(lambda: packed_means(model, ids[:_COUNT])))
     noted(found, "profile", lambda: _profile(model, ids[:_COUNT]))
     noted(found, "transformers", lambda: bert_peer(ids[:_COUNT], BERT_BASE))
+    noted(found, "ways", lambda: _ways(model, ids[:_COUNT]))
     return found
 
 
@@ -118,6 +119,8 @@ def _ways(model: Any, ids: list[list[int]]) -> dict[str, Any]:
         noted(found, "flash attention", lambda: _of_packs(model, ids))
     with replaced(model, residual, "added_norm", lambda norm, hidden, added: norm(hidden + added)):
         noted(found, "sums and norms apart", lambda: _of_packs(model, ids))
+    compile_blocks(model)
+    noted(found, "compiled", lambda: _of_packs(model, ids))
     return found
 
 
