@@ -176,11 +176,17 @@ class Choosing:
     def _choose(self) -> None:
         self._search.grow(self._scored)
         self._search.tree.feed()
+        # Together, one kernel for each type instead of one for each tensor.
+        moved: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         for owner, name, tensor in self._kept:
             new = getattr(owner, name)
             if new is not tensor:
-                tensor.copy_(new)
+                kept, found = moved.setdefault(tensor.dtype, ([], []))
+                kept.append(tensor)
+                found.append(new)
                 setattr(owner, name, tensor)
+        for kept, found in moved.values():
+            torch._foreach_copy_(kept, found)
 
 
 class StaticSteps:
