@@ -17,7 +17,9 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.model import packing
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.block import residual
+from flagai.model.compiled import compile_blocks
 from flagai.model.layer import encoding, kernel
+from flagai.model.layer.encoding import Blocking
 from flagai.model.packing import Pack, packs
 from flagai.model.predictor import windows
 from flagai.model.predictor.embedder import SentenceEmbedder
@@ -29,6 +31,10 @@ BERT_BASE = {
 }  # fmt: skip
 _VOCABULARY = Path(__file__).parent.parent / "tests" / "vocab" / "bert-base-chinese-vocab.txt"
 _COUNT = 16384
+_BLOCKINGS = (
+    Blocking(), Blocking(128, 256, 64, 8, 4), Blocking(128, 128, 64, 4, 4), Blocking(128, 128, 64, 8, 4),
+    Blocking(256, 128, 64, 8, 3), Blocking(256, 128, 64, 8, 4),
+)  # fmt: skip
 _CUDA = torch.device("cuda")
 
 
@@ -51,11 +57,11 @@ def bert(options: Any) -> dict[str, Any]:
     for size in (2048, 8192):
         with replaced(model, windows, "_GPU_TEXTS", size):
             noted(found, f"from text, windows of {size}", lambda: _speed(lambda: embedder.embed(texts), len(texts)))
-    noted(found, "ways", lambda: _ways(model, ids[:_COUNT]))
     noted(found, "pieces, us", _pieces)
     noted(found, "waits", lambda: _waits(lambda: packed_means(model, ids[:_COUNT])))
     noted(found, "profile", lambda: _profile(model, ids[:_COUNT]))
     noted(found, "transformers", lambda: bert_peer(ids[:_COUNT], BERT_BASE))
+    noted(found, "ways", lambda: _ways(model, ids[:_COUNT]))
     return found
 
 
@@ -118,6 +124,8 @@ def _ways(model: Any, ids: list[list[int]]) -> dict[str, Any]:
         noted(found, "flash attention", lambda: _of_packs(model, ids))
     with replaced(model, residual, "added_norm", lambda norm, hidden, added: norm(hidden + added)):
         noted(found, "sums and norms apart", lambda: _of_packs(model, ids))
+    compile_blocks(model)
+    noted(found, "compiled", lambda: _of_packs(model, ids))
     return found
 
 
@@ -138,6 +146,9 @@ def _pieces() -> dict[str, Any]:
         "out": lambda: F.linear(tokens, joint[:768], bias[:768]),
         "down": lambda: F.linear(wide, up.t().contiguous(), bias[:768]),
     }
+    layer = torch.nn.Linear(768, 3072, device="cuda", dtype=HALF).requires_grad_(False)
+    for cut in _BLOCKINGS:
+        works[f"up and gelu by {cut}"] = partial(encoding.activated_product, tokens, layer, "gelu", cut)
     norm = torch.nn.LayerNorm(768, device="cuda", dtype=HALF).requires_grad_(False)
     works["sum and norm"] = lambda: encoding.added_norm(norm, tokens, tokens)
     works["sum, norm"] = lambda: norm(tokens + tokens)

@@ -96,7 +96,8 @@ def t5_kernels(options: Any) -> dict[str, Any]:
             found[f"{name}, {rows} rows"] = {way.removeprefix("Tiles"): time for way, time in times.items()}
     for batch, lanes in ((8, 1), (8, 4)):
         for slots in (128, 256):
-            found[f"attention, {batch} x {lanes} to {slots}"] = attempt(_attention, batch, lanes, slots)
+            times = {together: attempt(_attention, batch, lanes, slots, together) for together in (32, 64, 128)}
+            found[f"attention, {batch} x {lanes} to {slots}"] = times
     return found
 
 
@@ -125,7 +126,8 @@ def _time(layers: list[nn.Linear], compute: Callable[[nn.Linear], Any]) -> float
     return round(1e6 * seconds, 2)
 
 
-def _attention(batch: int, lanes: int, slots: int) -> float:
+def _attention(batch: int, lanes: int, slots: int, together: int) -> float:
+    kernels._SLOTS = together
     keys, values = torch.randn(2, batch, 12, slots, 64, device="cuda", dtype=HALF)
     cache = Slots(keys, values, torch.arange(lanes, device="cuda"))
     query = torch.randn(batch * lanes, 768, device="cuda", dtype=HALF)

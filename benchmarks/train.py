@@ -27,7 +27,7 @@ from _measure import machine, versions
 
 from flagai.data.tokenizer import Tokenizer
 from flagai.model.bert_model import BertConfig, BertForClsClassifier, BertForSequenceLabeling
-from flagai.train.compiled import compile_blocks
+from flagai.model.compiled import compile_blocks
 from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.generation import Decoding, Prompt, generate
+from flagai.generation import Decoding, Prompt, generate, static
 from flagai.generation.static import steps_of
 from flagai.model.layer import decoding as kernels
 from tests import tiny
@@ -17,6 +17,12 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels make all steps, on a machine where they have to be compiled first, too."""
+    monkeypatch.setattr(static, "_PATIENCE", 100)
 
 
 def check_same(got: Any, wanted: Any, tolerance: float = 1e-3) -> None:

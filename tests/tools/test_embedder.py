@@ -128,3 +128,10 @@ def test_damaged_tokenizer_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(FlagAIError, match="cannot be read"):
         Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same(embedder: SentenceEmbedder) -> None:
+    compiled = SentenceEmbedder.from_folder(MINILM, compile=True)
+    torch.testing.assert_close(compiled.embed(SENTENCES), embedder.embed(SENTENCES), atol=1e-5, rtol=1e-5)
+    assert all(block._compiled_call_impl is not None for block in compiled.model.model.blocks)

@@ -102,7 +102,8 @@ class ModelStep:
             patience: seconds to wait for the compiler now; None for as long as it takes.
         """
         blocks = faster_blocks(model, self.shape.batch * self.shape.lanes)
-        if not blocks:
+        if not blocks or patience is None:
+            self.cache.faster = blocks
             return
         other = ModelStep(model, self.shape, like, self._recorder)
         # All blocks have the same kernels.
@@ -111,7 +112,7 @@ class ModelStep:
         self._blocks, self._model = blocks, weakref.ref(model)
         self._adopt(patience)
 
-    def _adopt(self, patience: float | None = 0.0) -> None:
+    def _adopt(self, patience: float = 0.0) -> None:
         if self._trial is None or not self._trial.over(patience):
             return
         model = self._model()
@@ -175,11 +176,17 @@ class Choosing:
     def _choose(self) -> None:
         self._search.grow(self._scored)
         self._search.tree.feed()
+        # Together, one kernel for each type instead of one for each tensor.
+        moved: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         for owner, name, tensor in self._kept:
             new = getattr(owner, name)
             if new is not tensor:
-                tensor.copy_(new)
+                kept, found = moved.setdefault(tensor.dtype, ([], []))
+                kept.append(tensor)
+                found.append(new)
                 setattr(owner, name, tensor)
+        for kept, found in moved.values():
+            torch._foreach_copy_(kept, found)
 
 
 class StaticSteps:

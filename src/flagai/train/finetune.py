@@ -17,11 +17,11 @@ from flagai.errors import InputError
 from flagai.generation.family import position_rows
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertConfig
+from flagai.model.compiled import compile_blocks
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.t5_model import T5Model
 from flagai.train import lora
 from flagai.train.card import write_card
-from flagai.train.compiled import compile_blocks
 from flagai.train.curve import write_curve
 from flagai.train.metrics import perplexity
 from flagai.train.needs import accelerate

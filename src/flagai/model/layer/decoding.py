@@ -69,7 +69,12 @@ def _power(size: int) -> int:
 
 def usable(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels run on a device with weights of a type."""
-    if device.type != "cuda" or dtype not in _HALF or find_spec("triton") is None:
+    return dtype in _HALF and _capable(device)
+
+
+@cache
+def _capable(device: torch.device) -> bool:
+    if device.type != "cuda" or find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
 

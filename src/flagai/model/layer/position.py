@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class RelativeBias(nn.Module):
@@ -24,6 +25,7 @@ class RelativeBias(nn.Module):
         self.table = nn.Embedding(num_buckets, num_heads)
         self.max_distance = max_distance
         self.bidirectional = bidirectional
+        self._known: dict[torch.device, torch.Tensor] = {}
 
     def forward(self, queries: int, keys: int) -> torch.Tensor:
         """The scores of the last ``queries`` of ``keys`` positions.
@@ -44,8 +46,19 @@ class RelativeBias(nn.Module):
         Shape:
             -> [B or 1, H, Q, K]
         """
-        distance = keys[:, None, :] - queries[:, :, None]
-        return self.table(self._bucket(distance)).permute(0, 3, 1, 2)
+        # Distances beyond the largest count like it, so there are few: each has its scores, which are looked up.
+        largest = self.max_distance
+        scores = self.table(self._buckets(keys.device))
+        distance = (keys[:, None, :] - queries[:, :, None]).clamp(-largest, largest) + largest
+        return F.embedding(distance, scores).permute(0, 3, 1, 2)
+
+    def _buckets(self, device: torch.device) -> torch.Tensor:
+        """The bucket of every distance, from the largest to the left to the largest to the right; worked out once."""
+        if device not in self._known:
+            with torch.inference_mode(False):
+                distances = torch.arange(-self.max_distance, self.max_distance + 1, device=device)
+                self._known[device] = self._bucket(distances)
+        return self._known[device]
 
     def _bucket(self, distance: torch.Tensor) -> torch.Tensor:
         """Exact buckets for near positions, logarithmic ones for far positions."""

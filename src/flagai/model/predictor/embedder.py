@@ -37,6 +37,7 @@ class SentenceEmbedder:
         device: Device = "cpu",
         dtype: Dtype | None = None,
         max_length: int | None = None,
+        compile: bool = False,  # noqa: A002  # its name everywhere
     ) -> Self:
         """Load a BERT and its tokenizer from one folder.
 
@@ -45,6 +46,7 @@ class SentenceEmbedder:
             device: where the model shall be.
             dtype: the parameters' type; default float32 on a CPU, else the checkpoint's.
             max_length: tokens of a text that are read.
+            compile: have torch.compile translate the blocks: half a minute at the first call, for what little it gives.
 
         Raises:
             FlagAIError: the folder is not complete or does not fit together.
@@ -52,6 +54,10 @@ class SentenceEmbedder:
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
         model = BertForEmbedding.from_pretrained(folder, device=device, dtype=dtype)
+        if compile:
+            from flagai.model.compiled import compile_blocks  # imports the compiler
+
+            compile_blocks(model)
         return cls(model, Tokenizer.from_folder(folder), max_length)
 
     def embed(self, texts: Sequence[str], *, normalize: bool = False) -> torch.Tensor:

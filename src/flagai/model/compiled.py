@@ -1,4 +1,4 @@
-"""Blocks compiled by torch.compile, for training."""
+"""Blocks compiled by torch.compile, for training and for encoders."""
 
 import torch
 
