@@ -183,9 +183,9 @@ def _torch_blocks() -> Any:
 
 
 def _nccl_sums() -> Any:
-    from flagai.model.block import joint
+    from flagai.parallel.layout import Layout
 
-    return joint, "connect", lambda *_: None
+    return Layout, "inbox", lambda *_: None
 
 
 # What else the step could be made of: (module, name, replacement).

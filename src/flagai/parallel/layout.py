@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import distributed, nn
@@ -9,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from flagai.errors import ConfigError, InputError
 from flagai.parallel.fsdp import FullyShard, shard
+from flagai.parallel.inbox import Inbox, connect
 from flagai.parallel.plan import Plan
 from flagai.parallel.tensor import cut
 from flagai.parallel.world import AUTO, make_mesh, own_device, read_mesh
@@ -74,6 +76,25 @@ class Layout:
         votes = torch.tensor(int(wish), device=self.device)
         distributed.all_reduce(votes, op=distributed.ReduceOp.MIN, group=self.sharing)
         return bool(votes)
+
+    def inbox(self, room: int) -> Inbox | None:
+        """Memory in which those ranks' GPUs leave numbers for each other; all ask for it together.
+
+        Args:
+            room: how many numbers a rank may leave at once.
+
+        Returns:
+            The same for every later request of that size; None where GPUs cannot share memory.
+        """
+        if self.sharing is None:
+            return None
+        if room not in self._inboxes:
+            self._inboxes[room] = connect(self.sharing, room, self.device)
+        return self._inboxes[room]
+
+    @cached_property
+    def _inboxes(self) -> dict[int, Inbox | None]:
+        return {}
 
     def check_untying(self, name: str, source: str) -> None:
         """Refuse to give a parameter, tied by the configuration, values of its own where FSDP cannot.
