@@ -82,9 +82,9 @@ def _fill(
     with phase("allocate"):
         new = sum(shards.local(value).nbytes for value in model.parameters() if value.is_meta)
         transfer = Transfer(device, new)
-    with phase("place"):
+    # Until its end the model is as it was, but for parameters that are overwritten in place.
+    with transfer, phase("place"):
         placed = _place_all(parameters, chosen, transfer, report)
-    transfer.run()  # until here the model is as it was, but for parameters that are overwritten in place
     with phase("assign"):
         _assign(model, {**dict.fromkeys(removable), **placed})
     return report

@@ -6,17 +6,17 @@ chunk by chunk, by all cores. Another device: streamed. All are announced first 
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from flagai.checkpoint.matching import Source
-from flagai.checkpoint.pages import empty_like
+from flagai.checkpoint.pages import empty_like, extent
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.pieces import Move
-from flagai.checkpoint.stream import cores, stream
+from flagai.checkpoint.stream import Stream, cores
 from flagai.parallel import shards
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
@@ -26,10 +26,14 @@ if TYPE_CHECKING:  # loaded when a mesh is used: seconds
 
 # 1 and 4 MB were equally good, 16 and 64 MB slower: small beside a core's share, large beside the cost of a call.
 _CHUNK = 4 << 20
+# Copies to a device begin in batches of this many bytes: many for each reader, and not all of a model.
+_BATCH = 1 << 30
 
 
 class Transfer:
-    """The copies of one load: announced by :meth:`read` and :meth:`copy`, done by :meth:`run`.
+    """The copies of one load: announced by :meth:`read` and :meth:`copy`, done on leaving, if no exception is raised.
+
+    Copies to other devices begin when there are enough of them, while more is announced.
 
     Args:
         device: where new tensors shall be.
@@ -38,13 +42,32 @@ class Transfer:
 
     def __init__(self, device: torch.device, size: int = 0) -> None:
         self._device = device
-        self._moves: list[Move] = []
+        self._batches: dict[torch.device, _Batch] = {}
+        self._streams: dict[torch.device, Stream] = {}
         self._swaps: list[Swap] = []
+        self._stack = ExitStack()
         if device.type == "cuda" and size:
             _reserve(device, size)
+            self._stream(device, size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        """Do all that was announced; after an exception, do nothing more.
+
+        Raises:
+            CheckpointError: a file ended early or cannot be read; the tensors' values are undefined then.
+        """
+        if raised[0] is not None:
+            self._stack.__exit__(*raised)
+        elif self._swaps:
+            self._finish_together()
+        else:
+            self._finish()
 
     def read(self, source: Source, dtype: torch.dtype, *, in_order: bool = False) -> torch.Tensor:
-        """A tensor that has the values of a source after :meth:`run`; a view of the file where that is enough.
+        """A tensor that has the values of a source on leaving; a view of the file where that is enough.
 
         Args:
             source: what to read.
@@ -62,7 +85,7 @@ class Transfer:
         return target
 
     def read_part(self, source: Source, like: "DTensor") -> torch.Tensor:
-        """A tensor that has this rank's part of the values of a source after :meth:`run`.
+        """A tensor that has this rank's part of the values of a source on leaving.
 
         Args:
             source: the whole.
@@ -74,7 +97,7 @@ class Transfer:
             # A view while the window is one piece of the file; columns of a matrix are copied out.
             return self.read(source.window(window), like.dtype, in_order=True)
         self._swaps.append(swap)
-        self._moves.append(swap.read())
+        self._announce(swap.read())
         return swap.target
 
     def _swap(self, source: Source, like: "DTensor", window: tuple[slice, ...]) -> "Swap | None":
@@ -90,46 +113,67 @@ class Transfer:
         return None
 
     def copy(self, source: Source, target: torch.Tensor) -> None:
-        """Overwrite an existing tensor in :meth:`run`.
+        """Overwrite an existing tensor on leaving.
 
         Args:
             source: what to read.
             target: a tensor of the same shape, on any device.
         """
-        self._moves += [Move(part, piece) for part, piece in source.pairs(target) if part.numel()]
+        for part, piece in source.pairs(target):
+            if part.numel():
+                self._announce(Move(part, piece))
 
-    def run(self) -> None:
-        """Do all that was announced.
+    def _announce(self, move: Move) -> None:
+        device = move.target.device
+        batch = self._batches.setdefault(device, _Batch())
+        # Windows of one matrix lie inside of each other's rows: they are read together.
+        if device.type != "cpu" and batch.size >= _BATCH and move.source.data_ptr() >= batch.end:
+            self._stream(device, batch.size).add(batch.moves)
+            batch = self._batches[device] = _Batch()
+        batch.add(move)
 
-        Raises:
-            CheckpointError: a file ended early or cannot be read; the tensors' values are undefined then.
-        """
-        if not self._swaps:
-            self._copy_all()
-            return
+    def _stream(self, device: torch.device, size: int) -> Stream:
+        """The readers for a device; they leave with this transfer."""
+        if device not in self._streams:
+            self._streams[device] = self._stack.enter_context(Stream(device, size))
+        return self._streams[device]
+
+    def _finish(self) -> None:
+        with phase("stream"), self._stack:
+            for device, batch in self._batches.items():
+                if device.type == "cpu":
+                    cast(batch.moves)
+                else:
+                    self._stream(device, batch.size).add(batch.moves)
+
+    def _finish_together(self) -> None:
+        """The same for ranks that swap: all wait for all, and fail together."""
         from flagai.checkpoint.exchange import agree
 
         failure: Exception | None = None
         try:
-            self._copy_all()
+            self._finish()
         except Exception as error:  # noqa: BLE001 - raised below, when the others are not left waiting
             failure = error
         with phase("exchange"):
             agree([*{swap.cut.ranks: None for swap in self._swaps}], self._device, failure)
             for swap in self._swaps:
                 swap.run()
-        self._swaps = []
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
 
-    def _copy_all(self) -> None:
-        by_device: dict[torch.device, list[Move]] = {}
-        for move in self._moves:
-            by_device.setdefault(move.target.device, []).append(move)
-        self._moves = []
-        for device, moves in by_device.items():
-            if device.type == "cpu":
-                cast(moves)
-            else:
-                stream(moves, device)
+
+class _Batch:
+    """Copies that begin together."""
+
+    def __init__(self) -> None:
+        self.moves: list[Move] = []
+        self.size = self.end = 0
+
+    def add(self, move: Move) -> None:
+        self.moves.append(move)
+        self.size += move.source.nbytes
+        self.end = max(self.end, extent(move.source)[1])
 
 
 def swaps_on(device: torch.device) -> bool:
