@@ -20,9 +20,10 @@ from flagai.checkpoint.stream import Stream, cores
 from flagai.parallel import shards
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
+    from torch.distributed import ProcessGroup
     from torch.distributed.tensor import DTensor
 
-    from flagai.checkpoint.exchange import Swap
+    from flagai.checkpoint.exchange import Gather, Swap
 
 # 1 and 4 MB were equally good, 16 and 64 MB slower: small beside a core's share, large beside the cost of a call.
 _CHUNK = 4 << 20
@@ -38,13 +39,16 @@ class Transfer:
     Args:
         device: where new tensors shall be.
         size: about how many bytes of new tensors there will be.
+        replicas: ranks that will have the same tensors; on devices they read them together.
     """
 
-    def __init__(self, device: torch.device, size: int = 0) -> None:
+    def __init__(self, device: torch.device, size: int = 0, replicas: "ProcessGroup | None" = None) -> None:
+        self.bytes_asked = 0  # of the files
         self._device = device
+        self._replicas = replicas if swaps_on(device) else None
         self._batches: dict[torch.device, _Batch] = {}
         self._streams: dict[torch.device, Stream] = {}
-        self._swaps: list[Swap] = []
+        self._exchanges: list[Gather | Swap] = []
         self._stack = ExitStack()
         if device.type == "cuda" and size:
             _reserve(device, size)
@@ -61,7 +65,7 @@ class Transfer:
         """
         if raised[0] is not None:
             self._stack.__exit__(*raised)
-        elif self._swaps:
+        elif self._exchanges:
             self._finish_together()
         else:
             self._finish()
@@ -78,10 +82,12 @@ class Transfer:
         part = source.parts[0]
         on_cpu = self._device.type == "cpu"
         if whole and on_cpu and part.dtype == dtype:
+            self.bytes_asked += part.nbytes
             return part.contiguous() if in_order else part
         like = part if whole and not in_order else part.new_empty(source.shape, device="meta")
         target = empty_like(like, dtype) if on_cpu else torch.empty_like(like, dtype=dtype, device=self._device)
-        self.copy(source, target)
+        for part, piece in source.pairs(target):
+            self._read(Move(part, piece))
         return target
 
     def read_part(self, source: Source, like: "DTensor") -> torch.Tensor:
@@ -96,9 +102,20 @@ class Transfer:
         if swap is None:
             # A view while the window is one piece of the file; columns of a matrix are copied out.
             return self.read(source.window(window), like.dtype, in_order=True)
-        self._swaps.append(swap)
-        self._announce(swap.read())
+        self._read(swap.read())
+        self._exchanges.append(swap)
         return swap.target
+
+    def _read(self, move: Move) -> None:
+        """Announce a copy into new memory, or this rank's share of it."""
+        if self._replicas is not None and move.source.numel():
+            from flagai.checkpoint.exchange import gather_of
+
+            shared = gather_of(move, self._replicas)
+            if shared is not None:
+                move, gather = shared
+                self._exchanges.append(gather)
+        self._announce(move)
 
     def _swap(self, source: Source, like: "DTensor", window: tuple[slice, ...]) -> "Swap | None":
         from flagai.checkpoint.exchange import swap_of
@@ -120,10 +137,11 @@ class Transfer:
             target: a tensor of the same shape, on any device.
         """
         for part, piece in source.pairs(target):
-            if part.numel():
-                self._announce(Move(part, piece))
+            self._announce(Move(part, piece))
 
     def _announce(self, move: Move) -> None:
+        if not move.source.numel():
+            return
         device = move.target.device
         batch = self._batches.setdefault(device, _Batch())
         # Windows of one matrix lie inside of each other's rows: they are read together.
@@ -131,6 +149,7 @@ class Transfer:
             self._stream(device, batch.size).add(batch.moves)
             batch = self._batches[device] = _Batch()
         batch.add(move)
+        self.bytes_asked += move.source.nbytes
 
     def _stream(self, device: torch.device, size: int) -> Stream:
         """The readers for a device; they leave with this transfer."""
@@ -147,7 +166,7 @@ class Transfer:
                     self._stream(device, batch.size).add(batch.moves)
 
     def _finish_together(self) -> None:
-        """The same for ranks that swap: all wait for all, and fail together."""
+        """The same for ranks that exchange: all wait for all, and fail together."""
         from flagai.checkpoint.exchange import agree
 
         failure: Exception | None = None
@@ -156,9 +175,9 @@ class Transfer:
         except Exception as error:  # noqa: BLE001 - raised below, when the others are not left waiting
             failure = error
         with phase("exchange"):
-            agree([*{swap.cut.ranks: None for swap in self._swaps}], self._device, failure)
-            for swap in self._swaps:
-                swap.run()
+            agree([*{exchange.ranks: None for exchange in self._exchanges}], self._device, failure)
+            for exchange in self._exchanges:
+                exchange.run()
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
 
@@ -177,7 +196,7 @@ class _Batch:
 
 
 def swaps_on(device: torch.device) -> bool:
-    """Whether ranks swap parts of matrices on a device: on CPUs, all have the file's pages in common anyway."""
+    """Whether ranks read for each other on a device: on CPUs, all have the file's pages in common anyway."""
     return device.type == "cuda"
 
 

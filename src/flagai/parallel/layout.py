@@ -50,8 +50,18 @@ class Layout:
     @property
     def sharing(self) -> distributed.ProcessGroup | None:
         """The ranks that share this rank's model by tensor parallelism; None if it is alone."""
+        return self._group("tp")
+
+    @property
+    def replicas(self) -> distributed.ProcessGroup | None:
+        """The ranks that hold the same parameters as this one; None if it is alone."""
+        return None if self.fsdp is not None else self._group("dp")
+
+    def _group(self, dimension: str) -> distributed.ProcessGroup | None:
         names = self.mesh.mesh_dim_names or ()
-        return self.mesh["tp"].get_group() if "tp" in names and self.mesh["tp"].size() > 1 else None
+        if dimension not in names or self.mesh[dimension].size() == 1:
+            return None
+        return self.mesh[dimension].get_group()
 
     def agreed(self, values: torch.Tensor) -> torch.Tensor:
         """The values that the first of those ranks has that share this rank's model.
