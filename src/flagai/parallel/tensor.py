@@ -23,7 +23,7 @@ from flagai.parallel.bricks import (
     become,
 )
 from flagai.parallel.plan import STYLES, Plan, style
-from flagai.parallel.shards import as_parameter, distributed_tensor
+from flagai.parallel.shards import as_parameter, distributed_tensor, vocabularies
 
 _BRICKS: dict[str, type[Brick]] = {"column": Local, "row": Row, "vocab": Vocabulary, "table": Local, "copy": Local}
 
@@ -66,9 +66,8 @@ def keep_logits_sharded(model: nn.Module, keep: bool = True) -> None:
         model: a model that is cut.
         keep: False gathers again.
     """
-    for module in model.modules():
-        if isinstance(module, Vocabulary):
-            module.keep_sharded = keep
+    for head in vocabularies(model):
+        head.keep_sharded = keep  # type: ignore[assignment]
 
 
 def _brick(module: nn.Module, kind: str) -> type[Brick]:
