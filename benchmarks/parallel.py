@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="loads of each system")
     parser.add_argument("--tokens", type=int, default=96, help="tokens to decode")
-    parser.add_argument("--variants", action="store_true", help="also decode in other ways")
+    parser.add_argument("--variants", action="store_true", help="also load and decode in other ways")
     parser.add_argument("--systems", nargs="+", choices=_SYSTEMS, default=list(_SYSTEMS))
     parser.add_argument("--scratch", type=Path, help="where checkpoints are kept; default a temporary folder")
     parser.add_argument("--out", type=Path)

@@ -17,7 +17,7 @@ from flagai.checkpoint import stream as streaming
 from flagai.checkpoint import transfer
 from flagai.checkpoint.pieces import PAGE, Move, plan
 from flagai.checkpoint.reader import open_checkpoint
-from flagai.checkpoint.stream import StreamPlan, Work, stream
+from flagai.checkpoint.stream import Stream, StreamPlan, Work, stream
 from flagai.errors import CheckpointError
 from tests import tiny
 from tests.checkpoint.making import equal, saved
@@ -78,6 +78,21 @@ def test_windows_of_any_shape(buffer_bytes: int, dtype: torch.dtype, readers: in
         assert torch.equal(target, window.to(dtype))
 
 
+def test_readers_begin_before_all_is_planned(tmp_path: Path) -> None:
+    whole = stacked(tmp_path, 4000)
+    targets = [torch.full(part.shape, torch.nan) for part in whole.split(1000)]
+    with Stream(CPU, whole.nbytes, small()) as readers:
+        for part, target in zip(whole.split(1000), targets, strict=True):
+            readers.add([Move(part, target)])
+            while target.isnan().any():  # nobody has to leave for that
+                pass
+    assert torch.equal(torch.cat(targets), whole)
+    with pytest.raises(KeyError), Stream(CPU, whole.nbytes, small()) as readers:
+        readers.add([Move(whole, torch.empty(whole.shape))])
+        raise KeyError
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("flagai-read")]
+
+
 def test_parts_of_one_matrix_are_read_once(tmp_path: Path) -> None:
     whole, limit = stacked(tmp_path, 3000), 50_000 + PAGE
     moves = [Move(part, torch.empty(part.shape)) for part in whole.T.split(30)]
@@ -98,7 +113,9 @@ def test_small_tensors_share_a_read(tmp_path: Path) -> None:
 
 def test_readers_take_their_share_and_help_the_last() -> None:
     chunks: Sequence[Any] = range(10)
-    work = Work(chunks, 3)
+    work = Work(3)
+    work.add(chunks)
+    work.close()
     assert [work.take(0) for _ in range(3)] == [0, 1, 2]  # its own, in order
     assert work.take(0) == 9  # then the end of the fullest
     assert sorted(filter(None, (work.take(1) for _ in range(8)))) == [3, 4, 5, 6, 7, 8]

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from flagai.generation import Hypothesis, generate
+from flagai.parallel import bricks
+from flagai.parallel.edges import put_together
 from flagai.parallel.world import make_mesh
 from tests.generation.writers import BLANKS, PLAIN, Writer, lively
 from tests.parallel.comparing import SHARED
@@ -70,3 +72,28 @@ def test_ranks_without_a_seed_agree_on_one(tmp_path: Path) -> None:
     make("gpt2").save_pretrained(tmp_path / "gpt2")
     first, second = on_ranks(2, drawn, tmp_path)
     assert first == second
+
+
+def gathered(root: Path) -> dict[str, int]:
+    """How often logits are gathered."""
+    model = type(make("gpt2")).from_pretrained(root / "gpt2", mesh=make_mesh(tp=2))
+    counts = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, options in {**SEARCHES, "careful": {"banned_ids": (3,)}}.items():
+            calls: list[int] = []
+
+            def spy(*arguments: Any, calls: list[int] = calls) -> Any:
+                calls.append(1)
+                return put_together(*arguments)
+
+            patch.setattr(bricks, "put_together", spy)
+            generate(model, PLAIN, Writer(model, PLAIN).decoding(**options))
+            counts[name] = len(calls)
+    return counts
+
+
+def test_greedy_search_gathers_no_logits(tmp_path: Path) -> None:
+    make("gpt2").save_pretrained(tmp_path / "gpt2")
+    for counts in on_ranks(2, gathered, tmp_path):
+        assert not counts.pop("greedy")
+        assert all(counts.values())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
+from flagai.checkpoint import exchange as exchange_module
 from flagai.checkpoint import pieces, transfer
 from flagai.checkpoint.pieces import Move, plan
 from flagai.checkpoint.reader import open_checkpoint
@@ -29,7 +30,7 @@ FAMILIES = ("BertForMaskLM", "GLMModel", "GPT2Model", "T5Model")
 GLM = {"vocab_size": 45, "hidden_size": 16, "num_attention_heads": 4}
 
 
-def holds(model: Any, reference: Any) -> None:
+def holds(model: Any, reference: Any, cut: bool = True) -> None:
     """Every rank holds the part that is its own of every parameter, bit for bit."""
     expected = dict(reference.named_parameters())
     got = dict(model.named_parameters())
@@ -38,7 +39,7 @@ def holds(model: Any, reference: Any) -> None:
         whole = expected[name].detach()
         part = shards.local(parameter.detach())
         assert torch.equal(part, whole[shards.window(parameter) or ...]), name
-        if parameter.dim() == 2 and ".blocks." in f".{name}":
+        if cut and parameter.dim() == 2 and ".blocks." in f".{name}":
             assert part.numel() * 2 <= whole.numel(), f"{name} is not cut"
 
 
@@ -280,16 +281,17 @@ class Reader:
                 self.wanted += move.source.nbytes
 
 
-def swap(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, Any]]:
+def exchange(root: Path, dimensions: dict[str, int], fsdp: bool) -> dict[str, tuple[int, Any]]:
     """Load matrices as devices do: the bytes that this rank wants, and the chunks that it reads, by checkpoint."""
     found = {}
-    layout = read_layout(make_mesh(**dimensions), fsdp="dp" in dimensions, device=torch.device("cpu"))
+    layout = read_layout(make_mesh(**dimensions), fsdp=fsdp, device=torch.device("cpu"))
     for name, written in SAVED:
         folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
         model = kind._spread(kind.config_class.from_json(folder / "config.json"), layout)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(transfer, "swaps_on", lambda _: True)
             patch.setattr(transfer, "cast", reader := Reader())
+            patch.setattr(exchange_module, "_WORTH", 1)
             patch.setattr(pieces, "_GAP", 0)  # these files are smaller than the gaps that are read over
             model.load_checkpoint(open_checkpoint(folder))
         holds(model, kind.from_pretrain(folder))
@@ -297,20 +299,52 @@ def swap(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, Any]]:
     return found
 
 
-@pytest.mark.parametrize("dimensions", [{"tp": 2}, {"tp": 4}, {"dp": 2, "tp": 1}, {"dp": 2, "tp": 2}], ids=str)
-def test_a_node_reads_each_byte_once_and_its_ranks_swap(tmp_path: Path, dimensions: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("dimensions", "fsdp"),
+    [({"tp": 2}, False), ({"tp": 4}, False), ({"dp": 2, "tp": 1}, True), ({"dp": 2, "tp": 2}, True)],
+    ids=str,
+)
+def test_a_node_reads_each_byte_once_and_its_ranks_swap(tmp_path: Path, dimensions: dict[str, int], fsdp: bool) -> None:
     """Matrices that ranks cut into columns are read in rows: in long pieces, and no byte twice."""
     for name, layout in SAVED:
         model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
         model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
-    count = dimensions.get("dp", 1) * dimensions["tp"]
-    ranks = on_ranks(count, swap, tmp_path, dimensions)
+    ranks = on_ranks(dimensions.get("dp", 1) * dimensions["tp"], exchange, tmp_path, dimensions, fsdp)
     for folder in ranks[0]:
         chunks = sorted(chunk for rank in ranks for chunk in rank[folder][1])
         # As many as their moves want: every piece is one piece of the file.
         assert sum(end - begin for _, begin, end in chunks) == sum(rank[folder][0] for rank in ranks), folder
         for (file, _, end), (following, begin, _) in itertools.pairwise(chunks):
             assert file != following or end <= begin, f"{folder}: byte {begin} is read twice"
+
+
+@pytest.mark.parametrize("dimensions", [{"dp": 2}, {"dp": 2, "tp": 2}], ids=str)
+def test_replicas_read_a_share_each_and_gather(tmp_path: Path, dimensions: dict[str, int]) -> None:
+    for name, layout in SAVED:
+        model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
+        model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
+    ranks = on_ranks(2 * dimensions.get("tp", 1), replicas, tmp_path, dimensions)
+    for rank in ranks:
+        for folder, (asked, held) in rank.items():
+            assert asked < 0.6 * held, f"{folder}: {asked} bytes of {held}; vectors are read by all"
+
+
+def replicas(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Bytes of the file that this rank asks for, and that it has in the end, by checkpoint."""
+    found = {}
+    mesh = make_mesh(**dimensions)
+    for name, written in SAVED:
+        folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
+        layout = read_layout(mesh, fsdp=False, device=torch.device("cpu"))
+        model = kind._spread(kind.config_class.from_json(folder / "config.json"), layout)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transfer, "swaps_on", lambda _: True)
+            patch.setattr(exchange_module, "_WORTH", 1)
+            report = model.load_checkpoint(open_checkpoint(folder), dtype=torch.float64)  # a cast: no views
+        holds(model, kind.from_pretrain(folder, dtype=torch.float64), cut="tp" in dimensions)
+        held = sum(4 * shards.local(parameter).numel() for parameter in model.parameters())
+        found[folder.name] = (report.bytes_asked, held)
+    return found
 
 
 def fail_on_one(folder: Path) -> str:

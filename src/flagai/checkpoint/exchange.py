@@ -1,9 +1,9 @@
-"""Matrices cut between the numbers of a row of the file: ranks read whole rows, and swap what belongs to others.
+"""What ranks hand each other while they load, so that a machine reads each byte of the files once.
 
-A rank that holds some columns would read a piece of each row: small pieces, or all bytes as often as there are ranks.
-Instead, each of n ranks reads an n-th of the rows in long pieces, into the memory in which its columns will be, as
-large. Then they swap, one matrix after the other: between devices that is ten times as fast as the reading, and each
-byte of the file is read once.
+Matrices that are cut between the numbers of a row of the file: a rank that holds some columns would read a piece of
+each row, small pieces, or all bytes as often as there are ranks. Instead, each of n ranks reads an n-th of the rows in
+long pieces, into the memory in which its columns will be, as large; then they swap. Replicas: each reads an n-th of the
+matrix, and they gather. Between devices either is ten times as fast as the reading.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,9 @@ from torch.distributed import ProcessGroup
 from flagai.checkpoint.pieces import Move
 from flagai.errors import CheckpointError
 from flagai.parallel.shards import Cut
+
+# Replicas read smaller tensors each by itself: that costs less than to gather.
+_WORTH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Swap:
     source: torch.Tensor
     target: torch.Tensor
     cut: Cut
+
+    @property
+    def ranks(self) -> ProcessGroup:
+        """Who swaps."""
+        return self.cut.ranks
 
     @property
     def rows(self) -> torch.Tensor:
@@ -75,11 +83,46 @@ def swap_of(source: torch.Tensor, target: torch.Tensor, window: Sequence[slice],
     return Swap(rows, target, cut)
 
 
+@dataclass(frozen=True)
+class Gather:
+    """Memory that replicas fill together.
+
+    Args:
+        memory: contiguous; first the piece of the first rank.
+        ranks: the replicas.
+    """
+
+    memory: torch.Tensor
+    ranks: ProcessGroup
+
+    def run(self) -> None:
+        """Gather; all replicas do it at once, for the same memory in the same order."""
+        whole = self.memory.view(-1).view(torch.uint8)
+        mine = whole.chunk(distributed.get_world_size(self.ranks))[distributed.get_rank(self.ranks)]
+        distributed.all_gather_into_tensor(whole, mine, group=self.ranks)
+
+
+def gather_of(move: Move, ranks: ProcessGroup) -> tuple[Move, Gather] | None:
+    """A replica's share of a copy, and how it gets the others'; None where that cannot be shared or is too little.
+
+    Args:
+        move: what all replicas would read.
+        ranks: the replicas.
+    """
+    whole, count = move.aligned(), distributed.get_world_size(ranks)
+    if whole.target.nbytes < _WORTH or not whole.target.is_contiguous() or len(whole.source) % count:
+        return None
+    each = len(whole.source) // count
+    begin = distributed.get_rank(ranks) * each
+    mine = Move(whole.source[begin : begin + each], whole.target[begin : begin + each])
+    return mine, Gather(whole.target, ranks)
+
+
 def agree(groups: Sequence[ProcessGroup], device: torch.device, failure: BaseException | None) -> None:
     """Go on only if all ranks have read their parts: who waited for one that has given up would wait for ever.
 
     Args:
-        groups: those who will swap.
+        groups: those who will exchange.
         device: where they do.
         failure: what this rank met.
 

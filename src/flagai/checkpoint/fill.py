@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from flagai.checkpoint.reader import Checkpoint
 from flagai.checkpoint.report import LoadReport, fold
 from flagai.checkpoint.transfer import Transfer
 from flagai.parallel import shards
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +31,7 @@ def fill(
     fresh: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
     device: torch.device | None = None,
+    replicas: "ProcessGroup | None" = None,
 ) -> LoadReport:
     """Load a checkpoint into a model, exactly or not at all.
 
@@ -44,6 +49,7 @@ def fill(
         optional: names of modules that the model can do without. If a checkpoint has nothing of one, it is taken
             out of the model.
         device: where parameters that are on the meta device shall be (default: the CPU).
+        replicas: ranks that load the same at the same time; on devices each reads a share, and they gather.
 
     Returns:
         The report; ``fresh`` and ``untied`` are left for the caller to act upon.
@@ -67,26 +73,15 @@ def fill(
     report.raise_if_broken()
     _log(report)
     with torch.no_grad():
-        return _fill(model, parameters, chosen, removable, device or torch.device("cpu"), report)
-
-
-def _fill(
-    model: nn.Module,
-    parameters: dict[str, nn.Parameter],
-    chosen: dict[str, Source],
-    removable: list[str],
-    device: torch.device,
-    report: LoadReport,
-) -> LoadReport:
-    """Place what was chosen."""
-    with phase("allocate"):
-        new = sum(shards.local(value).nbytes for value in model.parameters() if value.is_meta)
-        transfer = Transfer(device, new)
-    with phase("place"):
-        placed = _place_all(parameters, chosen, transfer, report)
-    transfer.run()  # until here the model is as it was, but for parameters that are overwritten in place
-    with phase("assign"):
-        _assign(model, {**dict.fromkeys(removable), **placed})
+        with phase("allocate"):
+            new = sum(shards.local(value).nbytes for value in model.parameters() if value.is_meta)
+            transfer = Transfer(device or torch.device("cpu"), new, replicas)
+        # Until its end the model is as it was, but for parameters that are overwritten in place.
+        with transfer, phase("place"):
+            placed = _place_all(parameters, chosen, transfer, report)
+        report.bytes_asked = transfer.bytes_asked
+        with phase("assign"):
+            _assign(model, {**dict.fromkeys(removable), **placed})
     return report
 
 
@@ -99,10 +94,10 @@ def _place_all(
         parameter = parameters[name]
         if name in report.untied:
             fresh_one = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
-            placed[name] = _place(fresh_one, source, transfer, report)
+            placed[name] = _place(fresh_one, source, transfer)
         else:
             if id(parameter) not in shared:
-                shared[id(parameter)] = _place(parameter, source, transfer, report)
+                shared[id(parameter)] = _place(parameter, source, transfer)
             placed[name] = shared[id(parameter)]
     return placed
 
@@ -167,14 +162,13 @@ def _removable(optional: tuple[str, ...], chosen: list[str], report: LoadReport)
     return removable
 
 
-def _place(parameter: nn.Parameter, source: Source, transfer: Transfer, report: LoadReport) -> nn.Parameter:
+def _place(parameter: nn.Parameter, source: Source, transfer: Transfer) -> nn.Parameter:
     """The parameter that will have the values: a new one for one without memory.
 
     Of a sharded parameter, only this rank's window of the file is touched.
     """
     window = shards.window(parameter)
     part = source if window is None else source.window(window)
-    report.bytes_asked += part.nbytes
     if not parameter.is_meta:
         transfer.copy(part, shards.local(parameter.detach()))
         return parameter

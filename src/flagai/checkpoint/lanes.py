@@ -1,6 +1,5 @@
 """How one reader hands its buffers to a device: at once, or behind its back on a CUDA stream."""
 
-import mmap
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Self
@@ -43,6 +42,12 @@ class Lane:
     def __exit__(self, *_: object) -> None:
         """Wait until nothing is in flight any more, and give the memory back."""
 
+    def prepare(self) -> None:
+        """Get the buffers ready; called by the thread that fills them."""
+
+    def follow(self) -> None:
+        """Let what will be sent come after the work that the calling thread has queued: it has made new targets."""
+
     def next_buffer(self) -> memoryview:
         """The buffer that is to be filled next, free again."""
         self.turn = (self.turn + 1) % len(self.ring)
@@ -70,9 +75,7 @@ class CudaLane(Lane):
         super().__init__(device, buffers, size)
         self._made_on = torch.cuda.current_stream(device)
         self._stream = torch.cuda.Stream(device)
-        # The targets' memory may have had users before: what is queued for them comes first.
-        self._stream.wait_stream(self._made_on)
-        self._copied = [torch.cuda.Event(blocking=True) for _ in range(buffers)]
+        self._copied = [torch.cuda.Event(blocking=True) for _ in range(buffers)]  # one that was never recorded is over
         self._pinned: list[int] = []
         self._on_device: list[torch.Tensor | None] = [None] * buffers
         self._at_exit = ExitStack()
@@ -91,17 +94,19 @@ class CudaLane(Lane):
                     with suppress(RuntimeError):  # the device has failed, and that is being said already
                         torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
 
-    def _wait(self) -> None:
-        if len(self._pinned) <= self.turn:
-            self._pin(self.ring[self.turn])
-        else:
-            self._copied[self.turn].synchronize()
+    def prepare(self) -> None:
+        """Pin the buffers: in huge pages it takes a fraction of cudaHostAlloc's time, and all readers do it at once."""
+        for memory in self.ring:
+            address = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, self.size, 0))
+            self._pinned.append(address)
 
-    def _pin(self, memory: mmap.mmap) -> None:
-        """Pin a buffer: in huge pages that takes a fraction of what cudaHostAlloc takes, and readers do it at once."""
-        address = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
-        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, self.size, 0))
-        self._pinned.append(address)
+    def follow(self) -> None:
+        """The targets' memory may have had users before: what is queued for them comes first."""
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+
+    def _wait(self) -> None:
+        self._copied[self.turn].synchronize()
 
     def send(self, chunk: Chunk) -> None:
         """Queue the copies of a chunk."""

@@ -69,17 +69,18 @@ class Chunk:
     moves: list[tuple[int, Move]] = field(default_factory=list)
 
 
-def plan(moves: Iterable[Move], limit: int) -> tuple[list[Chunk], list[Move]]:
+def plan(moves: Iterable[Move], limit: int, files: FileMap | None = None) -> tuple[list[Chunk], list[Move]]:
     """Arrange copies as reads of at most ``limit`` bytes, in the order of the files.
 
     Args:
         moves: the copies.
         limit: the size of a buffer.
+        files: which files are mapped; default as it is now.
 
     Returns:
         The reads, and the copies of what lies in no file or has longer rows: those take the ordinary way.
     """
-    files = FileMap()
+    files = files or FileMap()
     found: list[tuple[Path, int, int, Move]] = []
     others = []
     for move in moves:

@@ -1,5 +1,7 @@
 """Stream files into a device: many readers, each with its own two buffers and its own queue of copies.
 
+Readers get ready (pinning their buffers takes a while) and begin to read while the rest is still being planned.
+
 A read takes as long as the copy of the buffer before it, so each reader keeps the disk (or the page cache) and the
 device busy at once; staging memory is constant, whatever the model's size. Whatever fails, in whichever reader, stops
 all of them, and the first failure is raised once, when nothing is in flight any more.
@@ -15,12 +17,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from flagai import settings
 from flagai.checkpoint.lanes import Lane, open_lane
-from flagai.checkpoint.phases import phase
+from flagai.checkpoint.pages import FileMap
 from flagai.checkpoint.pieces import PAGE, Chunk, Move, plan
 from flagai.errors import CheckpointError
 
@@ -66,36 +69,81 @@ def stream(moves: Iterable[Move], device: torch.device, how: StreamPlan | None =
     Raises:
         CheckpointError: a file ended early or cannot be read. What the targets hold then is undefined.
     """
-    how = how or StreamPlan()
-    with phase("plan"):
-        chunks, others = plan(moves, how.buffer_bytes + PAGE)
-    start = time.perf_counter()
-    if chunks:
-        _run(chunks, device, how)
-    for move in others:  # formats that cannot be mapped were read into memory as a whole
-        move.target.copy_(move.source)
-    seconds = time.perf_counter() - start
-    size = sum(chunk.end - chunk.begin for chunk in chunks)
-    logger.debug("streamed %.3f GB to %s in %.3f s, %.1f GB/s", size / 1e9, device, seconds, size / 1e9 / seconds)
+    moves = list(moves)
+    with Stream(device, sum(move.source.nbytes for move in moves), how) as readers:
+        readers.add(moves)
 
 
-def _run(chunks: Sequence[Chunk], device: torch.device, how: StreamPlan) -> None:
-    count = how.readers_for(len(chunks))
-    work = Work(chunks, count)
-    size = how.buffer_bytes + PAGE
-    readers = [_Reader(index, work, open_lane(device, how.buffers, size)) for index in range(count)]
-    for reader in readers:
-        reader.start()
-    try:
-        for reader in readers:
-            reader.join()
-    except BaseException:  # an interrupt from the keyboard
-        work.stop()
-        for reader in readers:
-            reader.join()
-        raise
-    if work.failure is not None:
-        raise work.failure
+class Stream:
+    """Readers at work; on leaving, everything that was added has been copied.
+
+    Args:
+        device: where the targets are.
+        size: about how many bytes there will be to read.
+        how: numbers of readers and buffers.
+    """
+
+    def __init__(self, device: torch.device, size: int, how: StreamPlan | None = None) -> None:
+        how = how or StreamPlan()
+        self._device = device
+        self._limit = how.buffer_bytes + PAGE
+        self._files: FileMap | None = None
+        self._others: list[Move] = []
+        self._size = 0
+        self._start = time.perf_counter()
+        count = how.readers_for(-(-size // how.buffer_bytes))
+        self._work = Work(count)
+        self._lanes = [open_lane(device, how.buffers, self._limit) for _ in range(count)]
+        self._readers = [_Reader(index, self._work, lane) for index, lane in enumerate(self._lanes)]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until everything has been copied; after an exception, until nothing is in flight any more.
+
+        Raises:
+            CheckpointError: a file ended early or cannot be read. What the targets hold then is undefined.
+        """
+        if kind is not None:
+            self._work.stop()
+        self._work.close()
+        self._wait()
+        if kind is not None:
+            return
+        if self._work.failure is not None:
+            raise self._work.failure
+        for move in self._others:  # formats that cannot be mapped were read into memory as a whole
+            move.target.copy_(move.source)
+        seconds, size = time.perf_counter() - self._start, self._size / 1e9
+        logger.debug("streamed %.3f GB to %s in %.3f s, %.1f GB/s", size, self._device, seconds, size / seconds)
+
+    def _wait(self) -> None:
+        try:
+            for reader in self._readers:
+                reader.join()
+        except BaseException:  # an interrupt from the keyboard
+            self._work.stop()
+            for reader in self._readers:
+                reader.join()
+            raise
+
+    def add(self, moves: Iterable[Move]) -> None:
+        """Begin to copy.
+
+        Args:
+            moves: from views of files, mapped before the first call, to tensors of the device.
+        """
+        if self._files is None:
+            self._files = FileMap()
+        chunks, others = plan(moves, self._limit, self._files)
+        self._others += others
+        self._size += sum(chunk.end - chunk.begin for chunk in chunks)
+        for lane in self._lanes:
+            lane.follow()
+        self._work.add(chunks)
 
 
 class Work:
@@ -104,30 +152,55 @@ class Work:
     Contiguous, because disks and the system's read-ahead are twice as fast for it as for interleaved blocks.
 
     Args:
-        chunks: all reads, in the order of the files.
         readers: the number of shares.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], readers: int) -> None:
-        borders = [len(chunks) * index // readers for index in range(readers + 1)]
-        self._shares = [deque(chunks[begin:end]) for begin, end in itertools.pairwise(borders)]
-        self._lock = threading.Lock()
+    def __init__(self, readers: int) -> None:
+        self._shares: list[deque[Chunk]] = [deque() for _ in range(readers)]
+        self._change = threading.Condition()
+        self._closed = False
         self.failure: BaseException | None = None
 
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """Share out more reads.
+
+        Args:
+            chunks: in the order of the files.
+        """
+        count = len(self._shares)
+        borders = [len(chunks) * index // count for index in range(count + 1)]
+        with self._change:
+            if self._closed:
+                return
+            for share, (begin, end) in zip(self._shares, itertools.pairwise(borders), strict=True):
+                share.extend(chunks[begin:end])
+            self._change.notify_all()
+
+    def close(self) -> None:
+        """Say that no more will be added."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+
     def take(self, reader: int) -> Chunk | None:
-        """The next read of a reader; None if nothing is left or something has failed."""
-        with self._lock:
-            if self._shares[reader]:
-                return self._shares[reader].popleft()
-            fullest = max(self._shares, key=len)
-            return fullest.pop() if fullest else None
+        """The next read of a reader, when there is one; None if nothing will come or something has failed."""
+        with self._change:
+            while True:
+                if self._shares[reader]:
+                    return self._shares[reader].popleft()
+                fullest = max(self._shares, key=len)
+                if fullest or self._closed:
+                    return fullest.pop() if fullest else None
+                self._change.wait()
 
     def stop(self, failure: BaseException | None = None) -> None:
         """Give out nothing any more; the first failure is kept."""
-        with self._lock:
+        with self._change:
             self.failure = self.failure or failure
+            self._closed = True
             for share in self._shares:
                 share.clear()
+            self._change.notify_all()
 
 
 class _Reader(threading.Thread):
@@ -152,6 +225,7 @@ class _Reader(threading.Thread):
         files: dict[Path, int] = {}  # of its own: the system keeps its read-ahead by descriptor
         with ExitStack() as stack:
             lane = stack.enter_context(self._lane)
+            lane.prepare()
             while (chunk := self._work.take(self._index)) is not None:
                 if chunk.file not in files:
                     files[chunk.file] = _open(chunk.file)

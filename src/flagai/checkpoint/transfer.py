@@ -4,43 +4,71 @@ The same device and type: a view of the mapped file, nothing is moved. Another t
 chunk by chunk, by all cores. Another device: streamed. All are announced first and moved together.
 """
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from flagai.checkpoint.casting import cast
 from flagai.checkpoint.matching import Source
-from flagai.checkpoint.pages import empty_like
+from flagai.checkpoint.pages import empty_like, extent
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.pieces import Move
-from flagai.checkpoint.stream import stream
+from flagai.checkpoint.stream import Stream
 from flagai.parallel import shards
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
+    from torch.distributed import ProcessGroup
     from torch.distributed.tensor import DTensor
 
-    from flagai.checkpoint.exchange import Swap
+    from flagai.checkpoint.exchange import Gather, Swap
+
+# Copies to a device begin in batches of this many bytes: many for each reader, and not all of a model.
+_BATCH = 1 << 30
 
 
 class Transfer:
-    """The copies of one load: announced by :meth:`read` and :meth:`copy`, done by :meth:`run`.
+    """The copies of one load: announced by :meth:`read` and :meth:`copy`, done on leaving, if no exception is raised.
+
+    Copies to other devices begin when there are enough of them, while more is announced.
 
     Args:
         device: where new tensors shall be.
         size: about how many bytes of new tensors there will be.
+        replicas: ranks that will have the same tensors; on devices they read them together.
     """
 
-    def __init__(self, device: torch.device, size: int = 0) -> None:
+    def __init__(self, device: torch.device, size: int = 0, replicas: "ProcessGroup | None" = None) -> None:
+        self.bytes_asked = 0  # of the files
         self._device = device
-        self._moves: list[Move] = []
-        self._swaps: list[Swap] = []
+        self._replicas = replicas if swaps_on(device) else None
+        self._batches: dict[torch.device, _Batch] = {}
+        self._streams: dict[torch.device, Stream] = {}
+        self._exchanges: list[Gather | Swap] = []
+        self._stack = ExitStack()
         if device.type == "cuda" and size:
             _reserve(device, size)
+            self._stream(device, size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        """Do all that was announced; after an exception, do nothing more.
+
+        Raises:
+            CheckpointError: a file ended early or cannot be read; the tensors' values are undefined then.
+        """
+        if raised[0] is not None:
+            self._stack.__exit__(*raised)
+        elif self._exchanges:
+            self._finish_together()
+        else:
+            self._finish()
 
     def read(self, source: Source, dtype: torch.dtype, *, in_order: bool = False) -> torch.Tensor:
-        """A tensor that has the values of a source after :meth:`run`; a view of the file where that is enough.
+        """A tensor that has the values of a source on leaving; a view of the file where that is enough.
 
         Args:
             source: what to read.
@@ -51,14 +79,16 @@ class Transfer:
         part = source.parts[0]
         on_cpu = self._device.type == "cpu"
         if whole and on_cpu and part.dtype == dtype:
+            self.bytes_asked += part.nbytes
             return part.contiguous() if in_order else part
         like = part if whole and not in_order else part.new_empty(source.shape, device="meta")
         target = empty_like(like, dtype) if on_cpu else torch.empty_like(like, dtype=dtype, device=self._device)
-        self.copy(source, target)
+        for part, piece in source.pairs(target):
+            self._read(Move(part, piece))
         return target
 
     def read_part(self, source: Source, like: "DTensor") -> torch.Tensor:
-        """A tensor that has this rank's part of the values of a source after :meth:`run`.
+        """A tensor that has this rank's part of the values of a source on leaving.
 
         Args:
             source: the whole.
@@ -69,9 +99,20 @@ class Transfer:
         if swap is None:
             # A view while the window is one piece of the file; columns of a matrix are copied out.
             return self.read(source.window(window), like.dtype, in_order=True)
-        self._swaps.append(swap)
-        self._moves.append(swap.read())
+        self._read(swap.read())
+        self._exchanges.append(swap)
         return swap.target
+
+    def _read(self, move: Move) -> None:
+        """Announce a copy into new memory, or this rank's share of it."""
+        if self._replicas is not None and move.source.numel():
+            from flagai.checkpoint.exchange import gather_of
+
+            shared = gather_of(move, self._replicas)
+            if shared is not None:
+                move, gather = shared
+                self._exchanges.append(gather)
+        self._announce(move)
 
     def _swap(self, source: Source, like: "DTensor", window: tuple[slice, ...]) -> "Swap | None":
         from flagai.checkpoint.exchange import swap_of
@@ -86,50 +127,73 @@ class Transfer:
         return None
 
     def copy(self, source: Source, target: torch.Tensor) -> None:
-        """Overwrite an existing tensor in :meth:`run`.
+        """Overwrite an existing tensor on leaving.
 
         Args:
             source: what to read.
             target: a tensor of the same shape, on any device.
         """
-        self._moves += [Move(part, piece) for part, piece in source.pairs(target) if part.numel()]
+        for part, piece in source.pairs(target):
+            self._announce(Move(part, piece))
 
-    def run(self) -> None:
-        """Do all that was announced.
-
-        Raises:
-            CheckpointError: a file ended early or cannot be read; the tensors' values are undefined then.
-        """
-        if not self._swaps:
-            self._copy_all()
+    def _announce(self, move: Move) -> None:
+        if not move.source.numel():
             return
+        device = move.target.device
+        batch = self._batches.setdefault(device, _Batch())
+        # Windows of one matrix lie inside of each other's rows: they are read together.
+        if device.type != "cpu" and batch.size >= _BATCH and move.source.data_ptr() >= batch.end:
+            self._stream(device, batch.size).add(batch.moves)
+            batch = self._batches[device] = _Batch()
+        batch.add(move)
+        self.bytes_asked += move.source.nbytes
+
+    def _stream(self, device: torch.device, size: int) -> Stream:
+        """The readers for a device; they leave with this transfer."""
+        if device not in self._streams:
+            self._streams[device] = self._stack.enter_context(Stream(device, size))
+        return self._streams[device]
+
+    def _finish(self) -> None:
+        with phase("stream"), self._stack:
+            for device, batch in self._batches.items():
+                if device.type == "cpu":
+                    cast(batch.moves)
+                else:
+                    self._stream(device, batch.size).add(batch.moves)
+
+    def _finish_together(self) -> None:
+        """The same for ranks that exchange: all wait for all, and fail together."""
         from flagai.checkpoint.exchange import agree
 
         failure: Exception | None = None
         try:
-            self._copy_all()
+            self._finish()
         except Exception as error:  # noqa: BLE001 - raised below, when the others are not left waiting
             failure = error
         with phase("exchange"):
-            agree([*{swap.cut.ranks: None for swap in self._swaps}], self._device, failure)
-            for swap in self._swaps:
-                swap.run()
-        self._swaps = []
+            agree([*{exchange.ranks: None for exchange in self._exchanges}], self._device, failure)
+            for exchange in self._exchanges:
+                exchange.run()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
 
-    def _copy_all(self) -> None:
-        by_device: dict[torch.device, list[Move]] = {}
-        for move in self._moves:
-            by_device.setdefault(move.target.device, []).append(move)
-        self._moves = []
-        for device, moves in by_device.items():
-            if device.type == "cpu":
-                cast(moves)
-            else:
-                stream(moves, device)
+
+class _Batch:
+    """Copies that begin together."""
+
+    def __init__(self) -> None:
+        self.moves: list[Move] = []
+        self.size = self.end = 0
+
+    def add(self, move: Move) -> None:
+        self.moves.append(move)
+        self.size += move.source.nbytes
+        self.end = max(self.end, extent(move.source)[1])
 
 
 def swaps_on(device: torch.device) -> bool:
-    """Whether ranks swap parts of matrices on a device: on CPUs, all have the file's pages in common anyway."""
+    """Whether ranks read for each other on a device: on CPUs, all have the file's pages in common anyway."""
     return device.type == "cuda"
 
 

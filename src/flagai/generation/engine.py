@@ -159,12 +159,17 @@ def _search(
         return PromptLookup(chain, Pipeline(decoding, processors, chain), stop)
     contrastive = decoding.contrastive_alpha is not None
     tree = Tree(model, prompts, decoding, (decoding.top_k or 1) if contrastive else decoding.width)
+    pipeline = Pipeline(decoding, processors, tree)
     kind: type[Search] = IndependentLanes
     if contrastive:
         kind = ContrastiveSearch
     elif decoding.num_beams > 1:
         kind = BeamSearch
-    return kind(tree, Pipeline(decoding, processors, tree), stop)
+    elif not decoding.do_sample and pipeline.changes_nothing and tree.leave_in_parts():
+        from flagai.generation.in_parts import LanesInParts  # with torch.distributed, which takes seconds
+
+        kind = LanesInParts
+    return kind(tree, pipeline, stop)
 
 
 @contextmanager

@@ -72,7 +72,13 @@ class IndependentLanes(Search):
         """
         chosen = _value(scores, tokens)
         value = _value(plain, tokens) if self.decoding.do_sample else chosen
-        last, stop, dead = self.tree.in_last_blank(), self.tree.stops(tokens), chosen == -torch.inf
+        return self.note(tokens, value, chosen == -torch.inf, parents)
+
+    def note(
+        self, tokens: torch.Tensor, value: torch.Tensor, dead: torch.Tensor, parents: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, where it is known what tokens add to scores and where every token is forbidden, [B, W] each."""
+        last, stop = self.tree.in_last_blank(), self.tree.stops(tokens)
         full = last & (self.tree.lanes.piece + 1 >= self.decoding.max_new_tokens)
         gained = self.gained(tokens, stop | dead | full)
         closes = self.hooked(tokens, parents, gained & ~stop & ~dead)

@@ -117,6 +117,12 @@ class Pipeline:
         ]
 
     @property
+    def changes_nothing(self) -> bool:
+        """Whether scores are the model's own log-probabilities."""
+        forbids = self.looks_back or self.decoding.min_new_tokens or self.tree.family.spans
+        return not (forbids or self.ordered or len(self.banned))
+
+    @property
     def looks_back(self) -> bool:
         """Whether scores depend on the history."""
         decoding = self.decoding

@@ -17,7 +17,7 @@ from flagai.generation.trial import Trial
 from flagai.model.block.fused import faster_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.static_cache import StaticCache, bucket
-from flagai.parallel.shards import local
+from flagai.parallel.shards import from_part, in_parts, local, vocabularies
 
 # Steps below which a recording is not worth its time: the first is done as it is, the second is recorded.
 _WORTH = 4
@@ -36,6 +36,7 @@ class Shape:
         batch: number of texts, B.
         lanes: number of tokens of each, W.
         apart: whether the texts' tokens stand at positions of their own.
+        in_parts: whether ranks keep the logits that they compute.
         capacity: slots of the cache.
         memory: slots of the encoder's text; 0 for none.
         places: where the parameters lie: a recording reads them there.
@@ -45,6 +46,7 @@ class Shape:
     batch: int
     lanes: int
     apart: bool
+    in_parts: bool
     capacity: int
     memory: int
     places: tuple[tuple[int, torch.dtype], ...]
@@ -58,7 +60,9 @@ class Shape:
         places = tuple((tensor.data_ptr(), tensor.dtype) for tensor in _tensors(tree.model))
         # The last slots stay free: to a causal mask, the queries stand there.
         capacity = bucket(first + tree.slots + 2 * lanes)
-        return cls(tree.family, batch, lanes, tree.apart, capacity, bucket(memory) if memory else 0, places)
+        return cls(
+            tree.family, batch, lanes, tree.apart, bool(tree.heads), capacity, bucket(memory) if memory else 0, places
+        )
 
 
 def _tensors(model: Any) -> Iterator[torch.Tensor]:
@@ -137,11 +141,13 @@ class ModelStep:
     def _run(self, model: Any) -> None:
         self.cache.open()
         places = Places(self._ids, self._position, self._block, seen=self._seen[:, None], apart=self.shape.apart)
-        output = model(**self.shape.family.arguments(model, places), cache=self.cache)
+        with in_parts(vocabularies(model) if self.shape.in_parts else ()):
+            output = model(**self.shape.family.arguments(model, places), cache=self.cache)
+        logits, hidden = output["logits"], output["hidden_states"]
         if self._scored is None:
-            self._scored = Scored(torch.empty_like(output["logits"]), torch.empty_like(output["hidden_states"]))
-        self._scored.logits.copy_(output["logits"])
-        self._scored.hidden.copy_(output["hidden_states"])
+            self._scored = Scored(from_part(torch.empty_like(local(logits)), logits), torch.empty_like(hidden))
+        local(self._scored.logits).copy_(local(logits))
+        self._scored.hidden.copy_(hidden)
 
 
 def _unchanged(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:

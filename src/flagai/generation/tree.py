@@ -16,6 +16,7 @@ from flagai.generation.checks import check, start_id_of
 from flagai.generation.family import Places, family_of, position_rows
 from flagai.generation.options import Decoding
 from flagai.generation.types import Prompt
+from flagai.parallel.shards import in_parts, vocabularies
 
 _NOTHING = -1  # stands in histories where there is no token
 
@@ -102,6 +103,7 @@ class Tree:
         self.limit = pieces * (decoding.max_new_tokens + 1) - 1
         self.slots, self.steps = width * self.limit, self.limit + 2  # of the cache, and of a lane's tokens
         self.numbers = list(range(len(prompts)))
+        self.heads: tuple[Any, ...] = ()  # those whose logits stay where they are computed
         self._first: dict[str, Any] = {}
         self._own = self._kin()
         self._read(prompts, pieces)
@@ -250,8 +252,15 @@ class Tree:
 
     def _call(self, places: Places, **others: Any) -> Scored:
         arguments = self.family.arguments(self.model, places)
-        output = self.model(**arguments, cache=self.cache, **others)
+        with in_parts(self.heads):
+            output = self.model(**arguments, cache=self.cache, **others)
         return Scored(output["logits"], output["hidden_states"])
+
+    def leave_in_parts(self) -> bool:
+        """From now on, let each rank keep the logits that it computes, if ranks share the vocabulary."""
+        if self.model.layout is not None and self.model.layout.sharing is not None:
+            self.heads = vocabularies(self.model)
+        return bool(self.heads)
 
     # -- questions -----------------------------------------------------------------------------------------------
 

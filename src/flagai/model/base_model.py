@@ -246,6 +246,7 @@ class BaseModel(nn.Module):
             fresh=self.fresh,
             optional=self.optional,
             device=device,
+            replicas=None if self.layout is None else self.layout.replicas,
         )
         self._materialise(report.fresh, device)
         if report.untied:

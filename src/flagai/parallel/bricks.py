@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
 from flagai.parallel.edges import add_up, enter, put_together
-from flagai.parallel.shards import local
+from flagai.parallel.shards import distributed_tensor, local
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,9 @@ class Vocabulary(Brick):
 
         shape = torch.Size([*scores.shape[:-1], size])
         stride = torch.empty(shape, device="meta").stride()
-        placement = [Shard(scores.dim() - 1)]
+        placement = (Shard(scores.dim() - 1),)
+        if not scores.requires_grad:
+            return distributed_tensor(scores, self.group.mesh, placement, shape, stride)
         return DTensor.from_local(scores, self.group.mesh, placement, run_check=False, shape=shape, stride=stride)
 
 

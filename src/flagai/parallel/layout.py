@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import distributed, nn
@@ -9,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from flagai.errors import ConfigError, InputError
 from flagai.parallel.fsdp import FullyShard, shard
+from flagai.parallel.inbox import Inbox, connect
 from flagai.parallel.plan import Plan
 from flagai.parallel.tensor import cut
 from flagai.parallel.world import AUTO, make_mesh, own_device, read_mesh
@@ -48,8 +50,18 @@ class Layout:
     @property
     def sharing(self) -> distributed.ProcessGroup | None:
         """The ranks that share this rank's model by tensor parallelism; None if it is alone."""
+        return self._group("tp")
+
+    @property
+    def replicas(self) -> distributed.ProcessGroup | None:
+        """The ranks that hold the same parameters as this one; None if it is alone."""
+        return None if self.fsdp is not None else self._group("dp")
+
+    def _group(self, dimension: str) -> distributed.ProcessGroup | None:
         names = self.mesh.mesh_dim_names or ()
-        return self.mesh["tp"].get_group() if "tp" in names and self.mesh["tp"].size() > 1 else None
+        if dimension not in names or self.mesh[dimension].size() == 1:
+            return None
+        return self.mesh[dimension].get_group()
 
     def agreed(self, values: torch.Tensor) -> torch.Tensor:
         """The values that the first of those ranks has that share this rank's model.
@@ -74,6 +86,25 @@ class Layout:
         votes = torch.tensor(int(wish), device=self.device)
         distributed.all_reduce(votes, op=distributed.ReduceOp.MIN, group=self.sharing)
         return bool(votes)
+
+    def inbox(self, room: int) -> Inbox | None:
+        """Memory in which those ranks' GPUs leave numbers for each other; all ask for it together.
+
+        Args:
+            room: how many numbers a rank may leave at once.
+
+        Returns:
+            The same for every later request of that size; None where GPUs cannot share memory.
+        """
+        if self.sharing is None:
+            return None
+        if room not in self._inboxes:
+            self._inboxes[room] = connect(self.sharing, room, self.device)
+        return self._inboxes[room]
+
+    @cached_property
+    def _inboxes(self) -> dict[int, Inbox | None]:
+        return {}
 
     def check_untying(self, name: str, source: str) -> None:
         """Refuse to give a parameter, tied by the configuration, values of its own where FSDP cannot.

@@ -5,6 +5,8 @@ Everything here takes ordinary tensors too, which are their own whole, and loads
 
 import functools
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard, cast
 
@@ -29,6 +31,28 @@ def plain_type(module: nn.Module) -> type[nn.Module]:
     """The class that a module has, or had before it was cut over ranks (:func:`flagai.parallel.bricks.become`)."""
     found: type[nn.Module] = getattr(type(module), "without_brick", type(module))
     return found
+
+
+def vocabularies(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The layers of a model whose tokens are cut over ranks (:class:`flagai.parallel.bricks.Vocabulary`)."""
+    return tuple(module for module in model.modules() if hasattr(module, "keep_sharded"))
+
+
+@contextmanager
+def in_parts(heads: Iterable[nn.Module]) -> Iterator[None]:
+    """In the body, each rank keeps the logits that it computes.
+
+    Args:
+        heads: of :func:`vocabularies`.
+    """
+    before = [(head, head.keep_sharded) for head in heads]
+    for head, _ in before:
+        head.keep_sharded = True  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for head, kept in before:
+            head.keep_sharded = kept
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

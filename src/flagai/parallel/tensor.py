@@ -23,7 +23,7 @@ from flagai.parallel.bricks import (
     become,
 )
 from flagai.parallel.plan import STYLES, Plan, style
-from flagai.parallel.shards import as_parameter, distributed_tensor
+from flagai.parallel.shards import as_parameter, distributed_tensor, vocabularies
 
 _BRICKS: dict[str, type[Brick]] = {"column": Local, "row": Row, "vocab": Vocabulary, "table": Local, "copy": Local}
 
@@ -46,10 +46,10 @@ def cut(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
         if any(True for _ in module.parameters(recurse=False))
     }
     _check(model, modules, styles, mesh.size())
-    group = Group(mesh, mesh.get_group())
+    group, rank = Group(mesh, mesh.get_group()), mesh.get_local_rank()
     placed: dict[int, nn.Parameter] = {}
     for name, kind in styles.items():
-        _place_parameters(modules[name], kind, mesh, placed)
+        _place_parameters(modules[name], kind, mesh, rank, placed)
         become(modules[name], _brick(modules[name], kind), group)
     entrances = {name.rpartition(".")[0] for name, kind in styles.items() if kind == "column"}
     for name in entrances:
@@ -66,9 +66,8 @@ def keep_logits_sharded(model: nn.Module, keep: bool = True) -> None:
         model: a model that is cut.
         keep: False gathers again.
     """
-    for module in model.modules():
-        if isinstance(module, Vocabulary):
-            module.keep_sharded = keep
+    for head in vocabularies(model):
+        head.keep_sharded = keep  # type: ignore[assignment]
 
 
 def _brick(module: nn.Module, kind: str) -> type[Brick]:
@@ -77,20 +76,22 @@ def _brick(module: nn.Module, kind: str) -> type[Brick]:
     return VocabularyHead if kind == "vocab" and isinstance(module, nn.Linear) else _BRICKS[kind]
 
 
-def _place_parameters(module: nn.Module, kind: str, mesh: DeviceMesh, placed: dict[int, nn.Parameter]) -> None:
+def _place_parameters(
+    module: nn.Module, kind: str, mesh: DeviceMesh, rank: int, placed: dict[int, nn.Parameter]
+) -> None:
     for leaf, parameter in list(module.named_parameters(recurse=False)):
         if id(parameter) not in placed:
-            values = _distributed(parameter.detach(), STYLES[kind].get(leaf), mesh)
+            values = _distributed(parameter.detach(), STYLES[kind].get(leaf), mesh, rank)
             placed[id(parameter)] = as_parameter(values, parameter.requires_grad)
         setattr(module, leaf, placed[id(parameter)])
 
 
-def _distributed(tensor: torch.Tensor, dimension: int | None, mesh: DeviceMesh) -> torch.Tensor:
+def _distributed(tensor: torch.Tensor, dimension: int | None, mesh: DeviceMesh, rank: int) -> torch.Tensor:
     """This rank's part of a tensor that all ranks have, as a distributed tensor; nothing is communicated."""
     part, placement = tensor, (Replicate() if dimension is None else Shard(dimension),)
     if dimension is not None:
         each = -(-tensor.shape[dimension] // mesh.size())  # as torch cuts: the last parts may be smaller
-        begin = mesh.get_local_rank() * each
+        begin = rank * each
         part = tensor.narrow(dimension, begin, min(each, tensor.shape[dimension] - begin)).contiguous()
     return distributed_tensor(part, mesh, placement, tensor.shape, tensor.stride())
 

@@ -12,7 +12,6 @@ from flagai.model.layer.joint import Meeting, Part, joint_product
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.static_cache import StaticCache
-from flagai.parallel.inbox import connect
 from flagai.parallel.layout import Layout
 from flagai.parallel.shards import local
 
@@ -78,7 +77,7 @@ def joint_blocks(blocks: Sequence[nn.Module], layout: Layout, width: int) -> Seq
     group = layout.sharing
     if group is None:
         return ()
-    meeting = Meeting(group, connect(group, MOST_ROWS * width, layout.device))
+    meeting = Meeting(group, layout.inbox(MOST_ROWS * width))
     made: list[JointPreNorm] = []
     for number, block in reversed(list(enumerate(blocks))):
         made.append(JointPreNorm(block, number, meeting, made[-1] if made else None))
