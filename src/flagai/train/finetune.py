@@ -23,6 +23,7 @@ from flagai.train import lora
 from flagai.train.card import write_card
 from flagai.train.compiled import compile_blocks
 from flagai.train.curve import write_curve
+from flagai.train.engine import own_class
 from flagai.train.metrics import perplexity
 from flagai.train.needs import accelerate
 from flagai.train.objective import Objective, Writing, objective_for
@@ -83,7 +84,7 @@ def finetune(
         kwargs_handlers=[library.DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     library.utils.set_seed(recipe.seed)
-    parts = _parts(task, model_name, model_dir, train, held_out, recipe, accelerator.device)
+    parts = _parts(task, model_name, model_dir, train, held_out, recipe, accelerator)
     library.utils.set_seed(recipe.seed, device_specific=True)
     settings = {
         "task": task,
@@ -135,9 +136,10 @@ def _parts(
     train: Sequence[Record],
     valid: Sequence[Record],
     recipe: Recipe,
-    device: torch.device,
+    accelerator: Any,
 ) -> Parts:
     """Load the model for the labels that the data has."""
+    device: torch.device = accelerator.device
     family = family_at(model_name, model_dir)
     objective = objective_for(task, family, train, recipe)
     for record in valid:
@@ -149,6 +151,11 @@ def _parts(
         settings["attention_probs_dropout_prob"] = 0.0
     if recipe.checkpoint_activations:
         settings["checkpoint_activations"] = True
+    if recipe.fsdp:
+        from flagai.parallel.fsdp import FullyShard
+
+        half = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+        settings |= {"mesh": "auto", "fsdp": FullyShard(param_dtype=half, reduce_dtype=torch.float32)}
     loader = AutoLoader(
         task,
         model_name=model_name,
@@ -203,7 +210,7 @@ def _put_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
 def _finish(parts: Parts, trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, float]:
     """Measure the best model as it lies in the folder, and write what was found beside it."""
     out = trainer.out
-    task_class = type(parts.model)
+    task_class = own_class(parts.model)
     best = task_class.from_pretrained(out, device=parts.model.device)
     run = Predictor(best, parts.tokenizer)
     entries = trainer.log.entries()
