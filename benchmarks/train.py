@@ -291,7 +291,8 @@ def main() -> int:
         results["gpu"], peak = torch.cuda.get_device_name(), best_product()
         results["measured_product_teraflops"] = round(peak / 1e12, 1)
     for task in options.task:
-        for results[task] in measure(task, shape, "cuda" if cuda else "cpu", peak):
+        for found in measure(task, shape, "cuda" if cuda else "cpu", peak):
+            results[task] = found
             if options.out:
                 options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(results))
