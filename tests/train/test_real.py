@@ -14,9 +14,7 @@ from flagai.train.metrics import entity_scores
 from flagai.train.recipe import Recipe
 
 pytest.importorskip("accelerate")
-MODEL = Path(__file__).parents[2] / (
-    "packages/flagai-model-me5-small-bert-zh/src/flagai_model_me5_small_bert_zh/model"
-)
+MODEL = Path(__file__).parents[2] / ("packages/flagai-model-me5-small-bert-zh/src/flagai_model_me5_small_bert_zh/model")
 PLACES = ("北京", "上海", "杭州", "西安", "成都", "南京", "广州", "武汉")
 PEOPLE = ("王小明", "李芳", "张伟", "刘洋", "陈静", "赵强")
 FRAMES = ("{person}昨天到了{place}。", "{place}的春天很美，{person}说。", "我和{person}住在{place}。")
@@ -39,7 +37,7 @@ def test_a_real_bert_learns_names_from_a_few_sentences(tmp_path: Path) -> None:
     rows = [tagged(FRAMES[number % 3], *next(names)) for number in range(24)]
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    recipe = Recipe(epochs=20, learning_rate=2e-4, batch_tokens=100, held_out=0.15, evaluate_every=1000)
+    recipe = Recipe(epochs=16, learning_rate=2e-4, batch_tokens=100, held_out=0.15, evaluate_every=1000)
     finetune("ner", str(MODEL), file, tmp_path / "mine", recipe=recipe)
     loader = AutoLoader("ner", model_name="mine", model_dir=tmp_path)
     found = Predictor(loader.get_model(), loader.get_tokenizer()).predict_ner(

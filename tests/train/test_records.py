@@ -88,19 +88,25 @@ def test_rows_that_a_task_cannot_use(tmp_path: Path, task: str, line: str, expec
 
 
 @pytest.mark.parametrize(
-    ("task", "lines", "other", "expected"),
+    ("task", "lines", "expected"),
     [
-        ("classification", ['{"text": "a", "label": "x"}', '{"text": "b", "label": "y"}'], '{"text": "a", "label": "z"}',
-         "the label 'z' is unknown.*x, y"),
-        ("ner", ['{"text": "北京", "tags": ["B-LOC", "I-LOC"]}'] * 2, '{"text": "李", "tags": ["B-PER"]}',
-         "the type 'PER' is unknown.*LOC"),
+        (
+            "classification",
+            ['{"text": "a", "label": "x"}', '{"text": "b", "label": "y"}', '{"text": "a", "label": "z"}'],
+            "the label 'z' is unknown.*x, y",
+        ),
+        (
+            "ner",
+            [*['{"text": "北京", "tags": ["B-LOC", "I-LOC"]}'] * 2, '{"text": "李", "tags": ["B-PER"]}'],
+            "the type 'PER' is unknown.*LOC",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_unknown_label_is_named_with_its_line_before_anything_is_trained(
-    tmp_path: Path, task: str, lines: list[str], other: str, expected: str
+    tmp_path: Path, task: str, lines: list[str], expected: str
 ) -> None:
     home = data.home(tmp_path, "RoBERTa-base-ch")
-    train, valid = put(tmp_path, "a.jsonl", "\n".join(lines)), put(tmp_path, "b.jsonl", f"{lines[0]}\n{other}")
+    train, valid = put(tmp_path, "a.jsonl", "\n".join(lines[:2])), put(tmp_path, "b.jsonl", "\n".join(lines[1:]))
     with pytest.raises(InputError, match=rf"b\.jsonl, line 2: {expected}"):
         finetune(task, "RoBERTa-base-ch", train, tmp_path / "out", valid=valid, model_dir=home)
     assert not (tmp_path / "out").exists()
