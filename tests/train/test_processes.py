@@ -1,6 +1,7 @@
 """Training in processes of their own: killed ones, and two that train together."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from flagai.train.finetune import finetune
+from flagai.train.recipe import Recipe
 from tests.train import data
 
 pytest.importorskip("accelerate")
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,22 +37,37 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
 
 
-def test_a_killed_run_continues_with_the_same_losses(tmp_path: Path) -> None:
+def train(folder: Path, out: str) -> None:
+    recipe = Recipe(epochs=6, batch_tokens=64, learning_rate=2e-2, evaluate_every=4)
+    finetune("ner", "RoBERTa-base-ch", folder / "ner.jsonl", folder / out, model_dir=folder, recipe=recipe)
+
+
+def in_a_process(folder: Path, out: str) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=train, args=(folder, out), daemon=True)
+    process.start()
+    return process
+
+
+def test_a_killed_run_continues_with_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     data.home(tmp_path, "RoBERTa-base-ch")
     data.write(tmp_path, "ner")
-    subprocess.run([sys.executable, *command(tmp_path, "whole")], env=environment(), check=True, capture_output=True)
-    process = subprocess.Popen([sys.executable, *command(tmp_path, "cut")], env=environment(), stderr=subprocess.PIPE)
+    in_a_process(tmp_path, "whole").join()
+    process = in_a_process(tmp_path, "cut")
     give_up = time.monotonic() + 120
     while not list((tmp_path / "cut.training").glob("step-*[0-9]")) and time.monotonic() < give_up:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert len(losses(tmp_path / "cut")) < len(losses(tmp_path / "whole"))
-    subprocess.run([sys.executable, *command(tmp_path, "cut")], env=environment(), check=True, capture_output=True)
+    in_a_process(tmp_path, "cut").join()
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert not (tmp_path / "cut.training").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     data.home(tmp_path, "RoBERTa-base-ch")
     data.write(tmp_path, "ner")

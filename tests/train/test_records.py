@@ -8,9 +8,11 @@ import pytest
 from flagai.data.prepare.labels import Span
 from flagai.errors import InputError
 from flagai.train import labels
+from flagai.train.finetune import finetune
 from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import read_records
+from tests.train import data
 
 
 def put(folder: Path, name: str, content: str | bytes) -> Path:
@@ -85,11 +87,37 @@ def test_rows_that_a_task_cannot_use(tmp_path: Path, task: str, line: str, expec
         objective_for(task, "bert", records, Recipe())
 
 
-def test_an_unknown_label_is_named_with_its_line(tmp_path: Path) -> None:
-    train = read_records(put(tmp_path, "a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}'))
-    (other,) = read_records(put(tmp_path, "b.jsonl", '{"text": "a", "label": "z"}'))
-    with pytest.raises(InputError, match=r"b\.jsonl, line 1: the label 'z' is unknown.*x, y"):
-        labels.class_number(other, labels.classes(train))
+@pytest.mark.parametrize(
+    ("task", "lines", "expected"),
+    [
+        (
+            "classification",
+            ['{"text": "a", "label": "x"}', '{"text": "b", "label": "y"}', '{"text": "a", "label": "z"}'],
+            "the label 'z' is unknown.*x, y",
+        ),
+        (
+            "ner",
+            [*['{"text": "北京", "tags": ["B-LOC", "I-LOC"]}'] * 2, '{"text": "李", "tags": ["B-PER"]}'],
+            "the type 'PER' is unknown.*LOC",
+        ),
+    ],
+)
+def test_an_unknown_label_is_named_with_its_line_before_anything_is_trained(
+    tmp_path: Path, task: str, lines: list[str], expected: str
+) -> None:
+    home = data.home(tmp_path, "RoBERTa-base-ch")
+    train, valid = put(tmp_path, "a.jsonl", "\n".join(lines[:2])), put(tmp_path, "b.jsonl", "\n".join(lines[1:]))
+    with pytest.raises(InputError, match=rf"b\.jsonl, line 2: {expected}"):
+        finetune(task, "RoBERTa-base-ch", train, tmp_path / "out", valid=valid, model_dir=home)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_label_that_chance_puts_into_the_held_out_part_is_known(tmp_path: Path) -> None:
+    home = data.home(tmp_path, "RoBERTa-base-ch")
+    rows = "\n".join(f'{{"text": "a{n}", "label": "{n}"}}' for n in range(6))  # each label once
+    recipe = Recipe(epochs=1, held_out=0.4)
+    finetune("classification", "RoBERTa-base-ch", put(tmp_path, "a.jsonl", rows), tmp_path / "out", model_dir=home,
+             recipe=recipe)  # fmt: skip
 
 
 def test_numbers_as_labels_keep_their_order(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ Every = Annotated[int, typer.Option("--evaluate-every", min=0, help="Steps betwe
 Patience = Annotated[int, typer.Option(min=0, help="Stop after so many evaluations without a better one; 0: never.")]
 Lora = Annotated[int, typer.Option("--lora", min=0, help="Train LoRA adapters of this rank; 0: all parameters.")]
 Recompute = Annotated[bool, typer.Option("--checkpoint-activations", help="Less memory, a third more time.")]
+Fsdp = Annotated[bool, typer.Option("--fsdp", help="Shard the training over all processes of torchrun (FSDP2).")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the blocks: slower to begin, then faster.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that make batches; default some on GPUs.")]
 Seed = Annotated[int, typer.Option(help="The same number trains the same model.")]
 
 
@@ -53,6 +56,9 @@ def finetune(
     patience: Patience = 0,
     lora: Lora = 0,
     checkpoint_activations: Recompute = False,
+    fsdp: Fsdp = False,
+    compile: Compile = False,  # noqa: A002 - the option's name
+    workers: Workers = None,
     seed: Seed = 1,
     model_dir: Home = None,
 ) -> None:
@@ -72,6 +78,9 @@ def finetune(
         patience=patience,
         lora_rank=lora,
         checkpoint_activations=checkpoint_activations,
+        fsdp=fsdp,
+        compile=compile,
+        workers=workers,
         seed=seed,
     )
     columns = dict(_pair(entry) for entry in column or [])

@@ -23,4 +23,4 @@ def compile_blocks(model: BaseModel) -> None:
     for stack in model.modules():
         if isinstance(stack, BlockStack):
             for block in stack:
-                block.compile(dynamic=True)  # type: ignore[no-untyped-call]
+                block.compile(dynamic=True)

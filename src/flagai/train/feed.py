@@ -42,7 +42,7 @@ def feed(make: Make, specs: Sequence[Spec], workers: int) -> Iterator[Batch]:
     loader = DataLoader(
         _Made(make),
         batch_size=None,
-        sampler=specs,  # type: ignore[arg-type]  # any iterable with a length
+        sampler=specs,
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         multiprocessing_context="fork" if workers else None,

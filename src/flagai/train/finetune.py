@@ -23,6 +23,7 @@ from flagai.model.t5_model import T5Model
 from flagai.train import lora
 from flagai.train.card import write_card
 from flagai.train.curve import write_curve
+from flagai.train.engine import own_class
 from flagai.train.metrics import perplexity
 from flagai.train.needs import accelerate
 from flagai.train.objective import Objective, Writing, objective_for
@@ -75,15 +76,16 @@ def finetune(
     """
     task, out, recipe = task_named(task), Path(out), recipe or Recipe()
     library = accelerate()
-    train, held_out = _split(
-        read_records(data, columns), None if valid is None else read_records(valid, columns), recipe
-    )
+    given = read_records(data, columns)
+    divided = _split(given, None if valid is None else read_records(valid, columns), recipe)
     accelerator = library.Accelerator(
         gradient_accumulation_steps=recipe.accumulate,
         kwargs_handlers=[library.DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     library.utils.set_seed(recipe.seed)
-    parts = _parts(task, model_name, model_dir, train, held_out, recipe, accelerator.device)
+    # Labels are those of the whole file, wherever chance puts its rows.
+    objective = objective_for(task, family_at(model_name, model_dir), given, recipe)
+    parts = _parts(objective, model_name, model_dir, divided, accelerator)
     library.utils.set_seed(recipe.seed, device_specific=True)
     settings = {
         "task": task,
@@ -105,8 +107,8 @@ def finetune(
             "task": task,
             "base": model_name,
             "data": Path(data).name,
-            "texts": len(train),
-            "held-out": len(held_out),
+            "texts": len(parts.train),
+            "held-out": len(parts.valid),
         }
         measured = _finish(parts, trainer, facts)
     accelerator.wait_for_everyone()
@@ -129,28 +131,23 @@ def _split(
 
 
 def _parts(
-    task: str,
+    objective: Objective,
     model_name: str,
     model_dir: str | Path | None,
-    train: Sequence[Record],
-    valid: Sequence[Record],
-    recipe: Recipe,
-    device: torch.device,
+    divided: tuple[Sequence[Record], Sequence[Record]],
+    accelerator: Any,
 ) -> Parts:
     """Load the model for the labels that the data has."""
-    family = family_at(model_name, model_dir)
-    objective = objective_for(task, family, train, recipe)
-    for record in valid:
+    train, held_out = divided
+    for record in held_out:
         objective.check(record)
+        objective.check_labels(record)
+    recipe, device = objective.recipe, accelerator.device
     packing = recipe.packing if recipe.packing is not None else device.type == "cuda"
-    packing = packing and family == "bert" and objective.packable
-    settings: dict[str, Any] = objective.settings()
-    if packing:  # attention over packed texts is fast only without dropout
-        settings["attention_probs_dropout_prob"] = 0.0
-    if recipe.checkpoint_activations:
-        settings["checkpoint_activations"] = True
+    packing = packing and objective.family == "bert" and objective.packable
+    settings = objective.settings() | _settings(recipe, packing, accelerator.mixed_precision)
     loader = AutoLoader(
-        task,
+        objective.task,
         model_name=model_name,
         model_dir=model_dir,
         device=device,
@@ -164,14 +161,28 @@ def _parts(
         numbered = {str(number): name for number, name in enumerate(names)}
         named = {"id2label": numbered, "label2id": {name: int(number) for number, name in numbered.items()}}
         model.config = model.config.replace(extra={**model.config.extra, **named})
-    recipe = fitting(recipe, model, objective)
-    objective.recipe = recipe
     if recipe.lora_rank:
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
     if recipe.compile:
         compile_blocks(model)
-    return Parts(model, loader.get_tokenizer(), objective, train, valid, recipe, packing)
+    objective.recipe = fitting(recipe, model, objective)
+    return Parts(model, loader.get_tokenizer(), objective, train, held_out, objective.recipe, packing)
+
+
+def _settings(recipe: Recipe, packing: bool, precision: str) -> dict[str, Any]:
+    """What else the model is loaded with."""
+    found: dict[str, Any] = {}
+    if packing:  # attention over packed texts is fast only without dropout
+        found["attention_probs_dropout_prob"] = 0.0
+    if recipe.checkpoint_activations:
+        found["checkpoint_activations"] = True
+    if recipe.fsdp:
+        from flagai.parallel.fsdp import FullyShard
+
+        half = torch.bfloat16 if precision == "bf16" else None
+        found |= {"mesh": "auto", "fsdp": FullyShard(param_dtype=half, reduce_dtype=torch.float32)}
+    return found
 
 
 def fitting(recipe: Recipe, model: BaseModel, objective: Objective) -> Recipe:
@@ -203,7 +214,7 @@ def _put_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
 def _finish(parts: Parts, trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, float]:
     """Measure the best model as it lies in the folder, and write what was found beside it."""
     out = trainer.out
-    task_class = type(parts.model)
+    task_class = own_class(parts.model)
     best = task_class.from_pretrained(out, device=parts.model.device)
     run = Predictor(best, parts.tokenizer)
     entries = trainer.log.entries()

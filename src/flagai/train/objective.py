@@ -49,6 +49,13 @@ class Objective:
         for column in self.columns:
             record.text(column)
 
+    def check_labels(self, record: Record) -> None:
+        """Refuse a record whose labels the training data does not have.
+
+        Raises:
+            InputError: it is one.
+        """
+
     def settings(self) -> dict[str, Any]:
         """Settings of the configuration that the model needs for this data."""
         return {}
@@ -89,6 +96,10 @@ class Classification(Objective):
     def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
         super().__init__(task, family, records, recipe)
         self.known = labels.classes(records)
+
+    def check_labels(self, record: Record) -> None:
+        """See the base class."""
+        labels.class_number(record, self.known)
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
@@ -134,6 +145,10 @@ class Entities(Objective):
     def check(self, record: Record) -> None:
         """See the base class."""
         labels.tagged(record)
+
+    def check_labels(self, record: Record) -> None:
+        """See the base class."""
+        labels.known_entities(record, self.types)
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""

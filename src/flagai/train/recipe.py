@@ -30,6 +30,7 @@ class Recipe:
         lora_rank: train LoRA adapters of this rank instead of all parameters; 0: all parameters.
         checkpoint_activations: compute activations again in the backward pass, for less memory.
         packing: train BERT's encoders without padding (without dropout in attention); None: on GPUs.
+        fsdp: shard parameters, gradients and optimizer over all processes (FSDP2).
         compile: compile the blocks by torch.compile: slower to begin, faster from then on.
         workers: processes that make batches beside this one; None: on GPUs as many as are useful.
         generated: how many titles or poems of the validation part are written for ROUGE at the end.
@@ -52,6 +53,7 @@ class Recipe:
     lora_rank: int = 0
     checkpoint_activations: bool = False
     packing: bool | None = None
+    fsdp: bool = False
     compile: bool = False
     workers: int | None = None
     generated: int = 100
@@ -67,6 +69,8 @@ class Recipe:
         for name, lowest in _LOWEST.items():
             if (getattr(self, name) or 0) < lowest:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least {lowest}.")
+        if self.fsdp and self.lora_rank:
+            raise InputError("fsdp shards models without adapters. Leave lora_rank at 0, or fsdp off.")
         for name in ("warmup", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected a share from 0 to below 1.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flagai.errors import InputError
+from flagai.train.engine import Engine
 
 _PROGRESS = "progress.json"
 
@@ -35,13 +36,14 @@ class States:
 
     Args:
         out: the folder of the result.
-        accelerator: Accelerate's; it writes parameters, optimizer, loss scale and random numbers.
+        accelerator: Accelerate's.
+        engine: writes and reads parameters, optimizer, loss scale and random numbers.
         settings: what the run was asked to do; a checkpoint of another run is refused.
     """
 
-    def __init__(self, out: Path, accelerator: Any, settings: dict[str, Any]) -> None:
+    def __init__(self, out: Path, accelerator: Any, engine: Engine, settings: dict[str, Any]) -> None:
         self.folder = out.with_name(out.name + ".training")
-        self.accelerator = accelerator
+        self.accelerator, self.engine = accelerator, engine
         # As they are after reading them from the file again.
         self.settings = json.loads(json.dumps(settings))
 
@@ -52,8 +54,7 @@ class States:
         if self.accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        # Not as safetensors: Accelerate would take q, k and v, cut from one tensor of a file, for one and keep only q.
-        self.accelerator.save_state(str(unfinished), safe_serialization=False)
+        self.engine.save(unfinished)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             content = {"settings": self.settings, "progress": asdict(progress)}
@@ -85,7 +86,7 @@ class States:
                 f"{self.folder} has an unfinished training with other settings: {'; '.join(different)}. "
                 "Use the same ones to continue it, or remove the folder to begin anew."
             )
-        self.accelerator.load_state(str(found[-1]))
+        self.engine.load(found[-1])
         return Progress(**content["progress"])
 
     def remove(self) -> None:

@@ -18,8 +18,8 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
 from flagai.model.predictor.predictor import Predictor
-from flagai.train import lora
 from flagai.train.batches import batches, packed
+from flagai.train.engine import Engine, ShardedEngine
 from flagai.train.feed import feed, workers_for
 from flagai.train.log import Entry, Log
 from flagai.train.objective import Objective, weight
@@ -63,11 +63,13 @@ class _Open:
         step: its number.
         rate: its learning rate.
         sums: its loss and its tokens, summed over the processes.
+        seconds: from the step before to this one.
     """
 
     step: int
     rate: float
     sums: torch.Tensor
+    seconds: float
 
 
 class Trainer:
@@ -89,9 +91,12 @@ class Trainer:
         self.lengths = _lengths(parts.tokenizer, parts.objective, parts.train, self.recipe)
         self.epochs = [self._plan(epoch) for epoch in range(self.recipe.epochs)]
         self.steps = sum(map(len, self.epochs))
-        self.model, self.optimizer = accelerator.prepare(parts.model, _optimizer(parts.model, self.recipe))
+        kind = ShardedEngine if parts.model.layout is not None else Engine
+        optimizer = _optimizer(parts.model, self.recipe)
+        self.engine = kind(accelerator, parts.model, optimizer, adapters=bool(self.recipe.lora_rank))
+        self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.log = Log(out / "log.jsonl", writes=accelerator.is_main_process)
-        self.states = States(out, accelerator, settings)
+        self.states = States(out, accelerator, self.engine, settings)
         self.progress = Progress()
         self._open: _Open | None = None
         self._clock = time.perf_counter()
@@ -133,7 +138,7 @@ class Trainer:
             tokens += made["input_ids"].numel()
             batch = self._placed(made)
             last = number + 1 == len(step)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+            with contextlib.nullcontext() if last else self.engine.local_gradients():
                 loss = self.model(**batch)["loss"]
                 self.accelerator.backward(loss)
             losses.append(loss.detach().float())
@@ -144,7 +149,9 @@ class Trainer:
         mean = torch.stack(losses).mean()
         sums = self.accelerator.reduce(torch.stack([mean, torch.full_like(mean, tokens)]), "sum")
         self._close()
-        self._open = _Open(self.progress.step, rate, sums)
+        now = time.perf_counter()
+        self._open = _Open(self.progress.step, rate, sums, now - self._clock)
+        self._clock = now
 
     def _close(self) -> None:
         """Report the step before: by now the device is done with it, so that nobody waits."""
@@ -154,9 +161,8 @@ class Trainer:
         loss, tokens = step.sums.tolist()
         loss /= self.accelerator.num_processes
         self.progress.tokens += int(tokens)
-        now = time.perf_counter()
-        speed, self._clock = tokens / (now - self._clock), now
-        self._tell({"step": step.step, "loss": loss, "learning_rate": step.rate, "tokens_per_second": round(speed)})
+        speed = round(tokens / step.seconds)
+        self._tell({"step": step.step, "loss": loss, "learning_rate": step.rate, "tokens_per_second": speed})
         if not math.isfinite(loss):
             raise InputError(
                 f"The loss is no number any more at step {step.step}. Lower the learning rate "
@@ -174,7 +180,7 @@ class Trainer:
         self.progress.waited = 0 if better else self.progress.waited + 1
         if better:
             self.progress.best, self.progress.best_step = value, self.progress.step
-            self._keep()
+            self.engine.write(self.out)
         self._tell({"step": self.progress.step, **found, "best": better})
         self.states.save(self.progress)
         self._clock = time.perf_counter()
@@ -189,35 +195,14 @@ class Trainer:
         for indices in batches(lengths, budget, 0, shuffled=False):
             batch = self._placed(self._made(self.parts.valid, indices, self.recipe.seed))
             times = weight(batch)
-            with self.accelerator.autocast():
-                total += float(self._bare()(**batch)["loss"]) * times
+            with self.engine.precision():
+                total += float(self.engine.bare(**batch)["loss"]) * times
             count += times
         return total / max(1.0, count)
 
     def _measures(self) -> dict[str, float]:
-        with self.accelerator.autocast():
-            return self.parts.objective.measure(Predictor(self._bare(), self.parts.tokenizer), self.parts.valid)
-
-    def _bare(self) -> Any:
-        return self.accelerator.unwrap_model(self.model)
-
-    def _keep(self) -> None:
-        """Write the model as it is now; adapters are merged into it."""
-        if self.recipe.lora_rank:
-            lora.merge(self._bare())
-        state = self.accelerator.get_state_dict(self.model)
-        if self.accelerator.is_main_process:
-            cls = _own_class(self._bare())
-            copy = cls.on_meta(self.parts.model.config)
-            plain = lora.plain(state)
-            for name in copy.optional:
-                if not any(key.startswith(f"{name}.") for key in plain):
-                    owner, _, leaf = name.rpartition(".")
-                    setattr(copy.get_submodule(owner), leaf, None)
-            copy.load_state_dict(plain, assign=True)
-            copy.save_pretrained(self.out)
-        if self.recipe.lora_rank:
-            lora.unmerge(self._bare())
+        with self.engine.precision():
+            return self.parts.objective.measure(Predictor(self.engine.bare, self.parts.tokenizer), self.parts.valid)
 
     # -- batches --------------------------------------------------------------------------------------------------
 
@@ -270,8 +255,3 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     fused = all(parameter.is_cuda for parameter in trained)  # one kernel for all parameters
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=fused)
-
-
-def _own_class(model: BaseModel) -> type[BaseModel]:
-    """The model's class; FSDP puts one of its own before it."""
-    return next(cls for cls in type(model).__mro__ if cls.__module__.startswith("flagai.model."))

@@ -1,0 +1,142 @@
+"""What carries a training: replicas on Accelerate, or one model that is sharded over all processes."""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flagai.errors import ConfigError
+from flagai.model.base_model import BaseModel
+from flagai.train import lora
+
+_SHARDS = "shards"
+
+
+class Engine:
+    """Every process has the whole model, in any precision that Accelerate knows.
+
+    Args:
+        accelerator: Accelerate's.
+        model: the model.
+        optimizer: of its parameters.
+        adapters: whether it has LoRA adapters.
+    """
+
+    def __init__(
+        self, accelerator: Any, model: BaseModel, optimizer: torch.optim.Optimizer, *, adapters: bool = False
+    ) -> None:
+        self.accelerator, self.adapters = accelerator, adapters
+        self.model, self.optimizer = self._prepared(model, optimizer)
+
+    def _prepared(self, model: BaseModel, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        model, optimizer = self.accelerator.prepare(model, optimizer)
+        return model, optimizer
+
+    @property
+    def bare(self) -> BaseModel:
+        """The model itself."""
+        model: BaseModel = self.accelerator.unwrap_model(self.model)
+        return model
+
+    def local_gradients(self) -> AbstractContextManager[None]:
+        """In the body, gradients are added up in each process and not exchanged."""
+        context: AbstractContextManager[None] = self.accelerator.no_sync(self.model)
+        return context
+
+    def precision(self) -> AbstractContextManager[None]:
+        """In the body, the bare model computes in the precision of the training."""
+        context: AbstractContextManager[None] = self.accelerator.autocast()
+        return context
+
+    def write(self, out: Path) -> None:
+        """Write the model as it is now; adapters are merged into it. All processes call it.
+
+        Args:
+            out: the model's folder.
+        """
+        if self.adapters:
+            lora.merge(self.bare)
+        state = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            copy = own_class(self.bare).on_meta(self.bare.config)
+            plain = lora.plain(state)
+            for name in copy.optional:  # what the checkpoint did not have
+                if not any(key.startswith(f"{name}.") for key in plain):
+                    owner, _, leaf = name.rpartition(".")
+                    setattr(copy.get_submodule(owner), leaf, None)
+            copy.load_state_dict(plain, assign=True)
+            copy.save_pretrained(out)
+        if self.adapters:
+            lora.unmerge(self.bare)
+
+    def save(self, folder: Path) -> None:
+        """Write parameters, optimizer, loss scale and random numbers. All processes call it.
+
+        Args:
+            folder: of the checkpoint.
+        """
+        # Not as safetensors: Accelerate would take q, k and v, cut from one tensor of a file, for one and keep only q.
+        self.accelerator.save_state(str(folder), safe_serialization=False)
+
+    def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote."""
+        self.accelerator.load_state(str(folder))
+
+
+class ShardedEngine(Engine):
+    """The processes share one model by FSDP2; Accelerate only starts them and keeps their random numbers."""
+
+    def _prepared(self, model: BaseModel, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        if self.accelerator.mixed_precision == "fp16":
+            raise ConfigError("Sharded models train in bf16 or float32: their gradients are not scaled for fp16.")
+        return model, optimizer
+
+    @contextlib.contextmanager
+    def _unreduced(self) -> Iterator[None]:
+        self.model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self.model.set_requires_gradient_sync(True)
+
+    def local_gradients(self) -> AbstractContextManager[None]:
+        """See the base class."""
+        return self._unreduced()
+
+    def precision(self) -> AbstractContextManager[None]:
+        """See the base class; FSDP casts by itself."""
+        return contextlib.nullcontext()
+
+    def write(self, out: Path) -> None:
+        """See the base class."""
+        self.bare.save_pretrained(out)
+
+    def save(self, folder: Path) -> None:
+        """See the base class."""
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+        from torch.distributed.checkpoint.state_dict_saver import save
+
+        super().save(folder)
+        weights, moments = get_state_dict(self.model, self.optimizer)
+        save({"model": weights, "optimizer": moments}, checkpoint_id=folder / _SHARDS)
+
+    def load(self, folder: Path) -> None:
+        """See the base class."""
+        from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+        from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+        from torch.distributed.checkpoint.state_dict_loader import load
+
+        super().load(folder)
+        weights, moments = get_state_dict(self.model, self.optimizer)
+        # Parameters that get no gradient (a pooler, in tagging) have no moments in the checkpoint.
+        planner = DefaultLoadPlanner(allow_partial_load=True)
+        load({"model": weights, "optimizer": moments}, checkpoint_id=folder / _SHARDS, planner=planner)
+        set_state_dict(self.model, self.optimizer, model_state_dict=weights, optim_state_dict=moments)
+
+
+def own_class(model: BaseModel) -> type[BaseModel]:
+    """The model's class; FSDP puts one of its own before it."""
+    return next(cls for cls in type(model).__mro__ if cls.__module__.startswith("flagai.model."))

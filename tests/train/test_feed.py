@@ -1,0 +1,71 @@
+"""Batches that other processes make, and compiled blocks: the same losses as without."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flagai.model.layer import PackedRow
+from flagai.train.compiled import compile_blocks
+from flagai.train.feed import feed, workers_for
+from flagai.train.finetune import finetune
+from flagai.train.recipe import Recipe
+from tests import folders
+from tests.train import data
+
+pytest.importorskip("accelerate")
+
+
+def losses(folder: Path, task: str, out: str, **more: Any) -> list[float]:
+    recipe = Recipe(epochs=2, batch_tokens=64, learning_rate=1e-2, accumulate=2, **more)
+    finetune(task, "RoBERTa-base-ch", folder / f"{task}.jsonl", folder / out, model_dir=folder, recipe=recipe)
+    lines = (folder / out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line).get("loss") for line in lines]
+
+
+@pytest.mark.parametrize(("task", "packing"), [("ner", True), ("masklm", False)])
+def test_batches_from_other_processes_are_the_same(tmp_path: Path, task: str, packing: bool) -> None:
+    data.home(tmp_path, "RoBERTa-base-ch")
+    data.write(tmp_path, task)
+    one, two = (losses(tmp_path, task, f"with-{count}", workers=count, packing=packing) for count in (0, 2))
+    assert one == two
+
+
+def test_batches_come_in_order_and_leave_random_numbers_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    made = feed(lambda indices, seed: {"input_ids": torch.tensor([*indices, seed])}, [([3, 4], 7), ([1], 8)], 2)
+    assert [batch["input_ids"].tolist() for batch in made] == [[3, 4, 7], [1, 8]]
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_who_makes_batches() -> None:
+    assert workers_for(torch.device("cpu"), None) == 0
+    assert workers_for(torch.device("cpu"), 3) == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_blocks_share_code_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.utils import counters
+
+    settings = {"class_num": 3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    plain, compiled = (folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", **settings) for _ in range(2))
+    compiled.load_state_dict(plain.state_dict())
+    compile_it = nn.Module.compile
+    # The real back end needs a C++ compiler and half a minute; what is tested is which code is compiled how often.
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **more: compile_it(self, backend="aot_eager", **more))
+    compile_blocks(compiled)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    graphs = []
+    for lengths in ([9, 7, 3], [12, 5], [8, 8, 8, 2], [30]):
+        ids = torch.randint(1, 100, (1, sum(lengths)))
+        batch = {"input_ids": ids, "segment_ids": torch.zeros_like(ids), "labels": ids % 3}
+        found = [model(**batch, lengths=PackedRow(tuple(lengths)))["loss"] for model in (plain, compiled)]
+        torch.testing.assert_close(found[1], found[0])
+        found[1].backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[-1], "other lengths were compiled again"
