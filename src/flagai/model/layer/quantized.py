@@ -50,6 +50,7 @@ class QuantizedLinear(nn.Module):
         self.weight_scale = nn.Parameter(scale, requires_grad=False)
         self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype), requires_grad=False) if bias else None
         # Holds nothing but the type, and follows the model's.
+        self._like: torch.Tensor
         self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
         self.training = False
 
