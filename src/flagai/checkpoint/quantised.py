@@ -107,11 +107,21 @@ def widen(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """
     if numbers.dtype == torch.int8:
         return numbers.float() * scale.float().view(-1, *[1] * (numbers.dim() - 1))
-    step, least = scale.contiguous().view(torch.bfloat16).float().unflatten(1, (-1, 2)).unbind(2)
-    shifts = 4 * torch.arange(_IN_WORD, dtype=torch.int32, device=numbers.device)[:, None]
-    words = numbers.unflatten(1, (scale.shape[1], 1, -1))
-    values = ((words >> shifts) & _MOST).flatten(2)
+    step, least = steps_of(scale)
+    values = numbers_of(numbers, scale).unflatten(1, (scale.shape[1], -1))
     return (values * step[:, :, None] + least[:, :, None]).flatten(1)
+
+
+def steps_of(scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each group's step and least value, two of [rows, groups] in float32."""
+    step, least = scale.contiguous().view(torch.bfloat16).float().unflatten(1, (-1, 2)).unbind(2)
+    return step, least
+
+
+def numbers_of(words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The numbers in words of four bits, 0 to 15, [rows, columns] int32."""
+    shifts = 4 * torch.arange(_IN_WORD, dtype=torch.int32, device=words.device)[:, None]
+    return ((words.unflatten(1, (scale.shape[1], 1, -1)) >> shifts) & _MOST).flatten(1)
 
 
 def quantised(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
