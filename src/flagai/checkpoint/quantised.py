@@ -77,12 +77,14 @@ def _four_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError(f"{matrix.shape[1]} columns cannot be cut into groups of {GROUPS}")
     groups = matrix.unflatten(1, (-1, group))
     lowest, highest = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
+    span = (highest - lowest).clamp(min=torch.finfo(torch.float32).tiny)
     best = torch.full_like(lowest, torch.inf)
-    step, least = torch.zeros_like(lowest), torch.zeros_like(lowest)
+    step, least = torch.ones_like(lowest), lowest
     for share in _DRAWN_IN:
-        width = ((highest - lowest) * (share / _MOST)).clamp(min=torch.finfo(torch.float32).tiny).bfloat16().float()
-        begin = ((highest + lowest - _MOST * width) / 2).bfloat16().float()
-        error = (_numbers(groups, width, begin) * width + begin - groups).square().sum(2, keepdim=True)
+        width = (span * (share / _MOST)).bfloat16().float()
+        # A group of one value keeps it: zeros stay zeros.
+        begin = torch.where(highest == lowest, lowest, (highest + lowest - _MOST * width) / 2).bfloat16().float()
+        error = ((_numbers(groups, width, begin) * width + begin - groups) / span).square().sum(2, keepdim=True)
         better = error < best
         best, step, least = (
             torch.where(better, new, old) for new, old in ((error, best), (width, step), (begin, least))

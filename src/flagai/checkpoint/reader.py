@@ -73,8 +73,10 @@ def open_checkpoint(path: str | Path, *, widen: bool = True) -> Checkpoint:
     """
     path = Path(path)
     files = find_files(path)
-    parts = [_join(path, part, widen) for part in files.parts]
+    parts = [_join(path, part) for part in files.parts]
     _check_placement(files, parts[0])
+    if widen:  # of all files together: a matrix and its scale may stand in two of them
+        parts = [widened(part, path) for part in parts]
     for rank, part in enumerate(parts):
         if part.keys() != parts[0].keys():
             odd = sorted(part.keys() ^ parts[0].keys())[0]
@@ -84,11 +86,10 @@ def open_checkpoint(path: str | Path, *, widen: bool = True) -> Checkpoint:
     return Checkpoint(path, parts)
 
 
-def _join(path: Path, files: list[Path], widen: bool) -> dict[str, torch.Tensor]:
+def _join(path: Path, files: list[Path]) -> dict[str, torch.Tensor]:
     joined: dict[str, torch.Tensor] = {}
     for file in files:
         tensors = _open_file(file)
-        tensors = widened(tensors, file) if widen else tensors
         for name in tensors.keys() & joined.keys():
             raise CheckpointError(
                 f"{name!r} stands in {file.name} and in an earlier shard of {path}. Remove the files of one checkpoint."
