@@ -7,6 +7,7 @@ from pathlib import Path
 from flagai.checkpoint.files import read_json
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import InputError, ModelNotFoundError
+from flagai.model import quantized as quantization
 from flagai.model.base_model import BaseModel
 from flagai.model.obtain import CONFIG_FILE
 from flagai.model.placement import Dtype
@@ -34,12 +35,14 @@ class Conversion:
     Args:
         model_class: the class that read and wrote the model.
         parameters: number of parameters.
+        layout: the layout that was written.
         dropped: tensors of the source that the class does not use, so that they are not in the target.
         companions: files that were copied along.
     """
 
     model_class: str
     parameters: int
+    layout: str
     dropped: list[str]
     companions: list[str]
 
@@ -48,8 +51,9 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
-    layout: str = "huggingface",
+    layout: str | None = None,
     dtype: Dtype | None = None,
+    quantize: str | None = None,
     max_shard_size: int | str = "5GB",
     model_class: str | None = None,
     overwrite: bool = False,
@@ -59,8 +63,9 @@ def convert(
     Args:
         source: a folder with ``config.json`` and weights.
         target: the folder to create or update, atomically.
-        layout: "huggingface" or "flagai".
+        layout: "huggingface" or "flagai"; default the first, of quantised weights the second.
         dtype: the type to write; default the type of the source.
+        quantize: "int8" or "int4" writes the weights of blocks in so many bits.
         max_shard_size: the largest size of a weights file, as in "5GB".
         model_class: the class, if the folder does not tell it.
         overwrite: write into a folder that is not empty.
@@ -72,11 +77,16 @@ def convert(
     if not (source / CONFIG_FILE).is_file():
         raise ModelNotFoundError(f"{source} has no {CONFIG_FILE}; flagai convert reads model folders.")
     _check_target(source, target, overwrite)
+    layout = layout or ("flagai" if quantize else "huggingface")
     model, dropped = _load(source, model_class, dtype)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if quantize:
+        quantization.quantize(model, quantize)
     model.save_pretrained(target, max_shard_size=max_shard_size, layout=layout)
     return Conversion(
         model_class=type(model).__name__,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
+        layout=layout,
         dropped=dropped,
         companions=_copy_companions(source, target),
     )

@@ -16,7 +16,7 @@ import torch
 from flagai.checkpoint import atomic, save
 from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.errors import InputError
-from flagai.model import base_model
+from flagai.model import saving
 from flagai.model.glm_model import GLMModel
 from tests import tiny
 from tests.checkpoint.making import equal, saved
@@ -63,10 +63,10 @@ def crash_after(function: Callable[..., Any], calls: int = 1) -> Callable[..., A
 
 # where to crash, and whether the new model is in place by then
 STAGES: dict[str, tuple[Any, str, Callable[..., Any], bool]] = {
-    "before writing": (base_model, "write_shards", crash, False),
+    "before writing": (saving, "write_shards", crash, False),
     "after one shard": (save, "write_file", crash_after(save.write_file), False),
     "between shards and index": (save, "write_file", crash_after(save.write_file, 3), False),
-    "before the configuration": (base_model, "write_shards", crash_after(base_model.write_shards), False),
+    "before the configuration": (saving, "write_shards", crash_after(saving.write_shards), False),
     "before other files": (atomic, "_carry_over", crash, False),
     "before syncing": (atomic, "_sync_tree", crash, False),
     "in syncing": (atomic.os, "fsync", crash_after(os.fsync, 4), False),
@@ -135,7 +135,7 @@ def test_an_error_leaves_the_old_and_no_rubbish(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(base_model if where == "write_shards" else atomic, where, fail)
+    monkeypatch.setattr(saving if where == "write_shards" else atomic, where, fail)
     with pytest.raises((OSError, InputError), match="No space left"):
         new.save_pretrained(tmp_path / "model")
     assert equal(GLMModel.from_pretrain(tmp_path / "model"), old)

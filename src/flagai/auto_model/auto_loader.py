@@ -44,9 +44,9 @@ class AutoLoader:
         fp16: another way to say ``torch_dtype="float16"``.
         fine_tuned: False takes the model of this very name, to train it, even if there is one that was trained for
             the task.
-        **settings_and_others: ``mesh`` and ``fsdp`` as in :meth:`BaseModel.from_pretrain`; settings that replace those
-            of the configuration; arguments of the original that have no meaning here (``low_cpu_mem_usage``,
-            ``inference_mode``, ``model_max_length``, ``all_devices``) are ignored.
+        **settings_and_others: ``mesh``, ``fsdp`` and ``quantize`` as in :meth:`BaseModel.from_pretrain`; settings that
+            replace those of the configuration; arguments of the original that have no meaning here
+            (``low_cpu_mem_usage``, ``inference_mode``, ``model_max_length``, ``all_devices``) are ignored.
 
     Raises:
         InputError: there is no such task, or the model cannot do it; the message has the lists.

@@ -67,7 +67,7 @@ def fill(
         for aliases in _aliases(parameters):
             for name in aliases:
                 used.update(source.theirs for source in matcher.sources(name))
-            chosen.update(_choose(aliases, matcher, shapes[aliases[0]], fresh, report))
+            chosen.update(_choose(aliases, matcher, parameters[aliases[0]], fresh, report))
         report.unused, report.unexpected = matcher.leftovers(used)
         removable = _removable(optional, list(chosen), report)
     report.raise_if_broken()
@@ -111,25 +111,31 @@ def _aliases(parameters: dict[str, nn.Parameter]) -> list[list[str]]:
 
 
 def _choose(
-    aliases: list[str], matcher: Matcher, shape: torch.Size, fresh: tuple[str, ...], report: LoadReport
+    aliases: list[str], matcher: Matcher, parameter: nn.Parameter, fresh: tuple[str, ...], report: LoadReport
 ) -> dict[str, Source]:
     """Choose a source for each name of one parameter, or note in the report why there is none."""
     found = {name: sources for name in aliases if (sources := matcher.sources(name))}
     if not found:
-        _note_absence(aliases[0], matcher, shape, fresh, report)
+        _note_absence(aliases[0], matcher, parameter.shape, fresh, report)
         return {}
     first = next(iter(found.values()))[0]
     for name, sources in found.items():
-        if not sources[0].parts[0].is_floating_point():
+        if not _becomes(sources[0].parts[0], parameter):
             report.mistyped.append(f"{name}, but {sources[0].theirs} is {sources[0].parts[0].dtype}")
             return {}
-        if sources[0].shape != shape:
-            report.misshapen.append(f"{name} {tuple(shape)}, but {sources[0].theirs} gives {tuple(sources[0].shape)}")
+        if sources[0].shape != parameter.shape:
+            ours, theirs = tuple(parameter.shape), tuple(sources[0].shape)
+            report.misshapen.append(f"{name} {ours}, but {sources[0].theirs} gives {theirs}")
             return {}
         report.conflicting += [f"{other.theirs} differs from {sources[0].theirs}" for other in _differing(sources)]
         if sources[0].theirs != first.theirs and not sources[0].equals(first):
             report.untied.append(name)
     return {name: found[name][0] if name in report.untied else first for name in aliases}
+
+
+def _becomes(tensor: torch.Tensor, parameter: nn.Parameter) -> bool:
+    """Whether a parameter takes such numbers: any floating-point type, or exactly its own whole numbers."""
+    return tensor.is_floating_point() if parameter.is_floating_point() else tensor.dtype == parameter.dtype
 
 
 def _differing(sources: list[Source]) -> list[Source]:

@@ -15,9 +15,15 @@ from functools import cached_property
 
 import torch
 
+from flagai.checkpoint.quantised import SCALE
+
 LAYOUTS = ("huggingface", "flagai")
+# Our own parameters under their own names, as our training files and quantised models have them.
+NATIVE = "native"
 # Composite models hold their backbone under this name; so do FlagAI's trainer files.
 BACKBONE = "model."
+# What follows the name of a quantised parameter in the name of its scale.
+OUR_SCALE = "_scale"
 _PLACEHOLDERS = {r"\{i\}": r"(?P<i>\d+)", r"\{p\}": r"(?P<p>weight|bias)", r"\{\*\}": r"(?P<rest>.+)"}
 
 
@@ -144,6 +150,9 @@ class NameMap:
 
     def windows(self, ours: str) -> list[Window]:
         """The windows where a parameter may lie, best first; the last one is its own name (our training files)."""
+        if ours.endswith(OUR_SCALE):  # a quantised matrix' scale lies beside it, in files too
+            matrix = self.windows(ours.removesuffix(OUR_SCALE))
+            return [Window(window.row, window.theirs + SCALE) for window in matrix]
         ours = ours.removeprefix(BACKBONE)
         found = [
             Window(entry, _fill_in(entry.theirs, values))
@@ -155,7 +164,7 @@ class NameMap:
             for entry in self._by_template.get("{*}", ())
             if (match := entry.ours_pattern.fullmatch(ours))
         ]
-        return [*found, Window(row(ours, ours, only=("native",)), ours)]
+        return [*found, Window(row(ours, ours, only=(NATIVE,)), ours)]
 
     @cached_property
     def _by_template(self) -> dict[str, list[Row]]:
@@ -175,14 +184,14 @@ class NameMap:
 
         Args:
             names: our parameters' names.
-            layout: one of ``LAYOUTS``.
+            layout: one of ``LAYOUTS``, or ``NATIVE``.
             prefix: what this layout puts before the names of a backbone.
         """
         plan: dict[str, list[tuple[Window, str]]] = {}
         for ours in names:
             windows = self.windows(ours)
             # Without rows, as in a model that somebody just invented, parameters keep their own names.
-            served = [window for window in windows if window.row.serves(layout)] or windows[-1:]
+            served = [window for window in windows if window.row.serves(layout) and layout != NATIVE] or windows[-1:]
             for window in served:
                 theirs = window.theirs if window.row.head else prefix + window.theirs
                 plan.setdefault(theirs, []).append((window, ours))

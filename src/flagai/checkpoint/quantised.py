@@ -1,11 +1,15 @@
 """Weights of eight and of four bits: a half and a quarter of the size of float16.
 
 Of eight bits, a file holds ``name`` as int8, [rows, ...], and ``name.scale`` as float32, [rows]; a row's values are its
-numbers times its scale. Of four bits, it holds ``name`` as int32, [rows, columns / 8], and ``name.scale`` as int32, [rows,
-groups]: neighbours in a row share a step and a least value, two bfloat16 in one word of the scale (the step in the low
-half); a value is its number, 0 to 15, times the step, plus the least. Of a group's numbers, the i-th word holds every
-``group / 8``-th from the i-th on, the first in the lowest bits: so neighbouring numbers come from the same bits of
-neighbouring words, and are unpacked together. A model that is not quantised gets them widened when the file is opened.
+numbers times its scale.
+
+Of four bits, it holds ``name`` as int32, [rows, columns / 8], and ``name.scale`` as int32, [rows, groups]. A group of
+neighbours in a row shares a step and a least value: two bfloat16 in one word of the scale, the step in the low half. A
+value is its number, 0 to 15, times the step, plus the least. The i-th word of a group holds every ``group / 8``-th of
+its numbers from the i-th on, the first in the lowest bits: so neighbouring numbers come from the same bits of
+neighbouring words, and are unpacked together.
+
+A model that is not quantised gets them widened when the file is opened.
 """
 
 from collections.abc import Mapping
@@ -16,7 +20,9 @@ import torch
 from flagai.checkpoint.atomic import replace_file
 from flagai.errors import CheckpointError
 
-_SCALE = ".scale"
+# What follows the name of a quantised tensor in the name of its scale.
+SCALE = ".scale"
+_PACKED = (torch.int8, torch.int32)
 _LARGEST = 127
 # Smaller matrices, and vectors, are not worth it.
 _FEWEST = 4096
@@ -71,12 +77,14 @@ def _four_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError(f"{matrix.shape[1]} columns cannot be cut into groups of {GROUPS}")
     groups = matrix.unflatten(1, (-1, group))
     lowest, highest = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
+    span = (highest - lowest).clamp(min=torch.finfo(torch.float32).tiny)
     best = torch.full_like(lowest, torch.inf)
-    step, least = torch.zeros_like(lowest), torch.zeros_like(lowest)
+    step, least = torch.ones_like(lowest), lowest
     for share in _DRAWN_IN:
-        width = ((highest - lowest) * (share / _MOST)).clamp(min=torch.finfo(torch.float32).tiny).bfloat16().float()
-        begin = ((highest + lowest - _MOST * width) / 2).bfloat16().float()
-        error = (_numbers(groups, width, begin) * width + begin - groups).square().sum(2, keepdim=True)
+        width = (span * (share / _MOST)).bfloat16().float()
+        # A group of one value keeps it: zeros stay zeros.
+        begin = torch.where(highest == lowest, lowest, (highest + lowest - _MOST * width) / 2).bfloat16().float()
+        error = ((_numbers(groups, width, begin) * width + begin - groups) / span).square().sum(2, keepdim=True)
         better = error < best
         best, step, least = (
             torch.where(better, new, old) for new, old in ((error, best), (width, step), (begin, least))
@@ -101,11 +109,21 @@ def widen(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """
     if numbers.dtype == torch.int8:
         return numbers.float() * scale.float().view(-1, *[1] * (numbers.dim() - 1))
-    step, least = scale.contiguous().view(torch.bfloat16).float().unflatten(1, (-1, 2)).unbind(2)
-    shifts = 4 * torch.arange(_IN_WORD, dtype=torch.int32, device=numbers.device)[:, None]
-    words = numbers.unflatten(1, (scale.shape[1], 1, -1))
-    values = ((words >> shifts) & _MOST).flatten(2)
+    step, least = steps_of(scale)
+    values = numbers_of(numbers, scale).unflatten(1, (scale.shape[1], -1))
     return (values * step[:, :, None] + least[:, :, None]).flatten(1)
+
+
+def steps_of(scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each group's step and least value, two of [rows, groups] in float32."""
+    step, least = scale.contiguous().view(torch.bfloat16).float().unflatten(1, (-1, 2)).unbind(2)
+    return step, least
+
+
+def numbers_of(words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The numbers in words of four bits, 0 to 15, [rows, columns] int32."""
+    shifts = 4 * torch.arange(_IN_WORD, dtype=torch.int32, device=words.device)[:, None]
+    return ((words.unflatten(1, (scale.shape[1], 1, -1)) >> shifts) & _MOST).flatten(1)
 
 
 def quantised(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -119,12 +137,12 @@ def quantised(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if tensor.dim() != 2 or tensor.numel() < _FEWEST:
             found[name] = tensor
             continue
-        found[name], found[name + _SCALE] = eight_bits(tensor)
+        found[name], found[name + SCALE] = eight_bits(tensor)
     return found
 
 
 def widened(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Tensors with those of eight bits turned into float32; without any, the same dictionary.
+    """Tensors with those of eight and four bits turned into float32; without any, the same dictionary.
 
     Args:
         tensors: of one file.
@@ -133,16 +151,25 @@ def widened(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Ten
     Raises:
         CheckpointError: a scale does not go with its matrix.
     """
-    names = [name for name, tensor in tensors.items() if tensor.dtype == torch.int8 and name + _SCALE in tensors]
+    names = [name for name, tensor in tensors.items() if tensor.dtype in _PACKED and name + SCALE in tensors]
     for name in names:
-        whole, scale = tensors[name], tensors.pop(name + _SCALE)
-        if not whole.dim() or not scale.is_floating_point() or scale.shape != whole.shape[:1]:
+        whole, scale = tensors[name], tensors.pop(name + SCALE)
+        if not _is_scale(whole, scale):
+            expected = "one number a row" if whole.dtype == torch.int8 else "one int32 for each group of a row"
             raise CheckpointError(
                 f"{path}: {name!r} is {list(whole.shape)}, but its scale {list(scale.shape)} {scale.dtype}; expected "
-                "one number a row. Fetch the file again."
+                f"{expected}. Fetch the file again."
             )
-        tensors[name] = whole.float() * scale.float().view(-1, *[1] * (whole.dim() - 1))
+        tensors[name] = widen(whole, scale)
     return tensors
+
+
+def _is_scale(whole: torch.Tensor, scale: torch.Tensor) -> bool:
+    if whole.dtype == torch.int8:
+        return bool(whole.dim()) and scale.is_floating_point() and scale.shape == whole.shape[:1]
+    if whole.dim() != 2 or scale.dim() != 2 or scale.dtype != torch.int32 or len(whole) != len(scale):
+        return False
+    return whole.shape[1] * _IN_WORD in [scale.shape[1] * group for group in GROUPS]
 
 
 def write_quantised(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

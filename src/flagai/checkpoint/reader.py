@@ -60,11 +60,12 @@ class Checkpoint:
         return mapped_ahead(tensor for part in self.parts for tensor in part.values())
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, *, widen: bool = True) -> Checkpoint:
     """Open the weights at ``path``.
 
     Args:
         path: a weights file, or a folder in any layout that :mod:`flagai.checkpoint.files` knows.
+        widen: turn weights of eight and four bits into float32; a quantised model takes them as they are.
 
     Raises:
         ModelNotFoundError: no weights are there.
@@ -74,6 +75,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     files = find_files(path)
     parts = [_join(path, part) for part in files.parts]
     _check_placement(files, parts[0])
+    if widen:  # of all files together: a matrix and its scale may stand in two of them
+        parts = [widened(part, path) for part in parts]
     for rank, part in enumerate(parts):
         if part.keys() != parts[0].keys():
             odd = sorted(part.keys() ^ parts[0].keys())[0]
@@ -103,7 +106,7 @@ def _open_file(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}). Check who may read it.") from error
     if start == _LFS_POINTER:
         raise CheckpointError(f"{file} is a Git LFS pointer, not the weights themselves. Run `git lfs pull`.")
-    return widened(open_safetensors(file), file) if file.suffix == ".safetensors" else open_pickle(file)
+    return open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)
 
 
 def _check_placement(files: CheckpointFiles, tensors: dict[str, torch.Tensor]) -> None:

@@ -19,7 +19,7 @@ class LoadReport:
         target: the model class, for messages.
         missing: parameters that the checkpoint does not hold.
         unexpected: tensors of the checkpoint that belong to no model of this family.
-        mistyped: lines about tensors that hold no floating-point numbers.
+        mistyped: lines about tensors that hold no floating-point numbers, or should hold none.
         misshapen: lines about tensors of the wrong shape.
         fresh: parameters of a new task head, initialised because the checkpoint cannot know them.
         absent: optional modules that the checkpoint does not hold, and the model no longer has.
@@ -68,7 +68,10 @@ class LoadReport:
                 "a model-parallel part is absent: compare it with the shapes above."
             )
         if self.mistyped:
-            return "Most likely the checkpoint is quantized: take the original one, in float32, float16 or bfloat16."
+            return (
+                "Most likely the checkpoint is quantised and the model is not, or the other way round: take the "
+                "original one, in float32, float16 or bfloat16."
+            )
         if self.missing:
             return "Most likely the file is incomplete, or config.json asks for more layers than it holds."
         return "Most likely the checkpoint has more layers than config.json asks for, or belongs to another variant."

@@ -11,8 +11,13 @@ _DTYPES = ("float32", "float16", "bfloat16")
 def convert(
     source: Annotated[Path, typer.Argument(help="A folder with config.json and weights in any known format.")],
     target: Annotated[Path, typer.Argument(help="The folder to write.")],
-    layout: Annotated[str, typer.Option(help="Names of tensors: huggingface or flagai.")] = "huggingface",
+    layout: Annotated[
+        str | None, typer.Option(help="Names of tensors: huggingface (default) or flagai (if quantised).")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help=f"Type to write: {', '.join(_DTYPES)}; default as it is.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Write the weights of blocks in fewer bits: int8 or int4.")
+    ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest size of a file.")] = "5GB",
     model_class: Annotated[str | None, typer.Option(help="The model class, if the folder does not tell it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
@@ -26,11 +31,12 @@ def convert(
         target,
         layout=layout,
         dtype=dtype,
+        quantize=quantize,
         max_shard_size=max_shard_size,
         model_class=model_class,
         overwrite=overwrite,
     )
-    typer.echo(f"{target}: {result.model_class}, {result.parameters:,} parameters, layout {layout}")
+    typer.echo(f"{target}: {result.model_class}, {result.parameters:,} parameters, layout {result.layout}")
     if result.companions:
         typer.echo(f"copied: {', '.join(result.companions)}")
     if result.dropped:

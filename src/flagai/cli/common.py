@@ -47,7 +47,9 @@ def print_json(entry: object) -> None:
     typer.echo(to_json(entry))
 
 
-def predictor(task: str, model: str, model_dir: Path | None, device: str | None) -> "Predictor":
+def predictor(
+    task: str, model: str, model_dir: Path | None, device: str | None, quantize: str | None = None
+) -> "Predictor":
     """A model and its tokenizer, joined for a task; under torchrun, one model is shared by the processes of a machine.
 
     Loaded late, because torch takes seconds to import.
@@ -57,12 +59,13 @@ def predictor(task: str, model: str, model_dir: Path | None, device: str | None)
         model: the model's name or folder.
         model_dir: the folder of models.
         device: where to run; None is the best device there is.
+        quantize: "int8" or "int4" keeps the weights in fewer bits.
     """
     from flagai.auto_model.auto_loader import AutoLoader
     from flagai.model.predictor.predictor import Predictor
 
     shared: dict[str, Any] = {"mesh": "auto"} if settings.world_size() > 1 else {}
-    loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device, **shared)
+    loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device, quantize=quantize, **shared)
     return Predictor(loader.get_model(), loader.get_tokenizer())
 
 

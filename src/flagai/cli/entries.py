@@ -23,6 +23,7 @@ Field = Annotated[str, typer.Option(help="The field of JSON lines that has the t
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's name or folder.", show_default=True)]
 Home = Annotated[Path | None, typer.Option("--model-dir", help="The folder of models; default FLAGAI_HOME.")]
 Device = Annotated[str | None, typer.Option(help="Where to run, such as cpu or cuda:1; default the best there is.")]
+Quantize = Annotated[str | None, typer.Option(help="Keep the weights in fewer bits: int8 or int4.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many texts run together.")]
 
 Answer = TypeVar("Answer")

@@ -18,6 +18,7 @@ from flagai.cli.entries import (
     InFile,
     Model,
     OutFile,
+    Quantize,
     Texts,
     answer,
     read_entries,
@@ -67,11 +68,12 @@ def title(
     batch_size: BatchSize = 16,
     model_dir: Home = None,
     device: Device = None,
+    quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
     """Write a title for each text."""
     entries = read_entries(texts, file, field)
-    run = predictor("title-generation", model, model_dir, device)
+    run = predictor("title-generation", model, model_dir, device, quantize)
     # The published GLM was trained on lower-cased text; the vocabularies of the others ignore case by themselves.
     lower = run.model.config.family == "glm"
     options = _strategy(sample, beams, seed, top_k, top_p, temperature, repetition_penalty)
@@ -107,6 +109,7 @@ def poem(
     batch_size: BatchSize = 16,
     model_dir: Home = None,
     device: Device = None,
+    quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
     """Write a classical Chinese poem for each title."""
@@ -116,7 +119,7 @@ def poem(
             raise InputError(
                 f"{entry.text!r} is no title for a poem: it has 1 to {_TITLE_LIMIT} characters and no full-width colon."
             )
-    run = predictor("poetry", model, model_dir, device)
+    run = predictor("poetry", model, model_dir, device, quantize)
     options = _strategy(sample, beams, seed, top_k, top_p, temperature, repetition_penalty)
     _write(
         entries,
@@ -147,11 +150,12 @@ def write(
     batch_size: BatchSize = 16,
     model_dir: Home = None,
     device: Device = None,
+    quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
     """Continue each text. A single text appears on a terminal while it is written."""
     entries = read_entries(texts, file, field)
-    run = predictor("writing", model, model_dir, device)
+    run = predictor("writing", model, model_dir, device, quantize)
     options = _strategy(sample, beams, seed, top_k, top_p, temperature, repetition_penalty)
     options |= {"input_max_length": 512, "out_max_length": max_length}
     if len(entries) == 1 and sys.stdout.isatty() and not as_json and out is None:
@@ -174,11 +178,12 @@ def fill(
     batch_size: BatchSize = 16,
     model_dir: Home = None,
     device: Device = None,
+    quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
     """Fill the blanks of each text: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end)."""
     entries = read_entries(texts, file, field)
-    run = predictor("masklm", model, model_dir, device)
+    run = predictor("masklm", model, model_dir, device, quantize)
 
     def show(_: Entry, found: "list[Filled]") -> None:
         for filled in found:

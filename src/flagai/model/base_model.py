@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import nn
 
-from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.checkpoint.fill import fill
-from flagai.checkpoint.names import LAYOUTS, NameMap
+from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
-from flagai.checkpoint.save import WEIGHT_FILES, Build, build, plan_tensors, write_file, write_shards
-from flagai.checkpoint.save import Plan as FilePlan
-from flagai.errors import InputError
-from flagai.hub.names import MANIFEST
 from flagai.model.block.stack import BlockStack
 from flagai.model.building import collector_paused, give_memory, without_memory
 from flagai.model.config import ModelConfig
@@ -27,6 +22,8 @@ from flagai.model.inputs import warn_of_near_miss
 from flagai.model.layer.init import draw
 from flagai.model.obtain import CONFIG_FILE, obtain
 from flagai.model.placement import Device, Dtype, read_device, read_dtype, read_layout
+from flagai.model.quantized import Quantization, how_quantized
+from flagai.model.saving import Savable
 from flagai.parallel.plan import Plan, shard_dimension
 from flagai.parallel.shards import same_everywhere
 
@@ -39,7 +36,7 @@ if TYPE_CHECKING:  # loaded when a mesh is used: seconds
 logger = logging.getLogger(__name__)
 
 
-class BaseModel(nn.Module):
+class BaseModel(Savable):
     """Base of all models.
 
     Subclasses say in class variables what is particular to them: ``config_class``; ``names`` and ``plan``, the
@@ -142,6 +139,7 @@ class BaseModel(nn.Module):
         dtype: Dtype | None = None,
         mesh: "DeviceMesh | str | None" = None,
         fsdp: "FullyShard | bool" = False,
+        quantize: str | None = None,
         **config_overrides: Any,
     ) -> Self:
         """Load the model in ``download_path/model_name``, exactly or not at all; fetch it first if it is not there.
@@ -160,6 +158,8 @@ class BaseModel(nn.Module):
             mesh: spread the model over processes: a mesh with the dimensions ``tp`` (they share the model) and ``dp``
                 (replicas), or "auto" (see :mod:`flagai.parallel.world`). Each process reads its part only.
             fsdp: shard over ``dp`` instead of keeping replicas.
+            quantize: "int8" or "int4" keeps the weights of the blocks in so many bits; see
+                :mod:`flagai.model.quantized`. A folder that was saved so needs no word.
             **config_overrides: settings that replace those of config.json, such as ``class_num=3``.
 
         Returns:
@@ -170,7 +170,7 @@ class BaseModel(nn.Module):
             HubError: the model is not here and cannot be fetched; the message has what each source said.
             ConfigError: the configuration is broken or of another family, or an override is unknown.
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
-            InputError: there is no such device or type, or the mesh cannot be used.
+            InputError: there is no such device, type or way to quantise, or they do not go together.
         """
         device, dtype = read_device(device), read_dtype(dtype)
         layout = read_layout(mesh, fsdp, device)
@@ -180,15 +180,15 @@ class BaseModel(nn.Module):
             config = cls.config_class.from_json(found.folder / CONFIG_FILE, **config_overrides)
         else:
             config = cls.config_class.from_dict(found.config, source="the catalog", **config_overrides)
+        bits = Quantization.read(config, quantize, spread=layout is not None)
         if only_download_config:
-            model = cls._spread(config, layout)._drawn(device)
-            return model if dtype is None else model.to(dtype)
+            return bits.apply(cls._spread(config, layout)._drawn(device).to(dtype=dtype))
         with phase("open"):
-            checkpoint = open_checkpoint(found.folder)
+            checkpoint = open_checkpoint(found.folder, widen=bits.stored is None)
         whole_files = device.type == "cpu" and layout is None  # a rank needs its windows only
         with collector_paused(), checkpoint.mapped_ahead() if whole_files else nullcontext():
             model = cls._spread(config, layout, dtype or checkpoint.dtype)
-            model.load_checkpoint(checkpoint, device=device, dtype=dtype)
+            bits.load(model, checkpoint, device, dtype)
         return model.eval()
 
     @classmethod
@@ -197,7 +197,7 @@ class BaseModel(nn.Module):
 
         Args:
             path: the model's folder, or its name in the catalog.
-            **options: ``device``, ``dtype``, ``mesh``, ``fsdp`` and settings, as in :meth:`from_pretrain`.
+            **options: those of :meth:`from_pretrain`, such as ``device`` and ``dtype``, and settings.
         """
         return cls.from_pretrain(path, **options)
 
@@ -213,7 +213,7 @@ class BaseModel(nn.Module):
         Raises:
             CheckpointError: the weights are damaged or unsafe, or do not fit.
         """
-        return self.load_checkpoint(open_checkpoint(checkpoint_path))
+        return self.load_checkpoint(open_checkpoint(checkpoint_path, widen=how_quantized(self) is None))
 
     def load_checkpoint(
         self, checkpoint: Checkpoint, *, device: Device = "cpu", dtype: Dtype | None = None
@@ -261,83 +261,6 @@ class BaseModel(nn.Module):
             return
         give_memory(self, names, device)
         self.init_weights([name for name, _ in self.named_parameters() if name in names])
-
-    # -- saving -----------------------------------------------------------------------------------------------
-
-    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai") -> None:
-        """Write configuration and weights, all at once: a crash leaves the old folder or the new one.
-
-        Other files of the folder stay. With a mesh, all processes call it and the first one writes. BERT, GPT-2 and
-        T5 in the layout "huggingface" load into transformers with equal outputs.
-
-        Args:
-            folder: the folder to create or update.
-            max_shard_size: the largest size of a weights file, as bytes or as in "500MB".
-            layout: names and key order of "flagai" or "huggingface".
-
-        Raises:
-            InputError: the layout or the size is unknown.
-        """
-        plan = self._plan_tensors(layout)
-
-        def write(build: Build) -> None:
-            with replace_folder(Path(folder), drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
-                write_shards(temporary, plan, max_shard_size, build)
-                self._write_config(temporary / CONFIG_FILE, layout)
-
-        self._write(plan, write)
-
-    def save_weights(self, checkpoint_path: str | Path, *, layout: str = "flagai") -> None:
-        """Write the weights into one file, atomically.
-
-        Args:
-            checkpoint_path: the file. The ending ``.bin`` or ``.pt`` gives torch's format, which the original
-                FlagAI reads; any other one safetensors.
-            layout: "flagai" or "huggingface".
-
-        Raises:
-            InputError: the layout is unknown, or the path is a folder.
-        """
-        path = Path(checkpoint_path)
-        if path.is_dir():
-            raise InputError(f"{path} is a folder. Name a file in it, or use save_pretrained({str(path)!r}).")
-        plan = self._plan_tensors(layout)
-
-        def write(build: Build) -> None:
-            with replace_file(path) as temporary:
-                write_file(temporary, plan, pickled=path.suffix in (".bin", ".pt"), build=build)
-
-        self._write(plan, write)
-
-    def save_config(self, config_path: str | Path) -> None:
-        """Write the configuration, atomically.
-
-        Args:
-            config_path: the file, or the folder to write ``config.json`` into.
-        """
-        path = Path(config_path)
-        file = path / CONFIG_FILE if path.is_dir() else path
-        self._write({}, lambda _: self._write_config(file, "flagai"))
-
-    def _write(self, plan: FilePlan, write: Callable[[Build], None]) -> None:
-        """Write files; of several processes that share the model or hold replicas, the first one does."""
-        if self.layout is None:
-            write(build)
-            return
-        from flagai.checkpoint.together import write_together
-
-        write_together(plan, write)
-
-    def _write_config(self, path: Path, layout: str) -> None:
-        name = self.architecture if layout == "huggingface" and self.architecture else self._class_name
-        self.config.to_json(path, architectures=[name])
-
-    def _plan_tensors(self, layout: str) -> dict[str, Any]:
-        if layout not in LAYOUTS:
-            raise InputError(f"There is no layout {layout!r}. Known: {', '.join(LAYOUTS)}.")
-        # FlagAI's loaders want tied tensors written out; transformers wants them once.
-        parameters = dict(self.named_parameters(remove_duplicate=layout == "huggingface"))
-        return plan_tensors(parameters, self.names, layout, self.prefixes.get(layout, ""))
 
     # -- running ----------------------------------------------------------------------------------------------
 

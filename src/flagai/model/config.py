@@ -40,7 +40,7 @@ _RANGES = {
 }
 
 # What from_pretrain takes besides settings; for the nearest name in messages.
-_LOADING = ("download_path", "model_name", "only_download_config", "device", "dtype", "mesh", "fsdp")
+_LOADING = ("download_path", "model_name", "only_download_config", "device", "dtype", "mesh", "fsdp", "quantize")
 
 # Values of `model_type` that mean a family under another name.
 _SYNONYMS = {"mt5": "t5", "roberta": "bert"}

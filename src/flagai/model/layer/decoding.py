@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ WIDEST = 16384
 _NUMBERS = 32768
 _MULTIPROCESSORS = 128
 _HALF = (torch.float16, torch.bfloat16)
+AnyLinear = nn.Linear | QuantizedLinear
 # Activations that the kernels know, by the names of configurations.
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -79,7 +80,7 @@ def _capable(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def fits(layer: nn.Linear | QuantizedLinear) -> bool:
+def fits(layer: AnyLinear) -> bool:
     """Whether a layer is of a size that the kernels compute."""
     # Threads read 16 bytes at a time.
     return layer.in_features <= WIDEST and (type(layer) is not QuantizedLinear or layer.in_features % 32 == 0)
@@ -99,7 +100,7 @@ def _early(device: torch.device, wanted: bool = True) -> dict[str, Any]:
 
 def product(
     tokens: torch.Tensor,
-    layer: nn.Linear | QuantizedLinear,
+    layer: AnyLinear,
     *,
     norm: nn.LayerNorm | None = None,
     activation_name: str | None = None,
@@ -204,7 +205,7 @@ class Slots:
 
 
 def project(
-    tokens: torch.Tensor, norm: nn.LayerNorm | None, query: nn.Linear, key: nn.Linear, value: nn.Linear, slots: Slots
+    tokens: torch.Tensor, norm: nn.LayerNorm | None, query: AnyLinear, key: AnyLinear, value: AnyLinear, slots: Slots
 ) -> torch.Tensor:
     """Normalise tokens, write their keys and values into the cache, and return their queries.
 
@@ -224,7 +225,7 @@ def project(
     if isinstance(query, QuantizedLinear):
         from flagai.model.layer.decoding_quantized import quantized_project
 
-        return quantized_project(tokens, norm, (query, key, value), slots)
+        return quantized_project(tokens, norm, cast(tuple[QuantizedLinear, ...], (query, key, value)), slots)
     from flagai.model.layer.triton_kernels import projection_kernel
 
     count, size = tokens.shape

@@ -1,5 +1,6 @@
 """The products of a decoding step with weights of eight and four bits; what they compute: :mod:`.decoding`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,7 +77,7 @@ def quantized_product(
     """
     from flagai.model.layer.triton_quantized import quantized_product_kernel
 
-    count, size = tokens.shape
+    count = len(tokens)
     few = count <= FEW[layer.bits] if few is None else few
     tiling = tiling or tiling_of(layer, count)
     tokens, norm = _normed(tokens, norm, few and fuse, early)
@@ -101,8 +102,8 @@ def quantized_product(
 
 def quantized_project(
     tokens: torch.Tensor,
-    norm: nn.LayerNorm,
-    layers: "tuple[QuantizedLinear, QuantizedLinear, QuantizedLinear]",
+    norm: nn.LayerNorm | None,
+    layers: "Sequence[QuantizedLinear]",
     slots: Slots,
     *,
     tiling: Tiling | None = None,
@@ -114,7 +115,7 @@ def quantized_project(
 
     Args:
         tokens: contiguous, [M, K], where token b * W + w is lane w of text b.
-        norm: applied to the tokens first.
+        norm: applied to the tokens first; None if they are normalised.
         layers: for queries, keys and values, [N, K].
         slots: the cache.
         tiling: how to cut the work.
@@ -130,11 +131,11 @@ def quantized_project(
     count, layer = len(tokens), layers[0]
     few = count <= FEW[layer.bits] if few is None else few
     tiling = tiling or tiling_of(layer, count, matrices=3)
-    tokens, wanted = _normed(tokens, norm, few and fuse, early)
+    tokens, norm = _normed(tokens, norm, few and fuse, early)
     out = tokens.new_empty(count, layer.out_features)
     quantized_projection_kernel[(3 * -(-layer.out_features // tiling.rows),)](
         tokens,
-        *_norm_arguments(tokens, wanted),
+        *_norm_arguments(tokens, norm),
         *(_numbers(each, few) for each in layers),
         *(each.weight_scale for each in layers),
         *(each.bias for each in layers),
@@ -146,7 +147,7 @@ def quantized_project(
         slots.keys.shape[2],
         LANES=len(slots.now),
         D=slots.keys.shape[3],
-        **_common(layer, count, tiling, few, wanted),
+        **_common(layer, count, tiling, few, norm),
         **_early(tokens.device, early),
     )
     return out

@@ -1,5 +1,7 @@
 """Linear layers, with the fastest product that a CPU offers."""
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -82,4 +84,4 @@ def activated(layer: nn.Module, hidden: torch.Tensor, activation_name: str) -> t
 
 def type_of(layer: nn.Module) -> torch.dtype:
     """The type of the numbers that a layer takes and gives."""
-    return layer.dtype if isinstance(layer, QuantizedLinear) else layer.weight.dtype
+    return layer.dtype if isinstance(layer, QuantizedLinear) else cast(torch.Tensor, layer.weight).dtype

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from flagai.checkpoint.quantised import eight_bits, four_bits, group_of, widen
 from flagai.errors import InputError
+from flagai.model.layer import cpu_quantized
 from flagai.model.layer.activation import activation
 
 # Names that users give, and the bits of a weight.
@@ -50,6 +51,7 @@ class QuantizedLinear(nn.Module):
         self.weight_scale = nn.Parameter(scale, requires_grad=False)
         self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype), requires_grad=False) if bias else None
         # Holds nothing but the type, and follows the model's.
+        self._like: torch.Tensor
         self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
         self.training = False
 
@@ -119,9 +121,11 @@ class QuantizedLinear(nn.Module):
         from flagai.model.layer import decoding_quantized as kernels
 
         tokens = hidden.numel() // self.in_features
+        flat = hidden.reshape(tokens, self.in_features)
         if kernels.suits(self, hidden, tokens):
-            flat = hidden.reshape(tokens, self.in_features)
             return kernels.quantized_product(flat, self).view(*hidden.shape[:-1], self.out_features)
+        if cpu_quantized.suits(self, hidden, tokens):
+            return cpu_quantized.product(flat, self).view(*hidden.shape[:-1], self.out_features)
         return F.linear(hidden, self.widened(hidden.dtype), self.bias)
 
     def extra_repr(self) -> str:

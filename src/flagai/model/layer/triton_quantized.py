@@ -146,7 +146,6 @@ def _few(
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, NORM: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     # Few tokens, normalised if NORM, times the rows that are held: M of [BN].
-    TYPE: tl.constexpr = x.dtype.element_ty
     BU: tl.constexpr = words.shape[0]
     BN: tl.constexpr = words.shape[1]
     U: tl.constexpr = K * BITS // 128
@@ -232,7 +231,7 @@ def _four_bytes(word, x0, x1, x2, x3, ASM: tl.constexpr):
 @triton.jit
 def _widened(word, pair, J: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
     # Nibble J of each word times its group's step, plus the group's least value, rounded to TYPE once.
-    if ASM and TYPE == tl.bfloat16:
+    if ASM and tl.bfloat16 == TYPE:
         return tl.inline_asm_elementwise(_WIDEN[J], "=r,r,r,r,r", [word, pair], dtype=tl.bfloat16, is_pure=True, pack=2)
     step = (pair << 16).to(tl.float32, bitcast=True)
     least = (pair & -65536).to(tl.float32, bitcast=True)

@@ -1,0 +1,107 @@
+"""Writing a model: configuration and weights, whole or not at all."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+from flagai.checkpoint.atomic import replace_file, replace_folder
+from flagai.checkpoint.names import LAYOUTS, NATIVE, NameMap
+from flagai.checkpoint.save import WEIGHT_FILES, Build, Plan, build, plan_tensors, write_file, write_shards
+from flagai.errors import InputError
+from flagai.hub.names import MANIFEST
+from flagai.model.obtain import CONFIG_FILE
+from flagai.model.quantized import KEY, how_quantized
+
+
+class Savable(nn.Module):
+    """What a model needs to write itself; :class:`flagai.model.base_model.BaseModel` says what the names mean."""
+
+    names: ClassVar[NameMap]
+    prefixes: ClassVar[Mapping[str, str]]
+    architecture: ClassVar[str | None]
+    config: Any
+    layout: Any
+    _class_name: str
+
+    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai") -> None:
+        """Write configuration and weights, all at once: a crash leaves the old folder or the new one.
+
+        Other files of the folder stay. With a mesh, all processes call it and the first one writes. BERT, GPT-2 and
+        T5 in the layout "huggingface" load into transformers with equal outputs.
+
+        Args:
+            folder: the folder to create or update.
+            max_shard_size: the largest size of a weights file, as bytes or as in "500MB".
+            layout: names and key order of "flagai" or "huggingface".
+
+        Raises:
+            InputError: the layout or the size is unknown.
+        """
+        plan = self._plan_tensors(layout)
+
+        def write(build: Build) -> None:
+            with replace_folder(Path(folder), drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
+                write_shards(temporary, plan, max_shard_size, build)
+                self._write_config(temporary / CONFIG_FILE, layout)
+
+        self._write(plan, write)
+
+    def save_weights(self, checkpoint_path: str | Path, *, layout: str = "flagai") -> None:
+        """Write the weights into one file, atomically.
+
+        Args:
+            checkpoint_path: the file. The ending ``.bin`` or ``.pt`` gives torch's format, which the original
+                FlagAI reads; any other one safetensors.
+            layout: "flagai" or "huggingface".
+
+        Raises:
+            InputError: the layout is unknown, or the path is a folder.
+        """
+        path = Path(checkpoint_path)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder. Name a file in it, or use save_pretrained({str(path)!r}).")
+        plan = self._plan_tensors(layout)
+
+        def write(build: Build) -> None:
+            with replace_file(path) as temporary:
+                write_file(temporary, plan, pickled=path.suffix in (".bin", ".pt"), build=build)
+
+        self._write(plan, write)
+
+    def save_config(self, config_path: str | Path) -> None:
+        """Write the configuration, atomically.
+
+        Args:
+            config_path: the file, or the folder to write ``config.json`` into.
+        """
+        path = Path(config_path)
+        file = path / CONFIG_FILE if path.is_dir() else path
+        self._write({}, lambda _: self._write_config(file, "flagai"))
+
+    def _write(self, plan: Plan, write: Callable[[Build], None]) -> None:
+        """Write files; of several processes that share the model or hold replicas, the first one does."""
+        if self.layout is None:
+            write(build)
+            return
+        from flagai.checkpoint.together import write_together
+
+        write_together(plan, write)
+
+    def _write_config(self, path: Path, layout: str) -> None:
+        name = self.architecture if layout == "huggingface" and self.architecture else self._class_name
+        how = how_quantized(self)
+        said = {KEY: how} if how is not None or KEY in self.config else {}
+        self.config.to_json(path, architectures=[name], **said)
+
+    def _plan_tensors(self, layout: str) -> dict[str, Any]:
+        if layout not in LAYOUTS:
+            raise InputError(f"There is no layout {layout!r}. Known: {', '.join(LAYOUTS)}.")
+        if layout != "flagai" and how_quantized(self) is not None:
+            raise InputError(f"Quantised weights are written in the layout 'flagai' only, not {layout!r}.")
+        if how_quantized(self) is not None:
+            layout = NATIVE  # others join and transpose matrices, which packed ones cannot be
+        # FlagAI's loaders want tied tensors written out; transformers wants them once.
+        parameters = dict(self.named_parameters(remove_duplicate=layout == "huggingface"))
+        return plan_tensors(parameters, self.names, layout, self.prefixes.get(layout, ""))
