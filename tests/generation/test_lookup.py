@@ -213,6 +213,16 @@ def test_a_text_that_is_done_early_waits_for_the_others(monkeypatch: pytest.Monk
     same(generate(model, prompts, Writer(model, ()).decoding(**options, prompt_lookup=15)), plain)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_answer_stays_while_others_are_written(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_IDLE", 2.0)
+    for seed in range(4):
+        writing = writer_of(kind, seed)
+        options = {"stop_ids": (17,), "max_new_tokens": 9, "do_sample": True, "temperature": 2, "seed": seed}
+        plain = generate(writing.model, writing.prompts, writing.decoding(**options))
+        same(generate(writing.model, writing.prompts, writing.decoding(**options, prompt_lookup=4)), plain)
+
+
 def test_where_nothing_is_copied_steps_are_no_wider() -> None:
     """A draft is only made where something matches; and slots of wrong drafts are used again."""
     writing = writer("gpt2")
