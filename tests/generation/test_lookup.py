@@ -215,10 +215,12 @@ def test_a_text_that_is_done_early_waits_for_the_others(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_answer_stays_while_others_are_written(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where answers are only looked at now and then."""
     monkeypatch.setattr(engine, "_IDLE", 2.0)
-    for seed in range(4):
+    monkeypatch.setattr(engine, "_patience", lambda _: 6)
+    for seed in range(3):
         writing = writer_of(kind, seed)
-        options = {"stop_ids": (17,), "max_new_tokens": 9, "do_sample": True, "temperature": 2, "seed": seed}
+        options = {"stop_ids": (17,), "max_new_tokens": 12, "do_sample": True, "seed": seed}
         plain = generate(writing.model, writing.prompts, writing.decoding(**options))
         same(generate(writing.model, writing.prompts, writing.decoding(**options, prompt_lookup=4)), plain)
 
