@@ -3,55 +3,17 @@
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from benchmarks.lookup import LAWS, compare, timed
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.static import ModelStep
-from flagai.model.predictor.options import Options
-from flagai.model.predictor.protocol import protocol_of
 from flagai.model.predictor.writer import Writer
 
 DRAFTS = (0, 1, 3, 7, 15)
-# Chinese laws, which are in the public domain; their titles repeat words of their first articles.
-LAWS = (
-    "为了继承和弘扬中医药，保障和促进中医药事业发展，保护人民健康，制定本法。本法所称中医药，是包括汉族和少数民族医药在内的我国"
-    "各民族医药的统称，是反映中华民族对生命、健康和疾病的认识，具有悠久历史传统和独特理论及技术方法的医药学体系。",
-    "为了做好民兵工作，加强国防后备力量建设，根据《中华人民共和国兵役法》的有关规定，制定本条例。民兵是中国共产党领导的不脱离生产的"
-    "群众武装组织，是中华人民共和国武装力量的组成部分，是中国人民解放军的助手和后备力量。",
-)
-
-
-@contextmanager
-def counted() -> Iterator[list[int]]:
-    """How many steps the models of the body make by replay."""
-    steps = [0]
-    run = ModelStep.run
-
-    def counting(step: ModelStep) -> Any:
-        steps[0] += 1
-        return run(step)
-
-    ModelStep.run = counting  # type: ignore[method-assign]
-    try:
-        yield steps
-    finally:
-        ModelStep.run = run  # type: ignore[method-assign]
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, int, Any]:
-    """Seconds, steps, and what the work finds."""
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    with counted() as steps:
-        found = work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start, steps[0], found
 
 
 def step_cost(model: Any, prompts: list[Prompt], draft: int, short: int, long: int) -> float:
@@ -118,24 +80,11 @@ def equality(models: dict[str, Any], prompts: list[Prompt]) -> dict[str, Any]:
     return found
 
 
-def titles(dtype: torch.dtype, draft: int = 7) -> dict[str, Any]:
-    """Titles of laws by the model that comes with the package: tokens a step, and time with and without drafts."""
+def titles(dtype: torch.dtype) -> dict[str, Any]:
+    """Titles of laws by the model that comes with the package."""
     loader = AutoLoader("title-generation", model_name="GLM-mini-ch", device="cuda")
-    model, tokenizer = loader.get_model().to(dtype), loader.get_tokenizer()
-    writer, options = Writer(model, tokenizer), Options.read(66, {})
-    protocol = protocol_of(model, tokenizer, LAWS[0])
-    prompts = writer._prompts(protocol, LAWS, options, 512)
-    found: dict[str, Any] = {}
-    answers: dict[int, Any] = {}
-    for count in (0, draft):
-        asked = Options.read(66, {"prompt_lookup": count})
-        for _ in range(2):
-            seconds, steps, answers[count] = timed(lambda asked=asked: writer.answers(protocol, prompts[:1], asked))
-        tokens = len(answers[count][0][0].ids) + 1
-        found[str(count)] = {"ms": round(1e3 * seconds, 2), "replays": steps, "tokens": tokens}
-    found["same"] = answers[0][0][0].ids == answers[draft][0][0].ids
-    found["title"] = writer.piece(answers[0][0][0].ids, options)
-    return found
+    writer = Writer(loader.get_model().to(dtype), loader.get_tokenizer())
+    return {f"batch {batch}": compare(writer, LAWS, (0, 3, 7), batch, 66, rounds=4) for batch in (1, 2)}
 
 
 def table(

@@ -26,6 +26,13 @@ def test_a_law_gets_its_kind_of_title() -> None:
     text = "为了加强对金银的管理，保证国家经济建设对金银的需要，特制定本条例。本条例所称金银，包括矿藏生产金银。"
     result = CliRunner().invoke(app, ["title", text])
     assert result.output.strip().endswith("条例")
+    greedy, looked_up = (
+        CliRunner().invoke(app, ["title", text, "--beams", "1", *more]).output
+        for more in ((), ("--prompt-lookup", "7"))
+    )
+    assert looked_up == greedy
+    refused = CliRunner().invoke(app, ["title", text, "--prompt-lookup", "7"])
+    assert "prompt_lookup goes with one answer" in str(refused.exception)
 
 
 def test_it_fills_blanks_of_poems() -> None:

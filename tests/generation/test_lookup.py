@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flagai.auto_model.auto_loader import AutoLoader
-from flagai.generation import Hypothesis, Prompt, generate, stream
+from flagai.generation import Hypothesis, Prompt, engine, generate, stream
 from flagai.generation.lookup import look_up
 from flagai.model.predictor.predictor import Predictor
 from tests import tiny
@@ -198,6 +198,31 @@ def test_a_text_that_is_copied_takes_few_steps() -> None:
         assert len(widths) <= most
         assert max(widths) == draft + 1
     same(generate(model, prompts, Writer(model, ()).decoding(stop_ids=(), max_new_tokens=28, prompt_lookup=7)), plain)
+
+
+def test_a_text_that_is_done_early_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is fed on, which must neither change it nor run out of room; the others take more steps than it has left."""
+    monkeypatch.setattr(engine, "_IDLE", 2.0)  # nobody leaves
+    model, end = copying(30), 36
+    easy = (*range(27), end, 27, 28)
+    hard = (1, 2, 2, 1, 1, 1, 2, 1, 2, 2, 2, 2, 1, 2, 1, 1, 2, 2, 1, 2, 2, 2, 1, 1, 2, 1, 2, 1, 1, 2)
+    prompts = [Prompt(easy), Prompt(hard)]
+    options = {"stop_ids": (end,), "max_new_tokens": 29}
+    plain = generate(model, prompts, Writer(model, ()).decoding(**options))
+    assert [row[0].ids for row in plain] == [easy[:27], hard[:29]]
+    same(generate(model, prompts, Writer(model, ()).decoding(**options, prompt_lookup=15)), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_answer_stays_while_others_are_written(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where answers are only looked at now and then."""
+    monkeypatch.setattr(engine, "_IDLE", 2.0)
+    monkeypatch.setattr(engine, "_patience", lambda _: 6)
+    for seed in range(3):
+        writing = writer_of(kind, seed)
+        options = {"stop_ids": (17,), "max_new_tokens": 12, "do_sample": True, "seed": seed}
+        plain = generate(writing.model, writing.prompts, writing.decoding(**options))
+        same(generate(writing.model, writing.prompts, writing.decoding(**options, prompt_lookup=4)), plain)
 
 
 def test_where_nothing_is_copied_steps_are_no_wider() -> None:

@@ -49,8 +49,9 @@ class Chain(Tree):
             last: the place of the last right token in the chain, [B, 1].
         """
         self.cache.take_back(self.lanes.position.shape[1] - 1 - last.amax(0))
-        # Texts that are finished are fed on until they leave the batch; they must not run out of room.
-        self.clock = (self.clock + 1 + last).clamp(max=self.limit)
+        # Texts that are finished are fed on until they leave the batch; they must not run out of room, nor write over
+        # their answers.
+        self.clock = (self.clock + 1 + last).clamp(max=self.limit + 1)
 
     def append(self, tokens: torch.Tensor, closes: torch.Tensor | None = None) -> None:
         """Put a chain behind every answer; all its lanes are where the answer goes on.

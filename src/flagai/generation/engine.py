@@ -129,8 +129,7 @@ def _steps(
         stack.enter_context(_evaluating(model))
         search = _search(model, prompts, decoding, processors, stop)
         tree = search.tree
-        if patience is None:
-            patience = 1 if tree.device.type == "cpu" else search.patience
+        patience = patience or _patience(search)
         told: set[int] = set()
         stepper = Stepper(search, stack)
         steps = tree.limit + search.late
@@ -145,6 +144,11 @@ def _steps(
                 if sum(done) >= _IDLE * len(done) and tree.static is None:
                     search.select((~search.done).nonzero()[:, 0])
             stepper.run()
+
+
+def _patience(search: Search) -> int:
+    """In how many steps it is asked once whether texts are finished."""
+    return 1 if search.tree.device.type == "cpu" else search.patience
 
 
 def _search(
