@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from flagai.model.compiled import compile_blocks
 from flagai.model.layer import PackedRow
-from flagai.train.compiled import compile_blocks
 from flagai.train.feed import feed, workers_for
 from flagai.train.finetune import finetune
 from flagai.train.recipe import Recipe
