@@ -1,0 +1,135 @@
+"""The kernels for weights of eight and four bits give what torch gives with widened ones, in whatever pieces."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flagai.generation import Decoding, Prompt, generate, static
+from flagai.generation.static import steps_of
+from flagai.model.block import fused
+from flagai.model.layer import decoding_quantized as module
+from flagai.model.layer.decoding import Slots, Tiling, product_reference, project_reference
+from flagai.model.layer.decoding_quantized import quantized_product, quantized_project
+from flagai.model.layer.quantized import QuantizedLinear
+from flagai.model.quantized import quantize
+from tests import tiny
+from tests.kernels.conftest import DEVICE
+from tests.kernels.test_steps import EveryTime
+
+# The interpreter multiplies no matrices of bfloat16; float16 and float32 go the same way, but for some assembly.
+TYPES = [torch.bfloat16, torch.float16] if DEVICE == "cuda" else [torch.float16]
+# Inputs and outputs: groups of 32 and 128; units that are no power of two; rows left over.
+SIZES = [(160, 33), (384, 40)]
+
+
+@pytest.fixture(autouse=True)
+def there(device: torch.device) -> Iterator[None]:
+    torch.manual_seed(0)
+    with device, torch.inference_mode():
+        yield
+
+
+def layer(inputs: int, outputs: int, bits: int, dtype: torch.dtype) -> QuantizedLinear:
+    return QuantizedLinear.of(nn.Linear(inputs, outputs), bits).to(dtype)
+
+
+def widened(made: QuantizedLinear) -> nn.Linear:
+    plain = nn.Linear(made.in_features, made.out_features)
+    plain.weight, plain.bias = nn.Parameter(made.widened(torch.float32)), nn.Parameter(made.bias.float())
+    return plain
+
+
+def norm(size: int, dtype: torch.dtype) -> nn.LayerNorm:
+    made = nn.LayerNorm(size).to(dtype)
+    made.weight.data.normal_(1, 0.3)
+    made.bias.data.normal_()
+    return made
+
+
+def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    tolerance = {torch.float32: 1e-3, torch.float16: 4e-3, torch.bfloat16: 3e-2}[got.dtype]
+    torch.testing.assert_close(got.float(), wanted, atol=tolerance, rtol=tolerance)
+
+
+def tiling(made: QuantizedLinear, few: bool) -> Tiling:
+    if few:
+        units = made.in_features * made.bits // 128
+        return Tiling(8, 1 << (units - 1).bit_length(), 1)
+    return Tiling(16, 16 * made.bits // 4, 4, 2)
+
+
+@pytest.mark.parametrize(("count", "few"), [(1, True), (3, True), (5, False)])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_products(bits: int, inputs: int, outputs: int, dtype: torch.dtype, count: int, few: bool) -> None:
+    made, tokens = layer(inputs, outputs, bits, dtype), (torch.randn(count, inputs) + 0.5).to(dtype)
+    normed, residual = norm(inputs, dtype), torch.randn(count, outputs).to(dtype)
+    options: dict[str, Any] = {"few": few, "tiling": tiling(made, few)}
+    found = quantized_product(tokens, made, residual=residual, **options)
+    close(found, product_reference(tokens.float(), widened(made), residual=residual.float()))
+    wanted = product_reference(tokens.float(), widened(made), norm=normed.float(), activation_name="gelu_new")
+    for fuse in (True, False):
+        found = quantized_product(tokens, made, norm=normed.to(dtype), activation_name="gelu_new", fuse=fuse, **options)
+        close(found, wanted)
+    made.bias = None
+    plain = widened(layer(inputs, outputs, bits, dtype))
+    plain.weight, plain.bias = nn.Parameter(made.widened(torch.float32)), None
+    close(quantized_product(tokens, made, **options), product_reference(tokens.float(), plain))
+
+
+@pytest.mark.parametrize(("batch", "lanes", "few"), [(1, 1, True), (2, 2, True), (2, 3, False)])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_projection(bits: int, batch: int, lanes: int, few: bool) -> None:
+    dtype, heads, width, size = TYPES[0], 3, 16, 96
+    layers = [layer(size, heads * width, bits, dtype) for _ in range(3)]
+    tokens, normed = torch.randn(batch * lanes, size).to(dtype), norm(size, dtype)
+    buffers = torch.randn(2, batch, heads, 40, width).to(dtype)
+    now = torch.arange(lanes) + 7
+    ours, theirs = Slots(*buffers.clone(), now), Slots(*buffers.float(), now)
+    plain = norm(size, dtype)
+    plain.load_state_dict(normed.state_dict())
+    wanted = project_reference(tokens.float(), plain.float(), *map(widened, layers), theirs)
+    found = quantized_project(tokens, normed, layers, ours, few=few, tiling=tiling(layers[0], few))
+    for got, exact in ((found, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values)):
+        close(got, exact)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 16])
+@pytest.mark.parametrize("inputs", [96, 768, 4096, 16384])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_every_size_has_a_tiling(bits: int, inputs: int, tokens: int) -> None:
+    with torch.device("meta"):
+        made = QuantizedLinear(inputs, 4096, bits, bias=True, dtype=torch.float16)
+    found = module.tiling_of(made, tokens)
+    if tokens <= module.FEW[bits]:
+        assert found.columns * 128 // bits >= inputs  # whole rows
+    assert all(size & (size - 1) == 0 for size in (found.rows, found.columns, found.warps))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take half precision: see tests/gpu")
+@pytest.mark.parametrize(("how", "search"), [("int8", {}), ("int4", {}), ("int4", {"num_beams": 2})], ids=str)
+def test_whole_answers(how: str, search: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.build("GLMModel", hidden_size=32, num_attention_heads=2, spell_length=None)
+    quantize(model, how)
+    prompts, decoding = [Prompt((3, 5, 7, 9))], Decoding(max_new_tokens=4, **search)
+    wanted = generate(model, prompts, decoding)
+    monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
+    monkeypatch.setattr(static, "can_record", lambda _: True)
+    monkeypatch.setattr(static, "_PATIENCE", None)
+    monkeypatch.setattr(fused, "usable", lambda *_: True)
+    # Few programs: the interpreter runs them one after the other.
+    monkeypatch.setattr(module, "tiling_of", lambda made, tokens, **_: large(made, tokens))
+    found = generate(model, prompts, decoding)
+    assert all(step.cache.faster for step in steps_of(model)._ready)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
+        assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-3)
+
+
+def large(made: QuantizedLinear, tokens: int) -> Tiling:
+    few = tokens <= module.FEW[made.bits]
+    return Tiling(32, tiling(made, True).columns if few else 16 * made.bits // 4, 1)
