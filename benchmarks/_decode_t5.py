@@ -23,10 +23,15 @@ T5_BASE = {
     "num_heads": 12, "decoder_start_token_id": 0,
 }  # fmt: skip
 GATED = {"model_type": "mt5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "d_ff": 2048}
-_TILES = (
-    Tiles(16, 256), Tiles(16, 128), Tiles(32, 256), Tiles(32, 128), Tiles(16, 512, 4, 3), Tiles(16, 1024, 4, 2),
-    Tiles(16, 1024, 8, 2), Tiles(32, 1024, 8, 2), Tiles(16, 256, 2, 4), Tiles(64, 128),
-)  # fmt: skip
+# Ways to cut a product whose rows have some size.
+_WAYS: dict[str, Callable[[int, int], Tiles]] = {
+    "ours": Tiles.of,
+    "4 warps": lambda size, _: Tiles(16, 4, 64 if size <= 1024 else 128),
+    "4 warps, 32 features": lambda *_: Tiles(16, 4, 32),
+    "8 warps, 64 features": lambda *_: Tiles(16, 8, 64),
+    "32 rows": lambda size, _: Tiles(32, 8, 32 if size <= 1024 else 64),
+    "32 rows, 4 warps": lambda *_: Tiles(32, 4, 64),
+}
 
 
 def t5(options: Any) -> dict[str, Any]:
@@ -42,9 +47,18 @@ def t5(options: Any) -> dict[str, Any]:
     with replaced(model, static, "faster_blocks", lambda *_: ()):
         noted(found, "torch's kernels", lambda: speeds(model, texts, 32, 96, rounds=1))
         noted(found, "torch's kernels, beams 4", lambda: speeds(model, texts, 32, 96, rounds=1, **beams))
-    for tiles in _TILES[1:]:
-        with replaced(model, kernels, "Tiles", lambda tiles=tiles: tiles):
-            noted(found, f"all products by {tiles}", lambda: speeds(model, texts, 32, 96, rounds=1))
+    for name, way in list(_WAYS.items())[1:]:
+        with replaced(model, kernels.Tiles, "of", way):
+            noted(found, name, lambda: speeds(model, texts, 32, 96, rounds=1))
+            noted(found, f"{name}, beams 4", lambda: speeds(model, texts, 32, 96, rounds=1, **beams))
+    for name, owner, key, value in (
+        ("not early", kernels, "_early", lambda *_: {"EARLY": False}),
+        ("rows are not held", kernels, "_HELD", 0),
+        ("the encoder's text is not held", kernels, "_MOST_HELD_SLOTS", 0),
+        ("128 slots together", kernels, "_SLOTS", 128),
+    ):
+        with replaced(model, owner, key, value):
+            noted(found, name, lambda: speeds(model, texts, 32, 96, rounds=1))
     for dtype in (torch.float16, torch.float32):
         other = made(T5Model, T5_BASE, dtype)
         noted(found, str(dtype), lambda other=other: speeds(other, texts, 32, 96, rounds=1))
@@ -90,14 +104,13 @@ def t5_kernels(options: Any) -> dict[str, Any]:
             layers = [_layer(inputs, outputs) for _ in range(24)]
             tokens = torch.randn(rows, inputs, device="cuda", dtype=HALF)
             ways: dict[str, Callable[[nn.Linear], Any]] = {"torch": lambda layer, x=tokens: F.linear(x, layer.weight)}
-            for tiles in _TILES:
-                ways[str(tiles)] = partial(_tiled, tokens, given, tiles)
-            times = {way: attempt(_time, layers, compute) for way, compute in ways.items()}
-            found[f"{name}, {rows} rows"] = {way.removeprefix("Tiles"): time for way, time in times.items()}
+            for way, cut in _WAYS.items():
+                ways[way] = partial(_tiled, tokens, given, cut(inputs, rows))
+            found[f"{name}, {rows} rows"] = {way: attempt(_time, layers, compute) for way, compute in ways.items()}
     for batch, lanes in ((8, 1), (8, 4)):
         for slots in (128, 256):
-            times = {together: attempt(_attention, batch, lanes, slots, together) for together in (32, 64, 128)}
-            found[f"attention, {batch} x {lanes} to {slots}"] = times
+            times = {most: attempt(_attention, batch, lanes, slots, most) for most in (0, 256)}
+            found[f"attention, {batch} x {lanes} to {slots}, at most so many held"] = times
     return found
 
 
@@ -126,8 +139,8 @@ def _time(layers: list[nn.Linear], compute: Callable[[nn.Linear], Any]) -> float
     return round(1e6 * seconds, 2)
 
 
-def _attention(batch: int, lanes: int, slots: int, together: int) -> float:
-    kernels._SLOTS = together
+def _attention(batch: int, lanes: int, slots: int, most: int) -> float:
+    kernels._MOST_HELD_SLOTS = most
     keys, values = torch.randn(2, batch, 12, slots, 64, device="cuda", dtype=HALF)
     cache = Slots(keys, values, torch.arange(lanes, device="cuda"))
     query = torch.randn(batch * lanes, 768, device="cuda", dtype=HALF)

@@ -21,8 +21,9 @@ from flagai.parallel.shards import from_part, in_parts, local, vocabularies
 
 # Steps below which a recording is not worth its time: the first is done as it is, the second is recorded.
 _WORTH = 4
-# Seconds to wait for kernels before steps begin without them: enough if Triton has compiled them in an earlier process.
-_PATIENCE = 0.5
+# Seconds to wait for kernels before steps begin without them. If Triton has compiled them in an earlier process, this
+# is enough: then answers never depend on how fast the host is.
+_PATIENCE = 1.0
 # How many steps of different shapes a model keeps ready.
 _KEPT = 4
 

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from flagai.generation.search import Search
 from flagai.generation.static import Choosing, steps_of, suits
 from flagai.generation.tree import Scored
-from flagai.generation.trial import import_ahead
 
 
 class Stepper:
@@ -21,8 +20,6 @@ class Stepper:
     def __init__(self, search: Search, stack: ExitStack) -> None:
         self._search = search
         self._stack = stack
-        if search.tree.decoding.cuda_graphs:
-            import_ahead(search.tree.device, next(search.tree.model.parameters()).dtype)
         self._scored: Scored = search.tree.begin()
         self._choosing: Choosing | None = None
         self._begun = False

@@ -1,18 +1,13 @@
 """Kernels that must be compiled first: tried on a thread of their own, while steps go on without them."""
 
 import logging
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from threading import Thread
 
 import torch
 
-from flagai.model.layer.decoding import usable
-
 logger = logging.getLogger(__name__)
-_KERNELS = "flagai.model.layer.triton_kernels"
 
 
 class Trial:
@@ -50,9 +45,3 @@ class Trial:
         except Exception as error:  # noqa: BLE001 - a compiler can fail in any way, and there is a way without it
             self.failed = True
             logger.warning("The kernels of a step cannot be used here; torch's are used instead. %s", error)
-
-
-def import_ahead(device: torch.device, dtype: torch.dtype) -> None:
-    """Begin to import the kernels, if a model on this device is going to need them; takes half a second."""
-    if _KERNELS not in sys.modules and usable(device, dtype):
-        Thread(target=import_module, args=(_KERNELS,), name="flagai-import").start()

@@ -1,6 +1,7 @@
 """The products and the attention of a decoding step of T5: Triton kernels, and what they compute in torch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +13,13 @@ from flagai.model.layer.norm import RMSNorm
 
 # More tokens than this are better served by torch's products: every program reads all tokens.
 MOST_TOKENS = 64
-# Slots of the cache that a program looks at together.
+# Tensor cores take tokens by the eight.
+_FEWEST_TOKENS = 8
+# Slots of the cache that a program looks at together, and at most so many of the encoder's text that it holds.
 _SLOTS = 64
+_MOST_HELD_SLOTS = 256
+# Numbers of a matrix that a warp holds in its registers.
+_HELD = 8192
 
 
 @dataclass(frozen=True)
@@ -22,15 +28,36 @@ class Tiles:
 
     Args:
         rows: rows of the matrix that a program takes.
-        columns: how many of their numbers it takes at once; if all, they are loaded before the tokens are there.
-        warps: warps of a program.
-        stages: how many tiles are under way at once.
+        warps: warps of a program; each takes a part of the features.
+        depth: features that a warp takes at once.
+        stages: how many tiles are under way at once, of rows that are too long to be held.
     """
 
-    rows: int = 16
-    columns: int = 256
-    warps: int = 4
-    stages: int = 4
+    rows: int
+    warps: int
+    depth: int
+    stages: int = 3
+
+    @classmethod
+    def of(cls, size: int, tokens: int) -> "Tiles":
+        """Cut a matrix with rows of this size that meets so many tokens."""
+        depth = 32 if size % 1024 and size <= 1024 else 128
+        return cls(16, 8, depth if tokens <= 16 else min(depth, 64))
+
+    def held(self, size: int, matrices: int) -> bool:
+        """Whether a program's rows of some matrices fit its registers."""
+        return matrices * self.rows * size <= _HELD * self.warps
+
+    def options(self, size: int, matrices: int = 1) -> dict[str, Any]:
+        """Constants of a kernel."""
+        return {
+            "BN": self.rows,
+            "S": self.warps,
+            "KS": self.depth,
+            "HELD": self.held(size, matrices),
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
 
 
 def t5_product(
@@ -63,7 +90,7 @@ def t5_product(
 
     matrix = layer.weight
     (count, size), outputs = tokens.shape, len(matrix)
-    tiles = tiles or Tiles()
+    tiles = tiles or Tiles.of(size, count)
     tokens, gain = _normable(tokens, norm, matrix.dtype)
     kept = matrix.dtype if residual is None else torch.promote_types(residual.dtype, matrix.dtype)
     out = tokens.new_empty(count, outputs, dtype=dtype or kept)
@@ -78,15 +105,12 @@ def t5_product(
         outputs,
         K=size,
         M=count,
-        MP=max(16, _power(count)),
-        BN=tiles.rows,
-        BK=tiles.columns,
+        MP=max(_FEWEST_TOKENS, _power(count)),
         ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
         NORMED=gain is not None,
         GATED=gated is not None,
         RESIDUAL=residual is not None,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        **tiles.options(size, 1 if gated is None else 2),
         **_early(tokens.device),
     )
     return out
@@ -137,7 +161,7 @@ def t5_project(
     from flagai.model.layer.triton_t5 import t5_projection_kernel
 
     (count, size), outputs = tokens.shape, query.out_features
-    tiles = tiles or Tiles()
+    tiles = tiles or Tiles.of(size, count)
     tokens, gain = _normable(tokens, norm, query.weight.dtype)
     out = slots.keys.new_empty(count, outputs)
     t5_projection_kernel[(3 * -(-outputs // tiles.rows),)](
@@ -155,14 +179,11 @@ def t5_project(
         slots.keys.shape[2],
         K=size,
         M=count,
-        MP=max(16, _power(count)),
+        MP=max(_FEWEST_TOKENS, _power(count)),
         LANES=len(slots.now),
         D=slots.keys.shape[3],
-        BN=tiles.rows,
-        BK=tiles.columns,
         NORMED=gain is not None,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        **tiles.options(size),
         **_early(tokens.device),
     )
     return out
@@ -222,6 +243,7 @@ def t5_attend(
 
     batch, heads, capacity, width = keys.shape
     lanes, scored = len(query) // batch, mask.is_floating_point()
+    whole = now is None and capacity <= _MOST_HELD_SLOTS
     mask = mask.expand(batch, heads, lanes, capacity)
     out = torch.empty_like(query)
     t5_attention_kernel[(batch, heads)](
@@ -239,10 +261,11 @@ def t5_attend(
         LP=max(16, _power(lanes)),
         D=width,
         BD=max(16, _power(width)),
-        BC=_SLOTS,
+        BC=max(16, _power(capacity)) if whole else _SLOTS,
         SCORED=scored,
         GROWING=now is not None,
-        num_warps=4,
+        WHOLE=whole,
+        num_warps=8 if whole else 4,
         **_early(query.device),
     )
     return out

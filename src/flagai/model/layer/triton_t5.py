@@ -8,7 +8,7 @@ the kernel before has ended is loaded then (see :mod:`flagai.model.layer.triton_
 import triton
 import triton.language as tl
 
-from flagai.model.layer.triton_kernels import _activated, _weights
+from flagai.model.layer.triton_kernels import _activated
 
 
 @triton.jit
@@ -29,62 +29,95 @@ def rms_norm_kernel(x, gain, eps, out, K: tl.constexpr, BK: tl.constexpr, EARLY:
 
 
 @triton.jit
-def _tokens(x, here, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BK: tl.constexpr):
-    index = tl.arange(0, MP)
-    inside = (index < M)[:, None]
+def _rows(matrix, rows, places, N, K: tl.constexpr, BK: tl.constexpr):
+    # Some rows of a matrix at some places, [S, BN, KS]; read once and never again: first to leave the caches.
+    inside = (rows < N)[None, :, None]
     if K % BK != 0:
-        inside &= (here < K)[None, :]
-    return tl.load(x + index[:, None] * K + here[None, :], mask=inside, other=0.0)
+        inside &= (places < K)[:, None, :]
+    there = rows.to(tl.int64)[None, :, None] * K + places[:, None, :]
+    return tl.load(matrix + there, mask=inside, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def _gains(gain, places, K: tl.constexpr):
+    return tl.load(gain + places, mask=places < K, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _tokens(x, places, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BK: tl.constexpr):
+    # All tokens at some places, [S, MP, KS].
+    index = tl.arange(0, MP)
+    inside = (index < M)[None, :, None]
+    if K % BK != 0:
+        inside &= (places < K)[:, None, :]
+    return tl.load(x + index[None, :, None] * K + places[:, None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _weighed(tokens, gains, TYPE: tl.constexpr):
+    # Tokens times gains for the product, and the sum of their squares, [S, MP].
+    wide = tokens.to(tl.float32)
+    return (wide * gains[:, None, :]).to(TYPE), tl.sum(wide * wide, axis=2)
+
+
+@triton.jit
+def _times(tile, tokens, total):
+    return tl.dot(tile, tl.permute(tokens, (0, 2, 1)), total)
 
 
 @triton.jit
 def _products(
     x, gain, eps, matrix, second, rows, N,
-    K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    NORMED: tl.constexpr, GATED: tl.constexpr, EARLY: tl.constexpr,
+    K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, S: tl.constexpr, KS: tl.constexpr,
+    NORMED: tl.constexpr, GATED: tl.constexpr, HELD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    # norm(x) times some rows of a matrix, and of a second one, two of [MP, BN]. The root mean square is a factor of a
-    # whole token: it is gathered beside the product and applied in the end.
+    # Some rows of a matrix, and of a second one, times norm(x): two of [BN, MP]. Each of S warps has its own part of
+    # the features, and their sums meet in the end. If the rows can be held, they are read before x is there. The
+    # root mean square is a factor of a whole token: it is gathered beside the product and applied in the end.
     TYPE: tl.constexpr = matrix.dtype.element_ty
-    columns = tl.arange(0, BK)
-    total = tl.zeros([MP, BN], dtype=tl.float32)
-    other = tl.zeros([MP, BN], dtype=tl.float32)
-    squares = tl.zeros([MP], dtype=tl.float32)
-    if BK >= K:
-        tile = _weights(matrix, rows, columns, N, K, BK)
-        if GATED:
-            tile2 = _weights(second, rows, columns, N, K, BK)
-        if NORMED:
-            gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
+    BK: tl.constexpr = S * KS
+    places = tl.arange(0, S)[:, None] * KS + tl.arange(0, KS)[None, :]
+    total = tl.zeros([S, BN, MP], dtype=tl.float32)
+    other = tl.zeros([S, BN, MP], dtype=tl.float32)
+    squares = tl.zeros([S, MP], dtype=tl.float32)
+    if HELD:
+        tiles = ()
+        seconds = ()
+        gains = ()
+        for start in tl.static_range(0, K, BK):
+            tiles = tiles + (_rows(matrix, rows, start + places, N, K, BK),)
+            if GATED:
+                seconds = seconds + (_rows(second, rows, start + places, N, K, BK),)
+            if NORMED:
+                gains = gains + (_gains(gain, start + places, K),)
         if EARLY:
             tl.extra.cuda.gdc_wait()
-        tokens = _tokens(x, columns, K, M, MP, BK)
-        if NORMED:
-            wide = tokens.to(tl.float32)
-            squares = tl.sum(wide * wide, axis=1)
-            tokens = (wide * gains[None, :]).to(TYPE)
-        total = tl.dot(tokens, tl.trans(tile), total)
-        if GATED:
-            other = tl.dot(tokens, tl.trans(tile2), other)
+        for part in tl.static_range((K + BK - 1) // BK):
+            tokens = _tokens(x, part * BK + places, K, M, MP, BK)
+            if NORMED:
+                tokens, more = _weighed(tokens, gains[part], TYPE)
+                squares += more
+            total = _times(tiles[part], tokens, total)
+            if GATED:
+                other = _times(seconds[part], tokens, other)
     else:
         if EARLY:
             tl.extra.cuda.gdc_wait()
         for start in range(0, K, BK):
-            here = start + columns
-            tokens = _tokens(x, here, K, M, MP, BK)
+            tokens = _tokens(x, start + places, K, M, MP, BK)
             if NORMED:
-                wide = tokens.to(tl.float32)
-                squares += tl.sum(wide * wide, axis=1)
-                gains = tl.load(gain + here, mask=here < K, other=0.0).to(tl.float32)
-                tokens = (wide * gains[None, :]).to(TYPE)
-            total = tl.dot(tokens, tl.trans(_weights(matrix, rows, here, N, K, BK)), total)
+                tokens, more = _weighed(tokens, _gains(gain, start + places, K), TYPE)
+                squares += more
+            total = _times(_rows(matrix, rows, start + places, N, K, BK), tokens, total)
             if GATED:
-                other = tl.dot(tokens, tl.trans(_weights(second, rows, here, N, K, BK)), other)
+                other = _times(_rows(second, rows, start + places, N, K, BK), tokens, other)
+    found = tl.sum(total, axis=0)
+    gate = tl.sum(other, axis=0)
     if NORMED:
-        scale = (1.0 / tl.sqrt(squares / K + eps))[:, None]
-        total *= scale
-        other *= scale
-    return total, other
+        scale = (1.0 / tl.sqrt(tl.sum(squares, axis=0) / K + eps))[None, :]
+        found *= scale
+        gate *= scale
+    return found, gate
 
 
 @triton.jit
@@ -101,11 +134,13 @@ def t5_product_kernel(
     M: tl.constexpr,
     MP: tl.constexpr,
     BN: tl.constexpr,
-    BK: tl.constexpr,
+    S: tl.constexpr,
+    KS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     NORMED: tl.constexpr,
     GATED: tl.constexpr,
     RESIDUAL: tl.constexpr,
+    HELD: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """out[M, N] = activation(norm(x) @ matrix.T) * (norm(x) @ second.T) + residual, each part if it is wanted."""
@@ -116,14 +151,14 @@ def t5_product_kernel(
         tl.extra.cuda.gdc_launch_dependents()
     total, other = _products(
         x, gain, eps, matrix, second, rows, N,
-        K=K, M=M, MP=MP, BN=BN, BK=BK, NORMED=NORMED, GATED=GATED, EARLY=EARLY,
+        K=K, M=M, MP=MP, BN=BN, S=S, KS=KS, NORMED=NORMED, GATED=GATED, HELD=HELD, EARLY=EARLY,
     )  # fmt: skip
     # Rounded where the plain computation has a tensor.
     total = _activated(total.to(TYPE).to(tl.float32), ACTIVATION)
     if GATED:
         total = total.to(TYPE).to(tl.float32) * other.to(TYPE).to(tl.float32)
-    places = index[:, None] * N + rows[None, :]
-    inside = (index < M)[:, None] & (rows < N)[None, :]
+    places = index[None, :] * N + rows[:, None]
+    inside = (index < M)[None, :] & (rows < N)[:, None]
     if RESIDUAL:
         total = total.to(TYPE).to(tl.float32) + tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + places, total.to(out.dtype.element_ty), mask=inside)
@@ -149,8 +184,10 @@ def t5_projection_kernel(
     LANES: tl.constexpr,
     D: tl.constexpr,
     BN: tl.constexpr,
-    BK: tl.constexpr,
+    S: tl.constexpr,
+    KS: tl.constexpr,
     NORMED: tl.constexpr,
+    HELD: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
@@ -169,19 +206,50 @@ def t5_projection_kernel(
         matrix = value_matrix
     total, _ = _products(
         x, gain, eps, matrix, matrix, rows, N,
-        K=K, M=M, MP=MP, BN=BN, BK=BK, NORMED=NORMED, GATED=False, EARLY=EARLY,
+        K=K, M=M, MP=MP, BN=BN, S=S, KS=KS, NORMED=NORMED, GATED=False, HELD=HELD, EARLY=EARLY,
     )  # fmt: skip
-    inside = (index < M)[:, None] & (rows < N)[None, :]
+    inside = (index < M)[None, :] & (rows < N)[:, None]
     if which == 0:
-        tl.store(query + index[:, None] * N + rows[None, :], total.to(TYPE), mask=inside)
+        tl.store(query + index[None, :] * N + rows[:, None], total.to(TYPE), mask=inside)
     else:
         slot = tl.load(now + index % LANES)
-        text_head = (index // LANES)[:, None] * (N // D) + (rows // D)[None, :]
-        places = (text_head.to(tl.int64) * CAPACITY + slot[:, None]) * D + (rows % D)[None, :]
+        text_head = (index // LANES)[None, :] * (N // D) + (rows // D)[:, None]
+        places = (text_head.to(tl.int64) * CAPACITY + slot[None, :]) * D + (rows % D)[:, None]
         if which == 1:
             tl.store(keys + places, total.to(TYPE), mask=inside)
         else:
             tl.store(values + places, total.to(TYPE), mask=inside)
+
+
+@triton.jit
+def _cells(keys, values, base, slots, end, D: tl.constexpr, features):
+    inside = (slots < end)[:, None] & (features < D)[None, :]
+    cells = base + slots[:, None] * D + features[None, :]
+    return tl.load(keys + cells, mask=inside, other=0.0), tl.load(values + cells, mask=inside, other=0.0)
+
+
+@triton.jit
+def _scores(asked, key, seen, slots, lanes, end, scale, LANES: tl.constexpr, SCORED: tl.constexpr):
+    # [LP, BC]
+    written = (slots < end)[None, :]
+    told = tl.load(seen + slots[None, :], mask=(lanes < LANES)[:, None] & written, other=0)
+    scores = tl.dot(asked, tl.trans(key)) * scale
+    if SCORED:
+        scores = tl.where(written, scores + told.to(tl.float32), -float("inf"))
+    else:
+        scores = tl.where(told != 0, scores, -float("inf"))
+    return scores
+
+
+@triton.jit
+def _gathered(scores, value, highest, weight, total):
+    # A softmax goes on over more scores.
+    higher = tl.maximum(highest, tl.max(scores, axis=1))
+    level = tl.where(higher == -float("inf"), 0.0, higher)
+    shares = tl.exp(scores - level[:, None])
+    shrink = tl.exp(highest - level)
+    weight = weight * shrink + tl.sum(shares, axis=1)
+    return higher, weight, tl.dot(shares.to(value.dtype), value, total * shrink[:, None])
 
 
 @triton.jit
@@ -205,45 +273,36 @@ def t5_attention_kernel(
     BC: tl.constexpr,
     SCORED: tl.constexpr,
     GROWING: tl.constexpr,
+    WHOLE: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """All lanes of one text attend with one head; [M, H, D], caches [B, H, capacity, D], mask [B, H, W, capacity]."""
-    TYPE: tl.constexpr = keys.dtype.element_ty
     text, head = tl.program_id(0), tl.program_id(1)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     lanes = tl.arange(0, LP)
     features = tl.arange(0, BD)
+    slots = tl.arange(0, BC)
     places = ((text * LANES + lanes) * H + head)[:, None] * D + features[None, :]
     real = (lanes < LANES)[:, None] & (features < D)[None, :]
-    asked = tl.load(query + places, mask=real, other=0.0)
-    end = CAPACITY
-    if GROWING:
-        end = tl.load(now + LANES - 1).to(tl.int32) + 1
     base = (text * H + head).to(tl.int64) * CAPACITY * D
     seen = mask + text.to(tl.int64) * TEXT_STRIDE + head.to(tl.int64) * HEAD_STRIDE + lanes[:, None] * LANE_STRIDE
+    if WHOLE:
+        # What the encoder said has been there for long: it is read before the queries are there.
+        key, value = _cells(keys, values, base, slots, CAPACITY, D, features)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    asked = tl.load(query + places, mask=real, other=0.0)
     highest = tl.full([LP], -float("inf"), tl.float32)
     weight = tl.zeros([LP], dtype=tl.float32)
     total = tl.zeros([LP, BD], dtype=tl.float32)
-    for start in range(0, end, BC):
-        slots = start + tl.arange(0, BC)
-        written = slots < end
-        inside = written[:, None] & (features < D)[None, :]
-        cells = base + slots[:, None] * D + features[None, :]
-        key = tl.load(keys + cells, mask=inside, other=0.0)
-        value = tl.load(values + cells, mask=inside, other=0.0)
-        told = tl.load(seen + slots[None, :], mask=(lanes < LANES)[:, None] & written[None, :], other=0)
-        scores = tl.dot(asked, tl.trans(key)) * scale
-        if SCORED:
-            scores = tl.where(written[None, :], scores + told.to(tl.float32), -float("inf"))
-        else:
-            scores = tl.where(told != 0, scores, -float("inf"))
-        higher = tl.maximum(highest, tl.max(scores, axis=1))
-        level = tl.where(higher == -float("inf"), 0.0, higher)
-        shares = tl.exp(scores - level[:, None])
-        shrink = tl.exp(highest - level)
-        weight = weight * shrink + tl.sum(shares, axis=1)
-        total = tl.dot(shares.to(TYPE), value, total * shrink[:, None])
-        highest = higher
-    tl.store(out + places, (total / weight[:, None]).to(TYPE), mask=real)
+    if WHOLE:
+        scores = _scores(asked, key, seen, slots, lanes, CAPACITY, scale, LANES, SCORED)
+        highest, weight, total = _gathered(scores, value, highest, weight, total)
+    else:
+        end = tl.load(now + LANES - 1).to(tl.int32) + 1 if GROWING else CAPACITY
+        for start in range(0, end, BC):
+            key, value = _cells(keys, values, base, start + slots, end, D, features)
+            scores = _scores(asked, key, seen, start + slots, lanes, end, scale, LANES, SCORED)
+            highest, weight, total = _gathered(scores, value, highest, weight, total)
+    tl.store(out + places, (total / weight[:, None]).to(out.dtype.element_ty), mask=real)
