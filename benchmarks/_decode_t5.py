@@ -27,10 +27,8 @@ GATED = {"model_type": "mt5", "feed_forward_proj": "gated-gelu", "tie_word_embed
 _WAYS: dict[str, Callable[[int, int], Tiles]] = {
     "ours": Tiles.of,
     "4 warps": lambda size, _: Tiles(16, 4, 64 if size <= 1024 else 128),
-    "4 warps, 32 features": lambda *_: Tiles(16, 4, 32),
     "8 warps, 64 features": lambda *_: Tiles(16, 8, 64),
     "32 rows": lambda size, _: Tiles(32, 8, 32 if size <= 1024 else 64),
-    "32 rows, 4 warps": lambda *_: Tiles(32, 4, 64),
 }
 
 
