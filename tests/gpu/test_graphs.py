@@ -112,7 +112,7 @@ def test_kernels_score_as_torch_does(kind: str, dtype: torch.dtype, lanes: dict[
     assert any(same)
     for ours, theirs in zip(fast, plain, strict=True):
         if ours[0].ids == theirs[0].ids:
-            assert ours[0].score == pytest.approx(theirs[0].score, rel=0.03, abs=0.3)
+            assert ours[0].score == pytest.approx(theirs[0].score, rel=0.08, abs=0.3)
 
 
 @torch.inference_mode()
