@@ -84,4 +84,5 @@ def _write_file(path: Path, group: dict[str, list[int]], device: torch.device) -
 
 
 if __name__ == "__main__":
-    write(json.loads(sys.argv[1]))
+    for given in json.loads(sys.argv[1]):
+        write(given)

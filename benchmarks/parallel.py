@@ -45,16 +45,20 @@ def config(system: str, size: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def prepare(scratch: Path, system: str, size: str, device: str) -> Path:
-    """Write a checkpoint unless it is there."""
-    folder = scratch / f"{system}-{size}"
-    done = folder / "complete"
-    if not done.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        task = {"system": system, "folder": str(folder), "config": config(system, size), "device": device}
-        subprocess.run([sys.executable, str(_FILES), json.dumps(task)], check=True)
-        done.touch()
-    return folder
+def prepare(scratch: Path, system: str, uses: dict[str, str], device: str) -> dict[str, Path]:
+    """Write the checkpoints of a system, in one process, unless they are there; for each use, its folder."""
+    folders = {use: scratch / f"{system}-{size}" for use, size in uses.items()}
+    tasks = []
+    for use, size in uses.items():
+        if not (folders[use] / "complete").exists():
+            shutil.rmtree(folders[use], ignore_errors=True)
+            folder = str(folders[use])
+            tasks.append({"system": system, "folder": folder, "config": config(system, size), "device": device})
+    if tasks:
+        subprocess.run([sys.executable, str(_FILES), json.dumps(tasks)], check=True)
+    for folder in folders.values():
+        (folder / "complete").touch()
+    return folders
 
 
 def free_port() -> int:
@@ -68,6 +72,7 @@ def measure(system: str, arguments: argparse.Namespace, folders: dict[str, Path]
     task = {
         "system": system, "ranks": arguments.ranks, "port": free_port(), "device": arguments.device,
         "rounds": arguments.rounds, "tokens": arguments.tokens, "variants": arguments.variants, "patience": 60,
+        "decode": not arguments.loads,
         **{use: str(folder) for use, folder in folders.items()},
     }  # fmt: skip
     with contextlib.ExitStack() as stack:
@@ -121,7 +126,7 @@ def compare(results: dict[str, Any]) -> dict[str, Any]:
     ours, peer = (results[system] for system in _SYSTEMS)
     found = {"load_times_faster": round(peer["load_s"] / ours["load_s"], 2)}
     for name, rate in ours["decode"].items():
-        if "tokens_s" in rate and "tokens_s" in peer["decode"]["greedy"]:
+        if "tokens_s" in rate and "tokens_s" in peer["decode"].get("greedy", {}):
             found[f"{name}_times_faster"] = round(rate["tokens_s"] / peer["decode"]["greedy"]["tokens_s"], 2)
     return found
 
@@ -138,6 +143,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="loads of each system")
     parser.add_argument("--tokens", type=int, default=96, help="tokens to decode")
     parser.add_argument("--variants", action="store_true", help="also load and decode in other ways")
+    parser.add_argument("--loads", action="store_true", help="no decoding")
     parser.add_argument("--systems", nargs="+", choices=_SYSTEMS, default=list(_SYSTEMS))
     parser.add_argument("--scratch", type=Path, help="where checkpoints are kept; default a temporary folder")
     parser.add_argument("--out", type=Path)
@@ -152,7 +158,7 @@ def main() -> None:
         for system in arguments.systems:
             try:
                 uses = {"tiny": "dry", "small": "small", "folder": arguments.size}
-                folders = {use: prepare(scratch, system, size, arguments.device) for use, size in uses.items()}
+                folders = prepare(scratch, system, uses, arguments.device)
                 print(f"{time.perf_counter() - begin:.0f} s: {system} is written", flush=True)
                 results[system] = measure(system, arguments, folders)
                 print(f"{time.perf_counter() - begin:.0f} s: {system} is measured", flush=True)

@@ -75,7 +75,7 @@ def fill(
     with torch.no_grad():
         with phase("allocate"):
             new = sum(shards.local(value).nbytes for value in model.parameters() if value.is_meta)
-            transfer = Transfer(device or torch.device("cpu"), new, replicas)
+            transfer = Transfer(device or torch.device("cpu"), new, replicas, checkpoint.take_readers())
         # Until its end the model is as it was, but for parameters that are overwritten in place.
         with transfer, phase("place"):
             placed = _place_all(parameters, chosen, transfer, report)

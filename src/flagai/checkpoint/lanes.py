@@ -60,6 +60,9 @@ class Lane:
         for offset, move in chunk.moves:
             move.target.copy_(inside(raw, offset, move))
 
+    def wait(self) -> None:
+        """Wait until everything that was sent has been copied."""
+
     def _wait(self) -> None:
         """Wait until the present buffer has been copied."""
 
@@ -76,30 +79,34 @@ class CudaLane(Lane):
         self._made_on = torch.cuda.current_stream(device)
         self._stream = torch.cuda.Stream(device)
         self._copied = [torch.cuda.Event(blocking=True) for _ in range(buffers)]  # one that was never recorded is over
-        self._pinned: list[int] = []
+        self._raw: list[torch.Tensor] = []
         self._on_device: list[torch.Tensor | None] = [None] * buffers
         self._at_exit = ExitStack()
 
     def __enter__(self) -> Self:
-        self._at_exit.enter_context(torch.cuda.device(self.device))
+        self._at_exit.enter_context(torch.cuda.stream(self._stream))  # the thread's, with its device
         return self
 
     def __exit__(self, *_: object) -> None:
         """Wait for all copies, and unpin the memory; a failed copy is raised after that."""
         with self._at_exit:
             try:
-                self._stream.synchronize()
+                self.wait()
             finally:
-                for address in self._pinned:
+                for raw in self._raw:
                     with suppress(RuntimeError):  # the device has failed, and that is being said already
-                        torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
+                        torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(raw.data_ptr()))
+
+    def wait(self) -> None:
+        """See the base class."""
+        self._stream.synchronize()
 
     def prepare(self) -> None:
         """Pin the buffers: in huge pages it takes a fraction of cudaHostAlloc's time, and all readers do it at once."""
         for memory in self.ring:
-            address = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
-            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, self.size, 0))
-            self._pinned.append(address)
+            raw = torch.frombuffer(memory, dtype=torch.uint8)
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(raw.data_ptr(), self.size, 0))
+            self._raw.append(raw)
 
     def follow(self) -> None:
         """The targets' memory may have had users before: what is queued for them comes first."""
@@ -110,15 +117,14 @@ class CudaLane(Lane):
 
     def send(self, chunk: Chunk) -> None:
         """Queue the copies of a chunk."""
-        raw = torch.frombuffer(self.ring[self.turn], dtype=torch.uint8)
+        raw = self._raw[self.turn]
         rest = [(offset, move) for offset, move in chunk.moves if not move.is_plain]
-        with torch.cuda.stream(self._stream):
-            for offset, move in chunk.moves:
-                if move.is_plain:
-                    move.target.copy_(inside(raw, offset, move), non_blocking=True)
-            if rest:
-                self._rearrange(raw[: chunk.end - chunk.begin], rest)
-            self._copied[self.turn].record(self._stream)
+        for offset, move in chunk.moves:
+            if move.is_plain:
+                move.target.copy_(inside(raw, offset, move), non_blocking=True)
+        if rest:
+            self._rearrange(raw[: chunk.end - chunk.begin], rest)
+        self._copied[self.turn].record(self._stream)
 
     def _rearrange(self, raw: torch.Tensor, moves: Sequence[tuple[int, Move]]) -> None:
         staged = self._staging()

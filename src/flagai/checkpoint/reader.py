@@ -1,7 +1,7 @@
 """One interface over all checkpoint formats: names and tensors that are read when they are used."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from flagai.checkpoint.pages import mapped_ahead
 from flagai.checkpoint.pickle_file import open_pickle
 from flagai.checkpoint.quantised import widened
 from flagai.checkpoint.safetensors_file import open_safetensors
+from flagai.checkpoint.stream import Stream, exactly
 from flagai.errors import CheckpointError
 
 # What a clone without Git LFS leaves in the place of a large file.
@@ -30,6 +31,7 @@ class Checkpoint:
     def __init__(self, path: Path, parts: list[dict[str, torch.Tensor]]) -> None:
         self.path = path
         self.parts = parts
+        self._readers: Stream | None = None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parts[0])
@@ -58,6 +60,30 @@ class Checkpoint:
     def mapped_ahead(self) -> AbstractContextManager[None]:
         """Bring all files into memory while the body runs; see :func:`flagai.checkpoint.pages.mapped_ahead`."""
         return mapped_ahead(tensor for part in self.parts for tensor in part.values())
+
+    @contextmanager
+    def readers_ahead(self, device: torch.device, shares: int) -> Iterator[None]:
+        """Let those who will read the files get ready while the body runs; see :meth:`take_readers`.
+
+        Args:
+            device: where the tensors shall be; for a CPU nobody is needed.
+            shares: how many processes share the reading.
+        """
+        if device.type == "cpu":
+            yield
+            return
+        size = sum(tensor.nbytes for part in self.parts for tensor in part.values()) // shares
+        with Stream(exactly(device), size) as readers:
+            self._readers = readers
+            try:
+                yield
+            finally:
+                self._readers = None
+
+    def take_readers(self) -> Stream | None:
+        """The readers that got ready ahead, for the first who asks."""
+        found, self._readers = self._readers, None
+        return found
 
 
 def open_checkpoint(path: str | Path, *, widen: bool = True) -> Checkpoint:

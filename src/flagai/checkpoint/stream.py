@@ -58,6 +58,11 @@ def cores() -> int:
     return max(1, here // settings.local_world_size())
 
 
+def exactly(device: torch.device) -> torch.device:
+    """A device with its number, as its tensors have it."""
+    return torch.empty(0, device=device).device
+
+
 def stream(moves: Iterable[Move], device: torch.device, how: StreamPlan | None = None) -> None:
     """Copy windows of files into tensors of a device, and cast them there.
 
@@ -90,6 +95,7 @@ class Stream:
         self._files: FileMap | None = None
         self._others: list[Move] = []
         self._size = 0
+        self._finished = False
         self._start = time.perf_counter()
         count = how.readers_for(-(-size // how.buffer_bytes))
         self._work = Work(count)
@@ -105,20 +111,40 @@ class Stream:
         """Wait until everything has been copied; after an exception, until nothing is in flight any more.
 
         Raises:
+            CheckpointError: see :meth:`finish`.
+        """
+        if kind is None:
+            self.finish()
+        else:
+            self._work.stop()
+            self._wait()
+
+    def finish(self) -> None:
+        """Wait until everything has been copied.
+
+        Raises:
             CheckpointError: a file ended early or cannot be read. What the targets hold then is undefined.
         """
-        if kind is not None:
-            self._work.stop()
+        if self._finished:
+            return
+        self._finished = True
         self._work.close()
         self._wait()
-        if kind is not None:
-            return
         if self._work.failure is not None:
             raise self._work.failure
         for move in self._others:  # formats that cannot be mapped were read into memory as a whole
             move.target.copy_(move.source)
+        self._tell()
+
+    def _tell(self) -> None:
         seconds, size = time.perf_counter() - self._start, self._size / 1e9
         logger.debug("streamed %.3f GB to %s in %.3f s, %.1f GB/s", size, self._device, seconds, size / seconds)
+        marks = [reader.marks for reader in self._readers]
+        last = {
+            name: max(mark.get(name, 0.0) for mark in marks) for name in ("ready", "begun", "read", "copied", "gone")
+        }
+        told = ", ".join(f"{name} {1e3 * (at - self._start):.0f}" for name, at in last.items() if at)
+        logger.debug("%d readers, ms until the last one was: %s", len(self._readers), told)
 
     def _wait(self) -> None:
         try:
@@ -211,6 +237,7 @@ class _Reader(threading.Thread):
         self._index = index
         self._work = work
         self._lane = lane
+        self.marks: dict[str, float] = {}  # when it came how far
         self._inference = torch.is_inference_mode_enabled()  # a mode of the thread, which targets may depend on
 
     def run(self) -> None:
@@ -224,15 +251,25 @@ class _Reader(threading.Thread):
     def _read_all(self) -> None:
         files: dict[Path, int] = {}  # of its own: the system keeps its read-ahead by descriptor
         with ExitStack() as stack:
+            stack.callback(self._mark, "gone")
             lane = stack.enter_context(self._lane)
+            stack.callback(self._mark, "copied")
             lane.prepare()
+            self._mark("ready")
             while (chunk := self._work.take(self._index)) is not None:
                 if chunk.file not in files:
                     files[chunk.file] = _open(chunk.file)
                     stack.callback(os.close, files[chunk.file])
+                if "begun" not in self.marks:
+                    self._mark("begun")
                 buffer = lane.next_buffer()
                 read_exactly(files[chunk.file], chunk, buffer)
                 lane.send(chunk)
+                self._mark("read")
+            lane.wait()
+
+    def _mark(self, name: str) -> None:
+        self.marks[name] = time.perf_counter()
 
 
 def _open(file: Path) -> int:

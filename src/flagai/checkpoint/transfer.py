@@ -15,7 +15,7 @@ from flagai.checkpoint.matching import Source
 from flagai.checkpoint.pages import empty_like, extent
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.pieces import Move
-from flagai.checkpoint.stream import Stream
+from flagai.checkpoint.stream import Stream, exactly
 from flagai.parallel import shards
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
@@ -37,14 +37,21 @@ class Transfer:
         device: where new tensors shall be.
         size: about how many bytes of new tensors there will be.
         replicas: ranks that will have the same tensors; on devices they read them together.
+        readers: of the device, if some are there already.
     """
 
-    def __init__(self, device: torch.device, size: int = 0, replicas: "ProcessGroup | None" = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        size: int = 0,
+        replicas: "ProcessGroup | None" = None,
+        readers: Stream | None = None,
+    ) -> None:
         self.bytes_asked = 0  # of the files
-        self._device = device
+        self._device = device = exactly(device)
         self._replicas = replicas if swaps_on(device) else None
         self._batches: dict[torch.device, _Batch] = {}
-        self._streams: dict[torch.device, Stream] = {}
+        self._streams: dict[torch.device, Stream] = {} if readers is None else {device: readers}
         self._exchanges: list[Gather | Swap] = []
         self._stack = ExitStack()
         if device.type == "cuda" and size:
@@ -161,6 +168,8 @@ class Transfer:
                     cast(batch.moves)
                 else:
                     self._stream(device, batch.size).add(batch.moves)
+            for readers in self._streams.values():
+                readers.finish()
 
     def _finish_together(self) -> None:
         """The same for ranks that exchange: all wait for all, and fail together."""

@@ -186,7 +186,8 @@ class BaseModel(Savable):
         with phase("open"):
             checkpoint = open_checkpoint(found.folder, widen=bits.stored is None)
         whole_files = device.type == "cpu" and layout is None  # a rank needs its windows only
-        with collector_paused(), checkpoint.mapped_ahead() if whole_files else nullcontext():
+        readers = checkpoint.readers_ahead(device, 1 if layout is None else layout.mesh.size())
+        with collector_paused(), readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
             model = cls._spread(config, layout, dtype or checkpoint.dtype)
             bits.load(model, checkpoint, device, dtype)
         return model.eval()
