@@ -2,8 +2,8 @@
 
     PYTHONPATH=src:. python benchmarks/_decode_quantized.py [--only check,tune,many,peers,block,glm] [--out FILE]
 
-It chooses nothing by itself: the best tilings are put into ``flagai.model.layer.decoding_quantized`` by hand. Kernels are
-compiled by many processes first; everything is printed as it is found, and what fails is a result.
+It chooses nothing by itself: the best tilings are put into ``flagai.model.layer.decoding_quantized`` by hand. Kernels
+are compiled by many processes first; everything is printed as it is found, and what fails is a result.
 """
 
 import argparse
@@ -262,11 +262,9 @@ def _torch_eight(outputs: int, inputs: int) -> Callable[[torch.Tensor], torch.Te
 @torch.inference_mode()
 def block(bits: int, lanes: int) -> dict[str, Any]:
     """Microseconds of a whole block of GLM-10b in a chain of 16, with the tilings that the library takes."""
-    blocks = [
-        {name: layer(*size, bits, seed) for name, size in (("q", (4096, 4096)), ("k", (4096, 4096)), ("v", (4096, 4096)),
-         ("out", (4096, 4096)), ("up", (16384, 4096)), ("down", (4096, 16384)))}
-        for seed in range(16)
-    ]  # fmt: skip
+    square = (4096, 4096)
+    sizes = {"q": square, "k": square, "v": square, "out": square, "up": (16384, 4096), "down": (4096, 16384)}
+    blocks = [{name: layer(*size, bits, seed) for name, size in sizes.items()} for seed in range(16)]
     norm = nn.LayerNorm(4096, device="cuda", dtype=_HALF)
     keys = torch.randn(1, 64, 256, 64, device="cuda", dtype=_HALF)
     slots = Slots(keys, keys.clone(), torch.arange(100, 100 + lanes, device="cuda"))

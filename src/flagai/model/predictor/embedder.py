@@ -37,6 +37,7 @@ class SentenceEmbedder:
         device: Device = "cpu",
         dtype: Dtype | None = None,
         max_length: int | None = None,
+        quantize: str | None = None,
         compile: bool = False,  # noqa: A002  # its name everywhere
     ) -> Self:
         """Load a BERT and its tokenizer from one folder.
@@ -46,6 +47,7 @@ class SentenceEmbedder:
             device: where the model shall be.
             dtype: the parameters' type; default float32 on a CPU, else the checkpoint's.
             max_length: tokens of a text that are read.
+            quantize: "int8" or "int4" keeps the weights in fewer bits.
             compile: have torch.compile translate the blocks: half a minute at the first call, for what little it gives.
 
         Raises:
@@ -53,7 +55,7 @@ class SentenceEmbedder:
         """
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
-        model = BertForEmbedding.from_pretrained(folder, device=device, dtype=dtype)
+        model = BertForEmbedding.from_pretrained(folder, device=device, dtype=dtype, quantize=quantize)
         if compile:
             from flagai.model.compiled import compile_blocks  # imports the compiler
 
