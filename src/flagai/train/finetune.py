@@ -21,7 +21,6 @@ from flagai.model.predictor.predictor import Predictor
 from flagai.model.t5_model import T5Model
 from flagai.train import lora
 from flagai.train.card import write_card
-from flagai.train.compiled import compile_blocks
 from flagai.train.curve import write_curve
 from flagai.train.engine import own_class
 from flagai.train.metrics import perplexity
@@ -165,6 +164,8 @@ def _parts(
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
     if recipe.compile:
+        from flagai.train.compiled import compile_blocks  # loads the compiler
+
         compile_blocks(model)
     objective.recipe = fitting(recipe, model, objective)
     return Parts(model, loader.get_tokenizer(), objective, train, held_out, objective.recipe, packing)
