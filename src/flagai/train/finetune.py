@@ -164,7 +164,7 @@ def _parts(
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
     if recipe.compile:
-        from flagai.train.compiled import compile_blocks  # loads the compiler
+        from flagai.model.compiled import compile_blocks  # loads the compiler
 
         compile_blocks(model)
     objective.recipe = fitting(recipe, model, objective)
