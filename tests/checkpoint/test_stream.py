@@ -18,7 +18,7 @@ from flagai.checkpoint import transfer
 from flagai.checkpoint.pieces import PAGE, Move, plan
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.stream import Stream, StreamPlan, Work, stream
-from flagai.errors import CheckpointError
+from flagai.errors import CheckpointError, FlagAIError
 from tests import tiny
 from tests.checkpoint.making import equal, saved
 
@@ -87,9 +87,31 @@ def test_readers_begin_before_all_is_planned(tmp_path: Path) -> None:
             while target.isnan().any():  # nobody has to leave for that
                 pass
     assert torch.equal(torch.cat(targets), whole)
-    with pytest.raises(KeyError), Stream(CPU, whole.nbytes, small()) as readers:
-        readers.add([Move(whole, torch.empty(whole.shape))])
-        raise KeyError
+    readers = Stream(CPU, whole.nbytes, small())
+    readers.add([Move(whole, torch.empty(whole.shape))])
+    readers.__exit__(KeyError)  # they stop
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("flagai-read")]
+
+
+def test_readers_are_there_while_the_model_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device meta takes all and keeps nothing; readers do not know."""
+    model = saved(tmp_path, "GPT2Model")
+    seen: list[int] = []
+    original = type(model).on_meta.__func__  # type: ignore[attr-defined]
+
+    def building(cls: Any, config: Any) -> Any:
+        seen.append(sum(thread.name.startswith("flagai-read") for thread in threading.enumerate()))
+        return original(cls, config)
+
+    read: list[int] = []
+    preadv = os.preadv
+    monkeypatch.setattr(type(model), "on_meta", classmethod(building))
+    monkeypatch.setattr(streaming.os, "preadv", lambda *given: read.append(preadv(*given)) or read[-1])
+    type(model).from_pretrained(tmp_path, device="meta")
+    assert seen[0] > 0
+    assert sum(read) >= sum(parameter.nbytes for parameter in model.parameters())
+    with pytest.raises(FlagAIError):
+        type(model).from_pretrained(tmp_path, device="meta", n_layer=7)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("flagai-read")]
 
 

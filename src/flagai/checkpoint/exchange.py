@@ -63,24 +63,22 @@ class Swap:
             self.target.copy_(got.flatten(0, 1).T)
 
 
-def swap_of(source: torch.Tensor, target: torch.Tensor, window: Sequence[slice], cut: Cut) -> Swap | None:
-    """The swap that fills a target; None where its window is a piece of the file, or cannot be shared out evenly.
+def shared_rows(source: torch.Tensor, window: Sequence[slice], cut: Cut) -> torch.Tensor | None:
+    """The rows of the file that a group's parts of a matrix lie in; None where there is nothing to swap.
 
-    The answer depends on shapes only, so all ranks of a group have the same.
+    That is where the window is a piece of the file anyway, or where the rows cannot be shared out evenly. The answer
+    depends on shapes only, so all ranks of a group have the same.
 
     Args:
         source: the whole matrix, as a view of the file.
-        target: this rank's part, on its device; contiguous.
-        window: which part of the whole it is.
+        window: which part of the whole this rank's is.
         cut: the group along one of the dimensions.
     """
     if source.dim() != 2 or source.stride(cut.dimension) >= source.stride(1 - cut.dimension):
         return None
-    outer = 1 - cut.dimension
-    rows = source.narrow(outer, window[outer].start, window[outer].stop - window[outer].start)
-    if any(extent % cut.count for extent in rows.shape):
-        return None
-    return Swap(rows, target, cut)
+    outer = window[1 - cut.dimension]
+    rows = source.narrow(1 - cut.dimension, outer.start, outer.stop - outer.start)
+    return None if any(extent % cut.count for extent in rows.shape) else rows
 
 
 @dataclass(frozen=True)

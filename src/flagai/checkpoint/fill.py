@@ -173,10 +173,9 @@ def _place(parameter: nn.Parameter, source: Source, transfer: Transfer) -> nn.Pa
 
     Of a sharded parameter, only this rank's window of the file is touched.
     """
-    window = shards.window(parameter)
-    part = source if window is None else source.window(window)
     if not parameter.is_meta:
-        transfer.copy(part, shards.local(parameter.detach()))
+        window = shards.window(parameter)
+        transfer.copy(source if window is None else source.window(window), shards.local(parameter.detach()))
         return parameter
     if shards.is_sharded(parameter):
         values = shards.from_part(transfer.read_part(source, parameter), like=parameter)

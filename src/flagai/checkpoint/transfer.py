@@ -5,7 +5,6 @@ chunk by chunk, by all cores. Another device: streamed. All are announced first 
 """
 
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -88,8 +87,13 @@ class Transfer:
         if whole and on_cpu and part.dtype == dtype:
             self.bytes_asked += part.nbytes
             return part.contiguous() if in_order else part
-        like = part if whole and not in_order else part.new_empty(source.shape, device="meta")
-        target = empty_like(like, dtype) if on_cpu else torch.empty_like(like, dtype=dtype, device=self._device)
+        as_it_lies = whole and not in_order
+        if on_cpu:
+            target = empty_like(part if as_it_lies else part.new_empty(source.shape, device="meta"), dtype)
+        elif as_it_lies:
+            target = torch.empty_like(part, dtype=dtype, device=self._device)
+        else:
+            target = torch.empty(source.shape, dtype=dtype, device=self._device)
         for part, piece in source.pairs(target):
             self._read(Move(part, piece))
         return target
@@ -122,15 +126,15 @@ class Transfer:
         self._announce(move)
 
     def _swap(self, source: Source, like: "DTensor", window: tuple[slice, ...]) -> "Swap | None":
-        from flagai.checkpoint.exchange import swap_of
+        from flagai.checkpoint.exchange import Swap, shared_rows
 
         if source.dimension is not None and len(source.parts) > 1:
             return None
         for cut in shards.cuts(like):
-            extents = [part.stop - part.start for part in window]
-            found = swap_of(source.parts[0], torch.empty(extents, dtype=like.dtype, device="meta"), window, cut)
-            if found is not None:
-                return replace(found, target=torch.empty(extents, dtype=like.dtype, device=self._device))
+            rows = shared_rows(source.parts[0], window, cut)
+            if rows is not None:
+                extents = [part.stop - part.start for part in window]
+                return Swap(rows, torch.empty(extents, dtype=like.dtype, device=self._device), cut)
         return None
 
     def copy(self, source: Source, target: torch.Tensor) -> None:
