@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flagai.generation import static
+from flagai.generation import generate, static
 from flagai.generation.static import steps_of
 from flagai.parallel.world import make_mesh
 from tests.generation.tape import TapeRecorder
@@ -48,3 +48,33 @@ def test_two_ranks_replay_what_one_writes(tmp_path: Path) -> None:
                     assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs], (kind, search)
                     scores = [answer.score for answer in theirs]
                     assert [answer.score for answer in ours] == pytest.approx(scores, abs=1e-3)
+
+
+def at_odds(root: Path) -> list[Any]:
+    """One rank would not record; later, one rank's weights have moved: all do the same all the same."""
+    mesh = make_mesh(tp=2)
+    first = mesh.get_local_rank() == 0
+    with pytest.MonkeyPatch.context() as patch:
+        tape = taped(patch)
+        model = type(plain.make("gpt2")).from_pretrained(root / "gpt2", mesh=mesh)
+        writing = plain.Writer(model, plain.PLAIN)
+        found = [generate(model, writing.prompts, writing.decoding(cuda_graphs=first))]
+        assert not tape.recorded
+        found.append(generate(model, writing.prompts, writing.decoding()))
+        assert tape.recorded == 2
+        if first:
+            weight = model.blocks[0].attention.q.weight
+            weight._local_tensor = weight._local_tensor.clone()
+        found.append(generate(model, writing.prompts, writing.decoding()))
+        assert tape.recorded == 4
+    return found
+
+
+def test_ranks_at_odds_vote(tmp_path: Path) -> None:
+    model = plain.make("gpt2")
+    model.save_pretrained(tmp_path / "gpt2")
+    writing = plain.Writer(model, plain.PLAIN)
+    wanted = [[answer.pieces for answer in row] for row in generate(model, writing.prompts, writing.decoding())]
+    for found in on_ranks(2, at_odds, tmp_path):
+        for answers in found:
+            assert [[answer.pieces for answer in row] for row in answers] == wanted
