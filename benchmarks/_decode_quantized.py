@@ -8,7 +8,6 @@ are compiled by many processes first; everything is printed as it is found, and 
 
 import argparse
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,30 +22,34 @@ from torch import nn
 
 from benchmarks._decode_kernels import copy_bandwidth, replayed
 from flagai.model.layer.decoding import Slots, Tiling, attend_slots, product_reference, project_reference
-from flagai.model.layer.decoding_quantized import FEW, quantized_product, quantized_project, tiling_of
+from flagai.model.layer.decoding_quantized import FEW, TUNED, quantized_product, quantized_project, tiling_of
 from flagai.model.layer.quantized import QuantizedLinear
 
 _HALF = torch.bfloat16
-# name: (outputs, inputs, normed, activation, residual)
-SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {
-    "qkv": (12288, 4096, True, None, False),
-    "out": (4096, 4096, False, None, True),
-    "up": (16384, 4096, True, "gelu_new", False),
-    "down": (4096, 16384, False, None, True),
-}
+# name: (outputs, inputs)
+SHAPES: dict[str, tuple[int, int]] = {
+    "qkv": (12288, 4096), "out": (4096, 4096), "up": (16384, 4096), "down": (4096, 16384),
+}  # fmt: skip
 # (bits, inputs) -> (rows, warps): one token, whole rows in registers.
 FEW_TILINGS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
-    (4, 4096): ((4, 1), (8, 1), (4, 2), (8, 2), (16, 2), (4, 4), (8, 4), (16, 4)),
-    (4, 16384): ((2, 4), (4, 4), (8, 4), (2, 8), (4, 8), (8, 8), (4, 16), (8, 16)),
-    (8, 4096): ((2, 1), (4, 1), (4, 2), (8, 2), (4, 4), (8, 4), (16, 4), (8, 8), (16, 8)),
-    (8, 16384): ((1, 4), (2, 4), (4, 4), (2, 8), (4, 8), (8, 8), (2, 16), (4, 16)),
+    (4, 4096): ((4, 1), (8, 2), (16, 2), (4, 4), (8, 4), (16, 4)),
+    (4, 16384): ((2, 4), (4, 4), (8, 4), (4, 8), (8, 8), (4, 16)),
+    (8, 4096): ((4, 2), (8, 2), (4, 4), (8, 4), (16, 4), (8, 8)),
+    (8, 16384): ((2, 4), (4, 4), (2, 8), (4, 8), (8, 8), (4, 16)),
 }
 # bits -> (rows, columns, warps, stages): tensor cores.
 MANY_TILINGS: dict[int, tuple[tuple[int, int, int, int], ...]] = {
-    4: ((16, 32, 4, 4), (32, 32, 4, 4), (16, 64, 4, 4), (32, 64, 4, 3), (64, 32, 4, 4), (32, 64, 4, 4), (16, 64, 2, 4)),
-    8: ((16, 128, 4, 6), (16, 256, 4, 5), (32, 128, 4, 5), (32, 256, 4, 4), (64, 128, 4, 4), (16, 512, 4, 3)),
+    4: ((16, 32, 4, 4), (32, 32, 4, 4), (16, 64, 4, 4), (32, 64, 4, 3), (32, 64, 4, 4), (16, 64, 2, 4)),
+    8: ((16, 128, 4, 6), (16, 256, 4, 5), (32, 128, 4, 5), (32, 256, 4, 4), (64, 128, 4, 4)),
 }
-FEW_OF_FOUR = {4096: ((4, 2), (4, 4), (8, 4)), 16384: ((4, 8), (2, 4), (4, 16))}
+FEW_OF_FOUR = {4096: ((4, 2), (8, 4)), 16384: ((4, 8), (2, 4))}
+# Outputs, inputs, tokens, whether without tensor cores, whether normalised, whether the kernel normalises.
+CHECKS = (
+    (2304, 1024, 1, True, True, True), (2304, 1024, 1, True, True, False), (70, 160, 1, True, False, False),
+    (512, 16384, 1, True, False, False), (4096, 4096, 1, True, True, True), (70, 160, 3, True, True, True),
+    (2304, 1024, 4, False, True, False), (512, 16384, 16, False, False, False), (70, 160, 5, False, True, False),
+    (4096, 4096, 4, True, False, False), (4096, 4096, 4, False, False, False),
+)  # fmt: skip
 _BYTES = 1 << 30
 _WORKERS = 14
 
@@ -68,129 +71,120 @@ def layer(outputs: int, inputs: int, bits: int, seed: int = 0) -> QuantizedLinea
     return made
 
 
-def given(name: str, count: int) -> dict[str, Any]:
-    outputs, inputs, normed, activation, residual = SHAPES[name]
-    norm = nn.LayerNorm(inputs, device="cuda", dtype=_HALF) if normed else None
-    if norm is not None:
-        norm.weight.data.normal_(1, 0.3)
-        norm.bias.data.normal_(0, 0.3)
-    return {
-        "norm": norm,
-        "activation_name": activation,
-        "residual": torch.randn(count, outputs, device="cuda", dtype=_HALF) if residual else None,
-    }
-
-
-def ways(bits: int, tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every way of computing the products with so many tokens that is tried."""
-    for name, (_, inputs, normed, _, _) in SHAPES.items():
-        if tokens == 1:
-            for rows, warps in FEW_TILINGS[bits, inputs]:
-                tiling = Tiling(rows, inputs * bits // 128, warps)
-                for fuse in (True, False) if normed else (False,):
-                    yield name, {"tiling": tiling, "few": True, "fuse": fuse}
-            continue
-        if bits == 4 and tokens <= 4:
-            for rows, warps in FEW_OF_FOUR[inputs]:
-                yield name, {"tiling": Tiling(rows, inputs // 32, warps), "few": True, "fuse": False}
-        for numbers in MANY_TILINGS[bits]:
-            yield name, {"tiling": Tiling(*numbers), "few": False}
+def ways(bits: int, tokens: int, inputs: int) -> Iterator[dict[str, Any]]:
+    """Every way of computing a product with so many tokens that is tried."""
+    if tokens == 1:
+        for rows, warps in FEW_TILINGS[bits, inputs]:
+            yield {"tiling": Tiling(rows, inputs * bits // 128, warps), "few": True}
+        return
+    if bits == 4:
+        for rows, warps in FEW_OF_FOUR[inputs]:
+            yield {"tiling": Tiling(rows, inputs // 32, warps), "few": True}
+    for numbers in MANY_TILINGS[bits]:
+        yield {"tiling": Tiling(*numbers), "few": False}
 
 
 def spoken(way: dict[str, Any]) -> str:
     tiling = way["tiling"]
     kind = "few" if way["few"] else f"many {tiling.columns}x{tiling.stages}"
-    return f"{kind} rows {tiling.rows} warps {tiling.warps}" + (" fused" if way.get("fuse") else "")
+    return f"{kind} rows {tiling.rows} warps {tiling.warps}"
 
 
 @torch.inference_mode()
-def _compile(task: tuple[int, int, str, dict[str, Any]]) -> str | None:
-    bits, tokens, name, way = task
-    _, inputs, *_ = SHAPES[name]
+def _compile(task: tuple[int, int, int, dict[str, Any]]) -> str | None:
+    bits, tokens, inputs, way = task
     try:
-        arguments = given(name, tokens)
-        if arguments["residual"] is not None:
-            arguments["residual"] = arguments["residual"][:, :256].contiguous()
-        x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
-        quantized_product(x, layer(256, inputs, bits), **arguments, **way)
+        quantized_product(torch.randn(tokens, inputs, device="cuda", dtype=_HALF), layer(256, inputs, bits), **way)
         torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - it will fail again where it is looked at
-        return f"{bits} bits, {tokens} tokens, {name}, {spoken(way)}: {error!r}"[:300]
+        return f"{bits} bits, {tokens} tokens, {inputs} inputs, {spoken(way)}: {error!r}"[:300]
     return None
 
 
-def compile_all(sets: list[tuple[int, int]]) -> dict[str, Any]:
-    """Fill Triton's cache on the disk with all processors."""
-    tasks = [(bits, tokens, name, way) for bits, tokens in sets for name, way in ways(bits, tokens)]
+def _warm(task: tuple[int, int, bool, dict[Any, Tiling]]) -> str | None:
+    """Compile the kernels of a block."""
+    bits, lanes, fuse, tuned = task
+    TUNED.update(tuned)
+    found = block(bits, lanes, count=1, only=("norms fused",) if fuse else ("norms apart",))
+    return next((str(value) for value in found.values() if "rror" in str(value)), None)
+
+
+def together(work: Callable[[Any], Any], tasks: list[Any]) -> dict[str, Any]:
+    """Do tasks with all processors: this fills Triton's cache on the disk."""
     start = time.perf_counter()
-    workers = min(_WORKERS, os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        failures = [failure for failure in pool.map(_compile, tasks, chunksize=2) if failure]
-    return {"kernels": len(tasks), "seconds": round(time.perf_counter() - start, 1), "failures": failures[:6]}
+    with ProcessPoolExecutor(min(_WORKERS, len(tasks)), mp_context=get_context("spawn")) as pool:
+        found = [result for result in pool.map(work, tasks) if result]
+    return {"tasks": len(tasks), "seconds": round(time.perf_counter() - start, 1), "found": found}
+
+
+def compile_all() -> dict[str, Any]:
+    tasks = [
+        (bits, tokens, inputs, way)
+        for tokens in (1, 4)
+        for bits in (4, 8)
+        for inputs in (16384, 4096)
+        for way in ways(bits, tokens, inputs)
+    ]
+    return together(_compile, tasks)
 
 
 @torch.inference_mode()
 def tune(bits: int, tokens: int) -> dict[str, Any]:
-    """Microseconds and bandwidth of each way, best first."""
+    """Microseconds and bandwidth of each way, best first; the best one is used from here on."""
     found: dict[str, Any] = {}
-    for name, (outputs, inputs, *_) in SHAPES.items():
+    for name, (outputs, inputs) in SHAPES.items():
         layers = [layer(outputs, inputs, bits, seed) for seed in range(max(3, _BYTES * 8 // (bits * outputs * inputs)))]
         size = layers[0].weight.nbytes + layers[0].weight_scale.nbytes
         x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
-        arguments = given(name, tokens)
-        entries = []
-        for _, way in filter(lambda pair: pair[0] == name, ways(bits, tokens)):
+        entries: list[tuple[float, str, str, Tiling]] = []
+        for way in ways(bits, tokens, inputs):
             try:
-                work = partial(_each, layers, x, arguments | way)
-                seconds = replayed(work, rounds=5) / len(layers)
-                entries.append((round(1e6 * seconds, 2), f"{size / seconds / 1e12:.2f} TB/s", spoken(way)))
+                seconds = replayed(partial(_each, layers, x, way), rounds=5) / len(layers)
+                entries.append((1e6 * seconds, f"{size / seconds / 1e12:.2f} TB/s", spoken(way), way["tiling"]))
             except Exception as error:  # noqa: BLE001 - one failure must not end the run
-                entries.append((1e9, "failed", spoken(way) + ": " + repr(error)[:200]))
-        found[name] = [" ".join(map(str, entry)) for entry in sorted(entries)]
+                entries.append((1e9, "failed", spoken(way) + ": " + repr(error)[:200], way["tiling"]))
+        entries.sort(key=lambda entry: entry[0])
+        found[name] = [f"{entry[0]:.2f} us {entry[1]} {entry[2]}" for entry in entries]
+        usable = [entry for entry in entries if entry[2].startswith("few") == (tokens <= FEW[bits])]
+        TUNED[bits, tokens <= FEW[bits], outputs, inputs] = usable[0][3]
+        print(name, bits, tokens, found[name], flush=True)
         del layers
         torch.cuda.empty_cache()
     return found
 
 
-def _each(layers: list[QuantizedLinear], x: torch.Tensor, arguments: dict[str, Any]) -> None:
+def _each(layers: list[QuantizedLinear], x: torch.Tensor, way: dict[str, Any]) -> None:
     for each in layers:
-        quantized_product(x, each, **arguments)
+        quantized_product(x, each, **way)
 
 
 @torch.inference_mode()
-def check(bits: int) -> dict[str, Any]:
+def _check(task: tuple[int, tuple[Any, ...]]) -> str:
     """The largest difference from the exact result, in shares of its largest number, beside torch's in bfloat16."""
-    found: dict[str, Any] = {}
-    sizes = ((4096, 4096), (512, 16384), (70, 160), (33, 768), (2304, 1024))
-    for outputs, inputs in sizes:
+    bits, (outputs, inputs, count, few, normed, fuse) = task
+    label = f"{bits} bits {outputs}x{inputs} {count} tokens few {few} norm {normed} fused {fuse}"
+    try:
         made = layer(outputs, inputs, bits)
         exact, plain = (_widened(made, dtype) for dtype in (torch.float64, _HALF))
-        for count in (1, 2, 4, 5, 16):
-            x = torch.randn(count, inputs, device="cuda", dtype=_HALF) + 0.5
-            residual = torch.randn(count, outputs, device="cuda", dtype=_HALF)
+        x = torch.randn(count, inputs, device="cuda", dtype=_HALF) + 0.5
+        extra: dict[str, Any] = {"residual": torch.randn(count, outputs, device="cuda", dtype=_HALF)}
+        if normed:
             norm = nn.LayerNorm(inputs, device="cuda", dtype=_HALF)
             norm.weight.data.normal_(1, 0.3)
             norm.bias.data.normal_(0, 0.3)
-            for label, extra in (
-                ("residual", {"residual": residual}),
-                ("norm", {"norm": norm, "activation_name": "gelu_new"}),
-            ):
-                wanted = product_reference(x.double(), exact, **_doubled(extra))
-                torchs = product_reference(x, plain, **extra)
-                scale = wanted.abs().max()
-                for few in (True, False) if count <= 4 else (False,):
-                    for fuse in (True, False) if few and label == "norm" else (False,):
-                        try:
-                            tiling = tiling_of(made, 1) if few else tiling_of(made, 16)
-                            got = quantized_product(x, made, **extra, few=few, fuse=fuse, tiling=tiling)
-                            shares = [float((each.double() - wanted).abs().max() / scale) for each in (got, torchs)]
-                        except Exception as error:  # noqa: BLE001
-                            found[f"{outputs}x{inputs} {count} {label} few {few}"] = repr(error)[:200]
-                            continue
-                        if not shares[0] < 2 * shares[1] + 2e-3:
-                            found[f"{outputs}x{inputs} {count} {label} few {few} fuse {fuse}"] = shares
-    found["projection"] = [_check_projection(bits, lanes) for lanes in (1, 4)]
-    return found
+            extra = {"norm": norm, "activation_name": "gelu_new"}
+        wanted = product_reference(x.double(), exact, **_doubled(extra))
+        torchs = product_reference(x, plain, **extra)
+        got = quantized_product(x, made, **extra, few=few, fuse=fuse, tiling=tiling_of(made, 1 if few else 16))
+        ours, theirs = (float((each.double() - wanted).abs().max() / wanted.abs().max()) for each in (got, torchs))
+    except Exception as error:  # noqa: BLE001 - one failure must not end the run
+        return f"FAILED {label}: {error!r}"[:300]
+    return f"{'good' if ours < 2 * theirs + 2e-3 else 'BAD'} {label}: {ours:.1e} {theirs:.1e}"
+
+
+@torch.inference_mode()
+def _check_projections(bits: int) -> str:
+    return f"projection, {bits} bits: {[_check_projection(bits, lanes) for lanes in (1, 4)]}"
 
 
 def _widened(made: QuantizedLinear, dtype: torch.dtype) -> nn.Linear:
@@ -230,10 +224,10 @@ def _check_projection(bits: int, lanes: int) -> list[float]:
 def peers() -> dict[str, Any]:
     """Torch's own kernels for small weights, where they run."""
     found: dict[str, Any] = {}
-    for name, (outputs, inputs, *_) in SHAPES.items():
+    for name, (outputs, inputs) in SHAPES.items():
         for tokens in (1, 4):
             x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
-            count = max(3, 2 * _BYTES // (outputs * inputs))
+            count = max(3, _BYTES // (outputs * inputs))
             for way, make in (("int4pack", _torch_four), ("int8pack", _torch_eight)):
                 try:
                     layers = [make(outputs, inputs) for _ in range(count)]
@@ -260,11 +254,11 @@ def _torch_eight(outputs: int, inputs: int) -> Callable[[torch.Tensor], torch.Te
 
 
 @torch.inference_mode()
-def block(bits: int, lanes: int) -> dict[str, Any]:
-    """Microseconds of a whole block of GLM-10b in a chain of 16, with the tilings that the library takes."""
+def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Microseconds of a whole block of GLM-10b in a chain, with the tilings that the library takes."""
     square = (4096, 4096)
     sizes = {"q": square, "k": square, "v": square, "out": square, "up": (16384, 4096), "down": (4096, 16384)}
-    blocks = [{name: layer(*size, bits, seed) for name, size in sizes.items()} for seed in range(16)]
+    blocks = [{name: layer(*size, bits, seed) for name, size in sizes.items()} for seed in range(count)]
     norm = nn.LayerNorm(4096, device="cuda", dtype=_HALF)
     keys = torch.randn(1, 64, 256, 64, device="cuda", dtype=_HALF)
     slots = Slots(keys, keys.clone(), torch.arange(100, 100 + lanes, device="cuda"))
@@ -288,6 +282,8 @@ def block(bits: int, lanes: int) -> dict[str, Any]:
         ("norms fused, not early", {"early": False}),
         ("norms fused, without attention", {"attention": False}),
     ):
+        if only and label not in only:
+            continue
         try:
             seconds = replayed(partial(chain, **{"attention": True, **options})) / len(blocks)
             found[label] = f"{1e6 * seconds:.2f} us, {weights / seconds / 1e12:.2f} TB/s"
@@ -327,31 +323,41 @@ def glm() -> dict[str, Any]:
     return found
 
 
+def both(work: Callable[..., Any], *given: Any) -> dict[str, Any]:
+    return {f"{bits} bits, {given}": work(bits, *given) for bits in (4, 8)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="check,tune,many,peers,block,glm")
+    parser.add_argument("--only", default="compile,tune,many,warm,glm,block,check,peers")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     items: dict[str, Callable[[], Any]] = {
-        "copy TB/s": lambda: round(copy_bandwidth() / 1e12, 3),
-        "check": lambda: {bits: check(bits) for bits in (4, 8)},
-        "tune": lambda: {"compiled": compile_all([(4, 1), (8, 1)]), 4: tune(4, 1), 8: tune(8, 1)},
-        "block": lambda: {f"{bits} bits, {lanes} lanes": block(bits, lanes) for bits in (4, 8) for lanes in (1, 4)},
+        "compile": compile_all,
+        "tune": lambda: both(tune, 1),
+        "many": lambda: both(tune, 4),
+        "warm": lambda: together(
+            _warm, [(bits, lanes, fuse, TUNED) for bits in (4, 8) for lanes in (1, 4) for fuse in (True, lanes == 4)]
+        ),
         "glm": glm,
-        "many": lambda: {"compiled": compile_all([(4, 4), (8, 4)]), 4: tune(4, 4), 8: tune(8, 4)},
+        "block": lambda: [both(block, lanes) for lanes in (1, 4)],
+        "check": lambda: [
+            together(_check, [(bits, case) for bits in (4, 8) for case in CHECKS]),
+            together(_check_projections, [4, 8]),
+        ],
         "peers": peers,
     }
-    report: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "few": FEW}
+    report: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "copy TB/s": round(copy_bandwidth() / 1e12, 3)}
+    print(report, flush=True)
     began = time.perf_counter()
-    for name, work in items.items():
-        if name.split()[0] != "copy" and name not in options.only.split(","):
-            continue
+    for name in options.only.split(","):
         try:
-            report[name] = work()
+            report[name] = items[name]()
         except Exception:  # noqa: BLE001 - one failure must not end the run
             report[name] = traceback.format_exc()[-1500:]
         print(f"== {name}, {time.perf_counter() - began:.0f} s in all", flush=True)
         print(json.dumps(report[name], indent=1), flush=True)
+        report["tuned"] = [f"{key}: {value}" for key, value in TUNED.items()]
         if options.out:
             options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
 

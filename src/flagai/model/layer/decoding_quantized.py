@@ -26,6 +26,11 @@ def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
     )
 
 
+# (bits, whether one token, outputs, inputs): the tilings that were best on one H100, for the sizes of GLM-10b; by
+# benchmarks/_decode_quantized.py.
+TUNED: dict[tuple[int, bool, int, int], Tiling] = {}
+
+
 def tiling_of(layer: "QuantizedLinear", tokens: int, matrices: int = 1) -> Tiling:
     """How a product is cut into programs.
 
@@ -34,10 +39,14 @@ def tiling_of(layer: "QuantizedLinear", tokens: int, matrices: int = 1) -> Tilin
         tokens: how many tokens it meets.
         matrices: how many such layers are computed at once.
     """
-    if tokens <= FEW[layer.bits]:
+    few, outputs = tokens <= FEW[layer.bits], layer.out_features * matrices
+    tuned = TUNED.get((layer.bits, few, outputs, layer.in_features))
+    if tuned is not None:
+        return tuned
+    if few:
         units = _power(layer.in_features * layer.bits // 128)
         rows = max(1, 2048 // units)
-        while rows > 1 and layer.out_features * matrices // rows < 256:
+        while rows > 1 and outputs // rows < 256:
             rows //= 2
         return Tiling(rows, units, min(8, max(1, units // 32)))
     return Tiling(32, 128 if layer.bits == 8 else 32, 4, 4)
