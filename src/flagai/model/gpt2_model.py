@@ -14,7 +14,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
 from flagai.model.config import ModelConfig
 from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, picked, real_tokens, result
-from flagai.model.layer import Attention, Causal, Embeddings, FeedForward, KVCache, LayerNorm
+from flagai.model.layer import Attention, Causal, Embeddings, FeedForward, KVCache, LayerNorm, Linear
 from flagai.model.layer.loss import next_token_loss
 from flagai.model.layer.mask import visibility
 from flagai.model.weights import gpt2
@@ -99,7 +99,7 @@ class GPT2Model(BaseModel):
             (_block(config) for _ in range(config.n_layer)), checkpoint_activations=config.checkpoint_activations
         )
         self.norm = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.head = None if config.tie_word_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = None if config.tie_word_embeddings else Linear(config.n_embd, config.vocab_size, bias=False)
 
     def init_std(self, name: str) -> float:
         """See the base class; layers that write into the residual stream start smaller the deeper the model is."""

@@ -15,7 +15,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, T5Block
 from flagai.model.config import ModelConfig
 from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result, visible
-from flagai.model.layer import Causal, Embeddings, KVCache, Mask, Packed, RelativeBias, RMSNorm, Visibility
+from flagai.model.layer import Causal, Embeddings, KVCache, Linear, Mask, Packed, RelativeBias, RMSNorm, Visibility
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
 from flagai.model.layer.packed_row import Lengths
@@ -161,7 +161,7 @@ class T5Model(BaseModel):
         self.embed = Embeddings(config.vocab_size, config.d_model, dropout=config.dropout_rate)
         self.encoder = T5Stack(config, decoder=False)
         self.decoder = T5Stack(config, decoder=True)
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.head.weight = self.embed.token.weight
 

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.errors import InputError
+from flagai.model.layer.linear import linear
 
 
 class Table(nn.Embedding):
@@ -46,7 +47,7 @@ class Table(nn.Embedding):
 
     def score(self, hidden: torch.Tensor) -> torch.Tensor:
         """Compare states with every row: the head that shares the embeddings, [..., width] -> [..., rows]."""
-        return F.linear(hidden, self.weight)
+        return linear(hidden, self.weight)
 
 
 class Embeddings(nn.Module):
