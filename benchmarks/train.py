@@ -11,6 +11,8 @@ everything runs.
 
 import argparse
 import contextlib
+import gc
+import itertools
 import json
 import random
 import sys
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo.utils
 from _measure import machine, versions
 
 from flagai.data.tokenizer import Tokenizer
@@ -241,15 +244,15 @@ def best_product() -> float:
 
 
 def measure(task: str, shape: Shape, device: str, peak: float | None) -> Iterator[dict[str, Any]]:
-    """Both sides of a task, one result more each time."""
+    """Both sides of a task, one result more each time; padded, the largest steps do not fit a card."""
     rows = texts(task, shape)
     lengths = [len(row["text"]) + 2 for row in rows]
     per_token = shape.work(lengths) / sum(lengths)
     sides: dict[str, Callable[[], dict[str, float]]] = {
         "flagai, compiled": lambda: ours(task, rows, shape, device, compiled=device == "cuda"),
-        "flagai": lambda: ours(task, rows, shape, device, compiled=False),
         "transformers": lambda: theirs(task, rows, shape, device, grouped=False),
         "transformers, grouped by length": lambda: theirs(task, rows, shape, device, grouped=True),
+        "flagai": lambda: ours(task, rows, shape, device, compiled=False),
     }
     found: dict[str, Any] = {"texts": len(rows), "mean_length": sum(lengths) / len(lengths)}
     for name, side in sides.items():
@@ -263,8 +266,16 @@ def measure(task: str, shape: Shape, device: str, peak: float | None) -> Iterato
         except Exception as error:  # noqa: BLE001 - the other sides are still wanted
             entry = {"error": repr(error)[:500], "trace": traceback.format_exc()[-1200:]}
         entry["seconds_in_all"] = time.perf_counter() - began
+        if device == "cuda":
+            entry["gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        if name == "flagai, compiled":
+            entry["graphs"] = dict(torch._dynamo.utils.counters["stats"])
+            entry["graph_breaks"] = [key[:80] for key in torch._dynamo.utils.counters["graph_break"]]
         found[name] = {key: round(value, 4) if isinstance(value, float) else value for key, value in entry.items()}
-        print(task, name, json.dumps(found[name])[:700], flush=True)
+        print(task, shape.tokens, name, json.dumps(found[name])[:700], flush=True)
         yield found
 
 
@@ -273,26 +284,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--width", type=int)
-    parser.add_argument("--tokens", type=int, default=16384, help="real tokens of a step")
-    parser.add_argument("--steps", type=int, default=50, help="of an epoch")
+    parser.add_argument("--tokens", type=int, nargs="*", default=[32768, 65536], help="real tokens of a step")
+    parser.add_argument("--steps", type=int, default=25, help="of an epoch")
     parser.add_argument("--task", choices=LENGTHS, nargs="*", default=list(LENGTHS))
     options = parser.parse_args()
     cuda = torch.cuda.is_available()
     base = (12, 768) if cuda else (2, 128)
-    shape = Shape(
-        options.layers or base[0],
-        options.width or base[1],
-        options.steps if cuda else SKIPPED + 4,
-        options.tokens if cuda else 512,
-    )
-    results: dict[str, Any] = {"machine": machine(), "versions": versions(), "shape": vars(shape)}
+    size = (options.layers or base[0], options.width or base[1], options.steps if cuda else SKIPPED + 4)
+    shapes = [Shape(*size, tokens) for tokens in (options.tokens if cuda else [512])]
+    results: dict[str, Any] = {"machine": machine(), "versions": versions(), "size": size}
     peak = None
     if cuda:
         results["gpu"], peak = torch.cuda.get_device_name(), best_product()
         results["measured_product_teraflops"] = round(peak / 1e12, 1)
-    for task in options.task:
+    for task, shape in itertools.product(options.task, shapes):
         for found in measure(task, shape, "cuda" if cuda else "cpu", peak):
-            results[task] = found
+            results[f"{task}, {shape.tokens} tokens a step"] = found
             if options.out:
                 options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(results))

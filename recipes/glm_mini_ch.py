@@ -1,13 +1,15 @@
-"""Trains GLM-mini-ch, the small Chinese GLM that ships with the package: poems, titles, blanks.
+r"""Trains GLM-mini-ch, the small Chinese GLM that ships with the package: poems, titles, blanks.
 
     python recipes/glm_mini_ch.py --data DIR --out FIRST --minutes 9.5
-    python recipes/glm_mini_ch.py --data DIR --out SECOND --minutes 9.5 --start FIRST --rate 1e-3 --compile
+    python recipes/glm_mini_ch.py --data DIR --out SECOND --minutes 9 --stage 2 --start FIRST --rate 1e-3 --compile
+    python recipes/glm_mini_ch.py --data DIR --out THIRD --minutes 5.5 --stage 3 --start SECOND --rate 5e-4 --compile \\
+        --batch-tokens 98304
 
-The first stage learns from scratch, the second goes on from its result (or from the shipped model) with far more
-titles and with tasks that teach to copy. The data folder holds ``poetry``, ``zh_title_csl`` and ``zh_title_law``
+The first stage learns from scratch, the second goes on from its result with far more titles and with tasks that teach
+to copy, the third goes on from that. The data folder holds ``poetry``, ``zh_title_csl`` and ``zh_title_law``
 (train, valid and test as .jsonl.gz) and ``poetry/pingze.json``. One GPU is enough; without one, ``--smoke`` runs
 everything on a small slice. The result is the model's folder with ``metrics.json`` and ``log.jsonl``; the model in it
-is the best by validation. The time limit counts from the start and includes the evaluation at the end.
+is that of the last validation. The time limit counts from the start and includes the evaluation at the end.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from typing import Any
 import torch
 from glm_mini_data import Batches, Passes, fixed_batches, read
 from glm_mini_eval import evaluate
-from glm_mini_tasks import FIRST, SECOND, Rows, examples, vocabulary
+from glm_mini_tasks import STAGES, Rows, examples, vocabulary
 from torch.utils.data import DataLoader
 
 from flagai.data.tokenizer import Tokenizer
@@ -49,7 +51,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=10)
-    parser.add_argument("--start", type=Path, help="the model to go on from, with the tasks of the second stage")
+    parser.add_argument("--stage", type=int, choices=STAGES, default=1, help="which tasks, how often")
+    parser.add_argument("--start", type=Path, help="the model to go on from, for the stages 2 and 3")
     parser.add_argument("--compile", action="store_true", help="compile the blocks by torch.compile")
     parser.add_argument("--evaluation-seconds", type=float, default=75, help="kept for the end; 0: do not evaluate")
     parser.add_argument("--evaluate", action="store_true", help="only measure the model in --out, without a time limit")
@@ -135,7 +138,7 @@ class Training:
             for block in model.model.blocks:
                 block.compile(dynamic=True)  # one code for all of them
         self.start = time.monotonic()
-        self.best, self.steps, self.tokens, self.stopped, self.waited = math.inf, 0, 0, False, 0.0
+        self.steps, self.tokens, self.stopped, self.waited = 0, 0, False, 0.0
         self.log = out / "log.jsonl"
         self.log.unlink(missing_ok=True)
         signal.signal(signal.SIGTERM, self._stop)
@@ -163,7 +166,7 @@ class Training:
         return loss
 
     def train(self, loader: "DataLoader[dict[str, Any]]", validation: list[tuple[str, dict[str, Any]]]) -> None:
-        """Train until the time or the passes are over, and keep the best model.
+        """Train until the time or the passes are over.
 
         Args:
             loader: batch after batch.
@@ -202,19 +205,16 @@ class Training:
             asked = time.monotonic()
 
     def check(self, validation: list[tuple[str, dict[str, Any]]], passes: float) -> None:
-        """Measure the loss on the validation part, and keep the model if it is the best."""
+        """Measure the loss on the validation part, and keep the model."""
         losses = self.validate(validation)
-        mean = losses["poem"] + losses["title"]
-        if mean < self.best:
-            self.best = mean
-            # A copy: the model goes on in float32.
-            with torch.device("meta"):
-                copy = type(self.model)(self.model.config)
-            copy.load_state_dict(
-                {name: value.detach().half() for name, value in self.model.state_dict().items()}, assign=True
-            )
-            copy.save_pretrained(self.out, max_shard_size="15MB")
-        self._write(event="validation", passes=passes, best=mean <= self.best, **losses)
+        # A copy: the model goes on in float32. The last one is kept, where the learning rate has fallen to nothing.
+        with torch.device("meta"):
+            copy = type(self.model)(self.model.config)
+        copy.load_state_dict(
+            {name: value.detach().half() for name, value in self.model.state_dict().items()}, assign=True
+        )
+        copy.save_pretrained(self.out, max_shard_size="15MB")
+        self._write(event="validation", passes=passes, **losses)
 
     @torch.no_grad()
     def validate(self, validation: list[tuple[str, dict[str, Any]]]) -> dict[str, float]:
@@ -244,7 +244,7 @@ class Training:
             tokens_per_second=self.tokens / seconds,
         )
         if not math.isfinite(loss):
-            raise SystemExit("The loss is no number any more; the best model so far is kept.")
+            raise SystemExit("The loss is no number any more; the model of the last validation is kept.")
 
     def _write(self, **entry: Any) -> None:
         rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in entry.items()}
@@ -268,7 +268,7 @@ def train(arguments: argparse.Namespace, data: dict[str, list[dict[str, str]]], 
     loader = DataLoader(
         Batches(rows, tasks),
         batch_size=None,
-        sampler=Passes(tasks, SECOND if arguments.start else FIRST, arguments.batch_tokens, arguments.seed),
+        sampler=Passes(tasks, STAGES[arguments.stage], arguments.batch_tokens, arguments.seed),
         num_workers=arguments.workers,
         prefetch_factor=8 if arguments.workers else None,
         multiprocessing_context="fork" if arguments.workers else None,

@@ -13,9 +13,9 @@ from flagai.data.tokenizer import Tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_SOURCE, LONGEST_TARGET, LONGEST_TEXT = 314, 48, 320
-# How often each task's examples are seen while every poem is written once. The first stage learns the language of
-# poems; the second, which starts from its result, learns to copy and to choose what a title says.
-FIRST = {
+# How often each task's examples are seen while every poem is written once, by stage. The first learns the language of
+# poems; the second, which starts from its result, learns to copy; the third finishes poems and titles.
+_FIRST = {
     "poem": 1.0,
     "poem_title": 0.1,
     "poem_blank": 0.3,
@@ -25,7 +25,7 @@ FIRST = {
     "text_echo": 0.0,
     "text_blank": 0.5,
 }
-SECOND = {
+_SECOND = {
     "poem": 0.7,
     "poem_title": 0.1,
     "poem_blank": 0.2,
@@ -35,6 +35,17 @@ SECOND = {
     "text_echo": 3.0,
     "text_blank": 2.0,
 }
+_THIRD = {
+    "poem": 1.0,
+    "poem_title": 0.1,
+    "poem_blank": 0.25,
+    "poem_recital": 0.5,
+    "title": 3.0,
+    "text_recital": 0.8,
+    "text_echo": 1.5,
+    "text_blank": 1.0,
+}
+STAGES = {1: _FIRST, 2: _SECOND, 3: _THIRD}
 # What of a text is asked for by which words before it: titles are mostly made of words of the text, and pairs of
 # texts and titles are too few to learn from them how to copy.
 RECITALS = ("首句：", "末句：", "要点：", "关键词：")
@@ -46,7 +57,7 @@ _ECHO_WORDS = 2
 # How many of the characters of titles are their common words, which stay when a text is rewritten in others.
 _COMMON = 160
 # Shares of the examples whose characters are exchanged.
-_EXCHANGED = {"title": 0.7, "poem_recital": 0.5, "text_recital": 0.6, "text_echo": 0.9}
+_EXCHANGED = {"title": 0.85, "poem_recital": 0.5, "text_recital": 0.6, "text_echo": 0.9}
 # One poem of so many is recited.
 _RECITED = 6
 _LINE_END = frozenset("，。！？；")

@@ -89,7 +89,7 @@ class Item:
     tested: str | None = None
 
 
-_TAGGING = Recipe(epochs=10, learning_rate=1.5e-4, batch_tokens=4096, max_length=160)
+_TAGGING = Recipe(epochs=10, learning_rate=1.5e-4, batch_tokens=8192, max_length=160)
 ITEMS = {
     "msra": Item("ner", "zh_ner", _TAGGING, by_objective, "msra"),
     "lcqmc": Item(
@@ -102,13 +102,13 @@ ITEMS = {
     "stsb": Item(
         "semantic-matching",
         "stsb_zh",
-        Recipe(epochs=5, learning_rate=1e-4, batch_tokens=2048, max_length=128),
+        Recipe(epochs=5, learning_rate=1e-4, batch_tokens=4096, max_length=128),
         by_expected_score,
     ),
     "csl": Item(
         "title-generation",
         "zh_title_csl",
-        Recipe(epochs=16, learning_rate=2e-4, batch_tokens=8192, max_length=320, max_target_length=64, generated=0),
+        Recipe(epochs=10, learning_rate=3e-4, batch_tokens=8192, max_length=320, max_target_length=64, generated=0),
         by_titles,
     ),
     "msra-globalpointer": Item("ner-gp", "zh_ner", replace(_TAGGING, epochs=6), by_objective, "msra"),

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.model.compiled import compile_blocks
 from flagai.model.layer import PackedRow
+from flagai.model.layer.mask import Visibility
+from flagai.train.compiled import compile_blocks
 from flagai.train.feed import feed, workers_for
 from flagai.train.finetune import finetune
 from flagai.train.recipe import Recipe
@@ -69,3 +70,35 @@ def test_compiled_blocks_share_code_and_change_nothing(monkeypatch: pytest.Monke
         found[1].backward()
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] == graphs[-1], "other lengths were compiled again"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: without memory, the kernel has shapes only, but is traced all the same."""
+    from torch._dynamo.utils import counters
+
+    from flagai.train import compiled
+
+    compile_it = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **more: compile_it(self, backend="aot_eager", fullgraph=True, **more)
+    )
+
+    class OnGpu(compiled.Seen):
+        def __init__(self, whole: Visibility, device: torch.device) -> None:
+            super().__init__(whole, device)
+            self.flash, self.longest = True, 512
+
+    monkeypatch.setattr(compiled, "Seen", OnGpu)
+    with torch.device("meta"):
+        model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, hidden_size=24)
+    model = model.to("meta", torch.bfloat16).train()
+    compiled.compile_blocks(model)
+    counters.clear()
+    for lengths in ([9, 7, 3], [12, 5], [8, 8, 8, 2], [30]):
+        row = PackedRow(tuple(lengths))
+        hidden = torch.empty(1, sum(lengths), model.config.hidden_size, device="meta", dtype=torch.bfloat16)
+        offsets = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
+        model.model.blocks(hidden.requires_grad_(), Visibility(row=row, offsets=offsets)).sum().backward()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]

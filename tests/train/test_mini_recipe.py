@@ -83,7 +83,7 @@ def test_keywords_are_what_is_repeated(tokenizer: Tokenizer, made: Any) -> None:
 
 def test_every_pass_has_each_poem_and_batches_of_one_kind(made: Any) -> None:
     _, examples = made
-    picks = [pick for batch in data.Passes(examples, tasks.FIRST, 400, 1)._pass(0) for pick in batch]
+    picks = [pick for batch in data.Passes(examples, tasks.STAGES[1], 400, 1)._pass(0) for pick in batch]
     assert sorted(index for task, index, _ in picks if task == "poem") == list(range(len(POEMS)))
-    for batch in data.Passes(examples, tasks.SECOND, 400, 1)._pass(0):
+    for batch in data.Passes(examples, tasks.STAGES[2], 400, 1)._pass(0):
         assert len({task.endswith("blank") for task, _, _ in batch}) == 1

@@ -16,6 +16,7 @@ from flagai.errors import InputError
 from flagai.train import metrics
 from flagai.train.batches import batches, packed
 from flagai.train.curve import write_curve
+from flagai.train.objective import weight
 from flagai.train.recipe import Recipe
 from tests import folders
 
@@ -88,6 +89,7 @@ def test_packing_changes_no_loss(name: str, bert_tokenizer: Tokenizer) -> None:
         batch = bert.labelling(bert_tokenizer, texts, spans, ["O", "B-LOC", "I-LOC"])
     model = folders.model("RoBERTa-base-ch", name, class_num=1 if name.endswith("GP") else 3).eval()
     torch.testing.assert_close(model(**packed(batch))["loss"], model(**batch)["loss"])
+    assert weight(packed(batch)) == weight(batch) > 0
 
 
 def test_masked_words_follow_the_paper(bert_tokenizer: Tokenizer) -> None:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from flagai.data.prepare.batch import Batch
 
 # More processes do not make batches faster than a GPU uses them.
-_MOST_WORKERS = 8
+_MOST_WORKERS = 12
 _AHEAD = 4
 Spec = tuple[list[int], int]
 Make = Callable[[list[int], int], Batch]

@@ -165,6 +165,8 @@ def _parts(
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
     if recipe.compile:
+        from flagai.train.compiled import compile_blocks  # loads the compiler
+
         compile_blocks(model)
     objective.recipe = fitting(recipe, model, objective)
     return Parts(model, loader.get_tokenizer(), objective, train, held_out, objective.recipe, packing)

@@ -296,6 +296,7 @@ def weight(batch: Batch) -> int:
     if "loss_mask" in batch:
         return int(batch["loss_mask"].sum())
     labels_of_all = batch["labels"]
-    if "segment_ids" in batch and "attention_mask" not in batch:  # UniLM, whose labels are all next tokens
+    unmasked = "attention_mask" not in batch and "lengths" not in batch  # nor packed
+    if "segment_ids" in batch and unmasked:  # UniLM, whose labels are all next tokens
         return int(batch["segment_ids"][:, 1:].sum())
     return len(labels_of_all) if labels_of_all.dim() == 4 else int((labels_of_all != -100).sum())

@@ -173,7 +173,9 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self._close()
-        found = {"valid_loss": self._loss()} | self._measures()
+        # Code for other calls than those of training is not worth compiling.
+        with torch.compiler.set_stance("force_eager") if self.recipe.compile else contextlib.nullcontext():
+            found = {"valid_loss": self._loss()} | self._measures()
         metric = self.parts.objective.metric
         value = -found["valid_loss"] if metric == "-loss" else found[metric]
         better = self.progress.best is None or value > self.progress.best
@@ -193,8 +195,8 @@ class Trainer:
         total = count = 0.0
         budget = _EVALUATION_FACTOR * self.recipe.batch_tokens
         for indices in batches(lengths, budget, 0, shuffled=False):
-            batch = self._placed(self._made(self.parts.valid, indices, self.recipe.seed))
-            times = weight(batch)
+            made = self._made(self.parts.valid, indices, self.recipe.seed)
+            batch, times = self._placed(made), weight(made)
             with self.engine.precision():
                 total += float(self.engine.bare(**batch)["loss"]) * times
             count += times

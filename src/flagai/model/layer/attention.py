@@ -1,5 +1,7 @@
 """Multi-head attention: self or cross, any mask, with or without a cache."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -46,8 +48,7 @@ class Attention(nn.Module):
         self.k = Linear(width, inner, bias=bias)
         self.v = Linear(width, inner, bias=bias)
         self.out = Linear(inner, width, bias=bias)
-        # Whoever compiles a model may put another callable here.
-        self.kernel = attend
+        self.kernel: Callable[..., torch.Tensor] = attend  # whoever compiles a model puts another one here
 
     def forward(
         self,
