@@ -17,6 +17,7 @@ from flagai.train.recipe import Recipe
 from tests import folders
 from tests.train import data
 
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 pytest.importorskip("accelerate")
 
 
@@ -53,7 +54,7 @@ def test_who_makes_batches() -> None:
 def test_compiled_blocks_share_code_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.utils import counters
 
-    settings = {"class_num": 3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    settings = {"class_num": 3, **NO_DROPOUT}
     plain, compiled = (folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", **settings) for _ in range(2))
     compiled.load_state_dict(plain.state_dict())
     compile_it = nn.Module.compile
@@ -91,7 +92,7 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
 
     monkeypatch.setattr(compiled, "Seen", OnGpu)
     with torch.device("meta"):
-        model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, hidden_size=24)
+        model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, hidden_size=24, **NO_DROPOUT)
     model = model.to("meta", torch.bfloat16).train()
     compiled.compile_blocks(model)
     counters.clear()

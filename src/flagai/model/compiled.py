@@ -1,6 +1,6 @@
 """Blocks compiled by torch.compile, for training and for encoders."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -99,18 +99,22 @@ def _attend(
             query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=seen.causal, scale=scale
         )
     head = query.shape[-1]
-    if seen.flash and query.dtype in _HALF and not dropout and scale is None and head <= _WIDEST_HEAD and head % 8 == 0:
-        from torch.nn.attention.varlen import varlen_attn
+    suits = query.dtype in _HALF and not dropout and scale is None and head <= _WIDEST_HEAD and head % 8 == 0
+    if seen.offsets is None or not seen.flash or not suits:
+        apart: torch.Tensor = _attend_apart(query, key, value, seen, scale, dropout)
+        return apart
+    from torch.nn.attention.varlen import varlen_attn
 
-        rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-        attended: Any = varlen_attn(*rows, seen.offsets, seen.offsets, seen.longest, seen.longest)
-        return attended.transpose(0, 1)[None]
-    return _attend_apart(query, key, value, seen, scale, dropout)
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    attended = varlen_attn(query, key, value, seen.offsets, seen.offsets, seen.longest, seen.longest)
+    return cast(torch.Tensor, attended).transpose(0, 1)[None]
 
 
-@torch.compiler.disable
-def _attend_apart(
+def _by_texts(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: Seen, scale: float | None, dropout: float
 ) -> torch.Tensor:
-    """Texts one length after the other: that differs in every batch and is not compiled."""
     return attend(query, key, value, seen.whole, scale=scale, dropout=dropout)
+
+
+# Texts one length after the other: that differs in every batch and is not compiled.
+_attend_apart: Any = torch.compiler.disable(_by_texts)
