@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from flagai.model.compiled import compile_blocks
 from flagai.model.layer import PackedRow
 from flagai.model.layer.mask import Visibility
-from flagai.train.compiled import compile_blocks
 from flagai.train.feed import feed, workers_for
 from flagai.train.finetune import finetune
 from flagai.train.recipe import Recipe
@@ -78,7 +78,7 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
     """As on a GPU: without memory, the kernel has shapes only, but is traced all the same."""
     from torch._dynamo.utils import counters
 
-    from flagai.train import compiled
+    from flagai.model import compiled
 
     compile_it = nn.Module.compile
     monkeypatch.setattr(

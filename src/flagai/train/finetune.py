@@ -17,7 +17,6 @@ from flagai.errors import InputError
 from flagai.generation.family import position_rows
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertConfig
-from flagai.model.compiled import compile_blocks
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.t5_model import T5Model
 from flagai.train import lora
@@ -165,7 +164,7 @@ def _parts(
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
     if recipe.compile:
-        from flagai.train.compiled import compile_blocks  # loads the compiler
+        from flagai.model.compiled import compile_blocks  # loads the compiler
 
         compile_blocks(model)
     objective.recipe = fitting(recipe, model, objective)
