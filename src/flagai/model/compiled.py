@@ -66,7 +66,9 @@ def compile_blocks(model: BaseModel) -> None:
 
 def _in_half(_: nn.Module, __: Any, normed: torch.Tensor) -> torch.Tensor:
     kind = normed.device.type
-    return normed.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else normed
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return normed
+    return normed.to(torch.get_autocast_dtype(kind))
 
 
 def _with_what_is_seen(
