@@ -23,6 +23,7 @@ KINDS = {
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {},
     "sampling": {"do_sample": True, "seed": 5, "n_best": 3, "temperature": 1.5, "top_k": 9, "top_p": 0.9},
+    "lookup": {"prompt_lookup": 3},
     "beams": {"num_beams": 4, "n_best": 3},
     "contrastive": {"contrastive_alpha": 0.5, "top_k": 4},
 }
