@@ -49,7 +49,7 @@ def steps_of(model: Any) -> Iterator[list[int]]:
     ("ids", "draft", "worth"),
     [
         ([1, 2, 3, 4, 5, 6, 2, 3], [4, 5, 6, 2], 3),  # two tokens match: a chain of four with the newest one
-        ([2, 3, 8, 7, 1, 2, 3, 9, 1, 2, 3], [9, 1, 2, 3], 4),  # the longest match, of three, and not the first of two
+        ([2, 3, 8, 7, 1, 2, 3, 9, 1, 2, 3], [9, 1, 2, 3], 7),  # the longest match, of three, and not the first of two
         ([3, 8, 7, 3, 9, 7, 3], [9, 7, 3, 9], 3),
         ([5, 8, 1, 2, 5, 9, 4, 5], [9, 4, 5, 9], 1),  # the latest of the matches
         ([4, 7, 7], [7, 7, 7, 7], 1),  # what repeats itself goes on
@@ -62,13 +62,16 @@ def steps_of(model: Any) -> Iterator[list[int]]:
     ids=str,
 )
 def test_what_followed_the_newest_tokens_is_the_draft(ids: list[int], draft: list[int] | None, worth: int) -> None:
-    # The same with more room in front, beside a text that says nothing.
-    for rows in ([ids], [[-1] * 3 + ids, list(range(20, 23 + len(ids)))]):
-        drafts, found = look_up(torch.tensor(rows), 4)
-        assert found[0] == worth
+    # The same with more room in front and behind, beside a text that says nothing.
+    for rows, end in (
+        ([ids], len(ids) - 1),
+        ([[-1] * 3 + ids + ids, list(range(20, 23 + 2 * len(ids)))], len(ids) + 2),
+    ):
+        drafts, matched = look_up(torch.tensor(rows), torch.tensor([[end]] * len(rows)), 4)
+        assert 2 ** int(matched[0]) - 1 == worth
         assert draft is None or drafts[0].tolist() == draft
         assert (drafts >= 0).all()
-        assert not found[1:].any()
+        assert not matched[1:].any()
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------

@@ -50,18 +50,23 @@ class PromptLookup(IndependentLanes):
         tokens = self.pick(scores)
         gained, closes = self.account(tokens, plain, scores, None)
         last = (gained.sum(1, keepdim=True) - 1).clamp(min=0)
-        self.tree.accept(last)
         newest = tokens.gather(1, last)
-        drafts, worth = look_up(self.tree.source(newest), self.tree.width - 1)
+        self.tree.accept(last, newest)
+        drafts, matched = look_up(self.tree.said, self.tree.clock, self.tree.width - 1)
         if not self._fixed:
-            drafts = drafts[:, : self._trial(worth)]
+            drafts = drafts[:, : self._worth(matched)]
         chain = torch.cat([newest, drafts], dim=1)
-        return Choice(chain, last.expand_as(chain), closes.gather(1, last).expand_as(chain))
+        closed = None if self.hook is None else closes.gather(1, last).expand_as(chain)
+        return Choice(chain, last.expand_as(chain), closed)
 
-    def _trial(self, worth: torch.Tensor) -> int:
-        """How long drafts shall be, the same for all texts: what is worth a try on the average."""
-        running = ~self.ended[:, 0]
-        return int((worth * running).sum()) // max(int(running.sum()), 1)
+    def _worth(self, matched: torch.Tensor) -> int:
+        """How long drafts shall be: of a text the longer, the more tokens match; of a batch, what is the average.
+
+        Args:
+            matched: how many tokens match, [B, 1].
+        """
+        running = ~self.ended
+        return int(((2**matched - 1) * running).sum()) // max(int(running.sum()), 1)
 
     def gained(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """See the base class: those up to the first one that differs from the draft, which is the model's own."""
@@ -87,30 +92,27 @@ class PromptLookup(IndependentLanes):
         return ends
 
 
-def look_up(ids: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def look_up(said: torch.Tensor, end: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What may follow: what followed where the newest tokens have stood before.
 
     The longest match counts, and the latest of those. A draft that reaches the end goes on as if the text began again
-    behind the match, which is right where it repeats itself.
+    behind the match, which is right where it repeats itself. Where nothing matches, the newest token is repeated.
 
     Args:
-        ids: text and answer, the newest token last and -1 in front, [B, T].
+        said: texts and answers, -1 in front; what stands behind the end means nothing, [B, T].
+        end: where the newest token stands, [B, 1].
         count: length of a draft.
 
     Returns:
-        Drafts, [B, count], and how much of each is worth a try, [B]: nothing if no token matches; with the newest
-        token, twice as much for each one that matches.
+        Drafts, [B, count], and how many tokens match, [B, 1].
     """
-    size = ids.shape[1]
-    ids = torch.nn.functional.pad(ids, (_LONGEST, 0), value=-1)
-    same = torch.ones_like(ids[:, _LONGEST:])
-    matched = torch.zeros_like(same)
-    for back in range(_LONGEST):
-        end = _LONGEST + size - 1 - back
-        newest = ids[:, end, None]
-        same = same * ((ids[:, end - size : end] == newest) & (newest >= 0))
-        matched = matched + same
-    best = (matched * size + torch.arange(size, device=ids.device)).argmax(1, keepdim=True)
-    length = matched.gather(1, best)[:, 0]
-    ahead = torch.arange(count, device=ids.device) % (size - best)
-    return ids.gather(1, _LONGEST + best + ahead), (2**length - 1).clamp(max=count)
+    # Window j has what stands before place j, the newest first.
+    windows = torch.nn.functional.pad(said, (_LONGEST, 0), value=-1).unfold(1, _LONGEST, 1).flip(2)
+    behind = end + 1
+    newest = windows.gather(1, behind[..., None].expand(-1, -1, _LONGEST))
+    same = (windows == newest) & (windows >= 0)
+    places = torch.arange(windows.shape[1], device=said.device)
+    matched = same.cumprod(2).sum(2).masked_fill(places > end, -1)
+    begin = (matched * windows.shape[1] + places).argmax(1, keepdim=True)
+    ahead = torch.arange(count, device=said.device) % (behind - begin)
+    return said.gather(1, begin + ahead), matched.amax(1, keepdim=True)

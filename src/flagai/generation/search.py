@@ -80,7 +80,7 @@ class Search(ABC):
         lanes = self.tree.lanes
         return [
             (lanes, tuple(entry.name for entry in fields(lanes))),
-            (self.tree, ("clock",)),
+            (self.tree, self.tree.moving),
             (self, (*self.state(), "done")),
         ]
 

@@ -8,7 +8,7 @@ are never copied, and those of the text are read once for all lanes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -19,6 +19,7 @@ from flagai.generation.types import Prompt
 from flagai.parallel.shards import in_parts, vocabularies
 
 _NOTHING = -1  # stands in histories where there is no token
+_OF_SPANS = ("block", "blank", "closed")  # what is 0 forever where there are no spans
 
 
 @dataclass
@@ -87,7 +88,9 @@ class Tree:
         InputError: a prompt does not go with the model, or has no room.
     """
 
-    apart = False  # whether texts come unequally far in a step
+    apart: ClassVar[bool] = False  # whether texts come unequally far in a step
+    per_lane: ClassVar = tuple(entry.name for entry in fields(Lanes))  # what lanes have for themselves
+    moving: ClassVar[tuple[str, ...]] = ("clock",)  # tensors of its own that change from step to step
 
     def __init__(self, model: Any, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
         self.model = model
@@ -147,7 +150,7 @@ class Tree:
         seen = torch.zeros(batch, 1, first + self.slots + self.width, dtype=torch.bool, device=self.device)
         seen[:, 0, :slots] = real[:, :slots]
         zero = self.lengths.new_zeros(batch, 1)
-        fed = torch.full((batch, 1, self.steps), _NOTHING, dtype=torch.long, device=self.device)
+        fed = self._nothing_fed()
         position = self.lengths[:, None] - 1
         self.lanes = Lanes(seen, fed, position, zero, zero, zero, zero.bool())
         if not self.family.starts:
@@ -163,6 +166,10 @@ class Tree:
         running = torch.arange(self.ids.shape[1], device=self.device).expand_as(self.ids)
         places = Places(self.ids, running, torch.zeros_like(running), real=real, prefix=self.family.prefix)
         return self._call(places, logits_at=self.lengths[:, None] - 1)
+
+    def _nothing_fed(self) -> torch.Tensor:
+        """Room for the tokens of one lane of each text, [B, 1, steps]."""
+        return self.ids.new_full((len(self.ids), 1, self.steps), _NOTHING)
 
     def _encode(self, real: torch.Tensor) -> Scored:
         """Keep the encoder's output until the first step has put its keys and values into the cache."""
@@ -180,12 +187,14 @@ class Tree:
         Args:
             parents: [B, new W]
         """
-
-        def gather(tensor: torch.Tensor) -> torch.Tensor:
+        lanes = self.lanes
+        same = parents.shape == lanes.block.shape and not self.family.spans
+        for name in self.per_lane:
+            if same and name in _OF_SPANS:
+                continue
+            tensor = getattr(lanes, name)
             index = parents.view(*parents.shape, *[1] * (tensor.dim() - 2))
-            return tensor.gather(1, index.expand(-1, -1, *tensor.shape[2:]))
-
-        self.lanes.map(gather)
+            setattr(lanes, name, tensor.gather(1, index.expand(-1, -1, *tensor.shape[2:])))
 
     def append(self, tokens: torch.Tensor, closes: torch.Tensor | None = None) -> None:
         """Put a token at the end of every lane; a stop id in a blank that is not the last opens the next blank.
@@ -289,7 +298,7 @@ class Tree:
 
     def _at_the_end(self, ids: torch.Tensor, grown: torch.Tensor) -> torch.Tensor:
         """Shift histories to the right end of a tensor whose size does not depend on the step, [B, W, T]."""
-        places = torch.arange(ids.shape[2], device=self.device) - (self.lanes.fed.shape[2] - grown[..., None])
+        places = torch.arange(ids.shape[2], device=self.device) - (self.steps - grown[..., None])
         return ids.gather(2, places.clamp(min=0).expand_as(ids)).masked_fill(places < 0, _NOTHING)
 
     def pieces(self, ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
