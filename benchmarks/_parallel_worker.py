@@ -23,8 +23,6 @@ import torch
 from torch import distributed
 
 _PROMPT = 32
-# Readers, buffers of each, and megabytes of a buffer.
-_RINGS = ((16, 2, 16), (8, 2, 16), (12, 2, 16), (24, 2, 16), (16, 3, 8), (16, 2, 8), (16, 4, 4), (16, 2, 4), (24, 2, 4))
 
 
 # -- loading ----------------------------------------------------------------------------------------------------
@@ -87,48 +85,6 @@ def _wait(task: dict[str, Any]) -> None:
     distributed.barrier()
 
 
-def other_loads(task: dict[str, Any], mesh: Any) -> dict[str, Any]:
-    """Seconds of loading in other ways: other rings of buffers, no swaps, and whole replicas."""
-    from flagai.checkpoint import stream, transfer
-    from flagai.parallel.layout import Layout
-    from flagai.parallel.world import make_mesh
-
-    found: dict[str, Any] = {}
-
-    def timed(name: str, on: Any) -> None:
-        gc.collect()
-        if task["device"] != "cpu":
-            torch.cuda.empty_cache()
-        told, _ = timed_load(task, on)
-        found[name] = [round(told["seconds"], 3), *[line for line in told["phases"] if "ms until" in line]]
-
-    timed("as it is", mesh)
-    kept = stream.StreamPlan, stream.cores
-    stream.cores = lambda: 64
-    try:
-        for readers, buffers, megabytes in _RINGS:
-            stream.StreamPlan = partial(kept[0], readers, buffers, megabytes << 20)  # type: ignore[misc]
-            timed(f"{readers} readers, {buffers} buffers of {megabytes} MB", mesh)
-    finally:
-        stream.StreamPlan, stream.cores = kept  # type: ignore[misc]
-    swaps_on = transfer.swaps_on
-    transfer.swaps_on = lambda _: False
-    try:
-        timed("windows of rows, no swaps", mesh)
-    finally:
-        transfer.swaps_on = swaps_on
-    replicas = make_mesh(task["device"], dp=task["ranks"], tp=1)
-    timed("replicas that gather", replicas)
-    timed("replicas that gather, again", replicas)
-    kept_property = Layout.replicas
-    Layout.replicas = None  # type: ignore[assignment]
-    try:
-        timed("replicas that read all", replicas)
-    finally:
-        Layout.replicas = kept_property  # type: ignore[method-assign]
-    return found
-
-
 # -- decoding ---------------------------------------------------------------------------------------------------
 
 
@@ -137,11 +93,12 @@ def prompt(vocabulary: int) -> list[int]:
     return torch.randint(1, vocabulary, (_PROMPT,), generator=generator).tolist()
 
 
-SEARCHES: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "beams_4": {"num_beams": 4},
-    "sampling": {"do_sample": True, "seed": 3, "top_k": 50, "top_p": 0.9},
-}
+SEARCHES: dict[str, dict[str, Any]] = {"greedy": {}, "beams_4": {"num_beams": 4}}
+SAMPLING: dict[str, dict[str, Any]] = {"sampling": {"do_sample": True, "seed": 3, "top_k": 50, "top_p": 0.9}}
+
+
+def searches(task: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return SEARCHES | (SAMPLING if task["variants"] else {})
 
 
 def decode_flagai(task: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -149,11 +106,11 @@ def decode_flagai(task: dict[str, Any], model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     short, long = task["tokens"] // 4, task["tokens"]
     with told_if_late(task, model, found):
-        noted(found, "eager", lambda: rates(task, model, 4, 4 + short // 2, {"cuda_graphs": False}))
+        noted(found, "eager", lambda: rates(task, model, 4, 12, {"cuda_graphs": False}))
         for name, changes in VARIANTS.items() if task["variants"] else ():
             with changed(model, changes):
                 noted(found, name, lambda: rates(task, model, short, long, {}))
-        for name, options in SEARCHES.items():
+        for name, options in searches(task).items():
             noted(found, name, lambda options=options: rates(task, model, short, long, options))
         noted(found, "equal", lambda: equal(task, model))
     return found
@@ -211,7 +168,7 @@ def rates(task: dict[str, Any], model: Any, short: int, long: int, options: dict
 def equal(task: dict[str, Any], model: Any) -> dict[str, Any]:
     """How many ids of a recorded answer are those of the eager one, before the first that differs."""
     found = {}
-    for name, options in SEARCHES.items():
+    for name, options in searches(task).items():
         fast, plain = (answer(model, 24, {**options, "cuda_graphs": graphs}) for graphs in (True, False))
         same = next((i for i, (a, b) in enumerate(zip(fast.ids, plain.ids, strict=False)) if a != b), len(plain.ids))
         found[name] = {"same": same, "of": len(plain.ids), "scores": [round(fast.score, 4), round(plain.score, 4)]}
@@ -258,7 +215,7 @@ def exact(task: dict[str, Any], mesh: Any) -> dict[str, Any]:
     from flagai.model.glm_model import GLMModel
 
     found = {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16") if task["variants"] else ("float32",):
         model = GLMModel.from_pretrained(task["small"], mesh=mesh, device=task["device"], dtype=dtype)
         found[dtype] = equal(task, model)
         if task["device"] != "cpu":
@@ -360,7 +317,9 @@ def serve(task: dict[str, Any]) -> None:
     size = local_bytes(model)
     if ours and task["variants"]:
         model = None
-        noted(found, "other loads", lambda: other_loads(task, mesh))
+        from _parallel_loads import other_loads
+
+        noted(found, "other loads", lambda: other_loads(partial(timed_load, task), mesh, task["ranks"], task["device"]))
     _tell({"decode": found, "bytes": size, "copy_bytes_s": bandwidth})
     sys.stdin.readline()
     if not ours:

@@ -45,19 +45,27 @@ def config(system: str, size: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def prepare(scratch: Path, system: str, uses: dict[str, str], device: str) -> dict[str, Path]:
-    """Write the checkpoints of a system, in one process, unless they are there; for each use, its folder."""
-    folders = {use: scratch / f"{system}-{size}" for use, size in uses.items()}
-    tasks = []
-    for use, size in uses.items():
-        if not (folders[use] / "complete").exists():
-            shutil.rmtree(folders[use], ignore_errors=True)
-            folder = str(folders[use])
-            tasks.append({"system": system, "folder": folder, "config": config(system, size), "device": device})
-    if tasks:
-        subprocess.run([sys.executable, str(_FILES), json.dumps(tasks)], check=True)
-    for folder in folders.values():
-        (folder / "complete").touch()
+def prepare(scratch: Path, systems: list[str], uses: dict[str, str], cuda: int) -> dict[str, dict[str, Path]]:
+    """Write the checkpoints that are not there, one process a system; for each system and use, the folder."""
+    folders = {system: {use: scratch / f"{system}-{size}" for use, size in uses.items()} for system in systems}
+    writers = []
+    for number, system in enumerate(systems):
+        device = f"cuda:{number % cuda}" if cuda else "cpu"
+        tasks = [
+            {"system": system, "folder": str(folder), "config": config(system, uses[use]), "device": device}
+            for use, folder in folders[system].items()
+            if not (folder / "complete").exists()
+        ]
+        for task in tasks:
+            shutil.rmtree(task["folder"], ignore_errors=True)
+        if tasks:
+            writers.append(subprocess.Popen([sys.executable, str(_FILES), json.dumps(tasks)]))
+    codes = [writer.wait() for writer in writers]
+    if any(codes):
+        raise RuntimeError("a checkpoint could not be written")
+    for places in folders.values():
+        for folder in places.values():
+            (folder / "complete").touch()
     return folders
 
 
@@ -155,17 +163,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         scratch = arguments.scratch or Path(temporary)
         results: dict[str, Any] = {}
+        uses = {"tiny": "dry", "small": "small", "folder": arguments.size}
+        cuda_devices = torch.cuda.device_count() if arguments.device == "cuda" else 0
+        folders = prepare(scratch, arguments.systems, uses, cuda_devices)
+        print(f"{time.perf_counter() - begin:.0f} s: checkpoints are written", flush=True)
         for system in arguments.systems:
             try:
-                uses = {"tiny": "dry", "small": "small", "folder": arguments.size}
-                folders = prepare(scratch, system, uses, arguments.device)
-                print(f"{time.perf_counter() - begin:.0f} s: {system} is written", flush=True)
-                results[system] = measure(system, arguments, folders)
+                results[system] = measure(system, arguments, folders[system])
                 print(f"{time.perf_counter() - begin:.0f} s: {system} is measured", flush=True)
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                 results[system] = {"error": str(error)[-3000:]}
             print(system, json.dumps(results[system], indent=2), flush=True)
-    report = {
+            report = described(arguments, results)
+            if arguments.out is not None:
+                arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report["compared"]), f"{time.perf_counter() - begin:.0f} s in all")
+
+
+def described(arguments: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
+    """The results and where they come from."""
+    import torch
+
+    return {
         "machine": _measure.machine(),
         "device": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] or ["cpu"],
         "versions": _measure.versions(),
@@ -174,9 +193,6 @@ def main() -> None:
         "results": results,
         "compared": compare(results),
     }
-    print(json.dumps(report["compared"]), f"{time.perf_counter() - begin:.0f} s in all")
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -120,16 +120,17 @@ class Stream:
             self._wait()
 
     def finish(self) -> None:
-        """Wait until everything has been copied.
+        """Wait until everything has been copied; called again, until readers have given their buffers back.
 
         Raises:
             CheckpointError: a file ended early or cannot be read. What the targets hold then is undefined.
         """
         if self._finished:
+            self._wait()
             return
         self._finished = True
         self._work.close()
-        self._wait()
+        self._wait(copied=True)
         if self._work.failure is not None:
             raise self._work.failure
         for move in self._others:  # formats that cannot be mapped were read into memory as a whole
@@ -140,16 +141,15 @@ class Stream:
         seconds, size = time.perf_counter() - self._start, self._size / 1e9
         logger.debug("streamed %.3f GB to %s in %.3f s, %.1f GB/s", size, self._device, seconds, size / seconds)
         marks = [reader.marks for reader in self._readers]
-        last = {
-            name: max(mark.get(name, 0.0) for mark in marks) for name in ("ready", "begun", "read", "copied", "gone")
-        }
+        last = {name: max(mark.get(name, 0.0) for mark in marks) for name in ("ready", "begun", "read", "copied")}
         told = ", ".join(f"{name} {1e3 * (at - self._start):.0f}" for name, at in last.items() if at)
         logger.debug("%d readers, ms until the last one was: %s", len(self._readers), told)
 
-    def _wait(self) -> None:
+    def _wait(self, copied: bool = False) -> None:
+        """Wait for all readers, or until they have copied."""
         try:
             for reader in self._readers:
-                reader.join()
+                reader.copied.wait() if copied else reader.join()
         except BaseException:  # an interrupt from the keyboard
             self._work.stop()
             for reader in self._readers:
@@ -238,6 +238,7 @@ class _Reader(threading.Thread):
         self._work = work
         self._lane = lane
         self.marks: dict[str, float] = {}  # when it came how far
+        self.copied = threading.Event()  # nothing is in flight any more; buffers are given back after that
         self._inference = torch.is_inference_mode_enabled()  # a mode of the thread, which targets may depend on
 
     def run(self) -> None:
@@ -247,13 +248,13 @@ class _Reader(threading.Thread):
                 self._read_all()
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for this one
             self._work.stop(error)
+        finally:
+            self.copied.set()
 
     def _read_all(self) -> None:
         files: dict[Path, int] = {}  # of its own: the system keeps its read-ahead by descriptor
         with ExitStack() as stack:
-            stack.callback(self._mark, "gone")
             lane = stack.enter_context(self._lane)
-            stack.callback(self._mark, "copied")
             lane.prepare()
             self._mark("ready")
             while (chunk := self._work.take(self._index)) is not None:
@@ -267,6 +268,8 @@ class _Reader(threading.Thread):
                 lane.send(chunk)
                 self._mark("read")
             lane.wait()
+            self._mark("copied")
+            self.copied.set()
 
     def _mark(self, name: str) -> None:
         self.marks[name] = time.perf_counter()

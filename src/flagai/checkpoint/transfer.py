@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # loaded when a mesh is used: seconds
 
 # Copies to a device begin in batches of this many bytes: many for each reader, and not all of a model.
 _BATCH = 1 << 30
+_FIRST_BATCH = 1 << 28  # so that all begin soon
 
 
 class Transfer:
@@ -53,6 +54,7 @@ class Transfer:
         self._streams: dict[torch.device, Stream] = {} if readers is None else {device: readers}
         self._exchanges: list[Gather | Swap] = []
         self._stack = ExitStack()
+        self._enough = _FIRST_BATCH
         if device.type == "cuda" and size:
             _reserve(device, size)
             self._stream(device, size)
@@ -153,9 +155,10 @@ class Transfer:
         device = move.target.device
         batch = self._batches.setdefault(device, _Batch())
         # Windows of one matrix lie inside of each other's rows: they are read together.
-        if device.type != "cpu" and batch.size >= _BATCH and move.source.data_ptr() >= batch.end:
+        if device.type != "cpu" and batch.size >= self._enough and move.source.data_ptr() >= batch.end:
             self._stream(device, batch.size).add(batch.moves)
             batch = self._batches[device] = _Batch()
+            self._enough = _BATCH
         batch.add(move)
         self.bytes_asked += move.source.nbytes
 

@@ -1,0 +1,61 @@
+"""What else a load of parallel.py could be made of: other rings of buffers, no swaps, and whole replicas."""
+
+import gc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+# Readers, buffers of each, and megabytes of a buffer.
+_RINGS = ((16, 2, 16), (8, 2, 16), (12, 2, 16), (24, 2, 16), (16, 3, 8), (16, 2, 8), (16, 4, 4), (16, 2, 4), (24, 2, 4))
+Load = Callable[[Any], tuple[dict[str, Any], Any]]
+
+
+def other_loads(load: Load, mesh: Any, ranks: int, device: str) -> dict[str, Any]:
+    """Seconds of loading in other ways.
+
+    Args:
+        load: loads on a mesh, and tells how long it took.
+        mesh: of tensor parallelism.
+        ranks: how many there are.
+        device: their kind.
+    """
+    from flagai.checkpoint import stream, transfer
+    from flagai.parallel.layout import Layout
+    from flagai.parallel.world import make_mesh
+
+    found: dict[str, Any] = {}
+
+    def timed(name: str, on: Any) -> None:
+        gc.collect()
+        if device != "cpu":
+            torch.cuda.empty_cache()
+        told, _ = load(on)
+        found[name] = [round(told["seconds"], 3), *[line for line in told["phases"] if "ms until" in line]]
+
+    timed("as it is", mesh)
+    kept = stream.StreamPlan, stream.cores
+    stream.cores = lambda: 64
+    try:
+        for readers, buffers, megabytes in _RINGS:
+            stream.StreamPlan = partial(kept[0], readers, buffers, megabytes << 20)  # type: ignore[misc]
+            timed(f"{readers} readers, {buffers} buffers of {megabytes} MB", mesh)
+    finally:
+        stream.StreamPlan, stream.cores = kept  # type: ignore[misc]
+    swaps_on = transfer.swaps_on
+    transfer.swaps_on = lambda _: False
+    try:
+        timed("windows of rows, no swaps", mesh)
+    finally:
+        transfer.swaps_on = swaps_on
+    replicas = make_mesh(device, dp=ranks, tp=1)
+    timed("replicas that gather", replicas)
+    timed("replicas that gather, again", replicas)
+    kept_property = Layout.replicas
+    Layout.replicas = None  # type: ignore[assignment]
+    try:
+        timed("replicas that read all", replicas)
+    finally:
+        Layout.replicas = kept_property  # type: ignore[method-assign]
+    return found

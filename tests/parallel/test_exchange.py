@@ -1,0 +1,131 @@
+"""Ranks that read for each other, as on devices: rows are swapped for columns, replicas gather, all fail together."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flagai.checkpoint import exchange as exchange_module
+from flagai.checkpoint import pieces, transfer
+from flagai.checkpoint.pieces import Move, plan
+from flagai.checkpoint.reader import open_checkpoint
+from flagai.errors import CheckpointError
+from flagai.model.glm_model import GLMModel
+from flagai.parallel import shards
+from flagai.parallel.layout import read_layout
+from flagai.parallel.world import make_mesh
+from tests import tiny
+from tests.checkpoint.making import saved
+from tests.parallel.comparing import SHARED
+from tests.parallel.ranks import on_ranks
+from tests.parallel.test_loading import FAMILIES, GLM, holds
+
+SAVED = [(name, layout) for name in FAMILIES for layout in ("flagai", "huggingface")]
+
+
+class Reader:
+    """Reads as a device's stream does: whole chunks of files, from which tensors are cut; notes the chunks."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[str, int, int]] = []
+        self.wanted = 0
+
+    def __call__(self, moves: list[Move]) -> None:
+        chunks, others = plan(moves, 1 << 20)
+        assert not others
+        for chunk in chunks:
+            begin = min(offset for offset, _ in chunk.moves)  # chunks begin at whole pages
+            self.chunks.append((chunk.file.name, chunk.begin + begin, chunk.end))
+            for _, move in chunk.moves:
+                move.target.copy_(move.source)
+                self.wanted += move.source.nbytes
+
+
+def exchange(root: Path, dimensions: dict[str, int], fsdp: bool) -> dict[str, tuple[int, Any]]:
+    """Load matrices as devices do: the bytes that this rank wants, and the chunks that it reads, by checkpoint."""
+    found = {}
+    layout = read_layout(make_mesh(**dimensions), fsdp=fsdp, device=torch.device("cpu"))
+    for name, written in SAVED:
+        folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
+        model = kind._spread(kind.config_class.from_json(folder / "config.json"), layout)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transfer, "swaps_on", lambda _: True)
+            patch.setattr(transfer, "cast", reader := Reader())
+            patch.setattr(exchange_module, "_WORTH", 1)
+            patch.setattr(pieces, "_GAP", 0)  # these files are smaller than the gaps that are read over
+            model.load_checkpoint(open_checkpoint(folder))
+        holds(model, kind.from_pretrain(folder))
+        found[folder.name] = (reader.wanted, reader.chunks)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "fsdp"),
+    [({"tp": 2}, False), ({"tp": 4}, False), ({"dp": 2, "tp": 1}, True), ({"dp": 2, "tp": 2}, True)],
+    ids=str,
+)
+def test_a_node_reads_each_byte_once_and_its_ranks_swap(tmp_path: Path, dimensions: dict[str, int], fsdp: bool) -> None:
+    """Matrices that ranks cut into columns are read in rows: in long pieces, and no byte twice."""
+    for name, layout in SAVED:
+        model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
+        model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
+    ranks = on_ranks(dimensions.get("dp", 1) * dimensions["tp"], exchange, tmp_path, dimensions, fsdp)
+    for folder in ranks[0]:
+        chunks = sorted(chunk for rank in ranks for chunk in rank[folder][1])
+        # As many as their moves want: every piece is one piece of the file.
+        assert sum(end - begin for _, begin, end in chunks) == sum(rank[folder][0] for rank in ranks), folder
+        for (file, _, end), (following, begin, _) in itertools.pairwise(chunks):
+            assert file != following or end <= begin, f"{folder}: byte {begin} is read twice"
+
+
+@pytest.mark.parametrize("dimensions", [{"dp": 2}, {"dp": 2, "tp": 2}], ids=str)
+def test_replicas_read_a_share_each_and_gather(tmp_path: Path, dimensions: dict[str, int]) -> None:
+    for name, layout in SAVED:
+        model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
+        model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
+    ranks = on_ranks(2 * dimensions.get("tp", 1), replicas, tmp_path, dimensions)
+    for rank in ranks:
+        for folder, (asked, held) in rank.items():
+            assert asked < 0.6 * held, f"{folder}: {asked} bytes of {held}; vectors are read by all"
+
+
+def replicas(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Bytes of the file that this rank asks for, and that it has in the end, by checkpoint."""
+    found = {}
+    mesh = make_mesh(**dimensions)
+    for name, written in SAVED:
+        folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
+        layout = read_layout(mesh, fsdp=False, device=torch.device("cpu"))
+        model = kind._spread(kind.config_class.from_json(folder / "config.json"), layout)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transfer, "swaps_on", lambda _: True)
+            patch.setattr(exchange_module, "_WORTH", 1)
+            report = model.load_checkpoint(open_checkpoint(folder), dtype=torch.float64)  # a cast: no views
+        holds(model, kind.from_pretrain(folder, dtype=torch.float64), cut="tp" in dimensions)
+        held = sum(4 * shards.local(parameter).numel() for parameter in model.parameters())
+        found[folder.name] = (report.bytes_asked, held)
+    return found
+
+
+def fail_on_one(folder: Path) -> str:
+    mesh = make_mesh(tp=2)
+
+    def broken(moves: list[Move]) -> None:
+        if mesh.get_local_rank() == 1:
+            raise CheckpointError("the disk of rank 1 is broken")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "swaps_on", lambda _: True)
+        patch.setattr(transfer, "cast", broken)
+        with pytest.raises(CheckpointError) as caught:
+            GLMModel.from_pretrain(folder, mesh=mesh)
+    return str(caught.value)
+
+
+def test_nobody_waits_for_a_rank_that_could_not_read(tmp_path: Path) -> None:
+    saved(tmp_path, **GLM)
+    first, second = on_ranks(2, fail_on_one, tmp_path)
+    assert "Another process could not read" in first
+    assert "the disk of rank 1" in second
