@@ -73,7 +73,8 @@ def evaluate(
     (first, *others) = DECODINGS
     metrics["poems"][first] = collection.measure(poems(run, test, DECODINGS[first]), forms, tones)
     yield metrics
-    for metrics["titles"] in title_measures(run, data, deadline, 4 if smoke else 1000):
+    for found in title_measures(run, data, deadline, 4 if smoke else 1000):
+        metrics["titles"] = found
         yield metrics
     for name in others:
         if time.monotonic() < deadline - 10:
@@ -99,7 +100,8 @@ def title_measures(run: Predictor, data: Data, deadline: float, most: int) -> It
     found: dict[str, Any] = {"articles_valid": scores, "search": best}
     yield found
     for part in ("articles_test", "laws_test"):
-        for found[part] in titles(run, data[part][:most], SEARCHES[best], deadline):
+        for entry in titles(run, data[part][:most], SEARCHES[best], deadline):
+            found[part] = entry
             yield found
 
 
