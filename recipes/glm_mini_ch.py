@@ -34,7 +34,8 @@ from flagai.model.glm_model import GLMConfig, GLMForSeq2Seq
 
 SIZES = {"mini": (9, 384, 6), "smoke": (2, 64, 2)}
 _POSITIONS = 384
-_BETAS, _DECAY, _CLIP, _WARM_UP = (0.9, 0.98), 0.1, 1.0, 300
+_BETAS, _DECAY, _CLIP = (0.9, 0.98), 0.1, 1.0
+_WARM_UP = {1: 300, 2: 300, 3: 50}  # steps, by stage
 # Seconds kept for reading, saving and leaving.
 _SPARE = 12
 
@@ -153,7 +154,7 @@ class Training:
 
     def rate(self, progress: float) -> float:
         """Linear warm-up over steps, then a cosine over the progress, down to nothing."""
-        warm = min(1.0, (self.steps + 1) / min(_WARM_UP, 10 if self.arguments.smoke else _WARM_UP))
+        warm = min(1.0, (self.steps + 1) / (10 if self.arguments.smoke else _WARM_UP[self.arguments.stage]))
         return float(self.arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def loss(self, arrays: dict[str, Any]) -> torch.Tensor:

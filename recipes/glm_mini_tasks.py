@@ -50,7 +50,7 @@ STAGES = {1: _FIRST, 2: _SECOND, 3: _THIRD}
 # texts and titles are too few to learn from them how to copy.
 RECITALS = ("首句：", "末句：", "要点：", "关键词：")
 # Lengths of the repeated words that stand for keywords, and how many are named.
-_KEYWORD_LENGTHS, _KEYWORDS = range(8, 2, -1), 2
+_KEYWORD_LENGTHS, _KEYWORDS = (6, 5, 4, 3), 2
 # Asks after a text for what follows some of its words.
 _ECHO = "续："
 _ECHO_WORDS = 2

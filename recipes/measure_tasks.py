@@ -89,13 +89,13 @@ class Item:
     tested: str | None = None
 
 
-_TAGGING = Recipe(epochs=10, learning_rate=1.5e-4, batch_tokens=8192, max_length=160)
+_TAGGING = Recipe(epochs=8, learning_rate=1e-4, head_rate=20, batch_tokens=4096, max_length=160)
 ITEMS = {
     "msra": Item("ner", "zh_ner", _TAGGING, by_objective, "msra"),
     "lcqmc": Item(
         "semantic-matching",
         "zh_match",
-        Recipe(epochs=4, learning_rate=1e-4, batch_tokens=8192, max_length=128),
+        Recipe(epochs=3, learning_rate=1e-4, head_rate=10, batch_tokens=8192, max_length=128),
         by_objective,
         "lcqmc",
     ),

@@ -14,8 +14,8 @@ from flagai.model.layer.mask import Visibility
 
 # What torch's flash attention for packed texts takes.
 _HALF, _WIDEST_HEAD, _CAPABILITY = (torch.float16, torch.bfloat16), 256, (8, 0)
-# The kernel is told a longest text that is a multiple of this: other numbers would be compiled again.
-_GRAIN = 512
+# The longest text that the kernel is told of is one of these: other numbers would be compiled again.
+_SHORT, _LONG = 512, 32768
 
 
 class Seen:
@@ -32,11 +32,11 @@ class Seen:
     def __init__(self, whole: Visibility, device: torch.device) -> None:
         self.whole = whole
         self.tensor, self.causal, self.packed = whole.tensor, whole.causal, whole.row is not None
-        self.offsets, self.longest = whole.offsets, 0
-        self.flash = False
+        self.offsets = whole.offsets
+        self.flash = self.short = False
         if whole.row is not None and whole.offsets is not None and whole.tensor is None and device.type == "cuda":
-            self.longest = -(-whole.row.longest // _GRAIN) * _GRAIN
-            self.flash = torch.cuda.get_device_capability(device) >= _CAPABILITY
+            self.short = whole.row.longest <= _SHORT
+            self.flash = torch.cuda.get_device_capability(device) >= _CAPABILITY and whole.row.longest <= _LONG
 
 
 def compile_blocks(model: BaseModel) -> None:
@@ -108,7 +108,8 @@ def _attend(
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    attended = varlen_attn(query, key, value, seen.offsets, seen.offsets, seen.longest, seen.longest)
+    longest = _SHORT if seen.short else _LONG
+    attended = varlen_attn(query, key, value, seen.offsets, seen.offsets, longest, longest)
     return cast(torch.Tensor, attended).transpose(0, 1)[None]
 
 

@@ -15,6 +15,7 @@ class Recipe:
     Args:
         epochs: how often the data is seen.
         learning_rate: the highest learning rate.
+        head_rate: factor on the learning rate of parameters that the pretrained model does not have.
         batch_tokens: how many tokens a batch of one process may have; texts of like length come together.
         accumulate: batches per step.
         warmup: the share of the steps in which the learning rate rises.
@@ -38,6 +39,7 @@ class Recipe:
 
     epochs: int = 3
     learning_rate: float = 5e-5
+    head_rate: float = 1.0
     batch_tokens: int = 4096
     accumulate: int = 1
     warmup: float = 0.1
@@ -93,6 +95,7 @@ class Recipe:
 _LOWEST = {
     "epochs": 1,
     "learning_rate": 0,
+    "head_rate": 0,
     "batch_tokens": 1,
     "accumulate": 1,
     "max_length": 8,

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ class Trainer:
     def _step(self, step: Sequence[Batch]) -> None:
         rate = self.recipe.rate(self.progress.step, self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.model.train()
         losses, tokens = [], 0
         for number, made in enumerate(step):
@@ -250,10 +251,20 @@ def _lengths(tokenizer: Tokenizer, objective: Objective, records: Sequence[Recor
     return [min(most, len(encoding.ids) + 3) for encoding in tokenizer.encode_batch(whole)]
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.dim() > 1]
-    others = [parameter for parameter in trained if parameter.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = all(parameter.is_cuda for parameter in trained)  # one kernel for all parameters
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=fused)
+def _optimizer(model: BaseModel, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, with groups of its own for matrices, which decay, and for parameters that are new."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        new = any(fnmatchcase(name, pattern) for pattern in model.fresh)
+        groups.setdefault((parameter.dim() > 1, new), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "weight_decay": recipe.weight_decay if matrices else 0.0,
+            "factor": recipe.head_rate if new else 1.0,
+        }
+        for (matrices, new), parameters in groups.items()
+    ]
+    fused = all(parameter.is_cuda for parameter in trained.values())  # one kernel for all parameters
+    return torch.optim.AdamW(settings, lr=recipe.learning_rate, fused=fused)

@@ -66,6 +66,9 @@ def linear(
     Shape:
         -> [..., out]
     """
+    if torch.compiler.is_compiling():  # it chooses for itself, and its sizes are no numbers
+        product = F.linear(hidden, weight, bias)
+        return product if activation_name is None else activation(activation_name)(product)
     count, size = weight.shape
     rows = hidden.numel() // size
     if rows in _FEW and size < 4 * count and _ordinary(hidden, weight):
