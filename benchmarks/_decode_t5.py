@@ -27,9 +27,10 @@ GATED = {"model_type": "mt5", "feed_forward_proj": "gated-gelu", "tie_word_embed
 # Ways to cut a product whose rows have some size.
 _WAYS: dict[str, Callable[[int, int], Tiles]] = {
     "ours": Tiles.of,
-    "4 warps": lambda size, _: Tiles(16, 4, 64 if size <= 1024 else 128),
-    "8 warps, 64 features": lambda *_: Tiles(16, 8, 64),
-    "32 rows": lambda size, _: Tiles(32, 8, 32 if size <= 1024 else 64),
+    "all in pieces": lambda size, _: Tiles(16, 8, 32 if size <= 1024 else 64),
+    "4 warps": lambda size, tokens: Tiles(16, 4, 256 if size <= 1024 and tokens <= 16 else 64),
+    "longer pieces": lambda *_: Tiles(16, 8, 128),
+    "32 rows": lambda size, tokens: Tiles(32, 8, 128 if size <= 1024 and tokens <= 16 else 64),
 }
 
 
@@ -40,6 +41,7 @@ def t5(options: Any) -> dict[str, Any]:
     beams: dict[str, Any] = {"num_beams": 4}
     model = made(T5Model, T5_BASE)
     noted(found, str(HALF), lambda: speeds(model, texts, 32, 160))
+    found["kernels"] = [bool(step.cache.faster) for step in static.steps_of(model)._ready]
     noted(found, "beams 4", lambda: speeds(model, texts, 32, 160, **beams))
     for name, product, project in (("torch's products", _product, _project), ("torch's down", _down, None)):
         with (
@@ -54,7 +56,7 @@ def t5(options: Any) -> dict[str, Any]:
     for name, owner, key, value in (
         ("not early", kernels, "_early", lambda *_: {"EARLY": False}),
         ("4 warps", kernels.Tiles, "of", _WAYS["4 warps"]),
-        ("rows are not held", kernels, "_HELD", 0),
+        ("all in pieces", kernels.Tiles, "of", _WAYS["all in pieces"]),
     ):
         with replaced(model, owner, key, value):
             noted(found, name, lambda: speeds(model, texts, 32, 96))
