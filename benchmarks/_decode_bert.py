@@ -19,9 +19,7 @@ from flagai.model.bert_model import BertForEmbedding
 from flagai.model.block import residual
 from flagai.model.compiled import compile_blocks
 from flagai.model.layer import encoding, kernel
-from flagai.model.layer.encoding import Blocking
 from flagai.model.packing import Pack, packs
-from flagai.model.predictor import windows
 from flagai.model.predictor.embedder import SentenceEmbedder
 from flagai.model.predictor.vectors import packed_means
 
@@ -31,10 +29,6 @@ BERT_BASE = {
 }  # fmt: skip
 _VOCABULARY = Path(__file__).parent.parent / "tests" / "vocab" / "bert-base-chinese-vocab.txt"
 _COUNT = 16384
-_BLOCKINGS = (
-    Blocking(), Blocking(128, 256, 64, 8, 4), Blocking(128, 128, 64, 4, 4), Blocking(128, 128, 64, 8, 4),
-    Blocking(256, 128, 64, 8, 3), Blocking(256, 128, 64, 8, 4),
-)  # fmt: skip
 _CUDA = torch.device("cuda")
 
 
@@ -54,13 +48,19 @@ def bert(options: Any) -> dict[str, Any]:
     noted(found, "from text", lambda: _speed(lambda: embedder.embed(texts[:_COUNT]), _COUNT))
     noted(found, "from four times as many texts", lambda: _speed(lambda: embedder.embed(texts), len(texts)))
     noted(found, "tokens alone", lambda: _speed(lambda: tokenizer.encode_many(texts), len(texts)))
-    with replaced(model, windows, "_GPU_TEXTS", 2048):
-        noted(found, "from text, windows of 2048", lambda: _speed(lambda: embedder.embed(texts), len(texts), 1))
-    noted(found, "pieces, us", _pieces)
     noted(found, "waits", lambda: _waits(lambda: packed_means(model, ids[:_COUNT])))
     noted(found, "profile", lambda: _profile(model, ids[:_COUNT]))
     noted(found, "transformers", lambda: bert_peer(ids[:_COUNT], BERT_BASE))
-    noted(found, "ways", lambda: _ways(options, model, ids[:_COUNT]))
+    return found
+
+
+@torch.inference_mode()
+def bert_ways(options: Any) -> dict[str, Any]:
+    """Other sizes of packs, torch's kernels in place of ours, and single kernels."""
+    model, found = made(BertForEmbedding, BERT_BASE), {}
+    ids = material(_COUNT)[2]
+    noted(found, "ways", lambda: _ways(options, model, ids))
+    noted(found, "pieces, us", _pieces)
     return found
 
 
@@ -146,9 +146,6 @@ def _pieces() -> dict[str, Any]:
         "out": lambda: F.linear(tokens, joint[:768], bias[:768]),
         "down": lambda: F.linear(wide, up.t().contiguous(), bias[:768]),
     }
-    layer = torch.nn.Linear(768, 3072, device="cuda", dtype=HALF).requires_grad_(False)
-    for cut in _BLOCKINGS:
-        works[f"up and gelu by {cut}"] = partial(encoding.activated_product, tokens, layer, "gelu", cut)
     norm = torch.nn.LayerNorm(768, device="cuda", dtype=HALF).requires_grad_(False)
     works["sum and norm"] = lambda: encoding.added_norm(norm, tokens, tokens)
     works["sum, norm"] = lambda: norm(tokens + tokens)

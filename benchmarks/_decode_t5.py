@@ -12,6 +12,7 @@ from benchmarks._decode_common import HALF, attempt, logits_difference, made, no
 from benchmarks._decode_kernels import replayed
 from benchmarks._decode_peers import t5_peer
 from flagai.generation import Decoding, generate, static
+from flagai.model.block import fused_t5
 from flagai.model.layer import decoding_t5 as kernels
 from flagai.model.layer.decoding import Slots
 from flagai.model.layer.decoding_t5 import Tiles
@@ -26,44 +27,98 @@ GATED = {"model_type": "mt5", "feed_forward_proj": "gated-gelu", "tie_word_embed
 # Ways to cut a product whose rows have some size.
 _WAYS: dict[str, Callable[[int, int], Tiles]] = {
     "ours": Tiles.of,
-    "4 warps": lambda size, _: Tiles(16, 4, 64 if size <= 1024 else 128),
-    "8 warps, 64 features": lambda *_: Tiles(16, 8, 64),
-    "32 rows": lambda size, _: Tiles(32, 8, 32 if size <= 1024 else 64),
+    "all in pieces": lambda size, _: Tiles(16, 8, 32 if size <= 1024 else 64),
+    "4 warps": lambda size, tokens: Tiles(16, 4, 256 if size <= 1024 and tokens <= 16 else 64),
+    "longer pieces": lambda *_: Tiles(16, 8, 128),
+    "32 rows": lambda size, tokens: Tiles(32, 8, 128 if size <= 1024 and tokens <= 16 else 64),
 }
 
 
 def t5(options: Any) -> dict[str, Any]:
+    """A step of T5-base, and where its time goes."""
     found: dict[str, Any] = {}
     texts = [prompt(256, 32000, seed) for seed in range(8)]
     beams: dict[str, Any] = {"num_beams": 4}
     model = made(T5Model, T5_BASE)
     noted(found, str(HALF), lambda: speeds(model, texts, 32, 160))
-    noted(found, "beams 4", lambda: speeds(model, texts, 32, 96, **beams))
-    noted(found, "batch 1", lambda: speeds(model, texts[:1], 32, 96))
-    noted(found, "profile", lambda: profile(model, texts))
-    noted(found, "profile of beams", lambda: profile(model, texts, **beams))
+    found["kernels"] = [bool(step.cache.faster) for step in static.steps_of(model)._ready]
+    noted(found, "beams 4", lambda: speeds(model, texts, 32, 160, **beams))
+    for name, product, project in (("torch's products", _product, _project), ("torch's down", _down, None)):
+        with (
+            replaced(model, fused_t5, "t5_product", product),
+            replaced(model, fused_t5, "t5_project", project or fused_t5.t5_project),
+        ):
+            noted(found, name, lambda: speeds(model, texts, 32, 160))
+            noted(found, f"{name}, beams 4", lambda: speeds(model, texts, 32, 160, **beams))
     with replaced(model, static, "faster_blocks", lambda *_: ()):
-        noted(found, "torch's kernels", lambda: speeds(model, texts, 32, 96, rounds=1))
-        noted(found, "torch's kernels, beams 4", lambda: speeds(model, texts, 32, 96, rounds=1, **beams))
-    for name, way in list(_WAYS.items())[1:]:
-        with replaced(model, kernels.Tiles, "of", way):
-            noted(found, name, lambda: speeds(model, texts, 32, 96, rounds=1))
-            noted(found, f"{name}, beams 4", lambda: speeds(model, texts, 32, 96, rounds=1, **beams))
+        noted(found, "torch's kernels", lambda: speeds(model, texts, 32, 160))
+        noted(found, "torch's kernels, beams 4", lambda: speeds(model, texts, 32, 160, **beams))
     for name, owner, key, value in (
         ("not early", kernels, "_early", lambda *_: {"EARLY": False}),
-        ("rows are not held", kernels, "_HELD", 0),
-        ("the encoder's text is not held", kernels, "_MOST_HELD_SLOTS", 0),
-        ("128 slots together", kernels, "_SLOTS", 128),
+        ("4 warps", kernels.Tiles, "of", _WAYS["4 warps"]),
+        ("all in pieces", kernels.Tiles, "of", _WAYS["all in pieces"]),
     ):
         with replaced(model, owner, key, value):
-            noted(found, name, lambda: speeds(model, texts, 32, 96, rounds=1))
-    for dtype in (torch.float16, torch.float32):
-        other = made(T5Model, T5_BASE, dtype)
-        noted(found, str(dtype), lambda other=other: speeds(other, texts, 32, 96, rounds=1))
-    noted(found, "gated", lambda: speeds(made(T5Model, {**T5_BASE, **GATED}), texts, 32, 96, rounds=1))
-    noted(found, "step by step", lambda: speeds(model, texts, 8, 24, rounds=1, cuda_graphs=False))
+            noted(found, name, lambda: speeds(model, texts, 32, 96))
+    with replaced(model, kernels, "_MOST_BESIDE_HELD", 32):
+        noted(found, "rows held beside 32 tokens, beams 4", lambda: speeds(model, texts, 32, 96, **beams))
+    noted(found, "profile", lambda: profile(model, texts))
     noted(found, "transformers", lambda: t5_peer(texts, T5_BASE))
     return found
+
+
+def t5_ways(options: Any) -> dict[str, Any]:
+    """Other types, other ways to cut the products."""
+    found: dict[str, Any] = {}
+    texts = [prompt(256, 32000, seed) for seed in range(8)]
+    beams: dict[str, Any] = {"num_beams": 4}
+    model = made(T5Model, T5_BASE)
+    noted(found, "batch 1", lambda: speeds(model, texts[:1], 32, 96))
+    for name, way in _WAYS.items():
+        with replaced(model, kernels.Tiles, "of", way):
+            noted(found, name, lambda: speeds(model, texts, 32, 96))
+            noted(found, f"{name}, beams 4", lambda: speeds(model, texts, 32, 96, **beams))
+    for name, key, value in (
+        ("the encoder's text is not held", "_MOST_HELD_SLOTS", 0),
+        ("128 slots together", "_SLOTS", 128),
+    ):
+        with replaced(model, kernels, key, value):
+            noted(found, name, lambda: speeds(model, texts, 32, 96))
+    noted(found, "profile of beams", lambda: profile(model, texts, **beams))
+    for dtype in (torch.float16, torch.float32):
+        other = made(T5Model, T5_BASE, dtype)
+        noted(found, str(dtype), lambda other=other: speeds(other, texts, 32, 96))
+    noted(found, "gated", lambda: speeds(made(T5Model, {**T5_BASE, **GATED}), texts, 32, 96))
+    noted(found, "step by step", lambda: speeds(model, texts, 8, 24, rounds=1, cuda_graphs=False))
+    return found
+
+
+def _normed(tokens: torch.Tensor, norm: RMSNorm | None) -> torch.Tensor:
+    if norm is None:
+        return tokens
+    from flagai.model.layer.triton_t5 import rms_norm_kernel
+
+    out, size = torch.empty_like(tokens), tokens.shape[1]
+    rms_norm_kernel[(len(tokens),)](tokens, norm.weight, norm.eps, out, K=size, BK=1024, EARLY=False, num_warps=4)
+    return out
+
+
+def _product(tokens: torch.Tensor, layer: nn.Linear, **given: Any) -> torch.Tensor:
+    """:func:`t5_product` by torch's product, with a norm of ours."""
+    tokens, residual = _normed(tokens, given.pop("norm", None)), given.pop("residual", None)
+    if residual is not None:
+        return torch.addmm(residual, tokens, layer.weight.t())
+    return kernels.t5_product_reference(tokens, layer, **given)
+
+
+def _project(tokens: torch.Tensor, norm: RMSNorm, *layers: Any) -> torch.Tensor:
+    return kernels.t5_project_reference(_normed(tokens, norm), nn.Identity(), *layers)
+
+
+def _down(tokens: torch.Tensor, layer: nn.Linear, **given: Any) -> torch.Tensor:
+    """:func:`t5_product`, but the product with long rows is torch's."""
+    compute = _product if tokens.shape[1] > 1024 else kernels.t5_product
+    return compute(tokens, layer, **given)
 
 
 def equal_t5() -> dict[str, Any]:

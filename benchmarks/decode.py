@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import _decode_kernels as kernels
 from benchmarks import _decode_lookup as lookups
-from benchmarks._decode_bert import bert
+from benchmarks._decode_bert import bert, bert_ways
 from benchmarks._decode_common import (
     HALF,
     PATIENCE,
@@ -39,7 +39,7 @@ from benchmarks._decode_common import (
     speeds,
 )
 from benchmarks._decode_peers import gpt2_peer
-from benchmarks._decode_t5 import T5_BASE, equal_t5, t5, t5_kernels
+from benchmarks._decode_t5 import T5_BASE, equal_t5, t5, t5_kernels, t5_ways
 from benchmarks._measure import machine, versions
 from flagai.generation import Decoding, Prompt, generate, static, stream
 from flagai.model.glm_model import GLMModel
@@ -216,8 +216,10 @@ ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "fresh": fresh,
     "gpt2": gpt2,
     "t5": t5,
+    "t5_ways": t5_ways,
     "t5_kernels": t5_kernels,
     "bert": bert,
+    "bert_ways": bert_ways,
     "lookup": lookup,
     "kernels": kernel_table,
     "peer10b": peer10b,

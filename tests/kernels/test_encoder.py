@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.model.layer import encoding
-from flagai.model.layer.activation import activation
-from flagai.model.layer.encoding import Blocking, activated_product, added_norm, attend_short
+from flagai.model.layer.encoding import added_norm, attend_short
 from flagai.model.layer.packed_row import PackedRow
 
 
@@ -48,13 +47,3 @@ def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: b
     pieces = zip(*(part.transpose(0, 1).split(lengths, dim=1) for part in parts), strict=True)
     wanted = torch.cat([F.scaled_dot_product_attention(*piece).transpose(0, 1) for piece in pieces])
     torch.testing.assert_close(got, wanted, atol=4e-3, rtol=4e-3)
-
-
-@pytest.mark.parametrize("rows", [1, 40])
-@pytest.mark.parametrize(("inputs", "outputs"), [(32, 48), (40, 33)])
-@pytest.mark.parametrize("name", ["gelu", "gelu_new", "relu"])
-def test_products_with_activations(rows: int, inputs: int, outputs: int, name: str) -> None:
-    layer = nn.Linear(inputs, outputs).half()
-    tokens = torch.randn(rows, inputs).half()
-    got = activated_product(tokens, layer, name, Blocking(16, 16, 16, 1, 1))
-    torch.testing.assert_close(got, activation(name)(layer(tokens)), atol=4e-3, rtol=4e-3)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.model.layer import decoding_t5
 from flagai.model.layer.decoding import Slots
 from flagai.model.layer.decoding_t5 import (
     Tiles,
@@ -21,8 +20,8 @@ from flagai.model.layer.decoding_t5 import (
 from flagai.model.layer.norm import RMSNorm
 from tests.kernels.conftest import DEVICE
 
-# Rows that are held, in one and in several pieces, and rows that are not; 48 features are no multiple of 64.
-TILES = [Tiles(16, 4, 16), Tiles(16, 2, 16), Tiles(16, 1, 32)]
+# Rows that are held, and rows in pieces; 48 features are no multiple of 64 or 32.
+TILES = [Tiles(16, 4, 16), Tiles(16, 2, 16)]
 FLOAT16, FLOAT = torch.float16, torch.float32
 # The interpreter multiplies no matrices of bfloat16; float32 goes the same way.
 BFLOAT = torch.bfloat16 if DEVICE == "cuda" else FLOAT
@@ -45,13 +44,12 @@ def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
 
 
 @pytest.fixture(autouse=True)
-def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(decoding_t5, "_HELD", 700)  # numbers of a warp
+def there(device: torch.device) -> Iterator[None]:
     with device:
         yield
 
 
-@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize("rows", [1, 20])
 @pytest.mark.parametrize("tiles", TILES, ids=str)
 @pytest.mark.parametrize(("dtype", "stream"), [(BFLOAT, BFLOAT), (FLOAT16, FLOAT), (FLOAT16, FLOAT16)], ids=str)
 def test_products(rows: int, tiles: Tiles, dtype: torch.dtype, stream: torch.dtype) -> None:
@@ -81,7 +79,7 @@ def test_a_wide_result() -> None:
     assert got.min() > 1e5
 
 
-@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (3, 2), (2, 9)])
+@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (2, 9)])
 @pytest.mark.parametrize("tiles", TILES, ids=str)
 @pytest.mark.parametrize("dtype", [BFLOAT, FLOAT16], ids=str)
 def test_projection(batch: int, lanes: int, tiles: Tiles, dtype: torch.dtype) -> None:
@@ -96,8 +94,7 @@ def test_projection(batch: int, lanes: int, tiles: Tiles, dtype: torch.dtype) ->
     close(ours.values, theirs.values)
 
 
-@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (3, 2), (1, 17)])
-@pytest.mark.parametrize("width", [8, 20])
+@pytest.mark.parametrize(("batch", "lanes", "width"), [(1, 1, 8), (3, 2, 20), (1, 17, 8)])
 @pytest.mark.parametrize("scored", [True, False])
 def test_attention(batch: int, lanes: int, width: int, scored: bool) -> None:
     heads, capacity = 2, 150

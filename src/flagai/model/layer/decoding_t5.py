@@ -18,8 +18,11 @@ _FEWEST_TOKENS = 8
 # Slots of the cache that a program looks at together, and at most so many of the encoder's text that it holds.
 _SLOTS = 64
 _MOST_HELD_SLOTS = 256
-# Numbers of a matrix that a warp holds in its registers.
-_HELD = 8192
+# Rows of a matrix that are held whole, if there are few tokens beside them.
+_LONGEST_HELD = 1024
+_MOST_BESIDE_HELD = 16
+# Bytes of shared memory for pieces that are under way; a program may have 227 KB in all.
+_SHARED = 160 << 10
 
 
 @dataclass(frozen=True)
@@ -29,34 +32,34 @@ class Tiles:
     Args:
         rows: rows of the matrix that a program takes.
         warps: warps of a program; each takes a part of the features.
-        depth: features that a warp takes at once.
-        stages: how many tiles are under way at once, of rows that are too long to be held.
+        depth: features that a warp takes at once; if those of all warps are a whole row, it is held.
     """
 
     rows: int
     warps: int
     depth: int
-    stages: int = 3
 
     @classmethod
     def of(cls, size: int, tokens: int) -> "Tiles":
         """Cut a matrix with rows of this size that meets so many tokens."""
-        depth = 32 if size % 1024 and size <= 1024 else 128
-        return cls(16, 8, depth if tokens <= 16 else min(depth, 64))
+        if size <= _LONGEST_HELD and tokens <= _MOST_BESIDE_HELD:
+            return cls(16, 8, max(16, _power(size) // 8))
+        return cls(16, 8, 32 if size <= 1024 else 64)
 
-    def held(self, size: int, matrices: int) -> bool:
-        """Whether a program's rows of some matrices fit its registers."""
-        return matrices * self.rows * size <= _HELD * self.warps
-
-    def options(self, size: int, matrices: int = 1) -> dict[str, Any]:
-        """Constants of a kernel."""
+    def options(self, size: int, count: int, matrices: int = 1) -> dict[str, Any]:
+        """Constants of a kernel for so many tokens of a size."""
+        tokens, together = max(_FEWEST_TOKENS, _power(count)), self.warps * self.depth
+        under_way = _SHARED // (2 * together * (matrices * self.rows + tokens))
         return {
+            "K": size,
+            "M": count,
+            "MP": tokens,
             "BN": self.rows,
             "S": self.warps,
             "KS": self.depth,
-            "HELD": self.held(size, matrices),
+            "LINES": _power(-(-size // 64)),
             "num_warps": self.warps,
-            "num_stages": self.stages,
+            "num_stages": 1 + max(1, min(under_way, -(-size // together))),
         }
 
 
@@ -103,14 +106,11 @@ def t5_product(
         tokens if residual is None else residual,
         out,
         outputs,
-        K=size,
-        M=count,
-        MP=max(_FEWEST_TOKENS, _power(count)),
         ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
         NORMED=gain is not None,
         GATED=gated is not None,
         RESIDUAL=residual is not None,
-        **tiles.options(size, 1 if gated is None else 2),
+        **tiles.options(size, count, 1 if gated is None else 2),
         **_early(tokens.device),
     )
     return out
@@ -177,13 +177,10 @@ def t5_project(
         slots.now,
         outputs,
         slots.keys.shape[2],
-        K=size,
-        M=count,
-        MP=max(_FEWEST_TOKENS, _power(count)),
         LANES=len(slots.now),
         D=slots.keys.shape[3],
         NORMED=gain is not None,
-        **tiles.options(size),
+        **tiles.options(size, count),
         **_early(tokens.device),
     )
     return out

@@ -1,11 +1,9 @@
 """What encoders without gradients compute by kernels of our own on a GPU, in half precision."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
-from flagai.model.layer.decoding import ACTIVATIONS, _power, usable
+from flagai.model.layer.decoding import _power, usable
 
 # Fewer rows are not worth a kernel that has to be compiled: a decoding step has less.
 _FEWEST_ROWS = 1024
@@ -15,8 +13,8 @@ _NUMBERS = 4096
 # Longer texts are better served by flash attention, which goes over the keys piece by piece.
 LONGEST = 128
 _WIDEST_HEAD = 128
-# Warps of an attention program by the length of its tile.
-_WARPS = {16: 1, 32: 2, 64: 4, 128: 4}
+# Warps of an attention program by the length of its tile; measured: others take up to three times as long.
+_WARPS = {16: 1, 32: 2, 64: 4, 128: 8}
 
 
 def added_norm(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
@@ -106,58 +104,5 @@ def attend_short(
         BD=max(16, _power(width)),
         BS=tile,
         num_warps=warps or _WARPS[tile],
-    )
-    return out
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """How a large product is cut into programs.
-
-    Args:
-        rows: tokens of a program.
-        columns: rows of the matrix.
-        depth: numbers of each at once.
-        warps: warps of a program.
-        stages: how many tiles are under way at once.
-    """
-
-    rows: int = 128
-    columns: int = 256
-    depth: int = 64
-    warps: int = 8
-    stages: int = 3
-
-
-def activated_product(
-    tokens: torch.Tensor, layer: nn.Linear, activation_name: str, blocking: Blocking | None = None
-) -> torch.Tensor:
-    """A linear layer and its activation in one kernel, [M, K] -> [M, N].
-
-    Args:
-        tokens: contiguous, [M, K].
-        layer: the layer, with a bias, [N, K].
-        activation_name: applied to the result.
-        blocking: how to cut the work.
-    """
-    from flagai.model.layer.triton_encoder import activated_product_kernel
-
-    (count, size), outputs = tokens.shape, layer.out_features
-    cut, out = blocking or Blocking(), tokens.new_empty(count, outputs)
-    activated_product_kernel[(-(-count // cut.rows) * -(-outputs // cut.columns),)](
-        tokens,
-        layer.weight,
-        layer.bias,
-        out,
-        count,
-        outputs,
-        K=size,
-        BM=cut.rows,
-        BN=cut.columns,
-        BK=cut.depth,
-        GROUP=8,
-        ACTIVATION=ACTIVATIONS[activation_name],
-        num_warps=cut.warps,
-        num_stages=cut.stages,
     )
     return out

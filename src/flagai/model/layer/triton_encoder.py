@@ -3,8 +3,6 @@
 import triton
 import triton.language as tl
 
-from flagai.model.layer.triton_kernels import _activated
-
 
 @triton.jit
 def added_norm_kernel(
@@ -62,48 +60,3 @@ def short_attention_kernel(
     shares = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     total = tl.dot(shares.to(TYPE), values) / tl.sum(shares, axis=1)[:, None]
     tl.store(out + rows * (H * D) + columns, total.to(TYPE), mask=inside)
-
-
-@triton.jit
-def activated_product_kernel(
-    x,
-    matrix,
-    bias,
-    out,
-    M,
-    N,
-    K: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    GROUP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-):
-    """out[M, N] = activation(x[M, K] @ matrix[N, K].T + bias), a tile a program."""
-    TYPE: tl.constexpr = out.dtype.element_ty
-    # Programs that run at the same time share rows of x and of the matrix: they go down a few tiles, then right.
-    down, right = tl.cdiv(M, BM), tl.cdiv(N, BN)
-    first = tl.program_id(0) // (GROUP * right) * GROUP
-    height = tl.minimum(down - first, GROUP)
-    within = tl.program_id(0) % (GROUP * right)
-    rows = (first + within % height) * BM + tl.arange(0, BM)
-    columns = (within // height) * BN + tl.arange(0, BN)
-    places = tl.arange(0, BK)
-    # What lies outside is read from inside and thrown away in the end.
-    left = x + (rows % M).to(tl.int64)[:, None] * K + places[None, :]
-    other = matrix + (columns % N).to(tl.int64)[None, :] * K + places[:, None]
-    total = tl.zeros([BM, BN], dtype=tl.float32)
-    for start in range(0, K, BK):
-        if K % BK == 0:
-            tokens = tl.load(left + start)
-            weights = tl.load(other + start)
-        else:
-            inside = start + places < K
-            tokens = tl.load(left + start, mask=inside[None, :], other=0.0)
-            weights = tl.load(other + start, mask=inside[:, None], other=0.0)
-        total = tl.dot(tokens, weights, total)
-    total += tl.load(bias + columns % N).to(tl.float32)[None, :]
-    # Rounded where the plain computation has a tensor.
-    total = _activated(total.to(TYPE).to(tl.float32), ACTIVATION).to(TYPE)
-    target = out + rows.to(tl.int64)[:, None] * N + columns[None, :]
-    tl.store(target, total, mask=(rows < M)[:, None] & (columns < N)[None, :])

@@ -66,43 +66,58 @@ def _times(tile, tokens, total):
 
 
 @triton.jit
+def _fetched(matrix, rows, N, K: tl.constexpr, LINES: tl.constexpr):
+    # Ask for some rows of a matrix, 128 bytes a time, without waiting until they are in the second-level cache.
+    lines = tl.arange(0, LINES) * 64
+    there = rows.to(tl.int64)[:, None] * K + lines[None, :]
+    there = tl.where((rows < N)[:, None] & (lines < K)[None, :], there, 0)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [(matrix + there).to(tl.int64)], tl.int32, False, 1
+    )
+
+
+@triton.jit
 def _products(
-    x, gain, eps, matrix, second, rows, N,
+    x, gain, eps, matrix, second, residual, rows, N,
     K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, S: tl.constexpr, KS: tl.constexpr,
-    NORMED: tl.constexpr, GATED: tl.constexpr, HELD: tl.constexpr, EARLY: tl.constexpr,
+    LINES: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    # Some rows of a matrix, and of a second one, times norm(x): two of [BN, MP]. Each of S warps has its own part of
-    # the features, and their sums meet in the end. If the rows can be held, they are read before x is there. The
-    # root mean square is a factor of a whole token: it is gathered beside the product and applied in the end.
+    # Some rows of a matrix, and of a second one, times norm(x), and a residual: three of [BN, MP]. Each of S warps has
+    # its own part of the features, and their sums meet in the end. Short rows are held whole, and are there before x
+    # is; long rows are on their way by then, and come in pieces. What costs time are the ways to the memory: there
+    # must be one after the other as seldom as possible. The root mean square is a factor of a whole token: it is
+    # gathered beside the product and applied in the end.
     TYPE: tl.constexpr = matrix.dtype.element_ty
     BK: tl.constexpr = S * KS
     places = tl.arange(0, S)[:, None] * KS + tl.arange(0, KS)[None, :]
+    index = tl.arange(0, MP)
+    inside = (index < M)[None, :] & (rows < N)[:, None]
     total = tl.zeros([S, BN, MP], dtype=tl.float32)
-    other = tl.zeros([S, BN, MP], dtype=tl.float32)
+    other = total
     squares = tl.zeros([S, MP], dtype=tl.float32)
-    if HELD:
-        tiles = ()
-        seconds = ()
-        gains = ()
-        for start in tl.static_range(0, K, BK):
-            tiles = tiles + (_rows(matrix, rows, start + places, N, K, BK),)
+    added = tl.zeros([BN, MP], dtype=tl.float32)
+    if BK >= K:
+        tile = _rows(matrix, rows, places, N, K, BK)
+        if GATED:
+            tile2 = _rows(second, rows, places, N, K, BK)
+        if NORMED:
+            gains = _gains(gain, places, K)
+    if EARLY:
+        if BK < K:
+            _fetched(matrix, rows, N, K, LINES)
             if GATED:
-                seconds = seconds + (_rows(second, rows, start + places, N, K, BK),)
-            if NORMED:
-                gains = gains + (_gains(gain, start + places, K),)
-        if EARLY:
-            tl.extra.cuda.gdc_wait()
-        for part in tl.static_range((K + BK - 1) // BK):
-            tokens = _tokens(x, part * BK + places, K, M, MP, BK)
-            if NORMED:
-                tokens, more = _weighed(tokens, gains[part], TYPE)
-                squares += more
-            total = _times(tiles[part], tokens, total)
-            if GATED:
-                other = _times(seconds[part], tokens, other)
+                _fetched(second, rows, N, K, LINES)
+        tl.extra.cuda.gdc_wait()
+    if RESIDUAL:
+        added = tl.load(residual + index[None, :] * N + rows[:, None], mask=inside, other=0.0).to(tl.float32)
+    if BK >= K:
+        tokens = _tokens(x, places, K, M, MP, BK)
+        if NORMED:
+            tokens, squares = _weighed(tokens, gains, TYPE)
+        total = _times(tile, tokens, total)
+        if GATED:
+            other = _times(tile2, tokens, other)
     else:
-        if EARLY:
-            tl.extra.cuda.gdc_wait()
         for start in range(0, K, BK):
             tokens = _tokens(x, start + places, K, M, MP, BK)
             if NORMED:
@@ -112,12 +127,14 @@ def _products(
             if GATED:
                 other = _times(_rows(second, rows, start + places, N, K, BK), tokens, other)
     found = tl.sum(total, axis=0)
-    gate = tl.sum(other, axis=0)
+    gate = found
+    if GATED:
+        gate = tl.sum(other, axis=0)
     if NORMED:
         scale = (1.0 / tl.sqrt(tl.sum(squares, axis=0) / K + eps))[None, :]
         found *= scale
         gate *= scale
-    return found, gate
+    return found, gate, added
 
 
 @triton.jit
@@ -136,11 +153,11 @@ def t5_product_kernel(
     BN: tl.constexpr,
     S: tl.constexpr,
     KS: tl.constexpr,
+    LINES: tl.constexpr,
     ACTIVATION: tl.constexpr,
     NORMED: tl.constexpr,
     GATED: tl.constexpr,
     RESIDUAL: tl.constexpr,
-    HELD: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """out[M, N] = activation(norm(x) @ matrix.T) * (norm(x) @ second.T) + residual, each part if it is wanted."""
@@ -149,9 +166,9 @@ def t5_product_kernel(
     index = tl.arange(0, MP)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    total, other = _products(
-        x, gain, eps, matrix, second, rows, N,
-        K=K, M=M, MP=MP, BN=BN, S=S, KS=KS, NORMED=NORMED, GATED=GATED, HELD=HELD, EARLY=EARLY,
+    total, other, added = _products(
+        x, gain, eps, matrix, second, residual, rows, N, K=K, M=M, MP=MP, BN=BN, S=S, KS=KS, LINES=LINES,
+        NORMED=NORMED, GATED=GATED, RESIDUAL=RESIDUAL, EARLY=EARLY,
     )  # fmt: skip
     # Rounded where the plain computation has a tensor.
     total = _activated(total.to(TYPE).to(tl.float32), ACTIVATION)
@@ -160,7 +177,7 @@ def t5_product_kernel(
     places = index[None, :] * N + rows[:, None]
     inside = (index < M)[None, :] & (rows < N)[:, None]
     if RESIDUAL:
-        total = total.to(TYPE).to(tl.float32) + tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
+        total = total.to(TYPE).to(tl.float32) + added
     tl.store(out + places, total.to(out.dtype.element_ty), mask=inside)
 
 
@@ -186,8 +203,8 @@ def t5_projection_kernel(
     BN: tl.constexpr,
     S: tl.constexpr,
     KS: tl.constexpr,
+    LINES: tl.constexpr,
     NORMED: tl.constexpr,
-    HELD: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
@@ -204,9 +221,9 @@ def t5_projection_kernel(
         matrix = key_matrix
     else:
         matrix = value_matrix
-    total, _ = _products(
-        x, gain, eps, matrix, matrix, rows, N,
-        K=K, M=M, MP=MP, BN=BN, S=S, KS=KS, NORMED=NORMED, GATED=False, HELD=HELD, EARLY=EARLY,
+    total, _, _ = _products(
+        x, gain, eps, matrix, matrix, query, rows, N, K=K, M=M, MP=MP, BN=BN, S=S, KS=KS, LINES=LINES,
+        NORMED=NORMED, GATED=False, RESIDUAL=False, EARLY=EARLY,
     )  # fmt: skip
     inside = (index < M)[None, :] & (rows < N)[:, None]
     if which == 0:
