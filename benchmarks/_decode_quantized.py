@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from benchmarks._decode_kernels import copy_bandwidth, replayed
-from flagai.model.layer.decoding import Slots, Tiling, attend_slots, product_reference, project_reference
-from flagai.model.layer.decoding_quantized import FEW, TUNED, quantized_product, quantized_project, tiling_of
+from flagai.model.layer.decoding import Slots, _normed, attend_slots, product_reference, project_reference
+from flagai.model.layer.decoding_quantized import TUNED, Way, quantized_product, quantized_project
 from flagai.model.layer.quantized import QuantizedLinear
 
 _HALF = torch.bfloat16
@@ -31,25 +31,37 @@ SHAPES: dict[str, tuple[int, int]] = {
     "qkv": (12288, 4096), "out": (4096, 4096), "up": (16384, 4096), "down": (4096, 16384),
 }  # fmt: skip
 # (bits, inputs) -> (rows, warps): one token, whole rows in registers.
-FEW_TILINGS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
-    (4, 4096): ((4, 1), (8, 2), (16, 2), (4, 4), (8, 4), (16, 4)),
-    (4, 16384): ((2, 4), (4, 4), (8, 4), (4, 8), (8, 8), (4, 16)),
+WORDS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
+    (4, 4096): ((4, 1), (8, 2), (16, 2), (8, 4), (16, 4)),
+    (4, 16384): ((2, 4), (4, 4), (8, 4), (4, 8), (8, 8)),
     (8, 4096): ((4, 2), (8, 2), (4, 4), (8, 4), (16, 4), (8, 8)),
     (8, 16384): ((2, 4), (4, 4), (2, 8), (4, 8), (8, 8), (4, 16)),
 }
-# bits -> (rows, columns, warps, stages): tensor cores.
-MANY_TILINGS: dict[int, tuple[tuple[int, int, int, int], ...]] = {
-    4: ((16, 32, 4, 4), (32, 32, 4, 4), (16, 64, 4, 4), (32, 64, 4, 3), (32, 64, 4, 4), (16, 64, 2, 4)),
+# inputs -> (rows, words, warps): four bits, a product for each group.
+GROUPED = {
+    4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4), (32, 512, 8), (16, 256, 8)),
+    16384: ((16, 512, 8), (16, 256, 8), (16, 512, 4), (16, 256, 4), (16, 1024, 16)),
+}
+# bits -> (rows, columns, warps, stages): tensor cores, widened weights.
+TILES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
+    4: ((16, 64, 4, 4), (32, 64, 4, 3), (32, 64, 4, 4)),
     8: ((16, 128, 4, 6), (16, 256, 4, 5), (32, 128, 4, 5), (32, 256, 4, 4), (64, 128, 4, 4)),
 }
-FEW_OF_FOUR = {4096: ((4, 2), (8, 4)), 16384: ((4, 8), (2, 4))}
-# Outputs, inputs, tokens, whether without tensor cores, whether normalised, whether the kernel normalises.
-CHECKS = (
-    (2304, 1024, 1, True, True, True), (2304, 1024, 1, True, True, False), (70, 160, 1, True, False, False),
-    (512, 16384, 1, True, False, False), (4096, 4096, 1, True, True, True), (70, 160, 3, True, True, True),
-    (2304, 1024, 4, False, True, False), (512, 16384, 16, False, False, False), (70, 160, 5, False, True, False),
-    (4096, 4096, 4, True, False, False), (4096, 4096, 4, False, False, False),
-)  # fmt: skip
+# Outputs, inputs, tokens, whether normalised, how.
+CHECKS = {
+    4: (
+        (2304, 1024, 1, True, Way("words", 8, 32, 1)), (70, 160, 1, False, Way("words", 8, 8, 1)),
+        (512, 16384, 1, False, Way("words", 4, 512, 8)), (4096, 4096, 1, True, Way("words", 8, 128, 4)),
+        (2304, 1024, 4, True, Way("groups", 16, 128, 8)), (512, 16384, 16, False, Way("groups", 16, 512, 8)),
+        (70, 384, 5, True, Way("groups", 16, 64, 4)), (4096, 4096, 1, False, Way("groups", 16, 512, 8)),
+        (4096, 4096, 4, True, Way("tiles", 32, 64, 4, 3)), (70, 160, 9, True, Way("tiles", 32, 32, 4, 3)),
+    ),
+    8: (
+        (2304, 1024, 1, True, Way("words", 8, 64, 2)), (70, 160, 1, False, Way("words", 8, 16, 1)),
+        (512, 16384, 1, False, Way("words", 4, 1024, 8)), (4096, 4096, 4, True, Way("tiles", 32, 128, 4, 5)),
+        (70, 160, 9, True, Way("tiles", 32, 128, 4, 3)),
+    ),
+}  # fmt: skip
 _BYTES = 1 << 30
 _WORKERS = 14
 
@@ -71,37 +83,32 @@ def layer(outputs: int, inputs: int, bits: int, seed: int = 0) -> QuantizedLinea
     return made
 
 
-def ways(bits: int, tokens: int, inputs: int) -> Iterator[dict[str, Any]]:
+def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
     """Every way of computing a product with so many tokens that is tried."""
     if tokens == 1:
-        for rows, warps in FEW_TILINGS[bits, inputs]:
-            yield {"tiling": Tiling(rows, inputs * bits // 128, warps), "few": True}
-        return
+        for rows, warps in WORDS[bits, inputs]:
+            yield Way("words", rows, inputs * bits // 128, warps)
     if bits == 4:
-        for rows, warps in FEW_OF_FOUR[inputs]:
-            yield {"tiling": Tiling(rows, inputs // 32, warps), "few": True}
-    for numbers in MANY_TILINGS[bits]:
-        yield {"tiling": Tiling(*numbers), "few": False}
-
-
-def spoken(way: dict[str, Any]) -> str:
-    tiling = way["tiling"]
-    kind = "few" if way["few"] else f"many {tiling.columns}x{tiling.stages}"
-    return f"{kind} rows {tiling.rows} warps {tiling.warps}"
+        for rows, words, warps in GROUPED[inputs]:
+            yield Way("groups", rows, words, warps)
+    if tokens > 1:
+        for numbers in TILES[bits]:
+            yield Way("tiles", *numbers)
 
 
 @torch.inference_mode()
-def _compile(task: tuple[int, int, int, dict[str, Any]]) -> str | None:
+def _compile(task: tuple[int, int, int, Way]) -> str | None:
     bits, tokens, inputs, way = task
     try:
-        quantized_product(torch.randn(tokens, inputs, device="cuda", dtype=_HALF), layer(256, inputs, bits), **way)
+        x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
+        quantized_product(x, layer(256, inputs, bits), way=way)
         torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - it will fail again where it is looked at
-        return f"{bits} bits, {tokens} tokens, {inputs} inputs, {spoken(way)}: {error!r}"[:300]
+        return f"{bits} bits, {tokens} tokens, {inputs} inputs, {way}: {error!r}"[:300]
     return None
 
 
-def _warm(task: tuple[int, int, bool, dict[Any, Tiling]]) -> str | None:
+def _warm(task: tuple[int, int, bool, dict[Any, Way]]) -> str | None:
     """Compile the kernels of a block."""
     bits, lanes, fuse, tuned = task
     TUNED.update(tuned)
@@ -136,33 +143,35 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
         layers = [layer(outputs, inputs, bits, seed) for seed in range(max(3, _BYTES * 8 // (bits * outputs * inputs)))]
         size = layers[0].weight.nbytes + layers[0].weight_scale.nbytes
         x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
-        entries: list[tuple[float, str, str, Tiling]] = []
+        entries: list[tuple[float, str, Way]] = []
         for way in ways(bits, tokens, inputs):
             try:
                 seconds = replayed(partial(_each, layers, x, way), rounds=5) / len(layers)
-                entries.append((1e6 * seconds, f"{size / seconds / 1e12:.2f} TB/s", spoken(way), way["tiling"]))
+                entries.append((1e6 * seconds, f"{size / seconds / 1e12:.2f} TB/s", way))
             except Exception as error:  # noqa: BLE001 - one failure must not end the run
-                entries.append((1e9, "failed", spoken(way) + ": " + repr(error)[:200], way["tiling"]))
+                entries.append((1e9, repr(error)[:200], way))
         entries.sort(key=lambda entry: entry[0])
-        found[name] = [f"{entry[0]:.2f} us {entry[1]} {entry[2]}" for entry in entries]
-        usable = [entry for entry in entries if entry[2].startswith("few") == (tokens <= FEW[bits])]
-        TUNED[bits, tokens <= FEW[bits], outputs, inputs] = usable[0][3]
+        found[name] = [
+            f"{time:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages}"
+            for time, speed, way in entries
+        ]
+        TUNED[bits, 1 if tokens == 1 else 8, outputs, inputs] = entries[0][2]
         print(name, bits, tokens, found[name], flush=True)
         del layers
         torch.cuda.empty_cache()
     return found
 
 
-def _each(layers: list[QuantizedLinear], x: torch.Tensor, way: dict[str, Any]) -> None:
+def _each(layers: list[QuantizedLinear], x: torch.Tensor, way: Way) -> None:
     for each in layers:
-        quantized_product(x, each, **way)
+        quantized_product(x, each, way=way)
 
 
 @torch.inference_mode()
 def _check(task: tuple[int, tuple[Any, ...]]) -> str:
     """The largest difference from the exact result, in shares of its largest number, beside torch's in bfloat16."""
-    bits, (outputs, inputs, count, few, normed, fuse) = task
-    label = f"{bits} bits {outputs}x{inputs} {count} tokens few {few} norm {normed} fused {fuse}"
+    bits, (outputs, inputs, count, normed, way) = task
+    label = f"{bits} bits {outputs}x{inputs} {count} tokens norm {normed} {way}"
     try:
         made = layer(outputs, inputs, bits)
         exact, plain = (_widened(made, dtype) for dtype in (torch.float64, _HALF))
@@ -175,7 +184,7 @@ def _check(task: tuple[int, tuple[Any, ...]]) -> str:
             extra = {"norm": norm, "activation_name": "gelu_new"}
         wanted = product_reference(x.double(), exact, **_doubled(extra))
         torchs = product_reference(x, plain, **extra)
-        got = quantized_product(x, made, **extra, few=few, fuse=fuse, tiling=tiling_of(made, 1 if few else 16))
+        got = quantized_product(x, made, **extra, way=way)
         ours, theirs = (float((each.double() - wanted).abs().max() / wanted.abs().max()) for each in (got, torchs))
     except Exception as error:  # noqa: BLE001 - one failure must not end the run
         return f"FAILED {label}: {error!r}"[:300]
@@ -264,21 +273,29 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
     slots = Slots(keys, keys.clone(), torch.arange(100, 100 + lanes, device="cuda"))
     seen = (torch.arange(256, device="cuda") < 100 + lanes).expand(1, lanes, -1).contiguous()
     tokens = torch.randn(lanes, 4096, device="cuda", dtype=_HALF)
+    norm_alone = partial(_normed, norm=norm, early=True)
     weights = sum(each.weight.nbytes + each.weight_scale.nbytes for each in blocks[0].values())
 
-    def chain(attention: bool, **options: Any) -> None:
+    def chain(attention: bool, apart: bool = False, **options: Any) -> None:
         hidden = tokens
         for each in blocks:
-            query = quantized_project(hidden, norm, (each["q"], each["k"], each["v"]), slots, **options)
+            alone = norm_alone if apart else None
+            first, second = (each["q"], each["k"], each["v"]), each["up"]
+            query = quantized_project(
+                alone(hidden) if alone else hidden, None if alone else norm, first, slots, **options
+            )
             attended = attend_slots(query, slots, seen, None) if attention else query
             hidden = quantized_product(attended, each["out"], residual=hidden, **options)
-            inner = quantized_product(hidden, each["up"], norm=norm, activation_name="gelu_new", **options)
+            normed = {} if alone else {"norm": norm}
+            inner = quantized_product(
+                alone(hidden) if alone else hidden, second, activation_name="gelu_new", **normed, **options
+            )
             hidden = quantized_product(inner, each["down"], residual=hidden, **options)
 
     found: dict[str, Any] = {"MB": round(weights / 1e6, 1)}
     for label, options in (
         ("norms fused", {}),
-        ("norms apart", {"fuse": False}),
+        ("norms apart", {"apart": True}),
         ("norms fused, not early", {"early": False}),
         ("norms fused, without attention", {"attention": False}),
     ):
@@ -342,7 +359,7 @@ def main() -> None:
         "glm": glm,
         "block": lambda: [both(block, lanes) for lanes in (1, 4)],
         "check": lambda: [
-            together(_check, [(bits, case) for bits in (4, 8) for case in CHECKS]),
+            together(_check, [(bits, case) for bits in (4, 8) for case in CHECKS[bits]]),
             together(_check_projections, [4, 8]),
         ],
         "peers": peers,
