@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,8 +22,8 @@ import torch
 from torch import nn
 
 from benchmarks._decode_kernels import copy_bandwidth, replayed
-from flagai.model.layer.decoding import Slots, _normed, attend_slots, product_reference, project_reference
-from flagai.model.layer.decoding_quantized import TUNED, Way, quantized_product, quantized_project
+from flagai.model.layer.decoding import Slots, attend_slots, product_reference, project_reference
+from flagai.model.layer.decoding_quantized import TUNED, Way, quantized_product, quantized_project, way_of
 from flagai.model.layer.quantized import QuantizedLinear
 
 _HALF = torch.bfloat16
@@ -32,16 +33,18 @@ SHAPES: dict[str, tuple[int, int]] = {
 }  # fmt: skip
 # (bits, inputs) -> (rows, warps): one token, whole rows in registers.
 WORDS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
-    (4, 4096): ((4, 1), (8, 2), (16, 2), (8, 4), (16, 4)),
-    (4, 16384): ((2, 4), (4, 4), (8, 4), (4, 8), (8, 8)),
-    (8, 4096): ((4, 2), (8, 2), (4, 4), (8, 4), (16, 4), (8, 8)),
-    (8, 16384): ((2, 4), (4, 4), (2, 8), (4, 8), (8, 8), (4, 16)),
+    (4, 4096): ((4, 1), (8, 2), (4, 4), (8, 4), (16, 4)),
+    (4, 16384): ((2, 4), (4, 4), (2, 8), (4, 8), (8, 8)),
+    (8, 4096): ((4, 2), (4, 4), (8, 4), (8, 8)),
+    (8, 16384): ((1, 8), (2, 4), (2, 8), (4, 8)),
 }
 # inputs -> (rows, words, warps): four bits, a product for each group.
 GROUPED = {
-    4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4), (32, 512, 8), (16, 256, 8)),
-    16384: ((16, 512, 8), (16, 256, 8), (16, 512, 4), (16, 256, 4), (16, 1024, 16)),
+    4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4), (32, 512, 8)),
+    16384: ((16, 512, 8), (16, 256, 8), (16, 512, 4), (16, 256, 4)),
 }
+# How many programs ahead rows are brought into the second-level cache.
+AHEAD = (0, 264, 660)
 # bits -> (rows, columns, warps, stages): tensor cores, widened weights.
 TILES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
     4: ((16, 64, 4, 4), (32, 64, 4, 3), (32, 64, 4, 4)),
@@ -87,10 +90,12 @@ def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
     """Every way of computing a product with so many tokens that is tried."""
     if tokens == 1:
         for rows, warps in WORDS[bits, inputs]:
-            yield Way("words", rows, inputs * bits // 128, warps)
+            for ahead in AHEAD:
+                yield Way("words", rows, inputs * bits // 128, warps, ahead=ahead)
     if bits == 4:
         for rows, words, warps in GROUPED[inputs]:
-            yield Way("groups", rows, words, warps)
+            for ahead in AHEAD[:2]:
+                yield Way("groups", rows, words, warps, ahead=ahead)
     if tokens > 1:
         for numbers in TILES[bits]:
             yield Way("tiles", *numbers)
@@ -108,11 +113,11 @@ def _compile(task: tuple[int, int, int, Way]) -> str | None:
     return None
 
 
-def _warm(task: tuple[int, int, bool, dict[Any, Way]]) -> str | None:
+def _warm(task: tuple[int, int, str, dict[Any, Way]]) -> str | None:
     """Compile the kernels of a block."""
-    bits, lanes, fuse, tuned = task
+    bits, lanes, label, tuned = task
     TUNED.update(tuned)
-    found = block(bits, lanes, count=1, only=("norms fused",) if fuse else ("norms apart",))
+    found = block(bits, lanes, count=1, only=(label,))
     return next((str(value) for value in found.values() if "rror" in str(value)), None)
 
 
@@ -152,8 +157,9 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
                 entries.append((1e9, repr(error)[:200], way))
         entries.sort(key=lambda entry: entry[0])
         found[name] = [
-            f"{time:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages}"
-            for time, speed, way in entries
+            f"{us:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages} "
+            f"ahead {way.ahead}"
+            for us, speed, way in entries
         ]
         TUNED[bits, 1 if tokens == 1 else 8, outputs, inputs] = entries[0][2]
         print(name, bits, tokens, found[name], flush=True)
@@ -273,36 +279,35 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
     slots = Slots(keys, keys.clone(), torch.arange(100, 100 + lanes, device="cuda"))
     seen = (torch.arange(256, device="cuda") < 100 + lanes).expand(1, lanes, -1).contiguous()
     tokens = torch.randn(lanes, 4096, device="cuda", dtype=_HALF)
-    norm_alone = partial(_normed, norm=norm, early=True)
     weights = sum(each.weight.nbytes + each.weight_scale.nbytes for each in blocks[0].values())
 
-    def chain(attention: bool, apart: bool = False, **options: Any) -> None:
+    def chain(attention: bool = True, early: bool = True, **changes: Any) -> None:
+        def way(made: QuantizedLinear, matrices: int = 1) -> Way:
+            return replace(way_of(made, lanes, matrices), **changes)
+
         hidden = tokens
         for each in blocks:
-            alone = norm_alone if apart else None
-            first, second = (each["q"], each["k"], each["v"]), each["up"]
-            query = quantized_project(
-                alone(hidden) if alone else hidden, None if alone else norm, first, slots, **options
-            )
+            first = (each["q"], each["k"], each["v"])
+            query = quantized_project(hidden, norm, first, slots, way=way(each["q"], 3), early=early)
             attended = attend_slots(query, slots, seen, None) if attention else query
-            hidden = quantized_product(attended, each["out"], residual=hidden, **options)
-            normed = {} if alone else {"norm": norm}
+            hidden = quantized_product(attended, each["out"], residual=hidden, way=way(each["out"]), early=early)
             inner = quantized_product(
-                alone(hidden) if alone else hidden, second, activation_name="gelu_new", **normed, **options
+                hidden, each["up"], norm=norm, activation_name="gelu_new", way=way(each["up"]), early=early
             )
-            hidden = quantized_product(inner, each["down"], residual=hidden, **options)
+            hidden = quantized_product(inner, each["down"], residual=hidden, way=way(each["down"]), early=early)
 
     found: dict[str, Any] = {"MB": round(weights / 1e6, 1)}
     for label, options in (
-        ("norms fused", {}),
-        ("norms apart", {"apart": True}),
-        ("norms fused, not early", {"early": False}),
-        ("norms fused, without attention", {"attention": False}),
+        ("as tuned", {}),
+        ("norms fused", {"fuse": True}),
+        ("nothing brought ahead", {"ahead": 0}),
+        ("not early", {"early": False}),
+        ("without attention", {"attention": False}),
     ):
         if only and label not in only:
             continue
         try:
-            seconds = replayed(partial(chain, **{"attention": True, **options})) / len(blocks)
+            seconds = replayed(partial(chain, **options)) / len(blocks)
             found[label] = f"{1e6 * seconds:.2f} us, {weights / seconds / 1e12:.2f} TB/s"
         except Exception as error:  # noqa: BLE001
             found[label] = repr(error)[:200]
@@ -311,7 +316,7 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
 
 def glm() -> dict[str, Any]:
     """GLM-10b's shape, greedily and with 4 beams, in bfloat16 and quantised."""
-    from benchmarks.decode import GLM_10B, made, profile, prompt, speeds
+    from benchmarks.decode import GLM_10B, made, prompt, speeds
     from flagai.model.glm_model import GLMModel
     from flagai.model.quantized import quantize
 
@@ -330,7 +335,7 @@ def glm() -> dict[str, Any]:
             entry["greedy"] = speeds(model, text, 32, 160, rounds=2)
             entry["beams 4"] = speeds(model, text, 32, 96, rounds=1, num_beams=4)
             if how is not None:
-                entry["profile"] = profile(model, text)[:9]
+                entry["profile"] = kernels_of_a_step(model, text)
         except Exception:  # noqa: BLE001
             entry["error"] = traceback.format_exc()[-700:]
         found[str(how)] = entry
@@ -338,6 +343,25 @@ def glm() -> dict[str, Any]:
         del model
         torch.cuda.empty_cache()
     return found
+
+
+def kernels_of_a_step(model: Any, text: Any) -> list[str]:
+    """Calls and microseconds in a replayed step, and microseconds each: the difference of two lengths."""
+    from flagai.generation import Decoding, generate
+
+    totals: list[dict[str, tuple[int, float]]] = []
+    for count in (20, 60):
+        decoding = Decoding(max_new_tokens=count)
+        generate(model, text, decoding)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            generate(model, text, decoding)
+            torch.cuda.synchronize()
+        totals.append({entry.key: (entry.count, entry.self_device_time_total) for entry in seen.key_averages()})
+    found = []
+    for name, (calls, total) in totals[1].items():
+        before = totals[0].get(name, (0, 0.0))
+        found.append((round((total - before[1]) / 40, 1), round((calls - before[0]) / 40, 1), name[:90]))
+    return [f"{us} us, {calls} calls: {name}" for us, calls, name in sorted(found, reverse=True) if us > 0.5][:40]
 
 
 def both(work: Callable[..., Any], *given: Any) -> dict[str, Any]:
@@ -354,7 +378,13 @@ def main() -> None:
         "tune": lambda: both(tune, 1),
         "many": lambda: both(tune, 4),
         "warm": lambda: together(
-            _warm, [(bits, lanes, fuse, TUNED) for bits in (4, 8) for lanes in (1, 4) for fuse in (True, lanes == 4)]
+            _warm,
+            [
+                (bits, lanes, label, TUNED)
+                for bits in (4, 8)
+                for lanes in (1, 4)
+                for label in ("as tuned", "norms fused", "nothing brought ahead", "not early")
+            ],
         ),
         "glm": glm,
         "block": lambda: [both(block, lanes) for lanes in (1, 4)],

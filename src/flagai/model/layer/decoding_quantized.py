@@ -23,7 +23,9 @@ class Way:
         columns: how much of them it takes at once: units of 16 bytes, words, or (int8 tiles) numbers.
         warps: warps of a program.
         stages: how many tiles are under way at once.
-        fuse: whether the product's kernel normalises; only by words.
+        fuse: whether the product's kernel normalises; only by words. Measured, a kernel of its own is faster.
+        ahead: a program brings the rows of the program so many places behind it into the second-level cache; 0 for
+            none. Where programs can start early.
     """
 
     kind: str
@@ -31,12 +33,26 @@ class Way:
     columns: int
     warps: int
     stages: int = 1
-    fuse: bool = True
+    fuse: bool = False
+    ahead: int = 0
 
 
 # (bits, tokens are at most, outputs, inputs): the ways that were best on one H100, for the sizes of GLM-10b; by
 # benchmarks/_decode_quantized.py.
-TUNED: dict[tuple[int, int, int, int], Way] = {}
+TUNED: dict[tuple[int, int, int, int], Way] = {
+    (4, 1, 12288, 4096): Way("words", 8, 128, 4),
+    (4, 1, 4096, 4096): Way("words", 8, 128, 4),
+    (4, 1, 16384, 4096): Way("words", 8, 128, 4),
+    (4, 1, 4096, 16384): Way("words", 4, 512, 8),
+    (8, 1, 12288, 4096): Way("words", 8, 256, 8),
+    (8, 1, 4096, 4096): Way("words", 8, 256, 8),
+    (8, 1, 16384, 4096): Way("words", 8, 256, 8),
+    (8, 1, 4096, 16384): Way("words", 2, 1024, 8),
+    (8, 8, 12288, 4096): Way("tiles", 32, 256, 4, 4),
+    (8, 8, 4096, 4096): Way("tiles", 32, 256, 4, 4),
+    (8, 8, 16384, 4096): Way("tiles", 32, 256, 4, 4),
+    (8, 8, 4096, 16384): Way("tiles", 32, 128, 4, 5),
+}
 # Numbers of tokens for which ways are chosen.
 _STAGES = (1, 8, MOST_ROWS)
 
@@ -67,7 +83,7 @@ def way_of(layer: "QuantizedLinear", tokens: int, matrices: int = 1) -> Way:
         return tuned
     if tokens == 1:
         units = _power(layer.in_features * layer.bits // 128)
-        rows = max(1, 2048 // units)
+        rows = max(1, min(8, 2048 // units))
         while rows > 1 and outputs // rows < 256:
             rows //= 2
         return Way("words", rows, units, min(8, max(1, units // 32)))
@@ -123,7 +139,7 @@ def quantized_product(
         BIAS=layer.bias is not None,
         RESIDUAL=residual is not None,
         **_common(layer, count, way, norm),
-        **_early(tokens.device, early),
+        **_beginning(tokens.device, way, early),
     )
     return out
 
@@ -171,7 +187,7 @@ def quantized_project(
         LANES=len(slots.now),
         D=slots.keys.shape[3],
         **_common(layer, count, way, norm),
-        **_early(tokens.device, early),
+        **_beginning(tokens.device, way, early),
     )
     return out
 
@@ -189,6 +205,12 @@ def _normed(
 
 def _norm_arguments(tokens: torch.Tensor, norm: nn.LayerNorm | None) -> tuple[torch.Tensor, torch.Tensor, float]:
     return (tokens, tokens, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
+
+
+def _beginning(device: torch.device, way: Way, early: bool) -> dict[str, Any]:
+    """How programs begin. With tiles they would only take the room of those that they wait for."""
+    found = _early(device, early and way.kind != "tiles")
+    return {**found, "AHEAD": way.ahead if found["EARLY"] else 0}
 
 
 def _numbers(layer: "QuantizedLinear", way: Way) -> torch.Tensor:

@@ -53,6 +53,26 @@ _INTO_ONE = tl.constexpr(tuple(f"lop3.b32 $0, $1, {15 << place:#x}, 0x3F800000, 
 
 
 @triton.jit
+def _bring(rows, count: tl.constexpr):
+    # Some bytes of a matrix into the second-level cache, by the program's first thread (compute capability 9).
+    tl.inline_asm_elementwise(
+        """{
+        .reg .pred first;
+        .reg .b32 place;
+        mov.u32 place, %tid.x;
+        setp.eq.u32 first, place, 0;
+        @first cp.async.bulk.prefetch.L2.global [$1], $2;
+        mov.u32 $0, 0;
+        }""",
+        "=r,l,r",
+        [rows.to(tl.int64), count],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
 def _halves(tile):
     # [..., 2 n] -> the numbers at even and at odd places, [..., n] each.
     return tl.split(tl.reshape(tile, tile.shape[:-1] + [tile.shape[-1] // 2, 2]))
@@ -378,13 +398,18 @@ def quantized_product_kernel(
     x, gain, shift, eps, matrix, scales, bias, residual, out, N,
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, EARLY: tl.constexpr, ASM: tl.constexpr,
+    RESIDUAL: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual."""
     TYPE: tl.constexpr = out.dtype.element_ty
+    WIDTH: tl.constexpr = matrix.dtype.element_ty.primitive_bitwidth // 8
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
+    if AHEAD:
+        later = (tl.program_id(0) + AHEAD) * BN
+        if later + BN <= N:
+            _bring(matrix + later.to(tl.int64) * (K * BITS // (8 * WIDTH)), BN * K * BITS // 8)
     if BIAS:
         added = tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)
     else:
@@ -441,7 +466,7 @@ def quantized_projection_kernel(
     query, keys, values, now, N, CAPACITY,
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LANES: tl.constexpr,
     D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
-    ASM: tl.constexpr,
+    AHEAD: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
     TYPE: tl.constexpr = query.dtype.element_ty
@@ -456,6 +481,17 @@ def quantized_projection_kernel(
         matrix, scales, bias = key_matrix, key_scales, key_bias
     else:
         matrix, scales, bias = value_matrix, value_scales, value_bias
+    if AHEAD:
+        WIDTH: tl.constexpr = query_matrix.dtype.element_ty.primitive_bitwidth // 8
+        later = tl.program_id(0) + AHEAD
+        if later < 3 * blocks:
+            start = (later % blocks).to(tl.int64) * (BN * K * BITS // (8 * WIDTH))
+            if later < blocks:
+                _bring(query_matrix + start, BN * K * BITS // 8)
+            elif later < 2 * blocks:
+                _bring(key_matrix + start, BN * K * BITS // 8)
+            else:
+                _bring(value_matrix + start, BN * K * BITS // 8)
     added = tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)
     if KIND == "words":
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
