@@ -21,16 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks._decode_common import HALF
 from benchmarks._decode_kernels import copy_bandwidth, replayed
+from benchmarks._decode_small import SHAPES, layer, small
 from flagai.model.layer.decoding import Slots, attend_slots, product_reference, project_reference
 from flagai.model.layer.decoding_quantized import TUNED, Way, quantized_product, quantized_project, way_of
 from flagai.model.layer.quantized import QuantizedLinear
 
-_HALF = torch.bfloat16
-# name: (outputs, inputs)
-SHAPES: dict[str, tuple[int, int]] = {
-    "qkv": (12288, 4096), "out": (4096, 4096), "up": (16384, 4096), "down": (4096, 16384),
-}  # fmt: skip
 # (bits, inputs) -> (rows, warps): one token, whole rows in registers.
 WORDS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
     (4, 4096): ((4, 1), (8, 2), (4, 4), (8, 4), (16, 4)),
@@ -69,23 +66,6 @@ _BYTES = 1 << 30
 _WORKERS = 14
 
 
-def layer(outputs: int, inputs: int, bits: int, seed: int = 0) -> QuantizedLinear:
-    """A layer with random numbers of a sensible size."""
-    with torch.device("cuda"):
-        made = QuantizedLinear(inputs, outputs, bits, bias=True, dtype=_HALF)
-        torch.manual_seed(seed)
-        if bits == 8:
-            made.weight.data.random_(-127, 128)
-            made.weight_scale.data.uniform_(1e-4, 3e-4)
-        else:
-            made.weight.data.random_(-(2**31), 2**31)
-            step = torch.empty(outputs, inputs // made.group).uniform_(2e-3, 4e-3)
-            pairs = torch.stack([step, -7.5 * step], 2).bfloat16()
-            made.weight_scale.data = pairs.view(torch.int32).flatten(1)
-        made.bias.data.normal_(std=0.02)  # type: ignore[union-attr]
-    return made
-
-
 def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
     """Every way of computing a product with so many tokens that is tried."""
     if tokens == 1:
@@ -105,7 +85,7 @@ def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
 def _compile(task: tuple[int, int, int, Way]) -> str | None:
     bits, tokens, inputs, way = task
     try:
-        x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
+        x = torch.randn(tokens, inputs, device="cuda", dtype=HALF)
         quantized_product(x, layer(256, inputs, bits), way=way)
         torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - it will fail again where it is looked at
@@ -147,7 +127,7 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
     for name, (outputs, inputs) in SHAPES.items():
         layers = [layer(outputs, inputs, bits, seed) for seed in range(max(3, _BYTES * 8 // (bits * outputs * inputs)))]
         size = layers[0].weight.nbytes + layers[0].weight_scale.nbytes
-        x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
+        x = torch.randn(tokens, inputs, device="cuda", dtype=HALF)
         entries: list[tuple[float, str, Way]] = []
         for way in ways(bits, tokens, inputs):
             try:
@@ -180,11 +160,11 @@ def _check(task: tuple[int, tuple[Any, ...]]) -> str:
     label = f"{bits} bits {outputs}x{inputs} {count} tokens norm {normed} {way}"
     try:
         made = layer(outputs, inputs, bits)
-        exact, plain = (_widened(made, dtype) for dtype in (torch.float64, _HALF))
-        x = torch.randn(count, inputs, device="cuda", dtype=_HALF) + 0.5
-        extra: dict[str, Any] = {"residual": torch.randn(count, outputs, device="cuda", dtype=_HALF)}
+        exact, plain = (_widened(made, dtype) for dtype in (torch.float64, HALF))
+        x = torch.randn(count, inputs, device="cuda", dtype=HALF) + 0.5
+        extra: dict[str, Any] = {"residual": torch.randn(count, outputs, device="cuda", dtype=HALF)}
         if normed:
-            norm = nn.LayerNorm(inputs, device="cuda", dtype=_HALF)
+            norm = nn.LayerNorm(inputs, device="cuda", dtype=HALF)
             norm.weight.data.normal_(1, 0.3)
             norm.bias.data.normal_(0, 0.3)
             extra = {"norm": norm, "activation_name": "gelu_new"}
@@ -224,13 +204,13 @@ def _doubled(extra: dict[str, Any]) -> dict[str, Any]:
 def _check_projection(bits: int, lanes: int) -> list[float]:
     torch.manual_seed(0)
     layers = tuple(layer(320, 320, bits, seed) for seed in range(3))
-    norm = nn.LayerNorm(320, device="cuda", dtype=_HALF)
-    tokens = torch.randn(2 * lanes, 320, device="cuda", dtype=_HALF)
-    buffers = torch.randn(2, 2, 5, 96, 64, device="cuda", dtype=_HALF)
+    norm = nn.LayerNorm(320, device="cuda", dtype=HALF)
+    tokens = torch.randn(2 * lanes, 320, device="cuda", dtype=HALF)
+    buffers = torch.randn(2, 2, 5, 96, 64, device="cuda", dtype=HALF)
     now = torch.arange(lanes, device="cuda") + 30
     ours, theirs = (Slots(*buffers.clone(), now) for _ in range(2))
     query = quantized_project(tokens, norm, layers, ours)  # type: ignore[arg-type]
-    wanted = project_reference(tokens, norm, *(_widened(each, _HALF) for each in layers), theirs)
+    wanted = project_reference(tokens, norm, *(_widened(each, HALF) for each in layers), theirs)
     pairs = ((query, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values))
     return [round(float((got - plain).abs().max()), 4) for got, plain in pairs]
 
@@ -241,7 +221,7 @@ def peers() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (outputs, inputs) in SHAPES.items():
         for tokens in (1, 4):
-            x = torch.randn(tokens, inputs, device="cuda", dtype=_HALF)
+            x = torch.randn(tokens, inputs, device="cuda", dtype=HALF)
             count = max(3, _BYTES // (outputs * inputs))
             for way, make in (("int4pack", _torch_four), ("int8pack", _torch_eight)):
                 try:
@@ -258,13 +238,13 @@ def peers() -> dict[str, Any]:
 def _torch_four(outputs: int, inputs: int) -> Callable[[torch.Tensor], torch.Tensor]:
     packed = torch.randint(0, 256, (outputs, inputs // 2), dtype=torch.uint8, device="cuda")
     tiles = torch._convert_weight_to_int4pack(packed, 8)
-    scales = torch.rand(inputs // 128, outputs, 2, device="cuda", dtype=_HALF)
+    scales = torch.rand(inputs // 128, outputs, 2, device="cuda", dtype=HALF)
     return lambda x: torch._weight_int4pack_mm(x, tiles, 128, scales)
 
 
 def _torch_eight(outputs: int, inputs: int) -> Callable[[torch.Tensor], torch.Tensor]:
     matrix = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device="cuda")
-    scales = torch.rand(outputs, device="cuda", dtype=_HALF)
+    scales = torch.rand(outputs, device="cuda", dtype=HALF)
     return lambda x: torch._weight_int8pack_mm(x, matrix, scales)
 
 
@@ -274,11 +254,11 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
     square = (4096, 4096)
     sizes = {"q": square, "k": square, "v": square, "out": square, "up": (16384, 4096), "down": (4096, 16384)}
     blocks = [{name: layer(*size, bits, seed) for name, size in sizes.items()} for seed in range(count)]
-    norm = nn.LayerNorm(4096, device="cuda", dtype=_HALF)
-    keys = torch.randn(1, 64, 256, 64, device="cuda", dtype=_HALF)
+    norm = nn.LayerNorm(4096, device="cuda", dtype=HALF)
+    keys = torch.randn(1, 64, 256, 64, device="cuda", dtype=HALF)
     slots = Slots(keys, keys.clone(), torch.arange(100, 100 + lanes, device="cuda"))
     seen = (torch.arange(256, device="cuda") < 100 + lanes).expand(1, lanes, -1).contiguous()
-    tokens = torch.randn(lanes, 4096, device="cuda", dtype=_HALF)
+    tokens = torch.randn(lanes, 4096, device="cuda", dtype=HALF)
     weights = sum(each.weight.nbytes + each.weight_scale.nbytes for each in blocks[0].values())
 
     def chain(attention: bool = True, early: bool = True, **changes: Any) -> None:
@@ -315,53 +295,8 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
 
 
 def glm() -> dict[str, Any]:
-    """GLM-10b's shape, greedily and with 4 beams, in bfloat16 and quantised."""
-    from benchmarks.decode import GLM_10B, made, prompt, speeds
-    from flagai.model.glm_model import GLMModel
-    from flagai.model.quantized import quantize
-
-    found: dict[str, Any] = {}
-    text = [prompt(32, 50000)]
-    for how in (None, "int8", "int4"):
-        model = made(GLMModel, GLM_10B)
-        entry: dict[str, Any] = {}
-        try:
-            if how is not None:
-                start = time.perf_counter()
-                quantize(model, how)
-                torch.cuda.synchronize()
-                entry["seconds to quantise"] = round(time.perf_counter() - start, 2)
-            entry["GB"] = round(sum(parameter.nbytes for parameter in model.parameters()) / 1e9, 2)
-            entry["greedy"] = speeds(model, text, 32, 160, rounds=2)
-            entry["beams 4"] = speeds(model, text, 32, 96, rounds=1, num_beams=4)
-            if how is not None:
-                entry["profile"] = kernels_of_a_step(model, text)
-        except Exception:  # noqa: BLE001
-            entry["error"] = traceback.format_exc()[-700:]
-        found[str(how)] = entry
-        print(how, json.dumps(entry), flush=True)
-        del model
-        torch.cuda.empty_cache()
-    return found
-
-
-def kernels_of_a_step(model: Any, text: Any) -> list[str]:
-    """Calls and microseconds in a replayed step, and microseconds each: the difference of two lengths."""
-    from flagai.generation import Decoding, generate
-
-    totals: list[dict[str, tuple[int, float]]] = []
-    for count in (20, 60):
-        decoding = Decoding(max_new_tokens=count)
-        generate(model, text, decoding)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
-            generate(model, text, decoding)
-            torch.cuda.synchronize()
-        totals.append({entry.key: (entry.count, entry.self_device_time_total) for entry in seen.key_averages()})
-    found = []
-    for name, (calls, total) in totals[1].items():
-        before = totals[0].get(name, (0, 0.0))
-        found.append((round((total - before[1]) / 40, 1), round((calls - before[0]) / 40, 1), name[:90]))
-    return [f"{us} us, {calls} calls: {name}" for us, calls, name in sorted(found, reverse=True) if us > 0.5][:40]
+    """GLM-10b's shape, in bfloat16 and quantised."""
+    return {how: small(how, None) for how in ("int8", "int4")}
 
 
 def both(work: Callable[..., Any], *given: Any) -> dict[str, Any]:
