@@ -99,7 +99,7 @@ def _timed(layers: list[QuantizedLinear], rows: int, size: int) -> dict[str, Any
     x = torch.randn(rows, layers[0].in_features, device="cuda", dtype=HALF)
     seconds = replayed(lambda: [quantized_product(x, each) for each in layers] and None) / len(layers)
     return {
-        "way": str(way_of(layers[0], count)),
+        "way": str(way_of(layers[0], rows)),
         "us": round(1e6 * seconds, 2),
         "TB/s": round(size / seconds / 1e12, 3),
     }
