@@ -39,6 +39,7 @@ from benchmarks._decode_common import (
     speeds,
 )
 from benchmarks._decode_peers import gpt2_peer
+from benchmarks._decode_small import GLM_10B, small, small_kernels
 from benchmarks._decode_t5 import T5_BASE, equal_t5, t5, t5_kernels, t5_ways
 from benchmarks._measure import machine, versions
 from flagai.generation import Decoding, Prompt, generate, static, stream
@@ -46,9 +47,6 @@ from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.model.t5_model import T5Model
 
-GLM_10B = {
-    "num_layers": 48, "vocab_size": 50048, "hidden_size": 4096, "num_attention_heads": 64, "max_sequence_length": 1024,
-}  # fmt: skip
 GPT2_124M = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "bos_token_id": 1}
 _MARK = "found "
 
@@ -212,6 +210,9 @@ ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "limits": limits,
     "equal": equal,
     "glm": glm,
+    "int8": lambda options: small("int8", options),
+    "int4": lambda options: small("int4", options),
+    "small_kernels": small_kernels,
     "first_tokens": first_tokens,
     "fresh": fresh,
     "gpt2": gpt2,

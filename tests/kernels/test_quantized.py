@@ -11,8 +11,8 @@ from flagai.generation import Decoding, Prompt, generate, static
 from flagai.generation.static import steps_of
 from flagai.model.block import fused
 from flagai.model.layer import decoding_quantized as module
-from flagai.model.layer.decoding import Slots, Tiling, product_reference, project_reference
-from flagai.model.layer.decoding_quantized import quantized_product, quantized_project
+from flagai.model.layer.decoding import Slots, product_reference, project_reference
+from flagai.model.layer.decoding_quantized import Way, quantized_product, quantized_project
 from flagai.model.layer.quantized import QuantizedLinear
 from flagai.model.quantized import quantize
 from tests import tiny
@@ -54,59 +54,67 @@ def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(got.float(), wanted, atol=tolerance, rtol=tolerance)
 
 
-def tiling(made: QuantizedLinear, few: bool) -> Tiling:
-    if few:
-        units = made.in_features * made.bits // 128
-        return Tiling(8, 1 << (units - 1).bit_length(), 1)
-    return Tiling(16, 16 * made.bits // 4, 4, 2)
+def ways(made: QuantizedLinear, count: int) -> list[Way]:
+    """Every way of computing, in small pieces."""
+    units = made.in_features * made.bits // 128
+    found = [Way("tiles", 16, 16 * made.bits // 4, 4, 2)]
+    if count <= 3:
+        found += [Way("words", 8, 1 << (units - 1).bit_length(), 1, fuse=fuse) for fuse in (True, False)]
+    if made.group == 128 and made.bits == 4:
+        found += [Way("groups", 16, 16 * groups, 1) for groups in (1, 2, 4)]
+    return found
 
 
-@pytest.mark.parametrize(("count", "few"), [(1, True), (3, True), (5, False)])
+@pytest.mark.parametrize("count", [1, 3, 9])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
 @pytest.mark.parametrize("bits", [8, 4])
-def test_products(bits: int, inputs: int, outputs: int, dtype: torch.dtype, count: int, few: bool) -> None:
+def test_products(bits: int, inputs: int, outputs: int, dtype: torch.dtype, count: int) -> None:
     made, tokens = layer(inputs, outputs, bits, dtype), (torch.randn(count, inputs) + 0.5).to(dtype)
-    normed, residual = norm(inputs, dtype), torch.randn(count, outputs).to(dtype)
-    options: dict[str, Any] = {"few": few, "tiling": tiling(made, few)}
-    found = quantized_product(tokens, made, residual=residual, **options)
-    close(found, product_reference(tokens.float(), widened(made), residual=residual.float()))
-    wanted = product_reference(tokens.float(), widened(made), norm=normed.float(), activation_name="gelu_new")
-    for fuse in (True, False):
-        found = quantized_product(tokens, made, norm=normed.to(dtype), activation_name="gelu_new", fuse=fuse, **options)
-        close(found, wanted)
+    plain, normed, residual = widened(made), norm(inputs, dtype), torch.randn(count, outputs).to(dtype)
+    exact = nn.LayerNorm(inputs)
+    exact.load_state_dict({name: value.float() for name, value in normed.state_dict().items()})
+    added = product_reference(tokens.float(), plain, residual=residual.float())
+    active = product_reference(tokens.float(), plain, norm=exact, activation_name="gelu_new")
+    bare = tokens.float() @ plain.weight.T
+    for way in ways(made, count):
+        close(quantized_product(tokens, made, residual=residual, way=way), added)
+        close(quantized_product(tokens, made, norm=normed, activation_name="gelu_new", way=way), active)
     made.bias = None
-    plain = widened(layer(inputs, outputs, bits, dtype))
-    plain.weight, plain.bias = nn.Parameter(made.widened(torch.float32)), None
-    close(quantized_product(tokens, made, **options), product_reference(tokens.float(), plain))
+    close(quantized_product(tokens, made, way=ways(made, count)[-1]), bare)
 
 
-@pytest.mark.parametrize(("batch", "lanes", "few"), [(1, 1, True), (2, 2, True), (2, 3, False)])
+@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (2, 2)])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_projection(bits: int, batch: int, lanes: int, few: bool) -> None:
-    dtype, heads, width, size = TYPES[0], 3, 16, 96
+def test_projection(bits: int, batch: int, lanes: int) -> None:
+    dtype, heads, width, size = TYPES[0], 3, 16, 256
     layers = [layer(size, heads * width, bits, dtype) for _ in range(3)]
     tokens, normed = torch.randn(batch * lanes, size).to(dtype), norm(size, dtype)
+    exact = nn.LayerNorm(size)
+    exact.load_state_dict({name: value.float() for name, value in normed.state_dict().items()})
     buffers = torch.randn(2, batch, heads, 40, width).to(dtype)
     now = torch.arange(lanes) + 7
-    ours, theirs = Slots(*buffers.clone(), now), Slots(*buffers.float(), now)
-    plain = norm(size, dtype)
-    plain.load_state_dict(normed.state_dict())
-    wanted = project_reference(tokens.float(), plain.float(), *map(widened, layers), theirs)
-    found = quantized_project(tokens, normed, layers, ours, few=few, tiling=tiling(layers[0], few))
-    for got, exact in ((found, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values)):
-        close(got, exact)
+    theirs = Slots(*buffers.float(), now)
+    wanted = project_reference(tokens.float(), exact, *map(widened, layers), theirs)
+    for way in ways(layers[0], batch * lanes + 2):
+        ours = Slots(*buffers.clone(), now)
+        found = quantized_project(tokens, normed, layers, ours, way=way)
+        for got, plain in ((found, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values)):
+            close(got, plain)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 16])
 @pytest.mark.parametrize("inputs", [96, 768, 4096, 16384])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_every_size_has_a_tiling(bits: int, inputs: int, tokens: int) -> None:
+def test_every_size_has_a_way(bits: int, inputs: int, tokens: int) -> None:
     with torch.device("meta"):
         made = QuantizedLinear(inputs, 4096, bits, bias=True, dtype=torch.float16)
-    found = module.tiling_of(made, tokens)
-    if tokens <= module.FEW[bits]:
+    found = module.way_of(made, tokens)
+    if found.kind == "words":
         assert found.columns * 128 // bits >= inputs  # whole rows
+    if found.kind == "groups":
+        assert made.group == 128
+        assert found.columns // 16 >= found.warps
     assert all(size & (size - 1) == 0 for size in (found.rows, found.columns, found.warps))
 
 
@@ -122,14 +130,9 @@ def test_whole_answers(how: str, search: dict[str, Any], monkeypatch: pytest.Mon
     monkeypatch.setattr(static, "_PATIENCE", None)
     monkeypatch.setattr(fused, "usable", lambda *_: True)
     # Few programs: the interpreter runs them one after the other.
-    monkeypatch.setattr(module, "tiling_of", lambda made, tokens, **_: large(made, tokens))
+    monkeypatch.setattr(module, "way_of", lambda made, tokens, **_: ways(made, tokens)[-1])
     found = generate(model, prompts, decoding)
     assert all(step.cache.faster for step in steps_of(model)._ready)
     for ours, theirs in zip(found, wanted, strict=True):
         assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
         assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-3)
-
-
-def large(made: QuantizedLinear, tokens: int) -> Tiling:
-    few = tokens <= module.FEW[made.bits]
-    return Tiling(32, tiling(made, True).columns if few else 16 * made.bits // 4, 1)

@@ -1,18 +1,60 @@
 """The products of a decoding step with weights of eight and four bits; what they compute: :mod:`.decoding`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, Tiling, _early, fits, usable
+from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, _early, fits, usable
 
 if TYPE_CHECKING:
     from flagai.model.layer.quantized import QuantizedLinear
 
-# Tokens that are computed without tensor cores.
-FEW = {8: 1, 4: 1}
+
+@dataclass(frozen=True)
+class Way:
+    """How a product is computed, and cut into programs; the ways are those of :mod:`.triton_quantized`.
+
+    Args:
+        kind: "words", "groups" or "tiles".
+        rows: rows of the matrix that a program takes.
+        columns: how much of them it takes at once: units of 16 bytes, words, or (int8 tiles) numbers.
+        warps: warps of a program.
+        stages: how many tiles are under way at once.
+        fuse: whether the product's kernel normalises; only by words. Measured, a kernel of its own is faster.
+        ahead: a program brings the rows of the program so many places behind it into the second-level cache; 0 for
+            none. Where programs can start early.
+    """
+
+    kind: str
+    rows: int
+    columns: int
+    warps: int
+    stages: int = 1
+    fuse: bool = False
+    ahead: int = 0
+
+
+# (bits, tokens are at most, outputs, inputs): the ways that were best on one H100, for the sizes of GLM-10b; by
+# benchmarks/_decode_quantized.py.
+TUNED: dict[tuple[int, int, int, int], Way] = {
+    (4, 1, 12288, 4096): Way("words", 8, 128, 4),
+    (4, 1, 4096, 4096): Way("words", 8, 128, 4),
+    (4, 1, 16384, 4096): Way("words", 8, 128, 4),
+    (4, 1, 4096, 16384): Way("words", 4, 512, 8),
+    (8, 1, 12288, 4096): Way("words", 8, 256, 8),
+    (8, 1, 4096, 4096): Way("words", 8, 256, 8),
+    (8, 1, 16384, 4096): Way("words", 8, 256, 8),
+    (8, 1, 4096, 16384): Way("words", 2, 1024, 8),
+    (8, 8, 12288, 4096): Way("tiles", 32, 256, 4, 4),
+    (8, 8, 4096, 4096): Way("tiles", 32, 256, 4, 4),
+    (8, 8, 16384, 4096): Way("tiles", 32, 256, 4, 4),
+    (8, 8, 4096, 16384): Way("tiles", 32, 128, 4, 5),
+}
+# Numbers of tokens for which ways are chosen.
+_STAGES = (1, 8, MOST_ROWS)
 
 
 def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
@@ -26,30 +68,28 @@ def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
     )
 
 
-# (bits, whether one token, outputs, inputs): the tilings that were best on one H100, for the sizes of GLM-10b; by
-# benchmarks/_decode_quantized.py.
-TUNED: dict[tuple[int, bool, int, int], Tiling] = {}
-
-
-def tiling_of(layer: "QuantizedLinear", tokens: int, matrices: int = 1) -> Tiling:
-    """How a product is cut into programs.
+def way_of(layer: "QuantizedLinear", tokens: int, matrices: int = 1) -> Way:
+    """How a product is computed.
 
     Args:
         layer: the layer.
         tokens: how many tokens it meets.
         matrices: how many such layers are computed at once.
     """
-    few, outputs = tokens <= FEW[layer.bits], layer.out_features * matrices
-    tuned = TUNED.get((layer.bits, few, outputs, layer.in_features))
+    most = next(most for most in _STAGES if tokens <= most)
+    outputs = layer.out_features * matrices
+    tuned = TUNED.get((layer.bits, most, outputs, layer.in_features))
     if tuned is not None:
         return tuned
-    if few:
+    if tokens == 1:
         units = _power(layer.in_features * layer.bits // 128)
-        rows = max(1, 2048 // units)
+        rows = max(1, min(8, 2048 // units))
         while rows > 1 and outputs // rows < 256:
             rows //= 2
-        return Tiling(rows, units, min(8, max(1, units // 32)))
-    return Tiling(32, 128 if layer.bits == 8 else 32, 4, 4)
+        return Way("words", rows, units, min(8, max(1, units // 32)))
+    if layer.bits == 4 and layer.group == 128 and layer.in_features >= 1024:
+        return Way("groups", 16, 128 if layer.in_features < 4096 else 512, 8)
+    return Way("tiles", 32, 128 if layer.bits == 8 else 32, 4, 4)
 
 
 def _power(size: int) -> int:
@@ -63,10 +103,8 @@ def quantized_product(
     norm: nn.LayerNorm | None = None,
     activation_name: str | None = None,
     residual: torch.Tensor | None = None,
-    tiling: Tiling | None = None,
-    few: bool | None = None,
+    way: Way | None = None,
     early: bool = True,
-    fuse: bool = True,
 ) -> torch.Tensor:
     """See :func:`flagai.model.layer.decoding.product`.
 
@@ -76,10 +114,8 @@ def quantized_product(
         norm: applied to the tokens first.
         activation_name: applied to the result.
         residual: added in the end, [M, N].
-        tiling: how to cut the work.
-        few: whether to compute without tensor cores.
+        way: how to compute it.
         early: whether to start before the kernel before has ended, where that is possible.
-        fuse: whether the product's kernel normalises.
 
     Shape:
         -> [M, N]
@@ -87,14 +123,13 @@ def quantized_product(
     from flagai.model.layer.triton_quantized import quantized_product_kernel
 
     count = len(tokens)
-    few = count <= FEW[layer.bits] if few is None else few
-    tiling = tiling or tiling_of(layer, count)
-    tokens, norm = _normed(tokens, norm, few and fuse, early)
+    way = way or way_of(layer, count)
+    tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
-    quantized_product_kernel[(-(-layer.out_features // tiling.rows),)](
+    quantized_product_kernel[(-(-layer.out_features // way.rows),)](
         tokens,
         *_norm_arguments(tokens, norm),
-        _numbers(layer, few),
+        _numbers(layer, way),
         layer.weight_scale,
         tokens if layer.bias is None else layer.bias,
         tokens if residual is None else residual,
@@ -103,8 +138,8 @@ def quantized_product(
         ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
         BIAS=layer.bias is not None,
         RESIDUAL=residual is not None,
-        **_common(layer, count, tiling, few, norm),
-        **_early(tokens.device, early),
+        **_common(layer, count, way, norm),
+        **_beginning(tokens.device, way, early),
     )
     return out
 
@@ -115,10 +150,8 @@ def quantized_project(
     layers: "Sequence[QuantizedLinear]",
     slots: Slots,
     *,
-    tiling: Tiling | None = None,
-    few: bool | None = None,
+    way: Way | None = None,
     early: bool = True,
-    fuse: bool = True,
 ) -> torch.Tensor:
     """See :func:`flagai.model.layer.decoding.project`.
 
@@ -127,10 +160,8 @@ def quantized_project(
         norm: applied to the tokens first; None if they are normalised.
         layers: for queries, keys and values, [N, K].
         slots: the cache.
-        tiling: how to cut the work.
-        few: whether to compute without tensor cores.
+        way: how to compute it.
         early: whether to start before the kernel before has ended, where that is possible.
-        fuse: whether the projection's kernel normalises.
 
     Shape:
         -> [M, N]
@@ -138,14 +169,13 @@ def quantized_project(
     from flagai.model.layer.triton_quantized import quantized_projection_kernel
 
     count, layer = len(tokens), layers[0]
-    few = count <= FEW[layer.bits] if few is None else few
-    tiling = tiling or tiling_of(layer, count, matrices=3)
-    tokens, norm = _normed(tokens, norm, few and fuse, early)
+    way = way or way_of(layer, count, matrices=3)
+    tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
-    quantized_projection_kernel[(3 * -(-layer.out_features // tiling.rows),)](
+    quantized_projection_kernel[(3 * -(-layer.out_features // way.rows),)](
         tokens,
         *_norm_arguments(tokens, norm),
-        *(_numbers(each, few) for each in layers),
+        *(_numbers(each, way) for each in layers),
         *(each.weight_scale for each in layers),
         *(each.bias for each in layers),
         out,
@@ -156,17 +186,17 @@ def quantized_project(
         slots.keys.shape[2],
         LANES=len(slots.now),
         D=slots.keys.shape[3],
-        **_common(layer, count, tiling, few, norm),
-        **_early(tokens.device, early),
+        **_common(layer, count, way, norm),
+        **_beginning(tokens.device, way, early),
     )
     return out
 
 
 def _normed(
-    tokens: torch.Tensor, norm: nn.LayerNorm | None, fuse: bool, early: bool
+    tokens: torch.Tensor, norm: nn.LayerNorm | None, way: Way, early: bool
 ) -> tuple[torch.Tensor, nn.LayerNorm | None]:
     """Tokens and the norm that the product's kernel shall apply to them."""
-    if norm is None or fuse:
+    if norm is None or (way.kind == "words" and way.fuse):
         return tokens, norm
     from flagai.model.layer.decoding import _normed
 
@@ -177,14 +207,18 @@ def _norm_arguments(tokens: torch.Tensor, norm: nn.LayerNorm | None) -> tuple[to
     return (tokens, tokens, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
 
 
-def _numbers(layer: "QuantizedLinear", few: bool) -> torch.Tensor:
-    """The matrix as the kernel reads it: words, or for tensor cores single bytes."""
-    return layer.weight.view(torch.int32) if few else layer.weight
+def _beginning(device: torch.device, way: Way, early: bool) -> dict[str, Any]:
+    """How programs begin. With tiles they would only take the room of those that they wait for."""
+    found = _early(device, early and way.kind != "tiles")
+    return {**found, "AHEAD": way.ahead if found["EARLY"] else 0}
 
 
-def _common(
-    layer: "QuantizedLinear", count: int, tiling: Tiling, few: bool, norm: nn.LayerNorm | None
-) -> dict[str, Any]:
+def _numbers(layer: "QuantizedLinear", way: Way) -> torch.Tensor:
+    """The matrix as the kernel reads it: words, or bytes."""
+    return layer.weight if way.kind == "tiles" else layer.weight.view(torch.int32)
+
+
+def _common(layer: "QuantizedLinear", count: int, way: Way, norm: nn.LayerNorm | None) -> dict[str, Any]:
     from triton.runtime.jit import JITFunction
 
     from flagai.model.layer.triton_quantized import quantized_product_kernel
@@ -194,12 +228,12 @@ def _common(
         "G": layer.group,
         "BITS": layer.bits,
         "M": count,
-        "MP": 16,
-        "BN": tiling.rows,
-        "BK": tiling.columns,
-        "FEW": few,
+        "MP": 8 if way.kind == "groups" and count <= 8 else 16,
+        "BN": way.rows,
+        "BK": way.columns,
+        "KIND": way.kind,
         "NORM": norm is not None,
         "ASM": isinstance(quantized_product_kernel, JITFunction),
-        "num_warps": tiling.warps,
-        "num_stages": tiling.stages,
+        "num_warps": way.warps,
+        "num_stages": way.stages,
     }

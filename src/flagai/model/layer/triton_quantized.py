@@ -1,13 +1,16 @@
 """Triton kernels of a decoding step for weights of 8 and 4 bits; :mod:`flagai.model.layer.quantized` says how they lie.
 
-With few tokens (``FEW``), every thread holds 16 bytes (a unit) of each of the program's rows in registers, all loaded
-before the tokens are there. Numbers become floats without conversions, which are slow: their bits are put into the
-mantissa of 1.0, one instruction each, and what that adds (1 for each token's number) is taken off in the end.
+There are three ways (``KIND``). In all of them numbers become floats without conversions, which are slow: their bits
+are put into the mantissa of a constant, and what that adds is taken off in the end.
 
-With more, tensor cores compute, from weights that are widened on the way.
+``words``: for few tokens. Every thread holds 16 bytes (a unit) of each of the program's rows in registers, all loaded
+before the tokens are there, and multiplies them one by one. The order of dimensions of a tile, units first, decides
+that Triton lets neighbouring threads read neighbouring units, and that only sums are exchanged between threads.
 
-The order of dimensions of a tile, units first, decides that Triton lets neighbouring threads read neighbouring units,
-and that nothing has to be exchanged between threads but the sums.
+``groups``: four bits in groups of 128, on tensor cores. Rows of weights are held likewise; each group is a matrix
+product of its own, whose result is multiplied by the group's step. Products with ones give what has to be taken off.
+
+``tiles``: any number of tokens and any groups, on tensor cores, from weights that are widened on the way.
 """
 
 import triton
@@ -33,8 +36,40 @@ _WIDEN = tl.constexpr(
         for place in range(8)
     )
 )
+# Two neighbouring words at once: their nibbles in the mantissas of 128 in bfloat16.
+_RAISE = tl.constexpr(
+    tuple(
+        f"""{{
+        .reg .b32 both;
+        prmt.b32 both, $1, $2, {"0x5410" if place < 4 else "0x7632"};
+        shr.u32 both, both, {4 * (place % 4)};
+        lop3.b32 $0, both, 0x000F000F, 0x43004300, 0xEA;
+        }}"""
+        for place in range(8)
+    )
+)
 # A number's bits into the mantissa of 1.0, in one instruction; the compiler would take two.
 _INTO_ONE = tl.constexpr(tuple(f"lop3.b32 $0, $1, {15 << place:#x}, 0x3F800000, 0xEA;" for place in (11, 15, 19)))
+
+
+@triton.jit
+def _bring(rows, count: tl.constexpr):
+    # Some bytes of a matrix into the second-level cache, by the program's first thread (compute capability 9).
+    tl.inline_asm_elementwise(
+        """{
+        .reg .pred first;
+        .reg .b32 place;
+        mov.u32 place, %tid.x;
+        setp.eq.u32 first, place, 0;
+        @first cp.async.bulk.prefetch.L2.global [$1], $2;
+        mov.u32 $0, 0;
+        }""",
+        "=r,l,r",
+        [rows.to(tl.int64), count],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
 
 
 @triton.jit
@@ -284,6 +319,71 @@ def _many(
 
 
 @triton.jit
+def _chunk(matrix, scales, rows, N, c, K: tl.constexpr, GC: tl.constexpr):
+    # Words [GC, BN, 16] and pairs [GC, BN] of some rows' c-th GC groups of 128.
+    GROUPS: tl.constexpr = K // 128
+    groups = c * GC + tl.arange(0, GC)
+    wide = rows.to(tl.int64)
+    real = (groups < GROUPS)[:, None] & (rows < N)[None, :]
+    places = (wide * (K // 8))[None, :, None] + (groups * 16)[:, None, None] + tl.arange(0, 16)[None, None, :]
+    words = tl.load(matrix + places, mask=real[:, :, None], other=0, eviction_policy="evict_first")
+    pairs = tl.load(scales + (wide * GROUPS)[None, :] + groups[:, None], mask=real, other=0)
+    return words, pairs
+
+
+@triton.jit
+def _slab(x, part, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, GC: tl.constexpr):
+    # Of the tokens, what meets one nibble of a chunk's words, [GC, 16, MP]; part counts nibbles, chunk after chunk.
+    groups = (part // 8) * GC + tl.arange(0, GC)
+    index = tl.arange(0, MP)
+    columns = (groups * 128 + (part % 8) * 16)[:, None, None] + tl.arange(0, 16)[None, :, None]
+    real = (index < M)[None, None, :] & (groups < K // 128)[:, None, None]
+    return tl.load(x + columns + (index * K)[None, None, :], mask=real, other=0.0)
+
+
+@triton.jit
+def _raised(word, J: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
+    # 128 + nibble J of each word.
+    if ASM and TYPE == tl.bfloat16:
+        return tl.inline_asm_elementwise(_RAISE[J], "=r,r,r", [word], dtype=tl.bfloat16, is_pure=True, pack=2)
+    return (((word >> (4 * J)) & 15).to(tl.float32) + 128.0).to(TYPE)
+
+
+@triton.jit
+def _grouped(
+    x, words, pairs, next_words, next_pairs, matrix, scales, rows, N,
+    K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, GC: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    # Tokens times some rows of a matrix, [BN, MP]; the first two chunks of the rows are held already.
+    TYPE: tl.constexpr = x.dtype.element_ty
+    PARTS: tl.constexpr = 8 * ((K // 128 + GC - 1) // GC)
+    AHEAD: tl.constexpr = 2
+    total = tl.zeros([GC, BN, MP], dtype=tl.float32)
+    ones = tl.full([GC, BN, 16], 1.0, dtype=TYPE)
+    slabs = ()
+    for part in tl.static_range(AHEAD):
+        slabs = slabs + (_slab(x, part, K, M, MP, GC),)
+    product = tl.zeros([GC, BN, MP], dtype=tl.float32)
+    sums = tl.zeros([GC, BN, MP], dtype=tl.float32)
+    for part in tl.static_range(PARTS):
+        if part + AHEAD < PARTS:
+            slabs = slabs + (_slab(x, part + AHEAD, K, M, MP, GC),)
+        product = tl.dot(_raised(words, part % 8, TYPE, ASM), slabs[part], product)
+        sums = tl.dot(ones, slabs[part], sums)
+        if part % 8 == 7:
+            step = (pairs << 16).to(tl.float32, bitcast=True)
+            least = (pairs & -65536).to(tl.float32, bitcast=True)
+            total += product * step[:, :, None] + sums * (least - 128.0 * step)[:, :, None]
+            product = tl.zeros([GC, BN, MP], dtype=tl.float32)
+            sums = tl.zeros([GC, BN, MP], dtype=tl.float32)
+            if part + 8 < PARTS:
+                words, pairs = next_words, next_pairs
+            if part + 16 < PARTS:
+                next_words, next_pairs = _chunk(matrix, scales, rows, N, part // 8 + 2, K, GC)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
 def _finish(total, other, m, rows, out, N, ACTIVATION: tl.constexpr, RESIDUAL: tl.constexpr):
     # total, [BN], is row m of the result; rounded where the plain computation has a tensor.
     TYPE: tl.constexpr = out.dtype.element_ty
@@ -297,19 +397,24 @@ def _finish(total, other, m, rows, out, N, ACTIVATION: tl.constexpr, RESIDUAL: t
 def quantized_product_kernel(
     x, gain, shift, eps, matrix, scales, bias, residual, out, N,
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, FEW: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, EARLY: tl.constexpr, ASM: tl.constexpr,
+    BK: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual."""
     TYPE: tl.constexpr = out.dtype.element_ty
+    WIDTH: tl.constexpr = matrix.dtype.element_ty.primitive_bitwidth // 8
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
+    if AHEAD:
+        later = (tl.program_id(0) + AHEAD) * BN
+        if later + BN <= N:
+            _bring(matrix + later.to(tl.int64) * (K * BITS // (8 * WIDTH)), BN * K * BITS // 8)
     if BIAS:
         added = tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)
     else:
         added = tl.zeros([BN], dtype=tl.float32)
-    if FEW:
+    if KIND == "words":
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
         if EARLY:
             tl.extra.cuda.gdc_wait()
@@ -323,6 +428,24 @@ def quantized_product_kernel(
         found = _few(x, gain, shift, eps, words, steps, K, G, BITS, M, NORM, ASM)
         for m in tl.static_range(M):
             _finish(found[m] + added, others[m], m, rows, out, N, ACTIVATION, RESIDUAL)
+    elif KIND == "groups":
+        GC: tl.constexpr = BK // 16
+        words, pairs = _chunk(matrix, scales, rows, N, 0, K, GC)
+        later_words, later_pairs = words, pairs
+        if K > 128 * GC:
+            later_words, later_pairs = _chunk(matrix, scales, rows, N, 1, K, GC)
+        if EARLY:
+            tl.extra.cuda.gdc_wait()
+        index = tl.arange(0, MP)
+        places = (index * N)[None, :] + rows[:, None]
+        inside = (rows < N)[:, None] & (index < M)[None, :]
+        if RESIDUAL:
+            other = tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
+        total = _grouped(x, words, pairs, later_words, later_pairs, matrix, scales, rows, N, K, M, MP, BN, GC, ASM)
+        total = _activated((total + added[:, None]).to(TYPE).to(tl.float32), ACTIVATION)
+        if RESIDUAL:
+            total = total.to(TYPE).to(tl.float32) + other
+        tl.store(out + places, total.to(TYPE), mask=inside)
     else:
         if EARLY:
             tl.extra.cuda.gdc_wait()
@@ -342,8 +465,8 @@ def quantized_projection_kernel(
     query_matrix, key_matrix, value_matrix, query_scales, key_scales, value_scales, query_bias, key_bias, value_bias,
     query, keys, values, now, N, CAPACITY,
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LANES: tl.constexpr,
-    D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FEW: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
-    ASM: tl.constexpr,
+    D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
+    AHEAD: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
     TYPE: tl.constexpr = query.dtype.element_ty
@@ -358,8 +481,19 @@ def quantized_projection_kernel(
         matrix, scales, bias = key_matrix, key_scales, key_bias
     else:
         matrix, scales, bias = value_matrix, value_scales, value_bias
+    if AHEAD:
+        WIDTH: tl.constexpr = query_matrix.dtype.element_ty.primitive_bitwidth // 8
+        later = tl.program_id(0) + AHEAD
+        if later < 3 * blocks:
+            start = (later % blocks).to(tl.int64) * (BN * K * BITS // (8 * WIDTH))
+            if later < blocks:
+                _bring(query_matrix + start, BN * K * BITS // 8)
+            elif later < 2 * blocks:
+                _bring(key_matrix + start, BN * K * BITS // 8)
+            else:
+                _bring(value_matrix + start, BN * K * BITS // 8)
     added = tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)
-    if FEW:
+    if KIND == "words":
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
         if EARLY:
             tl.extra.cuda.gdc_wait()
@@ -376,10 +510,22 @@ def quantized_projection_kernel(
                 else:
                     tl.store(values + places, total, mask=rows < N)
     else:
-        if EARLY:
-            tl.extra.cuda.gdc_wait()
-        total = (_many(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, ASM) + added[None, :]).to(TYPE)
         index = tl.arange(0, MP)
+        if KIND == "groups":
+            GC: tl.constexpr = BK // 16
+            words, pairs = _chunk(matrix, scales, rows, N, 0, K, GC)
+            later_words, later_pairs = words, pairs
+            if K > 128 * GC:
+                later_words, later_pairs = _chunk(matrix, scales, rows, N, 1, K, GC)
+            if EARLY:
+                tl.extra.cuda.gdc_wait()
+            total = _grouped(x, words, pairs, later_words, later_pairs, matrix, scales, rows, N, K, M, MP, BN, GC, ASM)
+            total = tl.trans(total)
+        else:
+            if EARLY:
+                tl.extra.cuda.gdc_wait()
+            total = _many(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, ASM)
+        total = (total + added[None, :]).to(TYPE)
         inside = (index < M)[:, None] & (rows < N)[None, :]
         if which == 0:
             tl.store(query + index[:, None] * N + rows[None, :], total, mask=inside)
