@@ -16,6 +16,7 @@ from flagai.generation.checks import check, start_id_of
 from flagai.generation.family import Places, family_of, position_rows
 from flagai.generation.options import Decoding
 from flagai.generation.types import Prompt
+from flagai.model.block.lean import lean_blocks
 from flagai.parallel.shards import in_parts, vocabularies
 
 _NOTHING = -1  # stands in histories where there is no token
@@ -144,6 +145,8 @@ class Tree:
         batch, size = self.ids.shape
         first = (0 if self.family.encoder else size) + int(self.family.starts)
         self.cache = self.model.new_cache(first + self.slots)
+        if self.device.type == "cpu":
+            self.cache.faster = lean_blocks(self.model)
         real = torch.arange(size, device=self.device) < self.lengths[:, None]
         scored = self._encode(real) if self.family.encoder else self._read_prompt(real)
         slots = self.cache.length

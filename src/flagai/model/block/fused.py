@@ -57,7 +57,7 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
     if blocks is None:
         return faster_t5_blocks(model, rows)
     found = list(blocks) if isinstance(blocks, BlockStack) else []
-    fits = bool(found) and rows <= MOST_ROWS and all(_fits(block) for block in found)
+    fits = bool(found) and rows <= MOST_ROWS and all(is_untouched(block) and _fits(block) for block in found)
     if model.layout is not None and model.layout.sharing is not None:
         return _joint(model.layout, found, fits)
     return [FusedPreNorm(block) for block in found] if fits else ()
@@ -72,25 +72,37 @@ def _joint(layout: Any, blocks: list[nn.Module], fits: bool) -> Sequence[Callabl
     return joint_blocks(blocks, layout, cast(Any, blocks[0]).norm1.weight.numel())
 
 
-def _fits(block: nn.Module) -> bool:
-    """Whether a block is made of just these bricks, which nobody has changed."""
+def is_untouched(block: nn.Module) -> bool:
+    """Whether a block is made of just the bricks of GPT-2, which nobody has changed."""
     if not isinstance(block, PreNormBlock) or type(block).forward is not PreNormBlock.forward:
         return False
     attention, feed_forward = block.attention, block.feed_forward
     if plain_type(attention) is not Attention or plain_type(feed_forward) is not FeedForward:
         return False
-    linear: tuple[Any, ...] = (attention.q, attention.k, attention.v, attention.out, feed_forward.up, feed_forward.down)
-    norms = (block.norm1, block.norm2)
+    linear, norms = linear_layers(block), (block.norm1, block.norm2)
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in block.modules())
     return (
         not hooked
         and block.cross_attention is None
-        and feed_forward.activation_name in ACTIVATIONS
         and len({(plain_type(layer), getattr(layer, "bits", None)) for layer in linear}) == 1
         and all(plain_type(layer) in (Linear, QuantizedLinear) and layer.bias is not None for layer in linear)
         and all(plain_type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
+    )
+
+
+def linear_layers(block: Any) -> tuple[Any, ...]:
+    """The matrices of a block of these bricks."""
+    attention, feed_forward = block.attention, block.feed_forward
+    return (attention.q, attention.k, attention.v, attention.out, feed_forward.up, feed_forward.down)
+
+
+def _fits(block: Any) -> bool:
+    """Whether the kernels take a block of these bricks."""
+    linear = linear_layers(block)
+    return (
+        block.feed_forward.activation_name in ACTIVATIONS
         and all(fits(layer) for layer in linear)
-        and attention.head_dim <= 256
+        and block.attention.head_dim <= 256
         and _plain([parameter for parameter in block.parameters() if not _is_quantised(parameter, linear)])
     )
 

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.errors import InputError
-from flagai.model.layer.linear import linear
+from flagai.model.layer.products import linear
 
 
 class Table(nn.Embedding):

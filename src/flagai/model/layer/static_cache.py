@@ -1,9 +1,6 @@
 """A cache whose tensors never move or change their shape, for work that is recorded once and replayed."""
 
-from collections.abc import Callable, Sequence
-
 import torch
-from torch import nn
 
 from flagai.errors import InputError
 from flagai.model.layer.cache import KVCache
@@ -42,7 +39,6 @@ class StaticCache(KVCache):
                 None if pair is None else (_roomy(pair[0], memory), _roomy(pair[1], memory)) for pair in like._cross
             ]
             self.memory_mask = torch.zeros(rows, memory, dtype=torch.bool, device=device)
-        self.faster: Sequence[Callable[..., torch.Tensor]] = ()
 
     @torch.inference_mode()
     def load(self, other: KVCache) -> None:
@@ -76,10 +72,6 @@ class StaticCache(KVCache):
     def open(self) -> None:
         """Begin a call: work out where its positions go."""
         torch.add(self._own, self.slot, out=self.now)
-
-    def block(self, index: int, block: nn.Module) -> Callable[..., torch.Tensor]:
-        """See the base class."""
-        return self.faster[index] if self.faster else block
 
     def buffers(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of a layer, two of [B, H, capacity, D]."""

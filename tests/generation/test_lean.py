@@ -1,0 +1,96 @@
+"""Steps on a CPU with little of Python in between write what the blocks themselves write."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from flagai.generation import Decoding, Prompt, generate, tree
+from flagai.model.block import lean
+from flagai.model.block.lean import LeanPreNorm, lean_blocks
+from flagai.model.gpt2_model import GPT2Model
+from flagai.model.layer.products import FewRows
+from tests.generation.writers import KINDS, SEARCHES, writer
+
+GPT2 = {"vocab_size": 300, "n_embd": 192, "n_layer": 2, "n_head": 3, "n_positions": 60}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of every step that a lean block has made."""
+    made: list[int] = []
+    call = LeanPreNorm.__call__
+
+    def counted(self: LeanPreNorm, hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        made.append(hidden.shape[0] * hidden.shape[1])
+        return call(self, hidden, *arguments, **options)
+
+    monkeypatch.setattr(LeanPreNorm, "__call__", counted)
+    return made
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_lean_steps_write_the_same(kind: str, search: str, calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    writing = writer(kind)
+    found = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search]))
+    used = len(calls)
+    assert bool(used) == (kind not in ("bert", "t5"))  # those are made of other bricks
+    monkeypatch.setattr(tree, "lean_blocks", lambda _: ())
+    wanted = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search]))
+    assert len(calls) == used
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
+        assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "flagai"])
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_queries_keys_and_values_are_one_product_where_they_are_one_matrix(
+    layout: str, dtype: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    drawn = GPT2Model(GPT2Model.config_class.from_dict(GPT2))
+    drawn.init_weights()
+    drawn.eval()
+    (drawn.half() if dtype else drawn).save_pretrained(tmp_path, layout=layout)
+    model = GPT2Model.from_pretrained(tmp_path, dtype=dtype)
+    blocks = lean_blocks(model)
+    # A cast gives every parameter memory of its own.
+    assert [len(block._projections) for block in blocks] == [3 if dtype else 1] * 2
+    torch.set_num_threads(2)
+    try:
+        prompts, decoding = [Prompt((7, 8, 9, 11, 13))], Decoding(max_new_tokens=30)
+        fast = generate(model, prompts, decoding)[0][0]
+        monkeypatch.setattr(tree, "lean_blocks", lambda _: ())
+        monkeypatch.setattr(FewRows, "__call__", lambda self, rows: F.linear(rows, self.weight, self.bias))
+        plain = generate(model, prompts, decoding)[0][0]
+    finally:
+        torch.set_num_threads(1)
+    assert fast.ids == plain.ids
+    assert fast.score == pytest.approx(plain.score, abs=1e-3)
+
+
+def test_changed_blocks_compute_themselves() -> None:
+    model = GPT2Model(GPT2Model.config_class.from_dict(GPT2)).eval()
+    assert lean_blocks(model)
+    hook = model.blocks[1].feed_forward.up.register_forward_hook(lambda *_: None)
+    assert not lean_blocks(model)
+    hook.remove()
+    assert lean_blocks(model)
+    assert not lean_blocks(model.train())
+    assert not lean_blocks(model.eval().bfloat16())
+    model.float().blocks[0].attention.q = torch.nn.Linear(192, 192)
+    assert not lean_blocks(model)
+
+
+def test_only_neighbours_of_one_tensor_are_joined() -> None:
+    whole = torch.randn(12, 5)
+    assert torch.equal(lean._whole(whole.split(4)), whole)
+    assert torch.equal(lean._whole(whole.T.split(1)), whole.T[:5])
+    assert lean._whole([whole[:4], whole[8:]]) is None
+    assert lean._whole([whole[4:8], whole[:4]]) is None
+    assert lean._whole([whole[:4], whole[4:8].clone()]) is None
+    assert lean._whole([whole[:4], whole[4:]]) is None
