@@ -1,8 +1,9 @@
 """Sentence embeddings on a CPU: this library, transformers, and the matrix products alone.
 
-    python benchmarks/predict.py [--texts 256] [--rounds 5] [--threads 2] [--out results.json]
+    python benchmarks/predict.py [--model minilm] [--texts 256] [--rounds 5] [--threads 2] [--out results.json]
 
-A BERT-base with random weights (12 layers of 768, vocabulary 21128), float32, embeds texts of realistic lengths
+A BERT-base with random weights (12 layers of 768, vocabulary 21128), or the all-MiniLM-L6-v2 that the package
+"flagai[minilm]" brings (6 layers of 384), float32, embeds texts of realistic lengths
 (log-normal, mean 30, 5 to 128), given as token ids. The contenders run in turns on slices of the texts, so that other
 work on the machine hits all of them; a contender's time is the sum over the slices of the medians over the rounds.
 On a busy machine, read the ratios of the processor time of ``--threads 1``: waiting for a core does not count there.
@@ -30,11 +31,12 @@ from _measure import machine, versions
 from torch import nn
 from torch.nn import functional as F
 
+from flagai.catalog.packages import DEFAULT_EMBEDDING, find_model
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.packing import packs
 from flagai.model.predictor.embedder import SentenceEmbedder
 
-_WIDTH, _LAYERS, _VOCABULARY = 768, 12, 21128
+_VOCABULARY = 21128
 _LENGTHS = (3.2, 0.65)  # of the logarithms: 99 % of the lengths lie between 5 and 128
 _TARGETS = {"speedup_over_arrival_128": 4.0, "speedup_over_arrival_32": 4.0, "share_of_roof": 0.7}
 Texts = list[list[int]]
@@ -44,6 +46,7 @@ Times = dict[str, list[list[float]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("bert", "minilm"), default="bert")
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--slice", type=int, default=128, help="texts that one contender embeds at a time")
     parser.add_argument("--rounds", type=int, default=5)
@@ -54,7 +57,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     texts = make_texts(options.texts)
     slices = [texts[begin : begin + options.slice] for begin in range(0, len(texts), options.slice)]
-    contenders = make_contenders()
+    contenders = make_contenders(options.model)
     difference = compare(contenders, texts[:32])
     times, processor = measure(contenders, slices, options.rounds)
     report = summarise(times, processor, texts) | {"largest_difference": difference}
@@ -72,13 +75,17 @@ def make_texts(count: int) -> Texts:
     return [torch.randint(5, _VOCABULARY, (int(length),)).tolist() for length in lengths]
 
 
-def make_contenders() -> dict[str, Embed]:
-    """Two implementations with the same random weights, and the roof."""
-    config = transformers.BertConfig(vocab_size=_VOCABULARY)
-    theirs = transformers.BertModel(config).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        theirs.save_pretrained(folder)
-        ours = SentenceEmbedder(BertForEmbedding.from_pretrained(folder), _NoTokenizer())
+def make_contenders(model: str) -> dict[str, Embed]:
+    """Two implementations with the same weights, and the roof."""
+    if model == "minilm":
+        kept: Any = find_model(DEFAULT_EMBEDDING)
+        theirs = transformers.BertModel.from_pretrained(kept, add_pooling_layer=False).eval()
+        ours = SentenceEmbedder(BertForEmbedding.from_pretrained(kept), _NoTokenizer())
+    else:
+        theirs = transformers.BertModel(transformers.BertConfig(vocab_size=_VOCABULARY)).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            theirs.save_pretrained(folder)
+            ours = SentenceEmbedder(BertForEmbedding.from_pretrained(folder), _NoTokenizer())
     return {
         "arrival_128": lambda texts: padded(theirs, texts, 128),
         "arrival_32": lambda texts: padded(theirs, texts, 32),
@@ -116,7 +123,8 @@ def matrix_products(
     """The six products of every block on as many rows as there are real tokens, in the same packs."""
     last = torch.empty(0)
     for pack in packs(texts, device=model.device):
-        narrow, wide = torch.randn(1, pack.row.total, _WIDTH), torch.randn(1, pack.row.total, 4 * _WIDTH)
+        sizes = (model.config.hidden_size, model.config.intermediate_size)
+        narrow, wide = (torch.randn(1, pack.row.total, size) for size in sizes)
         for block in model.model.blocks:
             attention, feed_forward = block.attention, block.feed_forward
             for layer in (attention.q, attention.k, attention.v, attention.out, feed_forward.up):
