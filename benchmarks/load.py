@@ -195,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", action="store_true", help="10 billion parameters into a GPU, and nothing on the CPU")
     parser.add_argument("--quick", action="store_true", help="BERT-base only, three rounds; on a GPU 12 layers, not 48")
+    parser.add_argument("--only", default="", help="folders of the checkpoints to load, with commas between")
     parser.add_argument("--cold", action="store_true", help="also measure with an empty page cache")
     parser.add_argument("--tune", action="store_true", help="with --gpu: also other numbers of readers and buffers")
     parser.add_argument("--rounds", type=int, help="how often each time is taken (default 5; with --quick or --gpu 3)")
@@ -213,7 +214,8 @@ def main() -> None:
         gpu = GpuBench(chosen.folder, quick=chosen.quick, rounds=rounds, out=chosen.out, commit=chosen.commit)
         run_gpu(gpu, cold=chosen.cold, tune=chosen.tune)
         return
-    cases = [case for case in CASES if case.quick or not chosen.quick]
+    only = set(filter(None, chosen.only.split(",")))
+    cases = [case for case in CASES if (case.quick or not chosen.quick) and (not only or case.folder in only)]
     results = run(cases, Bench(chosen.folder, rounds), cold=chosen.cold)
     print(report(results))
     if chosen.out:

@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=16)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--without", default="", help="contenders to leave out, with commas between")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -54,7 +55,8 @@ def main() -> None:
     }
     found: dict[str, Any] = {}
     answers: dict[str, Answers] = {}
-    for name, run in contenders.items():
+    without = set(options.without.split(","))
+    for name, run in ((name, run) for name, run in contenders.items() if name not in without):
         begin, processor = time.perf_counter(), time.process_time()
         answers[name] = run()
         scale = len(prompts) / len(answers[name])
@@ -66,7 +68,7 @@ def main() -> None:
         faster = found[name]["processor_seconds"] / found["batch"]["processor_seconds"]
         print(f"{name:20}{found[name]['seconds']:8.2f} s {faster:6.2f} x the batch's processor time", flush=True)
     if options.out is not None:
-        settings = {name: value for name, value in vars(options).items() if name != "out"}
+        settings = {name: value for name, value in vars(options).items() if name not in ("out", "without")}
         report = {"settings": settings, "machine": machine(), "versions": versions(), "titles": found}
         options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

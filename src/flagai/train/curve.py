@@ -30,24 +30,33 @@ def write_curve(path: Path, series: Mapping[str, Points], title: str) -> None:
         y = _HEIGHT - _MARGIN - (value - low) / up * (_HEIGHT - 2 * _MARGIN)
         return f"{x:.1f},{y:.1f}"
 
-    parts = [_text(_WIDTH / 2, 24, title, "middle")]
+    parts = [text(_WIDTH / 2, 24, title, "middle")]
     for tick in range(_TICKS):
         value, step = low + up * tick / (_TICKS - 1), left + across * tick / (_TICKS - 1)
         start, end = place(left, value), place(right, value)
         parts.append(f'<polyline points="{start} {end}" stroke="#ddd" fill="none"/>')
-        parts.append(_text(_MARGIN - 6, float(start.split(",")[1]) + 4, f"{value:.3g}", "end"))
-        parts.append(_text(float(place(step, low).split(",")[0]), _HEIGHT - _MARGIN + 18, f"{step:.0f}", "middle"))
+        parts.append(text(_MARGIN - 6, float(start.split(",")[1]) + 4, f"{value:.3g}", "end"))
+        parts.append(text(float(place(step, low).split(",")[0]), _HEIGHT - _MARGIN + 18, f"{step:.0f}", "middle"))
     for number, (name, line) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         drawn = " ".join(place(step, value) for step, value in line)
         parts.append(f'<polyline points="{drawn}" stroke="{colour}" fill="none" stroke-width="1.5"/>')
-        parts.append(_text(_WIDTH - _MARGIN, _MARGIN + 16 * number, name, "end", colour))
+        parts.append(text(_WIDTH - _MARGIN, _MARGIN + 16 * number, name, "end", colour))
     frame = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif">'
     body = "\n".join([frame, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>"])
     with replace_file(path) as temporary:
         temporary.write_text(body + "\n", encoding="utf-8")
 
 
-def _text(x: float, y: float, text: str, anchor: str, colour: str = "#333") -> str:
-    safe = text.replace("&", "&amp;").replace("<", "&lt;")
+def text(x: float, y: float, words: str, anchor: str, colour: str = "#333") -> str:
+    """Words in an SVG picture.
+
+    Args:
+        x: where they are anchored, from the left.
+        y: the line they stand on, from above.
+        words: the text.
+        anchor: "start", "middle" or "end".
+        colour: of the letters.
+    """
+    safe = words.replace("&", "&amp;").replace("<", "&lt;")
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="12" fill="{colour}">{safe}</text>'
