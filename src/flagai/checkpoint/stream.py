@@ -113,20 +113,21 @@ class Stream:
         Raises:
             CheckpointError: see :meth:`finish`.
         """
-        if kind is None:
-            self.finish()
-        else:
-            self._work.stop()
+        try:
+            if kind is None:
+                self.finish()
+            else:
+                self._work.stop()
+        finally:
             self._wait()
 
     def finish(self) -> None:
-        """Wait until everything has been copied; called again, until readers have given their buffers back.
+        """Wait until everything has been copied; on leaving, readers have given their buffers back too.
 
         Raises:
             CheckpointError: a file ended early or cannot be read. What the targets hold then is undefined.
         """
         if self._finished:
-            self._wait()
             return
         self._finished = True
         self._work.close()
