@@ -3,21 +3,16 @@
 import statistics
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
-from benchmarks._decode_common import HALF, attempt, clocked, kernel_times, made, noted, replaced
-from benchmarks._decode_kernels import replayed
+from benchmarks._decode_common import clocked, kernel_times, made, noted, replaced
 from benchmarks._decode_peers import bert_peer
 from flagai.data.tokenizer import Tokenizer
-from flagai.model import packing
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.block import residual
-from flagai.model.compiled import compile_blocks
 from flagai.model.layer import encoding, kernel
 from flagai.model.packing import Pack, packs
 from flagai.model.predictor.embedder import SentenceEmbedder
@@ -48,19 +43,13 @@ def bert(options: Any) -> dict[str, Any]:
     noted(found, "from text", lambda: _speed(lambda: embedder.embed(texts[:_COUNT]), _COUNT))
     noted(found, "from four times as many texts", lambda: _speed(lambda: embedder.embed(texts), len(texts)))
     noted(found, "tokens alone", lambda: _speed(lambda: tokenizer.encode_many(texts), len(texts)))
+    with replaced(model, kernel, "short_texts", lambda *_: False):
+        noted(found, "packs on the device, flash attention", lambda: _of_packs(model, ids[:_COUNT]))
+    with replaced(model, residual, "added_norm", lambda norm, hidden, added: norm(hidden + added)):
+        noted(found, "packs on the device, sums and norms apart", lambda: _of_packs(model, ids[:_COUNT]))
     noted(found, "waits", lambda: _waits(lambda: packed_means(model, ids[:_COUNT])))
     noted(found, "profile", lambda: _profile(model, ids[:_COUNT]))
     noted(found, "transformers", lambda: bert_peer(ids[:_COUNT], BERT_BASE))
-    return found
-
-
-@torch.inference_mode()
-def bert_ways(options: Any) -> dict[str, Any]:
-    """Other sizes of packs, torch's kernels in place of ours, and single kernels."""
-    model, found = made(BertForEmbedding, BERT_BASE), {}
-    ids = material(_COUNT)[2]
-    noted(found, "ways", lambda: _ways(options, model, ids))
-    noted(found, "pieces, us", _pieces)
     return found
 
 
@@ -111,62 +100,6 @@ def _of_packs(model: Any, ids: list[list[int]], tokens: int | None = None) -> di
     found = _speed(lambda: _run(model, ready), len(ids))
     flops = 2 * sum(map(len, ids)) * 12 * (4 * 768 * 768 + 2 * 768 * 3072)
     return found | {"TFLOP/s": round(flops / found["ms"] / 1e9)}
-
-
-def _ways(options: Any, model: Any, ids: list[list[int]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for tokens in (8192, 16384):
-        noted(found, f"packs of {tokens}", lambda tokens=tokens: _of_packs(model, ids, tokens))
-        with replaced(model, packing, "_GPU_TOKENS", tokens):
-            noted(found, f"from ids, packs of {tokens}", lambda: _speed(lambda: packed_means(model, ids), len(ids)))
-    with replaced(model, kernel, "short_texts", lambda *_: False):
-        noted(found, "flash attention", lambda: _of_packs(model, ids))
-    with replaced(model, residual, "added_norm", lambda norm, hidden, added: norm(hidden + added)):
-        noted(found, "sums and norms apart", lambda: _of_packs(model, ids))
-    if not options.quick:
-        compile_blocks(model)
-        noted(found, "compiled", lambda: _of_packs(model, ids))
-    return found
-
-
-def _pieces() -> dict[str, Any]:
-    """Single kernels over 32,768 tokens."""
-    tokens = torch.randn(32768, 768, device="cuda", dtype=HALF)
-    up, joint, bias = (
-        torch.randn(*size, device="cuda", dtype=HALF) * 0.02 for size in ((3072, 768), (2304, 768), (3072,))
-    )
-    wide = torch.randn(32768, 3072, device="cuda", dtype=HALF)
-    found: dict[str, Any] = {}
-    works: dict[str, Callable[[], Any]] = {
-        "up": lambda: F.linear(tokens, up, bias),
-        "gelu": lambda: F.gelu(wide),
-        "up and gelu by tanh in one": lambda: torch._addmm_activation(bias, tokens, up.t(), use_gelu=True),
-        "q, k, v": lambda: [F.linear(tokens, part, bias[:768]) for part in joint.chunk(3)],
-        "q, k, v as one": lambda: F.linear(tokens, joint, bias[:2304]),
-        "out": lambda: F.linear(tokens, joint[:768], bias[:768]),
-        "down": lambda: F.linear(wide, up.t().contiguous(), bias[:768]),
-    }
-    norm = torch.nn.LayerNorm(768, device="cuda", dtype=HALF).requires_grad_(False)
-    works["sum and norm"] = lambda: encoding.added_norm(norm, tokens, tokens)
-    works["sum, norm"] = lambda: norm(tokens + tokens)
-    for length in (16, 32, 64, 128):
-        query = torch.randn(32768, 12, 64, device="cuda", dtype=HALF)
-        offsets = torch.arange(0, 32769, length, device="cuda", dtype=torch.int32)
-        for warps in (1, 2, 4) if length < 64 else (2, 4, 8):
-            given = (query, query, query, offsets, length, warps)
-            works[f"attention, length {length}, {warps} warps"] = partial(encoding.attend_short, *given)
-        works[f"flash attention, length {length}"] = partial(_flash, query, offsets, length)
-    for name, work in works.items():
-        found[name] = attempt(
-            lambda work=work: round(1e6 * replayed(lambda: [work() for _ in range(4)] and None) / 4, 1)
-        )
-    return found
-
-
-def _flash(query: torch.Tensor, offsets: torch.Tensor, length: int) -> Any:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return varlen_attn(query, query, query, offsets, offsets, length, length)
 
 
 def _waits(work: Callable[[], Any]) -> int:

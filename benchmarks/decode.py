@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import _decode_kernels as kernels
 from benchmarks import _decode_lookup as lookups
-from benchmarks._decode_bert import bert, bert_ways
+from benchmarks._decode_bert import bert
 from benchmarks._decode_common import (
     HALF,
     PATIENCE,
@@ -40,7 +40,7 @@ from benchmarks._decode_common import (
 )
 from benchmarks._decode_peers import gpt2_peer
 from benchmarks._decode_small import GLM_10B, small, small_kernels
-from benchmarks._decode_t5 import T5_BASE, equal_t5, t5, t5_kernels, t5_ways
+from benchmarks._decode_t5 import T5_BASE, equal_t5, t5
 from benchmarks._measure import machine, versions
 from flagai.generation import Decoding, Prompt, generate, static, stream
 from flagai.model.glm_model import GLMModel
@@ -85,9 +85,21 @@ def apart(name: str, options: Any, **variables: str) -> Any:
         )
     except subprocess.TimeoutExpired as error:
         printed = error.stderr.decode() if isinstance(error.stderr, bytes) else error.stderr
-        return {"error": f"not done after {options.limit} s", "notes": (printed or "")[-6000:]}
+        return {"error": f"not done after {options.limit} s", **kept(printed or "")}
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     return json.loads(lines[-1].removeprefix(_MARK)) if lines else {"error": done.stderr[-1500:]}
+
+
+def kept(printed: str) -> dict[str, Any]:
+    """What an item had noted before its time was over."""
+    found: dict[str, Any] = {}
+    for line in printed.splitlines():
+        name, _, value = line.partition(": ")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            continue
+    return found
 
 
 def limits(options: Any) -> dict[str, Any]:
@@ -217,10 +229,7 @@ ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "fresh": fresh,
     "gpt2": gpt2,
     "t5": t5,
-    "t5_ways": t5_ways,
-    "t5_kernels": t5_kernels,
     "bert": bert,
-    "bert_ways": bert_ways,
     "lookup": lookup,
     "kernels": kernel_table,
     "peer10b": peer10b,

@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from tests import vocabularies
 
 # Tiny models spend their time handing work to threads; with one thread the suite is faster and repeatable.
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # Kernels are interpreted. Triton reads this when it is imported, for its own functions too; so before anybody does.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

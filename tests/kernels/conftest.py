@@ -1,15 +1,14 @@
-"""Triton's kernels: on a GPU if there is one, else in Triton's interpreter, which runs them operation by operation."""
+"""Triton's kernels: on a GPU if there is one, else in Triton's interpreter, which runs them operation by operation.
 
-import os
+The interpreter is chosen in ``tests/conftest.py``.
+"""
+
 from importlib.util import find_spec
 
 import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    # Before anybody imports triton: it reads this when a kernel is defined, its own ones included.
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
     """
     blocks = getattr(getattr(model, "model", model), "blocks", None)
     if blocks is None:
-        return faster_t5_blocks(model, rows)
+        return faster_t5_blocks(model)
     found = list(blocks) if isinstance(blocks, BlockStack) else []
     fits = bool(found) and rows <= MOST_ROWS and all(is_untouched(block) and _fits(block) for block in found)
     if model.layout is not None and model.layout.sharing is not None:

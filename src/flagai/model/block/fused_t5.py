@@ -1,4 +1,8 @@
-"""T5's decoder blocks of a decoding step in eight kernels, for models on a GPU whose weights are half precision."""
+"""T5's decoder blocks of a decoding step, for models on a GPU whose weights are half precision.
+
+T5's matrices are small, so a step costs what its launches cost, and most of those are norms: seven for each, where one
+kernel is enough. Products and attention are torch's; kernels of our own for T5's products were slower.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -12,13 +16,14 @@ from flagai.model.block.stack import BlockStack
 from flagai.model.block.t5_block import T5Block
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.decoding import ACTIVATIONS, Slots, usable
-from flagai.model.layer.decoding_t5 import MOST_TOKENS, t5_attend, t5_product, t5_project
+from flagai.model.layer.decoding import usable
 from flagai.model.layer.feed_forward import FeedForward, Float32InHalf, GatedFeedForward
-from flagai.model.layer.linear import Linear
+from flagai.model.layer.linear import Linear, activated
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.norm import RMSNorm
-from flagai.model.layer.static_cache import StaticCache
+
+# Features of a token that one program of the norm holds.
+_WIDEST = 16384
 
 
 class FusedT5:
@@ -42,48 +47,68 @@ class FusedT5:
         memory: torch.Tensor | None = None,
         memory_visibility: Visibility | None = None,
     ) -> torch.Tensor:
-        """[B, W, width] -> [B, W, width]; masks are broadcastable to [B, H, W, capacity]."""
-        static, block = cast(StaticCache, cache.cache), self._block
-        own, cross = block.attention, block.cross_attention
-        tokens = hidden.flatten(0, 1).contiguous()
-        slots = Slots(*static.buffers(cache.index), static.now)
-        query = t5_project(tokens, block.norm1, own.q, own.k, own.v, slots)
-        seen = cast(torch.Tensor, visibility.tensor)
-        attended = t5_attend(query, slots.keys, slots.values, seen, own.scale, slots.now)
-        tokens = t5_product(attended, own.out, residual=tokens)
-        query = t5_product(tokens, cross.q, norm=block.norm_cross)
-        seen = cast(torch.Tensor, cast(Visibility, memory_visibility).tensor)
-        keys, values = cast(tuple[torch.Tensor, torch.Tensor], cache.cross)
-        attended = t5_attend(query, keys, values, seen, cross.scale)
-        tokens = t5_product(attended, cross.out, residual=tokens)
-        return self._fed_forward(tokens).view_as(hidden)
-
-    def _fed_forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        feed_forward = self._block.feed_forward
-        gated = isinstance(feed_forward, GatedFeedForward)
-        down = feed_forward.down
-        inner = t5_product(
-            tokens,
-            feed_forward.gate if gated else feed_forward.up,
-            norm=self._block.norm2,
-            activation_name=feed_forward.activation_name,
-            gated=feed_forward.value if gated else None,
-            dtype=down.weight.dtype,
-        )
-        if down.weight.dtype is torch.float32:  # float16: see Float32InHalf
-            return tokens + F.linear(inner, down.weight)
-        return t5_product(inner, down, residual=tokens)
+        """[B, W, width] -> [B, W, width]; see :meth:`PreNormBlock.forward`."""
+        block = self._block
+        attended = _attended(block.attention, normed(hidden, block.norm1), visibility, cache)
+        hidden = _added(hidden, attended, block.attention.out)
+        asking, seen = normed(hidden, block.norm_cross), memory_visibility or Visibility()
+        attended = _attended(block.cross_attention, asking, seen, cache, memory)
+        hidden = _added(hidden, attended, block.cross_attention.out)
+        feed_forward = block.feed_forward
+        inner = _inner(feed_forward, normed(hidden, block.norm2))
+        return _added(hidden, inner, feed_forward.down)
 
 
-def faster_t5_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]]:
-    """What may compute the blocks of T5's decoder in a step of this many rows; see :func:`faster_blocks`.
+def normed(hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+    """The norm of states in one kernel, [..., width] -> [..., width]."""
+    from flagai.model.layer.triton_t5 import rms_norm_kernel
+
+    hidden, size = hidden.contiguous(), hidden.shape[-1]
+    out = torch.empty_like(hidden, dtype=norm.weight.dtype)
+    block = 1 << (size - 1).bit_length()
+    rms_norm_kernel[(hidden.numel() // size,)](hidden, norm.weight, norm.eps, out, K=size, BK=block, num_warps=4)
+    return out
+
+
+def _attended(
+    attention: Any,
+    hidden: torch.Tensor,
+    visibility: Visibility,
+    cache: LayerCache,
+    memory: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What attention has found, before its last layer, [B, W, H * D]."""
+    query = attention._heads(attention.q(hidden))
+    key, value = attention.keys_and_values(hidden, memory, cache)
+    found: torch.Tensor = attention.kernel(query, key, value, visibility, scale=attention.scale)
+    return found.transpose(1, 2).flatten(2)
+
+
+def _inner(feed_forward: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """What goes into the last layer, in its type."""
+    dtype = feed_forward.down.weight.dtype
+    if isinstance(feed_forward, GatedFeedForward):
+        gate = activated(feed_forward.gate, hidden, feed_forward.activation_name)
+        return gate.to(dtype) * feed_forward.value(hidden).to(dtype)
+    return activated(feed_forward.up, hidden, feed_forward.activation_name).to(dtype)
+
+
+def _added(residual: torch.Tensor, hidden: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+    """A layer's result and the residual; the product itself adds, unless the residual stream is wider (float16)."""
+    if not residual.dtype == hidden.dtype == layer.weight.dtype:
+        return residual + F.linear(hidden, layer.weight)
+    rows = torch.addmm(residual.flatten(0, -2), hidden.flatten(0, -2), layer.weight.t())
+    return rows.view_as(residual)
+
+
+def faster_t5_blocks(model: Any) -> Sequence[Callable[..., torch.Tensor]]:
+    """What may compute the blocks of T5's decoder in a step; see :func:`flagai.model.block.fused.faster_blocks`.
 
     Args:
         model: a model that writes.
-        rows: number of tokens in a step.
     """
     blocks = getattr(getattr(model, "decoder", None), "blocks", None)
-    if not isinstance(blocks, BlockStack) or rows > MOST_TOKENS or not all(_fits(block) for block in blocks):
+    if not isinstance(blocks, BlockStack) or not all(_fits(block) for block in blocks):
         return ()
     return [FusedT5(block) for block in blocks]
 
@@ -95,28 +120,22 @@ def _fits(block: nn.Module) -> bool:
     own, cross, feed_forward = block.attention, block.cross_attention, block.feed_forward
     if type(own) is not Attention or type(cross) is not CrossAttention:
         return False
-    if type(feed_forward) not in (FeedForward, GatedFeedForward):
-        return False
     linear = [module for module in block.modules() if isinstance(module, nn.Linear)]
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in block.modules())
     return (
         not hooked
-        and feed_forward.activation_name in ACTIVATIONS
+        and type(feed_forward) in (FeedForward, GatedFeedForward)
         and all(type(layer) in (Linear, Float32InHalf) and layer.bias is None for layer in linear)
         and all(type(norm) is RMSNorm for norm in (block.norm1, block.norm_cross, block.norm2))
-        and own.head_dim <= 256
         and _ordinary(block)
     )
 
 
 def _ordinary(block: T5Block) -> bool:
-    """Whether parameters are plain ones, in one piece, of one type that the kernels take."""
-    dtype, device = block.norm1.weight.dtype, block.norm1.weight.device
-    last = cast(nn.Linear, block.feed_forward.down).weight
-    wide = (dtype, torch.float32) if dtype is torch.float16 else (dtype,)
-    return usable(cast(torch.device, device), cast(torch.dtype, dtype)) and all(
-        type(parameter) is nn.Parameter
-        and parameter.is_contiguous()
-        and (parameter.dtype in wide if parameter is last else parameter.dtype is dtype)
-        for parameter in block.parameters()
+    """Whether parameters are plain ones, of types that the kernel takes."""
+    gain = cast(nn.Parameter, block.norm1.weight)
+    return (
+        usable(gain.device, gain.dtype)
+        and len(gain) <= _WIDEST
+        and all(type(parameter) is nn.Parameter for parameter in block.parameters())
     )
