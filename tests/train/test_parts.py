@@ -13,7 +13,7 @@ from flagai.data.prepare import bert, bert_pretraining, glm_pretraining
 from flagai.data.prepare.labels import Span
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.train import metrics
+from flagai.train import metrics, trainer
 from flagai.train.batches import batches, packed
 from flagai.train.curve import write_curve
 from flagai.train.objective import weight
@@ -125,3 +125,13 @@ def test_the_curve_is_a_picture(tmp_path: Path) -> None:
     heights = [float(point.split(",")[1]) for point in next(line for line in lines if len(line) == 3)]
     assert heights == sorted(heights)  # the loss falls: y grows downwards
     assert any(e.text == "a <b> & c" for e in root.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def test_new_heads_learn_at_a_rate_of_their_own() -> None:
+    model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3)
+    groups = trainer._optimizer(model, Recipe(head_rate=20.0)).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    new = {names[id(parameter)] for group in groups for parameter in group["params"] if group["factor"] == 20}
+    assert new == {"tagger.weight", "tagger.bias"}
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    assert {group["weight_decay"] > 0 for group in groups if group["params"][0].dim() > 1} == {True}

@@ -23,6 +23,7 @@ Columns = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="How often the data is seen.")]
 Rate = Annotated[float, typer.Option("--learning-rate", "--lr", help="The highest learning rate.")]
+HeadRate = Annotated[float, typer.Option("--head-rate", min=0, help="Factor on the learning rate of new heads.")]
 Tokens = Annotated[int, typer.Option("--batch-tokens", min=1, help="Tokens of a batch of one process.")]
 Accumulate = Annotated[int, typer.Option(min=1, help="Batches per step.")]
 Schedule = Annotated[str, typer.Option(help="How the learning rate falls: cosine, linear or constant.")]
@@ -47,6 +48,7 @@ def finetune(
     column: Columns = None,
     epochs: Epochs = 3,
     learning_rate: Rate = 5e-5,
+    head_rate: HeadRate = 1.0,
     batch_tokens: Tokens = 4096,
     accumulate: Accumulate = 1,
     schedule: Schedule = "cosine",
@@ -69,6 +71,7 @@ def finetune(
     recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
+        head_rate=head_rate,
         batch_tokens=batch_tokens,
         accumulate=accumulate,
         schedule=schedule,
