@@ -213,9 +213,7 @@ def kernel_table(options: Any) -> dict[str, Any]:
 
 
 def lookup(options: Any) -> dict[str, Any]:
-    return lookups.table(
-        made, prompt, {"glm": (GLMModel, GLM_10B), "gpt2": (GPT2Model, GPT2_124M), "t5": (T5Model, T5_BASE)}
-    )
+    return lookups.table({"glm": (GLMModel, GLM_10B), "gpt2": (GPT2Model, GPT2_124M), "t5": (T5Model, T5_BASE)})
 
 
 ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
