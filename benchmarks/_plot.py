@@ -7,7 +7,7 @@ from _targets import Line, Row
 
 from flagai.train.curve import text
 
-_LEFT, _RIGHT, _LINE, _TOP, _WIDTH = 250, 210, 26, 64, 980
+_LEFT, _RIGHT, _LINE, _TOP, _WIDTH = 260, 250, 26, 64, 1040
 _INK, _FAINT, _MET, _MISSED, _LIMIT = "#7d8590", "#7d859055", "#2da44e", "#d4772c", "#4c8eda"
 _TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 Table = Sequence[tuple[Row, Line | None]]

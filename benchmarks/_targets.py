@@ -132,6 +132,8 @@ ROWS = (
         1.5, at("step", "limit")),
     Row("titles, 4 beams, one by one", "CPU", "s", at("titles", "one_by_one", "seconds"),
         at("titles", "transformers", "seconds"), 4),
+    Row("titles, 4 beams, batch / one by one", "CPU", "s", at("titles", "batch", "seconds"),
+        at("titles", "transformers", "seconds"), 4),
     Row("titles, 4 beams, in a batch", "CPU", "s", at("titles", "batch", "seconds"),
         at("titles", "transformers_batch", "seconds"), 4),
     Row("embed, MiniLM, as texts come", "CPU", "sentences/s", at("minilm", _IN_TURN, "flagai"),
