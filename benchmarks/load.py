@@ -187,6 +187,33 @@ def run(cases: list[Case], bench: Bench, *, cold: bool) -> dict[str, Any]:
     return results
 
 
+def run_times(cases: list[Case], bench: Bench, out: Path | None) -> None:
+    """Measure only times and the memory of four processes, and write what there is after each.
+
+    Args:
+        cases: the checkpoints.
+        bench: how.
+        out: the file to write.
+    """
+    results: dict[str, Any] = {"machine": _measure.machine(), "versions": _measure.versions(), "rounds": bench.rounds}
+    results |= {"times": [], "together": []}
+
+    def note(kind: str, row: dict[str, Any], found: object) -> None:
+        results[kind].append(row)
+        _say(f"{row['case']} {row.get('dtype', kind)}: {found}")
+        if out is not None:
+            out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    for case in cases:
+        prepare(case, bench.scratch)
+        for dtype in (None, *case.casts):
+            row = bench.time(case, dtype, cold=False)
+            note("times", row, row["ready_s"])
+    for case in cases:
+        row = bench.together(case)
+        note("together", row, row[_FLAGAI])
+
+
 def _say(text: str) -> None:
     print(f"... {text}", flush=True)
 
@@ -197,6 +224,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="BERT-base only, three rounds; on a GPU 12 layers, not 48")
     parser.add_argument("--only", default="", help="folders of the checkpoints to load, with commas between")
     parser.add_argument("--cold", action="store_true", help="also measure with an empty page cache")
+    parser.add_argument("--times", action="store_true", help="only times and the memory of four processes")
     parser.add_argument("--tune", action="store_true", help="with --gpu: also other numbers of readers and buffers")
     parser.add_argument("--rounds", type=int, help="how often each time is taken (default 5; with --quick or --gpu 3)")
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
@@ -216,6 +244,9 @@ def main() -> None:
         return
     only = set(filter(None, chosen.only.split(",")))
     cases = [case for case in CASES if (case.quick or not chosen.quick) and (not only or case.folder in only)]
+    if chosen.times:
+        run_times(cases, Bench(chosen.folder, rounds), chosen.out)
+        return
     results = run(cases, Bench(chosen.folder, rounds), cold=chosen.cold)
     print(report(results))
     if chosen.out:
