@@ -30,16 +30,27 @@ from flagai.model.layer.quantized import QuantizedLinear
 
 # (bits, inputs) -> (rows, warps): one token, whole rows in registers.
 WORDS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
-    (4, 4096): ((4, 1), (8, 2), (4, 4), (8, 4), (16, 4)),
-    (4, 16384): ((2, 4), (4, 4), (2, 8), (4, 8), (8, 8)),
-    (8, 4096): ((4, 2), (4, 4), (8, 4), (8, 8)),
-    (8, 16384): ((1, 8), (2, 4), (2, 8), (4, 8)),
+    (4, 4096): ((8, 2), (4, 4), (8, 4)),
+    (4, 16384): ((4, 4), (2, 8), (4, 8)),
+    (8, 4096): ((4, 4), (8, 4), (8, 8)),
+    (8, 16384): ((2, 4), (2, 8), (4, 8)),
 }
 # inputs -> (rows, words, warps): four bits, a product for each group.
 GROUPED = {
-    4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4), (32, 512, 8)),
-    16384: ((16, 512, 8), (16, 256, 8), (16, 512, 4), (16, 256, 4)),
+    4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4)),
+    16384: ((16, 512, 8), (16, 256, 8), (16, 256, 4)),
 }
+# inputs -> (rows, words, warps, stages, programs, registers): the same by programs that stay.
+RINGS = {
+    4096: (
+        (16, 512, 8, 3, 1, 0), (16, 512, 8, 4, 1, 0), (16, 512, 8, 3, 1, 128), (16, 512, 8, 3, 2, 128),
+        (16, 512, 8, 4, 1, 128), (16, 256, 8, 4, 2, 0),
+    ),
+    16384: (
+        (16, 512, 8, 3, 1, 0), (16, 256, 8, 4, 1, 0), (16, 256, 8, 4, 2, 0), (16, 512, 8, 3, 2, 128),
+        (16, 256, 8, 6, 1, 0), (16, 128, 8, 6, 2, 0),
+    ),
+}  # fmt: skip
 # How many programs ahead rows are brought into the second-level cache.
 AHEAD = (0, 264, 660)
 # bits -> (rows, columns, warps, stages): tensor cores, widened weights.
@@ -74,8 +85,9 @@ def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
                 yield Way("words", rows, inputs * bits // 128, warps, ahead=ahead)
     if bits == 4:
         for rows, words, warps in GROUPED[inputs]:
-            for ahead in AHEAD[:2]:
-                yield Way("groups", rows, words, warps, ahead=ahead)
+            yield Way("groups", rows, words, warps)
+        for rows, words, warps, stages, programs, registers in RINGS[inputs]:
+            yield Way("ring", rows, words, warps, stages, programs=programs, registers=registers)
     if tokens > 1:
         for numbers in TILES[bits]:
             yield Way("tiles", *numbers)
@@ -138,7 +150,7 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
         entries.sort(key=lambda entry: entry[0])
         found[name] = [
             f"{us:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages} "
-            f"ahead {way.ahead}"
+            f"ahead {way.ahead} programs {way.programs} registers {way.registers}"
             for us, speed, way in entries
         ]
         TUNED[bits, 1 if tokens == 1 else 8, outputs, inputs] = entries[0][2]

@@ -1,7 +1,8 @@
 """The products of a decoding step with weights of eight and four bits; what they compute: :mod:`.decoding`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ class Way:
     """How a product is computed, and cut into programs; the ways are those of :mod:`.triton_quantized`.
 
     Args:
-        kind: "words", "groups" or "tiles".
+        kind: "words", "groups", "tiles" or "ring" (see :mod:`.triton_ring`).
         rows: rows of the matrix that a program takes.
         columns: how much of them it takes at once: units of 16 bytes, words, or (int8 tiles) numbers.
         warps: warps of a program.
@@ -26,6 +27,8 @@ class Way:
         fuse: whether the product's kernel normalises; only by words. Measured, a kernel of its own is faster.
         ahead: a program brings the rows of the program so many places behind it into the second-level cache; 0 for
             none. Where programs can start early.
+        programs: in a ring, how many there are for each multiprocessor.
+        registers: the most that a thread may have; 0 for no limit.
     """
 
     kind: str
@@ -35,6 +38,8 @@ class Way:
     stages: int = 1
     fuse: bool = False
     ahead: int = 0
+    programs: int = 1
+    registers: int = 0
 
 
 # (bits, tokens are at most, outputs, inputs): the ways that were best on one H100, for the sizes of GLM-10b; by
@@ -126,6 +131,9 @@ def quantized_product(
     way = way or way_of(layer, count)
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
+    if way.kind == "ring":
+        _ring(tokens, [layer], out, way, early, activation_name=activation_name, residual=residual)
+        return out
     quantized_product_kernel[(-(-layer.out_features // way.rows),)](
         tokens,
         *_norm_arguments(tokens, norm),
@@ -172,6 +180,9 @@ def quantized_project(
     way = way or way_of(layer, count, matrices=3)
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
+    if way.kind == "ring":
+        _ring(tokens, layers, out, way, early, slots=slots)
+        return out
     quantized_projection_kernel[(3 * -(-layer.out_features // way.rows),)](
         tokens,
         *_norm_arguments(tokens, norm),
@@ -190,6 +201,81 @@ def quantized_project(
         **_beginning(tokens.device, way, early),
     )
     return out
+
+
+def _ring(
+    tokens: torch.Tensor,
+    layers: "Sequence[QuantizedLinear]",
+    out: torch.Tensor,
+    way: Way,
+    early: bool,
+    *,
+    activation_name: str | None = None,
+    residual: torch.Tensor | None = None,
+    slots: Slots | None = None,
+) -> None:
+    from flagai.model.layer.triton_ring import ring_kernel
+
+    layer, (count, size) = layers[0], tokens.shape
+    tiles = len(layers) * -(-layer.out_features // way.rows)
+    bias = tokens if layer.bias is None else layer.bias
+    ring_kernel[(min(tiles, way.programs * _multiprocessors(tokens.device)),)](
+        tokens,
+        layer.weight,
+        layer.weight_scale,
+        bias,
+        *(apart for other in layers[1:] for apart in _apart(layer, other)),
+        *(0,) * (6 if slots is None else 0),
+        tokens if residual is None else residual,
+        out,
+        tokens if slots is None else slots.keys,
+        tokens if slots is None else slots.values,
+        tokens if slots is None else slots.now,
+        layer.out_features,
+        1 if slots is None else slots.keys.shape[2],
+        K=size,
+        M=count,
+        MP=8 if count <= 8 else 16,
+        BN=way.rows,
+        GC=way.columns // 16,
+        STAGES=way.stages,
+        PROJECT=slots is not None,
+        LANES=1 if slots is None else len(slots.now),
+        D=1 if slots is None else slots.keys.shape[3],
+        ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
+        BIAS=layer.bias is not None,
+        RESIDUAL=residual is not None,
+        ASM=_compiled(),
+        **_launching(way),
+        **_early(tokens.device, early),
+    )
+
+
+def _apart(first: "QuantizedLinear", other: "QuantizedLinear") -> Iterator[int]:
+    """How far the matrix, the scale and the bias of a layer lie from those of another, counted in their numbers."""
+    for name in ("weight", "weight_scale", "bias"):
+        ours, theirs = getattr(first, name), getattr(other, name)
+        yield (theirs.data_ptr() - ours.data_ptr()) // ours.itemsize
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def _launching(way: Way) -> dict[str, Any]:
+    found = {"num_warps": way.warps, "num_stages": way.stages}
+    return found | {"maxnreg": way.registers} if way.registers else found
+
+
+@cache
+def _compiled() -> bool:
+    """Whether kernels are compiled, not interpreted: only then there is assembly."""
+    from triton.runtime.jit import JITFunction
+
+    from flagai.model.layer.triton_quantized import quantized_product_kernel
+
+    return isinstance(quantized_product_kernel, JITFunction)
 
 
 def _normed(
@@ -219,10 +305,6 @@ def _numbers(layer: "QuantizedLinear", way: Way) -> torch.Tensor:
 
 
 def _common(layer: "QuantizedLinear", count: int, way: Way, norm: nn.LayerNorm | None) -> dict[str, Any]:
-    from triton.runtime.jit import JITFunction
-
-    from flagai.model.layer.triton_quantized import quantized_product_kernel
-
     return {
         "K": layer.in_features,
         "G": layer.group,
@@ -233,7 +315,6 @@ def _common(layer: "QuantizedLinear", count: int, way: Way, norm: nn.LayerNorm |
         "BK": way.columns,
         "KIND": way.kind,
         "NORM": norm is not None,
-        "ASM": isinstance(quantized_product_kernel, JITFunction),
-        "num_warps": way.warps,
-        "num_stages": way.stages,
+        "ASM": _compiled(),
+        **_launching(way),
     }
