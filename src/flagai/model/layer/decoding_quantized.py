@@ -11,7 +11,7 @@ from torch import nn
 from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, _early, fits, usable
 
 if TYPE_CHECKING:
-    from flagai.model.layer.quantized import QuantizedLinear
+    from flagai.model.layer.quantized import Quantized
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ TUNED: dict[tuple[int, int, int, int], Way] = {
 _STAGES = (1, 8, MOST_ROWS)
 
 
-def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
+def suits(layer: "Quantized", hidden: torch.Tensor, tokens: int) -> bool:
     """Whether the kernels compute a product."""
     return (
         0 < tokens <= MOST_ROWS
@@ -73,7 +73,7 @@ def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
     )
 
 
-def way_of(layer: "QuantizedLinear", tokens: int, matrices: int = 1) -> Way:
+def way_of(layer: "Quantized", tokens: int, matrices: int = 1) -> Way:
     """How a product is computed.
 
     Args:
@@ -103,7 +103,7 @@ def _power(size: int) -> int:
 
 def quantized_product(
     tokens: torch.Tensor,
-    layer: "QuantizedLinear",
+    layer: "Quantized",
     *,
     norm: nn.LayerNorm | None = None,
     activation_name: str | None = None,
@@ -155,7 +155,7 @@ def quantized_product(
 def quantized_project(
     tokens: torch.Tensor,
     norm: nn.LayerNorm | None,
-    layers: "Sequence[QuantizedLinear]",
+    layers: "Sequence[Quantized]",
     slots: Slots,
     *,
     way: Way | None = None,
@@ -205,7 +205,7 @@ def quantized_project(
 
 def _ring(
     tokens: torch.Tensor,
-    layers: "Sequence[QuantizedLinear]",
+    layers: "Sequence[Quantized]",
     out: torch.Tensor,
     way: Way,
     early: bool,
@@ -251,7 +251,7 @@ def _ring(
     )
 
 
-def _apart(first: "QuantizedLinear", other: "QuantizedLinear") -> Iterator[int]:
+def _apart(first: "Quantized", other: "Quantized") -> Iterator[int]:
     """How far the matrix, the scale and the bias of a layer lie from those of another, counted in their numbers."""
     for name in ("weight", "weight_scale", "bias"):
         ours, theirs = getattr(first, name), getattr(other, name)
@@ -299,12 +299,12 @@ def _beginning(device: torch.device, way: Way, early: bool) -> dict[str, Any]:
     return {**found, "AHEAD": way.ahead if found["EARLY"] else 0}
 
 
-def _numbers(layer: "QuantizedLinear", way: Way) -> torch.Tensor:
+def _numbers(layer: "Quantized", way: Way) -> torch.Tensor:
     """The matrix as the kernel reads it: words, or bytes."""
     return layer.weight if way.kind == "tiles" else layer.weight.view(torch.int32)
 
 
-def _common(layer: "QuantizedLinear", count: int, way: Way, norm: nn.LayerNorm | None) -> dict[str, Any]:
+def _common(layer: "Quantized", count: int, way: Way, norm: nn.LayerNorm | None) -> dict[str, Any]:
     return {
         "K": layer.in_features,
         "G": layer.group,
