@@ -24,7 +24,8 @@ class Way:
         columns: how much of them it takes at once: units of 16 bytes, words, or (int8 tiles) numbers.
         warps: warps of a program.
         stages: how many tiles are under way at once.
-        fuse: whether the product's kernel normalises; only by words. Measured, a kernel of its own is faster.
+        fuse: whether the product's kernel normalises: by words, or in a ring that takes whole rows. By words, a
+            kernel of its own was faster.
         ahead: a program brings the rows of the program so many places behind it into the second-level cache; 0 for
             none. Where programs can start early.
         programs: in a ring, how many there are for each multiprocessor.
@@ -132,7 +133,7 @@ def quantized_product(
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
     if way.kind == "ring":
-        _ring(tokens, [layer], out, way, early, activation_name=activation_name, residual=residual)
+        _ring(tokens, [layer], out, way, early, norm=norm, activation_name=activation_name, residual=residual)
         return out
     quantized_product_kernel[(-(-layer.out_features // way.rows),)](
         tokens,
@@ -181,7 +182,7 @@ def quantized_project(
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
     if way.kind == "ring":
-        _ring(tokens, layers, out, way, early, slots=slots)
+        _ring(tokens, layers, out, way, early, norm=norm, slots=slots)
         return out
     quantized_projection_kernel[(3 * -(-layer.out_features // way.rows),)](
         tokens,
@@ -210,6 +211,7 @@ def _ring(
     way: Way,
     early: bool,
     *,
+    norm: nn.LayerNorm | None,
     activation_name: str | None = None,
     residual: torch.Tensor | None = None,
     slots: Slots | None = None,
@@ -221,6 +223,7 @@ def _ring(
     bias = tokens if layer.bias is None else layer.bias
     ring_kernel[(min(tiles, way.programs * _multiprocessors(tokens.device)),)](
         tokens,
+        *_norm_arguments(tokens, norm),
         layer.weight,
         layer.weight_scale,
         bias,
@@ -239,6 +242,7 @@ def _ring(
         BN=way.rows,
         GC=way.columns // 16,
         STAGES=way.stages,
+        NORM=norm is not None,
         PROJECT=slots is not None,
         LANES=1 if slots is None else len(slots.now),
         D=1 if slots is None else slots.keys.shape[3],
@@ -282,7 +286,8 @@ def _normed(
     tokens: torch.Tensor, norm: nn.LayerNorm | None, way: Way, early: bool
 ) -> tuple[torch.Tensor, nn.LayerNorm | None]:
     """Tokens and the norm that the product's kernel shall apply to them."""
-    if norm is None or (way.kind == "words" and way.fuse):
+    whole = way.kind == "words" or (way.kind == "ring" and way.columns * 8 == tokens.shape[1])
+    if norm is None or (way.fuse and whole):
         return tokens, norm
     from flagai.model.layer.decoding import _normed
 

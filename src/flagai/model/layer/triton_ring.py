@@ -35,14 +35,36 @@ def _widely(slab, M: tl.constexpr, MP: tl.constexpr):
 
 
 @triton.jit
+def _moments(slabs, eps, K: tl.constexpr):
+    # Each token's mean, and one over its deviation, [MP or 1].
+    sums = slabs[0].to(tl.float32)
+    squares = sums * sums
+    for j in tl.static_range(1, 8):
+        more = slabs[j].to(tl.float32)
+        sums += more
+        squares += more * more
+    mean = tl.sum(tl.sum(sums, axis=0), axis=0) / K
+    square = tl.sum(tl.sum(squares, axis=0), axis=0) / K
+    return mean, 1.0 / tl.sqrt(square - mean * mean + eps)
+
+
+@triton.jit
+def _part(vector, j: tl.constexpr, GC: tl.constexpr):
+    # What of a vector belongs to the slab of nibble j, [GC, 16, 1].
+    places = (tl.arange(0, GC) * 128 + j * 16)[:, None, None] + tl.arange(0, 16)[None, :, None]
+    return tl.load(vector + places).to(tl.float32)
+
+
+@triton.jit
 def ring_kernel(
-    x, matrix, scales, bias, key_matrix, key_scales, key_bias, value_matrix, value_scales, value_bias,
+    x, gain, shift, eps,
+    matrix, scales, bias, key_matrix, key_scales, key_bias, value_matrix, value_scales, value_bias,
     residual, out, keys, values, now, N, CAPACITY,
     K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, GC: tl.constexpr, STAGES: tl.constexpr,
-    PROJECT: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
+    NORM: tl.constexpr, PROJECT: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr, EARLY: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[M, N] = activation(x[M, K] @ matrix[N, K].T + bias) + residual.
+    """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual.
 
     With ``PROJECT``, three matrices are taken: ``key_matrix`` and the like say how far from the first one the others
     lie; their results go into the slots of a cache.
@@ -72,6 +94,14 @@ def ring_kernel(
     if CHUNKS == 1:
         for j in tl.static_range(8):
             slabs = slabs + (_slab(x, 0, j, K, M, MP, GC),)
+        if NORM:
+            mean, rate = _moments(slabs, eps, K)
+            normed = ()
+            for j in tl.static_range(8):
+                bare = (slabs[j].to(tl.float32) - mean[None, None, :]) * rate[None, None, :]
+                normed = normed + ((bare * _part(gain, j, GC) + _part(shift, j, GC)).to(TYPE),)
+            slabs = normed
+        for j in tl.static_range(8):
             sums = tl.dot(ones, _widely(slabs[j], M, MP), sums)
     total = zeros
     for number in tl.range(0, tl.cdiv(tiles - first, step) * CHUNKS, num_stages=STAGES):
