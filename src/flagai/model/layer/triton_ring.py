@@ -61,8 +61,8 @@ def ring_kernel(
     matrix, scales, bias, key_matrix, key_scales, key_bias, value_matrix, value_scales, value_bias,
     residual, out, keys, values, now, N, CAPACITY,
     K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, GC: tl.constexpr, STAGES: tl.constexpr,
-    NORM: tl.constexpr, PROJECT: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, EARLY: tl.constexpr, ASM: tl.constexpr,
+    NORM: tl.constexpr, PROJECT: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, ACTIVATION: tl.constexpr,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual.
 
