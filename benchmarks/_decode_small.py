@@ -11,6 +11,7 @@ from flagai.generation import Decoding, generate
 from flagai.model.glm_model import GLMModel
 from flagai.model.layer.decoding_quantized import quantized_product, way_of
 from flagai.model.layer.quantized import BITS, QuantizedLinear
+from flagai.model.layer.quantized_table import QuantizedTable
 from flagai.model.quantized import quantize
 
 GLM_10B = {
@@ -44,6 +45,10 @@ def small(how: str, options: Any) -> dict[str, Any]:
         noted(found, f"{how}, {name}", measure)
         noted(found, f"ratio, {name}", lambda name=name: _ratio(found[f"bfloat16, {name}"], found[f"{how}, {name}"]))
     noted(found, "microseconds in a step", lambda: kernels_of_a_step(model, text))
+    model.embed.token = QuantizedTable.of(model.embed.token)
+    noted(found, f"{how}-all, greedy", work["greedy"])
+    noted(found, f"{how}-all, beams 4", work["beams 4"])
+    noted(found, "ratio, greedy, all", lambda: _ratio(found["bfloat16, greedy"], found[f"{how}-all, greedy"]))
     noted(found, "logits beside the same weights in float32", lambda: _closeness(how))
     return found
 

@@ -158,8 +158,8 @@ class BaseModel(Savable):
             mesh: spread the model over processes: a mesh with the dimensions ``tp`` (they share the model) and ``dp``
                 (replicas), or "auto" (see :mod:`flagai.parallel.world`). Each process reads its part only.
             fsdp: shard over ``dp`` instead of keeping replicas.
-            quantize: "int8" or "int4" keeps the weights of the blocks in so many bits; see
-                :mod:`flagai.model.quantized`. A folder that was saved so needs no word.
+            quantize: "int8" or "int4" keeps the weights of the blocks in so many bits, "int8-all" and "int4-all" also
+                the table of tokens in eight (:mod:`flagai.model.quantized`). A folder that was saved so needs no word.
             **config_overrides: settings that replace those of config.json, such as ``class_num=3``.
 
         Returns:

@@ -1,5 +1,10 @@
-"""Quantise the weights of a model's blocks: eight or four bits instead of sixteen, read by every step of decoding."""
+"""Quantise the weights of a model's blocks: eight or four bits instead of sixteen, read by every step of decoding.
 
+"int8" and "int4" are for the blocks. "int8-all" and "int4-all" also keep the table of tokens in eight bits, if no other
+parameter shares it: it is the head of GLM and GPT-2, and a fourteenth of what a step of GLM-10b in four bits reads.
+"""
+
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -12,23 +17,27 @@ from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import ConfigError, InputError
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig
+from flagai.model.layer.embedding import Embeddings, Table
 from flagai.model.layer.feed_forward import Float32InHalf
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.quantized import BITS, QuantizedLinear
+from flagai.model.layer.quantized_table import QuantizedTable
 
 # The entry of config.json that says how a folder's weights are quantised.
 KEY = "quantized"
+_ALL = "-all"
+WAYS = (*BITS, *(how + _ALL for how in BITS))
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def quantize(model: Any, how: str, *, device: torch.device | None = None) -> None:
     """Quantise the linear layers of a model's blocks, in place, one after the other.
 
-    Embeddings, norms, biases and heads keep their type.
+    Embeddings, norms, biases and heads keep their type, but for the table of tokens in the ways that end in "-all".
 
     Args:
         model: a model of any family; for decoding and encoding only, it cannot be trained any more.
-        how: "int8" or "int4".
+        how: one of ``WAYS``.
         device: where each quantised layer shall be, and is computed; default where the layer is.
 
     Raises:
@@ -48,6 +57,9 @@ def quantize(model: Any, how: str, *, device: torch.device | None = None) -> Non
     for owner, name, layer in found:
         made = QuantizedLinear.of(layer, bits, wide=isinstance(layer, Float32InHalf), device=device)
         setattr(owner, name, made)
+    if how.endswith(_ALL):
+        for owner, name, table in list(_tables(model)):
+            setattr(owner, name, QuantizedTable.of(table, device=device))
     model.eval()
 
 
@@ -57,15 +69,17 @@ def read_bits(how: str) -> int:
     Raises:
         InputError: there is no such way.
     """
-    if how not in BITS:
-        raise InputError(f"quantize={how!r} is unknown. Known: {', '.join(BITS)}.")
-    return BITS[how]
+    if how not in WAYS:
+        raise InputError(f"quantize={how!r} is unknown. Known: {', '.join(WAYS)}.")
+    return BITS[how.removesuffix(_ALL)]
 
 
 def how_quantized(model: nn.Module) -> str | None:
-    """How a model is quantised: "int8", "int4" or None."""
+    """How a model is quantised: one of ``WAYS``, or None."""
     bits = next((layer.bits for layer in model.modules() if isinstance(layer, QuantizedLinear)), None)
-    return next((how for how, number in BITS.items() if number == bits), None)
+    how = next((how for how, number in BITS.items() if number == bits), None)
+    tables = any(isinstance(layer, QuantizedTable) for layer in model.modules())
+    return how + _ALL if how and tables else how
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
@@ -76,6 +90,14 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
                 for name, layer in owner.named_children():
                     if type(layer) in (Linear, Float32InHalf):
                         yield owner, name, layer  # type: ignore[misc]
+
+
+def _tables(model: nn.Module) -> Iterator[tuple[nn.Module, str, Table]]:
+    """The tables of tokens that are no other layer's matrix too: who has them, under which name, and themselves."""
+    names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    for owner in model.modules():
+        if isinstance(owner, Embeddings) and type(owner.token) is Table and names[id(owner.token.weight)] == 1:
+            yield owner, "token", owner.token
 
 
 @dataclass(frozen=True)
@@ -104,8 +126,8 @@ class Quantization:
             ConfigError: the configuration names an unknown way.
         """
         stored = config.get(KEY)
-        if stored is not None and stored not in BITS:
-            raise ConfigError(f"The configuration says {KEY}={stored!r}. Known: {', '.join(BITS)}.")
+        if stored is not None and stored not in WAYS:
+            raise ConfigError(f"The configuration says {KEY}={stored!r}. Known: {', '.join(WAYS)}.")
         if quantize is not None:
             read_bits(quantize)
         if stored is not None and quantize not in (None, stored):

@@ -7,7 +7,7 @@ import torch
 from flagai.checkpoint.quantised import numbers_of, steps_of
 
 if TYPE_CHECKING:
-    from flagai.model.layer.quantized import QuantizedLinear
+    from flagai.model.layer.quantized import Quantized
 
 # More tokens than this are served better by a widened matrix. One core, 4096 x 1024, one token: bfloat16 0.8 ms as it
 # is, 0.3 with eight bits, 0.6 with four; float32 0.6 as it is, 4 and 8, and above 7 with a widened matrix.
@@ -18,7 +18,7 @@ _KERNELS = ("_weight_int8pack_mm", "_weight_int4pack_mm_for_cpu", "_convert_weig
 _PRESENT = all(hasattr(torch, name) for name in _KERNELS)
 
 
-def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
+def suits(layer: "Quantized", hidden: torch.Tensor, tokens: int) -> bool:
     """Whether torch's kernels compute a product."""
     return (
         _PRESENT
@@ -31,7 +31,7 @@ def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
     )
 
 
-def product(tokens: torch.Tensor, layer: "QuantizedLinear") -> torch.Tensor:
+def product(tokens: torch.Tensor, layer: "Quantized") -> torch.Tensor:
     """[M, in] -> [M, out]."""
     if layer.bits == 8:
         # Scales by themselves: the kernel would round them to the tokens' type.
@@ -43,11 +43,11 @@ def product(tokens: torch.Tensor, layer: "QuantizedLinear") -> torch.Tensor:
     return found if layer.bias is None else found + layer.bias
 
 
-def _ones(layer: "QuantizedLinear", dtype: torch.dtype) -> torch.Tensor:
+def _ones(layer: "Quantized", dtype: torch.dtype) -> torch.Tensor:
     return torch.ones(1, dtype=dtype).expand(layer.out_features).contiguous()
 
 
-def _packed(layer: "QuantizedLinear", dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _packed(layer: "Quantized", dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """The matrix as torch's kernel for four bits reads it; made once, it takes as much memory as the matrix."""
     version = None if layer.weight.is_inference() else layer.weight._version
     key = (layer.weight.data_ptr(), version, dtype)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.model.layer.activation import activation
-from flagai.model.layer.quantized import QuantizedLinear
+from flagai.model.layer.quantized import Quantized, QuantizedLinear
 
 # More tokens than this are better served by torch's products.
 MOST_ROWS = 16
@@ -80,10 +80,10 @@ def _capable(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def fits(layer: AnyLinear) -> bool:
+def fits(layer: nn.Linear | Quantized) -> bool:
     """Whether a layer is of a size that the kernels compute."""
     # Threads read 16 bytes at a time.
-    return layer.in_features <= WIDEST and (type(layer) is not QuantizedLinear or layer.in_features % 32 == 0)
+    return layer.in_features <= WIDEST and (not isinstance(layer, Quantized) or layer.in_features % 32 == 0)
 
 
 @cache

@@ -1,7 +1,8 @@
 """The products of a decoding step with weights of eight and four bits; what they compute: :mod:`.decoding`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, _early, fits, usable
 
 if TYPE_CHECKING:
-    from flagai.model.layer.quantized import QuantizedLinear
+    from flagai.model.layer.quantized import Quantized
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,17 @@ class Way:
     """How a product is computed, and cut into programs; the ways are those of :mod:`.triton_quantized`.
 
     Args:
-        kind: "words", "groups" or "tiles".
+        kind: "words", "groups", "tiles" or "ring" (see :mod:`.triton_ring`).
         rows: rows of the matrix that a program takes.
         columns: how much of them it takes at once: units of 16 bytes, words, or (int8 tiles) numbers.
         warps: warps of a program.
         stages: how many tiles are under way at once.
-        fuse: whether the product's kernel normalises; only by words. Measured, a kernel of its own is faster.
+        fuse: whether the product's kernel normalises: by words, or in a ring that takes whole rows. By words, a
+            kernel of its own was faster.
         ahead: a program brings the rows of the program so many places behind it into the second-level cache; 0 for
             none. Where programs can start early.
+        programs: in a ring, how many there are for each multiprocessor.
+        registers: the most that a thread may have; 0 for no limit.
     """
 
     kind: str
@@ -35,6 +39,8 @@ class Way:
     stages: int = 1
     fuse: bool = False
     ahead: int = 0
+    programs: int = 1
+    registers: int = 0
 
 
 # (bits, tokens are at most, outputs, inputs): the ways that were best on one H100, for the sizes of GLM-10b; by
@@ -57,7 +63,7 @@ TUNED: dict[tuple[int, int, int, int], Way] = {
 _STAGES = (1, 8, MOST_ROWS)
 
 
-def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
+def suits(layer: "Quantized", hidden: torch.Tensor, tokens: int) -> bool:
     """Whether the kernels compute a product."""
     return (
         0 < tokens <= MOST_ROWS
@@ -68,7 +74,7 @@ def suits(layer: "QuantizedLinear", hidden: torch.Tensor, tokens: int) -> bool:
     )
 
 
-def way_of(layer: "QuantizedLinear", tokens: int, matrices: int = 1) -> Way:
+def way_of(layer: "Quantized", tokens: int, matrices: int = 1) -> Way:
     """How a product is computed.
 
     Args:
@@ -98,7 +104,7 @@ def _power(size: int) -> int:
 
 def quantized_product(
     tokens: torch.Tensor,
-    layer: "QuantizedLinear",
+    layer: "Quantized",
     *,
     norm: nn.LayerNorm | None = None,
     activation_name: str | None = None,
@@ -126,6 +132,9 @@ def quantized_product(
     way = way or way_of(layer, count)
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
+    if way.kind == "ring":
+        _ring(tokens, [layer], out, way, early, norm=norm, activation_name=activation_name, residual=residual)
+        return out
     quantized_product_kernel[(-(-layer.out_features // way.rows),)](
         tokens,
         *_norm_arguments(tokens, norm),
@@ -147,7 +156,7 @@ def quantized_product(
 def quantized_project(
     tokens: torch.Tensor,
     norm: nn.LayerNorm | None,
-    layers: "Sequence[QuantizedLinear]",
+    layers: "Sequence[Quantized]",
     slots: Slots,
     *,
     way: Way | None = None,
@@ -172,6 +181,9 @@ def quantized_project(
     way = way or way_of(layer, count, matrices=3)
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
+    if way.kind == "ring":
+        _ring(tokens, layers, out, way, early, norm=norm, slots=slots)
+        return out
     quantized_projection_kernel[(3 * -(-layer.out_features // way.rows),)](
         tokens,
         *_norm_arguments(tokens, norm),
@@ -192,11 +204,90 @@ def quantized_project(
     return out
 
 
+def _ring(
+    tokens: torch.Tensor,
+    layers: "Sequence[Quantized]",
+    out: torch.Tensor,
+    way: Way,
+    early: bool,
+    *,
+    norm: nn.LayerNorm | None,
+    activation_name: str | None = None,
+    residual: torch.Tensor | None = None,
+    slots: Slots | None = None,
+) -> None:
+    from flagai.model.layer.triton_ring import ring_kernel
+
+    layer, (count, size) = layers[0], tokens.shape
+    tiles = len(layers) * -(-layer.out_features // way.rows)
+    bias = tokens if layer.bias is None else layer.bias
+    ring_kernel[(min(tiles, way.programs * _multiprocessors(tokens.device)),)](
+        tokens,
+        *_norm_arguments(tokens, norm),
+        layer.weight,
+        layer.weight_scale,
+        bias,
+        *(apart for other in layers[1:] for apart in _apart(layer, other)),
+        *(0,) * (6 if slots is None else 0),
+        tokens if residual is None else residual,
+        out,
+        tokens if slots is None else slots.keys,
+        tokens if slots is None else slots.values,
+        tokens if slots is None else slots.now,
+        layer.out_features,
+        1 if slots is None else slots.keys.shape[2],
+        K=size,
+        M=count,
+        MP=8 if count <= 8 else 16,
+        BN=way.rows,
+        GC=way.columns // 16,
+        STAGES=way.stages,
+        NORM=norm is not None,
+        PROJECT=slots is not None,
+        LANES=1 if slots is None else len(slots.now),
+        D=1 if slots is None else slots.keys.shape[3],
+        ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
+        BIAS=layer.bias is not None,
+        RESIDUAL=residual is not None,
+        ASM=_compiled(),
+        **_launching(way),
+        **_early(tokens.device, early),
+    )
+
+
+def _apart(first: "Quantized", other: "Quantized") -> Iterator[int]:
+    """How far the matrix, the scale and the bias of a layer lie from those of another, counted in their numbers."""
+    for name in ("weight", "weight_scale", "bias"):
+        ours, theirs = getattr(first, name), getattr(other, name)
+        yield (theirs.data_ptr() - ours.data_ptr()) // ours.itemsize
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def _launching(way: Way) -> dict[str, Any]:
+    found = {"num_warps": way.warps, "num_stages": way.stages}
+    return found | {"maxnreg": way.registers} if way.registers else found
+
+
+@cache
+def _compiled() -> bool:
+    """Whether kernels are compiled, not interpreted: only then there is assembly."""
+    from triton.runtime.jit import JITFunction
+
+    from flagai.model.layer.triton_quantized import quantized_product_kernel
+
+    return isinstance(quantized_product_kernel, JITFunction)
+
+
 def _normed(
     tokens: torch.Tensor, norm: nn.LayerNorm | None, way: Way, early: bool
 ) -> tuple[torch.Tensor, nn.LayerNorm | None]:
     """Tokens and the norm that the product's kernel shall apply to them."""
-    if norm is None or (way.kind == "words" and way.fuse):
+    whole = way.kind == "words" or (way.kind == "ring" and way.columns * 8 == tokens.shape[1])
+    if norm is None or (way.fuse and whole):
         return tokens, norm
     from flagai.model.layer.decoding import _normed
 
@@ -213,16 +304,12 @@ def _beginning(device: torch.device, way: Way, early: bool) -> dict[str, Any]:
     return {**found, "AHEAD": way.ahead if found["EARLY"] else 0}
 
 
-def _numbers(layer: "QuantizedLinear", way: Way) -> torch.Tensor:
+def _numbers(layer: "Quantized", way: Way) -> torch.Tensor:
     """The matrix as the kernel reads it: words, or bytes."""
     return layer.weight if way.kind == "tiles" else layer.weight.view(torch.int32)
 
 
-def _common(layer: "QuantizedLinear", count: int, way: Way, norm: nn.LayerNorm | None) -> dict[str, Any]:
-    from triton.runtime.jit import JITFunction
-
-    from flagai.model.layer.triton_quantized import quantized_product_kernel
-
+def _common(layer: "Quantized", count: int, way: Way, norm: nn.LayerNorm | None) -> dict[str, Any]:
     return {
         "K": layer.in_features,
         "G": layer.group,
@@ -233,7 +320,6 @@ def _common(layer: "QuantizedLinear", count: int, way: Way, norm: nn.LayerNorm |
         "BK": way.columns,
         "KIND": way.kind,
         "NORM": norm is not None,
-        "ASM": isinstance(quantized_product_kernel, JITFunction),
-        "num_warps": way.warps,
-        "num_stages": way.stages,
+        "ASM": _compiled(),
+        **_launching(way),
     }

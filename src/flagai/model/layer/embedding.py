@@ -8,6 +8,29 @@ from flagai.errors import InputError
 from flagai.model.layer.products import linear
 
 
+def check_ids(ids: torch.Tensor, rows: int, what: str) -> None:
+    """Check ids of a table.
+
+    Args:
+        ids: the ids.
+        rows: number of rows.
+        what: what the ids are, for messages.
+
+    Raises:
+        InputError: an id is negative or not below the number of rows.
+    """
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise InputError(f"{what}s must be whole numbers (int64), but have type {ids.dtype}.")
+    if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+        lowest, highest = (int(bound) for bound in ids.aminmax())
+        if lowest < 0 or highest >= rows:
+            wrong = lowest if lowest < 0 else highest
+            raise InputError(
+                f"{what} {wrong} lies outside 0..{rows - 1}, the rows of the model's table. "
+                "Shorten the text, or compare the tokenizer with the model."
+            )
+
+
 class Table(nn.Embedding):
     """A lookup table that names the offending id when one lies outside of it.
 
@@ -29,16 +52,7 @@ class Table(nn.Embedding):
         Raises:
             InputError: an id is negative or not below the number of rows.
         """
-        if ids.dtype not in (torch.int64, torch.int32):
-            raise InputError(f"{self.what}s must be whole numbers (int64), but have type {ids.dtype}.")
-        if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
-            lowest, highest = (int(bound) for bound in ids.aminmax())
-            if lowest < 0 or highest >= self.num_embeddings:
-                wrong = lowest if lowest < 0 else highest
-                raise InputError(
-                    f"{self.what} {wrong} lies outside 0..{self.num_embeddings - 1}, the rows of the model's table. "
-                    "Shorten the text, or compare the tokenizer with the model."
-                )
+        check_ids(ids, self.num_embeddings, self.what)
         return self.look_up(ids)
 
     def look_up(self, ids: torch.Tensor) -> torch.Tensor:

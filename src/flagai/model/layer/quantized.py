@@ -12,19 +12,19 @@ from flagai.errors import InputError
 from flagai.model.layer import cpu_quantized
 from flagai.model.layer.activation import activation
 
-# Names that users give, and the bits of a weight.
+# Names of ways that users give, and the bits of a weight.
 BITS = {"int8": 8, "int4": 4}
 
 
-class QuantizedLinear(nn.Module):
-    """A linear layer whose matrix is kept in eight or four bits, and widened where it is used.
+class Quantized(nn.Module):
+    """A matrix in eight or four bits that tokens are multiplied by.
 
     Steps with few tokens on a GPU read the small numbers themselves; many tokens meet a widened matrix. It cannot be
     trained.
 
     Args:
-        inputs: size of the input.
-        outputs: size of the output.
+        inputs: number of columns.
+        outputs: number of rows.
         bits: 8 (int8, a scale for each row) or 4 (words of eight, a step and a least value for each group).
         bias: whether there is a bias.
         dtype: the type of the results' numbers.
@@ -55,32 +55,24 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
         self.training = False
 
-    @classmethod
     @torch.no_grad()
-    def of(cls, layer: nn.Linear, bits: int, *, wide: bool = False, device: torch.device | None = None) -> Self:
-        """The quantised form of a layer.
+    def take(self, matrix: torch.Tensor, bias: torch.Tensor | None, device: torch.device | None) -> Self:
+        """Become the quantised form of a matrix.
 
         Args:
-            layer: the layer; it stays as it is.
-            bits: 8 or 4.
-            wide: keep float32 where the rest of the model becomes float16.
-            device: where the new one shall be, and is computed; default where the layer is.
+            matrix: [outputs, inputs], on any device.
+            bias: [outputs].
+            device: where this shall be, and is computed; default where the matrix is.
         """
-        device = layer.weight.device if device is None else device
-        with torch.device("meta"):
-            made = cls(
-                layer.in_features, layer.out_features, bits, bias=layer.bias is not None, dtype=layer.weight.dtype,
-                wide=wide,
-            )  # fmt: skip
+        device = matrix.device if device is None else device
         if device.type != "meta":
-            matrix = layer.weight.detach().to(device)
-            numbers, scale = (eight_bits if bits == 8 else four_bits)(matrix)
-            made.weight = nn.Parameter(numbers, requires_grad=False)
-            made.weight_scale = nn.Parameter(scale, requires_grad=False)
-            made._like = torch.empty(0, dtype=layer.weight.dtype, device=device)
-            if layer.bias is not None:
-                made.bias = nn.Parameter(layer.bias.detach().to(device), requires_grad=False)
-        return made
+            numbers, scale = (eight_bits if self.bits == 8 else four_bits)(matrix.detach().to(device))
+            self.weight = nn.Parameter(numbers, requires_grad=False)
+            self.weight_scale = nn.Parameter(scale, requires_grad=False)
+            self._like = torch.empty(0, dtype=matrix.dtype, device=device)
+            if bias is not None:
+                self.bias = nn.Parameter(bias.detach().to(device), requires_grad=False)
+        return self
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,12 +104,8 @@ class QuantizedLinear(nn.Module):
         """The matrix, [out, in]."""
         return widen(self.weight, self.weight_scale).to(dtype)
 
-    def forward(self, hidden: torch.Tensor, activation_name: str | None = None) -> torch.Tensor:
-        """[..., in] -> [..., out], activated if an activation is named."""
-        product = self._product(hidden)
-        return product if activation_name is None else activation(activation_name)(product)
-
-    def _product(self, hidden: torch.Tensor) -> torch.Tensor:
+    def product(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out], with the bias."""
         from flagai.model.layer import decoding_quantized as kernels
 
         tokens = hidden.numel() // self.in_features
@@ -132,3 +120,29 @@ class QuantizedLinear(nn.Module):
         """See :class:`torch.nn.Module`."""
         group = f", group={self.group}" if self.bits == 4 else ""
         return f"{self.in_features}, {self.out_features}, bits={self.bits}{group}, bias={self.bias is not None}"
+
+
+class QuantizedLinear(Quantized):
+    """A linear layer whose matrix is kept in eight or four bits; see :class:`Quantized`."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear, bits: int, *, wide: bool = False, device: torch.device | None = None) -> Self:
+        """The quantised form of a layer.
+
+        Args:
+            layer: the layer; it stays as it is.
+            bits: 8 or 4.
+            wide: keep float32 where the rest of the model becomes float16.
+            device: where the new one shall be, and is computed; default where the layer is.
+        """
+        bias = layer.bias
+        with torch.device("meta"):
+            made = cls(
+                layer.in_features, layer.out_features, bits, bias=bias is not None, dtype=layer.weight.dtype, wide=wide
+            )
+        return made.take(layer.weight, bias, device)
+
+    def forward(self, hidden: torch.Tensor, activation_name: str | None = None) -> torch.Tensor:
+        """[..., in] -> [..., out], activated if an activation is named."""
+        product = self.product(hidden)
+        return product if activation_name is None else activation(activation_name)(product)
