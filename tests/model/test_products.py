@@ -40,7 +40,7 @@ def test_few_rows_equal_torch(layout: str, shape: tuple[int, int], biased: bool,
         expected = F.linear(hidden.double(), weight.double(), None if bias is None else bias.double())
         found = product(hidden)
         assert found.is_contiguous()
-        torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(found.double(), expected, atol=5e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -48,10 +48,10 @@ def test_leading_dimensions_are_kept(cores: int) -> None:
     weight = nn.Parameter(torch.randn(512, 384))
     for leading in ((), (1,), (2, 3), (2, 1, 2), (0,), (100,)):
         hidden = torch.randn(*leading, 384)
-        torch.testing.assert_close(linear(hidden, weight), F.linear(hidden, weight), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(linear(hidden, weight), F.linear(hidden, weight), atol=5e-4, rtol=1e-4)
     strided = torch.randn(384, 3, 2).permute(2, 1, 0)
     expected = F.gelu(F.linear(strided, weight))
-    torch.testing.assert_close(linear(strided, weight, activation_name="gelu"), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(linear(strided, weight, activation_name="gelu"), expected, atol=5e-4, rtol=1e-4)
 
 
 def test_the_matrix_is_cut_only_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
