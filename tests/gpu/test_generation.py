@@ -28,8 +28,14 @@ def test_answers_are_those_of_the_cpu(kind: str, search: str) -> None:
         assert [answer.score for answer in ours] == pytest.approx(scores, rel=1e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize("search", ["greedy", "sampling", "beams", "diverse beams", "contrastive", "careful beams"])
-def test_most_steps_do_not_wait_for_the_device(search: str) -> None:
+@pytest.mark.parametrize(
+    ("search", "most"),
+    [
+        *((name, 10) for name in ("greedy", "sampling", "beams", "diverse beams", "contrastive", "careful beams")),
+        ("lookup", 24),
+    ],
+)
+def test_most_steps_do_not_wait_for_the_device(search: str, most: int) -> None:
     writing = Writer(lively("GPT2Model", n_positions=150).cuda(), writer("gpt2").prompts)
 
     def waits(steps: int) -> int:
@@ -45,5 +51,5 @@ def test_most_steps_do_not_wait_for_the_device(search: str) -> None:
             torch.cuda.set_sync_debug_mode("default")
         return len(caught)
 
-    # 64 more steps: eight more questions whether all is done.
-    assert waits(80) - waits(16) <= 10
+    # 64 more steps: eight more questions whether all is done; with drafts, one in three steps.
+    assert waits(80) - waits(16) <= most
