@@ -40,17 +40,6 @@ GROUPED = {
     4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4)),
     16384: ((16, 512, 8), (16, 256, 8), (16, 256, 4)),
 }
-# inputs -> (rows, words, warps, stages, programs, registers): the same by programs that stay.
-RINGS = {
-    4096: (
-        (16, 512, 8, 3, 1, 0), (16, 512, 8, 4, 1, 0), (16, 512, 8, 3, 1, 128), (16, 512, 8, 3, 2, 128),
-        (16, 512, 8, 4, 1, 128), (16, 256, 8, 4, 2, 0),
-    ),
-    16384: (
-        (16, 512, 8, 3, 1, 0), (16, 256, 8, 4, 1, 0), (16, 256, 8, 4, 2, 0), (16, 512, 8, 3, 2, 128),
-        (16, 256, 8, 6, 1, 0), (16, 128, 8, 6, 2, 0),
-    ),
-}  # fmt: skip
 # How many programs ahead rows are brought into the second-level cache.
 AHEAD = (0, 264, 660)
 # bits -> (rows, columns, warps, stages): tensor cores, widened weights.
@@ -65,10 +54,6 @@ CHECKS = {
         (512, 16384, 1, False, Way("words", 4, 512, 8)), (4096, 4096, 1, True, Way("words", 8, 128, 4)),
         (2304, 1024, 4, True, Way("groups", 16, 128, 8)), (512, 16384, 16, False, Way("groups", 16, 512, 8)),
         (70, 384, 5, True, Way("groups", 16, 64, 4)), (4096, 4096, 1, False, Way("groups", 16, 512, 8)),
-        (4096, 4096, 1, True, Way("ring", 16, 512, 8, 3, True, 0, 1, 0)),
-        (4096, 4096, 1, False, Way("ring", 16, 512, 8, 4, False, 0, 2, 128)),
-        (2304, 4096, 4, True, Way("ring", 16, 512, 8, 3, True)), (512, 16384, 1, False, Way("ring", 16, 256, 8, 4)),
-        (4096, 16384, 5, False, Way("ring", 16, 512, 8, 3)), (2304, 1024, 16, True, Way("ring", 16, 128, 8, 3)),
         (4096, 4096, 4, True, Way("tiles", 32, 64, 4, 3)), (70, 160, 9, True, Way("tiles", 32, 32, 4, 3)),
     ),
     8: (
@@ -90,8 +75,6 @@ def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
     if bits == 4:
         for rows, words, warps in GROUPED[inputs]:
             yield Way("groups", rows, words, warps)
-        for rows, words, warps, stages, programs, registers in RINGS[inputs]:
-            yield Way("ring", rows, words, warps, stages, programs=programs, registers=registers)
     if tokens > 1:
         for numbers in TILES[bits]:
             yield Way("tiles", *numbers)
@@ -154,7 +137,7 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
         entries.sort(key=lambda entry: entry[0])
         found[name] = [
             f"{us:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages} "
-            f"ahead {way.ahead} programs {way.programs} registers {way.registers}"
+            f"ahead {way.ahead}"
             for us, speed, way in entries
         ]
         TUNED[bits, 1 if tokens == 1 else 8, outputs, inputs] = entries[0][2]

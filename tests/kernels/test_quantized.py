@@ -62,7 +62,6 @@ def ways(made: QuantizedLinear, count: int) -> list[Way]:
         found += [Way("words", 8, 1 << (units - 1).bit_length(), 1, fuse=fuse) for fuse in (True, False)]
     if made.group == 128 and made.bits == 4:
         found += [Way("groups", 16, 16 * groups, 1) for groups in (1, 4)]
-        found += [Way("ring", 16, 16 * groups, 1, 2, fuse=True) for groups in (1, made.in_features // 128)]
     return found
 
 

@@ -1,6 +1,6 @@
 """The products of a decoding step with weights of eight and four bits; what they compute: :mod:`.decoding`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,17 +19,14 @@ class Way:
     """How a product is computed, and cut into programs; the ways are those of :mod:`.triton_quantized`.
 
     Args:
-        kind: "words", "groups", "tiles" or "ring" (see :mod:`.triton_ring`).
+        kind: "words", "groups" or "tiles".
         rows: rows of the matrix that a program takes.
         columns: how much of them it takes at once: units of 16 bytes, words, or (int8 tiles) numbers.
         warps: warps of a program.
         stages: how many tiles are under way at once.
-        fuse: whether the product's kernel normalises: by words, or in a ring that takes whole rows. By words, a
-            kernel of its own was faster.
+        fuse: whether the product's kernel normalises; only by words. Measured, a kernel of its own is faster.
         ahead: a program brings the rows of the program so many places behind it into the second-level cache; 0 for
             none. Where programs can start early.
-        programs: in a ring, how many there are for each multiprocessor.
-        registers: the most that a thread may have; 0 for no limit.
     """
 
     kind: str
@@ -39,8 +36,6 @@ class Way:
     stages: int = 1
     fuse: bool = False
     ahead: int = 0
-    programs: int = 1
-    registers: int = 0
 
 
 # (bits, tokens are at most, outputs, inputs): the ways that were best on one H100, for the sizes of GLM-10b; by
@@ -132,9 +127,6 @@ def quantized_product(
     way = way or way_of(layer, count)
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
-    if way.kind == "ring":
-        _ring(tokens, [layer], out, way, early, norm=norm, activation_name=activation_name, residual=residual)
-        return out
     quantized_product_kernel[(-(-layer.out_features // way.rows),)](
         tokens,
         *_norm_arguments(tokens, norm),
@@ -181,9 +173,6 @@ def quantized_project(
     way = way or way_of(layer, count, matrices=3)
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
-    if way.kind == "ring":
-        _ring(tokens, layers, out, way, early, norm=norm, slots=slots)
-        return out
     quantized_projection_kernel[(3 * -(-layer.out_features // way.rows),)](
         tokens,
         *_norm_arguments(tokens, norm),
@@ -204,74 +193,6 @@ def quantized_project(
     return out
 
 
-def _ring(
-    tokens: torch.Tensor,
-    layers: "Sequence[Quantized]",
-    out: torch.Tensor,
-    way: Way,
-    early: bool,
-    *,
-    norm: nn.LayerNorm | None,
-    activation_name: str | None = None,
-    residual: torch.Tensor | None = None,
-    slots: Slots | None = None,
-) -> None:
-    from flagai.model.layer.triton_ring import ring_kernel
-
-    layer, (count, size) = layers[0], tokens.shape
-    tiles = len(layers) * -(-layer.out_features // way.rows)
-    bias = tokens if layer.bias is None else layer.bias
-    ring_kernel[(min(tiles, way.programs * _multiprocessors(tokens.device)),)](
-        tokens,
-        *_norm_arguments(tokens, norm),
-        layer.weight,
-        layer.weight_scale,
-        bias,
-        *(apart for other in layers[1:] for apart in _apart(layer, other)),
-        *(0,) * (6 if slots is None else 0),
-        tokens if residual is None else residual,
-        out,
-        tokens if slots is None else slots.keys,
-        tokens if slots is None else slots.values,
-        tokens if slots is None else slots.now,
-        layer.out_features,
-        1 if slots is None else slots.keys.shape[2],
-        K=size,
-        M=count,
-        MP=8 if count <= 8 else 16,
-        BN=way.rows,
-        GC=way.columns // 16,
-        STAGES=way.stages,
-        NORM=norm is not None,
-        PROJECT=slots is not None,
-        LANES=1 if slots is None else len(slots.now),
-        D=1 if slots is None else slots.keys.shape[3],
-        ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
-        BIAS=layer.bias is not None,
-        RESIDUAL=residual is not None,
-        ASM=_compiled(),
-        **_launching(way),
-        **_early(tokens.device, early),
-    )
-
-
-def _apart(first: "Quantized", other: "Quantized") -> Iterator[int]:
-    """How far the matrix, the scale and the bias of a layer lie from those of another, counted in their numbers."""
-    for name in ("weight", "weight_scale", "bias"):
-        ours, theirs = getattr(first, name), getattr(other, name)
-        yield (theirs.data_ptr() - ours.data_ptr()) // ours.itemsize
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
-
-
-def _launching(way: Way) -> dict[str, Any]:
-    found = {"num_warps": way.warps, "num_stages": way.stages}
-    return found | {"maxnreg": way.registers} if way.registers else found
-
-
 @cache
 def _compiled() -> bool:
     """Whether kernels are compiled, not interpreted: only then there is assembly."""
@@ -286,8 +207,7 @@ def _normed(
     tokens: torch.Tensor, norm: nn.LayerNorm | None, way: Way, early: bool
 ) -> tuple[torch.Tensor, nn.LayerNorm | None]:
     """Tokens and the norm that the product's kernel shall apply to them."""
-    whole = way.kind == "words" or (way.kind == "ring" and way.columns * 8 == tokens.shape[1])
-    if norm is None or (way.fuse and whole):
+    if norm is None or (way.fuse and way.kind == "words"):
         return tokens, norm
     from flagai.model.layer.decoding import _normed
 
@@ -321,5 +241,6 @@ def _common(layer: "Quantized", count: int, way: Way, norm: nn.LayerNorm | None)
         "KIND": way.kind,
         "NORM": norm is not None,
         "ASM": _compiled(),
-        **_launching(way),
+        "num_warps": way.warps,
+        "num_stages": way.stages,
     }
