@@ -137,7 +137,7 @@ class Pipeline:
         Returns:
             The log-probabilities without banned ids, and the scores after all processors; both float32, [B, W, V].
         """
-        plain = logits.float().log_softmax(-1)
+        plain = logits.log_softmax(-1, dtype=torch.float32)
         if len(self.banned):
             plain = plain.index_fill(-1, self.banned, -torch.inf)
         ids = self.tree.history() if self.looks_back else self.tree.past

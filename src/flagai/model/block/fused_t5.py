@@ -124,6 +124,7 @@ def _fits(block: nn.Module) -> bool:
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in block.modules())
     return (
         not hooked
+        and bool(linear)  # quantised layers are others
         and type(feed_forward) in (FeedForward, GatedFeedForward)
         and all(type(layer) in (Linear, Float32InHalf) and layer.bias is None for layer in linear)
         and all(type(norm) is RMSNorm for norm in (block.norm1, block.norm_cross, block.norm2))
