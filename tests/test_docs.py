@@ -20,7 +20,7 @@ PAGES = [page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")] if
 GLM = {
     "num_layers": 2,
     "vocab_size": 50048,
-    "hidden_size": 16,
+    "hidden_size": 32,
     "num_attention_heads": 2,
     "max_sequence_length": 64,
 }
