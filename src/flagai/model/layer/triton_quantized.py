@@ -64,6 +64,32 @@ def _held(
 
 
 @triton.jit
+def _four_nibbles(total, plain, added, part, v0, v1, v2, v3, J: tl.constexpr):
+    # Nibble J of four words meets four numbers of a token, part [BU, 4].
+    x0, x1, x2, x3 = _quarters(part * _nibble_factor(J))
+    together = (x0 + x1) + (x2 + x3)
+    plain += together / _nibble_factor(J)
+    added += together
+    total += v0 * x0[:, None]
+    total += v1 * x1[:, None]
+    total += v2 * x2[:, None]
+    total += v3 * x3[:, None]
+    return total, plain, added
+
+
+@triton.jit
+def _eight_bytes(total, added, part, first, second, ASM: tl.constexpr):
+    # The bytes of two words meet eight numbers of a token, part [BU, 8].
+    even, odd = _halves(part)
+    x0, x2, x4, x6 = _quarters(even)
+    x1, x3, x5, x7 = _quarters(odd)
+    added += (x0 + x1 + x2 + x3) + (x4 + x5 + x6 + x7)
+    total += _four_bytes(first, x0, x1, x2, x3, ASM)
+    total += _four_bytes(second, x4, x5, x6, x7, ASM)
+    return total, added
+
+
+@triton.jit
 def _few(
     x, gain, shift, eps, words, steps,
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, NORM: tl.constexpr, ASM: tl.constexpr,
@@ -98,34 +124,18 @@ def _few(
             v1 = _nibble_value(w1, j, ASM)
             v2 = _nibble_value(w2, j, ASM)
             v3 = _nibble_value(w3, j, ASM)
-        new_totals = ()
-        new_plains = ()
-        new_addeds = ()
+        new_totals, new_plains, new_addeds = (), (), ()
         for m in tl.static_range(M):
             total, plain, added = totals[m], plains[m], addeds[m]
             part = tl.load(x + m * K + here, mask=real, other=0.0).to(tl.float32)
             if NORM:
                 part = (part - means[m]) * rates[m] * gains + shifts
             if BITS == 4:
-                x0, x1, x2, x3 = _quarters(part * _nibble_factor(j))
-                together = (x0 + x1) + (x2 + x3)
-                plain += together / _nibble_factor(j)
-                added += together
-                total += v0 * x0[:, None]
-                total += v1 * x1[:, None]
-                total += v2 * x2[:, None]
-                total += v3 * x3[:, None]
+                total, plain, added = _four_nibbles(total, plain, added, part, v0, v1, v2, v3, j)
+            elif j == 0:
+                total, added = _eight_bytes(total, added, part, w0, w1, ASM)
             else:
-                even, odd = _halves(part)
-                x0, x2, x4, x6 = _quarters(even)
-                x1, x3, x5, x7 = _quarters(odd)
-                added += (x0 + x1 + x2 + x3) + (x4 + x5 + x6 + x7)
-                if j == 0:
-                    total += _four_bytes(w0, x0, x1, x2, x3, ASM)
-                    total += _four_bytes(w1, x4, x5, x6, x7, ASM)
-                else:
-                    total += _four_bytes(w2, x0, x1, x2, x3, ASM)
-                    total += _four_bytes(w3, x4, x5, x6, x7, ASM)
+                total, added = _eight_bytes(total, added, part, w2, w3, ASM)
             new_totals = new_totals + (total,)
             new_plains = new_plains + (plain,)
             new_addeds = new_addeds + (added,)
@@ -153,6 +163,31 @@ def _finish(total, other, m, rows, out, N, ACTIVATION: tl.constexpr, RESIDUAL: t
 
 
 @triton.jit
+def _all(
+    x, matrix, scales, rows, N,
+    K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, KIND: tl.constexpr, EARLY: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    # Tokens times some rows of a matrix on tensor cores, [MP, BN].
+    if KIND == "groups":
+        GC: tl.constexpr = BK // 16
+        words, pairs = _chunk(matrix, scales, rows, N, 0, K, GC)
+        later_words, later_pairs = words, pairs
+        if K > 128 * GC:
+            later_words, later_pairs = _chunk(matrix, scales, rows, N, 1, K, GC)
+        if EARLY:
+            tl.extra.cuda.gdc_wait()
+        total = tl.trans(
+            _grouped(x, words, pairs, later_words, later_pairs, matrix, scales, rows, N, K, M, MP, BN, GC, ASM)
+        )
+    else:
+        if EARLY:
+            tl.extra.cuda.gdc_wait()
+        total = _many(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, ASM)
+    return total
+
+
+@triton.jit
 def quantized_product_kernel(
     x, gain, shift, eps, matrix, scales, bias, residual, out, N,
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
@@ -169,10 +204,7 @@ def quantized_product_kernel(
         later = (tl.program_id(0) + AHEAD) * BN
         if later + BN <= N:
             _bring(matrix + later.to(tl.int64) * (K * BITS // (8 * WIDTH)), BN * K * BITS // 8)
-    if BIAS:
-        added = tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)
-    else:
-        added = tl.zeros([BN], dtype=tl.float32)
+    added = tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32) if BIAS else tl.zeros([BN], tl.float32)
     if KIND == "words":
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
         if EARLY:
@@ -187,28 +219,8 @@ def quantized_product_kernel(
         found = _few(x, gain, shift, eps, words, steps, K, G, BITS, M, NORM, ASM)
         for m in tl.static_range(M):
             _finish(found[m] + added, others[m], m, rows, out, N, ACTIVATION, RESIDUAL)
-    elif KIND == "groups":
-        GC: tl.constexpr = BK // 16
-        words, pairs = _chunk(matrix, scales, rows, N, 0, K, GC)
-        later_words, later_pairs = words, pairs
-        if K > 128 * GC:
-            later_words, later_pairs = _chunk(matrix, scales, rows, N, 1, K, GC)
-        if EARLY:
-            tl.extra.cuda.gdc_wait()
-        index = tl.arange(0, MP)
-        places = (index * N)[None, :] + rows[:, None]
-        inside = (rows < N)[:, None] & (index < M)[None, :]
-        if RESIDUAL:
-            other = tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
-        total = _grouped(x, words, pairs, later_words, later_pairs, matrix, scales, rows, N, K, M, MP, BN, GC, ASM)
-        total = _activated((total + added[:, None]).to(TYPE).to(tl.float32), ACTIVATION)
-        if RESIDUAL:
-            total = total.to(TYPE).to(tl.float32) + other
-        tl.store(out + places, total.to(TYPE), mask=inside)
     else:
-        if EARLY:
-            tl.extra.cuda.gdc_wait()
-        total = _many(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, ASM) + added[None, :]
+        total = _all(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, KIND, EARLY, ASM) + added[None, :]
         total = _activated(total.to(TYPE).to(tl.float32), ACTIVATION)
         index = tl.arange(0, MP)
         places = index[:, None] * N + rows[None, :]
@@ -222,10 +234,9 @@ def quantized_product_kernel(
 def quantized_projection_kernel(
     x, gain, shift, eps,
     query_matrix, key_matrix, value_matrix, query_scales, key_scales, value_scales, query_bias, key_bias, value_bias,
-    query, keys, values, now, N, CAPACITY,
-    K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LANES: tl.constexpr,
-    D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
-    AHEAD: tl.constexpr, ASM: tl.constexpr,
+    query, keys, values, now, N, CAPACITY, K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr,
+    MP: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KIND: tl.constexpr,
+    NORM: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
     TYPE: tl.constexpr = query.dtype.element_ty
@@ -241,16 +252,15 @@ def quantized_projection_kernel(
     else:
         matrix, scales, bias = value_matrix, value_scales, value_bias
     if AHEAD:
-        WIDTH: tl.constexpr = query_matrix.dtype.element_ty.primitive_bitwidth // 8
+        BYTES: tl.constexpr = BN * K * BITS // 8
         later = tl.program_id(0) + AHEAD
-        if later < 3 * blocks:
-            start = (later % blocks).to(tl.int64) * (BN * K * BITS // (8 * WIDTH))
-            if later < blocks:
-                _bring(query_matrix + start, BN * K * BITS // 8)
-            elif later < 2 * blocks:
-                _bring(key_matrix + start, BN * K * BITS // 8)
-            else:
-                _bring(value_matrix + start, BN * K * BITS // 8)
+        start = (later % blocks).to(tl.int64) * (BYTES * 8 // query_matrix.dtype.element_ty.primitive_bitwidth)
+        if later < blocks:
+            _bring(query_matrix + start, BYTES)
+        elif later < 2 * blocks:
+            _bring(key_matrix + start, BYTES)
+        elif later < 3 * blocks:
+            _bring(value_matrix + start, BYTES)
     added = tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)
     if KIND == "words":
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
@@ -270,20 +280,7 @@ def quantized_projection_kernel(
                     tl.store(values + places, total, mask=rows < N)
     else:
         index = tl.arange(0, MP)
-        if KIND == "groups":
-            GC: tl.constexpr = BK // 16
-            words, pairs = _chunk(matrix, scales, rows, N, 0, K, GC)
-            later_words, later_pairs = words, pairs
-            if K > 128 * GC:
-                later_words, later_pairs = _chunk(matrix, scales, rows, N, 1, K, GC)
-            if EARLY:
-                tl.extra.cuda.gdc_wait()
-            total = _grouped(x, words, pairs, later_words, later_pairs, matrix, scales, rows, N, K, M, MP, BN, GC, ASM)
-            total = tl.trans(total)
-        else:
-            if EARLY:
-                tl.extra.cuda.gdc_wait()
-            total = _many(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, ASM)
+        total = _all(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, KIND, EARLY, ASM)
         total = (total + added[None, :]).to(TYPE)
         inside = (index < M)[:, None] & (rows < N)[None, :]
         if which == 0:
