@@ -23,7 +23,7 @@ from torch import nn
 
 from benchmarks._decode_common import HALF
 from benchmarks._decode_kernels import copy_bandwidth, replayed
-from benchmarks._decode_small import SHAPES, layer, small
+from benchmarks._decode_small import SHAPES, layer
 from flagai.model.layer.decoding import Slots, attend_slots, product_reference, project_reference
 from flagai.model.layer.decoding_quantized import TUNED, Way, quantized_product, quantized_project, way_of
 from flagai.model.layer.quantized import QuantizedLinear
@@ -304,18 +304,13 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
     return found
 
 
-def glm() -> dict[str, Any]:
-    """GLM-10b's shape, in bfloat16 and quantised."""
-    return {how: small(how, None) for how in ("int8", "int4")}
-
-
 def both(work: Callable[..., Any], *given: Any) -> dict[str, Any]:
     return {f"{bits} bits, {given}": work(bits, *given) for bits in (4, 8)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="compile,tune,many,warm,block,glm,check,peers")
+    parser.add_argument("--only", default="compile,tune,many,warm,block,check,peers")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     items: dict[str, Callable[[], Any]] = {
@@ -331,7 +326,6 @@ def main() -> None:
                 for label in ("as tuned", "norms fused", "nothing brought ahead", "not early")
             ],
         ),
-        "glm": glm,
         "block": lambda: [both(choose_norms, lanes) for lanes in (1, 4)],
         "check": lambda: [
             together(_check, [(bits, case) for bits in (4, 8) for case in CHECKS[bits]]),
