@@ -28,10 +28,12 @@ from flagai.model.layer.decoding import Slots, attend_slots, product_reference, 
 from flagai.model.layer.decoding_quantized import TUNED, Way, quantized_product, quantized_project, way_of
 from flagai.model.layer.quantized import QuantizedLinear
 
-# (bits, inputs) -> (rows, warps): one token, whole rows in registers.
+# Up to so many tokens, whole rows in registers are tried.
+_FEW = 4
+# (bits, inputs) -> (rows, warps): whole rows in registers.
 WORDS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
-    (4, 4096): ((8, 2), (4, 4), (8, 4)),
-    (4, 16384): ((4, 4), (2, 8), (4, 8)),
+    (4, 4096): ((4, 2), (8, 2), (16, 4), (4, 4), (8, 4)),
+    (4, 16384): ((4, 4), (2, 8), (4, 8), (8, 8)),
     (8, 4096): ((4, 4), (8, 4), (8, 8)),
     (8, 16384): ((2, 4), (2, 8), (4, 8)),
 }
@@ -40,8 +42,6 @@ GROUPED = {
     4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4)),
     16384: ((16, 512, 8), (16, 256, 8), (16, 256, 4)),
 }
-# How many programs ahead rows are brought into the second-level cache.
-AHEAD = (0, 264, 660)
 # bits -> (rows, columns, warps, stages): tensor cores, widened weights.
 TILES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
     4: ((16, 64, 4, 4), (32, 64, 4, 3), (32, 64, 4, 4)),
@@ -68,10 +68,9 @@ _WORKERS = 14
 
 def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
     """Every way of computing a product with so many tokens that is tried."""
-    if tokens == 1:
+    if tokens <= _FEW:
         for rows, warps in WORDS[bits, inputs]:
-            for ahead in AHEAD:
-                yield Way("words", rows, inputs * bits // 128, warps, ahead=ahead)
+            yield Way("words", rows, inputs * bits // 128, warps)
     if bits == 4:
         for rows, words, warps in GROUPED[inputs]:
             yield Way("groups", rows, words, warps)
@@ -136,8 +135,7 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
                 entries.append((1e9, repr(error)[:200], way))
         entries.sort(key=lambda entry: entry[0])
         found[name] = [
-            f"{us:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages} "
-            f"ahead {way.ahead}"
+            f"{us:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages}"
             for us, speed, way in entries
         ]
         TUNED[bits, 1 if tokens == 1 else 8, outputs, inputs] = entries[0][2]
@@ -271,18 +269,18 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
     tokens = torch.randn(lanes, 4096, device="cuda", dtype=HALF)
     weights = sum(each.weight.nbytes + each.weight_scale.nbytes for each in blocks[0].values())
 
-    def chain(attention: bool = True, early: bool = True, **changes: Any) -> None:
+    def chain(attention: bool = True, early: bool = True, norms: bool = True, **changes: Any) -> None:
         def way(made: QuantizedLinear, matrices: int = 1) -> Way:
             return replace(way_of(made, lanes, matrices), **changes)
 
-        hidden = tokens
+        hidden, before = tokens, norm if norms else None
         for each in blocks:
             first = (each["q"], each["k"], each["v"])
-            query = quantized_project(hidden, norm, first, slots, way=way(each["q"], 3), early=early)
+            query = quantized_project(hidden, before, first, slots, way=way(each["q"], 3), early=early)
             attended = attend_slots(query, slots, seen, None) if attention else query
             hidden = quantized_product(attended, each["out"], residual=hidden, way=way(each["out"]), early=early)
             inner = quantized_product(
-                hidden, each["up"], norm=norm, activation_name="gelu_new", way=way(each["up"]), early=early
+                hidden, each["up"], norm=before, activation_name="gelu_new", way=way(each["up"]), early=early
             )
             hidden = quantized_product(inner, each["down"], residual=hidden, way=way(each["down"]), early=early)
 
@@ -290,7 +288,7 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
     for label, options in (
         ("as tuned", {}),
         ("norms fused", {"fuse": True}),
-        ("nothing brought ahead", {"ahead": 0}),
+        ("without norms", {"norms": False}),
         ("not early", {"early": False}),
         ("without attention", {"attention": False}),
     ):
@@ -322,7 +320,7 @@ def main() -> None:
                 (bits, lanes, label, TUNED)
                 for bits in (4, 8)
                 for lanes in (1, 4)
-                for label in ("as tuned", "norms fused", "nothing brought ahead", "not early")
+                for label in ("as tuned", "norms fused", "without norms", "not early")
             ],
         ),
         "block": lambda: [both(choose_norms, lanes) for lanes in (1, 4)],

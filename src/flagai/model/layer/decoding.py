@@ -299,7 +299,7 @@ def attend_slots(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: f
         D=width,
         BD=_power(width),
         BC=max(16, 8192 // _power(width)),
-        num_warps=4,
+        num_warps=8,
         **_early(query.device),
     )
     return out

@@ -25,8 +25,6 @@ class Way:
         warps: warps of a program.
         stages: how many tiles are under way at once.
         fuse: whether the product's kernel normalises; only by words. Measured, a kernel of its own is faster.
-        ahead: a program brings the rows of the program so many places behind it into the second-level cache; 0 for
-            none. Where programs can start early.
     """
 
     kind: str
@@ -35,7 +33,6 @@ class Way:
     warps: int
     stages: int = 1
     fuse: bool = False
-    ahead: int = 0
 
 
 # (bits, tokens are at most, outputs, inputs): the ways that were best on one H100, for the sizes of GLM-10b; by
@@ -220,8 +217,7 @@ def _norm_arguments(tokens: torch.Tensor, norm: nn.LayerNorm | None) -> tuple[to
 
 def _beginning(device: torch.device, way: Way, early: bool) -> dict[str, Any]:
     """How programs begin. With tiles they would only take the room of those that they wait for."""
-    found = _early(device, early and way.kind != "tiles")
-    return {**found, "AHEAD": way.ahead if found["EARLY"] else 0}
+    return _early(device, early and way.kind != "tiles")
 
 
 def _numbers(layer: "Quantized", way: Way) -> torch.Tensor:

@@ -6,7 +6,7 @@ of its own (bias, activation, residual, writing into the cache) is done by the p
 
 With ``EARLY`` (programmatic dependent launch) a kernel's programs start while the kernel before is still running,
 load their weights, and only then wait for its results. Every kernel waits before it reads or writes anything that
-another one writes.
+another one of the same step writes; caches are older, and so is what a step is told before its first kernel.
 """
 
 import triton
@@ -192,6 +192,20 @@ def projection_kernel(
 
 
 @triton.jit
+def _attended(asked, key, value, sees, written, highest, weight, total):
+    # Some slots more of a softmax that is computed as it goes.
+    visible = tl.load(sees, mask=written, other=0)
+    scores = tl.where(visible != 0, tl.sum(key.to(tl.float32) * asked[None, :], axis=1), -float("inf"))
+    higher = tl.maximum(highest, tl.max(scores, axis=0))
+    level = tl.where(higher == -float("inf"), 0.0, higher)
+    shares = tl.exp(scores - level)
+    shrink = tl.exp(highest - level)
+    weight = weight * shrink + tl.sum(shares, axis=0)
+    total = total * shrink + tl.sum(shares[:, None] * value.to(tl.float32), axis=0)
+    return higher, weight, total
+
+
+@triton.jit
 def attention_kernel(
     query,
     keys,
@@ -213,32 +227,38 @@ def attention_kernel(
     """One token's head attends to the written slots that it sees; [M, H, D] and caches [B, H, capacity, D]."""
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     token, head = tl.program_id(0), tl.program_id(1)
     text, lane = token // LANES, token % LANES
-    end = tl.load(now + LANES - 1) + 1
     features = tl.arange(0, BD)
     real = features < D
-    asked = tl.load(query + (token * H + head) * D + features, mask=real, other=0.0).to(tl.float32) * scale
     base = (text * H + head).to(tl.int64) * CAPACITY * D
+    # What earlier steps wrote comes while the kernels before this one are at work; their slots come after them.
+    slots = tl.arange(0, BC)
+    places = base + slots[:, None] * D + features[None, :]
+    new = tl.load(now).to(tl.int32)
+    old = (slots < new)[:, None] & real[None, :]
+    key = tl.load(keys + places, mask=old, other=0.0)
+    value = tl.load(values + places, mask=old, other=0.0)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    end = tl.load(now + LANES - 1).to(tl.int32) + 1
+    written = slots < end
+    inside = ((slots >= new) & written)[:, None] & real[None, :]
+    key = tl.where(old, key, tl.load(keys + places, mask=inside, other=0.0))
+    value = tl.where(old, value, tl.load(values + places, mask=inside, other=0.0))
+    asked = tl.load(query + (token * H + head) * D + features, mask=real, other=0.0).to(tl.float32) * scale
+    sees = seen + text * TEXT_STRIDE + lane * LANE_STRIDE
     highest = tl.full([1], -float("inf"), tl.float32)
     weight = tl.zeros([1], dtype=tl.float32)
     total = tl.zeros([BD], dtype=tl.float32)
-    for start in range(0, end, BC):
+    highest, weight, total = _attended(asked, key, value, sees + slots, written, highest, weight, total)
+    for start in range(BC, end, BC):
         slots = start + tl.arange(0, BC)
         written = slots < end
         places = base + slots[:, None] * D + features[None, :]
         inside = written[:, None] & real[None, :]
-        key = tl.load(keys + places, mask=inside, other=0.0).to(tl.float32)
-        value = tl.load(values + places, mask=inside, other=0.0).to(tl.float32)
-        visible = tl.load(seen + text * TEXT_STRIDE + lane * LANE_STRIDE + slots, mask=written, other=0)
-        scores = tl.where(visible != 0, tl.sum(key * asked[None, :], axis=1), -float("inf"))
-        higher = tl.maximum(highest, tl.max(scores, axis=0))
-        level = tl.where(higher == -float("inf"), 0.0, higher)
-        shares = tl.exp(scores - level)
-        shrink = tl.exp(highest - level)
-        weight = weight * shrink + tl.sum(shares, axis=0)
-        total = total * shrink + tl.sum(shares[:, None] * value, axis=0)
-        highest = higher
+        key = tl.load(keys + places, mask=inside, other=0.0)
+        value = tl.load(values + places, mask=inside, other=0.0)
+        highest, weight, total = _attended(asked, key, value, sees + slots, written, highest, weight, total)
     found = total / weight
     tl.store(out + (token * H + head) * D + features, found.to(out.dtype.element_ty), mask=real)

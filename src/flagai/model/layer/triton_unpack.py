@@ -33,28 +33,6 @@ _RAISE = tl.constexpr(
         for place in range(8)
     )
 )
-# A number's bits into the mantissa of 1.0, in one instruction; the compiler would take two.
-_INTO_ONE = tl.constexpr(tuple(f"lop3.b32 $0, $1, {15 << place:#x}, 0x3F800000, 0xEA;" for place in (11, 15, 19)))
-
-
-@triton.jit
-def _bring(rows, count: tl.constexpr):
-    # Some bytes of a matrix into the second-level cache, by the program's first thread (compute capability 9).
-    tl.inline_asm_elementwise(
-        """{
-        .reg .pred first;
-        .reg .b32 place;
-        mov.u32 place, %tid.x;
-        setp.eq.u32 first, place, 0;
-        @first cp.async.bulk.prefetch.L2.global [$1], $2;
-        mov.u32 $0, 0;
-        }""",
-        "=r,l,r",
-        [rows.to(tl.int64), count],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
 
 
 @triton.jit
@@ -73,25 +51,80 @@ def _quarters(tile):
 
 
 @triton.jit
-def _nibble_value(word, J: tl.constexpr, ASM: tl.constexpr):
-    # 1 + nibble J of a word times a power of two, which is 1 / _nibble_factor(J).
-    BIT: tl.constexpr = 11 + 4 * ((J + 1) % 3)
-    if J < 2:
-        word = word << 15
-    elif J < 5:
-        word = word << 3
-    else:
-        word = word >> 9
+def _paired(low, high, ASM: tl.constexpr):
+    # Two numbers as float16 in one word.
     if ASM:
-        bits = tl.inline_asm_elementwise(_INTO_ONE[(J + 1) % 3], "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1)
+        pair = tl.inline_asm_elementwise(
+            "cvt.rn.f16x2.f32 $0, $2, $1;", "=r,r,r", [low, high], dtype=tl.int32, is_pure=True, pack=1
+        )
     else:
-        bits = (word & (15 << BIT)) | 0x3F800000
-    return bits.to(tl.float32, bitcast=True)
+        first = low.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+        pair = first | (high.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) << 16)
+    return pair
 
 
 @triton.jit
-def _nibble_factor(J: tl.constexpr):
-    return 2.0 ** (12 - 4 * ((J + 1) % 3))
+def _meet_nibbles(total, word, x0, x1, x2, x3, ASM: tl.constexpr):
+    # Add the nibbles of a word [BU, BN], times 2 ** -24, times pairs of float16, which meet nibbles j and j + 4; those
+    # for odd j hold a sixteenth. A nibble in the low bits of a float16 is such a number: nothing needs converting.
+    if ASM:
+        result = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 high, both, sum;
+            shr.u32 high, $2, 8;
+            and.b32 both, $2, 0x000F000F;
+            fma.rn.f16x2 sum, both, $3, $1;
+            and.b32 both, $2, 0x00F000F0;
+            fma.rn.f16x2 sum, both, $4, sum;
+            and.b32 both, high, 0x000F000F;
+            fma.rn.f16x2 sum, both, $5, sum;
+            and.b32 both, high, 0x00F000F0;
+            fma.rn.f16x2 $0, both, $6, sum;
+            }""",
+            "=r,r,r,r,r,r,r",
+            [total, word, x0[:, None], x1[:, None], x2[:, None], x3[:, None]],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        first = _two_nibbles(word, 0, x0) + 16.0 * _two_nibbles(word, 1, x1)
+        second = _two_nibbles(word, 2, x2) + 16.0 * _two_nibbles(word, 3, x3)
+        result = total + first + second
+    return result
+
+
+@triton.jit
+def _two_nibbles(word, J: tl.constexpr, pair):
+    low = (pair << 16 >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    high = (pair >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    first = ((word >> (4 * J)) & 15).to(tl.float32)
+    second = ((word >> (4 * J + 16)) & 15).to(tl.float32)
+    return (first * low[:, None] + second * high[:, None]) * 2.0**-24
+
+
+@triton.jit
+def _opened(total, ASM: tl.constexpr):
+    # The two float16 of a word, added in float32.
+    if ASM:
+        result = tl.inline_asm_elementwise(
+            """{
+            .reg .b16 low, high;
+            .reg .f32 first, second;
+            mov.b32 {low, high}, $1;
+            cvt.f32.f16 first, low;
+            cvt.f32.f16 second, high;
+            add.f32 $0, first, second;
+            }""",
+            "=f,r",
+            [total],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        result = total
+    return result
 
 
 @triton.jit
@@ -125,15 +158,6 @@ def _places(units, J: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr):
 @triton.jit
 def _both_sums(a, b, c, d):
     return a + c, b + d
-
-
-@triton.jit
-def _four_bytes(word, x0, x1, x2, x3, ASM: tl.constexpr):
-    total = _byte_value(word, 0, ASM) * x0[:, None]
-    total += _byte_value(word, 1, ASM) * x1[:, None]
-    total += _byte_value(word, 2, ASM) * x2[:, None]
-    total += _byte_value(word, 3, ASM) * x3[:, None]
-    return total
 
 
 @triton.jit
