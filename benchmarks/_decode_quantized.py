@@ -33,10 +33,12 @@ _FEW = 4
 # (bits, inputs) -> (rows, warps): whole rows in registers.
 WORDS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
     (4, 4096): ((4, 2), (8, 2), (16, 4), (4, 4), (8, 4)),
-    (4, 16384): ((4, 4), (2, 8), (4, 8), (8, 8)),
+    (4, 16384): ((4, 4), (4, 8), (8, 8), (8, 16)),
     (8, 4096): ((4, 4), (8, 4), (8, 8)),
     (8, 16384): ((2, 4), (2, 8), (4, 8)),
 }
+# inputs -> how many programs a multiprocessor has that stay; 0 for none that do.
+STAYING = {4096: (0, 3, 4, 5), 16384: (0, 1, 2, 3)}
 # inputs -> (rows, words, warps): four bits, a product for each group.
 GROUPED = {
     4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4)),
@@ -70,7 +72,8 @@ def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
     """Every way of computing a product with so many tokens that is tried."""
     if tokens <= _FEW:
         for rows, warps in WORDS[bits, inputs]:
-            yield Way("words", rows, inputs * bits // 128, warps)
+            for stay in STAYING[inputs] if tokens == 1 else (0,):
+                yield Way("words", rows, inputs * bits // 128, warps, stay=stay)
     if bits == 4:
         for rows, words, warps in GROUPED[inputs]:
             yield Way("groups", rows, words, warps)
@@ -135,7 +138,8 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
                 entries.append((1e9, repr(error)[:200], way))
         entries.sort(key=lambda entry: entry[0])
         found[name] = [
-            f"{us:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages}"
+            f"{us:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages} "
+            f"stay {way.stay}"
             for us, speed, way in entries
         ]
         TUNED[bits, 1 if tokens == 1 else 8, outputs, inputs] = entries[0][2]

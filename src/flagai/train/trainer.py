@@ -18,6 +18,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
+from flagai.model.layer.packed_row import on_device
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.batches import batches, packed
 from flagai.train.engine import Engine, ShardedEngine
@@ -235,7 +236,7 @@ class Trainer:
         """A batch on the device; the lengths of packed texts stay on the host."""
         batch: dict[str, Any] = dict(made)
         lengths = batch.pop("lengths", None)
-        batch = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+        batch = {name: on_device(value, self.accelerator.device) for name, value in batch.items()}
         return batch if lengths is None else batch | {"lengths": PackedRow.of(lengths)}
 
     def _tell(self, entry: Entry) -> None:

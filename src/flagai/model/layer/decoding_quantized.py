@@ -25,6 +25,8 @@ class Way:
         warps: warps of a program.
         stages: how many tiles are under way at once.
         fuse: whether the product's kernel normalises; only by words. Measured, a kernel of its own is faster.
+        stay: by words, how many programs a multiprocessor has: they stay, and read the rows of their next turn while
+            they compute this one's. 0 for as many programs as there are turns.
     """
 
     kind: str
@@ -33,6 +35,7 @@ class Way:
     warps: int
     stages: int = 1
     fuse: bool = False
+    stay: int = 0
 
 
 # (bits, tokens are at most, outputs, inputs): the ways that were best on one H100, for the sizes of GLM-10b; by
@@ -124,7 +127,7 @@ def quantized_product(
     way = way or way_of(layer, count)
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
-    quantized_product_kernel[(-(-layer.out_features // way.rows),)](
+    quantized_product_kernel[_programs(tokens.device, -(-layer.out_features // way.rows), way)](
         tokens,
         *_norm_arguments(tokens, norm),
         _numbers(layer, way),
@@ -170,7 +173,7 @@ def quantized_project(
     way = way or way_of(layer, count, matrices=3)
     tokens, norm = _normed(tokens, norm, way, early)
     out = tokens.new_empty(count, layer.out_features)
-    quantized_projection_kernel[(3 * -(-layer.out_features // way.rows),)](
+    quantized_projection_kernel[_programs(tokens.device, 3 * -(-layer.out_features // way.rows), way)](
         tokens,
         *_norm_arguments(tokens, norm),
         *(_numbers(each, way) for each in layers),
@@ -220,6 +223,17 @@ def _beginning(device: torch.device, way: Way, early: bool) -> dict[str, Any]:
     return _early(device, early and way.kind != "tiles")
 
 
+def _programs(device: torch.device, turns: int, way: Way) -> tuple[int]:
+    """How many programs take so many turns."""
+    return (min(turns, way.stay * _multiprocessors(device)) if way.stay else turns,)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return count
+
+
 def _numbers(layer: "Quantized", way: Way) -> torch.Tensor:
     """The matrix as the kernel reads it: words, or bytes."""
     return layer.weight if way.kind == "tiles" else layer.weight.view(torch.int32)
@@ -236,6 +250,7 @@ def _common(layer: "Quantized", count: int, way: Way, norm: nn.LayerNorm | None)
         "BK": way.columns,
         "KIND": way.kind,
         "NORM": norm is not None,
+        "LOOP": way.stay > 0,
         "ASM": _compiled(),
         "num_warps": way.warps,
         "num_stages": way.stages,

@@ -133,9 +133,9 @@ class Bounds:
         return cls(lengths, ends[:-1], ends.int())
 
 
-def on_device(numbers: np.ndarray[Any, np.dtype[np.int64]], device: torch.device) -> torch.Tensor:
-    """Numbers on a device; the host does not wait until they are there."""
-    tensor = torch.from_numpy(numbers)
+def on_device(numbers: np.ndarray[Any, np.dtype[np.int64]] | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Numbers on a device; the host does not wait until they are there, nor for what the device does before."""
+    tensor = torch.as_tensor(numbers)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

@@ -16,17 +16,70 @@ import triton.language as tl
 
 from flagai.model.layer.triton_kernels import _activated
 from flagai.model.layer.triton_tiles import _chunk, _grouped, _many
-from flagai.model.layer.triton_words import _few, _held
+from flagai.model.layer.triton_words import _held, _times_words, _tokens
 
 
 @triton.jit
-def _finish(total, other, m, rows, out, N, ACTIVATION: tl.constexpr, RESIDUAL: tl.constexpr):
-    # total, [BN], is row m of the result; rounded where the plain computation has a tensor.
+def _finish(
+    tokens, words, steps, rows, bias, residual, out, N,
+    BITS: tl.constexpr, M: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    # The outputs of some rows that are held as words; rounded where the plain computation has a tensor.
     TYPE: tl.constexpr = out.dtype.element_ty
-    total = _activated(total.to(TYPE).to(tl.float32), ACTIVATION)
-    if RESIDUAL:
-        total = total.to(TYPE).to(tl.float32) + other
-    tl.store(out + m * N + rows, total.to(TYPE), mask=rows < N)
+    inside = rows < N
+    # Under way while the product is computed.
+    added = tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32) if BIAS else 0.0
+    others = ()
+    for m in tl.static_range(M):
+        if RESIDUAL:
+            others = others + (tl.load(residual + m * N + rows, mask=inside, other=0.0).to(tl.float32),)
+        else:
+            others = others + (0.0,)
+    found = _times_words(tokens, words, steps, BITS, M, ASM)
+    for m in tl.static_range(M):
+        total = _activated((found[m] + added).to(TYPE).to(tl.float32), ACTIVATION)
+        if RESIDUAL:
+            total = total.to(TYPE).to(tl.float32) + others[m]
+        tl.store(out + m * N + rows, total.to(TYPE), mask=inside)
+
+
+@triton.jit
+def _place(
+    tokens, words, steps, block, query_bias, key_bias, value_bias, query, keys, values, now, N, CAPACITY,
+    BITS: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    # The queries, keys or values of a block of rows that are held as words, to where they belong.
+    TYPE: tl.constexpr = query.dtype.element_ty
+    which, rows, bias = _part(block, query_bias, key_bias, value_bias, N, BN)
+    inside = rows < N
+    added = tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32)
+    found = _times_words(tokens, words, steps, BITS, M, ASM)
+    for m in tl.static_range(M):
+        total = (found[m] + added).to(TYPE)
+        if which == 0:
+            tl.store(query + m * N + rows, total, mask=inside)
+        else:
+            slot = tl.load(now + m % LANES)
+            places = (((m // LANES) * (N // D) + rows // D).to(tl.int64) * CAPACITY + slot) * D + rows % D
+            if which == 1:
+                tl.store(keys + places, total, mask=inside)
+            else:
+                tl.store(values + places, total, mask=inside)
+
+
+@triton.jit
+def _part(block, first, second, third, N, BN: tl.constexpr):
+    # Which of three matrices a block of rows belongs to, its rows there, and what goes with the matrix.
+    blocks = tl.cdiv(N, BN)
+    which = block // blocks
+    if which == 0:
+        chosen = first
+    elif which == 1:
+        chosen = second
+    else:
+        chosen = third
+    return which, (block % blocks) * BN + tl.arange(0, BN), chosen
 
 
 @triton.jit
@@ -59,30 +112,31 @@ def quantized_product_kernel(
     x, gain, shift, eps, matrix, scales, bias, residual, out, N,
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, EARLY: tl.constexpr, ASM: tl.constexpr,
+    RESIDUAL: tl.constexpr, EARLY: tl.constexpr, LOOP: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual."""
     TYPE: tl.constexpr = out.dtype.element_ty
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    added = tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32) if BIAS else tl.zeros([BN], tl.float32)
     if KIND == "words":
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
         if EARLY:
             tl.extra.cuda.gdc_wait()
-        # Under way while the product is computed.
-        others = ()
-        for m in tl.static_range(M):
-            if RESIDUAL:
-                others = others + (tl.load(residual + m * N + rows, mask=rows < N, other=0.0).to(tl.float32),)
-            else:
-                others = others + (added,)
-        found = _few(x, gain, shift, eps, words, steps, K, G, BITS, M, NORM, ASM)
-        for m in tl.static_range(M):
-            _finish(found[m] + added, others[m], m, rows, out, N, ACTIVATION, RESIDUAL)
+        tokens = _tokens(x, gain, shift, eps, K, G, BITS, M, BK, NORM, ASM)
+        if LOOP:
+            for block in range(tl.program_id(0), tl.cdiv(N, BN), tl.num_programs(0)):
+                here = block * BN + tl.arange(0, BN)
+                # In the end there is no later turn: the last row, again and again, costs nothing.
+                held, held_steps = _held(matrix, scales, here + tl.num_programs(0) * BN, N, K, G, BITS, BK)
+                _finish(tokens, words, steps, here, bias, residual, out, N, BITS, M, ACTIVATION, BIAS, RESIDUAL, ASM)
+                words, steps = held, held_steps
+        else:
+            _finish(tokens, words, steps, rows, bias, residual, out, N, BITS, M, ACTIVATION, BIAS, RESIDUAL, ASM)
     else:
-        total = _all(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, KIND, EARLY, ASM) + added[None, :]
+        total = _all(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, KIND, EARLY, ASM)
+        if BIAS:
+            total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
         total = _activated(total.to(TYPE).to(tl.float32), ACTIVATION)
         index = tl.arange(0, MP)
         places = index[:, None] * N + rows[None, :]
@@ -98,42 +152,41 @@ def quantized_projection_kernel(
     query_matrix, key_matrix, value_matrix, query_scales, key_scales, value_scales, query_bias, key_bias, value_bias,
     query, keys, values, now, N, CAPACITY, K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr,
     MP: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KIND: tl.constexpr,
-    NORM: tl.constexpr, EARLY: tl.constexpr, ASM: tl.constexpr,
+    NORM: tl.constexpr, EARLY: tl.constexpr, LOOP: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
     TYPE: tl.constexpr = query.dtype.element_ty
-    blocks = tl.cdiv(N, BN)
-    which = tl.program_id(0) // blocks
-    rows = (tl.program_id(0) % blocks) * BN + tl.arange(0, BN)
+    block = tl.program_id(0)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    if which == 0:
-        matrix, scales, bias = query_matrix, query_scales, query_bias
-    elif which == 1:
-        matrix, scales, bias = key_matrix, key_scales, key_bias
-    else:
-        matrix, scales, bias = value_matrix, value_scales, value_bias
-    added = tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)
+    which, rows, matrix = _part(block, query_matrix, key_matrix, value_matrix, N, BN)
+    _, _, scales = _part(block, query_scales, key_scales, value_scales, N, BN)
     if KIND == "words":
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
         if EARLY:
             tl.extra.cuda.gdc_wait()
-        found = _few(x, gain, shift, eps, words, steps, K, G, BITS, M, NORM, ASM)
-        for m in tl.static_range(M):
-            total = (found[m] + added).to(TYPE)
-            if which == 0:
-                tl.store(query + m * N + rows, total, mask=rows < N)
-            else:
-                slot = tl.load(now + m % LANES)
-                places = (((m // LANES) * (N // D) + rows // D).to(tl.int64) * CAPACITY + slot) * D + rows % D
-                if which == 1:
-                    tl.store(keys + places, total, mask=rows < N)
-                else:
-                    tl.store(values + places, total, mask=rows < N)
+        tokens = _tokens(x, gain, shift, eps, K, G, BITS, M, BK, NORM, ASM)
+        if LOOP:
+            for here in range(block, 3 * tl.cdiv(N, BN), tl.num_programs(0)):
+                later = tl.minimum(here + tl.num_programs(0), 3 * tl.cdiv(N, BN) - 1)
+                _, rows, matrix = _part(later, query_matrix, key_matrix, value_matrix, N, BN)
+                _, _, scales = _part(later, query_scales, key_scales, value_scales, N, BN)
+                held, held_steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
+                _place(
+                    tokens, words, steps, here, query_bias, key_bias, value_bias, query, keys, values, now, N, CAPACITY,
+                    BITS, M, LANES, D, BN, ASM,
+                )  # fmt: skip
+                words, steps = held, held_steps
+        else:
+            _place(
+                tokens, words, steps, block, query_bias, key_bias, value_bias, query, keys, values, now, N, CAPACITY,
+                BITS, M, LANES, D, BN, ASM,
+            )  # fmt: skip
     else:
         index = tl.arange(0, MP)
         total = _all(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, KIND, EARLY, ASM)
-        total = (total + added[None, :]).to(TYPE)
+        _, _, bias = _part(block, query_bias, key_bias, value_bias, N, BN)
+        total = (total + tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]).to(TYPE)
         inside = (index < M)[:, None] & (rows < N)[None, :]
         if which == 0:
             tl.store(query + index[:, None] * N + rows[None, :], total, mask=inside)

@@ -36,7 +36,6 @@ def _held(
     words = tl.load(
         matrix + (wide * (4 * U))[None, :] + places[:, None],
         mask=None if U == BU else (places < 4 * U)[:, None],
-        other=None if U == BU else 0,
         eviction_policy="evict_first",
     )
     words = tl.permute(tl.reshape(words, [BU, 4, BN]), [0, 2, 1])
@@ -44,7 +43,6 @@ def _held(
         steps = tl.load(
             scales + (wide * (K // G))[None, :] + (units // (G // 32))[:, None],
             mask=None if U == BU else (units < U)[:, None],
-            other=None if U == BU else 0,
         )
     else:
         steps = tl.load(scales + wide)
@@ -91,10 +89,9 @@ def _token(
 
 
 @triton.jit
-def _times_nibbles(parts, words, steps, ASM: tl.constexpr):
-    # A token times rows of 4 bits, [BN]: nibbles become float16 without conversion, two at once; sums are float32.
-    BU: tl.constexpr = words.shape[0]
-    BN: tl.constexpr = words.shape[1]
+def _paired_token(parts, ASM: tl.constexpr):
+    # What nibbles meet: 16 words with pairs of float16; what their products must be multiplied by; the plain sum.
+    BU: tl.constexpr = parts[0].shape[0]
     most = tl.zeros([BU], dtype=tl.float32)
     plain = tl.zeros([BU], dtype=tl.float32)
     for j in tl.static_range(8):
@@ -104,16 +101,20 @@ def _times_nibbles(parts, words, steps, ASM: tl.constexpr):
     exponent = tl.minimum(tl.maximum(most.to(tl.int32, bitcast=True) >> 23, 24), 244)
     factor = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
     back = ((exponent + 10) << 23).to(tl.float32, bitcast=True)  # nibbles are worth 2 ** -24 each
+    even, odd = factor[:, None], (factor * 0.0625)[:, None]
+    a0, a1, a2, a3 = _quarters(_paired(parts[0] * even, parts[4] * even, ASM))
+    b0, b1, b2, b3 = _quarters(_paired(parts[1] * odd, parts[5] * odd, ASM))
+    c0, c1, c2, c3 = _quarters(_paired(parts[2] * even, parts[6] * even, ASM))
+    d0, d1, d2, d3 = _quarters(_paired(parts[3] * odd, parts[7] * odd, ASM))
+    return a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, back, plain
+
+
+@triton.jit
+def _times_nibbles(token, words, steps, ASM: tl.constexpr):
+    # A token times rows of 4 bits, [BN]: nibbles become float16 without conversion, two at once; sums are float32.
+    a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3, back, plain = token
     w0, w1, w2, w3 = _quarters(words)
-    a0, a1, a2, a3 = _quarters(_paired(parts[0] * factor[:, None], parts[4] * factor[:, None], ASM))
-    b0, b1, b2, b3 = _quarters(
-        _paired(parts[1] * (factor * 0.0625)[:, None], parts[5] * (factor * 0.0625)[:, None], ASM)
-    )
-    c0, c1, c2, c3 = _quarters(_paired(parts[2] * factor[:, None], parts[6] * factor[:, None], ASM))
-    d0, d1, d2, d3 = _quarters(
-        _paired(parts[3] * (factor * 0.0625)[:, None], parts[7] * (factor * 0.0625)[:, None], ASM)
-    )
-    total = tl.zeros([BU, BN], dtype=tl.int32 if ASM else tl.float32)
+    total = tl.zeros([words.shape[0], words.shape[1]], dtype=tl.int32 if ASM else tl.float32)
     total = _meet_nibbles(total, w0, a0, b0, c0, d0, ASM)
     total = _meet_nibbles(total, w1, a1, b1, c1, d1, ASM)
     total = _meet_nibbles(total, w2, a2, b2, c2, d2, ASM)
@@ -156,17 +157,30 @@ def _times_bytes(parts, words, steps, ASM: tl.constexpr):
 
 
 @triton.jit
-def _few(
-    x, gain, shift, eps, words, steps,
-    K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, NORM: tl.constexpr, ASM: tl.constexpr,
+def _tokens(
+    x, gain, shift, eps,
+    K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, BU: tl.constexpr, NORM: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
-    # Few tokens, normalised if NORM, times the rows that are held: M of [BN].
-    units = tl.arange(0, words.shape[0])
+    # Tokens, normalised if NORM, as rows that are held meet them.
+    units = tl.arange(0, BU)
     found = ()
     for m in tl.static_range(M):
         parts = _token(x + m * K, gain, shift, eps, units, K, G, BITS, NORM)
         if BITS == 4:
-            found = found + (_times_nibbles(parts, words, steps, ASM),)
+            found = found + (_paired_token(parts, ASM),)
         else:
-            found = found + (_times_bytes(parts, words, steps, ASM),)
+            found = found + (parts,)
+    return found
+
+
+@triton.jit
+def _times_words(tokens, words, steps, BITS: tl.constexpr, M: tl.constexpr, ASM: tl.constexpr):
+    # Tokens times the rows that are held: M of [BN].
+    found = ()
+    for m in tl.static_range(M):
+        if BITS == 4:
+            found = found + (_times_nibbles(tokens[m], words, steps, ASM),)
+        else:
+            found = found + (_times_bytes(tokens[m], words, steps, ASM),)
     return found
