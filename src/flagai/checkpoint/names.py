@@ -75,6 +75,9 @@ def row(
     return Row(ours, theirs, part, transposed, only, head)
 
 
+_OWN_NAME = row("{*}", "{*}", only=(NATIVE,))
+
+
 def _compile(template: str) -> re.Pattern[str]:
     pattern = re.escape(template)
     for placeholder, expression in _PLACEHOLDERS.items():
@@ -164,7 +167,7 @@ class NameMap:
             for entry in self._by_template.get("{*}", ())
             if (match := entry.ours_pattern.fullmatch(ours))
         ]
-        return [*found, Window(row(ours, ours, only=(NATIVE,)), ours)]
+        return [*found, Window(_OWN_NAME, ours)]
 
     @cached_property
     def _by_template(self) -> dict[str, list[Row]]:

@@ -52,6 +52,8 @@ def spans(tensors: Iterable[torch.Tensor]) -> list[Span]:
 
 def extent(tensor: torch.Tensor) -> Span:
     """The addresses of a tensor's first byte and of the byte behind its last one, gaps between rows included."""
+    if tensor.is_contiguous():
+        return tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     return tensor.data_ptr(), tensor.data_ptr() + reach * tensor.itemsize
 

@@ -98,16 +98,20 @@ class Cut:
     count: int
 
 
-def cuts(tensor: "DTensor") -> list[Cut]:
+def cuts(tensor: "DTensor") -> tuple[Cut, ...]:
     """How a tensor is cut, but for dimensions that several dimensions of its mesh cut."""
-    mesh = tensor.device_mesh
+    return _cuts(tensor.device_mesh, tensor.placements)
+
+
+@functools.lru_cache(maxsize=256)
+def _cuts(mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[Cut, ...]:
     # Not is_shard: FSDP around tensor parallelism has a placement of its own, which cuts too.
-    dimensions = [getattr(place, "dim", None) for place in tensor.placements]
-    return [
+    dimensions = [getattr(place, "dim", None) for place in placements]
+    return tuple(
         Cut(dimension, mesh.get_group(axis), mesh.get_local_rank(axis), mesh.size(axis))
         for axis, dimension in enumerate(dimensions)
         if dimension is not None and mesh.size(axis) > 1 and dimensions.count(dimension) == 1
-    ]
+    )
 
 
 def from_part(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
