@@ -209,9 +209,7 @@ class FileMap:
 
     def __init__(self) -> None:
         self._mappings: list[tuple[int, int, int, int, str]] = []
-        self._files: dict[
-            tuple[str, int], Path | None
-        ] = {}  # those asked for: torch alone maps hundreds
+        self._files: dict[tuple[str, int], Path | None] = {}  # those asked for
         with suppress(OSError):
             for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
                 self._add(line.split(maxsplit=5))
