@@ -88,6 +88,8 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _can_join(parts: list[torch.Tensor], dimension: int | None) -> bool:
     """Whether model-parallel parts have equal shapes, but for the dimension along which they are joined."""
+    if len(parts) == 1:
+        return True
     if dimension is not None and any(dimension >= part.dim() for part in parts):
         return False
     shapes = [[extent for axis, extent in enumerate(part.shape) if axis != dimension] for part in parts]

@@ -85,7 +85,7 @@ def _place_parameters(
         if id(parameter) not in placed:
             values = _distributed(parameter.detach(), STYLES[kind].get(leaf), mesh, rank)
             placed[id(parameter)] = as_parameter(values, parameter.requires_grad)
-        module.register_parameter(leaf, placed[id(parameter)])
+        module._parameters[leaf] = placed[id(parameter)]
 
 
 def _distributed(tensor: torch.Tensor, dimension: int | None, mesh: DeviceMesh, rank: int) -> torch.Tensor:
