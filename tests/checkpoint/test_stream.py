@@ -99,9 +99,9 @@ def test_readers_are_there_while_the_model_is_built(tmp_path: Path, monkeypatch:
     seen: list[int] = []
     original = type(model).on_meta.__func__  # type: ignore[attr-defined]
 
-    def building(cls: Any, config: Any) -> Any:
+    def building(cls: Any, *given: Any) -> Any:
         seen.append(sum(thread.name.startswith("flagai-read") for thread in threading.enumerate()))
-        return original(cls, config)
+        return original(cls, *given)
 
     read: list[int] = []
     preadv = os.preadv
@@ -230,3 +230,26 @@ def test_inside_of_inference_mode(tmp_path: Path) -> None:
     with torch.inference_mode():
         loaded = type(model).from_pretrained(tmp_path, dtype=torch.float64)
     assert equal(loaded, model.double())
+
+
+@pytest.mark.parametrize("name", ["GLMModel", "GPT2Model"])
+def test_reading_begins_again_and_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order in which files are mapped; and windows of one matrix of a file are announced together."""
+    model = tiny.build(name)
+    model.save_pretrained(tmp_path, layout="huggingface", max_shard_size="5KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    added: list[list[Move]] = []
+    original = Stream.add
+
+    def add(self: Stream, moves: Sequence[Move]) -> None:
+        added.append(list(moves))
+        original(self, moves)
+
+    monkeypatch.setattr(Stream, "add", add)
+    monkeypatch.setattr(transfer, "_FIRST_BATCH", 2000)
+    monkeypatch.setattr(transfer, "_BATCH", 10_000)
+    type(model).from_pretrained(tmp_path, device="meta")
+    sizes = [sum(move.source.nbytes for move in moves) for moves in added]
+    largest = max(parameter.nbytes for parameter in model.parameters())
+    assert max(sizes) < 10_000 + 3 * largest
+    assert len(sizes) > sum(sizes) / (10_000 + 3 * largest)

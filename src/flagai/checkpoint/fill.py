@@ -74,7 +74,8 @@ def fill(
     _log(report)
     with torch.no_grad():
         with phase("allocate"):
-            new = sum(shards.local(value).nbytes for value in model.parameters() if value.is_meta)
+            unique = {id(value): value for value in parameters.values()}
+            new = sum(shards.local(value).nbytes for value in unique.values() if value.is_meta)
             transfer = Transfer(device or torch.device("cpu"), new, replicas, checkpoint.take_readers())
         # Until its end the model is as it was, but for parameters that are overwritten in place.
         with transfer, phase("place"):

@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
+from mmap import mmap
 from typing import Any, Self
 
 import torch
@@ -45,7 +46,7 @@ class Lane:
         """Wait until nothing is in flight any more, and give the memory back."""
 
     def prepare(self) -> None:
-        """Get the buffers ready; called by the thread that fills them."""
+        """Get the first buffer ready, even before there is work; called by the thread that fills it."""
 
     def follow(self) -> None:
         """Let what will be sent come after the work that the calling thread has queued: it has made new targets."""
@@ -66,7 +67,7 @@ class Lane:
         """Wait until everything that was sent has been copied."""
 
     def _wait(self) -> None:
-        """Wait until the present buffer has been copied."""
+        """Wait until the present buffer may be filled."""
 
 
 @cache
@@ -97,7 +98,7 @@ class CudaLane(Lane):
         self._made_on = torch.cuda.current_stream(device)
         self._stream = torch.cuda.Stream(device)
         self._copied = [torch.cuda.Event(blocking=True) for _ in range(buffers)]  # one that was never recorded is over
-        self._raw: list[torch.Tensor] = []
+        self._raw: list[torch.Tensor] = []  # the buffers that are pinned, in the order of their turns
         self._on_device: list[torch.Tensor | None] = [None] * buffers
         self._at_exit = ExitStack()
 
@@ -120,17 +121,24 @@ class CudaLane(Lane):
         self._stream.synchronize()
 
     def prepare(self) -> None:
-        """Pin the buffers: in huge pages it takes a fraction of cudaHostAlloc's time, and all readers do it at once."""
-        for memory in self.ring:
-            raw = torch.frombuffer(memory, dtype=torch.uint8)
-            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(raw.data_ptr(), self.size, 0))
-            self._raw.append(raw)
+        """Pin the first buffer. The others are pinned when their turn comes: reading begins after a part of the time.
+
+        In huge pages it takes a fraction of cudaHostAlloc's time, and all readers do it at once.
+        """
+        self._pin(self.ring[0])
+
+    def _pin(self, memory: mmap) -> None:
+        raw = torch.frombuffer(memory, dtype=torch.uint8)
+        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(raw.data_ptr(), self.size, 0))
+        self._raw.append(raw)
 
     def follow(self) -> None:
         """The targets' memory may have had users before: what is queued for them comes first."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
     def _wait(self) -> None:
+        if self.turn == len(self._raw):  # its first turn
+            self._pin(self.ring[self.turn])
         if not self._copied[self.turn].query():  # waiting gives Python's lock away
             self._copied[self.turn].synchronize()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flagai.checkpoint.names import NameMap, Window
+from flagai.checkpoint.names import NameMap, Row, Window
 from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import CheckpointError
 
@@ -88,10 +88,22 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _can_join(parts: list[torch.Tensor], dimension: int | None) -> bool:
     """Whether model-parallel parts have equal shapes, but for the dimension along which they are joined."""
+    if len(parts) == 1:
+        return True
     if dimension is not None and any(dimension >= part.dim() for part in parts):
         return False
     shapes = [[extent for axis, extent in enumerate(part.shape) if axis != dimension] for part in parts]
     return all(shape == shapes[0] for shape in shapes)
+
+
+def _fit(layout: str, fitting: list[list[Row]]) -> int:
+    """How many parameters have a window of the right shape under a layout.
+
+    Args:
+        layout: the layout.
+        fitting: for each parameter, the rows whose windows have its shape.
+    """
+    return sum(any(row.serves(layout) for row in rows) for rows in fitting)
 
 
 class Matcher:
@@ -127,19 +139,16 @@ class Matcher:
             ours: [window for window in windows if window.theirs in self._file_names]
             for ours, windows in self._all_windows.items()
         }
-        # Cut once: every window is asked for by each layout's fit, and again for the choice.
-        self._cut = {
-            ours: [(window, source) for window in windows if (source := self._source(ours, window))]
+        cut = {
+            ours: [(window.row, source) for window in windows if (source := self._source(ours, window))]
             for ours, windows in self._windows.items()
         }
-        self._layout = max(names.layouts, key=lambda layout: self._fit(layout, shapes))
-
-    def _fit(self, layout: str, shapes: Mapping[str, torch.Size]) -> int:
-        """How many parameters have a window of the right shape under this layout."""
-        count = 0
-        for ours, cuts in self._cut.items():
-            count += any(window.row.serves(layout) and source.shape == shapes[ours] for window, source in cuts)
-        return count
+        fitting = [[row for row, source in cuts if source.shape == shapes[ours]] for ours, cuts in cut.items()]
+        self._layout = layout = max(names.layouts, key=lambda layout: _fit(layout, fitting))
+        self._sources = {
+            ours: [source for _, source in sorted(cuts, key=lambda pair: not pair[0].serves(layout))]
+            for ours, cuts in cut.items()
+        }
 
     def _source(self, ours: str, window: Window) -> Source | None:
         cuts = [window.cut(tensor) for tensor in self._checkpoint.tensors(self._file_names[window.theirs])]
@@ -151,8 +160,7 @@ class Matcher:
 
     def sources(self, ours: str) -> list[Source]:
         """Every place where the checkpoint holds a parameter, the one to use first."""
-        cuts = sorted(self._cut[ours], key=lambda cut: not cut[0].row.serves(self._layout))
-        return [source for _, source in cuts]
+        return self._sources[ours]
 
     def raw_shape(self, ours: str) -> str | None:
         """The name and shape of a tensor that should hold a parameter but cannot be cut; for messages."""

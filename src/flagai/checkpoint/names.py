@@ -75,6 +75,10 @@ def row(
     return Row(ours, theirs, part, transposed, only, head)
 
 
+_NUMBER = re.compile(r"\.(\d+)\.")
+_OWN_NAME = row("{*}", "{*}", only=(NATIVE,))
+
+
 def _compile(template: str) -> re.Pattern[str]:
     pattern = re.escape(template)
     for placeholder, expression in _PLACEHOLDERS.items():
@@ -90,7 +94,7 @@ def _fill_in(template: str, values: dict[str, str]) -> str:
 def _readings(name: str) -> list[tuple[str, dict[str, str]]]:
     """The templates that a name may come from, each with what its placeholders stand for."""
     readings: list[tuple[str, dict[str, str]]] = [(name, {})]
-    if match := re.search(r"\.(\d+)\.", name):
+    if match := _NUMBER.search(name):
         readings.append((f"{name[: match.start()]}.{{i}}.{name[match.end() :]}", {"i": match[1]}))
     leaf = name.rpartition(".")[2]
     if leaf in ("weight", "bias"):
@@ -164,7 +168,7 @@ class NameMap:
             for entry in self._by_template.get("{*}", ())
             if (match := entry.ours_pattern.fullmatch(ours))
         ]
-        return [*found, Window(row(ours, ours, only=(NATIVE,)), ours)]
+        return [*found, Window(_OWN_NAME, ours)]
 
     @cached_property
     def _by_template(self) -> dict[str, list[Row]]:

@@ -52,6 +52,8 @@ def spans(tensors: Iterable[torch.Tensor]) -> list[Span]:
 
 def extent(tensor: torch.Tensor) -> Span:
     """The addresses of a tensor's first byte and of the byte behind its last one, gaps between rows included."""
+    if tensor.is_contiguous():
+        return tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     return tensor.data_ptr(), tensor.data_ptr() + reach * tensor.itemsize
 
@@ -206,8 +208,8 @@ class FileMap:
     """
 
     def __init__(self) -> None:
-        self._mappings: list[tuple[int, int, int, int, Path]] = []
-        self._inodes: dict[Path, int | None] = {}
+        self._mappings: list[tuple[int, int, int, int, str]] = []
+        self._files: dict[tuple[str, int], Path | None] = {}  # those asked for
         with suppress(OSError):
             for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
                 self._add(line.split(maxsplit=5))
@@ -216,7 +218,7 @@ class FileMap:
         """Note a line of a file: addresses, rights, offset, device, inode, path."""
         if len(fields) == 6 and fields[4] != "0":
             begin, end = (int(address, 16) for address in fields[0].split("-"))
-            self._mappings.append((begin, end, int(fields[2], 16), int(fields[4]), Path(fields[5])))
+            self._mappings.append((begin, end, int(fields[2], 16), int(fields[4]), fields[5]))
 
     def find(self, tensor: torch.Tensor) -> Place | None:
         """The place of a tensor's first byte, if all of it lies in one mapped file that still has this path."""
@@ -224,12 +226,14 @@ class FileMap:
         index = bisect.bisect_right(self._mappings, (begin, math.inf)) - 1
         if index < 0:
             return None
-        first, last, offset, inode, file = self._mappings[index]
-        return Place(file, offset + begin - first) if end <= last and self._inode(file) == inode else None
+        first, last, offset, inode, name = self._mappings[index]
+        file = self._file(name, inode) if end <= last else None
+        return None if file is None else Place(file, offset + begin - first)
 
-    def _inode(self, file: Path) -> int | None:
-        if file not in self._inodes:
-            self._inodes[file] = None
+    def _file(self, name: str, inode: int) -> Path | None:
+        """The file of a mapping, if it still has this path."""
+        if (name, inode) not in self._files:
+            self._files[name, inode] = None
             with suppress(OSError, ValueError):
-                self._inodes[file] = os.stat(file).st_ino
-        return self._inodes[file]
+                self._files[name, inode] = Path(name) if os.stat(name).st_ino == inode else None
+        return self._files[name, inode]

@@ -28,6 +28,8 @@ class Move:
 
     def aligned(self) -> "Move":
         """The same copy with the source's dimensions from far to near; flat, if both sides lie without gaps."""
+        if self._is_flat:
+            return Move(self.source.view(-1), self.target.view(-1))
         order = sorted(range(self.source.dim()), key=self.source.stride, reverse=True)
         source, target = self.source.permute(order), self.target.permute(order)
         if source.is_contiguous() and target.is_contiguous():
@@ -36,6 +38,9 @@ class Move:
 
     def cut(self, limit: int) -> Iterator["Move"]:
         """Split into rows, so that the rows of a piece span at most ``limit`` bytes of the source if one row does."""
+        if self._is_flat and self.source.nbytes <= limit:  # most of a model's tensors; views of them would cost more
+            yield self
+            return
         move = self.aligned()
         row_bytes = move.source.stride(0) * move.source.itemsize
         # A window lies somewhere inside of its rows. Windows of one matrix, such as q, k and v, are cut at the same
@@ -48,8 +53,11 @@ class Move:
     @property
     def is_plain(self) -> bool:
         """Whether the target takes the source's bytes as they are."""
-        same = self.source.dtype == self.target.dtype
-        return same and self.source.is_contiguous() and self.target.is_contiguous()
+        return self.source.dtype == self.target.dtype and self._is_flat
+
+    @property
+    def _is_flat(self) -> bool:
+        return self.source.is_contiguous() and self.target.is_contiguous()
 
 
 @dataclass

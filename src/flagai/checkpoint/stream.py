@@ -1,6 +1,6 @@
 """Stream files into a device: many readers, each with its own two buffers and its own queue of copies.
 
-Readers get ready (pinning their buffers takes a while) and begin to read while the rest is still being planned.
+Readers get ready (pinning a buffer takes a while) and begin to read while the rest is still being planned.
 
 A read takes as long as the copy of the buffer before it, so each reader keeps the disk (or the page cache) and the
 device busy at once; staging memory is constant, whatever the model's size. Whatever fails, in whichever reader, stops

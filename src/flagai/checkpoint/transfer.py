@@ -11,7 +11,7 @@ import torch
 
 from flagai.checkpoint.casting import cast
 from flagai.checkpoint.matching import Source
-from flagai.checkpoint.pages import empty_like, extent
+from flagai.checkpoint.pages import empty_like
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.pieces import Move
 from flagai.checkpoint.stream import Stream, exactly
@@ -155,7 +155,7 @@ class Transfer:
         device = move.target.device
         batch = self._batches.setdefault(device, _Batch())
         # Windows of one matrix lie inside of each other's rows: they are read together.
-        if device.type != "cpu" and batch.size >= self._enough and move.source.data_ptr() >= batch.end:
+        if device.type != "cpu" and batch.size >= self._enough and _matrix(move) not in batch.matrices:
             self._stream(device, batch.size).add(batch.moves)
             batch = self._batches[device] = _Batch()
             self._enough = _BATCH
@@ -200,12 +200,18 @@ class _Batch:
 
     def __init__(self) -> None:
         self.moves: list[Move] = []
-        self.size = self.end = 0
+        self.matrices: set[int] = set()
+        self.size = 0
 
     def add(self, move: Move) -> None:
         self.moves.append(move)
+        self.matrices.add(_matrix(move))
         self.size += move.source.nbytes
-        self.end = max(self.end, extent(move.source)[1])
+
+
+def _matrix(move: Move) -> int:
+    """Where the tensor of the file begins that the source is a window of; the next file may be mapped before this."""
+    return move.source.untyped_storage().data_ptr()
 
 
 def swaps_on(device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -83,18 +83,16 @@ class BaseModel(Savable):
     def _spread(cls, config: ModelConfig, layout: "Layout | None", dtype: torch.dtype | None = None) -> Self:
         """A model without memory, spread over processes; it has its type before, when that costs least."""
         with phase("meta"):
-            model = cls.on_meta(config)
-            if dtype is not None:
-                model.to(dtype)
+            model = cls.on_meta(config, dtype)
         if layout is not None:
             with phase("cut"):
                 layout.apply(model, cls.plan, model.blocks_to_shard())
             model.layout = layout
         return model
 
-    def blocks_to_shard(self) -> list[nn.Module]:
+    def blocks_to_shard(self) -> Iterator[nn.Module]:
         """The modules that FSDP gathers one at a time."""
-        return [block for stack in self.modules() if isinstance(stack, BlockStack) for block in stack]
+        return (block for stack in self.modules() if isinstance(stack, BlockStack) for block in stack)
 
     def _drawn(self, device: torch.device) -> Self:
         """This model, with newly drawn weights instead of no memory."""
@@ -102,13 +100,14 @@ class BaseModel(Savable):
         return self
 
     @classmethod
-    def on_meta(cls, config: ModelConfig) -> Self:
+    def on_meta(cls, config: ModelConfig, dtype: torch.dtype | None = None) -> Self:
         """Build a model without memory: names and shapes only, to be filled by :meth:`load_checkpoint`.
 
         Args:
             config: the configuration.
+            dtype: the type of its numbers; default torch's.
         """
-        with without_memory():
+        with without_memory(dtype):
             return cls(config)
 
     def init_weights(self, only: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BertBlock, BlockStack
+from flagai.model.building import several
 from flagai.model.config import ModelConfig
 from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result
 from flagai.model.layer import Embeddings, KVCache, Mask, Packed, PackedRow, Pooler
@@ -124,8 +125,8 @@ class BertModel(BaseModel):
             dropout=config.hidden_dropout_prob,
         )
         self.blocks = BlockStack(
-            (
-                BertBlock(
+            several(
+                lambda: BertBlock(
                     config.hidden_size,
                     config.num_attention_heads,
                     config.intermediate_size or 4 * config.hidden_size,
@@ -133,8 +134,8 @@ class BertModel(BaseModel):
                     eps=config.layer_norm_eps,
                     dropout=config.hidden_dropout_prob,
                     attention_dropout=config.attention_probs_dropout_prob,
-                )
-                for _ in range(config.num_hidden_layers)
+                ),
+                config.num_hidden_layers,
             ),
             checkpoint_activations=config.checkpoint_activations,
         )

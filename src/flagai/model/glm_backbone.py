@@ -12,6 +12,7 @@ import torch
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GLMBlock
+from flagai.model.building import several
 from flagai.model.config import ModelConfig
 from flagai.model.inputs import Output, checked_ids, picked, result, visible
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
@@ -105,15 +106,15 @@ class GLMModel(BaseModel):
             PromptSpell(config.spell_length, config.hidden_size, config.spell_func) if config.spell_length else None
         )
         self.blocks = BlockStack(
-            (
-                GLMBlock(
+            several(
+                lambda: GLMBlock(
                     config.hidden_size,
                     config.num_attention_heads,
                     eps=config.layernorm_epsilon,
                     dropout=config.output_dropout_prob,
                     attention_dropout=config.attention_dropout_prob,
-                )
-                for _ in range(config.num_layers)
+                ),
+                config.num_layers,
             ),
             checkpoint_activations=config.checkpoint_activations,
             group=config.checkpoint_num_layers,

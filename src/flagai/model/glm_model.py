@@ -4,6 +4,7 @@ Source: Du et al. 2022, "GLM: General Language Model Pretraining with Autoregres
 heads as in THUDM/GLM and FlagAI.
 """
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -259,9 +260,9 @@ class GLMForMultiTokenClozeFast(GLMForMultiTokenCloze):
             output["loss"] = choice_loss(output["logits"], labels)
         return output
 
-    def blocks_to_shard(self) -> list[nn.Module]:
+    def blocks_to_shard(self) -> Iterator[nn.Module]:
         """None: gradients reach a block through the cache too, where FSDP does not see them coming."""
-        return []
+        return iter(())
 
 
 def _text_and_past(lengths: torch.Tensor, remembered: int, count: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
+from flagai.model.building import several
 from flagai.model.config import ModelConfig
 from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, picked, real_tokens, result
 from flagai.model.layer import Attention, Causal, Embeddings, FeedForward, KVCache, LayerNorm, Linear
@@ -96,7 +97,7 @@ class GPT2Model(BaseModel):
             config.vocab_size, config.n_embd, positions=config.n_positions, dropout=config.embd_pdrop
         )
         self.blocks = BlockStack(
-            (_block(config) for _ in range(config.n_layer)), checkpoint_activations=config.checkpoint_activations
+            several(lambda: _block(config), config.n_layer), checkpoint_activations=config.checkpoint_activations
         )
         self.norm = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head = None if config.tie_word_embeddings else Linear(config.n_embd, config.vocab_size, bias=False)

@@ -13,6 +13,7 @@ from torch import nn
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, T5Block
+from flagai.model.building import several
 from flagai.model.config import ModelConfig
 from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result, visible
 from flagai.model.layer import Causal, Embeddings, KVCache, Linear, Mask, Packed, RelativeBias, RMSNorm, Visibility
@@ -98,8 +99,8 @@ class T5Stack(nn.Module):
             bidirectional=not decoder,
         )
         self.blocks = BlockStack(
-            (
-                T5Block(
+            several(
+                lambda: T5Block(
                     config.d_model,
                     config.num_heads,
                     config.d_kv,
@@ -109,8 +110,8 @@ class T5Stack(nn.Module):
                     decoder=decoder,
                     eps=config.layer_norm_epsilon,
                     dropout=config.dropout_rate,
-                )
-                for _ in range(layers)
+                ),
+                layers,
             ),
             checkpoint_activations=config.checkpoint_activations,
         )

@@ -146,8 +146,9 @@ def become(module: nn.Module, brick: type[Brick], group: Group) -> None:
         brick: what it shall do besides.
         group: the ranks that share the model.
     """
-    module.__class__ = _mixed(brick, type(module))  # type: ignore[arg-type]  # classes are hashable
-    module.group = group  # type: ignore[assignment]
+    # Not by nn.Module's way, which first asks whether these are parameters, modules or buffers.
+    object.__setattr__(module, "__class__", _mixed(brick, type(module)))  # type: ignore[arg-type]  # classes are hashable
+    object.__setattr__(module, "group", group)
 
 
 @cache

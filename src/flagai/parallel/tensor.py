@@ -43,7 +43,7 @@ def cut(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
     styles = {
         name: style(plan, name)
         for name, module in modules.items()
-        if any(True for _ in module.parameters(recurse=False))
+        if any(parameter is not None for parameter in module._parameters.values())
     }
     _check(model, modules, styles, mesh.size())
     group, rank = Group(mesh, mesh.get_group()), mesh.get_local_rank()
@@ -79,11 +79,13 @@ def _brick(module: nn.Module, kind: str) -> type[Brick]:
 def _place_parameters(
     module: nn.Module, kind: str, mesh: DeviceMesh, rank: int, placed: dict[int, nn.Parameter]
 ) -> None:
-    for leaf, parameter in list(module.named_parameters(recurse=False)):
+    for leaf, parameter in module._parameters.items():
+        if parameter is None:
+            continue
         if id(parameter) not in placed:
             values = _distributed(parameter.detach(), STYLES[kind].get(leaf), mesh, rank)
             placed[id(parameter)] = as_parameter(values, parameter.requires_grad)
-        setattr(module, leaf, placed[id(parameter)])
+        module._parameters[leaf] = placed[id(parameter)]
 
 
 def _distributed(tensor: torch.Tensor, dimension: int | None, mesh: DeviceMesh, rank: int) -> torch.Tensor:

@@ -16,6 +16,11 @@ class Float32InHalf(Linear):
     T5 was trained in bfloat16; the outputs of its feed-forward layers overflow float16.
     """
 
+    def reset_parameters(self) -> None:
+        """See the base class; a layer that is built in float16 becomes wide now."""
+        self._apply(lambda tensor: tensor)
+        super().reset_parameters()
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.weight.dtype is torch.float16:
