@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from flagai.checkpoint.pages import huge_memory
+from flagai.checkpoint.pages import get_pages, huge_memory
 from flagai.checkpoint.pieces import Chunk, Move
 
 
@@ -128,6 +128,7 @@ class CudaLane(Lane):
         self._pin(self.ring[0])
 
     def _pin(self, memory: mmap) -> None:
+        get_pages(memory)
         raw = torch.frombuffer(memory, dtype=torch.uint8)
         torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(raw.data_ptr(), self.size, 0))
         self._raw.append(raw)

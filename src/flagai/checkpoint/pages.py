@@ -143,6 +143,16 @@ def huge_memory(size: int) -> mmap.mmap:
     return memory
 
 
+def get_pages(memory: mmap.mmap) -> None:
+    """Ask for all pages of some memory at once; pinning it then finds them there.
+
+    Sixteen threads that pin 16 MB each take 15 ms with this, and 55 to 85 without: the driver touches pages one by
+    one, under a lock (two processes at once on one host with H100s).
+    """
+    if _LINUX:
+        _madvise(ctypes.addressof(ctypes.c_char.from_buffer(memory)), len(memory), _POPULATE_WRITE)
+
+
 class Supply:
     """Gets memory from the kernel before it is written, in huge pages unless they prove dear on this machine.
 

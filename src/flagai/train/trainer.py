@@ -64,13 +64,15 @@ class _Open:
     Args:
         step: its number.
         rate: its learning rate.
-        sums: its loss and its tokens, summed over the processes.
+        sums: its loss and its tokens, summed over the processes; on the host when ``arrived`` says so.
+        arrived: what the copy to the host is followed by; None if there was none.
         seconds: from the step before to this one.
     """
 
     step: int
     rate: float
     sums: torch.Tensor
+    arrived: torch.cuda.Event | None
     seconds: float
 
 
@@ -152,7 +154,7 @@ class Trainer:
         sums = self.accelerator.reduce(torch.stack([mean, torch.full_like(mean, tokens)]), "sum")
         self._close()
         now = time.perf_counter()
-        self._open = _Open(self.progress.step, rate, sums, now - self._clock)
+        self._open = _Open(self.progress.step, rate, *_towards_host(sums), now - self._clock)
         self._clock = now
 
     def _close(self) -> None:
@@ -160,6 +162,8 @@ class Trainer:
         if self._open is None:
             return
         step, self._open = self._open, None
+        if step.arrived is not None:
+            step.arrived.synchronize()
         loss, tokens = step.sums.tolist()
         loss /= self.accelerator.num_processes
         self.progress.tokens += int(tokens)
@@ -243,6 +247,16 @@ class Trainer:
         self.log.add(entry)
         if self.watch is not None and self.accelerator.is_main_process:
             self.watch(entry | {"steps": self.steps})
+
+
+def _towards_host(sums: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """Begin to copy numbers to the host: asked for later, they would come after the work that was queued meanwhile."""
+    if sums.device.type != "cuda":
+        return sums, None
+    copied, arrived = torch.empty_like(sums, device="cpu", pin_memory=True), torch.cuda.Event()
+    copied.copy_(sums, non_blocking=True)
+    arrived.record()
+    return copied, arrived
 
 
 def _lengths(tokenizer: Tokenizer, objective: Objective, records: Sequence[Record], recipe: Recipe) -> list[int]:
