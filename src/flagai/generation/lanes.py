@@ -58,7 +58,7 @@ class IndependentLanes(Search):
 
     def account(
         self, tokens: torch.Tensor, plain: torch.Tensor, scores: torch.Tensor, parents: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Note scores and ends.
 
         Args:
@@ -68,7 +68,7 @@ class IndependentLanes(Search):
             parents: the lanes that the tokens continue, [B, W]; None if each continues its own.
 
         Returns:
-            Which tokens the answers gain, and where the hook ends pieces; [B, W] each.
+            Which tokens the answers gain, and where the hook ends pieces (None without one); [B, W] each.
         """
         chosen = _value(scores, tokens)
         value = _value(plain, tokens) if self.decoding.do_sample else chosen
@@ -76,15 +76,16 @@ class IndependentLanes(Search):
 
     def note(
         self, tokens: torch.Tensor, value: torch.Tensor, dead: torch.Tensor, parents: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same, where it is known what tokens add to scores and where every token is forbidden, [B, W] each."""
         last, stop = self.tree.in_last_blank(), self.tree.stops(tokens)
         full = last & (self.tree.lanes.piece + 1 >= self.decoding.max_new_tokens)
-        gained = self.gained(tokens, stop | dead | full)
-        closes = self.hooked(tokens, parents, gained & ~stop & ~dead)
+        ends, closes = stop | dead | full, None
+        gained, stopped = self.gained(tokens, ends), last & stop
+        # Every question costs a GPU a kernel, so what nobody has asked for is left out.
         if self.hook is not None:
-            gained = self.gained(tokens, stop | dead | full | closes)
-        stopped = last & (stop | closes)
+            closes = self.hooked(tokens, parents, gained & ~stop & ~dead)
+            gained, stopped = self.gained(tokens, ends | closes), last & (stop | closes)
         counted = gained & ~dead
         self.score = self.score + self.total(value.masked_fill(~counted, 0))
         self.length = self.length + self.total(counted)

@@ -56,7 +56,7 @@ class PromptLookup(IndependentLanes):
         if not self._fixed:
             drafts = drafts[:, : self._worth(matched)]
         chain = torch.cat([newest, drafts], dim=1)
-        closed = None if self.hook is None else closes.gather(1, last).expand_as(chain)
+        closed = None if closes is None else closes.gather(1, last).expand_as(chain)
         return Choice(chain, last.expand_as(chain), closed)
 
     def _worth(self, matched: torch.Tensor) -> int:

@@ -146,7 +146,10 @@ class Pipeline:
             scores = processor(ids, scores)
         for function, value in self.ordered:
             scores = function(ids, scores, value)
-        return (self._closed(plain), self._closed(scores)) if self.tree.family.spans else (plain, scores)
+        if not self.tree.family.spans:
+            return plain, scores
+        closed = self._closed(plain)
+        return closed, closed if scores is plain else self._closed(scores)
 
     def _limited(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.decoding.min_new_tokens and len(self.tree.stop_ids):
