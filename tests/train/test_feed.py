@@ -89,7 +89,7 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
     class OnGpu(compiled.Seen):
         def __init__(self, whole: Visibility, device: torch.device) -> None:
             super().__init__(whole, device)
-            self.flash = self.short = True
+            self.reach = "128"
 
     monkeypatch.setattr(compiled, "Seen", OnGpu)
     with torch.device("meta"):

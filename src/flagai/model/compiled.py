@@ -14,8 +14,9 @@ from flagai.model.layer.mask import Visibility
 
 # What torch's flash attention for packed texts takes.
 _HALF, _WIDEST_HEAD, _CAPABILITY = (torch.float16, torch.bfloat16), 256, (8, 0)
-# The longest text that the kernel is told of is one of these: other numbers would be compiled again.
-_SHORT, _LONG = 512, 32768
+# The longest text that the kernel is told of is one of these: any other number would be compiled again, and it starts
+# programs for all of that length, also for short texts.
+_REACHES = {"128": 128, "256": 256, "512": 512, "2048": 2048, "32768": 32768}
 
 
 class Seen:
@@ -33,10 +34,10 @@ class Seen:
         self.whole = whole
         self.tensor, self.causal, self.packed = whole.tensor, whole.causal, whole.row is not None
         self.offsets = whole.offsets
-        self.flash = self.short = False
+        self.reach: str | None = None  # one of those that flash attention may be told of
         if whole.row is not None and whole.offsets is not None and whole.tensor is None and device.type == "cuda":
-            self.short = whole.row.longest <= _SHORT
-            self.flash = torch.cuda.get_device_capability(device) >= _CAPABILITY and whole.row.longest <= _LONG
+            longest, capable = whole.row.longest, torch.cuda.get_device_capability(device) >= _CAPABILITY
+            self.reach = next((name for name, reach in _REACHES.items() if capable and longest <= reach), None)
 
 
 def compile_blocks(model: BaseModel) -> None:
@@ -102,15 +103,16 @@ def _attend(
         )
     head = query.shape[-1]
     suits = query.dtype in _HALF and not dropout and scale is None and head <= _WIDEST_HEAD and head % 8 == 0
-    if seen.offsets is None or not seen.flash or not suits:
+    if seen.offsets is None or seen.reach is None or not suits:
         apart: torch.Tensor = _attend_apart(query, key, value, seen, scale, dropout)
         return apart
     from torch.nn.attention.varlen import varlen_attn
 
-    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    longest = _SHORT if seen.short else _LONG
+    # Not [0], whose gradient is a copy.
+    query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    longest = _REACHES[seen.reach]
     attended = varlen_attn(query, key, value, seen.offsets, seen.offsets, longest, longest)
-    return cast(torch.Tensor, attended).transpose(0, 1)[None]
+    return cast(torch.Tensor, attended).transpose(0, 1).unsqueeze(0)
 
 
 def _by_texts(

@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from flagai.errors import InputError
 
@@ -102,7 +101,12 @@ class PackedRow:
 
     def pad(self, values: torch.Tensor, fill: float = 0) -> torch.Tensor:
         """One row per text, [1, T, ...] -> [N, S, ...], with ``fill`` at the padding."""
-        return pad_sequence(list(self.split(values)), batch_first=True, padding_value=fill)
+        count, lengths = len(self.lengths), self.on(values.device).lengths
+        rows = torch.arange(count, device=values.device).repeat_interleave(lengths, output_size=self.total)
+        places = rows * self.longest + self.positions(values.device)[0]
+        # One copy for all texts: by itself, each would cost a GPU's host more than the GPU.
+        padded = values.new_full((count * self.longest, *values.shape[2:]), fill)
+        return padded.index_copy(0, places, values[0]).unflatten(0, (count, self.longest))
 
 
 Lengths = PackedRow | Sequence[int] | torch.Tensor
