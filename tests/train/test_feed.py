@@ -75,7 +75,8 @@ def test_compiled_blocks_share_code_and_change_nothing(monkeypatch: pytest.Monke
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ours", [False, True], ids=["flash", "ours"])
+def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
     """As on a GPU: without memory, the kernel has shapes only, but is traced all the same."""
     from torch._dynamo.utils import counters
 
@@ -89,16 +90,17 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
     class OnGpu(compiled.Seen):
         def __init__(self, whole: Visibility, device: torch.device) -> None:
             super().__init__(whole, device)
-            self.reach = "128"
+            self.reach, self.ours = "short", ours
 
     monkeypatch.setattr(compiled, "Seen", OnGpu)
     with torch.device("meta"):
         model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, hidden_size=24, **NO_DROPOUT)
     model = model.to("meta", torch.bfloat16).train()
     compiled.compile_blocks(model)
+    torch._dynamo.reset()
     counters.clear()
-    # Six texts have seven offsets: a number that is no other size here, which the compiler would take to be the same.
-    for lengths in ([9, 7, 3, 2, 2, 1], [12, 5], [8, 8, 8, 2], [30]):
+    # Seven offsets and 25 positions: numbers that are no other size here, which the compiler would take to be the same.
+    for lengths in ([9, 7, 3, 2, 2, 2], [12, 5], [8, 8, 8, 2], [30]):
         row = PackedRow(tuple(lengths))
         hidden = torch.empty(1, sum(lengths), model.config.hidden_size, device="meta", dtype=torch.bfloat16)
         offsets = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
