@@ -107,3 +107,50 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
         model.model.blocks(hidden.requires_grad_(), Visibility(row=row, offsets=offsets)).sum().backward()
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_compiled_blocks_take_the_norm_with_gradients(monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
+    """As on a GPU; Triton's interpreter runs the kernels."""
+    pytest.importorskip("triton")
+    from torch._dynamo.utils import counters
+
+    from flagai.model.layer import learning_norm
+
+    calls = []
+    shapes = learning_norm._sizes
+    monkeypatch.setattr(learning_norm, "_sizes", lambda width: calls.append(width) or shapes(width))
+    monkeypatch.setattr(learning_norm, "usable", lambda *_: True)
+    compile_it = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **more: compile_it(self, backend="aot_eager", fullgraph=True, **more)
+    )
+    settings = {"class_num": 3, **NO_DROPOUT, "hidden_dropout_prob": dropout}
+    plain, compiled = (
+        folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", **settings).train() for _ in range(2)
+    )
+    compiled.load_state_dict(plain.state_dict())
+    compile_blocks(compiled)
+    torch._dynamo.reset()
+    counters.clear()
+
+    def gradients(model: nn.Module, length: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        ids = torch.randint(1, 100, (2, length))
+        with torch.autocast("cpu", torch.bfloat16):
+            model(input_ids=ids, segment_ids=torch.zeros_like(ids), labels=ids % 3)["loss"].backward()
+        found = {name: entry.grad for name, entry in model.named_parameters() if entry.grad is not None}
+        model.zero_grad(set_to_none=True)
+        return found
+
+    for length in (11, 7):
+        found, again = gradients(compiled, length), gradients(compiled, length)
+        for name, expected in gradients(plain, length).items():
+            assert torch.equal(found[name], again[name]), "dropout is not drawn from the generator"
+            if not dropout:
+                scale = float(expected.abs().max().clamp_min(1e-3))
+                assert float((found[name] - expected).abs().max()) <= 0.05 * scale, name
+    assert calls
+    # The first block's input is of another type.
+    assert counters["stats"]["unique_graphs"] <= 2

@@ -7,11 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.model.base_model import BaseModel
-from flagai.model.block import BlockStack
+from flagai.model.block import BlockStack, PostNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.decoding import usable
 from flagai.model.layer.encoding import LONGEST
 from flagai.model.layer.kernel import attend
+from flagai.model.layer.learning_norm import learning_norm, plain
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.training import WIDEST_HEAD, attend_learning
 
@@ -64,6 +65,8 @@ def compile_blocks(model: BaseModel) -> None:
         if isinstance(stack, BlockStack):
             stack.register_forward_pre_hook(_with_what_is_seen, with_kwargs=True)
             for block in stack:
+                if isinstance(block, PostNormBlock) and plain(block.norm1) and plain(block.norm2):
+                    block.add_norm = learning_norm
                 for norm in block.modules():
                     if isinstance(norm, nn.LayerNorm):
                         norm.register_forward_hook(_in_half)
