@@ -14,12 +14,14 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
 ]
-PACKED = PackedRow((17, 7, 5, 3, 3, 1))
+# Texts of every class of lengths of our own kernels, and one that is too long for them.
+ROWS = {"short": PackedRow((17, 7, 5, 3, 3, 1)), "mixed": PackedRow((128, 65, 64, 33, 9)), "long": PackedRow((129, 5))}
 # Heads of 8, which flash attention for packed texts takes.
 WIDE = {
     "hidden_size": 24,
     "intermediate_size": 40,
     "class_num": 3,
+    "max_position_embeddings": 160,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
@@ -33,14 +35,15 @@ def gradients(model: Any, half: bool, **arguments: Any) -> dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
-def test_gradients_of_packed_texts_equal_those_of_padded_ones(compiled: bool) -> None:
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_gradients_of_packed_texts_equal_those_of_padded_ones(row: PackedRow, compiled: bool) -> None:
     model = build("BertForSequenceLabeling", **WIDE).cuda().train()
-    tokens = ids(31, 1, PACKED.total)
+    tokens = ids(31, 1, row.total)
     labels = tokens % 3
     padded = {
-        "input_ids": PACKED.pad(tokens).cuda(),
-        "attention_mask": PACKED.valid().long().cuda(),
-        "labels": PACKED.pad(labels).masked_fill(~PACKED.valid(), -100).cuda(),
+        "input_ids": row.pad(tokens).cuda(),
+        "attention_mask": row.valid().long().cuda(),
+        "labels": row.pad(labels).masked_fill(~row.valid(), -100).cuda(),
     }
     exact = gradients(model, half=False, **padded)
     near = gradients(model, half=True, **padded)
@@ -48,7 +51,7 @@ def test_gradients_of_packed_texts_equal_those_of_padded_ones(compiled: bool) ->
         from flagai.model.compiled import compile_blocks
 
         compile_blocks(model)
-    found = gradients(model, half=True, input_ids=tokens.cuda(), labels=labels.cuda(), lengths=PACKED)
+    found = gradients(model, half=True, input_ids=tokens.cuda(), labels=labels.cuda(), lengths=row)
     assert found.keys() == exact.keys()
     for name, expected in exact.items():
         scale = expected.abs().max().clamp_min(1e-3)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.model.layer import encoding
-from flagai.model.layer.encoding import added_norm, attend_short
+from flagai.model.layer.encoding import added_norm, attend_short, one_tile
 from flagai.model.layer.packed_row import PackedRow
 
 
@@ -43,7 +43,7 @@ def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: b
     together = torch.randn(row.total, 3 * heads * width).half()
     parts = [part.unflatten(1, (heads, width)) for part in together.chunk(3, dim=1)]
     query, key, value = parts if joint else [part.contiguous() for part in parts]
-    got = attend_short(query, key, value, row.on(query.device).offsets, row.longest)
+    got = attend_short(query, key, value, row.on(query.device).offsets, one_tile(row.longest))
     pieces = zip(*(part.transpose(0, 1).split(lengths, dim=1) for part in parts), strict=True)
     wanted = torch.cat([F.scaled_dot_product_attention(*piece).transpose(0, 1) for piece in pieces])
     torch.testing.assert_close(got, wanted, atol=4e-3, rtol=4e-3)

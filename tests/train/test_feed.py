@@ -75,7 +75,8 @@ def test_compiled_blocks_share_code_and_change_nothing(monkeypatch: pytest.Monke
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ours", [False, True], ids=["flash", "ours"])
+def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
     """As on a GPU: without memory, the kernel has shapes only, but is traced all the same."""
     from torch._dynamo.utils import counters
 
@@ -89,19 +90,67 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
     class OnGpu(compiled.Seen):
         def __init__(self, whole: Visibility, device: torch.device) -> None:
             super().__init__(whole, device)
-            self.reach = "128"
+            self.reach, self.ours = "short", ours
 
     monkeypatch.setattr(compiled, "Seen", OnGpu)
     with torch.device("meta"):
         model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, hidden_size=24, **NO_DROPOUT)
     model = model.to("meta", torch.bfloat16).train()
     compiled.compile_blocks(model)
+    torch._dynamo.reset()
     counters.clear()
-    # Six texts have seven offsets: a number that is no other size here, which the compiler would take to be the same.
-    for lengths in ([9, 7, 3, 2, 2, 1], [12, 5], [8, 8, 8, 2], [30]):
+    # Seven offsets and 25 positions: numbers that are no other size here, which the compiler would take to be the same.
+    for lengths in ([9, 7, 3, 2, 2, 2], [12, 5], [8, 8, 8, 2], [30]):
         row = PackedRow(tuple(lengths))
         hidden = torch.empty(1, sum(lengths), model.config.hidden_size, device="meta", dtype=torch.bfloat16)
         offsets = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
         model.model.blocks(hidden.requires_grad_(), Visibility(row=row, offsets=offsets)).sum().backward()
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_compiled_blocks_take_the_norm_with_gradients(monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
+    """As on a GPU; Triton's interpreter runs the kernels."""
+    pytest.importorskip("triton")
+    from torch._dynamo.utils import counters
+
+    from flagai.model.layer import learning_norm
+
+    calls = []
+    shapes = learning_norm._sizes
+    monkeypatch.setattr(learning_norm, "_sizes", lambda width: calls.append(width) or shapes(width))
+    monkeypatch.setattr(learning_norm, "usable", lambda *_: True)
+    compile_it = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **more: compile_it(self, backend="aot_eager", fullgraph=True, **more)
+    )
+    settings = {"class_num": 3, **NO_DROPOUT, "hidden_dropout_prob": dropout}
+    plain, compiled = (
+        folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", **settings).train() for _ in range(2)
+    )
+    compiled.load_state_dict(plain.state_dict())
+    compile_blocks(compiled)
+    torch._dynamo.reset()
+    counters.clear()
+
+    def gradients(model: nn.Module, length: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        ids = torch.randint(1, 100, (2, length))
+        with torch.autocast("cpu", torch.bfloat16):
+            model(input_ids=ids, segment_ids=torch.zeros_like(ids), labels=ids % 3)["loss"].backward()
+        found = {name: entry.grad for name, entry in model.named_parameters() if entry.grad is not None}
+        model.zero_grad(set_to_none=True)
+        return found
+
+    for length in (11, 7):
+        found, again = gradients(compiled, length), gradients(compiled, length)
+        for name, expected in gradients(plain, length).items():
+            assert torch.equal(found[name], again[name]), "dropout is not drawn from the generator"
+            if not dropout:
+                scale = float(expected.abs().max().clamp_min(1e-3))
+                assert float((found[name] - expected).abs().max()) <= 0.05 * scale, name
+    assert calls
+    # The first block's input is of another type.
+    assert counters["stats"]["unique_graphs"] <= 2

@@ -7,16 +7,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.model.base_model import BaseModel
-from flagai.model.block import BlockStack
+from flagai.model.block import BlockStack, PostNormBlock
 from flagai.model.layer.attention import Attention
+from flagai.model.layer.decoding import usable
+from flagai.model.layer.encoding import LONGEST
 from flagai.model.layer.kernel import attend
+from flagai.model.layer.learning_norm import learning_norm, plain
 from flagai.model.layer.mask import Visibility
+from flagai.model.layer.training import WIDEST_HEAD, attend_learning
 
 # What torch's flash attention for packed texts takes.
 _HALF, _WIDEST_HEAD, _CAPABILITY = (torch.float16, torch.bfloat16), 256, (8, 0)
 # The longest text that the kernel is told of is one of these: any other number would be compiled again, and it starts
 # programs for all of that length, also for short texts.
-_REACHES = {"128": 128, "256": 256, "512": 512, "2048": 2048, "32768": 32768}
+_REACHES = {"short": LONGEST, "256": 256, "512": 512, "2048": 2048, "32768": 32768}
 
 
 class Seen:
@@ -38,6 +42,8 @@ class Seen:
         if whole.row is not None and whole.offsets is not None and whole.tensor is None and device.type == "cuda":
             longest, capable = whole.row.longest, torch.cuda.get_device_capability(device) >= _CAPABILITY
             self.reach = next((name for name, reach in _REACHES.items() if capable and longest <= reach), None)
+        # Whether a kernel of our own is there for the shortest.
+        self.ours = self.reach == "short" and usable(device, torch.float16)
 
 
 def compile_blocks(model: BaseModel) -> None:
@@ -59,6 +65,8 @@ def compile_blocks(model: BaseModel) -> None:
         if isinstance(stack, BlockStack):
             stack.register_forward_pre_hook(_with_what_is_seen, with_kwargs=True)
             for block in stack:
+                if isinstance(block, PostNormBlock) and plain(block.norm1) and plain(block.norm2):
+                    block.add_norm = learning_norm
                 for norm in block.modules():
                     if isinstance(norm, nn.LayerNorm):
                         norm.register_forward_hook(_in_half)
@@ -111,8 +119,11 @@ def _attend(
     # Not [0], whose gradient is a copy.
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     longest = _REACHES[seen.reach]
-    attended = varlen_attn(query, key, value, seen.offsets, seen.offsets, longest, longest)
-    return cast(torch.Tensor, attended).transpose(0, 1).unsqueeze(0)
+    if seen.ours and head <= WIDEST_HEAD:
+        attended = attend_learning(query, key, value, seen.offsets, longest)
+    else:
+        attended = cast(torch.Tensor, varlen_attn(query, key, value, seen.offsets, seen.offsets, longest, longest))
+    return attended.transpose(0, 1).unsqueeze(0)
 
 
 def _by_texts(

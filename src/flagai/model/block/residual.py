@@ -1,5 +1,7 @@
 """The two shapes of a transformer block. A family's block is one of them with its bricks put in."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -96,8 +98,13 @@ class PostNormBlock(nn.Module):
         self.feed_forward = feed_forward
         self.norm2 = norm2
         self.dropout = nn.Dropout(dropout)
+        self.add_norm: Callable[..., torch.Tensor] = _add_norm  # whoever compiles a model puts another one here
 
     def forward(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache | None = None) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]."""
-        hidden = added_norm(self.norm1, hidden, self.dropout(self.attention(hidden, visibility, cache=cache)))
-        return added_norm(self.norm2, hidden, self.dropout(self.feed_forward(hidden)))
+        hidden = self.add_norm(self.norm1, hidden, self.attention(hidden, visibility, cache=cache), self.dropout)
+        return self.add_norm(self.norm2, hidden, self.feed_forward(hidden), self.dropout)
+
+
+def _add_norm(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor, dropout: nn.Module) -> torch.Tensor:
+    return added_norm(norm, hidden, dropout(added))

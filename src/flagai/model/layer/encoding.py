@@ -1,4 +1,6 @@
-"""What encoders without gradients compute by kernels of our own on a GPU, in half precision."""
+"""What encoders compute by kernels of our own on a GPU, in half precision; gradients are in :mod:`.training`."""
+
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ _NUMBERS = 4096
 LONGEST = 128
 _WIDEST_HEAD = 128
 # Warps of an attention program by the length of its tile; measured: others take up to three times as long.
-_WARPS = {16: 1, 32: 2, 64: 4, 128: 8}
+WARPS = {16: 1, 32: 2, 64: 4, 128: 8}
 
 
 def added_norm(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
@@ -57,10 +59,29 @@ def short_texts(query: torch.Tensor, longest: int) -> bool:
     return (
         longest <= LONGEST
         and query.shape[2] <= _WIDEST_HEAD
-        and not torch.is_grad_enabled()
         and usable(query.device, query.dtype)
         and not torch.compiler.is_compiling()
     )
+
+
+class Tile(NamedTuple):
+    """Which texts a launch computes.
+
+    Args:
+        shortest: the length of the shortest one.
+        size: that of the longest one, a power of two.
+        warps: warps of a program.
+    """
+
+    shortest: int
+    size: int
+    warps: int
+
+
+def one_tile(longest: int) -> list[Tile]:
+    """One launch for all texts, none longer than ``longest``; best where their lengths are about the same."""
+    size = max(16, _power(longest))
+    return [Tile(1, size, WARPS[size])]
 
 
 def attend_short(
@@ -68,8 +89,7 @@ def attend_short(
     key: torch.Tensor,
     value: torch.Tensor,
     offsets: torch.Tensor,
-    longest: int,
-    warps: int | None = None,
+    tiles: list[Tile],
 ) -> torch.Tensor:
     """Attention of short texts that stand in one row, each to itself, one program for each text and head.
 
@@ -78,8 +98,7 @@ def attend_short(
         key: the same.
         value: the same.
         offsets: where each text begins, and the end, [N + 1].
-        longest: the length of the longest text.
-        warps: warps of a program; default what was measured to be best.
+        tiles: the launches; together they have every text.
 
     Shape:
         -> [T, H, D]
@@ -87,22 +106,29 @@ def attend_short(
     from flagai.model.layer.triton_encoder import short_attention_kernel
 
     total, heads, width = query.shape
-    query, key, value = (part if part.stride()[1:] == (width, 1) else part.contiguous() for part in (query, key, value))
-    out, tile = query.new_empty(total, heads, width), max(16, _power(longest))
-    short_attention_kernel[(len(offsets) - 1, heads)](
-        query,
-        key,
-        value,
-        offsets,
-        out,
-        width**-0.5,
-        query.stride(0),
-        key.stride(0),
-        value.stride(0),
-        H=heads,
-        D=width,
-        BD=max(16, _power(width)),
-        BS=tile,
-        num_warps=warps or _WARPS[tile],
-    )
+    query, key, value = map(beside, (query, key, value))
+    out = query.new_empty(total, heads, width)
+    for tile in tiles:
+        short_attention_kernel[(len(offsets) - 1, heads)](
+            query,
+            key,
+            value,
+            offsets,
+            out,
+            width**-0.5,
+            query.stride(0),
+            key.stride(0),
+            value.stride(0),
+            SHORTEST=tile.shortest,
+            H=heads,
+            D=width,
+            BD=max(16, _power(width)),
+            BS=tile.size,
+            num_warps=tile.warps,
+        )
     return out
+
+
+def beside(part: torch.Tensor) -> torch.Tensor:
+    """The same numbers with a row's heads and features beside each other, [T, H, D]."""
+    return part if part.stride()[1:] == (part.shape[2], 1) else part.contiguous()

@@ -38,16 +38,19 @@ def short_attention_kernel(
     QUERY_STRIDE,
     KEY_STRIDE,
     VALUE_STRIDE,
+    SHORTEST: tl.constexpr,
     H: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
     BS: tl.constexpr,
 ):
-    """One head of one of several texts in a row, none longer than BS, attends to its text; four of [T, H, D]."""
+    """One head of one of several texts in a row attends to its text of SHORTEST to BS positions; four of [T, H, D]."""
     TYPE: tl.constexpr = out.dtype.element_ty
     text, head = tl.program_id(0), tl.program_id(1)
     begin = tl.load(offsets + text)
     length = tl.load(offsets + text + 1) - begin
+    if (length < SHORTEST) | (length > BS):
+        return
     places, features = tl.arange(0, BS), tl.arange(0, BD)
     real = places < length
     inside = real[:, None] & (features < D)[None, :]

@@ -1,0 +1,181 @@
+"""Triton kernels with which encoders learn; :mod:`flagai.model.layer.training` calls them."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def short_attention_gradient_kernel(
+    gradient,
+    query,
+    key,
+    value,
+    offsets,
+    query_gradient,
+    key_gradient,
+    value_gradient,
+    scale,
+    GRADIENT_STRIDE,
+    QUERY_STRIDE,
+    KEY_STRIDE,
+    VALUE_STRIDE,
+    SHORTEST: tl.constexpr,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BS: tl.constexpr,
+):
+    """Gradients of one head of one text of SHORTEST to BS positions; seven of [T, H, D].
+
+    All of a head fits into a program, so it computes the shares of the keys again and saves nothing else.
+    """
+    TYPE: tl.constexpr = query_gradient.dtype.element_ty
+    # Heads first: they lie beside each other in memory.
+    text, head = tl.program_id(0) // H, tl.program_id(0) % H
+    begin = tl.load(offsets + text)
+    length = tl.load(offsets + text + 1) - begin
+    if (length < SHORTEST) | (length > BS):
+        return
+    places, features = tl.arange(0, BS), tl.arange(0, BD)
+    real = places < length
+    inside = real[:, None] & (features < D)[None, :]
+    rows, columns = places[:, None], features[None, :]
+    # One place of 64 bits for a program; inside of it 32 are enough.
+    start = begin.to(tl.int64)
+    query += start * QUERY_STRIDE + head * D
+    key += start * KEY_STRIDE + head * D
+    value += start * VALUE_STRIDE + head * D
+    gradient += start * GRADIENT_STRIDE + head * D
+    asked = tl.load(query + rows * QUERY_STRIDE + columns, mask=inside, other=0.0)
+    keys = tl.load(key + rows * KEY_STRIDE + columns, mask=inside, other=0.0)
+    values = tl.load(value + rows * VALUE_STRIDE + columns, mask=inside, other=0.0)
+    given = tl.load(gradient + rows * GRADIENT_STRIDE + columns, mask=inside, other=0.0)
+    scores = tl.where(real[None, :], tl.dot(asked, tl.trans(keys)) * scale, -float("inf"))
+    shares = tl.exp(scores - tl.max(scores, axis=1)[:, None])
+    shares = shares / tl.sum(shares, axis=1)[:, None]
+    written = start * (H * D) + head * D + rows * (H * D) + columns
+    # Rows that are no text have no gradient and give none.
+    found = tl.dot(tl.trans(shares.to(TYPE)), given)
+    tl.store(value_gradient + written, found.to(TYPE), mask=inside)
+    slope = tl.dot(given, tl.trans(values))
+    slope = (shares * (slope - tl.sum(shares * slope, axis=1)[:, None]) * scale).to(TYPE)
+    found = tl.dot(tl.trans(slope), asked)
+    tl.store(key_gradient + written, found.to(TYPE), mask=inside)
+    found = tl.dot(slope, keys)
+    tl.store(query_gradient + written, found.to(TYPE), mask=inside)
+
+
+@triton.jit
+def _kept(seed, rows, DROPPED: tl.constexpr, BK: tl.constexpr):
+    """Which numbers of rows stay, [rows, BK]; DROPPED of 65,536 do not.
+
+    Eight numbers share the 128 bits of one draw, which is a hundred instructions.
+    """
+    counters = rows[:, None] * (BK // 8) + tl.arange(0, BK // 8)[None, :]
+    one, two, three, four = tl.randint4x(tl.load(seed), counters)
+    drawn = tl.join(tl.join(one, two), tl.join(three, four)).to(tl.uint32, bitcast=True)
+    halves = tl.join(drawn & 0xFFFF, drawn >> 16)
+    return tl.reshape(halves, [rows.shape[0], BK]) >= DROPPED
+
+
+@triton.jit
+def added_norm_learning_kernel(
+    hidden,
+    added,
+    gain,
+    shift,
+    seed,
+    eps,
+    out,
+    total,
+    means,
+    rates,
+    M,
+    K: tl.constexpr,
+    DROPPED: tl.constexpr,
+    ROWS: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """total[M, K] = hidden + dropout(added); out[M, K] = its norm by means[M] and rates[M], some rows a program."""
+    TYPE: tl.constexpr = out.dtype.element_ty
+    FACTOR: tl.constexpr = 65536 / (65536 - DROPPED)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BK)
+    real = (columns < K)[None, :]
+    inside = (rows < M)[:, None] & real
+    places = rows.to(tl.int64)[:, None] * K + columns[None, :]
+    summed = tl.load(added + places, mask=inside, other=0.0).to(tl.float32)
+    if DROPPED > 0:
+        summed = tl.where(_kept(seed, rows, DROPPED, BK), summed * FACTOR, 0.0)
+    summed += tl.load(hidden + places, mask=inside, other=0.0).to(tl.float32)
+    rounded = summed.to(TYPE)
+    tl.store(total + places, rounded, mask=inside)
+    # The gradients begin with what was saved; so does the norm.
+    summed = rounded.to(tl.float32)
+    mean = tl.sum(summed, axis=1) / K
+    centred = tl.where(real, summed - mean[:, None], 0.0)
+    rate = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / K + eps)
+    tl.store(means + rows, mean, mask=rows < M)
+    tl.store(rates + rows, rate, mask=rows < M)
+    gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
+    shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
+    found = centred * rate[:, None] * gains[None, :] + shifts[None, :]
+    tl.store(out + places, found.to(TYPE), mask=inside)
+
+
+@triton.jit
+def _both(one, other, more, another):
+    return one + more, other + another
+
+
+@triton.jit
+def added_norm_gradient_kernel(
+    gradient,
+    total,
+    means,
+    rates,
+    gain,
+    seed,
+    hidden_gradient,
+    added_gradient,
+    parameters,
+    M,
+    K: tl.constexpr,
+    DROPPED: tl.constexpr,
+    ROWS: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """Gradients of both addends, [M, K], and each program's share of those of gain and shift, [programs, 2, K].
+
+    A program goes over the rows in strides, so that there are few shares to add up afterwards.
+    """
+    TYPE: tl.constexpr = hidden_gradient.dtype.element_ty
+    FACTOR: tl.constexpr = 65536 / (65536 - DROPPED)
+    columns = tl.arange(0, BK)
+    real = (columns < K)[None, :]
+    gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)[None, :]
+    # Rows apart until the end: adding them up would make warps wait for each other every time.
+    gain_share = tl.zeros((ROWS, BK), tl.float32)
+    shift_share = tl.zeros((ROWS, BK), tl.float32)
+    for first in range(tl.program_id(0) * ROWS, M, tl.num_programs(0) * ROWS):
+        rows = first + tl.arange(0, ROWS)
+        inside = (rows < M)[:, None] & real
+        places = rows.to(tl.int64)[:, None] * K + columns[None, :]
+        summed = tl.load(total + places, mask=inside, other=0.0).to(tl.float32)
+        given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
+        mean = tl.load(means + rows, mask=rows < M, other=0.0)
+        rate = tl.load(rates + rows, mask=rows < M, other=0.0)[:, None]
+        normal = (summed - mean[:, None]) * rate
+        gain_share += given * normal
+        shift_share += given
+        scaled = given * gains
+        # Both sums at once: the warps of a row wait for each other only once.
+        level, slope = tl.reduce((scaled, scaled * normal), 1, _both)
+        found = (scaled - (level / K)[:, None] - normal * (slope / K)[:, None]) * rate
+        tl.store(hidden_gradient + places, found.to(TYPE), mask=inside)
+        if DROPPED > 0:
+            found = tl.where(_kept(seed, rows, DROPPED, BK), found * FACTOR, 0.0)
+            tl.store(added_gradient + places, found.to(TYPE), mask=inside)
+    share = parameters + tl.program_id(0).to(tl.int64) * (2 * K) + columns
+    tl.store(share, tl.sum(gain_share, axis=0), mask=columns < K)
+    tl.store(share + K, tl.sum(shift_share, axis=0), mask=columns < K)

@@ -1,0 +1,52 @@
+"""The kernels with which encoders learn give torch's values and gradients."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from flagai.model.layer.packed_row import PackedRow
+from flagai.model.layer.training import attend_learning, tiles_to
+
+
+@pytest.fixture(autouse=True)
+def there(device: torch.device) -> Iterator[None]:
+    with device:
+        torch.manual_seed(0)
+        yield
+
+
+def test_each_length_has_one_tile() -> None:
+    for longest in range(1, 129):
+        tiles = tiles_to(longest)
+        for length in range(1, longest + 1):
+            assert sum(tile.shortest <= length <= tile.size for tile in tiles) == 1
+        assert tiles[-1].shortest <= longest, "a launch without texts"
+
+
+@pytest.mark.parametrize("lengths", [(1,), (16, 3, 9), (33, 20, 1, 7), (128, 64, 5, 65)], ids=str)
+@pytest.mark.parametrize("width", [8, 24])
+@pytest.mark.parametrize("joint", [True, False])
+def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: bool) -> None:
+    row, heads = PackedRow(lengths), 3
+    together = torch.randn(row.total, 3 * heads * width).half().requires_grad_()
+    parts = [part.unflatten(1, (heads, width)) for part in together.chunk(3, dim=1)]
+    # Where heads do not lie beside each other, they are copied.
+    query, key, value = parts if joint else [part.transpose(0, 1).contiguous().transpose(0, 1) for part in parts]
+    got = attend_learning(query, key, value, row.on(together.device).offsets, row.longest)
+    exact = together.detach().float().requires_grad_()
+    split = [part.unflatten(1, (heads, width)).transpose(0, 1).split(lengths, 1) for part in exact.chunk(3, dim=1)]
+    pieces = zip(*split, strict=True)
+    wanted = torch.cat([F.scaled_dot_product_attention(*piece).transpose(0, 1) for piece in pieces])
+    torch.testing.assert_close(got.float(), wanted, atol=4e-3, rtol=4e-3)
+    weights = torch.randn_like(wanted).half()
+    (found,) = torch.autograd.grad(got, together, weights)
+    (expected,) = torch.autograd.grad(wanted, exact, weights.float())
+    torch.testing.assert_close(found.float(), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_operators_hold_what_the_compiler_expects() -> None:
+    row = PackedRow((5, 3))
+    query, key, value = (torch.randn(8, 2, 16).half().requires_grad_() for _ in range(3))
+    torch.library.opcheck(attend_learning, (query, key, value, row.on(query.device).offsets, row.longest))
