@@ -14,9 +14,11 @@ import torch
 
 from flagai.generation.checks import check, start_id_of
 from flagai.generation.family import Places, family_of, position_rows
+from flagai.generation.groups import like_length, read_apart
 from flagai.generation.options import Decoding
 from flagai.generation.types import Prompt
 from flagai.model.block.lean import lean_blocks
+from flagai.model.layer.cache import RowsOfCache
 from flagai.parallel.shards import in_parts, vocabularies
 
 _NOTHING = -1  # stands in histories where there is no token
@@ -166,9 +168,22 @@ class Tree:
         return Scored(scored.logits, torch.cat([before, scored.hidden], dim=1))
 
     def _read_prompt(self, real: torch.Tensor) -> Scored:
-        running = torch.arange(self.ids.shape[1], device=self.device).expand_as(self.ids)
-        places = Places(self.ids, running, torch.zeros_like(running), real=real, prefix=self.family.prefix)
-        return self._call(places, logits_at=self.lengths[:, None] - 1)
+        # A GPU is quicker with one call, and processes that share a model must make the same calls.
+        alone = self.device.type == "cpu" and self.model.layout is None
+        groups = like_length(self.lengths.tolist(), torch.get_num_threads()) if alone else []
+        if len(groups) < 2:
+            return self._read_together(self.ids, self.lengths, real, self.cache)
+
+        def read(rows: torch.Tensor, longest: int, part: RowsOfCache) -> tuple[torch.Tensor, torch.Tensor]:
+            scored = self._read_together(self.ids[rows, :longest], self.lengths[rows], real[rows, :longest], part)
+            return scored.logits, scored.hidden
+
+        return Scored(*read_apart(groups, self.lengths.tolist(), self.cache, read))
+
+    def _read_together(self, ids: torch.Tensor, lengths: torch.Tensor, real: torch.Tensor, cache: Any) -> Scored:
+        running = torch.arange(ids.shape[1], device=self.device).expand_as(ids)
+        places = Places(ids, running, torch.zeros_like(running), real=real, prefix=self.family.prefix)
+        return self._call(places, cache, logits_at=lengths[:, None] - 1)
 
     def _nothing_fed(self) -> torch.Tensor:
         """Room for the tokens of one lane of each text, [B, 1, steps]."""
@@ -245,7 +260,7 @@ class Tree:
         seen = lanes.seen[:, None, :, : self.cache.length + lanes.position.shape[1]]
         places = Places(self.newest(), lanes.position, lanes.block, seen=seen, apart=self.apart)
         first, self._first = self._first, {}
-        return self._call(places, **first)
+        return self._call(places, self.cache, **first)
 
     def make_static(self, step: "StaticStep") -> None:
         """From now on, let ``step`` run the model, over tensors whose shapes and places do not change."""
@@ -262,10 +277,10 @@ class Tree:
         """The newest token of every lane, [B, W]."""
         return self.lanes.fed.index_select(2, self.clock - 1)[..., 0]
 
-    def _call(self, places: Places, **others: Any) -> Scored:
+    def _call(self, places: Places, cache: Any, **others: Any) -> Scored:
         arguments = self.family.arguments(self.model, places)
         with in_parts(self.heads):
-            output = self.model(**arguments, cache=self.cache, **others)
+            output = self.model(**arguments, cache=cache, **others)
         return Scored(output["logits"], output["hidden_states"])
 
     def leave_in_parts(self) -> bool:

@@ -172,11 +172,56 @@ class KVCache:
         other._cross = list(self._cross)
         return other
 
+    def join(self, parts: "Sequence[RowsOfCache]") -> None:
+        """Count the positions that parts have put here; all rows are in one of them, as long as the longest."""
+        longest = max(part.length for part in parts)
+        if any(part._valid is not None for part in parts):
+            self._valid = torch.zeros(sum(len(part.rows) for part in parts), longest, dtype=torch.bool)
+            for part in parts:
+                self._valid[part.rows, : part.length] = True if part._valid is None else part._valid
+        self.advance(longest)
+
     @property
     def nbytes(self) -> int:
         """Bytes held by all buffers."""
         pairs = [tensor for pair in self._cross if pair is not None for tensor in pair]
         return sum(tensor.nbytes for tensor in [*self._keys, *self._values, *pairs] if tensor is not None)
+
+
+class RowsOfCache(KVCache):
+    """Some rows of a cache that is still empty, for texts that are read apart from the others.
+
+    Keys and values go straight to their places there; see :meth:`KVCache.join`.
+
+    Args:
+        whole: the cache.
+        rows: which of its rows, [R].
+        count: how many rows it has.
+        longest: how many positions its longest row will have.
+    """
+
+    def __init__(self, whole: KVCache, rows: torch.Tensor, count: int, longest: int) -> None:
+        super().__init__(len(whole._keys))
+        self.rows = rows
+        self._whole = whole
+        self._count = count
+        self._longest = longest
+
+    def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the base class; the first positions are all that there are."""
+        self._put(self._whole._keys, index, key)
+        self._put(self._whole._values, index, value)
+        return key, value
+
+    def _put(self, buffers: list[torch.Tensor | None], index: int, new: torch.Tensor) -> None:
+        buffer = buffers[index]
+        if buffer is None:
+            buffer = self._whole._moved(None, new[:1].expand(self._count, -1, -1, -1), self._longest)
+            buffers[index] = buffer
+        end = new.shape[2]
+        buffer[:, :, :end].index_copy_(0, self.rows, new)
+        # Nobody sees them; but what memory has by chance may be no number, and nothing times that is none either.
+        buffer[:, :, end : self._longest].index_fill_(0, self.rows, 0)
 
 
 @dataclass(frozen=True)
