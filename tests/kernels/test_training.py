@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from flagai.model.layer.packed_row import PackedRow
-from flagai.model.layer.training import attend_learning, tiles_to
+from flagai.model.layer.training import attend_jointly, attend_learning, tiles_to
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +27,18 @@ def test_each_length_has_one_tile() -> None:
 
 @pytest.mark.parametrize("lengths", [(1,), (16, 3, 9), (33, 20, 1, 7), (128, 64, 5, 65)], ids=str)
 @pytest.mark.parametrize("width", [8, 24])
-@pytest.mark.parametrize("joint", [True, False])
-def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: bool) -> None:
+@pytest.mark.parametrize(("joint", "beside"), [(True, True), (False, True), (False, False)])
+def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: bool, beside: bool) -> None:
     row, heads = PackedRow(lengths), 3
     together = torch.randn(row.total, 3 * heads * width).half().requires_grad_()
     parts = [part.unflatten(1, (heads, width)) for part in together.chunk(3, dim=1)]
     # Where heads do not lie beside each other, they are copied.
-    query, key, value = parts if joint else [part.transpose(0, 1).contiguous().transpose(0, 1) for part in parts]
-    got = attend_learning(query, key, value, row.on(together.device).offsets, row.longest)
+    query, key, value = parts if beside else [part.transpose(0, 1).contiguous().transpose(0, 1) for part in parts]
+    offsets = row.on(together.device).offsets
+    if joint:
+        got = attend_jointly(together.unflatten(1, (3, heads, width)), offsets, row.longest)
+    else:
+        got = attend_learning(query, key, value, offsets, row.longest)
     exact = together.detach().float().requires_grad_()
     split = [part.unflatten(1, (heads, width)).transpose(0, 1).split(lengths, 1) for part in exact.chunk(3, dim=1)]
     pieces = zip(*split, strict=True)
@@ -50,3 +54,5 @@ def test_operators_hold_what_the_compiler_expects() -> None:
     row = PackedRow((5, 3))
     query, key, value = (torch.randn(8, 2, 16).half().requires_grad_() for _ in range(3))
     torch.library.opcheck(attend_learning, (query, key, value, row.on(query.device).offsets, row.longest))
+    joint = torch.randn(8, 3, 2, 16).half().requires_grad_()
+    torch.library.opcheck(attend_jointly, (joint, row.on(joint.device).offsets, row.longest))

@@ -48,7 +48,9 @@ class Attention(nn.Module):
         self.k = Linear(width, inner, bias=bias)
         self.v = Linear(width, inner, bias=bias)
         self.out = Linear(inner, width, bias=bias)
-        self.kernel: Callable[..., torch.Tensor] = attend  # whoever compiles a model puts another one here
+        # Whoever compiles a model puts another kernel here, or one that computes the projections, too.
+        self.kernel: Callable[..., torch.Tensor] = attend
+        self.whole_kernel: Callable[..., torch.Tensor] | None = None
 
     def forward(
         self,
@@ -69,6 +71,8 @@ class Attention(nn.Module):
         Shape:
             -> [B, Q, width]
         """
+        if self.whole_kernel is not None and cache is None:
+            return self.out(self.whole_kernel(self, hidden, visibility))
         query = self._heads(self.q(hidden))
         key, value = self.keys_and_values(hidden, memory, cache)
         dropout = self.dropout if self.training else 0.0

@@ -19,13 +19,14 @@ def short_attention_gradient_kernel(
     QUERY_STRIDE,
     KEY_STRIDE,
     VALUE_STRIDE,
+    WRITTEN_STRIDE,
     SHORTEST: tl.constexpr,
     H: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
     BS: tl.constexpr,
 ):
-    """Gradients of one head of one text of SHORTEST to BS positions; seven of [T, H, D].
+    """Gradients of one head of one text of SHORTEST to BS positions; seven of [T, H, D], whose rows may lie apart.
 
     All of a head fits into a program, so it computes the shares of the keys again and saves nothing else.
     """
@@ -53,7 +54,7 @@ def short_attention_gradient_kernel(
     scores = tl.where(real[None, :], tl.dot(asked, tl.trans(keys)) * scale, -float("inf"))
     shares = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     shares = shares / tl.sum(shares, axis=1)[:, None]
-    written = start * (H * D) + head * D + rows * (H * D) + columns
+    written = start * WRITTEN_STRIDE + head * D + rows * WRITTEN_STRIDE + columns
     # Rows that are no text have no gradient and give none.
     found = tl.dot(tl.trans(shares.to(TYPE)), given)
     tl.store(value_gradient + written, found.to(TYPE), mask=inside)
