@@ -103,6 +103,20 @@ def collector_paused() -> Iterator[None]:
         gc.enable()
 
 
+@contextmanager
+def collector_settled() -> Iterator[None]:
+    """Leave all objects that are there uncollected in the body; new ones are collected as always.
+
+    A training goes on with what it begins with: records, a model, an optimizer. To look at all of it again and again
+    would take longer than to start a GPU's next step.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def give_memory(model: nn.Module, names: list[str], device: torch.device) -> None:
     """Give memory to parameters that have none; tied ones stay tied.
 

@@ -17,6 +17,7 @@ from flagai.data.prepare.batch import Batch
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
+from flagai.model.building import collector_settled
 from flagai.model.layer import PackedRow
 from flagai.model.layer.packed_row import on_device
 from flagai.model.predictor.predictor import Predictor
@@ -115,6 +116,10 @@ class Trainer:
         """
         self.progress = self.states.load()
         self.log.begin(self.progress.step)
+        with collector_settled():
+            return self._fit()
+
+    def _fit(self) -> Progress:
         done = self.progress.step
         self._clock = time.perf_counter()
         for epoch, steps in enumerate(self.epochs):
