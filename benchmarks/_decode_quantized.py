@@ -37,8 +37,6 @@ WORDS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
     (8, 4096): ((4, 4), (8, 4), (8, 8)),
     (8, 16384): ((2, 4), (2, 8), (4, 8)),
 }
-# inputs -> how many programs a multiprocessor has that stay; 0 for none that do.
-STAYING = {4096: (0, 3, 4, 5), 16384: (0, 1, 2, 3)}
 # inputs -> (rows, words, warps): four bits, a product for each group.
 GROUPED = {
     4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4)),
@@ -72,8 +70,7 @@ def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
     """Every way of computing a product with so many tokens that is tried."""
     if tokens <= _FEW:
         for rows, warps in WORDS[bits, inputs]:
-            for stay in STAYING[inputs] if tokens == 1 else (0,):
-                yield Way("words", rows, inputs * bits // 128, warps, stay=stay)
+            yield Way("words", rows, inputs * bits // 128, warps)
     if bits == 4:
         for rows, words, warps in GROUPED[inputs]:
             yield Way("groups", rows, words, warps)
@@ -138,25 +135,13 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
                 entries.append((1e9, repr(error)[:200], way))
         entries.sort(key=lambda entry: entry[0])
         found[name] = [
-            f"{us:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages} "
-            f"stay {way.stay}"
+            f"{us:.2f} us {speed} {way.kind} rows {way.rows} columns {way.columns} warps {way.warps} x{way.stages}"
             for us, speed, way in entries
         ]
         TUNED[bits, 1 if tokens == 1 else 8, outputs, inputs] = entries[0][2]
         print(name, bits, tokens, found[name], flush=True)
         del layers
         torch.cuda.empty_cache()
-    return found
-
-
-def choose_norms(bits: int, lanes: int) -> dict[str, Any]:
-    """Measure a block, and let the products normalise from here on if that is faster."""
-    found = block(bits, lanes)
-    if found["norms fused"] < found["as tuned"] and found["norms fused"][0].isdigit():
-        most = 1 if lanes == 1 else 8
-        for (each, tokens, outputs, inputs), way in TUNED.items():
-            if (each, tokens) == (bits, most):
-                TUNED[each, tokens, outputs, inputs] = replace(way, fuse=True)
     return found
 
 
@@ -291,7 +276,6 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
     found: dict[str, Any] = {"MB": round(weights / 1e6, 1)}
     for label, options in (
         ("as tuned", {}),
-        ("norms fused", {"fuse": True}),
         ("without norms", {"norms": False}),
         ("not early", {"early": False}),
         ("without attention", {"attention": False}),
@@ -324,10 +308,10 @@ def main() -> None:
                 (bits, lanes, label, TUNED)
                 for bits in (4, 8)
                 for lanes in (1, 4)
-                for label in ("as tuned", "norms fused", "without norms", "not early")
+                for label in ("as tuned", "without norms", "not early")
             ],
         ),
-        "block": lambda: [both(choose_norms, lanes) for lanes in (1, 4)],
+        "block": lambda: [both(block, lanes) for lanes in (1, 4)],
         "check": lambda: [
             together(_check, [(bits, case) for bits in (4, 8) for case in CHECKS[bits]]),
             together(_check_projections, [4, 8]),

@@ -59,8 +59,7 @@ def ways(made: QuantizedLinear, count: int) -> list[Way]:
     units = made.in_features * made.bits // 128
     found = [Way("tiles", 16, 16 * made.bits // 4, 4, 2)]
     if count <= 3:
-        found += [Way("words", 8, 1 << (units - 1).bit_length(), 1, fuse=fuse) for fuse in (True, False)]
-        found += [Way("words", 4, 1 << (units - 1).bit_length(), 1, stay=2)]
+        found.append(Way("words", 8, 1 << (units - 1).bit_length(), 1))
     if made.group == 128 and made.bits == 4:
         found += [Way("groups", 16, 16 * groups, 1) for groups in (1, 4)]
     return found

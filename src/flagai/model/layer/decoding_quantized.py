@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, _early, fits, usable
+from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, _early, _normed, fits, usable
 
 if TYPE_CHECKING:
     from flagai.model.layer.quantized import Quantized
@@ -24,9 +24,6 @@ class Way:
         columns: how much of them it takes at once: units of 16 bytes, words, or (int8 tiles) numbers.
         warps: warps of a program.
         stages: how many tiles are under way at once.
-        fuse: whether the product's kernel normalises; only by words. Measured, a kernel of its own is faster.
-        stay: by words, how many programs a multiprocessor has: they stay, and read the rows of their next turn while
-            they compute this one's. 0 for as many programs as there are turns.
     """
 
     kind: str
@@ -34,17 +31,19 @@ class Way:
     columns: int
     warps: int
     stages: int = 1
-    fuse: bool = False
-    stay: int = 0
 
 
 # (bits, tokens are at most, outputs, inputs): the ways that were best on one H100, for the sizes of GLM-10b; by
 # benchmarks/_decode_quantized.py.
 TUNED: dict[tuple[int, int, int, int], Way] = {
-    (4, 1, 12288, 4096): Way("words", 8, 128, 4),
-    (4, 1, 4096, 4096): Way("words", 8, 128, 4),
-    (4, 1, 16384, 4096): Way("words", 8, 128, 4),
-    (4, 1, 4096, 16384): Way("words", 4, 512, 8),
+    (4, 1, 12288, 4096): Way("words", 4, 128, 2),
+    (4, 1, 4096, 4096): Way("words", 8, 128, 2),
+    (4, 1, 16384, 4096): Way("words", 4, 128, 2),
+    (4, 1, 4096, 16384): Way("words", 4, 512, 4),
+    (4, 8, 12288, 4096): Way("groups", 16, 512, 4),
+    (4, 8, 4096, 4096): Way("groups", 16, 512, 4),
+    (4, 8, 16384, 4096): Way("groups", 16, 512, 4),
+    (4, 8, 4096, 16384): Way("groups", 16, 256, 4),
     (8, 1, 12288, 4096): Way("words", 8, 256, 8),
     (8, 1, 4096, 4096): Way("words", 8, 256, 8),
     (8, 1, 16384, 4096): Way("words", 8, 256, 8),
@@ -125,11 +124,10 @@ def quantized_product(
 
     count = len(tokens)
     way = way or way_of(layer, count)
-    tokens, norm = _normed(tokens, norm, way, early)
+    tokens = tokens if norm is None else _normed(tokens, norm, early)
     out = tokens.new_empty(count, layer.out_features)
-    quantized_product_kernel[_programs(tokens.device, -(-layer.out_features // way.rows), way)](
+    quantized_product_kernel[(-(-layer.out_features // way.rows),)](
         tokens,
-        *_norm_arguments(tokens, norm),
         _numbers(layer, way),
         layer.weight_scale,
         tokens if layer.bias is None else layer.bias,
@@ -139,7 +137,7 @@ def quantized_product(
         ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
         BIAS=layer.bias is not None,
         RESIDUAL=residual is not None,
-        **_common(layer, count, way, norm),
+        **_common(layer, count, way),
         **_beginning(tokens.device, way, early),
     )
     return out
@@ -171,11 +169,10 @@ def quantized_project(
 
     count, layer = len(tokens), layers[0]
     way = way or way_of(layer, count, matrices=3)
-    tokens, norm = _normed(tokens, norm, way, early)
+    tokens = tokens if norm is None else _normed(tokens, norm, early)
     out = tokens.new_empty(count, layer.out_features)
-    quantized_projection_kernel[_programs(tokens.device, 3 * -(-layer.out_features // way.rows), way)](
+    quantized_projection_kernel[(3 * -(-layer.out_features // way.rows),)](
         tokens,
-        *_norm_arguments(tokens, norm),
         *(_numbers(each, way) for each in layers),
         *(each.weight_scale for each in layers),
         *(each.bias for each in layers),
@@ -187,7 +184,7 @@ def quantized_project(
         slots.keys.shape[2],
         LANES=len(slots.now),
         D=slots.keys.shape[3],
-        **_common(layer, count, way, norm),
+        **_common(layer, count, way),
         **_beginning(tokens.device, way, early),
     )
     return out
@@ -203,35 +200,9 @@ def _compiled() -> bool:
     return isinstance(quantized_product_kernel, JITFunction)
 
 
-def _normed(
-    tokens: torch.Tensor, norm: nn.LayerNorm | None, way: Way, early: bool
-) -> tuple[torch.Tensor, nn.LayerNorm | None]:
-    """Tokens and the norm that the product's kernel shall apply to them."""
-    if norm is None or (way.fuse and way.kind == "words"):
-        return tokens, norm
-    from flagai.model.layer.decoding import _normed
-
-    return _normed(tokens, norm, early), None
-
-
-def _norm_arguments(tokens: torch.Tensor, norm: nn.LayerNorm | None) -> tuple[torch.Tensor, torch.Tensor, float]:
-    return (tokens, tokens, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
-
-
 def _beginning(device: torch.device, way: Way, early: bool) -> dict[str, Any]:
     """How programs begin. With tiles they would only take the room of those that they wait for."""
     return _early(device, early and way.kind != "tiles")
-
-
-def _programs(device: torch.device, turns: int, way: Way) -> tuple[int]:
-    """How many programs take so many turns."""
-    return (min(turns, way.stay * _multiprocessors(device)) if way.stay else turns,)
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return count
 
 
 def _numbers(layer: "Quantized", way: Way) -> torch.Tensor:
@@ -239,7 +210,7 @@ def _numbers(layer: "Quantized", way: Way) -> torch.Tensor:
     return layer.weight if way.kind == "tiles" else layer.weight.view(torch.int32)
 
 
-def _common(layer: "Quantized", count: int, way: Way, norm: nn.LayerNorm | None) -> dict[str, Any]:
+def _common(layer: "Quantized", count: int, way: Way) -> dict[str, Any]:
     return {
         "K": layer.in_features,
         "G": layer.group,
@@ -249,8 +220,6 @@ def _common(layer: "Quantized", count: int, way: Way, norm: nn.LayerNorm | None)
         "BN": way.rows,
         "BK": way.columns,
         "KIND": way.kind,
-        "NORM": norm is not None,
-        "LOOP": way.stay > 0,
         "ASM": _compiled(),
         "num_warps": way.warps,
         "num_stages": way.stages,

@@ -109,12 +109,12 @@ def _all(
 
 @triton.jit
 def quantized_product_kernel(
-    x, gain, shift, eps, matrix, scales, bias, residual, out, N,
+    x, matrix, scales, bias, residual, out, N,
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, EARLY: tl.constexpr, LOOP: tl.constexpr, ASM: tl.constexpr,
+    BK: tl.constexpr, KIND: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr, EARLY: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[M, N] = activation(norm(x)[M, K] @ matrix[N, K].T + bias) + residual."""
+    """out[M, N] = activation(x[M, K] @ matrix[N, K].T + bias) + residual."""
     TYPE: tl.constexpr = out.dtype.element_ty
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     if EARLY:
@@ -123,16 +123,8 @@ def quantized_product_kernel(
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
         if EARLY:
             tl.extra.cuda.gdc_wait()
-        tokens = _tokens(x, gain, shift, eps, K, G, BITS, M, BK, NORM, ASM)
-        if LOOP:
-            for block in range(tl.program_id(0), tl.cdiv(N, BN), tl.num_programs(0)):
-                here = block * BN + tl.arange(0, BN)
-                # In the end there is no later turn: the last row, again and again, costs nothing.
-                held, held_steps = _held(matrix, scales, here + tl.num_programs(0) * BN, N, K, G, BITS, BK)
-                _finish(tokens, words, steps, here, bias, residual, out, N, BITS, M, ACTIVATION, BIAS, RESIDUAL, ASM)
-                words, steps = held, held_steps
-        else:
-            _finish(tokens, words, steps, rows, bias, residual, out, N, BITS, M, ACTIVATION, BIAS, RESIDUAL, ASM)
+        tokens = _tokens(x, K, G, BITS, M, BK, ASM)
+        _finish(tokens, words, steps, rows, bias, residual, out, N, BITS, M, ACTIVATION, BIAS, RESIDUAL, ASM)
     else:
         total = _all(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, KIND, EARLY, ASM)
         if BIAS:
@@ -148,13 +140,12 @@ def quantized_product_kernel(
 
 @triton.jit
 def quantized_projection_kernel(
-    x, gain, shift, eps,
-    query_matrix, key_matrix, value_matrix, query_scales, key_scales, value_scales, query_bias, key_bias, value_bias,
+    x, query_matrix, key_matrix, value_matrix, query_scales, key_scales, value_scales, query_bias, key_bias, value_bias,
     query, keys, values, now, N, CAPACITY, K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr,
     MP: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KIND: tl.constexpr,
-    NORM: tl.constexpr, EARLY: tl.constexpr, LOOP: tl.constexpr, ASM: tl.constexpr,
+    EARLY: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Queries of norm(x)[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
+    """Queries of x[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
     TYPE: tl.constexpr = query.dtype.element_ty
     block = tl.program_id(0)
     if EARLY:
@@ -165,23 +156,11 @@ def quantized_projection_kernel(
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
         if EARLY:
             tl.extra.cuda.gdc_wait()
-        tokens = _tokens(x, gain, shift, eps, K, G, BITS, M, BK, NORM, ASM)
-        if LOOP:
-            for here in range(block, 3 * tl.cdiv(N, BN), tl.num_programs(0)):
-                later = tl.minimum(here + tl.num_programs(0), 3 * tl.cdiv(N, BN) - 1)
-                _, rows, matrix = _part(later, query_matrix, key_matrix, value_matrix, N, BN)
-                _, _, scales = _part(later, query_scales, key_scales, value_scales, N, BN)
-                held, held_steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
-                _place(
-                    tokens, words, steps, here, query_bias, key_bias, value_bias, query, keys, values, now, N, CAPACITY,
-                    BITS, M, LANES, D, BN, ASM,
-                )  # fmt: skip
-                words, steps = held, held_steps
-        else:
-            _place(
-                tokens, words, steps, block, query_bias, key_bias, value_bias, query, keys, values, now, N, CAPACITY,
-                BITS, M, LANES, D, BN, ASM,
-            )  # fmt: skip
+        tokens = _tokens(x, K, G, BITS, M, BK, ASM)
+        _place(
+            tokens, words, steps, block, query_bias, key_bias, value_bias, query, keys, values, now, N, CAPACITY,
+            BITS, M, LANES, D, BN, ASM,
+        )  # fmt: skip
     else:
         index = tl.arange(0, MP)
         total = _all(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, KIND, EARLY, ASM)

@@ -156,11 +156,6 @@ def _places(units, J: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr):
 
 
 @triton.jit
-def _both_sums(a, b, c, d):
-    return a + c, b + d
-
-
-@triton.jit
 def _widened(word, pair, J: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
     # Nibble J of each word times its group's step, plus the group's least value, rounded to TYPE once.
     if ASM and tl.bfloat16 == TYPE:

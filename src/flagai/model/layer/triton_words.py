@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 
 from flagai.model.layer.triton_unpack import (
-    _both_sums,
     _byte_value,
     _halves,
     _meet_nibbles,
@@ -60,31 +59,11 @@ def _numbers(places, units, U: tl.constexpr):
 
 
 @triton.jit
-def _token(
-    x, gain, shift, eps, units,
-    K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, NORM: tl.constexpr,
-):  # fmt: skip
-    # A token, normalised if NORM, by the parts of units that its numbers meet: 8 of [BU, 4], or 2 of [BU, 8].
-    PARTS: tl.constexpr = 8 if BITS == 4 else 2
-    U: tl.constexpr = K * BITS // 128
+def _token(x, units, K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr):
+    # A token by the parts of units that its numbers meet: 8 of [BU, 4], or 2 of [BU, 8].
     parts = ()
-    for j in tl.static_range(PARTS):
-        parts = parts + (_numbers(x + _places(units, j, G, BITS), units, U),)
-    if NORM:
-        sums = tl.zeros([units.shape[0]], dtype=tl.float32)
-        squares = tl.zeros([units.shape[0]], dtype=tl.float32)
-        for j in tl.static_range(PARTS):
-            sums += tl.sum(parts[j], axis=1)
-            squares += tl.sum(parts[j] * parts[j], axis=1)
-        total, square = tl.reduce((sums, squares), 0, _both_sums)
-        mean = total / K
-        rate = 1.0 / tl.sqrt(square / K - mean * mean + eps)
-        normed = ()
-        for j in tl.static_range(PARTS):
-            gains = _numbers(gain + _places(units, j, G, BITS), units, U)
-            shifts = _numbers(shift + _places(units, j, G, BITS), units, U)
-            normed = normed + ((parts[j] - mean) * rate * gains + shifts,)
-        parts = normed
+    for j in tl.static_range(8 if BITS == 4 else 2):
+        parts = parts + (_numbers(x + _places(units, j, G, BITS), units, K * BITS // 128),)
     return parts
 
 
@@ -158,15 +137,13 @@ def _times_bytes(parts, words, steps, ASM: tl.constexpr):
 
 @triton.jit
 def _tokens(
-    x, gain, shift, eps,
-    K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, BU: tl.constexpr, NORM: tl.constexpr,
-    ASM: tl.constexpr,
+    x, K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, BU: tl.constexpr, ASM: tl.constexpr
 ):  # fmt: skip
-    # Tokens, normalised if NORM, as rows that are held meet them.
+    # Tokens, as rows that are held meet them.
     units = tl.arange(0, BU)
     found = ()
     for m in tl.static_range(M):
-        parts = _token(x + m * K, gain, shift, eps, units, K, G, BITS, NORM)
+        parts = _token(x + m * K, units, K, G, BITS)
         if BITS == 4:
             found = found + (_paired_token(parts, ASM),)
         else:
