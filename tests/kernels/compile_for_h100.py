@@ -1,0 +1,136 @@
+"""Compiles every kernel for compute capability 9 and prints what it takes; no GPU is needed.
+
+    PYTHONPATH=src python tests/kernels/compile_for_h100.py
+
+The interpreter forgives what the compiler does not: results of two types, variables that change theirs in a loop, and
+assembly, which it never sees.
+"""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from triton import compiler
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from flagai.model.layer import (
+    triton_encoder,
+    triton_joint,
+    triton_kernels,
+    triton_quantized,
+    triton_t5,
+    triton_training,
+)
+
+_TARGET = GPUTarget("cuda", 90, 32)
+# Of parameters that are no pointers to bfloat16; those in capitals that are not constants are sizes.
+_TYPES = {
+    "now": "*i64", "clock": "*i64", "places": "*i64", "words": "*i64", "seed": "*i64", "seen": "*u8", "offsets": "*i32",
+    "eps": "fp32", "scale": "fp32", "number": "i32", "means": "*fp32", "rates": "*fp32", "parameters": "*fp32",
+    "sums": "*fp32", "total": "*bf16",
+}  # fmt: skip
+_SMALL = {
+    4: dict.fromkeys(("matrix", "scales", "query_matrix", "key_matrix", "value_matrix"), "*i32")
+    | {f"{name}_scales": "*i32" for name in ("query", "key", "value")},
+}
+_SMALL[8] = {name: "*fp32" if "scales" in name else kind for name, kind in _SMALL[4].items()}
+Case = tuple[Any, dict[str, Any], dict[str, str], dict[str, int]]
+
+
+def cases() -> Iterator[Case]:
+    """Kernel, constants, types of parameters, options of the compiler."""
+    step = {"K": 4096, "EARLY": True}
+    for count in (1, 4):
+        cut = {
+            "M": count,
+            "MP": 1 if count == 1 else 16,
+            "BN": 8 if count == 1 else 32,
+            "BK": 4096 if count == 1 else 256,
+        }
+        around = {"ACTIVATION": "gelu", "BIAS": True, "RESIDUAL": True}
+        yield triton_kernels.product_kernel, step | cut | around, {}, {"num_warps": 8}
+        lanes = {"LANES": count, "D": 64}
+        yield triton_kernels.projection_kernel, step | cut | lanes, {}, {"num_warps": 8}
+        yield triton_kernels.attention_kernel, {**lanes, "BD": 64, "BC": 128, "EARLY": True}, {}, {"num_warps": 8}
+        ranks = {"RANK": 0, "COUNT": 2}
+        yield triton_joint.send_kernel, step | cut | ranks, {}, {"num_warps": 8}
+        yield from _small(step, count, around, lanes)
+    yield triton_kernels.norm_kernel, {**step, "BK": 4096}, {}, {"num_warps": 8}
+    after = {"N": 4096, "BK": 4096, "BIAS": True, "NORM": True, "EARLY": True}
+    yield triton_joint.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}
+    yield triton_joint.finish_kernel, {**after, "EARLY": False}, {"sums": "*bf16"}, {"num_warps": 16}
+    yield triton_t5.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
+    row = {"K": 768, "ROWS": 2, "BK": 1024}
+    yield triton_encoder.added_norm_kernel, row, {}, {"num_warps": 4}
+    for kernel in (triton_training.added_norm_learning_kernel, triton_training.added_norm_gradient_kernel):
+        yield kernel, {**row, "DROPPED": 6554}, {}, {"num_warps": 4}
+    for size, warps in ((32, 2), (64, 4), (128, 8)):
+        tile = {"SHORTEST": 1, "H": 12, "D": 64, "BD": 64, "BS": size}
+        yield triton_encoder.short_attention_kernel, tile, {}, {"num_warps": warps}
+        yield triton_training.short_attention_gradient_kernel, tile, {}, {"num_warps": warps}
+
+
+def _small(step: dict[str, Any], count: int, around: dict[str, Any], lanes: dict[str, int]) -> Iterator[Case]:
+    """Products with weights of four and eight bits, by every way."""
+    for bits in (4, 8):
+        ways = [("words", 8, 32 * bits, 16, bits), ("tiles", 32, 64, 16, 4)] + [("groups", 16, 512, 8, 4)] * (bits == 4)
+        for kind, rows, columns, padded, warps in ways:
+            cut = {
+                "G": 128,
+                "BITS": bits,
+                "M": count,
+                "MP": padded,
+                "BN": rows,
+                "BK": columns,
+                "KIND": kind,
+                "ASM": True,
+            }
+            types = dict(_SMALL[bits])
+            if kind == "tiles" and bits == 8:
+                types |= {name: "*i8" for name in types if name.endswith("matrix")}
+            early = {**step, "EARLY": kind != "tiles"}
+            options = {"num_warps": warps, "num_stages": 1 if kind != "tiles" else 3}
+            yield triton_quantized.quantized_product_kernel, early | cut | around, types, options
+            yield triton_quantized.quantized_projection_kernel, early | cut | lanes, types, options
+
+
+def compiled(kernel: Any, constants: dict[str, Any], types: dict[str, str], options: dict[str, int]) -> None:
+    """Compile a kernel.
+
+    Args:
+        kernel: the kernel.
+        constants: of its parameters, those that are constants.
+        types: of the others, those that are unlike ``_TYPES``.
+        options: warps and the like.
+    """
+    names = kernel.arg_names
+    kinds = {name: "i32" if name.isupper() else "*bf16" for name in names} | _TYPES | types
+    signature = {name: "constexpr" if name in constants else kinds[name] for name in names}
+    # Pointers and strides are multiples of 16, as they are in use.
+    even = [name for name in names if name not in constants and (kinds[name][0] == "*" or name.endswith("STRIDE"))]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in even},
+    )
+    early = {"launch_pdl": True} if constants.get("EARLY") else {}
+    compiler.compile(source, target=_TARGET, options={**options, **early})
+
+
+def main() -> int:
+    failed = 0
+    for kernel, constants, types, options in cases():
+        try:
+            compiled(kernel, constants, types, options)
+            print("good", kernel.__name__, constants.get("KIND", ""), constants.get("BITS", ""))  # noqa: T201
+        except Exception:  # noqa: BLE001 - the others are tried, too
+            failed += 1
+            print("FAILED", kernel.__name__, constants, traceback.format_exc()[-1500:])  # noqa: T201
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
