@@ -8,6 +8,7 @@ import torch
 
 from flagai.checkpoint.files import CheckpointFiles, find_files
 from flagai.checkpoint.pages import mapped_ahead
+from flagai.checkpoint.phases import phase
 from flagai.checkpoint.pickle_file import open_pickle
 from flagai.checkpoint.quantised import widened
 from flagai.checkpoint.safetensors_file import open_safetensors
@@ -73,7 +74,9 @@ class Checkpoint:
             yield
             return
         size = sum(tensor.nbytes for part in self.parts for tensor in part.values()) // shares
-        with Stream(exactly(device), size) as readers:
+        with phase("readers"):
+            readers = Stream(exactly(device), size)
+        with readers:
             self._readers = readers
             try:
                 yield
