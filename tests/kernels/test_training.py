@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from flagai.model.layer.packed_row import PackedRow
-from flagai.model.layer.training import attend_jointly, attend_learning, tiles_to
+from flagai.model.layer.training import attend_jointly, attend_learning, classes_of, tiles_of
 
 
 @pytest.fixture(autouse=True)
@@ -17,12 +17,17 @@ def there(device: torch.device) -> Iterator[None]:
         yield
 
 
-def test_each_length_has_one_tile() -> None:
-    for longest in range(1, 129):
-        tiles = tiles_to(longest)
-        for length in range(1, longest + 1):
-            assert sum(tile.shortest <= length <= tile.size for tile in tiles) == 1
-        assert tiles[-1].shortest <= longest, "a launch without texts"
+@pytest.mark.parametrize("lengths", [(128, 65, 64, 33, 32, 1), (70, 66), (5,), (3, 128, 40), (40, 128)], ids=str)
+def test_each_text_has_one_launch(lengths: tuple[int, ...]) -> None:
+    tiles = tiles_of(classes_of(PackedRow(lengths)))
+    for place, length in enumerate(lengths):
+        found = [tile for tile in tiles if tile.shortest <= length <= tile.size]
+        assert len(found) == 1
+        assert place in range(*found[0].texts.indices(len(lengths)))
+    if sorted(lengths, reverse=True) == list(lengths):
+        launched = [len(range(*tile.texts.indices(len(lengths)))) for tile in tiles]
+        assert sum(launched) == len(lengths), "programs without work"
+        assert all(launched)
 
 
 @pytest.mark.parametrize("lengths", [(1,), (16, 3, 9), (33, 20, 1, 7), (128, 64, 5, 65)], ids=str)
@@ -36,9 +41,9 @@ def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: b
     query, key, value = parts if beside else [part.transpose(0, 1).contiguous().transpose(0, 1) for part in parts]
     offsets = row.on(together.device).offsets
     if joint:
-        got = attend_jointly(together.unflatten(1, (3, heads, width)), offsets, row.longest)
+        got = attend_jointly(together.unflatten(1, (3, heads, width)), offsets, classes_of(row))
     else:
-        got = attend_learning(query, key, value, offsets, row.longest)
+        got = attend_learning(query, key, value, offsets, classes_of(row))
     exact = together.detach().float().requires_grad_()
     split = [part.unflatten(1, (heads, width)).transpose(0, 1).split(lengths, 1) for part in exact.chunk(3, dim=1)]
     pieces = zip(*split, strict=True)
@@ -53,6 +58,6 @@ def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: b
 def test_operators_hold_what_the_compiler_expects() -> None:
     row = PackedRow((5, 3))
     query, key, value = (torch.randn(8, 2, 16).half().requires_grad_() for _ in range(3))
-    torch.library.opcheck(attend_learning, (query, key, value, row.on(query.device).offsets, row.longest))
+    torch.library.opcheck(attend_learning, (query, key, value, row.on(query.device).offsets, classes_of(row)))
     joint = torch.randn(8, 3, 2, 16).half().requires_grad_()
-    torch.library.opcheck(attend_jointly, (joint, row.on(joint.device).offsets, row.longest))
+    torch.library.opcheck(attend_jointly, (joint, row.on(joint.device).offsets, classes_of(row)))

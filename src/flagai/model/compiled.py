@@ -15,7 +15,7 @@ from flagai.model.layer.kernel import attend
 from flagai.model.layer.learning_norm import learning_norm, plain
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
-from flagai.model.layer.training import WIDEST_HEAD, attend_jointly, attend_learning
+from flagai.model.layer.training import WIDEST_HEAD, attend_jointly, attend_learning, classes_of
 
 # What torch's flash attention for packed texts takes.
 _HALF, _WIDEST_HEAD, _CAPABILITY = (torch.float16, torch.bfloat16), 256, (8, 0)
@@ -45,6 +45,7 @@ class Seen:
             self.reach = next((name for name, reach in _REACHES.items() if capable and longest <= reach), None)
         # Whether a kernel of our own is there for the shortest.
         self.ours = self.reach == "short" and usable(device, torch.float16)
+        self.classes = classes_of(whole.row) if self.ours and whole.row is not None else None
 
 
 def compile_blocks(model: BaseModel) -> None:
@@ -127,7 +128,7 @@ def _attend(
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     longest = _REACHES[seen.reach]
     if _suits_ours(query, seen, head, scale, dropout):
-        attended = attend_learning(query, key, value, seen.offsets, longest)
+        attended = attend_learning(query, key, value, seen.offsets, seen.classes)
     else:
         attended = cast(torch.Tensor, varlen_attn(query, key, value, seen.offsets, seen.offsets, longest, longest))
     return attended.transpose(0, 1).unsqueeze(0)
@@ -145,7 +146,7 @@ def _project_and_attend(attention: Attention, hidden: torch.Tensor, seen: Seen) 
     dropout, head = attention.dropout if attention.training else 0.0, attention.head_dim
     if _suits_ours(joint, seen, head, attention.scale, dropout):
         rows = joint.squeeze(0).unflatten(-1, (3, -1, head))
-        return attend_jointly(rows, seen.offsets, _REACHES["short"]).flatten(1).unsqueeze(0)
+        return attend_jointly(rows, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
     query, key, value = (part.unflatten(-1, (-1, head)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
     return _attend(query, key, value, seen, scale=attention.scale, dropout=dropout).transpose(1, 2).flatten(2)
 

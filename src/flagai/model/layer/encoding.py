@@ -71,11 +71,18 @@ class Tile(NamedTuple):
         shortest: the length of the shortest one.
         size: that of the longest one, a power of two.
         warps: warps of a program.
+        texts: which texts may have such a length.
     """
 
     shortest: int
     size: int
     warps: int
+    texts: slice = slice(None)
+
+    def within(self, offsets: torch.Tensor) -> torch.Tensor:
+        """Where those texts begin, and the end, [texts + 1]."""
+        first, behind, _ = self.texts.indices(len(offsets) - 1)
+        return offsets[first : behind + 1]
 
 
 def one_tile(longest: int) -> list[Tile]:
@@ -109,11 +116,12 @@ def attend_short(
     query, key, value = map(beside, (query, key, value))
     out = query.new_empty(total, heads, width)
     for tile in tiles:
-        short_attention_kernel[(len(offsets) - 1, heads)](
+        places = tile.within(offsets)
+        short_attention_kernel[(len(places) - 1, heads)](
             query,
             key,
             value,
-            offsets,
+            places,
             out,
             width**-0.5,
             query.stride(0),

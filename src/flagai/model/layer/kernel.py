@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from flagai.model.layer.encoding import attend_short, one_tile, short_texts
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.packed_row import PackedRow
-from flagai.model.layer.training import WIDEST_HEAD, attend_learning
+from flagai.model.layer.training import WIDEST_HEAD, attend_learning, classes_of
 
 # What torch.nn.attention.varlen (flash attention) takes.
 _VARLEN_TYPES = (torch.float16, torch.bfloat16)
@@ -87,7 +87,7 @@ def _attend_varlen(rows: list[torch.Tensor], row: PackedRow, offsets: torch.Tens
         if not torch.is_grad_enabled():
             return attend_short(query, key, value, offsets, one_tile(row.longest))
         if query.shape[2] <= WIDEST_HEAD:
-            return attend_learning(query, key, value, offsets, row.longest)
+            return attend_learning(query, key, value, offsets, classes_of(row))
     from torch.nn.attention.varlen import varlen_attn  # registers operators: not for every import of a model
 
     return cast(torch.Tensor, varlen_attn(query, key, value, offsets, offsets, row.longest, row.longest))

@@ -2,28 +2,51 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from flagai.model.layer.decoding import _power
 from flagai.model.layer.encoding import WARPS, Tile, attend_short, beside
+from flagai.model.layer.packed_row import PackedRow
 
 # With wider heads, the numbers of a long text are more than the shared memory of some GPUs.
 WIDEST_HEAD = 64
-# Texts of about the same length share a launch: a tile of twice the length takes four times the products.
+# The longest texts of the classes of lengths.
 _SIZES = (32, 64, 128)
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def tiles_to(longest: int) -> list[Tile]:
-    """One launch for every class of lengths up to ``longest``; which texts it has to do, each program looks up."""
-    sizes = [size for size in _SIZES if size < 2 * longest] or [_SIZES[0]]
-    return [Tile(1 + before, size, WARPS[size]) for before, size in zip([0, *sizes], sizes, strict=False)]
+def classes_of(row: PackedRow) -> torch.Tensor:
+    """Where the texts of each class of lengths stand, for :func:`attend_learning`; on the host, which knows lengths.
+
+    Args:
+        row: texts of at most 128 positions.
+
+    Shape:
+        -> [classes, 2], the first text and how many there are
+    """
+    lengths = np.array(row.lengths)
+    borders = np.array([0, *_SIZES])
+    counts = np.histogram(lengths, borders + 1)[0]
+    if (lengths[1:] <= lengths[:-1]).all():  # the longest first: those of a class stand beside each other
+        firsts = counts[::-1].cumsum()[::-1] - counts
+        return torch.from_numpy(np.stack([firsts, counts], 1))
+    return torch.tensor([[0, len(lengths) if count else 0] for count in counts.tolist()])
+
+
+def tiles_of(classes: torch.Tensor) -> list[Tile]:
+    """A launch for every class that has texts: a tile of twice the length takes four times the products."""
+    return [
+        Tile(1 + before, size, WARPS[size], slice(first, first + count))
+        for before, size, (first, count) in zip((0, *_SIZES), _SIZES, classes.tolist(), strict=False)
+        if count
+    ]
 
 
 @torch.library.custom_op("flagai::attend_short", mutates_args=())
 def attend_learning(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, offsets: torch.Tensor, longest: int
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor
 ) -> torch.Tensor:
     """As :func:`flagai.model.layer.encoding.attend_short`, with gradients, for texts of very different lengths.
 
@@ -32,12 +55,12 @@ def attend_learning(
         key: [T, H, D]
         value: [T, H, D]
         offsets: where each text begins, and the end, [N + 1].
-        longest: no text is longer.
+        classes: see :func:`classes_of`.
 
     Shape:
         -> [T, H, D]
     """
-    return attend_short(query, key, value, offsets, tiles_to(longest))
+    return attend_short(query, key, value, offsets, tiles_of(classes))
 
 
 @torch.library.custom_op("flagai::attend_short_backward", mutates_args=())
@@ -47,10 +70,10 @@ def _attend_backward(
     key: torch.Tensor,
     value: torch.Tensor,
     offsets: torch.Tensor,
-    longest: int,
+    classes: torch.Tensor,
 ) -> Gradients:
     written = [query.new_empty(query.shape) for _ in range(3)]
-    _write_gradients([gradient, query, key, value], written, offsets, longest)
+    _write_gradients([gradient, query, key, value], written, offsets, classes)
     return written[0], written[1], written[2]
 
 
@@ -66,39 +89,38 @@ def _(*inputs: Any) -> Gradients:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001 - named by torch
-    *tensors, ctx.longest = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(*inputs)
 
 
 def _attend_gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return *_attend_backward(gradient, *ctx.saved_tensors, ctx.longest), None, None
+    return *_attend_backward(gradient, *ctx.saved_tensors), None, None
 
 
 attend_learning.register_autograd(_attend_gradients, setup_context=_keep)
 
 
 @torch.library.custom_op("flagai::attend_short_jointly", mutates_args=())
-def attend_jointly(joint: torch.Tensor, offsets: torch.Tensor, longest: int) -> torch.Tensor:
+def attend_jointly(joint: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """As :func:`attend_learning`, where one product gave queries, keys and values, and has one gradient.
 
     Args:
         joint: [T, 3, H, D]
         offsets: where each text begins, and the end, [N + 1].
-        longest: no text is longer.
+        classes: see :func:`classes_of`.
 
     Shape:
         -> [T, H, D]
     """
     query, key, value = joint.unbind(1)
-    return attend_short(query, key, value, offsets, tiles_to(longest))
+    return attend_short(query, key, value, offsets, tiles_of(classes))
 
 
 @torch.library.custom_op("flagai::attend_short_jointly_backward", mutates_args=())
 def _attend_jointly_backward(
-    gradient: torch.Tensor, joint: torch.Tensor, offsets: torch.Tensor, longest: int
+    gradient: torch.Tensor, joint: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor
 ) -> torch.Tensor:
     written = torch.empty_like(joint, memory_format=torch.contiguous_format)
-    _write_gradients([gradient, *joint.unbind(1)], list(written.unbind(1)), offsets, longest)
+    _write_gradients([gradient, *joint.unbind(1)], list(written.unbind(1)), offsets, classes)
     return written
 
 
@@ -113,14 +135,14 @@ def _(gradient: torch.Tensor, joint: torch.Tensor, *_: Any) -> torch.Tensor:  # 
 
 
 def _attend_jointly_gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return _attend_jointly_backward(gradient, *ctx.saved_tensors, ctx.longest), None, None
+    return _attend_jointly_backward(gradient, *ctx.saved_tensors), None, None
 
 
 attend_jointly.register_autograd(_attend_jointly_gradients, setup_context=_keep)
 
 
 def _write_gradients(
-    read: list[torch.Tensor], written: list[torch.Tensor], offsets: torch.Tensor, longest: int
+    read: list[torch.Tensor], written: list[torch.Tensor], offsets: torch.Tensor, classes: torch.Tensor
 ) -> None:
     """The gradients of queries, keys and values.
 
@@ -128,15 +150,16 @@ def _write_gradients(
         read: the gradient of what was found, queries, keys and values, [T, H, D] each.
         written: the results, whose rows lie equally far apart.
         offsets: where each text begins, and the end, [N + 1].
-        longest: no text is longer.
+        classes: see :func:`classes_of`.
     """
     from flagai.model.layer.triton_training import short_attention_gradient_kernel
 
     read, (_, heads, width) = [beside(part) for part in read], written[0].shape
-    for tile in tiles_to(longest):
-        short_attention_gradient_kernel[((len(offsets) - 1) * heads,)](
+    for tile in tiles_of(classes):
+        places = tile.within(offsets)
+        short_attention_gradient_kernel[((len(places) - 1) * heads,)](
             *read,
-            offsets,
+            places,
             *written,
             width**-0.5,
             *(part.stride(0) for part in read),
