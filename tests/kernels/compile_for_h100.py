@@ -29,7 +29,7 @@ _TARGET = GPUTarget("cuda", 90, 32)
 _TYPES = {
     "now": "*i64", "clock": "*i64", "places": "*i64", "words": "*i64", "seed": "*i64", "seen": "*u8", "offsets": "*i32",
     "eps": "fp32", "scale": "fp32", "number": "i32", "means": "*fp32", "rates": "*fp32", "parameters": "*fp32",
-    "sums": "*fp32", "total": "*bf16",
+    "sums": "*fp32", "total": "*bf16", "shares": "*fp32",
 }  # fmt: skip
 _SMALL = {
     4: dict.fromkeys(("matrix", "scales", "query_matrix", "key_matrix", "value_matrix"), "*i32")
@@ -62,10 +62,12 @@ def cases() -> Iterator[Case]:
     yield triton_joint.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}
     yield triton_joint.finish_kernel, {**after, "EARLY": False}, {"sums": "*bf16"}, {"num_warps": 16}
     yield triton_t5.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
-    row = {"K": 768, "ROWS": 2, "BK": 1024}
+    row, wide = {"K": 768, "ROWS": 2, "BK": 1024}, {"K": 3072, "ROWS": 8, "BK": 256}
     yield triton_encoder.added_norm_kernel, row, {}, {"num_warps": 4}
     for kernel in (triton_training.added_norm_learning_kernel, triton_training.added_norm_gradient_kernel):
         yield kernel, {**row, "DROPPED": 6554}, {}, {"num_warps": 4}
+    yield triton_training.biased_gelu_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
+    yield triton_training.biased_gelu_gradient_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
     for size, warps in ((32, 2), (64, 4), (128, 8)):
         tile = {"SHORTEST": 1, "H": 12, "D": 64, "BD": 64, "BS": size}
         yield triton_encoder.short_attention_kernel, tile, {}, {"num_warps": warps}

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flagai.model.layer import learning
 from flagai.model.layer import learning_norm as module
 from flagai.model.layer.learning_norm import _added_norm, learning_norm, plain
 
 
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "usable", lambda *_: True)
+    monkeypatch.setattr(learning, "usable", lambda *_: True)
     # Few programs: each has several strides over the rows, the last of them not full.
     monkeypatch.setattr(module, "_PROGRAMS", 2)
     with device:

@@ -111,17 +111,18 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
-def test_compiled_blocks_take_the_norm_with_gradients(monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
+def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
     """As on a GPU; Triton's interpreter runs the kernels."""
     pytest.importorskip("triton")
     from torch._dynamo.utils import counters
 
-    from flagai.model.layer import learning_norm
+    from flagai.model.layer import learning, learning_gelu, learning_norm
 
-    calls = []
-    shapes = learning_norm._sizes
-    monkeypatch.setattr(learning_norm, "_sizes", lambda width: calls.append(width) or shapes(width))
-    monkeypatch.setattr(learning_norm, "usable", lambda *_: True)
+    norms, gelus = [], []
+    shapes, parts = learning_norm._sizes, learning_gelu._parts
+    monkeypatch.setattr(learning_norm, "_sizes", lambda width: norms.append(width) or shapes(width))
+    monkeypatch.setattr(learning_gelu, "_parts", lambda width: gelus.append(width) or parts(width))
+    monkeypatch.setattr(learning, "usable", lambda *_: True)
     compile_it = nn.Module.compile
     monkeypatch.setattr(
         nn.Module, "compile", lambda self, **more: compile_it(self, backend="aot_eager", fullgraph=True, **more)
@@ -149,8 +150,10 @@ def test_compiled_blocks_take_the_norm_with_gradients(monkeypatch: pytest.Monkey
         for name, expected in gradients(plain, length).items():
             assert torch.equal(found[name], again[name]), "dropout is not drawn from the generator"
             if not dropout:
-                scale = float(expected.abs().max().clamp_min(1e-3))
+                # The gradient of the keys' biases is nothing but rounding.
+                scale = float(expected.abs().max().clamp_min(2e-3))
                 assert float((found[name] - expected).abs().max()) <= 0.05 * scale, name
-    assert calls
+    assert norms
+    assert gelus
     # The first block's input is of another type.
     assert counters["stats"]["unique_graphs"] <= 2

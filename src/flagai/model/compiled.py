@@ -11,9 +11,11 @@ from flagai.model.block import BlockStack, PostNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.decoding import usable
 from flagai.model.layer.encoding import LONGEST
+from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.kernel import attend
+from flagai.model.layer.learning import is_plain
+from flagai.model.layer.learning_gelu import learning_features
 from flagai.model.layer.learning_norm import learning_norm, plain
-from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.training import WIDEST_HEAD, attend_jointly, attend_learning, classes_of
 
@@ -61,24 +63,27 @@ def compile_blocks(model: BaseModel) -> None:
 
     torch._dynamo.config.suppress_errors = True
     for module in model.modules():
-        if isinstance(module, Attention):
-            module.kernel = _attend
-            if type(module) is Attention and all(map(_is_plain, (module.q, module.k, module.v))):
-                module.whole_kernel = _project_and_attend
+        _give_kernels(module)
     for stack in model.modules():
         if isinstance(stack, BlockStack):
             stack.register_forward_pre_hook(_with_what_is_seen, with_kwargs=True)
             for block in stack:
-                if isinstance(block, PostNormBlock) and plain(block.norm1) and plain(block.norm2):
-                    block.add_norm = learning_norm
                 for norm in block.modules():
                     if isinstance(norm, nn.LayerNorm):
                         norm.register_forward_hook(_in_half)
                 block.compile(dynamic=True)
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    return type(layer) is Linear and layer.bias is not None and type(layer.weight) is nn.Parameter
+def _give_kernels(module: nn.Module) -> None:
+    """Exchange what a module computes with; each kernel asks for itself whether it suits."""
+    if isinstance(module, Attention):
+        module.kernel = _attend
+        if type(module) is Attention and all(map(is_plain, (module.q, module.k, module.v))):
+            module.whole_kernel = _project_and_attend
+    elif isinstance(module, FeedForward):
+        module.kernel = learning_features
+    elif isinstance(module, PostNormBlock) and plain(module.norm1) and plain(module.norm2):
+        module.add_norm = learning_norm
 
 
 def _in_half(_: nn.Module, __: Any, normed: torch.Tensor) -> torch.Tensor:

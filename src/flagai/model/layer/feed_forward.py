@@ -56,11 +56,21 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
         activation(activation_name)  # an unknown name is an error now, not with the first text
         self.activation_name = activation_name
+        # Whoever compiles a model puts another one here.
+        self.kernel: Callable[..., torch.Tensor] = inner_features
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]."""
-        inner = activated(self.up, hidden, self.activation_name).to(type_of(self.down))
-        return self.down(self.dropout(inner))
+        return self.down(self.inner(hidden))
+
+    def inner(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the second layer reads, [..., width] -> [..., inner]."""
+        return self.dropout(self.kernel(self, hidden))
+
+
+def inner_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
+    """The first layer and the activation, in the second layer's type, [..., width] -> [..., inner]."""
+    return activated(layer.up, hidden, layer.activation_name).to(type_of(layer.down))
 
 
 class GatedFeedForward(nn.Module):

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagai.model.layer.decoding import _MULTIPROCESSORS, _power, usable
+from flagai.model.layer.decoding import _MULTIPROCESSORS, _power
+from flagai.model.layer.learning import half_type
 
 _WIDEST = 8192
 # Numbers that a program holds at once, and programs of the gradient, which keep sums of their own.
@@ -40,22 +41,11 @@ def learning_norm(norm: nn.LayerNorm, hidden: torch.Tensor, added: torch.Tensor,
         added: what is added.
         dropout: applied to ``added``.
     """
-    kind = hidden.device.type
-    dropped = round(dropout.p * _PARTS) if dropout.training else 0
-    wanted = torch.is_grad_enabled() and dropped < _PARTS and kind != "meta" and torch.is_autocast_enabled(kind)
-    if not wanted or not _kernels_run(hidden.device, torch.get_autocast_dtype(kind)):
+    dropped, half = round(dropout.p * _PARTS) if dropout.training else 0, half_type(hidden)
+    if half is None or dropped == _PARTS:
         return norm(hidden + dropout(added))
-    half = torch.get_autocast_dtype(kind)
     seed = torch.randint(_SEEDS, (1,), device=hidden.device) if dropped else None
     return _added_norm(hidden.to(half), added.to(half), norm.weight, norm.bias, seed, norm.eps, dropped)[0]
-
-
-def _usable(device: torch.device, dtype: torch.dtype) -> bool:
-    return usable(device, dtype)
-
-
-# The compiler asks once.
-_kernels_run: Any = torch.compiler.assume_constant_result(_usable)
 
 
 def _sizes(width: int) -> dict[str, int]:

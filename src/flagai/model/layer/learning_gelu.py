@@ -1,0 +1,88 @@
+"""GELU of a product and its bias with gradients, by kernels of our own on a GPU, in half precision."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from flagai.model.layer.decoding import _MULTIPROCESSORS
+from flagai.model.layer.feed_forward import FeedForward, inner_features
+from flagai.model.layer.learning import half_type, is_plain
+
+# What a program holds at once, and programs of the gradient, which keep sums of their own.
+_TILE = {"ROWS": 8, "BK": 256, "num_warps": 4}
+_PROGRAMS = 8 * _MULTIPROCESSORS
+
+
+def learning_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
+    """As :func:`flagai.model.layer.feed_forward.inner_features`, for compiled blocks.
+
+    The bias is left to the kernels, one of which adds up its gradient where it has the numbers at hand.
+
+    Args:
+        layer: the layer.
+        hidden: [..., width]
+
+    Shape:
+        -> [..., inner]
+    """
+    if layer.activation_name != "gelu" or half_type(hidden) is None or not is_plain(layer.up):
+        return inner_features(layer, hidden)
+    return _biased_gelu(F.linear(hidden, layer.up.weight), layer.up.bias)
+
+
+def _parts(width: int) -> int:
+    return -(-width // _TILE["BK"])
+
+
+@torch.library.custom_op("flagai::biased_gelu", mutates_args=())
+def _biased_gelu(product: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """gelu(product + bias), [..., K] -> [..., K]."""
+    from flagai.model.layer.triton_training import biased_gelu_kernel
+
+    product, width = product.contiguous(), product.shape[-1]
+    out, rows = torch.empty_like(product), product.numel() // width
+    programs = -(-rows // _TILE["ROWS"]) * _parts(width)
+    biased_gelu_kernel[(programs,)](product, bias, out, rows, K=width, **_TILE)
+    return out
+
+
+@_biased_gelu.register_fake
+def _(product: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(product, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("flagai::biased_gelu_backward", mutates_args=())
+def _biased_gelu_backward(
+    gradient: torch.Tensor, product: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the product, [..., K], and of the bias, [K]."""
+    from flagai.model.layer.triton_training import biased_gelu_gradient_kernel
+
+    gradient, product, width = gradient.contiguous(), product.contiguous(), product.shape[-1]
+    written, rows, parts = torch.empty_like(product), product.numel() // width, _parts(width)
+    programs = max(1, min(_PROGRAMS // parts, -(-rows // _TILE["ROWS"])))
+    shares = bias.new_empty(programs, width, dtype=torch.float32)
+    biased_gelu_gradient_kernel[(programs * parts,)](
+        gradient, product, bias, written, shares, rows, K=width, **_TILE
+    )  # fmt: skip
+    return written, shares.sum(0)
+
+
+@_biased_gelu_backward.register_fake
+def _(_: torch.Tensor, product: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    written = torch.empty_like(product, memory_format=torch.contiguous_format)
+    return written, bias.new_empty(bias.shape, dtype=torch.float32)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001 - named by torch
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    product, bias = ctx.saved_tensors
+    of_product, of_bias = _biased_gelu_backward(gradient, product, bias)
+    return of_product, of_bias.to(bias.dtype)
+
+
+_biased_gelu.register_autograd(_gradients, setup_context=_keep)
