@@ -65,7 +65,8 @@ def cases() -> Iterator[Case]:
     row, wide = {"K": 768, "ROWS": 2, "BK": 1024}, {"K": 3072, "ROWS": 8, "BK": 256}
     yield triton_encoder.added_norm_kernel, row, {}, {"num_warps": 4}
     for kernel in (triton_training.added_norm_learning_kernel, triton_training.added_norm_gradient_kernel):
-        yield kernel, {**row, "DROPPED": 6554}, {}, {"num_warps": 4}
+        yield kernel, {**row, "BIAS": True, "DROPPED": 6554}, {"bias": "*fp32"}, {"num_warps": 4}
+        yield kernel, {**row, "BIAS": False, "DROPPED": 0}, {}, {"num_warps": 4}
     yield triton_training.biased_gelu_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
     yield triton_training.biased_gelu_gradient_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
     for size, warps in ((32, 2), (64, 4), (128, 8)):

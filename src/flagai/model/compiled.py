@@ -82,8 +82,27 @@ def _give_kernels(module: nn.Module) -> None:
             module.whole_kernel = _project_and_attend
     elif isinstance(module, FeedForward):
         module.kernel = learning_features
-    elif isinstance(module, PostNormBlock) and plain(module.norm1) and plain(module.norm2):
-        module.add_norm = learning_norm
+    elif isinstance(module, PostNormBlock) and _has_known_parts(module):
+        module.whole_kernel = _post_norm
+
+
+def _has_known_parts(block: PostNormBlock) -> bool:
+    """Whether a block's layers may be computed apart; which of their last layers, :func:`learning_norm` decides."""
+    parts = ((block.attention, Attention), (block.feed_forward, FeedForward))
+    return (
+        plain(block.norm1)
+        and plain(block.norm2)
+        and all(isinstance(part, kind) and type(part).forward is kind.forward for part, kind in parts)
+        and not any(part._forward_hooks or part._forward_pre_hooks for part, _ in parts)
+    )
+
+
+def _post_norm(block: Any, hidden: torch.Tensor, seen: Seen) -> torch.Tensor:
+    """As :meth:`PostNormBlock.forward`; the norms compute the last layers before them, whose biases they may add."""
+    attention, feed_forward = block.attention, block.feed_forward
+    found = attention.attended(hidden, seen)
+    hidden = learning_norm(block.norm1, hidden, attention.out, found, block.dropout)
+    return learning_norm(block.norm2, hidden, feed_forward.down, feed_forward.inner(hidden), block.dropout)
 
 
 def _in_half(_: nn.Module, __: Any, normed: torch.Tensor) -> torch.Tensor:

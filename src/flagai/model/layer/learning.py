@@ -1,6 +1,6 @@
 """Where models learn by kernels of our own: what all of their operators ask first."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ def _usable(device: torch.device, dtype: torch.dtype) -> bool:
 _kernels_run: Any = torch.compiler.assume_constant_result(_usable)
 
 
-def is_plain(layer: nn.Module) -> bool:
+def is_plain(layer: nn.Module) -> TypeGuard[Linear]:
     """Whether a layer is our own linear one with a bias, whose product and bias may be computed apart."""
     return (
         type(layer) is Linear

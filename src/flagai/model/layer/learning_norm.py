@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from flagai.model.layer.decoding import _MULTIPROCESSORS, _power
-from flagai.model.layer.learning import half_type
+from flagai.model.layer.learning import half_type, is_plain
 
 _WIDEST = 8192
 # Numbers that a program holds at once, and programs of the gradient, which keep sums of their own.
@@ -30,22 +31,33 @@ def plain(norm: nn.Module) -> bool:
     )
 
 
-def learning_norm(norm: nn.LayerNorm, hidden: torch.Tensor, added: torch.Tensor, dropout: nn.Dropout) -> torch.Tensor:
-    """The norm of ``hidden + dropout(added)`` under autocast, for compiled blocks, [..., K] -> [..., K].
+def learning_norm(
+    norm: nn.LayerNorm, hidden: torch.Tensor, layer: nn.Module, found: torch.Tensor, dropout: nn.Dropout
+) -> torch.Tensor:
+    """The norm of ``hidden + dropout(layer(found))`` under autocast, for compiled blocks.
 
-    torch's generator of the device gives one number, from which both passes draw the same dropout.
+    torch's generator of the device gives one number, from which both passes draw the same dropout. A plain layer's bias
+    is left to the kernels, one of which adds up its gradient where it has the numbers at hand.
 
     Args:
         norm: a :func:`plain` layer norm, with any hooks of those who call this.
-        hidden: what is added to.
-        added: what is added.
-        dropout: applied to ``added``.
+        hidden: what is added to, [..., K].
+        layer: a linear layer, or what was put in its place.
+        found: what it reads, [..., in].
+        dropout: applied to what it gives.
+
+    Shape:
+        -> [..., K]
     """
     dropped, half = round(dropout.p * _PARTS) if dropout.training else 0, half_type(hidden)
     if half is None or dropped == _PARTS:
-        return norm(hidden + dropout(added))
+        return norm(hidden + dropout(layer(found)))
     seed = torch.randint(_SEEDS, (1,), device=hidden.device) if dropped else None
-    return _added_norm(hidden.to(half), added.to(half), norm.weight, norm.bias, seed, norm.eps, dropped)[0]
+    if is_plain(layer):
+        added, bias = F.linear(found, layer.weight), layer.bias
+    else:
+        added, bias = layer(found), None
+    return _added_norm(hidden.to(half), added.to(half), bias, norm.weight, norm.bias, seed, norm.eps, dropped)[0]
 
 
 def _sizes(width: int) -> dict[str, int]:
@@ -57,19 +69,34 @@ def _sizes(width: int) -> dict[str, int]:
 def _added_norm(
     hidden: torch.Tensor,
     added: torch.Tensor,
+    bias: torch.Tensor | None,
     gain: torch.Tensor,
     shift: torch.Tensor,
     seed: torch.Tensor | None,
     eps: float,
     dropped: int,
 ) -> Found:
-    """The norm of the sum; the sum, its means and the reciprocals of its deviations, for the gradients."""
+    """The norm of hidden + dropout(added + bias); for the gradients the sum, its means and reciprocal deviations."""
     from flagai.model.layer.triton_training import added_norm_learning_kernel
 
     hidden, added, sizes = hidden.contiguous(), added.contiguous(), _sizes(hidden.shape[-1])
     out, total, means, rates = _shapes(hidden)
     added_norm_learning_kernel[(-(-len(means) // sizes["ROWS"]),)](
-        hidden, added, gain, shift, seed, eps, out, total, means, rates, len(means), DROPPED=dropped, **sizes
+        hidden,
+        added,
+        bias,
+        gain,
+        shift,
+        seed,
+        eps,
+        out,
+        total,
+        means,
+        rates,
+        len(means),
+        BIAS=bias is not None,
+        DROPPED=dropped,
+        **sizes,
     )
     return out, total, means, rates
 
@@ -90,30 +117,43 @@ def _added_norm_backward(
     gain: torch.Tensor,
     seed: torch.Tensor | None,
     dropped: int,
+    biased: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of the first addend, the second (empty without dropout: it is the same), and of gain and shift."""
+    """Gradients of the first addend, the second (empty without dropout: it is the same), and of gain, shift, bias."""
     from flagai.model.layer.triton_training import added_norm_gradient_kernel
 
     gradient, sizes = gradient.contiguous(), _sizes(total.shape[-1])
     programs = min(_PROGRAMS, -(-len(means) // sizes["ROWS"]))
-    first, second, _ = _backward_shapes(gradient, total, means, rates, gain, seed, dropped)
-    shares = means.new_empty(programs, 2, total.shape[-1])
+    first, second, of_parameters = _backward_shapes(gradient, total, means, rates, gain, seed, dropped, biased)
+    shares = means.new_empty(programs, *of_parameters.shape)
     added_norm_gradient_kernel[(programs,)](
-        gradient, total, means, rates, gain, seed, first, second, shares, len(means), DROPPED=dropped, **sizes
+        gradient,
+        total,
+        means,
+        rates,
+        gain,
+        seed,
+        first,
+        second,
+        shares,
+        len(means),
+        BIAS=biased,
+        DROPPED=dropped,
+        **sizes,
     )
     return first, second, shares.sum(0)
 
 
 @_added_norm_backward.register_fake
 def _backward_shapes(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    _, total, means, *_, dropped = inputs
+    _, total, means, *_, dropped, biased = inputs
     second = torch.empty_like(total) if dropped else total.new_empty(0)
-    return torch.empty_like(total), second, means.new_empty(2, total.shape[-1])
+    return torch.empty_like(total), second, means.new_empty(3 if biased else 2, total.shape[-1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Found) -> None:
-    _, _, gain, shift, seed, _, ctx.dropped = inputs
-    ctx.shift_dtype = shift.dtype
+    _, _, bias, gain, shift, seed, _, ctx.dropped = inputs
+    ctx.shift_dtype, ctx.bias_dtype = shift.dtype, None if bias is None else bias.dtype
     ctx.save_for_backward(*output[1:], gain, seed)
     ctx.mark_non_differentiable(*output[1:])
     # No zeros of the size of a layer's output for what nobody used.
@@ -122,11 +162,16 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Found) -> None:
 
 def _gradients(ctx: Any, gradient: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
     if gradient is None:
-        return (None,) * 7
+        return (None,) * 8
     total, means, rates, gain, seed = ctx.saved_tensors
-    first, second, (of_gain, of_shift) = _added_norm_backward(gradient, total, means, rates, gain, seed, ctx.dropped)
+    biased = ctx.bias_dtype is not None
+    first, second, of_parameters = _added_norm_backward(
+        gradient, total, means, rates, gain, seed, ctx.dropped, biased
+    )  # fmt: skip
     second = second if ctx.dropped else first
-    return first, second, of_gain.to(gain.dtype), of_shift.to(ctx.shift_dtype), None, None, None
+    of_bias = of_parameters[2].to(ctx.bias_dtype) if biased else None
+    of_gain, of_shift = of_parameters[0].to(gain.dtype), of_parameters[1].to(ctx.shift_dtype)
+    return first, second, of_bias, of_gain, of_shift, None, None, None
 
 
 _added_norm.register_autograd(_gradients, setup_context=_keep)

@@ -83,6 +83,7 @@ def _kept(seed, rows, DROPPED: tl.constexpr, BK: tl.constexpr):
 def added_norm_learning_kernel(
     hidden,
     added,
+    bias,
     gain,
     shift,
     seed,
@@ -93,11 +94,12 @@ def added_norm_learning_kernel(
     rates,
     M,
     K: tl.constexpr,
+    BIAS: tl.constexpr,
     DROPPED: tl.constexpr,
     ROWS: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """total[M, K] = hidden + dropout(added); out[M, K] = its norm by means[M] and rates[M], some rows a program."""
+    """total[M, K] = hidden + dropout(added + bias); out[M, K] = its norm by means[M] and rates[M]."""
     TYPE: tl.constexpr = out.dtype.element_ty
     FACTOR: tl.constexpr = 65536 / (65536 - DROPPED)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -106,6 +108,8 @@ def added_norm_learning_kernel(
     inside = (rows < M)[:, None] & real
     places = rows.to(tl.int64)[:, None] * K + columns[None, :]
     summed = tl.load(added + places, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        summed += tl.load(bias + columns, mask=columns < K, other=0.0).to(tl.float32)[None, :]
     if DROPPED > 0:
         summed = tl.where(_kept(seed, rows, DROPPED, BK), summed * FACTOR, 0.0)
     summed += tl.load(hidden + places, mask=inside, other=0.0).to(tl.float32)
@@ -142,13 +146,14 @@ def added_norm_gradient_kernel(
     parameters,
     M,
     K: tl.constexpr,
+    BIAS: tl.constexpr,
     DROPPED: tl.constexpr,
     ROWS: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """Gradients of both addends, [M, K], and each program's share of those of gain and shift, [programs, 2, K].
+    """Gradients of both addends, [M, K], and each program's share of those of gain, shift and bias, [programs, 3, K].
 
-    A program goes over the rows in strides, so that there are few shares to add up afterwards.
+    Without a bias there are two. A program goes over the rows in strides: there are few shares to add up afterwards.
     """
     TYPE: tl.constexpr = hidden_gradient.dtype.element_ty
     FACTOR: tl.constexpr = 65536 / (65536 - DROPPED)
@@ -158,6 +163,7 @@ def added_norm_gradient_kernel(
     # Rows apart until the end: adding them up would make warps wait for each other every time.
     gain_share = tl.zeros((ROWS, BK), tl.float32)
     shift_share = tl.zeros((ROWS, BK), tl.float32)
+    bias_share = tl.zeros((ROWS, BK), tl.float32)
     for first in range(tl.program_id(0) * ROWS, M, tl.num_programs(0) * ROWS):
         rows = first + tl.arange(0, ROWS)
         inside = (rows < M)[:, None] & real
@@ -177,9 +183,14 @@ def added_norm_gradient_kernel(
         if DROPPED > 0:
             found = tl.where(_kept(seed, rows, DROPPED, BK), found * FACTOR, 0.0)
             tl.store(added_gradient + places, found.to(TYPE), mask=inside)
-    share = parameters + tl.program_id(0).to(tl.int64) * (2 * K) + columns
+        if BIAS:
+            bias_share += found
+    SHARES: tl.constexpr = 3 if BIAS else 2
+    share = parameters + tl.program_id(0).to(tl.int64) * (SHARES * K) + columns
     tl.store(share, tl.sum(gain_share, axis=0), mask=columns < K)
     tl.store(share + K, tl.sum(shift_share, axis=0), mask=columns < K)
+    if BIAS:
+        tl.store(share + 2 * K, tl.sum(bias_share, axis=0), mask=columns < K)
 
 
 @triton.jit
