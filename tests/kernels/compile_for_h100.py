@@ -70,9 +70,10 @@ def cases() -> Iterator[Case]:
     yield triton_training.biased_gelu_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
     yield triton_training.biased_gelu_gradient_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
     for size, warps in ((32, 2), (64, 4), (128, 8)):
-        tile = {"SHORTEST": 1, "H": 12, "D": 64, "BD": 64, "BS": size}
-        yield triton_encoder.short_attention_kernel, tile, {}, {"num_warps": warps}
-        yield triton_training.short_attention_gradient_kernel, tile, {}, {"num_warps": warps}
+        for biased in (False, True):
+            tile = {"SHORTEST": 1, "BIAS": biased, "H": 12, "D": 64, "BD": 64, "BS": size}
+            for kernel in (triton_encoder.short_attention_kernel, triton_training.short_attention_gradient_kernel):
+                yield kernel, tile, {"bias": "*fp32"}, {"num_warps": warps}
 
 
 def _small(step: dict[str, Any], count: int, around: dict[str, Any], lanes: dict[str, int]) -> Iterator[Case]:

@@ -30,34 +30,40 @@ def test_each_text_has_one_launch(lengths: tuple[int, ...]) -> None:
         assert all(launched)
 
 
-@pytest.mark.parametrize("lengths", [(1,), (16, 3, 9), (33, 20, 1, 7), (128, 64, 5, 65)], ids=str)
+@pytest.mark.parametrize("lengths", [(1,), (16, 3, 9), (33, 20, 1, 7), (128, 64, 5, 65), (70, 40, 33, 9)], ids=str)
 @pytest.mark.parametrize("width", [8, 24])
 @pytest.mark.parametrize(("joint", "beside"), [(True, True), (False, True), (False, False)])
 def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: bool, beside: bool) -> None:
     row, heads = PackedRow(lengths), 3
     together = torch.randn(row.total, 3 * heads * width).half().requires_grad_()
     parts = [part.unflatten(1, (heads, width)) for part in together.chunk(3, dim=1)]
+    leaves = [together]
     # Where heads do not lie beside each other, they are copied.
     query, key, value = parts if beside else [part.transpose(0, 1).contiguous().transpose(0, 1) for part in parts]
     offsets = row.on(together.device).offsets
     if joint:
-        got = attend_jointly(together.unflatten(1, (3, heads, width)), offsets, classes_of(row))
+        leaves.append(torch.randn(3 * heads * width).requires_grad_())
+        rows, bias = (leaf.unflatten(-1, (3, heads, width)) for leaf in leaves)
+        got = attend_jointly(rows, bias, offsets, classes_of(row))
     else:
         got = attend_learning(query, key, value, offsets, classes_of(row))
-    exact = together.detach().float().requires_grad_()
-    split = [part.unflatten(1, (heads, width)).transpose(0, 1).split(lengths, 1) for part in exact.chunk(3, dim=1)]
+    exact = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    whole = (exact[0] + exact[1]) if joint else exact[0]
+    split = [part.unflatten(1, (heads, width)).transpose(0, 1).split(lengths, 1) for part in whole.chunk(3, dim=1)]
     pieces = zip(*split, strict=True)
     wanted = torch.cat([F.scaled_dot_product_attention(*piece).transpose(0, 1) for piece in pieces])
     torch.testing.assert_close(got.float(), wanted, atol=4e-3, rtol=4e-3)
     weights = torch.randn_like(wanted).half()
-    (found,) = torch.autograd.grad(got, together, weights)
-    (expected,) = torch.autograd.grad(wanted, exact, weights.float())
-    torch.testing.assert_close(found.float(), expected, atol=1e-2, rtol=1e-2)
+    found = torch.autograd.grad(got, leaves, weights)
+    expected = torch.autograd.grad(wanted, exact, weights.float())
+    for one, other, leaf in zip(found, expected, leaves, strict=True):
+        assert one.dtype == leaf.dtype
+        torch.testing.assert_close(one.float(), other, atol=1e-2, rtol=1e-2)
 
 
 def test_operators_hold_what_the_compiler_expects() -> None:
     row = PackedRow((5, 3))
     query, key, value = (torch.randn(8, 2, 16).half().requires_grad_() for _ in range(3))
     torch.library.opcheck(attend_learning, (query, key, value, row.on(query.device).offsets, classes_of(row)))
-    joint = torch.randn(8, 3, 2, 16).half().requires_grad_()
-    torch.library.opcheck(attend_jointly, (joint, row.on(joint.device).offsets, classes_of(row)))
+    joint, bias = torch.randn(8, 3, 2, 16).half().requires_grad_(), torch.randn(3, 2, 16).requires_grad_()
+    torch.library.opcheck(attend_jointly, (joint, bias, row.on(joint.device).offsets, classes_of(row)))

@@ -112,14 +112,22 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
-    """As on a GPU; Triton's interpreter runs the kernels."""
+    """As on a GPU; Triton's interpreter runs the kernels, whose products it cannot compute in bfloat16."""
     pytest.importorskip("triton")
     from torch._dynamo.utils import counters
 
-    from flagai.model.layer import learning, learning_gelu, learning_norm
+    from flagai.model import compiled as module
+    from flagai.model.layer import learning, learning_gelu, learning_norm, training
 
-    norms, gelus = [], []
-    shapes, parts = learning_norm._sizes, learning_gelu._parts
+    class OnGpu(module.Seen):
+        def __init__(self, whole: Visibility, device: torch.device) -> None:
+            super().__init__(whole, device)
+            self.reach, self.ours, self.classes = "short", True, training.classes_of(whole.row)
+
+    monkeypatch.setattr(module, "Seen", OnGpu)
+    norms, gelus, attentions = [], [], []
+    shapes, parts, tiles = learning_norm._sizes, learning_gelu._parts, training.tiles_of
+    monkeypatch.setattr(training, "tiles_of", lambda classes: attentions.append(1) or tiles(classes))
     monkeypatch.setattr(learning_norm, "_sizes", lambda width: norms.append(width) or shapes(width))
     monkeypatch.setattr(learning_gelu, "_parts", lambda width: gelus.append(width) or parts(width))
     monkeypatch.setattr(learning, "usable", lambda *_: True)
@@ -136,18 +144,19 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     torch._dynamo.reset()
     counters.clear()
 
-    def gradients(model: nn.Module, length: int) -> dict[str, torch.Tensor]:
+    def gradients(model: nn.Module, row: PackedRow) -> dict[str, torch.Tensor]:
         torch.manual_seed(3)
-        ids = torch.randint(1, 100, (2, length))
-        with torch.autocast("cpu", torch.bfloat16):
-            model(input_ids=ids, segment_ids=torch.zeros_like(ids), labels=ids % 3)["loss"].backward()
+        ids = torch.randint(1, 100, (1, row.total))
+        with torch.autocast("cpu", torch.float16):
+            model(input_ids=ids, segment_ids=torch.zeros_like(ids), labels=ids % 3, lengths=row)["loss"].backward()
         found = {name: entry.grad for name, entry in model.named_parameters() if entry.grad is not None}
         model.zero_grad(set_to_none=True)
         return found
 
-    for length in (11, 7):
-        found, again = gradients(compiled, length), gradients(compiled, length)
-        for name, expected in gradients(plain, length).items():
+    # Seven offsets and 25 positions, as above.
+    for row in (PackedRow((9, 7, 3, 2, 2, 2)), PackedRow((33, 5))):
+        found, again = gradients(compiled, row), gradients(compiled, row)
+        for name, expected in gradients(plain, row).items():
             assert torch.equal(found[name], again[name]), "dropout is not drawn from the generator"
             if not dropout:
                 # The gradient of the keys' biases is nothing but rounding.
@@ -155,5 +164,6 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
                 assert float((found[name] - expected).abs().max()) <= 0.05 * scale, name
     assert norms
     assert gelus
+    assert attentions
     # The first block's input is of another type.
     assert counters["stats"]["unique_graphs"] <= 2

@@ -106,10 +106,14 @@ def _post_norm(block: Any, hidden: torch.Tensor, seen: Seen) -> torch.Tensor:
 
 
 def _in_half(_: nn.Module, __: Any, normed: torch.Tensor) -> torch.Tensor:
-    kind = normed.device.type
-    if kind == "meta" or not torch.is_autocast_enabled(kind):
-        return normed
-    return normed.to(torch.get_autocast_dtype(kind))
+    return normed.to(_type_of_products(normed))
+
+
+def _type_of_products(numbers: torch.Tensor) -> torch.dtype:
+    """That of autocast, or the numbers' own."""
+    kind = numbers.device.type
+    autocast = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if autocast else numbers.dtype
 
 
 def _with_what_is_seen(
@@ -151,26 +155,27 @@ def _attend(
     # Not [0], whose gradient is a copy.
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     longest = _REACHES[seen.reach]
-    if _suits_ours(query, seen, head, scale, dropout):
+    if _suits_ours(query.dtype, seen, head, scale, dropout):
         attended = attend_learning(query, key, value, seen.offsets, seen.classes)
     else:
         attended = cast(torch.Tensor, varlen_attn(query, key, value, seen.offsets, seen.offsets, longest, longest))
     return attended.transpose(0, 1).unsqueeze(0)
 
 
-def _suits_ours(numbers: torch.Tensor, seen: Seen, head: int, scale: float | None, dropout: float) -> bool:
-    return seen.ours and numbers.dtype in _HALF and scale is None and not dropout and head <= WIDEST_HEAD
+def _suits_ours(dtype: torch.dtype, seen: Seen, head: int, scale: float | None, dropout: float) -> bool:
+    return seen.ours and dtype in _HALF and scale is None and not dropout and head <= WIDEST_HEAD
 
 
 def _project_and_attend(attention: Attention, hidden: torch.Tensor, seen: Seen) -> torch.Tensor:
     """What attention has found, before its last layer: one product instead of three, and one gradient of its input."""
     layers = (attention.q, attention.k, attention.v)
     weight, bias = (torch.cat(parts) for parts in zip(*((layer.weight, layer.bias) for layer in layers), strict=True))
-    joint = F.linear(hidden, weight, bias)
     dropout, head = attention.dropout if attention.training else 0.0, attention.head_dim
-    if _suits_ours(joint, seen, head, attention.scale, dropout):
-        rows = joint.squeeze(0).unflatten(-1, (3, -1, head))
-        return attend_jointly(rows, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
+    if _suits_ours(_type_of_products(weight), seen, head, attention.scale, dropout):
+        product = F.linear(hidden, weight).squeeze(0)  # the kernels add the bias, and sum its gradient
+        rows, shift = (numbers.unflatten(-1, (3, -1, head)) for numbers in (product, bias))
+        return attend_jointly(rows, shift, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
+    joint = F.linear(hidden, weight, bias)
     query, key, value = (part.unflatten(-1, (-1, head)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
     return _attend(query, key, value, seen, scale=attention.scale, dropout=dropout).transpose(1, 2).flatten(2)
 

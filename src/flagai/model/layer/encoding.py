@@ -97,6 +97,7 @@ def attend_short(
     value: torch.Tensor,
     offsets: torch.Tensor,
     tiles: list[Tile],
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of short texts that stand in one row, each to itself, one program for each text and head.
 
@@ -106,6 +107,7 @@ def attend_short(
         value: the same.
         offsets: where each text begins, and the end, [N + 1].
         tiles: the launches; together they have every text.
+        bias: what is still to be added to queries, keys and values, [3, H, D].
 
     Shape:
         -> [T, H, D]
@@ -121,6 +123,7 @@ def attend_short(
             query,
             key,
             value,
+            bias,
             places,
             out,
             width**-0.5,
@@ -128,6 +131,7 @@ def attend_short(
             key.stride(0),
             value.stride(0),
             SHORTEST=tile.shortest,
+            BIAS=bias is not None,
             H=heads,
             D=width,
             BD=max(16, _power(width)),

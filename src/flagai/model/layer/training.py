@@ -100,11 +100,14 @@ attend_learning.register_autograd(_attend_gradients, setup_context=_keep)
 
 
 @torch.library.custom_op("flagai::attend_short_jointly", mutates_args=())
-def attend_jointly(joint: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+def attend_jointly(
+    joint: torch.Tensor, bias: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor
+) -> torch.Tensor:
     """As :func:`attend_learning`, where one product gave queries, keys and values, and has one gradient.
 
     Args:
-        joint: [T, 3, H, D]
+        joint: [T, 3, H, D], without its bias.
+        bias: [3, H, D]
         offsets: where each text begins, and the end, [N + 1].
         classes: see :func:`classes_of`.
 
@@ -112,16 +115,21 @@ def attend_jointly(joint: torch.Tensor, offsets: torch.Tensor, classes: torch.Te
         -> [T, H, D]
     """
     query, key, value = joint.unbind(1)
-    return attend_short(query, key, value, offsets, tiles_of(classes))
+    return attend_short(query, key, value, offsets, tiles_of(classes), bias.contiguous())
 
 
 @torch.library.custom_op("flagai::attend_short_jointly_backward", mutates_args=())
 def _attend_jointly_backward(
-    gradient: torch.Tensor, joint: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor
-) -> torch.Tensor:
+    gradient: torch.Tensor, joint: torch.Tensor, bias: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     written = torch.empty_like(joint, memory_format=torch.contiguous_format)
-    _write_gradients([gradient, *joint.unbind(1)], list(written.unbind(1)), offsets, classes)
-    return written
+    # Two sums for each text are little beside its gradients, and always the same.
+    sums = bias.new_empty(offsets.numel() - 1, 2, *bias.shape[1:], dtype=torch.float32)
+    read, parts = [gradient, *joint.unbind(1)], list(written.unbind(1))
+    _write_gradients(read, parts, offsets, classes, bias.contiguous(), sums)
+    of_bias = torch.zeros_like(bias, dtype=torch.float32, memory_format=torch.contiguous_format)
+    torch.sum(sums, 0, out=of_bias[::2])
+    return written, of_bias
 
 
 @attend_jointly.register_fake
@@ -130,19 +138,26 @@ def _(joint: torch.Tensor, *_: Any) -> torch.Tensor:
 
 
 @_attend_jointly_backward.register_fake
-def _(gradient: torch.Tensor, joint: torch.Tensor, *_: Any) -> torch.Tensor:  # noqa: ARG001 - named by torch
-    return torch.empty_like(joint, memory_format=torch.contiguous_format)
+def _(_: torch.Tensor, joint: torch.Tensor, bias: torch.Tensor, *__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    written = torch.empty_like(joint, memory_format=torch.contiguous_format)
+    return written, torch.empty_like(bias, dtype=torch.float32, memory_format=torch.contiguous_format)
 
 
 def _attend_jointly_gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return _attend_jointly_backward(gradient, *ctx.saved_tensors), None, None
+    of_joint, of_bias = _attend_jointly_backward(gradient, *ctx.saved_tensors)
+    return of_joint, of_bias.to(ctx.saved_tensors[1].dtype), None, None
 
 
 attend_jointly.register_autograd(_attend_jointly_gradients, setup_context=_keep)
 
 
 def _write_gradients(
-    read: list[torch.Tensor], written: list[torch.Tensor], offsets: torch.Tensor, classes: torch.Tensor
+    read: list[torch.Tensor],
+    written: list[torch.Tensor],
+    offsets: torch.Tensor,
+    classes: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    sums: torch.Tensor | None = None,
 ) -> None:
     """The gradients of queries, keys and values.
 
@@ -151,6 +166,8 @@ def _write_gradients(
         written: the results, whose rows lie equally far apart.
         offsets: where each text begins, and the end, [N + 1].
         classes: see :func:`classes_of`.
+        bias: what is still to be added to queries, keys and values, [3, H, D].
+        sums: of the gradients of the queries' and values' biases, one result more for each text, [N, 2, H, D].
     """
     from flagai.model.layer.triton_training import short_attention_gradient_kernel
 
@@ -159,12 +176,15 @@ def _write_gradients(
         places = tile.within(offsets)
         short_attention_gradient_kernel[((len(places) - 1) * heads,)](
             *read,
+            bias,
             places,
             *written,
+            None if sums is None else sums[tile.texts],
             width**-0.5,
             *(part.stride(0) for part in read),
             written[0].stride(0),
             SHORTEST=tile.shortest,
+            BIAS=bias is not None,
             H=heads,
             D=width,
             BD=max(16, _power(width)),

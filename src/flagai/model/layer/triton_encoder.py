@@ -32,6 +32,7 @@ def short_attention_kernel(
     query,
     key,
     value,
+    bias,
     offsets,
     out,
     scale,
@@ -39,12 +40,17 @@ def short_attention_kernel(
     KEY_STRIDE,
     VALUE_STRIDE,
     SHORTEST: tl.constexpr,
+    BIAS: tl.constexpr,
     H: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
     BS: tl.constexpr,
 ):
-    """One head of one of several texts in a row attends to its text of SHORTEST to BS positions; four of [T, H, D]."""
+    """One head of one of several texts in a row attends to its text of SHORTEST to BS positions; four of [T, H, D].
+
+    The bias of queries, keys and values, [3, H, D], is not in them yet. That of the keys adds the same to all scores of
+    a query, and so nothing to its shares. Their sum is one: that of the values is added to what they give.
+    """
     TYPE: tl.constexpr = out.dtype.element_ty
     text, head = tl.program_id(0), tl.program_id(1)
     begin = tl.load(offsets + text)
@@ -59,7 +65,13 @@ def short_attention_kernel(
     asked = tl.load(query + rows * QUERY_STRIDE + columns, mask=inside, other=0.0)
     keys = tl.load(key + rows * KEY_STRIDE + columns, mask=inside, other=0.0)
     values = tl.load(value + rows * VALUE_STRIDE + columns, mask=inside, other=0.0)
+    if BIAS:
+        shift = tl.load(bias + head * D + features, mask=features < D, other=0.0).to(tl.float32)
+        asked = (asked.to(tl.float32) + shift[None, :]).to(TYPE)
     scores = tl.where(real[None, :], tl.dot(asked, tl.trans(keys)) * scale, -float("inf"))
     shares = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     total = tl.dot(shares.to(TYPE), values) / tl.sum(shares, axis=1)[:, None]
+    if BIAS:
+        shift = tl.load(bias + (2 * H + head) * D + features, mask=features < D, other=0.0).to(tl.float32)
+        total += shift[None, :]
     tl.store(out + rows * (H * D) + columns, total.to(TYPE), mask=inside)

@@ -10,10 +10,12 @@ def short_attention_gradient_kernel(
     query,
     key,
     value,
+    bias,
     offsets,
     query_gradient,
     key_gradient,
     value_gradient,
+    sums,
     scale,
     GRADIENT_STRIDE,
     QUERY_STRIDE,
@@ -21,6 +23,7 @@ def short_attention_gradient_kernel(
     VALUE_STRIDE,
     WRITTEN_STRIDE,
     SHORTEST: tl.constexpr,
+    BIAS: tl.constexpr,
     H: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
@@ -29,6 +32,10 @@ def short_attention_gradient_kernel(
     """Gradients of one head of one text of SHORTEST to BS positions; seven of [T, H, D], whose rows may lie apart.
 
     All of a head fits into a program, so it computes the shares of the keys again and saves nothing else.
+
+    The bias, [3, H, D], is not in queries, keys and values yet. As the shares of a query have the sum one, what those
+    of keys and values would change cancels out; the gradient of the former is zero, that of the latter the sum of what
+    was given. This and the gradient of the queries' bias are written for each text into sums, [texts, 2, H, D].
     """
     TYPE: tl.constexpr = query_gradient.dtype.element_ty
     # Heads first: they lie beside each other in memory.
@@ -51,6 +58,12 @@ def short_attention_gradient_kernel(
     keys = tl.load(key + rows * KEY_STRIDE + columns, mask=inside, other=0.0)
     values = tl.load(value + rows * VALUE_STRIDE + columns, mask=inside, other=0.0)
     given = tl.load(gradient + rows * GRADIENT_STRIDE + columns, mask=inside, other=0.0)
+    if BIAS:
+        # Here, not at the end: fewer registers.
+        sums += text.to(tl.int64) * (2 * H * D) + head * D + features
+        tl.store(sums + H * D, tl.sum(given.to(tl.float32), axis=0), mask=features < D)
+        shift = tl.load(bias + head * D + features, mask=features < D, other=0.0).to(tl.float32)
+        asked = (asked.to(tl.float32) + shift[None, :]).to(TYPE)
     scores = tl.where(real[None, :], tl.dot(asked, tl.trans(keys)) * scale, -float("inf"))
     shares = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     shares = shares / tl.sum(shares, axis=1)[:, None]
@@ -64,6 +77,8 @@ def short_attention_gradient_kernel(
     tl.store(key_gradient + written, found.to(TYPE), mask=inside)
     found = tl.dot(slope, keys)
     tl.store(query_gradient + written, found.to(TYPE), mask=inside)
+    if BIAS:
+        tl.store(sums, tl.sum(found, axis=0), mask=features < D)
 
 
 @triton.jit
