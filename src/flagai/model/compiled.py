@@ -10,6 +10,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, PostNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.decoding import usable
+from flagai.model.layer.embedding import Embeddings
 from flagai.model.layer.encoding import LONGEST
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.kernel import attend
@@ -80,6 +81,10 @@ def _give_kernels(module: nn.Module) -> None:
         module.kernel = _attend
         if type(module) is Attention and all(map(is_plain, (module.q, module.k, module.v))):
             module.whole_kernel = _project_and_attend
+    elif isinstance(module, Embeddings) and module.norm is not None:  # else a sum goes on that may be wide
+        # Not the tables: the compiler's gradient of a lookup adds with atomics, token after token to the same row.
+        module.norm.register_forward_hook(_in_half)
+        module.finish.compile(dynamic=True)
     elif isinstance(module, FeedForward):
         module.kernel = learning_features
     elif isinstance(module, PostNormBlock) and _has_known_parts(module):

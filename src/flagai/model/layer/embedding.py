@@ -1,5 +1,7 @@
 """Embeddings: tokens, positions, segments, and GLM's second positions."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -64,6 +66,17 @@ class Table(nn.Embedding):
         return linear(hidden, self.weight)
 
 
+class Finish(nn.Module):
+    """What follows the tables; apart from them, so that it can be compiled without them."""
+
+    def forward(self, parts: Sequence[torch.Tensor], norm: nn.Module | None, dropout: nn.Module) -> torch.Tensor:
+        """The sum of what the tables gave, its norm, and dropout, [B or 1, S, width] each -> [B, S, width]."""
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return dropout(total if norm is None else norm(total))
+
+
 class Embeddings(nn.Module):
     """The sum of a token's embeddings, optionally normalised.
 
@@ -95,6 +108,7 @@ class Embeddings(nn.Module):
         self.segment = Table(segments, width, "segment id") if segments else None
         self.norm = nn.LayerNorm(width, eps=norm_eps) if norm_eps is not None else None
         self.dropout = nn.Dropout(dropout)
+        self.finish = Finish()
 
     def forward(
         self,
@@ -115,14 +129,12 @@ class Embeddings(nn.Module):
         Shape:
             -> [B, S, width]
         """
-        total = tokens if tokens.dim() == 3 else self.token(tokens)
+        parts = [tokens if tokens.dim() == 3 else self.token(tokens)]
         for table, ids in (
             (self.position, position_ids),
             (self.block_position, block_position_ids),
             (self.segment, segment_ids),
         ):
             if table is not None and ids is not None:
-                total = total + table(ids)
-        if self.norm is not None:
-            total = self.norm(total)
-        return self.dropout(total)
+                parts.append(table(ids))
+        return self.finish(parts, self.norm, self.dropout)
