@@ -11,6 +11,7 @@ from flagai.model.block import BlockStack, PostNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.decoding import usable
 from flagai.model.layer.encoding import LONGEST
+from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.kernel import attend
 from flagai.model.layer.learning_norm import learning_norm, plain
 from flagai.model.layer.linear import Linear
@@ -63,7 +64,7 @@ def compile_blocks(model: BaseModel) -> None:
     for module in model.modules():
         if isinstance(module, Attention):
             module.kernel = _attend
-            if type(module) is Attention and all(map(_is_plain, (module.q, module.k, module.v))):
+            if type(module) is Attention:
                 module.whole_kernel = _project_and_attend
     for stack in model.modules():
         if isinstance(stack, BlockStack):
@@ -78,7 +79,8 @@ def compile_blocks(model: BaseModel) -> None:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    return type(layer) is Linear and layer.bias is not None and type(layer.weight) is nn.Parameter
+    ordinary = type(layer) is Linear and layer.bias is not None and type(layer.weight) is nn.Parameter
+    return ordinary and not is_hooked(layer)
 
 
 def _in_half(_: nn.Module, __: Any, normed: torch.Tensor) -> torch.Tensor:
@@ -139,15 +141,22 @@ def _suits_ours(numbers: torch.Tensor, seen: Seen, head: int, scale: float | Non
 
 
 def _project_and_attend(attention: Attention, hidden: torch.Tensor, seen: Seen) -> torch.Tensor:
-    """What attention has found, before its last layer: one product instead of three, and one gradient of its input."""
+    """What attention has found, before its last layer: one product instead of three, and one gradient of its input.
+
+    Layers that somebody has exchanged or listens to are called as ever.
+    """
     layers = (attention.q, attention.k, attention.v)
-    weight, bias = (torch.cat(parts) for parts in zip(*((layer.weight, layer.bias) for layer in layers), strict=True))
-    joint = F.linear(hidden, weight, bias)
-    dropout, head = attention.dropout if attention.training else 0.0, attention.head_dim
-    if _suits_ours(joint, seen, head, attention.scale, dropout):
-        rows = joint.squeeze(0).unflatten(-1, (3, -1, head))
-        return attend_jointly(rows, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
-    query, key, value = (part.unflatten(-1, (-1, head)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
+    dropout = attention.dropout if attention.training else 0.0
+    if all(map(_is_plain, layers)):
+        weight, bias = (torch.cat(parts) for parts in zip(*((each.weight, each.bias) for each in layers), strict=True))
+        joint = F.linear(hidden, weight, bias)
+        if _suits_ours(joint, seen, attention.head_dim, attention.scale, dropout):
+            rows = joint.squeeze(0).unflatten(-1, (3, -1, attention.head_dim))
+            return attend_jointly(rows, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
+        parts = joint.chunk(3, dim=-1)
+    else:
+        parts = tuple(layer(hidden) for layer in layers)
+    query, key, value = map(attention._heads, parts)
     return _attend(query, key, value, seen, scale=attention.scale, dropout=dropout).transpose(1, 2).flatten(2)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from flagai.model.layer.decoding import _MULTIPROCESSORS, _power, usable
+from flagai.model.layer.hooks import is_hooked
 
 _WIDEST = 8192
 # Numbers that a program holds at once, and programs of the gradient, which keep sums of their own.
@@ -25,7 +26,7 @@ def plain(norm: nn.Module) -> bool:
         and norm.normalized_shape[0] <= _WIDEST
         and type(norm.weight) is nn.Parameter
         and type(norm.bias) is nn.Parameter
-        and not (norm._forward_hooks or norm._forward_pre_hooks)
+        and not is_hooked(norm)
     )
 
 
