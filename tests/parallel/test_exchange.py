@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
+from torch.distributed.tensor import Shard
 
 from flagai.checkpoint import exchange as exchange_module
 from flagai.checkpoint import pieces, transfer
@@ -129,3 +131,23 @@ def test_nobody_waits_for_a_rank_that_could_not_read(tmp_path: Path) -> None:
     first, second = on_ranks(2, fail_on_one, tmp_path)
     assert "Another process could not read" in first
     assert "the disk of rank 1" in second
+
+
+def group_of_the_second_beginning(folder: Path) -> tuple[bool, float]:
+    """End the process group and begin anew: whether tensors of an equal mesh are cut over the new group."""
+    rank, count = distributed.get_rank(), distributed.get_world_size()
+    for number in range(2):
+        if number:
+            distributed.destroy_process_group()
+            distributed.init_process_group("gloo", init_method=f"file://{folder}/again", rank=rank, world_size=count)
+        mesh = make_mesh(tp=count)
+        part = torch.ones(2, 4)
+        tensor = shards.distributed_tensor(part, mesh, (Shard(0),), torch.Size([2 * count, 4]), (4, 1))
+        (cut,) = shards.cuts(tensor)
+    total = torch.ones(())
+    distributed.all_reduce(total, group=cut.ranks)
+    return cut.ranks is mesh.get_group(), float(total)
+
+
+def test_ranks_that_begin_anew_swap_in_their_new_group(tmp_path: Path) -> None:
+    assert on_ranks(2, group_of_the_second_beginning, tmp_path) == [(True, 2.0)] * 2

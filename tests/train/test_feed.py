@@ -109,6 +109,21 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
     assert not counters["graph_break"]
 
 
+def test_who_listens_to_projections_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joined products know nothing of hooks, nor of layers that were exchanged after the blocks were compiled."""
+    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, **NO_DROPOUT).eval()
+    plain = model(input_ids=torch.arange(1, 9)[None])["logits"]
+    compile_blocks(model)
+    first, second = (block.attention for block in list(model.model.blocks)[:2])
+    heard: list[torch.Size] = []
+    first.q.register_forward_hook(lambda _, __, found: heard.append(found.shape))
+    second.k = nn.Sequential(second.k)
+    found = model(input_ids=torch.arange(1, 9)[None])["logits"]
+    assert len(heard) == 1
+    torch.testing.assert_close(found, plain)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:

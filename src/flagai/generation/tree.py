@@ -170,7 +170,8 @@ class Tree:
     def _read_prompt(self, real: torch.Tensor) -> Scored:
         # A GPU is quicker with one call, and processes that share a model must make the same calls.
         alone = self.device.type == "cpu" and self.model.layout is None
-        groups = like_length(self.lengths.tolist(), torch.get_num_threads()) if alone else []
+        lengths = self.lengths.tolist() if alone else []
+        groups = like_length(lengths, torch.get_num_threads())
         if len(groups) < 2:
             return self._read_together(self.ids, self.lengths, real, self.cache)
 
@@ -178,7 +179,7 @@ class Tree:
             scored = self._read_together(self.ids[rows, :longest], self.lengths[rows], real[rows, :longest], part)
             return scored.logits, scored.hidden
 
-        return Scored(*read_apart(groups, self.lengths.tolist(), self.cache, read))
+        return Scored(*read_apart(groups, lengths, self.cache, read))
 
     def _read_together(self, ids: torch.Tensor, lengths: torch.Tensor, real: torch.Tensor, cache: Any) -> Scored:
         running = torch.arange(ids.shape[1], device=self.device).expand_as(ids)

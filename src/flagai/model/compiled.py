@@ -13,6 +13,7 @@ from flagai.model.layer.decoding import usable
 from flagai.model.layer.embedding import Embeddings
 from flagai.model.layer.encoding import LONGEST
 from flagai.model.layer.feed_forward import FeedForward
+from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.kernel import attend
 from flagai.model.layer.learning import is_plain
 from flagai.model.layer.learning_gelu import learning_features
@@ -79,7 +80,7 @@ def _give_kernels(module: nn.Module) -> None:
     """Exchange what a module computes with; each kernel asks for itself whether it suits."""
     if isinstance(module, Attention):
         module.kernel = _attend
-        if type(module) is Attention and all(map(is_plain, (module.q, module.k, module.v))):
+        if type(module) is Attention:
             module.whole_kernel = _project_and_attend
     elif isinstance(module, Embeddings) and module.norm is not None:  # else a sum goes on that may be wide
         # Not the tables: the compiler's gradient of a lookup adds with atomics, token after token to the same row.
@@ -87,23 +88,22 @@ def _give_kernels(module: nn.Module) -> None:
         module.finish.compile(dynamic=True)
     elif isinstance(module, FeedForward):
         module.kernel = learning_features
-    elif isinstance(module, PostNormBlock) and _has_known_parts(module):
+    elif isinstance(module, PostNormBlock) and plain(module.norm1) and plain(module.norm2):
         module.whole_kernel = _post_norm
 
 
 def _has_known_parts(block: PostNormBlock) -> bool:
     """Whether a block's layers may be computed apart; which of their last layers, :func:`learning_norm` decides."""
     parts = ((block.attention, Attention), (block.feed_forward, FeedForward))
-    return (
-        plain(block.norm1)
-        and plain(block.norm2)
-        and all(isinstance(part, kind) and type(part).forward is kind.forward for part, kind in parts)
-        and not any(part._forward_hooks or part._forward_pre_hooks for part, _ in parts)
+    return all(
+        isinstance(part, kind) and type(part).forward is kind.forward and not is_hooked(part) for part, kind in parts
     )
 
 
-def _post_norm(block: Any, hidden: torch.Tensor, seen: Seen) -> torch.Tensor:
+def _post_norm(block: PostNormBlock, hidden: torch.Tensor, seen: Any) -> torch.Tensor:
     """As :meth:`PostNormBlock.forward`; the norms compute the last layers before them, whose biases they may add."""
+    if not _has_known_parts(block):
+        return block.by_parts(hidden, seen)
     attention, feed_forward = block.attention, block.feed_forward
     found = attention.attended(hidden, seen)
     hidden = learning_norm(block.norm1, hidden, attention.out, found, block.dropout)
@@ -172,16 +172,22 @@ def _suits_ours(dtype: torch.dtype, seen: Seen, head: int, scale: float | None, 
 
 
 def _project_and_attend(attention: Attention, hidden: torch.Tensor, seen: Seen) -> torch.Tensor:
-    """What attention has found, before its last layer: one product instead of three, and one gradient of its input."""
+    """What attention has found, before its last layer: one product instead of three, and one gradient of its input.
+
+    Layers that somebody has exchanged or listens to are called as ever.
+    """
     layers = (attention.q, attention.k, attention.v)
-    weight, bias = (torch.cat(parts) for parts in zip(*((layer.weight, layer.bias) for layer in layers), strict=True))
     dropout, head = attention.dropout if attention.training else 0.0, attention.head_dim
-    if _suits_ours(_type_of_products(weight), seen, head, attention.scale, dropout):
-        product = F.linear(hidden, weight).squeeze(0)  # the kernels add the bias, and sum its gradient
-        rows, shift = (numbers.unflatten(-1, (3, -1, head)) for numbers in (product, bias))
-        return attend_jointly(rows, shift, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
-    joint = F.linear(hidden, weight, bias)
-    query, key, value = (part.unflatten(-1, (-1, head)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
+    if all(map(is_plain, layers)):
+        weight, bias = (torch.cat(parts) for parts in zip(*((each.weight, each.bias) for each in layers), strict=True))
+        if _suits_ours(_type_of_products(weight), seen, head, attention.scale, dropout):
+            product = F.linear(hidden, weight).squeeze(0)  # the kernels add the bias, and sum its gradient
+            rows, shift = (numbers.unflatten(-1, (3, -1, head)) for numbers in (product, bias))
+            return attend_jointly(rows, shift, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
+        parts = F.linear(hidden, weight, bias).chunk(3, dim=-1)
+    else:
+        parts = tuple(layer(hidden) for layer in layers)
+    query, key, value = map(attention._heads, parts)
     return _attend(query, key, value, seen, scale=attention.scale, dropout=dropout).transpose(1, 2).flatten(2)
 
 

@@ -98,17 +98,19 @@ class Cut:
     count: int
 
 
-def cuts(tensor: "DTensor") -> tuple[Cut, ...]:
+def cuts(tensor: "DTensor") -> list[Cut]:
     """How a tensor is cut, but for dimensions that several dimensions of its mesh cut."""
-    return _cuts(tensor.device_mesh, tensor.placements)
+    mesh = tensor.device_mesh
+    return [Cut(dimension, mesh.get_group(axis), *place) for dimension, axis, *place in _cuts(mesh, tensor.placements)]
 
 
+# Numbers only: a group that is kept would outlive torch.distributed, and stand in for the one of an equal mesh.
 @functools.lru_cache(maxsize=256)
-def _cuts(mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[Cut, ...]:
+def _cuts(mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[tuple[int, int, int, int], ...]:
     # Not is_shard: FSDP around tensor parallelism has a placement of its own, which cuts too.
     dimensions = [getattr(place, "dim", None) for place in placements]
     return tuple(
-        Cut(dimension, mesh.get_group(axis), mesh.get_local_rank(axis), mesh.size(axis))
+        (dimension, axis, mesh.get_local_rank(axis), mesh.size(axis))
         for axis, dimension in enumerate(dimensions)
         if dimension is not None and mesh.size(axis) > 1 and dimensions.count(dimension) == 1
     )

@@ -13,6 +13,7 @@ from flagai.model.layer.attention import Attention
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, attend_slots, fits, product, project, usable
 from flagai.model.layer.feed_forward import FeedForward
+from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.quantized import QuantizedLinear
@@ -80,7 +81,7 @@ def is_untouched(block: nn.Module) -> bool:
     if plain_type(attention) is not Attention or plain_type(feed_forward) is not FeedForward:
         return False
     linear, norms = linear_layers(block), (block.norm1, block.norm2)
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in block.modules())
+    hooked = any(map(is_hooked, block.modules()))
     return (
         not hooked
         and block.cross_attention is None

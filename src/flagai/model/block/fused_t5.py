@@ -18,6 +18,7 @@ from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.decoding import usable
 from flagai.model.layer.feed_forward import FeedForward, Float32InHalf, GatedFeedForward
+from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.linear import Linear, activated
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.norm import RMSNorm
@@ -121,7 +122,7 @@ def _fits(block: nn.Module) -> bool:
     if type(own) is not Attention or type(cross) is not CrossAttention:
         return False
     linear = [module for module in block.modules() if isinstance(module, nn.Linear)]
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in block.modules())
+    hooked = any(map(is_hooked, block.modules()))
     return (
         not hooked
         and bool(linear)  # quantised layers are others

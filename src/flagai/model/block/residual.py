@@ -105,6 +105,12 @@ class PostNormBlock(nn.Module):
         """[B, S, width] -> [B, S, width]."""
         if self.whole_kernel is not None and cache is None:
             return self.whole_kernel(self, hidden, visibility)
+        return self.by_parts(hidden, visibility, cache=cache)
+
+    def by_parts(
+        self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache | None = None
+    ) -> torch.Tensor:
+        """The same, each layer called by itself."""
         attended = self.attention(hidden, visibility, cache=cache)
         hidden = added_norm(self.norm1, hidden, self.dropout(attended))
         return added_norm(self.norm2, hidden, self.dropout(self.feed_forward(hidden)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, _early, _normed, fits, usable
+from flagai.model.layer.decoding import ACTIVATIONS, MOST_ROWS, Slots, _early, _normed, _power, fits, usable
 
 if TYPE_CHECKING:
     from flagai.model.layer.quantized import Quantized
@@ -90,10 +90,6 @@ def way_of(layer: "Quantized", tokens: int, matrices: int = 1) -> Way:
     if layer.bits == 4 and layer.group == 128 and layer.in_features >= 1024:
         return Way("groups", 16, 128 if layer.in_features < 4096 else 512, 8)
     return Way("tiles", 32, 128 if layer.bits == 8 else 32, 4, 4)
-
-
-def _power(size: int) -> int:
-    return 1 << (size - 1).bit_length()
 
 
 def quantized_product(

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from flagai.model.layer.decoding import _power, usable
+from flagai.model.layer.hooks import is_hooked
 
 # Fewer rows are not worth a kernel that has to be compiled: a decoding step has less.
 _FEWEST_ROWS = 1024
@@ -50,7 +51,7 @@ def _suits(norm: nn.LayerNorm, hidden: torch.Tensor, added: torch.Tensor) -> boo
         and added.is_contiguous()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(hidden.device.type)
-        and not (norm._forward_hooks or norm._forward_pre_hooks)
+        and not is_hooked(norm)
     )
 
 
@@ -83,6 +84,11 @@ class Tile(NamedTuple):
         """Where those texts begin, and the end, [texts + 1]."""
         first, behind, _ = self.texts.indices(len(offsets) - 1)
         return offsets[first : behind + 1]
+
+    def options(self, heads: int, width: int) -> dict[str, int]:
+        """The constants of a kernel for this launch, by the number of heads and their width."""
+        sizes = {"SHORTEST": self.shortest, "BS": self.size, "H": heads, "D": width, "BD": max(16, _power(width))}
+        return sizes | {"num_warps": self.warps}
 
 
 def one_tile(longest: int) -> list[Tile]:
@@ -130,13 +136,8 @@ def attend_short(
             query.stride(0),
             key.stride(0),
             value.stride(0),
-            SHORTEST=tile.shortest,
             BIAS=bias is not None,
-            H=heads,
-            D=width,
-            BD=max(16, _power(width)),
-            BS=tile.size,
-            num_warps=tile.warps,
+            **tile.options(heads, width),
         )
     return out
 

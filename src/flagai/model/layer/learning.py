@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from flagai.model.layer.decoding import usable
+from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.linear import Linear
 
 
@@ -29,8 +30,5 @@ _kernels_run: Any = torch.compiler.assume_constant_result(_usable)
 def is_plain(layer: nn.Module) -> TypeGuard[Linear]:
     """Whether a layer is our own linear one with a bias, whose product and bias may be computed apart."""
     return (
-        type(layer) is Linear
-        and layer.bias is not None
-        and type(layer.weight) is nn.Parameter
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        type(layer) is Linear and layer.bias is not None and type(layer.weight) is nn.Parameter and not is_hooked(layer)
     )

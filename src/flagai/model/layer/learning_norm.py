@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.model.layer.decoding import _MULTIPROCESSORS, _power
+from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.learning import half_type, is_plain
 
 _WIDEST = 8192
@@ -27,7 +28,7 @@ def plain(norm: nn.Module) -> bool:
         and norm.normalized_shape[0] <= _WIDEST
         and type(norm.weight) is nn.Parameter
         and type(norm.bias) is nn.Parameter
-        and not (norm._forward_hooks or norm._forward_pre_hooks)
+        and not is_hooked(norm)
     )
 
 

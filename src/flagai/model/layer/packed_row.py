@@ -101,9 +101,11 @@ class PackedRow:
 
     def pad(self, values: torch.Tensor, fill: float = 0) -> torch.Tensor:
         """One row per text, [1, T, ...] -> [N, S, ...], with ``fill`` at the padding."""
-        count, lengths = len(self.lengths), self.on(values.device).lengths
-        rows = torch.arange(count, device=values.device).repeat_interleave(lengths, output_size=self.total)
-        places = rows * self.longest + self.positions(values.device)[0]
+        count, bounds = len(self.lengths), self.on(values.device)
+        # How far each text moves.
+        shifts = torch.arange(0, count * self.longest, self.longest, device=values.device) - bounds.starts
+        places = torch.arange(self.total, device=values.device)
+        places += shifts.repeat_interleave(bounds.lengths, output_size=self.total)
         # One copy for all texts: by itself, each would cost a GPU's host more than the GPU.
         padded = values.new_full((count * self.longest, *values.shape[2:]), fill)
         return padded.index_copy(0, places, values[0]).unflatten(0, (count, self.longest))
@@ -135,12 +137,12 @@ class Bounds:
 
 def on_device(numbers: np.ndarray[Any, np.dtype[np.int64]] | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Numbers on a device; the host does not wait until they are there, nor for what the device does before."""
-    array = numbers.numpy() if isinstance(numbers, torch.Tensor) else numbers
+    here = torch.as_tensor(numbers)
     if device.type != "cuda":
-        return torch.from_numpy(array).to(device)
-    pinned = torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, pin_memory=True)
+        return here.to(device)
+    pinned = torch.empty_like(here, pin_memory=True)
     # Not by torch, whose copy wakes all its threads: milliseconds on a machine that has other work.
-    np.copyto(pinned.numpy(), array)
+    np.copyto(pinned.numpy(), here.numpy())
     return pinned.to(device, non_blocking=True)
 
 

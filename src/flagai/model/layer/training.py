@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from flagai.model.layer.decoding import _power
 from flagai.model.layer.encoding import WARPS, Tile, attend_short, beside
 from flagai.model.layer.packed_row import PackedRow
 
@@ -183,11 +182,6 @@ def _write_gradients(
             width**-0.5,
             *(part.stride(0) for part in read),
             written[0].stride(0),
-            SHORTEST=tile.shortest,
             BIAS=bias is not None,
-            H=heads,
-            D=width,
-            BD=max(16, _power(width)),
-            BS=tile.size,
-            num_warps=tile.warps,
+            **tile.options(heads, width),
         )

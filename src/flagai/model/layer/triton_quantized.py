@@ -1,7 +1,7 @@
 """Triton kernels of a decoding step for weights of 8 and 4 bits; :mod:`flagai.model.layer.quantized` says how they lie.
 
-There are three ways (``KIND``). In all of them numbers become floats without conversions, which are slow: their bits
-are put into the mantissa of a constant, and what that adds is taken off in the end.
+There are three ways (``KIND``). In all of them numbers become floats without conversions, which are slow: they are
+floats by the bits that they have, or their bits are put into the mantissa of a constant, which is taken off in the end.
 
 ``words``: for few tokens, in registers; see :mod:`.triton_words`.
 
@@ -31,11 +31,9 @@ def _finish(
     # Under way while the product is computed.
     added = tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32) if BIAS else 0.0
     others = ()
-    for m in tl.static_range(M):
-        if RESIDUAL:
+    if RESIDUAL:
+        for m in tl.static_range(M):
             others = others + (tl.load(residual + m * N + rows, mask=inside, other=0.0).to(tl.float32),)
-        else:
-            others = others + (0.0,)
     found = _times_words(tokens, words, steps, BITS, M, ASM)
     for m in tl.static_range(M):
         total = _activated((found[m] + added).to(TYPE).to(tl.float32), ACTIVATION)
@@ -46,12 +44,11 @@ def _finish(
 
 @triton.jit
 def _place(
-    tokens, words, steps, block, query_bias, key_bias, value_bias, query, keys, values, now, N, CAPACITY,
-    BITS: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, ASM: tl.constexpr,
+    tokens, words, steps, which, rows, bias, query, keys, values, now, N, CAPACITY,
+    BITS: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    # The queries, keys or values of a block of rows that are held as words, to where they belong.
+    # The queries, keys or values (which: 0, 1, 2) of rows that are held as words, to where they belong.
     TYPE: tl.constexpr = query.dtype.element_ty
-    which, rows, bias = _part(block, query_bias, key_bias, value_bias, N, BN)
     inside = rows < N
     added = tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32)
     found = _times_words(tokens, words, steps, BITS, M, ASM)
@@ -66,20 +63,6 @@ def _place(
                 tl.store(keys + places, total, mask=inside)
             else:
                 tl.store(values + places, total, mask=inside)
-
-
-@triton.jit
-def _part(block, first, second, third, N, BN: tl.constexpr):
-    # Which of three matrices a block of rows belongs to, its rows there, and what goes with the matrix.
-    blocks = tl.cdiv(N, BN)
-    which = block // blocks
-    if which == 0:
-        chosen = first
-    elif which == 1:
-        chosen = second
-    else:
-        chosen = third
-    return which, (block % blocks) * BN + tl.arange(0, BN), chosen
 
 
 @triton.jit
@@ -147,24 +130,26 @@ def quantized_projection_kernel(
 ):  # fmt: skip
     """Queries of x[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
     TYPE: tl.constexpr = query.dtype.element_ty
-    block = tl.program_id(0)
+    blocks = tl.cdiv(N, BN)
+    which = tl.program_id(0) // blocks
+    rows = (tl.program_id(0) % blocks) * BN + tl.arange(0, BN)
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    which, rows, matrix = _part(block, query_matrix, key_matrix, value_matrix, N, BN)
-    _, _, scales = _part(block, query_scales, key_scales, value_scales, N, BN)
+    if which == 0:
+        matrix, scales, bias = query_matrix, query_scales, query_bias
+    elif which == 1:
+        matrix, scales, bias = key_matrix, key_scales, key_bias
+    else:
+        matrix, scales, bias = value_matrix, value_scales, value_bias
     if KIND == "words":
         words, steps = _held(matrix, scales, rows, N, K, G, BITS, BK)
         if EARLY:
             tl.extra.cuda.gdc_wait()
         tokens = _tokens(x, K, G, BITS, M, BK, ASM)
-        _place(
-            tokens, words, steps, block, query_bias, key_bias, value_bias, query, keys, values, now, N, CAPACITY,
-            BITS, M, LANES, D, BN, ASM,
-        )  # fmt: skip
+        _place(tokens, words, steps, which, rows, bias, query, keys, values, now, N, CAPACITY, BITS, M, LANES, D, ASM)
     else:
         index = tl.arange(0, MP)
         total = _all(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, KIND, EARLY, ASM)
-        _, _, bias = _part(block, query_bias, key_bias, value_bias, N, BN)
         total = (total + tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]).to(TYPE)
         inside = (index < M)[:, None] & (rows < N)[None, :]
         if which == 0:
