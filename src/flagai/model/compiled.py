@@ -100,10 +100,11 @@ def _has_known_parts(block: PostNormBlock) -> bool:
     )
 
 
-def _post_norm(block: PostNormBlock, hidden: torch.Tensor, seen: Any) -> torch.Tensor:
+def _post_norm(block: Any, hidden: torch.Tensor, seen: Any) -> torch.Tensor:
     """As :meth:`PostNormBlock.forward`; the norms compute the last layers before them, whose biases they may add."""
     if not _has_known_parts(block):
-        return block.by_parts(hidden, seen)
+        apart: torch.Tensor = block.by_parts(hidden, seen)
+        return apart
     attention, feed_forward = block.attention, block.feed_forward
     found = attention.attended(hidden, seen)
     hidden = learning_norm(block.norm1, hidden, attention.out, found, block.dropout)
