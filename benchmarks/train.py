@@ -44,6 +44,9 @@ PEAK = 989e12
 SKIPPED, EPOCHS = 10, 2
 # Median and spread (of a log-normal distribution) of the lengths, and the longest.
 LENGTHS = {"ner": (42, 0.55, 126), "classification": (70, 0.8, 382)}
+_SIDES = _COMPILED, _PEER, _GROUPED, _PLAIN = (
+    "flagai, compiled", "transformers", "transformers, grouped by length", "flagai"
+)  # fmt: skip
 TAGS = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
 
 
@@ -243,22 +246,22 @@ def best_product() -> float:
     return best
 
 
-def measure(task: str, shape: Shape, device: str, peak: float | None) -> Iterator[dict[str, Any]]:
-    """Both sides of a task, one result more each time; padded, the largest steps do not fit a card."""
+def measure(task: str, shape: Shape, device: str, peak: float | None, chosen: list[str]) -> Iterator[dict[str, Any]]:
+    """The chosen sides of a task, one result more each time; padded, the largest steps do not fit a card."""
     rows = texts(task, shape)
     lengths = [len(row["text"]) + 2 for row in rows]
     per_token = shape.work(lengths) / sum(lengths)
     sides: dict[str, Callable[[], dict[str, float]]] = {
-        "flagai, compiled": lambda: ours(task, rows, shape, device, compiled=device == "cuda"),
-        "transformers": lambda: theirs(task, rows, shape, device, grouped=False),
-        "transformers, grouped by length": lambda: theirs(task, rows, shape, device, grouped=True),
-        "flagai": lambda: ours(task, rows, shape, device, compiled=False),
+        _COMPILED: lambda: ours(task, rows, shape, device, compiled=device == "cuda"),
+        _PEER: lambda: theirs(task, rows, shape, device, grouped=False),
+        _GROUPED: lambda: theirs(task, rows, shape, device, grouped=True),
+        _PLAIN: lambda: ours(task, rows, shape, device, compiled=False),
     }
     found: dict[str, Any] = {"texts": len(rows), "mean_length": sum(lengths) / len(lengths)}
-    for name, side in sides.items():
+    for name in chosen:
         began = time.perf_counter()
         try:
-            entry: dict[str, Any] = side()
+            entry: dict[str, Any] = sides[name]()
             rate = entry["tokens_per_second"] * per_token
             entry["teraflops"] = rate / 1e12
             if peak is not None:
@@ -271,7 +274,7 @@ def measure(task: str, shape: Shape, device: str, peak: float | None) -> Iterato
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        if name == "flagai, compiled":
+        if name == _COMPILED:
             entry["graphs"] = dict(torch._dynamo.utils.counters["stats"])
             entry["graph_breaks"] = [key[:80] for key in torch._dynamo.utils.counters["graph_break"]]
         found[name] = {key: round(value, 4) if isinstance(value, float) else value for key, value in entry.items()}
@@ -287,6 +290,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, nargs="*", default=[32768, 65536], help="real tokens of a step")
     parser.add_argument("--steps", type=int, default=25, help="of an epoch")
     parser.add_argument("--task", choices=LENGTHS, nargs="*", default=list(LENGTHS))
+    parser.add_argument("--sides", choices=_SIDES, nargs="*", default=list(_SIDES))
     options = parser.parse_args()
     cuda = torch.cuda.is_available()
     base = (12, 768) if cuda else (2, 128)
@@ -298,7 +302,7 @@ def main() -> int:
         results["gpu"], peak = torch.cuda.get_device_name(), best_product()
         results["measured_product_teraflops"] = round(peak / 1e12, 1)
     for task, shape in itertools.product(options.task, shapes):
-        for found in measure(task, shape, "cuda" if cuda else "cpu", peak):
+        for found in measure(task, shape, "cuda" if cuda else "cpu", peak, options.sides):
             results[f"{task}, {shape.tokens} tokens a step"] = found
             if options.out:
                 options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -60,6 +60,18 @@ def test_batches_keep_to_their_budget_and_have_every_text_once() -> None:
     assert found == batches(lengths, 256, seed=4) != batches(lengths, 256, seed=5)
 
 
+def test_batches_without_padding_are_full() -> None:
+    chance = random.Random(3)
+    lengths = [chance.randrange(3, 60) for _ in range(1000)] + [300]
+    found = batches(lengths, 256, seed=4, padded=False)
+    assert sorted(itertools.chain(*found)) == list(range(len(lengths)))
+    sizes = sorted(sum(lengths[index] for index in batch) for batch in found)
+    assert sizes[-1] == 300
+    assert sizes[-2] <= 256
+    # Each but the last has no room for one text more.
+    assert sizes[1] > 256 - 60
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_the_learning_rate_rises_and_falls(schedule: str) -> None:
     recipe = Recipe(learning_rate=1.0, warmup=0.1, schedule=schedule)

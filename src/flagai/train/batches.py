@@ -8,7 +8,9 @@ import torch
 from flagai.data.prepare.batch import Batch
 
 
-def batches(lengths: Sequence[int], budget: int, seed: int, *, shuffled: bool = True) -> list[list[int]]:
+def batches(
+    lengths: Sequence[int], budget: int, seed: int, *, shuffled: bool = True, padded: bool = True
+) -> list[list[int]]:
     """Cut records into batches.
 
     Args:
@@ -16,17 +18,18 @@ def batches(lengths: Sequence[int], budget: int, seed: int, *, shuffled: bool = 
         budget: how many tokens, padding included, a batch may have; a longer record is a batch of its own.
         seed: of the order; the same seed gives the same batches.
         shuffled: whether batches come in random order; else by length.
+        padded: whether the texts of a batch are as long as its longest; else they have no padding that counts.
     """
     chance = random.Random(seed)  # noqa: S311 - no secret
     # Equal lengths in random order, and neighbours mixed a little, so that no two epochs have the same batches.
     keys = [length * chance.uniform(0.9, 1.1) if shuffled else length for length in lengths]
     found: list[list[int]] = []
-    widest = 0
+    widest = total = 0
     for index in sorted(range(len(lengths)), key=keys.__getitem__):
-        widest = max(widest, lengths[index])
-        if not found or (len(found[-1]) + 1) * widest > budget:
+        widest, total = max(widest, lengths[index]), total + lengths[index]
+        if not found or ((len(found[-1]) + 1) * widest if padded else total) > budget:
             found.append([])
-            widest = lengths[index]
+            widest = total = lengths[index]
         found[-1].append(index)
     if shuffled:
         chance.shuffle(found)

@@ -205,7 +205,7 @@ class Trainer:
         lengths = _lengths(self.parts.tokenizer, self.parts.objective, self.parts.valid, self.recipe)
         total = count = 0.0
         budget = _EVALUATION_FACTOR * self.recipe.batch_tokens
-        for indices in batches(lengths, budget, 0, shuffled=False):
+        for indices in batches(lengths, budget, 0, shuffled=False, padded=not self.parts.packing):
             made = self._made(self.parts.valid, indices, self.recipe.seed)
             batch, times = self._placed(made), weight(made)
             with self.engine.precision():
@@ -221,7 +221,8 @@ class Trainer:
 
     def _plan(self, epoch: int) -> list[Step]:
         """The steps of an epoch for this process; each process has batches of its own."""
-        found = batches(self.lengths, self.recipe.batch_tokens, self._seed(epoch, 0))
+        seed, padded = self._seed(epoch, 0), not self.parts.packing
+        found = batches(self.lengths, self.recipe.batch_tokens, seed, padded=padded)
         together = self.recipe.accumulate * self.accelerator.num_processes
         # The last step is filled up with the first batches: no text is left out.
         found += [found[place % len(found)] for place in range(-len(found) % together)]
