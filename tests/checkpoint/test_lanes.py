@@ -4,6 +4,7 @@ CUDA is played by a few lines; tests/gpu/test_stream.py has the real one.
 """
 
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from flagai.checkpoint import lanes
 from flagai.checkpoint import stream as streaming
 from flagai.checkpoint.lanes import CudaLane
-from flagai.checkpoint.pieces import Chunk, Move
+from flagai.checkpoint.pages import FileMap
+from flagai.checkpoint.pieces import Chunk, Move, plan
 from flagai.checkpoint.stream import StreamPlan, stream
 from tests.checkpoint.test_stream import stacked
 
@@ -103,14 +105,40 @@ def test_what_was_read_into_any_buffer_arrives(runtime: Runtime) -> None:
     assert runtime.requests == 2
 
 
-def test_a_reader_with_nothing_to_do_pins_one(runtime: Runtime, tmp_path: Path) -> None:
+def test_readers_with_nothing_to_do_get_all_ready(runtime: Runtime, tmp_path: Path) -> None:
     whole = stacked(tmp_path)
     target = torch.empty(whole.shape)
     with streaming.Stream(CPU, 1 << 30, StreamPlan(4, 2, 1 << 20)) as readers:
-        readers.add([Move(whole, target)])  # one read
+        until = time.monotonic() + 60
+        while runtime.requests < 8:
+            assert time.monotonic() < until
+        readers.add([Move(whole, target)])
     assert torch.equal(target, whole)
-    assert runtime.requests == 4
+    assert runtime.requests == 8
     assert not runtime.pinned
+
+
+def test_a_reader_with_something_to_do_pins_one_first(runtime: Runtime, tmp_path: Path) -> None:
+    whole = stacked(tmp_path, 30_000)
+    seen: list[int] = []
+
+    class Watched(CudaLane):
+        def send(self, chunk: Chunk) -> None:
+            seen.append(len(self._raw))
+            super().send(chunk)
+
+    moves = [Move(part, torch.empty(part.shape)) for part in whole.split(1000)]
+    chunks, _ = plan(moves, 200_000, FileMap())
+    work = streaming.Work(1)
+    work.add(chunks)
+    work.close()
+    work.all_are_there.set()
+    reader = streaming._Reader(0, work, Watched(CPU, 2, 200_000))
+    reader.start()
+    reader.join()
+    assert work.failure is None
+    assert seen[:2] == [1, 2]
+    assert len(seen) > 2
 
 
 @pytest.mark.parametrize("refused", [0, 1, 2, 5], ids="after {}".format)

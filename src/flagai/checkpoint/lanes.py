@@ -4,7 +4,6 @@ import ctypes
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
-from mmap import mmap
 from typing import Any, Self
 
 import torch
@@ -45,8 +44,13 @@ class Lane:
     def __exit__(self, *_: object) -> None:
         """Wait until nothing is in flight any more, and give the memory back."""
 
-    def prepare(self) -> None:
-        """Get the first buffer ready, even before there is work; called by the thread that fills it."""
+    def prepare(self) -> bool:
+        """Get one more buffer ready, even before there is work; called by the thread that fills it.
+
+        Returns:
+            Whether one was not ready.
+        """
+        return False
 
     def follow(self) -> None:
         """Let what will be sent come after the work that the calling thread has queued: it has made new targets."""
@@ -75,10 +79,10 @@ def _driver_copy() -> Any:
     """The driver's copy to a device on a stream; None where it cannot be called.
 
     Torch gives Python's lock away in every operation. Sixteen readers that each take it back ten times for a chunk
-    spend much of their time on waking each other. This is one call: two ranks on 32 cores read in 400 ms, not 430.
+    spend much of their time on waking each other. This is one call, which keeps the lock for its microseconds.
     """
     try:
-        copy = ctypes.CDLL("libcuda.so.1").cuMemcpyHtoDAsync_v2
+        copy = ctypes.PyDLL("libcuda.so.1").cuMemcpyHtoDAsync_v2
     except (OSError, AttributeError):
         return None
     copy.argtypes = [ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
@@ -120,18 +124,19 @@ class CudaLane(Lane):
         """See the base class."""
         self._stream.synchronize()
 
-    def prepare(self) -> None:
-        """Pin the first buffer. The others are pinned when their turn comes: reading begins after a part of the time.
+    def prepare(self) -> bool:
+        """Pin a buffer; at the latest when its turn comes, so that reading begins after a part of the time.
 
         In huge pages it takes a fraction of cudaHostAlloc's time, and all readers do it at once.
         """
-        self._pin(self.ring[0])
-
-    def _pin(self, memory: mmap) -> None:
+        if len(self._raw) == len(self.ring):
+            return False
+        memory = self.ring[len(self._raw)]
         get_pages(memory)
         raw = torch.frombuffer(memory, dtype=torch.uint8)
         torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(raw.data_ptr(), self.size, 0))
         self._raw.append(raw)
+        return True
 
     def follow(self) -> None:
         """The targets' memory may have had users before: what is queued for them comes first."""
@@ -139,7 +144,7 @@ class CudaLane(Lane):
 
     def _wait(self) -> None:
         if self.turn == len(self._raw):  # its first turn
-            self._pin(self.ring[self.turn])
+            self.prepare()
         if not self._copied[self.turn].query():  # waiting gives Python's lock away
             self._copied[self.turn].synchronize()
 

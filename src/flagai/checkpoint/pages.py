@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EFAULT
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -108,10 +109,14 @@ def _map_pages(todo: Sequence[Span], stop: threading.Event, failed: threading.Ev
 
 def _madvise(address: int, length: int, advice: int) -> int:
     """Call madvise, other threads running meanwhile (Python's own method holds them up); the error number or 0."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(advice)):
+    if _library().madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(advice)):
         return ctypes.get_errno()
     return 0
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _memory() -> int:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -103,6 +103,7 @@ class Stream:
         self._readers = [_Reader(index, self._work, lane) for index, lane in enumerate(self._lanes)]
         for reader in self._readers:
             reader.start()
+        self._work.all_are_there.set()
 
     def __enter__(self) -> Self:
         return self
@@ -186,6 +187,8 @@ class Work:
         self._shares: list[deque[Chunk]] = [deque() for _ in range(readers)]
         self._change = threading.Condition()
         self._closed = False
+        # A thread's start needs a stack, for which it would wait until those before it have got their pages: 4 ms each.
+        self.all_are_there = threading.Event()
         self.failure: BaseException | None = None
 
     def add(self, chunks: Sequence[Chunk]) -> None:
@@ -209,8 +212,14 @@ class Work:
             self._closed = True
             self._change.notify_all()
 
+    def is_there(self) -> bool:
+        """Whether there is something to read now."""
+        return any(self._shares)
+
     def take(self, reader: int) -> Chunk | None:
         """The next read of a reader, when there is one; None if nothing will come or something has failed."""
+        with suppress(IndexError):  # mostly there is one: no need to wait for others who ask
+            return self._shares[reader].popleft()
         with self._change:
             while True:
                 if self._shares[reader]:
@@ -256,8 +265,11 @@ class _Reader(threading.Thread):
         files: dict[Path, int] = {}  # of its own: the system keeps its read-ahead by descriptor
         with ExitStack() as stack:
             lane = stack.enter_context(self._lane)
+            self._work.all_are_there.wait()
             lane.prepare()
             self._mark("ready")
+            while not self._work.is_there() and lane.prepare():
+                pass
             while (chunk := self._work.take(self._index)) is not None:
                 if chunk.file not in files:
                     files[chunk.file] = _open(chunk.file)
