@@ -2,7 +2,7 @@
 
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, cast
@@ -10,6 +10,8 @@ from typing import Any, Self, cast
 import torch
 
 from flagai.generation.family import Family, Places
+from flagai.generation.greedy import GreedyChoice, greedy_choice
+from flagai.generation.inputs import Inputs
 from flagai.generation.recording import CudaRecorder, Recorded, Recorder
 from flagai.generation.search import Search
 from flagai.generation.tree import Scored, Tree
@@ -86,10 +88,7 @@ class ModelStep:
         self.cache = StaticCache(like, shape.capacity, shape.lanes, shape.memory)
         self._recorder = recorder
         self._trial: Trial | None = None
-        device = self.cache.slot.device
-        sizes = (shape.batch, shape.lanes)
-        self._ids, self._position, self._block = torch.zeros(3, *sizes, dtype=torch.long, device=device)
-        self._seen = torch.zeros(*sizes, shape.capacity, dtype=torch.bool, device=device)
+        self.inputs = Inputs.empty(shape.batch, shape.lanes, shape.capacity, self.cache.slot.device)
         self._scored: Scored | None = None
         self._work = Recorded(lambda: self._run(model), recorder)
 
@@ -113,7 +112,7 @@ class ModelStep:
         other = ModelStep(model, self.shape, like, self._recorder)
         # All blocks have the same kernels.
         other.cache.faster = [blocks[0], *[_unchanged] * (len(blocks) - 1)]
-        self._trial = Trial(lambda: other._run(model), self._ids.device)
+        self._trial = Trial(lambda: other._run(model), self.inputs.ids.device)
         self._blocks, self._model = blocks, weakref.ref(model)
         self._adopt(patience)
 
@@ -126,13 +125,6 @@ class ModelStep:
             self._work = Recorded(lambda: self._run(model), self._recorder)
         self._trial = None
 
-    def feed(self, ids: torch.Tensor, position: torch.Tensor, block: torch.Tensor, seen: torch.Tensor) -> None:
-        """See :class:`StaticStep`."""
-        self._ids.copy_(ids)
-        self._position.copy_(position)
-        self._block.copy_(block)
-        self._seen.copy_(seen)
-
     def run(self) -> Scored:
         """See :class:`StaticStep`; the result is overwritten by the next step."""
         self._adopt()
@@ -141,7 +133,8 @@ class ModelStep:
 
     def _run(self, model: Any) -> None:
         self.cache.open()
-        places = Places(self._ids, self._position, self._block, seen=self._seen[:, None], apart=self.shape.apart)
+        inputs = self.inputs
+        places = Places(inputs.ids, inputs.position, inputs.block, seen=inputs.seen[:, None], apart=self.shape.apart)
         with in_parts(vocabularies(model) if self.shape.in_parts else ()):
             output = model(**self.shape.family.arguments(model, places), cache=self.cache)
         logits, hidden = output["logits"], output["hidden_states"]
@@ -161,21 +154,38 @@ class Choosing:
     Args:
         search: the search, after its first choice: all lanes are there.
         scored: where each step's results are.
-        recorder: what records the choice.
+        steps: the steps of the model.
     """
 
-    def __init__(self, search: Search, scored: Scored, recorder: Recorder) -> None:
+    def __init__(self, search: Search, scored: Scored, steps: "StaticSteps") -> None:
         self._search = search
         self._scored = scored
         self._kept = [
-            (owner, name, getattr(owner, name).clone()) for owner, names in search.holders() for name in names
+            (owner, name, getattr(owner, name).clone(memory_format=torch.contiguous_format))
+            for owner, names in search.holders()
+            for name in names
         ]
         for owner, name, tensor in self._kept:
             setattr(owner, name, tensor)
-        self._work = Recorded(self._choose, recorder)
+        self._recorder = steps.recorder(search.tree.device)
+        self._work = Recorded(self._choose, self._recorder)
+        self._trial: Trial | None = None
+        self._kernels = greedy_choice(search, scored)
+        if self._kernels is not None:
+            self._trial = steps.trial(self._kernels)
+            self._adopt(_PATIENCE)
+
+    def _adopt(self, patience: float | None = 0.0) -> None:
+        """Choose by kernels as soon as they have been compiled."""
+        if self._trial is None or not self._trial.over(patience):
+            return
+        if not self._trial.failed and self._kernels is not None:
+            self._work = Recorded(self._kernels, self._recorder)
+        self._trial = None
 
     def __call__(self) -> None:
         """Choose, grow, and feed the newest tokens to the model's step."""
+        self._adopt()
         count = self._search.tree.count + 1
         self._work()
         self._search.tree.count = count
@@ -201,6 +211,7 @@ class StaticSteps:
 
     def __init__(self) -> None:
         self._ready: list[ModelStep] = []
+        self._trials: dict[Hashable, Trial] = {}
         self._recorder: Recorder | None = None
         # A process group that graphs still use waits for them for ever when the interpreter closes it.
         weakref.finalize(self, self._ready.clear)
@@ -219,6 +230,12 @@ class StaticSteps:
         if self._recorder is None:
             self._recorder = recorder_for(device)
         return self._recorder
+
+    def trial(self, choice: GreedyChoice) -> Trial:
+        """The trial of a choice's kernels, which is made once."""
+        if choice.kernels not in self._trials:
+            self._trials[choice.kernels] = Trial(choice.elsewhere(), choice.logits.device)
+        return self._trials[choice.kernels]
 
     @contextmanager
     def lend(self, tree: Tree) -> Iterator[ModelStep]:
