@@ -50,7 +50,7 @@ class GreedyChoice:
         tensors = {
             "parts": logits.new_empty(3, batch, chunks, dtype=torch.float32),
             "firsts": logits.new_empty(batch, chunks, dtype=torch.int32),
-            "slot": tree.cache.slot,
+            "slot": tree.cache.now,
             "next_ids": step.inputs.ids,
             "next_position": step.inputs.position,
             "next_block": step.inputs.block,

@@ -88,7 +88,7 @@ class ModelStep:
         self.cache = StaticCache(like, shape.capacity, shape.lanes, shape.memory)
         self._recorder = recorder
         self._trial: Trial | None = None
-        self.inputs = Inputs.empty(shape.batch, shape.lanes, shape.capacity, self.cache.slot.device)
+        self.inputs = Inputs.empty(shape.batch, shape.lanes, shape.capacity, self.cache.now.device)
         self._scored: Scored | None = None
         self._work = Recorded(lambda: self._run(model), recorder)
 
@@ -132,7 +132,6 @@ class ModelStep:
         return cast(Scored, self._scored)
 
     def _run(self, model: Any) -> None:
-        self.cache.open()
         inputs = self.inputs
         places = Places(inputs.ids, inputs.position, inputs.block, seen=inputs.seen[:, None], apart=self.shape.apart)
         with in_parts(vocabularies(model) if self.shape.in_parts else ()):

@@ -29,9 +29,7 @@ class StaticCache(KVCache):
         self._values = [None if tensor is None else _roomy(tensor, capacity) for tensor in like._values]
         device = next(tensor.device for tensor in self._keys if tensor is not None)
         rows = next(len(tensor) for tensor in self._keys if tensor is not None)
-        self.slot = torch.zeros(1, dtype=torch.long, device=device)  # where the next position goes
-        self._own = torch.arange(lanes, device=device)
-        self.now = torch.zeros(lanes, dtype=torch.long, device=device)  # the slots of this call's positions
+        self.now = torch.arange(lanes, device=device)  # the slots of a call's positions: of the next one, between calls
         self._valid = torch.ones(rows, capacity, dtype=torch.bool, device=device)
         self._positions = None if like._positions is None else like._positions.new_zeros(len(like._positions), capacity)
         if memory:
@@ -48,7 +46,7 @@ class StaticCache(KVCache):
             if mine is not None and theirs is not None:
                 mine[:, :, :length] = theirs[:, :, :length]
                 mine[:, :, length:] = 0
-        self.slot.fill_(length)
+        torch.arange(length, length + len(self.now), out=self.now)
         if self._valid is not None:
             self._valid.fill_(True)
             if other._valid is not None:
@@ -69,10 +67,6 @@ class StaticCache(KVCache):
         mask[:, :count] = True if other.memory_mask is None else other.memory_mask.bool()
         mask[:, count:] = False
 
-    def open(self) -> None:
-        """Begin a call: work out where its positions go."""
-        torch.add(self._own, self.slot, out=self.now)
-
     def buffers(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of a layer, two of [B, H, capacity, D]."""
         keys, values = self._keys[index], self._values[index]
@@ -82,7 +76,7 @@ class StaticCache(KVCache):
 
     def slots(self, count: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
-        return self._own[:count] + self.slot
+        return self.now[:count]
 
     def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See the base class; returns all slots."""
@@ -91,11 +85,11 @@ class StaticCache(KVCache):
 
     def advance(self, count: int) -> None:
         """See the base class."""
-        self.slot.add_(count)
+        self.now.add_(count)
 
     def take_back(self, count: torch.Tensor) -> None:
         """See the base class."""
-        self.slot.sub_(count)
+        self.now.sub_(count)
 
     def valid(self, new: torch.Tensor | None, count: int) -> torch.Tensor | None:
         """See the base class; of all slots, [B, capacity]."""
