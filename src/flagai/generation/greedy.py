@@ -99,7 +99,7 @@ class GreedyChoice:
             vocabulary,
             len(self.banned),
             CHUNK=_chunk(vocabulary),
-            **early,
+            EARLY=early["EARLY"],  # for the next one: this one waits for the model's step
         )
         bytes_for_bools = {
             name: tensor.view(torch.uint8) if tensor.dtype is torch.bool else tensor

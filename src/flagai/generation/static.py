@@ -133,7 +133,14 @@ class ModelStep:
 
     def _run(self, model: Any) -> None:
         inputs = self.inputs
-        places = Places(inputs.ids, inputs.position, inputs.block, seen=inputs.seen[:, None], apart=self.shape.apart)
+        places = Places(
+            inputs.ids,
+            inputs.position,
+            inputs.block,
+            seen=inputs.seen[:, None],
+            apart=self.shape.apart,
+            both=inputs.both.transpose(0, 1),
+        )
         with in_parts(vocabularies(model) if self.shape.in_parts else ()):
             output = model(**self.shape.family.arguments(model, places), cache=self.cache)
         logits, hidden = output["logits"], output["hidden_states"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -28,6 +29,8 @@ class KVCache:
         num_layers: number of layers.
         capacity: how many positions to make room for.
     """
+
+    exact: ClassVar[bool] = False  # whether the matrices of its calls say by themselves, and rightly, who sees whom
 
     def __init__(self, num_layers: int, capacity: int = 0) -> None:
         self.capacity = capacity

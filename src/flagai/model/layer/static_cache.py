@@ -11,9 +11,10 @@ _ROUND = 64
 class StaticCache(KVCache):
     """Keys and values in buffers of full capacity; where the next ones go, a tensor says.
 
-    Layers get all slots back, written or not: the mask must hide the others, and slots that have not been written
-    hold zeros. :attr:`length` is such that the slots before it and the new positions make up the capacity; so the
-    last ``lanes`` slots are never used.
+    Layers get all slots back, written or not. A call's matrix must hide those that have not been written and what comes
+    later, and let each position see itself at least; nothing is joined to it. Slots that have not been written hold
+    zeros. :attr:`length` is such that the slots before it and the new positions make up the capacity; so the last
+    ``lanes`` slots are never used.
 
     Args:
         like: a cache whose layers have been written once: says how many rows, heads and features there are.
@@ -21,6 +22,8 @@ class StaticCache(KVCache):
         lanes: how many positions each call adds.
         memory: number of slots for the encoder's text; 0 for none.
     """
+
+    exact = True
 
     def __init__(self, like: KVCache, capacity: int, lanes: int, memory: int = 0) -> None:
         super().__init__(len(like._keys), capacity)

@@ -20,7 +20,6 @@ def best_kernel(logits, banned, parts, firsts, V, BANNED, CHUNK: tl.constexpr, E
     """
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     row = tl.program_id(1)
     columns = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
     inside = columns < V
