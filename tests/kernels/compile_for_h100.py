@@ -28,7 +28,8 @@ from flagai.model.layer import (
 _TARGET = GPUTarget("cuda", 90, 32)
 # Of parameters that are no pointers to bfloat16; those in capitals that are not constants are sizes.
 _TYPES = {
-    "now": "*i64", "clock": "*i64", "places": "*i64", "words": "*i64", "seed": "*i64", "seen": "*u8", "offsets": "*i32",
+    "now": "*i64", "clock": "*i64", "places": "*i64", "words": "*i64", "ids": "*i64",
+    "position_ids": "*i64", "block_ids": "*i64", "seed": "*i64", "seen": "*u8", "offsets": "*i32",
     "eps": "fp32", "scale": "fp32", "number": "i32", "means": "*fp32", "rates": "*fp32", "parameters": "*fp32",
     "sums": "*fp32", "total": "*bf16",
 }  # fmt: skip
@@ -71,6 +72,9 @@ def cases() -> Iterator[Case]:
         yield triton_joint.send_kernel, step | cut | ranks, {}, {"num_warps": 8}
         yield from _small(step, count, around, lanes)
     yield from _choice()
+    for blocks in (False, True):
+        sums = {"BK": 1024, "BLOCKS": blocks, "EARLY": True}
+        yield triton_kernels.embedding_kernel, sums, {}, {}
     yield triton_kernels.norm_kernel, {**step, "BK": 4096}, {}, {"num_warps": 8}
     after = {"N": 4096, "BK": 4096, "BIAS": True, "NORM": True, "EARLY": True}
     yield triton_joint.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}

@@ -18,6 +18,7 @@ from flagai.generation.tree import Scored, Tree
 from flagai.generation.trial import Trial
 from flagai.model.block.fused import faster_blocks
 from flagai.model.layer.cache import KVCache
+from flagai.model.layer.embedding_sum import faster_embeddings
 from flagai.model.layer.static_cache import StaticCache, bucket
 from flagai.parallel.shards import from_part, in_parts, local, vocabularies
 
@@ -98,7 +99,7 @@ class ModelStep:
         return self._work.ready
 
     def quicken(self, model: Any, like: KVCache, patience: float | None) -> None:
-        """Use faster blocks, if there are any, as soon as they have been compiled.
+        """Use faster blocks and embeddings, if there are any, as soon as they have been compiled.
 
         Args:
             model: the model.
@@ -106,14 +107,16 @@ class ModelStep:
             patience: seconds to wait for the compiler now; None for as long as it takes.
         """
         blocks = faster_blocks(model, self.shape.batch * self.shape.lanes)
-        if not blocks or patience is None:
-            self.cache.faster = blocks
+        self._faster = blocks, faster_embeddings(model)
+        if patience is None or not any(self._faster):
+            self.cache.faster, self.cache.faster_embeddings = self._faster
             return
         other = ModelStep(model, self.shape, like, self._recorder)
         # All blocks have the same kernels.
-        other.cache.faster = [blocks[0], *[_unchanged] * (len(blocks) - 1)]
+        other.cache.faster = [*blocks[:1], *[_unchanged] * (len(like._keys) - len(blocks[:1]))]
+        other.cache.faster_embeddings = self._faster[1]
         self._trial = Trial(lambda: other._run(model), self.inputs.ids.device)
-        self._blocks, self._model = blocks, weakref.ref(model)
+        self._model = weakref.ref(model)
         self._adopt(patience)
 
     def _adopt(self, patience: float = 0.0) -> None:
@@ -121,7 +124,7 @@ class ModelStep:
             return
         model = self._model()
         if not self._trial.failed and model is not None:
-            self.cache.faster = self._blocks
+            self.cache.faster, self.cache.faster_embeddings = self._faster
             self._work = Recorded(lambda: self._run(model), self._recorder)
         self._trial = None
 

@@ -190,10 +190,10 @@ class GLMModel(BaseModel):
         rows, count = input_ids.shape
         mask = separator_or_matrix(attention_mask, rows, count, past, exact=memory is not None and memory.exact)
         positions, blocks = self._positions(position_ids, past, count, input_ids.device)
-        words = self.embed.token(input_ids)
+        words, embed = input_ids, self.embed if memory is None else memory.embeddings(self.embed)
         if prompt_pos is not None:
-            words = self._with_prompt(words, prompt_pos)
-        embedded = self.embed(words, position_ids=positions, block_position_ids=blocks)
+            words, embed = self._with_prompt(self.embed.token(input_ids), prompt_pos), self.embed
+        embedded = embed(words, position_ids=positions, block_position_ids=blocks)
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         seen = visibility(mask, count, past + count, input_ids.device)
         hidden = self.norm(self.blocks(embedded, seen, cache=memory, states=states))

@@ -165,7 +165,8 @@ class GPT2Model(BaseModel):
             position_ids = torch.arange(past, past + count, device=input_ids.device)[None]
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         seen = visibility(mask, count, past + count, input_ids.device)
-        embedded = self.embed(input_ids, position_ids=position_ids)
+        embed = self.embed if cache is None else cache.embeddings(self.embed)
+        embedded = embed(input_ids, position_ids=position_ids)
         hidden = self.norm(self.blocks(embedded, seen, cache=cache, states=states))
         logits = self._logits(picked(hidden, logits_at))
         loss = None if labels is None else next_token_loss(logits, labels)
