@@ -58,48 +58,37 @@ def _best(parts, firsts, rows, real, B, CHUNKS, CP: tl.constexpr):
     return tl.where((value == value) & (token < _NONE), token, 0).to(tl.int64), value
 
 
+@triton.jit
+def _note(score, kept, length, ended, stopped, done, rows, real, value, stops, full):
+    # What each answer gains, and whether it ends. All threads have read, here and before, when one of them writes.
+    scored = tl.load(score + rows, mask=real, other=0.0)
+    keeps = tl.load(kept + rows, mask=real, other=0)
+    counts = tl.load(length + rows, mask=real, other=0)
+    over = tl.load(ended + rows, mask=real, other=0) != 0
+    halted = tl.load(stopped + rows, mask=real, other=0) != 0
+    tl.debug_barrier()
+    dead = value == -float("inf")
+    counted = ~over & ~dead
+    over = over | stops | dead | full
+    tl.store(score + rows, tl.where(counted, scored + value, scored), mask=real)
+    tl.store(kept + rows, keeps + (counted & ~stops).to(tl.int64), mask=real)
+    tl.store(length + rows, counts + counted.to(tl.int64), mask=real)
+    tl.store(stopped + rows, (halted | (counted & stops)).to(tl.uint8), mask=real)
+    tl.store(ended + rows, over.to(tl.uint8), mask=real)
+    tl.store(done + rows, over.to(tl.uint8), mask=real)
+
+
 @triton.jit(
     do_not_specialize=["B", "CHUNKS", "STOPS", "MOST", "STEPS", "CAPACITY", "BLANKS", "START", "CLOSING", "HIGHEST"]
 )
 def grow_kernel(
-    parts,
-    firsts,
-    stop_ids,
-    score,
-    kept,
-    length,
-    ended,
-    stopped,
-    done,
-    piece,
-    position,
-    block,
-    blank,
-    last_blank,
-    blanks,
-    fed,
-    seen,
-    clock,
-    slot,
-    next_ids,
-    next_position,
-    next_block,
-    next_seen,
-    B,
-    CHUNKS,
-    STOPS,
-    MOST,
-    STEPS,
-    CAPACITY,
-    BLANKS,
-    START,
-    CLOSING,
-    HIGHEST,
-    BP: tl.constexpr,
-    CP: tl.constexpr,
-    SPANS: tl.constexpr,
-    EARLY: tl.constexpr,
-):
+    parts, firsts, stop_ids,
+    score, kept, length, ended, stopped, done,
+    piece, position, block, blank, last_blank, blanks, fed, seen, clock, slot,
+    next_ids, next_position, next_block, next_seen,
+    B, CHUNKS, STOPS, MOST, STEPS, CAPACITY, BLANKS, START, CLOSING, HIGHEST,
+    BP: tl.constexpr, CP: tl.constexpr, SPANS: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
     """Choose a token for each of B texts, note it, put it into the tree, and feed it to the model's step.
 
     What :class:`flagai.generation.lanes.IndependentLanes` and :class:`flagai.generation.tree.Tree` do, for one lane.
@@ -110,11 +99,6 @@ def grow_kernel(
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     token, value = _best(parts, firsts, rows, real, B, CHUNKS, CP)
-    scored = tl.load(score + rows, mask=real, other=0.0)
-    keeps = tl.load(kept + rows, mask=real, other=0)
-    counts = tl.load(length + rows, mask=real, other=0)
-    over = tl.load(ended + rows, mask=real, other=0) != 0
-    halted = tl.load(stopped + rows, mask=real, other=0) != 0
     written = tl.load(piece + rows, mask=real, other=0)
     stands = tl.load(position + rows, mask=real, other=0)
     now = tl.load(clock)
@@ -131,33 +115,21 @@ def grow_kernel(
     stop = token < 0
     for index in range(STOPS):
         stop = stop | (token == tl.load(stop_ids + index))
-    full = last & (written + 1 >= MOST)
-    dead = value == -float("inf")
-    counted = ~over & ~dead
-    stops = last & stop
-    # All threads have read before one of them writes.
-    tl.debug_barrier()
-    tl.store(score + rows, tl.where(counted, scored + value, scored), mask=real)
-    tl.store(kept + rows, keeps + (counted & ~stops).to(tl.int64), mask=real)
-    tl.store(length + rows, counts + counted.to(tl.int64), mask=real)
-    tl.store(stopped + rows, (halted | (counted & stops)).to(tl.uint8), mask=real)
-    over = over | stops | dead | full
-    tl.store(ended + rows, over.to(tl.uint8), mask=real)
-    tl.store(done + rows, over.to(tl.uint8), mask=real)
+    written += 1
+    _note(score, kept, length, ended, stopped, done, rows, real, value, last & stop, last & (written >= MOST))
     if SPANS:
         turns = stop & ~last
         which += turns.to(tl.int64)
         stands = tl.where(turns, tl.load(blanks + rows * BLANKS + which, mask=real & turns, other=0), stands)
         # Texts that are finished are fed on; they must not run off the table.
         inner = tl.minimum(tl.where(turns, 1, inner + 1), HIGHEST)
-        written = tl.where(turns, 0, written + 1)
+        written = tl.where(turns, 0, written)
         token = tl.where(turns, START, token)
         tl.store(blank + rows, which, mask=real)
         tl.store(block + rows, inner, mask=real)
         tl.store(next_block + rows, inner, mask=real)
     else:
         stands += 1
-        written += 1
     tl.store(piece + rows, written, mask=real)
     tl.store(position + rows, stands, mask=real)
     tl.store(next_position + rows, stands, mask=real)
