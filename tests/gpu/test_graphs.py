@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.generation import Decoding, Prompt, generate, static
+from flagai.generation import Decoding, Prompt, generate, greedy, static
 from flagai.generation.static import steps_of
 from flagai.model.layer import decoding as kernels
 from tests import tiny
-from tests.generation.writers import PAIRS, SEARCHES, writer
+from tests.generation.writers import KINDS, PAIRS, SEARCHES, writer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -113,6 +113,24 @@ def test_kernels_score_as_torch_does(kind: str, dtype: torch.dtype, lanes: dict[
     for ours, theirs in zip(fast, plain, strict=True):
         if ours[0].ids == theirs[0].ids:
             assert ours[0].score == pytest.approx(theirs[0].score, rel=0.08, abs=0.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_kernels_choose_as_torch_does(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the same steps, rows end at different times, and the best scores are often equal."""
+    writing = writer(kind)
+    model = writing.model.to("cuda", dtype)
+    for stops in ((2, 17), tuple(range(2, 30, 4)), (36,)):
+        options: dict[str, Any] = {"stop_ids": stops, "max_new_tokens": 24 if kind != "glm-blanks" else 12}
+        found = []
+        for usable in (kernels.usable, lambda *_: False):
+            monkeypatch.setattr(greedy, "usable", usable)
+            found.append(generate(model, writing.prompts, writing.decoding(**options)))
+        check_same(*found, tolerance=1e-4)
+        assert [row[0].finished for row in found[0]] == [row[0].finished for row in found[1]]
+    assert not any(trial.failed for trial in steps_of(model)._trials.values())
+    assert steps_of(model)._trials
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from flagai.model.layer import (
+    triton_choice,
     triton_encoder,
     triton_joint,
     triton_kernels,
@@ -27,10 +28,23 @@ from flagai.model.layer import (
 _TARGET = GPUTarget("cuda", 90, 32)
 # Of parameters that are no pointers to bfloat16; those in capitals that are not constants are sizes.
 _TYPES = {
-    "now": "*i64", "clock": "*i64", "places": "*i64", "words": "*i64", "seed": "*i64", "seen": "*u8", "offsets": "*i32",
+    "now": "*i64", "clock": "*i64", "places": "*i64", "words": "*i64", "ids": "*i64",
+    "position_ids": "*i64", "block_ids": "*i64", "seed": "*i64", "seen": "*u8", "offsets": "*i32",
     "eps": "fp32", "scale": "fp32", "number": "i32", "means": "*fp32", "rates": "*fp32", "parameters": "*fp32",
     "sums": "*fp32", "total": "*bf16", "shares": "*fp32",
 }  # fmt: skip
+# What a greedy choice changes.
+_STATE = {
+    name: kind
+    for kind, names in {
+        "*fp32": "parts score",
+        "*i32": "firsts",
+        "*i64": "banned stop_ids kept length piece position block blank last_blank blanks fed slot"
+        " next_ids next_position next_block",
+        "*u8": "ended stopped done next_seen",
+    }.items()
+    for name in names.split()
+}
 _SMALL = {
     4: dict.fromkeys(("matrix", "scales", "query_matrix", "key_matrix", "value_matrix"), "*i32")
     | {f"{name}_scales": "*i32" for name in ("query", "key", "value")},
@@ -57,6 +71,10 @@ def cases() -> Iterator[Case]:
         ranks = {"RANK": 0, "COUNT": 2}
         yield triton_joint.send_kernel, step | cut | ranks, {}, {"num_warps": 8}
         yield from _small(step, count, around, lanes)
+    yield from _choice()
+    for blocks in (False, True):
+        sums = {"BK": 1024, "BLOCKS": blocks, "EARLY": True}
+        yield triton_kernels.embedding_kernel, sums, {}, {}
     yield triton_kernels.norm_kernel, {**step, "BK": 4096}, {}, {"num_warps": 8}
     after = {"N": 4096, "BK": 4096, "BIAS": True, "NORM": True, "EARLY": True}
     yield triton_joint.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}
@@ -74,6 +92,14 @@ def cases() -> Iterator[Case]:
             tile = {"SHORTEST": 1, "BIAS": biased, "H": 12, "D": 64, "BD": 64, "BS": size}
             for kernel in (triton_encoder.short_attention_kernel, triton_training.short_attention_gradient_kernel):
                 yield kernel, tile, {"bias": "*fp32"}, {"num_warps": warps}
+
+
+def _choice() -> Iterator[Case]:
+    """Greedy choices of one text and of many, with blanks and without."""
+    yield triton_choice.best_kernel, {"CHUNK": 1024, "EARLY": True}, _STATE, {}
+    for rows, spans in ((1, False), (1, True), (32, False), (32, True)):
+        sizes = {"BP": rows, "CP": 64, "SPANS": spans, "EARLY": True}
+        yield triton_choice.grow_kernel, sizes, _STATE, {}
 
 
 def _small(step: dict[str, Any], count: int, around: dict[str, Any], lanes: dict[str, int]) -> Iterator[Case]:

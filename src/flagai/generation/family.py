@@ -26,6 +26,7 @@ class Places:
         seen: which cached keys each token sees, [B, 1, S, K]; given with answers only.
         prefix: the tokens see each other, those of a prompt; else each sees what came before.
         apart: the rows of an answer's tokens stand at positions of their own; else each column at one.
+        both: positions and blocks in one tensor, [B, 2, S], where they lie side by side.
     """
 
     ids: torch.Tensor
@@ -35,6 +36,7 @@ class Places:
     seen: torch.Tensor | None = None
     prefix: bool = False
     apart: bool = False
+    both: torch.Tensor | None = None
 
 
 Arguments = Callable[[Any, Places], dict[str, Any]]
@@ -85,8 +87,9 @@ def _glm(model: Any, places: Places) -> dict[str, Any]:
     if mask is None and places.real is not None:
         # A separator of 0 is a causal mask; padding on the right needs no other.
         mask = places.real[:, None, None, :] if places.prefix else places.real.new_zeros(1, dtype=torch.long)
-    both = model.config.block_position_encoding
-    position = torch.stack([places.position, places.block], dim=1) if both else places.position
+    position = places.position
+    if model.config.block_position_encoding:
+        position = torch.stack([position, places.block], dim=1) if places.both is None else places.both
     return {"input_ids": places.ids, "position_ids": position, "attention_mask": mask}
 
 

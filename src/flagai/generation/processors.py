@@ -119,8 +119,12 @@ class Pipeline:
     @property
     def changes_nothing(self) -> bool:
         """Whether scores are the model's own log-probabilities."""
-        forbids = self.looks_back or self.decoding.min_new_tokens or self.tree.family.spans
-        return not (forbids or self.ordered or len(self.banned))
+        return self.only_bans and not (self.tree.family.spans or len(self.banned))
+
+    @property
+    def only_bans(self) -> bool:
+        """Whether they are, but for ids that are never allowed and blanks that must be closed."""
+        return not (self.looks_back or self.decoding.min_new_tokens or self.ordered)
 
     @property
     def looks_back(self) -> bool:

@@ -2,7 +2,7 @@
 
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, cast
@@ -10,12 +10,15 @@ from typing import Any, Self, cast
 import torch
 
 from flagai.generation.family import Family, Places
+from flagai.generation.greedy import GreedyChoice, greedy_choice
+from flagai.generation.inputs import Inputs
 from flagai.generation.recording import CudaRecorder, Recorded, Recorder
 from flagai.generation.search import Search
 from flagai.generation.tree import Scored, Tree
 from flagai.generation.trial import Trial
 from flagai.model.block.fused import faster_blocks
 from flagai.model.layer.cache import KVCache
+from flagai.model.layer.embedding_sum import faster_embeddings
 from flagai.model.layer.static_cache import StaticCache, bucket
 from flagai.parallel.shards import from_part, in_parts, local, vocabularies
 
@@ -86,10 +89,7 @@ class ModelStep:
         self.cache = StaticCache(like, shape.capacity, shape.lanes, shape.memory)
         self._recorder = recorder
         self._trial: Trial | None = None
-        device = self.cache.slot.device
-        sizes = (shape.batch, shape.lanes)
-        self._ids, self._position, self._block = torch.zeros(3, *sizes, dtype=torch.long, device=device)
-        self._seen = torch.zeros(*sizes, shape.capacity, dtype=torch.bool, device=device)
+        self.inputs = Inputs.empty(shape.batch, shape.lanes, shape.capacity, self.cache.now.device)
         self._scored: Scored | None = None
         self._work = Recorded(lambda: self._run(model), recorder)
 
@@ -99,7 +99,7 @@ class ModelStep:
         return self._work.ready
 
     def quicken(self, model: Any, like: KVCache, patience: float | None) -> None:
-        """Use faster blocks, if there are any, as soon as they have been compiled.
+        """Use faster blocks and embeddings, if there are any, as soon as they have been compiled.
 
         Args:
             model: the model.
@@ -107,14 +107,16 @@ class ModelStep:
             patience: seconds to wait for the compiler now; None for as long as it takes.
         """
         blocks = faster_blocks(model, self.shape.batch * self.shape.lanes)
-        if not blocks or patience is None:
-            self.cache.faster = blocks
+        self._faster = blocks, faster_embeddings(model)
+        if patience is None or not any(self._faster):
+            self.cache.faster, self.cache.faster_embeddings = self._faster
             return
         other = ModelStep(model, self.shape, like, self._recorder)
         # All blocks have the same kernels.
-        other.cache.faster = [blocks[0], *[_unchanged] * (len(blocks) - 1)]
-        self._trial = Trial(lambda: other._run(model), self._ids.device)
-        self._blocks, self._model = blocks, weakref.ref(model)
+        other.cache.faster = [*blocks[:1], *[_unchanged] * (len(like._keys) - len(blocks[:1]))]
+        other.cache.faster_embeddings = self._faster[1]
+        self._trial = Trial(lambda: other._run(model), self.inputs.ids.device)
+        self._model = weakref.ref(model)
         self._adopt(patience)
 
     def _adopt(self, patience: float = 0.0) -> None:
@@ -122,16 +124,9 @@ class ModelStep:
             return
         model = self._model()
         if not self._trial.failed and model is not None:
-            self.cache.faster = self._blocks
+            self.cache.faster, self.cache.faster_embeddings = self._faster
             self._work = Recorded(lambda: self._run(model), self._recorder)
         self._trial = None
-
-    def feed(self, ids: torch.Tensor, position: torch.Tensor, block: torch.Tensor, seen: torch.Tensor) -> None:
-        """See :class:`StaticStep`."""
-        self._ids.copy_(ids)
-        self._position.copy_(position)
-        self._block.copy_(block)
-        self._seen.copy_(seen)
 
     def run(self) -> Scored:
         """See :class:`StaticStep`; the result is overwritten by the next step."""
@@ -140,8 +135,15 @@ class ModelStep:
         return cast(Scored, self._scored)
 
     def _run(self, model: Any) -> None:
-        self.cache.open()
-        places = Places(self._ids, self._position, self._block, seen=self._seen[:, None], apart=self.shape.apart)
+        inputs = self.inputs
+        places = Places(
+            inputs.ids,
+            inputs.position,
+            inputs.block,
+            seen=inputs.seen[:, None],
+            apart=self.shape.apart,
+            both=inputs.both.transpose(0, 1),
+        )
         with in_parts(vocabularies(model) if self.shape.in_parts else ()):
             output = model(**self.shape.family.arguments(model, places), cache=self.cache)
         logits, hidden = output["logits"], output["hidden_states"]
@@ -161,21 +163,38 @@ class Choosing:
     Args:
         search: the search, after its first choice: all lanes are there.
         scored: where each step's results are.
-        recorder: what records the choice.
+        steps: the steps of the model.
     """
 
-    def __init__(self, search: Search, scored: Scored, recorder: Recorder) -> None:
+    def __init__(self, search: Search, scored: Scored, steps: "StaticSteps") -> None:
         self._search = search
         self._scored = scored
         self._kept = [
-            (owner, name, getattr(owner, name).clone()) for owner, names in search.holders() for name in names
+            (owner, name, getattr(owner, name).clone(memory_format=torch.contiguous_format))
+            for owner, names in search.holders()
+            for name in names
         ]
         for owner, name, tensor in self._kept:
             setattr(owner, name, tensor)
-        self._work = Recorded(self._choose, recorder)
+        self._recorder = steps.recorder(search.tree.device)
+        self._work = Recorded(self._choose, self._recorder)
+        self._trial: Trial | None = None
+        self._kernels = greedy_choice(search, scored)
+        if self._kernels is not None:
+            self._trial = steps.trial(self._kernels)
+            self._adopt(_PATIENCE)
+
+    def _adopt(self, patience: float | None = 0.0) -> None:
+        """Choose by kernels as soon as they have been compiled."""
+        if self._trial is None or not self._trial.over(patience):
+            return
+        if not self._trial.failed and self._kernels is not None:
+            self._work = Recorded(self._kernels, self._recorder)
+        self._trial = None
 
     def __call__(self) -> None:
         """Choose, grow, and feed the newest tokens to the model's step."""
+        self._adopt()
         count = self._search.tree.count + 1
         self._work()
         self._search.tree.count = count
@@ -201,6 +220,7 @@ class StaticSteps:
 
     def __init__(self) -> None:
         self._ready: list[ModelStep] = []
+        self._trials: dict[Hashable, Trial] = {}
         self._recorder: Recorder | None = None
         # A process group that graphs still use waits for them for ever when the interpreter closes it.
         weakref.finalize(self, self._ready.clear)
@@ -219,6 +239,12 @@ class StaticSteps:
         if self._recorder is None:
             self._recorder = recorder_for(device)
         return self._recorder
+
+    def trial(self, choice: GreedyChoice) -> Trial:
+        """The trial of a choice's kernels, which is made once."""
+        if choice.kernels not in self._trials:
+            self._trials[choice.kernels] = Trial(choice.elsewhere(), choice.logits.device)
+        return self._trials[choice.kernels]
 
     @contextmanager
     def lend(self, tree: Tree) -> Iterator[ModelStep]:

@@ -41,7 +41,7 @@ class Stepper:
             tree.feed()
         self._scored = tree.run()
         if tree.static is not None and self._choosing is None and self._search.recordable:
-            self._choosing = Choosing(self._search, self._scored, steps_of(tree.model).recorder(tree.device))
+            self._choosing = Choosing(self._search, self._scored, steps_of(tree.model))
 
     def _become_static(self) -> None:
         tree = self._search.tree

@@ -15,6 +15,7 @@ import torch
 from flagai.generation.checks import check, start_id_of
 from flagai.generation.family import Places, family_of, position_rows
 from flagai.generation.groups import like_length, read_apart
+from flagai.generation.inputs import Inputs
 from flagai.generation.options import Decoding
 from flagai.generation.types import Prompt
 from flagai.model.block.lean import lean_blocks
@@ -70,12 +71,10 @@ class StaticStep(Protocol):
     """A step of the model over tensors that stay where they are."""
 
     cache: Any
-
-    def feed(self, ids: torch.Tensor, position: torch.Tensor, block: torch.Tensor, seen: torch.Tensor) -> None:
-        """Put tokens where the step reads them: three of [B, W], and which slots each sees, [B, W, slots]."""
+    inputs: Inputs
 
     def run(self) -> Scored:
-        """Feed them to the model."""
+        """Feed its inputs to the model."""
 
 
 class Tree:
@@ -272,7 +271,7 @@ class Tree:
     def feed(self) -> None:
         """Put the newest tokens where the static step reads them."""
         if self.static is not None:
-            self.static.feed(self.newest(), self.lanes.position, self.lanes.block, self.lanes.seen)
+            self.static.inputs.put(self.newest(), self.lanes.position, self.lanes.block, self.lanes.seen)
 
     def newest(self) -> torch.Tensor:
         """The newest token of every lane, [B, W]."""

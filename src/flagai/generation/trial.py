@@ -28,11 +28,11 @@ class Trial:
         self._thread = Thread(target=self._run, args=(work, stream), name="flagai-kernels")
         self._thread.start()
 
-    def over(self, patience: float = 0.0) -> bool:
+    def over(self, patience: float | None = 0.0) -> bool:
         """Whether the work has been done, or has failed.
 
         Args:
-            patience: seconds to wait for it.
+            patience: seconds to wait for it; None for as long as it takes.
         """
         self._thread.join(patience)
         return not self._thread.is_alive()

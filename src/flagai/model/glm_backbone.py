@@ -188,12 +188,12 @@ class GLMModel(BaseModel):
             memory = self.new_cache()
         past = 0 if memory is None else memory.length
         rows, count = input_ids.shape
-        mask = separator_or_matrix(attention_mask, rows, count, past)
+        mask = separator_or_matrix(attention_mask, rows, count, past, exact=memory is not None and memory.exact)
         positions, blocks = self._positions(position_ids, past, count, input_ids.device)
-        words = self.embed.token(input_ids)
+        words, embed = input_ids, self.embed if memory is None else memory.embeddings(self.embed)
         if prompt_pos is not None:
-            words = self._with_prompt(words, prompt_pos)
-        embedded = self.embed(words, position_ids=positions, block_position_ids=blocks)
+            words, embed = self._with_prompt(self.embed.token(input_ids), prompt_pos), self.embed
+        embedded = embed(words, position_ids=positions, block_position_ids=blocks)
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         seen = visibility(mask, count, past + count, input_ids.device)
         hidden = self.norm(self.blocks(embedded, seen, cache=memory, states=states))
@@ -227,7 +227,9 @@ class GLMModel(BaseModel):
         return self.prompt.insert(words, prompt_pos)
 
 
-def separator_or_matrix(attention_mask: torch.Tensor | None, rows: int, count: int, past: int) -> Mask | None:
+def separator_or_matrix(
+    attention_mask: torch.Tensor | None, rows: int, count: int, past: int, *, exact: bool = False
+) -> Mask | None:
     """Understand GLM's ``attention_mask``; see :meth:`GLMModel.forward`.
 
     The original decides by the number of elements, so that a [1, 1, 1, 1] matrix becomes a separator; here the
@@ -238,6 +240,7 @@ def separator_or_matrix(attention_mask: torch.Tensor | None, rows: int, count: i
         rows: B.
         count: number of queries, S.
         past: number of remembered positions.
+        exact: whether the matrices are those of an exact cache.
 
     Raises:
         InputError: it is neither.
@@ -253,7 +256,7 @@ def separator_or_matrix(attention_mask: torch.Tensor | None, rows: int, count: i
     if mask.dim() == 3:
         mask = mask[:, None]
     if mask.dim() == 4 and mask.shape[0] in (1, rows) and mask.shape[2] in (1, count) and mask.shape[3] >= past + count:
-        return Dense(visible(mask))
+        return Dense(visible(mask), sighted=exact)
     raise InputError(
         f"attention_mask has shape {list(attention_mask.shape)}; GLM takes separators, [] or [{rows}], or a matrix, "
         f"[{rows}, {count}, {past + count}] or [{rows}, 1, {count}, {past + count}]."

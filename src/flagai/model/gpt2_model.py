@@ -14,8 +14,8 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
 from flagai.model.building import several
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import Output, checked_ids, join, padding_and_matrix, picked, real_tokens, result
-from flagai.model.layer import Attention, Causal, Embeddings, FeedForward, KVCache, LayerNorm, Linear
+from flagai.model.inputs import Output, checked_ids, decoder_mask, picked, real_tokens, result
+from flagai.model.layer import Attention, Embeddings, FeedForward, KVCache, LayerNorm, Linear
 from flagai.model.layer.loss import next_token_loss
 from flagai.model.layer.mask import visibility
 from flagai.model.weights import gpt2
@@ -160,12 +160,13 @@ class GPT2Model(BaseModel):
             cache = self.new_cache()
         past, count = 0 if cache is None else cache.length, input_ids.shape[1]
         valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id, past)
-        mask = join(Causal(), padding_and_matrix(valid, attention_mask, cache, count))
+        mask = decoder_mask(valid, attention_mask, cache, count)
         if position_ids is None:
             position_ids = torch.arange(past, past + count, device=input_ids.device)[None]
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         seen = visibility(mask, count, past + count, input_ids.device)
-        embedded = self.embed(input_ids, position_ids=position_ids)
+        embed = self.embed if cache is None else cache.embeddings(self.embed)
+        embedded = embed(input_ids, position_ids=position_ids)
         hidden = self.norm(self.blocks(embedded, seen, cache=cache, states=states))
         logits = self._logits(picked(hidden, logits_at))
         loss = None if labels is None else next_token_loss(logits, labels)

@@ -11,7 +11,7 @@ from torch import nn
 
 from flagai.errors import InputError
 from flagai.model.layer.cache import KVCache
-from flagai.model.layer.mask import Dense, Mask, Padding
+from flagai.model.layer.mask import Causal, Dense, Mask, Padding
 from flagai.model.layer.packed_row import Lengths, PackedRow
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,9 @@ def padding_and_matrix(
     Raises:
         InputError: the mask is neither a row per text nor a matrix.
     """
-    if cache is not None:
+    # An exact matrix knows the padding of texts, but not which ids of a model are padding, too.
+    exact = cache is not None and cache.exact and valid is None
+    if cache is not None and not exact:
         valid = cache.valid(valid, count)
     mask: Mask | None = None if valid is None else Padding(valid)
     if attention_mask is None or attention_mask.dim() == 2:
@@ -115,8 +117,16 @@ def padding_and_matrix(
             f"attention_mask {list(attention_mask.shape)} is no matrix of {count} queries and {keys} keys."
         )
     seen = visible(attention_mask)
-    matrix = Dense(seen[:, None] if seen.dim() == 3 else seen)
+    matrix = Dense(seen[:, None] if seen.dim() == 3 else seen, sighted=exact)
     return matrix if mask is None else matrix & mask
+
+
+def decoder_mask(
+    valid: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: KVCache | None, count: int
+) -> Mask | None:
+    """The same for a decoder, whose tokens see what came before."""
+    mask = padding_and_matrix(valid, attention_mask, cache, count)
+    return mask if cache is not None and cache.exact else join(Causal(), mask)
 
 
 def picked(hidden: torch.Tensor, logits_at: torch.Tensor | None) -> torch.Tensor:

@@ -15,8 +15,17 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, T5Block
 from flagai.model.building import several
 from flagai.model.config import ModelConfig
-from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result, visible
-from flagai.model.layer import Causal, Embeddings, KVCache, Linear, Mask, Packed, RelativeBias, RMSNorm, Visibility
+from flagai.model.inputs import (
+    Output,
+    checked_ids,
+    decoder_mask,
+    packed_row,
+    padding_and_matrix,
+    real_tokens,
+    result,
+    visible,
+)
+from flagai.model.layer import Embeddings, KVCache, Linear, Mask, Packed, RelativeBias, RMSNorm, Visibility
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
 from flagai.model.layer.packed_row import Lengths
@@ -274,7 +283,7 @@ class T5Model(BaseModel):
         count = decoder_input_ids.shape[1]
         hidden = self.decoder(
             self.embed(decoder_input_ids),
-            join(Causal(), padding_and_matrix(valid, decoder_attention_mask, cache, count)),
+            decoder_mask(valid, decoder_attention_mask, cache, count),
             cache=cache,
             states=decoder_states,
             positions=decoder_position_ids,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -29,6 +30,8 @@ class KVCache:
         capacity: how many positions to make room for.
     """
 
+    exact: ClassVar[bool] = False  # whether the matrices of its calls say by themselves, and rightly, who sees whom
+
     def __init__(self, num_layers: int, capacity: int = 0) -> None:
         self.capacity = capacity
         self.length = 0
@@ -39,6 +42,7 @@ class KVCache:
         self._positions: torch.Tensor | None = None
         self.memory_mask: torch.Tensor | None = None  # real tokens of the encoder's text, [B, K]
         self.faster: Sequence[Callable[..., torch.Tensor]] = ()  # what computes the blocks, if not they themselves
+        self.faster_embeddings: Callable[..., torch.Tensor] | None = None  # the same for the embeddings
         self._watermark = _Watermark()
 
     def layer(self, index: int) -> "LayerCache":
@@ -48,6 +52,10 @@ class KVCache:
     def block(self, index: int, block: nn.Module) -> Callable[..., torch.Tensor]:
         """What computes a layer: the block itself, unless the cache knows a faster equal."""
         return self.faster[index] if self.faster else block
+
+    def embeddings(self, embeddings: nn.Module) -> Callable[..., torch.Tensor]:
+        """What computes the embeddings of ids and positions: they themselves, unless the cache knows a faster equal."""
+        return self.faster_embeddings or embeddings
 
     def slots(self, count: int, device: torch.device) -> torch.Tensor:
         """Where the next positions will lie, [count]."""

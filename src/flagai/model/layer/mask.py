@@ -76,9 +76,11 @@ class Dense(Mask):
 
     Args:
         visible: True where a query sees a key, [B or 1, H or 1, queries, keys or more]; the last keys count.
+        sighted: whether it is known that every query sees something.
     """
 
     visible: torch.Tensor
+    sighted: bool = False
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
@@ -159,5 +161,6 @@ def visibility(
     visible = mask.dense(queries, keys, device)
     if visible.device.type == "cpu" and not torch.compiler.is_compiling() and bool(visible.all()):
         return Visibility(bias)
-    visible = visible | ~visible.any(-1, keepdim=True)
-    return Visibility(visible if bias is None else bias.masked_fill(~visible, -torch.inf))
+    if not (isinstance(mask, Dense) and mask.sighted):
+        visible = visible | ~visible.any(-1, keepdim=True)
+    return Visibility(visible if bias is None else bias.where(visible, -torch.inf))

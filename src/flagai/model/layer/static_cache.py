@@ -11,9 +11,10 @@ _ROUND = 64
 class StaticCache(KVCache):
     """Keys and values in buffers of full capacity; where the next ones go, a tensor says.
 
-    Layers get all slots back, written or not: the mask must hide the others, and slots that have not been written
-    hold zeros. :attr:`length` is such that the slots before it and the new positions make up the capacity; so the
-    last ``lanes`` slots are never used.
+    Layers get all slots back, written or not. A call's matrix must hide those that have not been written and what comes
+    later, and let each position see itself at least; nothing is joined to it. Slots that have not been written hold
+    zeros. :attr:`length` is such that the slots before it and the new positions make up the capacity; so the last
+    ``lanes`` slots are never used.
 
     Args:
         like: a cache whose layers have been written once: says how many rows, heads and features there are.
@@ -22,6 +23,8 @@ class StaticCache(KVCache):
         memory: number of slots for the encoder's text; 0 for none.
     """
 
+    exact = True
+
     def __init__(self, like: KVCache, capacity: int, lanes: int, memory: int = 0) -> None:
         super().__init__(len(like._keys), capacity)
         self.length = capacity - lanes
@@ -29,9 +32,7 @@ class StaticCache(KVCache):
         self._values = [None if tensor is None else _roomy(tensor, capacity) for tensor in like._values]
         device = next(tensor.device for tensor in self._keys if tensor is not None)
         rows = next(len(tensor) for tensor in self._keys if tensor is not None)
-        self.slot = torch.zeros(1, dtype=torch.long, device=device)  # where the next position goes
-        self._own = torch.arange(lanes, device=device)
-        self.now = torch.zeros(lanes, dtype=torch.long, device=device)  # the slots of this call's positions
+        self.now = torch.arange(lanes, device=device)  # the slots of a call's positions: of the next one, between calls
         self._valid = torch.ones(rows, capacity, dtype=torch.bool, device=device)
         self._positions = None if like._positions is None else like._positions.new_zeros(len(like._positions), capacity)
         if memory:
@@ -48,7 +49,7 @@ class StaticCache(KVCache):
             if mine is not None and theirs is not None:
                 mine[:, :, :length] = theirs[:, :, :length]
                 mine[:, :, length:] = 0
-        self.slot.fill_(length)
+        torch.arange(length, length + len(self.now), out=self.now)
         if self._valid is not None:
             self._valid.fill_(True)
             if other._valid is not None:
@@ -69,10 +70,6 @@ class StaticCache(KVCache):
         mask[:, :count] = True if other.memory_mask is None else other.memory_mask.bool()
         mask[:, count:] = False
 
-    def open(self) -> None:
-        """Begin a call: work out where its positions go."""
-        torch.add(self._own, self.slot, out=self.now)
-
     def buffers(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of a layer, two of [B, H, capacity, D]."""
         keys, values = self._keys[index], self._values[index]
@@ -82,7 +79,7 @@ class StaticCache(KVCache):
 
     def slots(self, count: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
-        return self._own[:count] + self.slot
+        return self.now[:count]
 
     def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See the base class; returns all slots."""
@@ -91,11 +88,11 @@ class StaticCache(KVCache):
 
     def advance(self, count: int) -> None:
         """See the base class."""
-        self.slot.add_(count)
+        self.now.add_(count)
 
     def take_back(self, count: torch.Tensor) -> None:
         """See the base class."""
-        self.slot.sub_(count)
+        self.now.sub_(count)
 
     def valid(self, new: torch.Tensor | None, count: int) -> torch.Tensor | None:
         """See the base class; of all slots, [B, capacity]."""

@@ -1,0 +1,60 @@
+"""Embeddings that one kernel adds up are those of the tables."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flagai.generation import generate, static
+from flagai.generation.static import steps_of
+from flagai.model.layer import Embeddings, embedding_sum
+from flagai.model.layer.embedding_sum import SummedEmbeddings, faster_embeddings
+from tests.generation.writers import writer
+from tests.kernels.conftest import DEVICE
+from tests.kernels.test_steps import EveryTime
+
+# The interpreter cuts bfloat16 off, where everybody else rounds.
+TYPES = [torch.bfloat16, torch.float16] if DEVICE == "cuda" else [torch.float16, torch.float32]
+
+
+@pytest.mark.parametrize("blocks", [0, 9])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@torch.inference_mode()
+def test_sums(dtype: torch.dtype, blocks: int, device: torch.device) -> None:
+    """A width of more than one program, and positions that lie apart."""
+    torch.manual_seed(0)
+    embeddings = Embeddings(50, 1100, positions=20, block_positions=blocks).to(device, dtype).eval()
+    tokens = torch.randint(50, (3, 2), device=device)
+    places = torch.randint(9, (3, 2, 2), device=device)
+    named: dict[str, Any] = {"position_ids": places[:, 0]} | ({"block_position_ids": places[:, 1]} if blocks else {})
+    got = SummedEmbeddings(embeddings)(tokens, **named)
+    torch.testing.assert_close(got, embeddings(tokens, **named), atol=0, rtol=0)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take half precision: see tests/gpu")
+@pytest.mark.parametrize("kind", ["gpt2", "glm-blanks", "bert", "t5"])
+def test_whole_answers(kind: str, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
+    monkeypatch.setattr(static, "can_record", lambda _: device.type == "cpu")
+    monkeypatch.setattr(static, "_PATIENCE", 100)
+    monkeypatch.setattr(embedding_sum, "usable", lambda *_: True)
+    writing = writer(kind)
+    wanted = generate(writing.model, writing.prompts[:2], writing.decoding(cuda_graphs=False))
+    got = generate(writing.model, writing.prompts[:2], writing.decoding())
+    used = [step.cache.faster_embeddings is not None for step in steps_of(writing.model)._ready]
+    assert used == [kind in ("gpt2", "glm-blanks")]
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert ours[0].pieces == theirs[0].pieces
+        assert ours[0].score == pytest.approx(theirs[0].score, abs=1e-4)
+
+
+def test_tables_that_somebody_has_changed_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_sum, "usable", lambda *_: True)
+    model = writer("gpt2").model
+    assert faster_embeddings(model) is not None
+    handle = model.embed.position.register_forward_hook(lambda *_: None)
+    assert faster_embeddings(model) is None
+    handle.remove()
+    model.embed.token = nn.Embedding(37, 16)
+    assert faster_embeddings(model) is None

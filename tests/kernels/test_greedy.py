@@ -1,0 +1,179 @@
+"""Greedy choices by kernels are those of torch, and leave everything as those do."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from flagai.generation import generate, greedy, static, stream
+from flagai.generation.greedy import GreedyChoice
+from flagai.generation.static import steps_of
+from flagai.model.layer.triton_choice import best_kernel
+from tests.generation.writers import KINDS, SEARCHES, Writer, writer
+from tests.kernels.conftest import DEVICE
+from tests.kernels.test_steps import EveryTime
+
+pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take half precision: see tests/gpu")
+# Rows that end at different times, and some by their length; some ids are never allowed.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "stops": {"stop_ids": tuple(range(2, 30, 4)), "max_new_tokens": 8},
+    "banned": {"stop_ids": (2, 17), "max_new_tokens": 6, "banned_ids": (3, 9, 12)},
+}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> list[GreedyChoice]:
+    """The choices that kernels have made, on whatever thread."""
+    found: list[GreedyChoice] = []
+    choose = GreedyChoice.__call__
+
+    def noted(self: GreedyChoice) -> None:
+        found.append(self)
+        choose(self)
+
+    monkeypatch.setattr(GreedyChoice, "__call__", noted)
+    monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
+    monkeypatch.setattr(static, "can_record", lambda _: device.type == "cpu")
+    monkeypatch.setattr(static, "_PATIENCE", 100)
+    monkeypatch.setattr(greedy, "usable", lambda *_: True)
+    # More than one chunk of the tiny vocabularies.
+    monkeypatch.setattr(greedy, "_CHUNK", 32)
+    return found
+
+
+def same(writing: Writer, **options: Any) -> None:
+    wanted = generate(writing.model, writing.prompts, writing.decoding(**options, cuda_graphs=False))
+    found = generate(writing.model, writing.prompts, writing.decoding(**options))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
+        assert [answer.finished for answer in ours] == [answer.finished for answer in theirs]
+        assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-4)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers(kind: str, options: dict[str, Any], calls: list[GreedyChoice]) -> None:
+    same(writer(kind), **options)
+    assert len(calls) > 4
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "glm-blanks"])
+def test_everything_is_left_as_torch_leaves_it(
+    kind: str, calls: list[GreedyChoice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every choice: the search, the tree, and what the model's step reads."""
+    writing, stops, states = writer(kind), (2, 5, 17), []
+    grow = static.Choosing.__call__
+
+    def noted(self: static.Choosing) -> None:
+        grow(self)
+        tree = self._search.tree
+        inputs = tree.static.inputs
+        found = {name: getattr(owner, name).clone() for owner, names in self._search.holders() for name in names}
+        found |= {f"next {name}": tensor.clone() for name, tensor in vars(inputs).items()}
+        states.append((tree.count, found))
+
+    monkeypatch.setattr(static.Choosing, "__call__", noted)
+    for usable in (True, False):
+        monkeypatch.setattr(greedy, "usable", lambda *_, usable=usable: usable)
+        generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=6, stop_ids=stops))
+    half = len(states) // 2
+    assert half > 4
+    for (ours, got), (theirs, wanted) in zip(states[:half], states[half:], strict=True):
+        assert ours == theirs
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(got[name], tensor, msg=name)
+    assert len(calls) == half + 1, "one trial, and every choice of the first answers"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_of_equals_the_first(dtype: torch.dtype, device: torch.device) -> None:
+    """Within a chunk and in several; with whole chunks of nothing, and with what is banned."""
+    torch.manual_seed(0)
+    logits = torch.randint(-3, 4, (5, 75), device=device).to(dtype)
+    logits[1, 20:40] = -torch.inf
+    logits[2] = 1
+    logits[3, 70] = 9
+    banned = torch.tensor([0, 70], device=device)
+    parts, firsts = torch.zeros(3, 5, 5, device=device), torch.zeros(5, 5, dtype=torch.int32, device=device)
+    best_kernel[(5, 5)](logits, banned, parts, firsts, 75, 2, CHUNK=16, EARLY=False)
+    scores = logits.log_softmax(-1, dtype=torch.float32).index_fill(-1, banned, -torch.inf)
+    highs, totals, bests = parts
+    tokens = torch.where(bests == bests.amax(1, keepdim=True), firsts, 99).amin(1)
+    assert tokens.tolist() == scores.argmax(-1).tolist()
+    value = bests.amax(1) - (totals * highs.exp()).sum(1).log()
+    torch.testing.assert_close(value, scores.amax(-1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("search", [search for search in SEARCHES if search != "greedy"])
+def test_other_ways_of_choosing_are_not_touched(search: str, calls: list[GreedyChoice]) -> None:
+    same(writer("gpt2"), **{**SEARCHES[search], "max_new_tokens": 8})
+    assert not calls
+
+
+def test_hooks_and_processors_are_asked(calls: list[GreedyChoice]) -> None:
+    writing = writer("gpt2")
+    decoding = writing.decoding(stop_ids=())
+    asked = generate(writing.model, writing.prompts, decoding, stop=lambda row, ids: len(ids) == row + 2)
+    assert [len(row[0].ids) for row in asked] == [2, 3, 4, 5]
+    generate(writing.model, writing.prompts, decoding, logits_processors=[lambda _, scores: scores])
+    assert not calls
+
+
+def test_streams(calls: list[GreedyChoice]) -> None:
+    writing = writer("glm-blanks")
+    decoding = writing.decoding(max_new_tokens=5)
+    wanted = generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=5, cuda_graphs=False))
+    told: list[dict[int, tuple[int, ...]]] = [{} for _ in writing.prompts]
+    for event in stream(writing.model, writing.prompts, decoding):
+        told[event.row][event.piece] = told[event.row].get(event.piece, ()) + event.ids
+    for row, answers in zip(told, wanted, strict=True):
+        assert [row.get(piece, ()) for piece in range(len(answers[0].pieces))] == list(answers[0].pieces)
+    assert calls
+
+
+def test_kernels_that_fail_are_done_without(
+    calls: list[GreedyChoice], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: GreedyChoice) -> None:
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(GreedyChoice, "__call__", fail)
+    writing = writer("gpt2")
+    for _ in range(2):
+        same(writing, max_new_tokens=9)
+    assert caplog.text.count("no C compiler") == 1, "they are tried once for a model"
+    assert len(steps_of(writing.model)._trials) == 1
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "glm-blanks"])
+def test_torch_chooses_until_kernels_are_there(
+    kind: str, calls: list[GreedyChoice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of answers, one goes on where the other stopped."""
+    writing, gate = writer(kind), threading.Event()
+    choose = GreedyChoice.__call__
+
+    def compiled(self: GreedyChoice) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            gate.wait(60)
+        choose(self)
+
+    monkeypatch.setattr(GreedyChoice, "__call__", compiled)
+    monkeypatch.setattr(static, "_PATIENCE", 0.01)
+    options: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": (36,)}
+    wanted = generate(writing.model, writing.prompts, writing.decoding(**options, cuda_graphs=False))
+    found: dict[int, Any] = {}
+    events = stream(writing.model, writing.prompts, writing.decoding(**options))
+    for number, event in enumerate(events):
+        if event.hypotheses:
+            found[event.row] = event.hypotheses[0].pieces
+        if number == 4 * len(writing.prompts):
+            assert not calls
+            gate.set()
+            for thread in threading.enumerate():
+                if thread.name == "flagai-kernels":
+                    thread.join()
+    assert len(calls) > 2
+    assert [found[row] for row in range(len(wanted))] == [row[0].pieces for row in wanted]
