@@ -90,8 +90,10 @@ def cases() -> Iterator[Case]:
     for size, warps in ((32, 2), (64, 4), (128, 8)):
         for biased in (False, True):
             tile = {"SHORTEST": 1, "BIAS": biased, "H": 12, "D": 64, "BD": 64, "BS": size}
-            for kernel in (triton_encoder.short_attention_kernel, triton_training.short_attention_gradient_kernel):
-                yield kernel, tile, {"bias": "*fp32"}, {"num_warps": warps}
+            options = {"num_warps": warps}
+            yield triton_encoder.short_attention_kernel, tile, {"bias": "*fp32"}, options
+            learning = options | {"maxnreg": 128}
+            yield triton_training.short_attention_gradient_kernel, tile, {"bias": "*fp32"}, learning
 
 
 def _choice() -> Iterator[Case]:

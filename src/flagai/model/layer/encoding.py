@@ -125,7 +125,7 @@ def attend_short(
     out = query.new_empty(total, heads, width)
     for tile in tiles:
         places = tile.within(offsets)
-        short_attention_kernel[(len(places) - 1, heads)](
+        short_attention_kernel[((len(places) - 1) * heads,)](
             query,
             key,
             value,

@@ -12,6 +12,8 @@ from flagai.model.layer.packed_row import PackedRow
 WIDEST_HEAD = 64
 # The longest texts of the classes of lengths.
 _SIZES = (32, 64, 128)
+# Registers of a thread: with more, a processor holds one program less of every class, of the longest just one.
+_REGISTERS = 128
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -184,4 +186,5 @@ def _write_gradients(
             written[0].stride(0),
             BIAS=bias is not None,
             **tile.options(heads, width),
+            maxnreg=_REGISTERS,
         )

@@ -28,6 +28,20 @@ def added_norm_kernel(
 
 
 @triton.jit
+def biased(numbers, bias, features, D: tl.constexpr):
+    """Rows plus a bias, which is rounded first, as automatic mixed precision does: two numbers an instruction."""
+    shift = tl.load(bias + features, mask=features < D, other=0.0).to(numbers.dtype)
+    return numbers + shift[None, :]
+
+
+@triton.jit
+def powers(scores, scale):
+    """exp(scores * scale), each row relative to its highest; as powers of two, which is what the hardware has."""
+    rate = scale * 1.4426950408889634
+    return tl.exp2(scores * rate - (tl.max(scores, axis=1) * rate)[:, None])
+
+
+@triton.jit
 def short_attention_kernel(
     query,
     key,
@@ -52,7 +66,8 @@ def short_attention_kernel(
     a query, and so nothing to its shares. Their sum is one: that of the values is added to what they give.
     """
     TYPE: tl.constexpr = out.dtype.element_ty
-    text, head = tl.program_id(0), tl.program_id(1)
+    # Heads first: they lie beside each other in memory.
+    text, head = tl.program_id(0) // H, tl.program_id(0) % H
     begin = tl.load(offsets + text)
     length = tl.load(offsets + text + 1) - begin
     if (length < SHORTEST) | (length > BS):
@@ -60,18 +75,22 @@ def short_attention_kernel(
     places, features = tl.arange(0, BS), tl.arange(0, BD)
     real = places < length
     inside = real[:, None] & (features < D)[None, :]
-    rows = (begin + places).to(tl.int64)[:, None]
-    columns = (head * D + features)[None, :]
-    asked = tl.load(query + rows * QUERY_STRIDE + columns, mask=inside, other=0.0)
-    keys = tl.load(key + rows * KEY_STRIDE + columns, mask=inside, other=0.0)
-    values = tl.load(value + rows * VALUE_STRIDE + columns, mask=inside, other=0.0)
+    rows, columns = places[:, None], features[None, :]
+    # One place of 64 bits for a program; inside of it 32 are enough.
+    start = begin.to(tl.int64)
+    query += start * QUERY_STRIDE + head * D
+    key += start * KEY_STRIDE + head * D
+    value += start * VALUE_STRIDE + head * D
+    asked = tl.load(query + (rows * QUERY_STRIDE + columns), mask=inside, other=0.0)
+    keys = tl.load(key + (rows * KEY_STRIDE + columns), mask=inside, other=0.0)
+    values = tl.load(value + (rows * VALUE_STRIDE + columns), mask=inside, other=0.0)
     if BIAS:
-        shift = tl.load(bias + head * D + features, mask=features < D, other=0.0).to(tl.float32)
-        asked = (asked.to(tl.float32) + shift[None, :]).to(TYPE)
-    scores = tl.where(real[None, :], tl.dot(asked, tl.trans(keys)) * scale, -float("inf"))
-    shares = tl.exp(scores - tl.max(scores, axis=1)[:, None])
-    total = tl.dot(shares.to(TYPE), values) / tl.sum(shares, axis=1)[:, None]
+        asked = biased(asked, bias + head * D, features, D)
+    scores = tl.where(real[None, :], tl.dot(asked, tl.trans(keys)), -float("inf"))
+    shares = powers(scores, scale)
+    total = tl.dot(shares.to(TYPE), values) * (1.0 / tl.sum(shares, axis=1))[:, None]
     if BIAS:
         shift = tl.load(bias + (2 * H + head) * D + features, mask=features < D, other=0.0).to(tl.float32)
         total += shift[None, :]
-    tl.store(out + rows * (H * D) + columns, total.to(TYPE), mask=inside)
+    out += start * (H * D) + head * D
+    tl.store(out + (rows * (H * D) + columns), total.to(TYPE), mask=inside)
