@@ -140,7 +140,7 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
             self.reach, self.ours, self.classes = "short", True, training.classes_of(whole.row)
 
     monkeypatch.setattr(module, "Seen", OnGpu)
-    norms, gelus, attentions = [], [], []
+    norms, gelus, attentions, added = [], [], [], []
     shapes, parts, tiles = learning_norm._sizes, learning_gelu._parts, training.tiles_of
     monkeypatch.setattr(training, "tiles_of", lambda classes: attentions.append(1) or tiles(classes))
     monkeypatch.setattr(learning_norm, "_sizes", lambda width: norms.append(width) or shapes(width))
@@ -172,7 +172,10 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
 
     # Seven offsets and 25 positions, as above.
     for row in (PackedRow((9, 7, 3, 2, 2, 2)), PackedRow((33, 5))):
-        found, again = gradients(compiled, row), gradients(compiled, row)
+        found = gradients(compiled, row)
+        with torch.profiler.profile() as profile:
+            again = gradients(compiled, row)
+        added.append(sum(event.name == "flagai::add_product" for event in profile.events()))
         for name, expected in gradients(plain, row).items():
             assert torch.equal(found[name], again[name]), "dropout is not drawn from the generator"
             if not dropout:
@@ -182,5 +185,6 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     assert norms
     assert gelus
     assert attentions
+    assert added == 2 * [2 * len(compiled.model.blocks)], "where two gradients meet, one is not added to the other"
     assert set(embedded) == {torch.float16}
     assert counters["stats"]["unique_graphs"] == 2, "one for the embeddings, one for all blocks and lengths"

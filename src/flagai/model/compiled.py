@@ -16,8 +16,9 @@ from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.kernel import attend
 from flagai.model.layer.learning import is_plain
-from flagai.model.layer.learning_gelu import learning_features
+from flagai.model.layer.learning_gelu import features_beside, learning_features
 from flagai.model.layer.learning_norm import learning_norm, plain
+from flagai.model.layer.learning_product import linear_beside
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.training import WIDEST_HEAD, attend_jointly, attend_learning, classes_of
 
@@ -95,20 +96,22 @@ def _give_kernels(module: nn.Module) -> None:
 def _has_known_parts(block: PostNormBlock) -> bool:
     """Whether a block's layers may be computed apart; which of their last layers, :func:`learning_norm` decides."""
     parts = ((block.attention, Attention), (block.feed_forward, FeedForward))
-    return all(
-        isinstance(part, kind) and type(part).forward is kind.forward and not is_hooked(part) for part, kind in parts
-    )
+    return all(type(part) is kind and not is_hooked(part) for part, kind in parts)
 
 
 def _post_norm(block: Any, hidden: torch.Tensor, seen: Any) -> torch.Tensor:
-    """As :meth:`PostNormBlock.forward`; the norms compute the last layers before them, whose biases they may add."""
+    """As :meth:`PostNormBlock.forward`; the norms compute the last layers before them, whose biases they may add.
+
+    What goes past a layer comes out of its first product, where both gradients meet.
+    """
     if not _has_known_parts(block):
         apart: torch.Tensor = block.by_parts(hidden, seen)
         return apart
     attention, feed_forward = block.attention, block.feed_forward
-    found = attention.attended(hidden, seen)
+    hidden, found = _attended_beside(attention, hidden, seen)
     hidden = learning_norm(block.norm1, hidden, attention.out, found, block.dropout)
-    return learning_norm(block.norm2, hidden, feed_forward.down, feed_forward.inner(hidden), block.dropout)
+    hidden, features = features_beside(feed_forward, hidden)
+    return learning_norm(block.norm2, hidden, feed_forward.down, feed_forward.dropout(features), block.dropout)
 
 
 def _in_half(_: nn.Module, __: Any, normed: torch.Tensor) -> torch.Tensor:
@@ -177,19 +180,43 @@ def _project_and_attend(attention: Attention, hidden: torch.Tensor, seen: Seen) 
 
     Layers that somebody has exchanged or listens to are called as ever.
     """
-    layers = (attention.q, attention.k, attention.v)
-    dropout, head = attention.dropout if attention.training else 0.0, attention.head_dim
-    if all(map(is_plain, layers)):
-        weight, bias = (torch.cat(parts) for parts in zip(*((each.weight, each.bias) for each in layers), strict=True))
-        if _suits_ours(_type_of_products(weight), seen, head, attention.scale, dropout):
-            product = F.linear(hidden, weight).squeeze(0)  # the kernels add the bias, and sum its gradient
-            rows, shift = (numbers.unflatten(-1, (3, -1, head)) for numbers in (product, bias))
-            return attend_jointly(rows, shift, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
-        parts = F.linear(hidden, weight, bias).chunk(3, dim=-1)
+    joined, dropout = _joined(attention), attention.dropout if attention.training else 0.0
+    if joined is None:
+        parts = tuple(layer(hidden) for layer in (attention.q, attention.k, attention.v))
+    elif _suits_jointly(attention, seen):
+        return _attend_jointly(attention, F.linear(hidden, joined[0]), joined[1], seen)
     else:
-        parts = tuple(layer(hidden) for layer in layers)
+        parts = F.linear(hidden, *joined).chunk(3, dim=-1)
     query, key, value = map(attention._heads, parts)
     return _attend(query, key, value, seen, scale=attention.scale, dropout=dropout).transpose(1, 2).flatten(2)
+
+
+def _attended_beside(attention: Attention, hidden: torch.Tensor, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    """What goes on beside attention, see :func:`linear_beside`, and what attention has found before its last layer."""
+    joined = _joined(attention)
+    if joined is None or not _suits_jointly(attention, seen):
+        return hidden, _project_and_attend(attention, hidden, seen)
+    hidden, product = linear_beside(hidden, joined[0])
+    return hidden, _attend_jointly(attention, product, joined[1], seen)
+
+
+def _joined(attention: Attention) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Weight and bias of queries, keys and values, unless their layers must be called."""
+    layers = (attention.q, attention.k, attention.v)
+    if not all(map(is_plain, layers)):
+        return None
+    return torch.cat([each.weight for each in layers]), torch.cat([each.bias for each in layers])
+
+
+def _suits_jointly(attention: Attention, seen: Seen) -> bool:
+    dropout = attention.dropout if attention.training else 0.0
+    return _suits_ours(_type_of_products(attention.q.weight), seen, attention.head_dim, attention.scale, dropout)
+
+
+def _attend_jointly(attention: Attention, product: torch.Tensor, bias: torch.Tensor, seen: Seen) -> torch.Tensor:
+    """Of one product without its bias: the kernels add that, and sum its gradient."""
+    rows, shift = (numbers.unflatten(-1, (3, -1, attention.head_dim)) for numbers in (product.squeeze(0), bias))
+    return attend_jointly(rows, shift, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
 
 
 def _by_texts(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from flagai.model.layer.decoding import _MULTIPROCESSORS
 from flagai.model.layer.feed_forward import FeedForward, inner_features
 from flagai.model.layer.learning import half_type, is_plain
+from flagai.model.layer.learning_product import linear_beside
 
 # What a program holds at once, and programs of the gradient, which keep sums of their own.
 _TILE = {"ROWS": 8, "BK": 256, "num_warps": 4}
@@ -26,9 +27,21 @@ def learning_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
     Shape:
         -> [..., inner]
     """
-    if layer.activation_name != "gelu" or half_type(hidden) is None or not is_plain(layer.up):
+    if not _suits(layer, hidden):
         return inner_features(layer, hidden)
     return _biased_gelu(F.linear(hidden, layer.up.weight), layer.up.bias)
+
+
+def features_beside(layer: FeedForward, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What goes on beside the layer, see :func:`linear_beside`, and its features before dropout."""
+    if not _suits(layer, hidden):
+        return hidden, layer.kernel(layer, hidden)
+    hidden, product = linear_beside(hidden, layer.up.weight)
+    return hidden, _biased_gelu(product, layer.up.bias)
+
+
+def _suits(layer: FeedForward, hidden: torch.Tensor) -> bool:
+    return layer.activation_name == "gelu" and half_type(hidden) is not None and is_plain(layer.up)
 
 
 def _parts(width: int) -> int:

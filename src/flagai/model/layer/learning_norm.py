@@ -17,7 +17,7 @@ _NUMBERS, _PROGRAMS = 2048, 4 * _MULTIPROCESSORS
 _PARTS = 1 << 16
 _SEEDS = (1 << 31) - 1
 
-Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def plain(norm: nn.Module) -> bool:
@@ -77,12 +77,16 @@ def _added_norm(
     eps: float,
     dropped: int,
 ) -> Found:
-    """The norm of hidden + dropout(added + bias); for the gradients the sum, its means and reciprocal deviations."""
+    """The norm of hidden + dropout(added + bias); for the gradients reciprocal deviations and space.
+
+    The latter holds the norm before gain and shift where it could not be read back from that after them; else it is
+    never touched.
+    """
     from flagai.model.layer.triton_training import added_norm_learning_kernel
 
     hidden, added, sizes = hidden.contiguous(), added.contiguous(), _sizes(hidden.shape[-1])
-    out, total, means, rates = _shapes(hidden)
-    added_norm_learning_kernel[(-(-len(means) // sizes["ROWS"]),)](
+    out, normal, rates = _shapes(hidden)
+    added_norm_learning_kernel[(-(-len(rates) // sizes["ROWS"]),)](
         hidden,
         added,
         bias,
@@ -91,31 +95,30 @@ def _added_norm(
         seed,
         eps,
         out,
-        total,
-        means,
+        normal,
         rates,
-        len(means),
+        len(rates),
         BIAS=bias is not None,
         DROPPED=dropped,
         **sizes,
     )
-    return out, total, means, rates
+    return out, normal, rates
 
 
 @_added_norm.register_fake
 def _shapes(hidden: torch.Tensor, *_: Any) -> Found:
-    out, total = (torch.empty_like(hidden, memory_format=torch.contiguous_format) for _ in range(2))
-    means, rates = (hidden.new_empty(hidden.numel() // hidden.shape[-1], dtype=torch.float32) for _ in range(2))
-    return out, total, means, rates
+    out, normal = (torch.empty_like(hidden, memory_format=torch.contiguous_format) for _ in range(2))
+    return out, normal, hidden.new_empty(hidden.numel() // hidden.shape[-1], dtype=torch.float32)
 
 
 @torch.library.custom_op("flagai::added_norm_backward", mutates_args=())
 def _added_norm_backward(
     gradient: torch.Tensor,
-    total: torch.Tensor,
-    means: torch.Tensor,
+    out: torch.Tensor,
+    normal: torch.Tensor,
     rates: torch.Tensor,
     gain: torch.Tensor,
+    shift: torch.Tensor,
     seed: torch.Tensor | None,
     dropped: int,
     biased: bool,
@@ -123,21 +126,22 @@ def _added_norm_backward(
     """Gradients of the first addend, the second (empty without dropout: it is the same), and of gain, shift, bias."""
     from flagai.model.layer.triton_training import added_norm_gradient_kernel
 
-    gradient, sizes = gradient.contiguous(), _sizes(total.shape[-1])
-    programs = min(_PROGRAMS, -(-len(means) // sizes["ROWS"]))
-    first, second, of_parameters = _backward_shapes(gradient, total, means, rates, gain, seed, dropped, biased)
-    shares = means.new_empty(programs, *of_parameters.shape)
+    gradient, sizes = gradient.contiguous(), _sizes(out.shape[-1])
+    programs = min(_PROGRAMS, -(-len(rates) // sizes["ROWS"]))
+    first, second, of_parameters = _backward_shapes(gradient, out, normal, rates, dropped, biased)
+    shares = rates.new_empty(programs, *of_parameters.shape)
     added_norm_gradient_kernel[(programs,)](
         gradient,
-        total,
-        means,
+        out,
+        normal,
         rates,
         gain,
+        shift,
         seed,
         first,
         second,
         shares,
-        len(means),
+        len(rates),
         BIAS=biased,
         DROPPED=dropped,
         **sizes,
@@ -147,15 +151,15 @@ def _added_norm_backward(
 
 @_added_norm_backward.register_fake
 def _backward_shapes(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    _, total, means, *_, dropped, biased = inputs
-    second = torch.empty_like(total) if dropped else total.new_empty(0)
-    return torch.empty_like(total), second, means.new_empty(3 if biased else 2, total.shape[-1])
+    _, out, _, rates, *_, dropped, biased = inputs
+    second = torch.empty_like(out) if dropped else out.new_empty(0)
+    return torch.empty_like(out), second, rates.new_empty(3 if biased else 2, out.shape[-1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Found) -> None:
     _, _, bias, gain, shift, seed, _, ctx.dropped = inputs
-    ctx.shift_dtype, ctx.bias_dtype = shift.dtype, None if bias is None else bias.dtype
-    ctx.save_for_backward(*output[1:], gain, seed)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(*output, gain, shift, seed)
     ctx.mark_non_differentiable(*output[1:])
     # No zeros of the size of a layer's output for what nobody used.
     ctx.set_materialize_grads(False)
@@ -164,14 +168,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Found) -> None:
 def _gradients(ctx: Any, gradient: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
     if gradient is None:
         return (None,) * 8
-    total, means, rates, gain, seed = ctx.saved_tensors
+    *_, gain, shift, _ = ctx.saved_tensors
     biased = ctx.bias_dtype is not None
-    first, second, of_parameters = _added_norm_backward(
-        gradient, total, means, rates, gain, seed, ctx.dropped, biased
-    )  # fmt: skip
+    first, second, of_parameters = _added_norm_backward(gradient, *ctx.saved_tensors, ctx.dropped, biased)
     second = second if ctx.dropped else first
     of_bias = of_parameters[2].to(ctx.bias_dtype) if biased else None
-    of_gain, of_shift = of_parameters[0].to(gain.dtype), of_parameters[1].to(ctx.shift_dtype)
+    of_gain, of_shift = of_parameters[0].to(gain.dtype), of_parameters[1].to(shift.dtype)
     return first, second, of_bias, of_gain, of_shift, None, None, None
 
 

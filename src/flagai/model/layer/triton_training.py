@@ -104,6 +104,18 @@ def _kept(seed, rows, DROPPED: tl.constexpr, BK: tl.constexpr):
     return tl.reshape(halves, [rows.shape[0], BK]) >= DROPPED
 
 
+# In a column whose shift is more than so often its gain, or whose gain is less than that, rounding of the norm would
+# leave too little of the number behind it.
+_SHIFT, _LEAST = tl.constexpr(8.0), tl.constexpr(2.0**-10)
+
+
+@triton.jit
+def _weak(gains, shifts):
+    """Whether the norm of any column does not tell what was normalised."""
+    strong = (tl.abs(shifts) <= _SHIFT * tl.abs(gains)) & (tl.abs(gains) >= _LEAST)
+    return tl.min(strong.to(tl.int32)) == 0
+
+
 @triton.jit
 def added_norm_learning_kernel(
     hidden,
@@ -114,8 +126,7 @@ def added_norm_learning_kernel(
     seed,
     eps,
     out,
-    total,
-    means,
+    normal,
     rates,
     M,
     K: tl.constexpr,
@@ -124,7 +135,10 @@ def added_norm_learning_kernel(
     ROWS: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """total[M, K] = hidden + dropout(added + bias); out[M, K] = its norm by means[M] and rates[M]."""
+    """out[M, K] = the norm of hidden + dropout(added + bias), by rates[M]; normal[M, K] if any column is weak.
+
+    The gradients need the numbers before gain and shift; out, which the next layer keeps anyway, mostly tells them.
+    """
     TYPE: tl.constexpr = out.dtype.element_ty
     FACTOR: tl.constexpr = 65536 / (65536 - DROPPED)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -133,24 +147,22 @@ def added_norm_learning_kernel(
     inside = (rows < M)[:, None] & real
     places = rows.to(tl.int64)[:, None] * K + columns[None, :]
     summed = tl.load(added + places, mask=inside, other=0.0).to(tl.float32)
+    before = tl.load(hidden + places, mask=inside, other=0.0).to(tl.float32)
+    gains = tl.load(gain + columns, mask=columns < K, other=1.0).to(tl.float32)
+    shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
     if BIAS:
         summed += tl.load(bias + columns, mask=columns < K, other=0.0).to(tl.float32)[None, :]
     if DROPPED > 0:
         summed = tl.where(_kept(seed, rows, DROPPED, BK), summed * FACTOR, 0.0)
-    summed += tl.load(hidden + places, mask=inside, other=0.0).to(tl.float32)
-    rounded = summed.to(TYPE)
-    tl.store(total + places, rounded, mask=inside)
-    # The gradients begin with what was saved; so does the norm.
-    summed = rounded.to(tl.float32)
+    summed += before
     mean = tl.sum(summed, axis=1) / K
     centred = tl.where(real, summed - mean[:, None], 0.0)
     rate = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / K + eps)
-    tl.store(means + rows, mean, mask=rows < M)
     tl.store(rates + rows, rate, mask=rows < M)
-    gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
-    shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)
-    found = centred * rate[:, None] * gains[None, :] + shifts[None, :]
-    tl.store(out + places, found.to(TYPE), mask=inside)
+    found = centred * rate[:, None]
+    if _weak(gains, shifts):
+        tl.store(normal + places, found.to(TYPE), mask=inside)
+    tl.store(out + places, (found * gains[None, :] + shifts[None, :]).to(TYPE), mask=inside)
 
 
 @triton.jit
@@ -161,10 +173,11 @@ def _both(one, other, more, another):
 @triton.jit
 def added_norm_gradient_kernel(
     gradient,
-    total,
-    means,
+    out,
+    normal,
     rates,
     gain,
+    shift,
     seed,
     hidden_gradient,
     added_gradient,
@@ -184,38 +197,38 @@ def added_norm_gradient_kernel(
     FACTOR: tl.constexpr = 65536 / (65536 - DROPPED)
     columns = tl.arange(0, BK)
     real = (columns < K)[None, :]
-    gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)[None, :]
-    # Rows apart until the end: adding them up would make warps wait for each other every time.
-    gain_share = tl.zeros((ROWS, BK), tl.float32)
-    shift_share = tl.zeros((ROWS, BK), tl.float32)
-    bias_share = tl.zeros((ROWS, BK), tl.float32)
+    gains = tl.load(gain + columns, mask=columns < K, other=1.0).to(tl.float32)[None, :]
+    shifts = tl.load(shift + columns, mask=columns < K, other=0.0).to(tl.float32)[None, :]
+    weak = _weak(gains, shifts)
+    numbers = tl.where(weak, normal, out)
+    zero, unit = tl.where(weak, 0.0, shifts), 1.0 / tl.where(weak, 1.0, gains)
+    gain_share, shift_share, bias_share = (tl.zeros((BK,), tl.float32),) * 3
     for first in range(tl.program_id(0) * ROWS, M, tl.num_programs(0) * ROWS):
         rows = first + tl.arange(0, ROWS)
         inside = (rows < M)[:, None] & real
         places = rows.to(tl.int64)[:, None] * K + columns[None, :]
-        summed = tl.load(total + places, mask=inside, other=0.0).to(tl.float32)
+        found = (tl.load(numbers + places, mask=inside, other=0.0).to(tl.float32) - zero) * unit
         given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
-        mean = tl.load(means + rows, mask=rows < M, other=0.0)
         rate = tl.load(rates + rows, mask=rows < M, other=0.0)[:, None]
-        normal = (summed - mean[:, None]) * rate
-        gain_share += given * normal
-        shift_share += given
+        gain_share += tl.sum(given * found, axis=0)
+        shift_share += tl.sum(given, axis=0)
         scaled = given * gains
         # Both sums at once: the warps of a row wait for each other only once.
-        level, slope = tl.reduce((scaled, scaled * normal), 1, _both)
-        found = (scaled - (level / K)[:, None] - normal * (slope / K)[:, None]) * rate
+        level, slope = tl.reduce((scaled, scaled * found), 1, _both)
+        found = (scaled - (level / K)[:, None] - found * (slope / K)[:, None]) * rate
         tl.store(hidden_gradient + places, found.to(TYPE), mask=inside)
         if DROPPED > 0:
             found = tl.where(_kept(seed, rows, DROPPED, BK), found * FACTOR, 0.0)
             tl.store(added_gradient + places, found.to(TYPE), mask=inside)
         if BIAS:
-            bias_share += found
+            # Behind the last row, and in columns that are none, there is nothing to add.
+            bias_share += tl.sum(found, axis=0)
     SHARES: tl.constexpr = 3 if BIAS else 2
     share = parameters + tl.program_id(0).to(tl.int64) * (SHARES * K) + columns
-    tl.store(share, tl.sum(gain_share, axis=0), mask=columns < K)
-    tl.store(share + K, tl.sum(shift_share, axis=0), mask=columns < K)
+    tl.store(share, gain_share, mask=columns < K)
+    tl.store(share + K, shift_share, mask=columns < K)
     if BIAS:
-        tl.store(share + 2 * K, tl.sum(bias_share, axis=0), mask=columns < K)
+        tl.store(share + 2 * K, bias_share, mask=columns < K)
 
 
 @triton.jit
