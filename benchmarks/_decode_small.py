@@ -45,12 +45,12 @@ def small(how: str, options: Any) -> dict[str, Any]:
     found["GB"] = round(sum(parameter.nbytes for parameter in model.parameters()) / 1e9, 2)
     for way in (how, f"{how}-all"):
         if way != how:
-            noted(found, "microseconds in a step", lambda: kernels_of_a_step(model, text))
             model.embed.token = QuantizedTable.of(model.embed.token)
         for name, measure in work.items():
             before, after = f"bfloat16, {name}", f"{way}, {name}"
             noted(found, after, measure)
             noted(found, f"ratio, {after}", lambda before=before, after=after: _ratio(found[before], found[after]))
+        noted(found, f"{way}, microseconds in a step", lambda: kernels_of_a_step(model, text))
     noted(found, "logits beside the same weights in float32", lambda: _closeness(how))
     return found
 

@@ -82,17 +82,21 @@ def cases() -> Iterator[Case]:
     yield triton_t5.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
     row, wide = {"K": 768, "ROWS": 2, "BK": 1024}, {"K": 3072, "ROWS": 8, "BK": 256}
     yield triton_encoder.added_norm_kernel, row, {}, {"num_warps": 4}
-    for kernel in (triton_training.added_norm_learning_kernel, triton_training.added_norm_gradient_kernel):
-        yield kernel, {**row, "BIAS": True, "DROPPED": 6554}, {"bias": "*fp32"}, {"num_warps": 4}
-        yield kernel, {**row, "BIAS": False, "DROPPED": 0}, {}, {"num_warps": 4}
+    for kernel, rows in (
+        (triton_training.added_norm_learning_kernel, 4),
+        (triton_training.added_norm_gradient_kernel, 2),
+    ):
+        yield kernel, {**row, "ROWS": rows, "BIAS": True, "DROPPED": 6554}, {"bias": "*fp32"}, {"num_warps": 4}
+        yield kernel, {**row, "ROWS": rows, "BIAS": False, "DROPPED": 0}, {}, {"num_warps": 4}
     yield triton_training.biased_gelu_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
-    yield triton_training.biased_gelu_gradient_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
-    for size, warps in ((32, 2), (64, 4), (128, 8)):
+    wide |= {"ROWS": 4, "BK": 1024}
+    yield triton_training.biased_gelu_gradient_kernel, wide, {"bias": "*fp32"}, {"num_warps": 8}
+    for size, warps, registers in ((32, 2, 128), (64, 4, 128), (128, 8, None)):
         for biased in (False, True):
             tile = {"SHORTEST": 1, "BIAS": biased, "H": 12, "D": 64, "BD": 64, "BS": size}
             options = {"num_warps": warps}
             yield triton_encoder.short_attention_kernel, tile, {"bias": "*fp32"}, options
-            learning = options | {"maxnreg": 128}
+            learning = options if registers is None else options | {"maxnreg": registers}
             yield triton_training.short_attention_gradient_kernel, tile, {"bias": "*fp32"}, learning
 
 

@@ -10,9 +10,10 @@ from flagai.model.layer.feed_forward import FeedForward, inner_features
 from flagai.model.layer.learning import half_type, is_plain
 from flagai.model.layer.learning_product import linear_beside
 
-# What a program holds at once, and programs of the gradient, which keep sums of their own.
+# What a program holds at once, of GELU and of its gradient, whose programs keep sums of their own: so many.
 _TILE = {"ROWS": 8, "BK": 256, "num_warps": 4}
-_PROGRAMS = 8 * _MULTIPROCESSORS
+_TILE_OF_GRADIENT = {"ROWS": 4, "BK": 1024, "num_warps": 8}
+_PROGRAMS = 16 * _MULTIPROCESSORS
 
 
 def learning_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
@@ -44,8 +45,8 @@ def _suits(layer: FeedForward, hidden: torch.Tensor) -> bool:
     return layer.activation_name == "gelu" and half_type(hidden) is not None and is_plain(layer.up)
 
 
-def _parts(width: int) -> int:
-    return -(-width // _TILE["BK"])
+def _parts(width: int, tile: dict[str, int]) -> int:
+    return -(-width // tile["BK"])
 
 
 @torch.library.custom_op("flagai::biased_gelu", mutates_args=())
@@ -55,7 +56,7 @@ def _biased_gelu(product: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
 
     product, width = product.contiguous(), product.shape[-1]
     out, rows = torch.empty_like(product), product.numel() // width
-    programs = -(-rows // _TILE["ROWS"]) * _parts(width)
+    programs = -(-rows // _TILE["ROWS"]) * _parts(width, _TILE)
     biased_gelu_kernel[(programs,)](product, bias, out, rows, K=width, **_TILE)
     return out
 
@@ -73,11 +74,12 @@ def _biased_gelu_backward(
     from flagai.model.layer.triton_training import biased_gelu_gradient_kernel
 
     gradient, product, width = gradient.contiguous(), product.contiguous(), product.shape[-1]
-    written, rows, parts = torch.empty_like(product), product.numel() // width, _parts(width)
-    programs = max(1, min(_PROGRAMS // parts, -(-rows // _TILE["ROWS"])))
+    written, rows, tile = torch.empty_like(product), product.numel() // width, _TILE_OF_GRADIENT
+    parts = _parts(width, tile)
+    programs = max(1, min(_PROGRAMS // parts, -(-rows // tile["ROWS"])))
     shares = bias.new_empty(programs, width, dtype=torch.float32)
     biased_gelu_gradient_kernel[(programs * parts,)](
-        gradient, product, bias, written, shares, rows, K=width, **_TILE
+        gradient, product, bias, written, shares, rows, K=width, **tile
     )  # fmt: skip
     return written, shares.sum(0)
 

@@ -11,8 +11,8 @@ from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.learning import half_type, is_plain
 
 _WIDEST = 8192
-# Numbers that a program holds at once, and programs of the gradient, which keep sums of their own.
-_NUMBERS, _PROGRAMS = 2048, 4 * _MULTIPROCESSORS
+# Numbers that a program holds at once, of the norm and of its gradient, whose programs keep sums of their own: so many.
+_NUMBERS, _NUMBERS_OF_GRADIENT, _PROGRAMS = 4096, 2048, 4 * _MULTIPROCESSORS
 # The probability of dropout is a whole number of these: the kernels draw 16 bits for each number.
 _PARTS = 1 << 16
 _SEEDS = (1 << 31) - 1
@@ -61,9 +61,9 @@ def learning_norm(
     return _added_norm(hidden.to(half), added.to(half), bias, norm.weight, norm.bias, seed, norm.eps, dropped)[0]
 
 
-def _sizes(width: int) -> dict[str, int]:
+def _sizes(width: int, numbers: int) -> dict[str, int]:
     block = max(8, _power(width))
-    return {"K": width, "BK": block, "ROWS": max(1, _NUMBERS // block), "num_warps": max(4, block // 512)}
+    return {"K": width, "BK": block, "ROWS": max(1, numbers // block), "num_warps": max(4, block // 512)}
 
 
 @torch.library.custom_op("flagai::added_norm", mutates_args=())
@@ -84,7 +84,7 @@ def _added_norm(
     """
     from flagai.model.layer.triton_training import added_norm_learning_kernel
 
-    hidden, added, sizes = hidden.contiguous(), added.contiguous(), _sizes(hidden.shape[-1])
+    hidden, added, sizes = hidden.contiguous(), added.contiguous(), _sizes(hidden.shape[-1], _NUMBERS)
     out, normal, rates = _shapes(hidden)
     added_norm_learning_kernel[(-(-len(rates) // sizes["ROWS"]),)](
         hidden,
@@ -126,7 +126,7 @@ def _added_norm_backward(
     """Gradients of the first addend, the second (empty without dropout: it is the same), and of gain, shift, bias."""
     from flagai.model.layer.triton_training import added_norm_gradient_kernel
 
-    gradient, sizes = gradient.contiguous(), _sizes(out.shape[-1])
+    gradient, sizes = gradient.contiguous(), _sizes(out.shape[-1], _NUMBERS_OF_GRADIENT)
     programs = min(_PROGRAMS, -(-len(rates) // sizes["ROWS"]))
     first, second, of_parameters = _backward_shapes(gradient, out, normal, rates, dropped, biased)
     shares = rates.new_empty(programs, *of_parameters.shape)

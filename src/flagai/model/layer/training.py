@@ -12,8 +12,9 @@ from flagai.model.layer.packed_row import PackedRow
 WIDEST_HEAD = 64
 # The longest texts of the classes of lengths.
 _SIZES = (32, 64, 128)
-# Registers of a thread: with more, a processor holds one program less of every class, of the longest just one.
-_REGISTERS = 128
+# Registers of a thread, by the size of a tile: with more, a processor holds one program less. The largest holds just
+# one as it is, but what it would have to put aside with less takes longer: 0.26 ms instead of 0.22.
+_REGISTERS = {32: 128, 64: 128, 128: None}
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -186,5 +187,5 @@ def _write_gradients(
             written[0].stride(0),
             BIAS=bias is not None,
             **tile.options(heads, width),
-            maxnreg=_REGISTERS,
+            maxnreg=_REGISTERS[tile.size],
         )
