@@ -58,7 +58,7 @@ def test_exact_gelu_only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
     monkeypatch.setattr(learning, "usable", lambda *_: True)
     called = []
-    monkeypatch.setattr(module, "_parts", lambda width: called.append(width) or 1)
+    monkeypatch.setattr(module, "_parts", lambda width, _: called.append(width) or 1)
     layer, hidden = FeedForward(16, 32, name), torch.randn(1, 5, 16)
     kind = hidden.device.type
     learning_features(layer, hidden)

@@ -143,8 +143,8 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     norms, gelus, attentions, added = [], [], [], []
     shapes, parts, tiles = learning_norm._sizes, learning_gelu._parts, training.tiles_of
     monkeypatch.setattr(training, "tiles_of", lambda classes: attentions.append(1) or tiles(classes))
-    monkeypatch.setattr(learning_norm, "_sizes", lambda width: norms.append(width) or shapes(width))
-    monkeypatch.setattr(learning_gelu, "_parts", lambda width: gelus.append(width) or parts(width))
+    monkeypatch.setattr(learning_norm, "_sizes", lambda width, most: norms.append(width) or shapes(width, most))
+    monkeypatch.setattr(learning_gelu, "_parts", lambda width, tile: gelus.append(width) or parts(width, tile))
     monkeypatch.setattr(learning, "usable", lambda *_: True)
     compile_it = nn.Module.compile
     monkeypatch.setattr(
