@@ -72,9 +72,10 @@ def cases() -> Iterator[Case]:
         yield triton_joint.send_kernel, step | cut | ranks, {}, {"num_warps": 8}
         yield from _small(step, count, around, lanes)
     yield from _choice()
-    for blocks in (False, True):
-        sums = {"BK": 1024, "BLOCKS": blocks, "EARLY": True}
-        yield triton_kernels.embedding_kernel, sums, {}, {}
+    for scaled in (False, True):
+        sums = {"BK": 1024, "SCALED": scaled, "BLOCKS": scaled, "EARLY": True}
+        types = {"tokens": "*i8", "scale": "*fp32"} if scaled else {}
+        yield triton_kernels.embedding_kernel, sums, types, {}
     yield triton_kernels.norm_kernel, {**step, "BK": 4096}, {}, {"num_warps": 8}
     after = {"N": 4096, "BK": 4096, "BIAS": True, "NORM": True, "EARLY": True}
     yield triton_joint.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}

@@ -10,6 +10,7 @@ from flagai.generation import generate, static
 from flagai.generation.static import steps_of
 from flagai.model.layer import Embeddings, embedding_sum
 from flagai.model.layer.embedding_sum import SummedEmbeddings, faster_embeddings
+from flagai.model.layer.quantized_table import QuantizedTable
 from tests.generation.writers import writer
 from tests.kernels.conftest import DEVICE
 from tests.kernels.test_steps import EveryTime
@@ -28,6 +29,9 @@ def test_sums(dtype: torch.dtype, blocks: int, device: torch.device) -> None:
     tokens = torch.randint(50, (3, 2), device=device)
     places = torch.randint(9, (3, 2, 2), device=device)
     named: dict[str, Any] = {"position_ids": places[:, 0]} | ({"block_position_ids": places[:, 1]} if blocks else {})
+    got = SummedEmbeddings(embeddings)(tokens, **named)
+    torch.testing.assert_close(got, embeddings(tokens, **named), atol=0, rtol=0)
+    embeddings.token = QuantizedTable.of(embeddings.token)
     got = SummedEmbeddings(embeddings)(tokens, **named)
     torch.testing.assert_close(got, embeddings(tokens, **named), atol=0, rtol=0)
 
@@ -56,5 +60,8 @@ def test_tables_that_somebody_has_changed_are_called(monkeypatch: pytest.MonkeyP
     handle = model.embed.position.register_forward_hook(lambda *_: None)
     assert faster_embeddings(model) is None
     handle.remove()
+    assert faster_embeddings(model) is not None
+    model.embed.token = QuantizedTable.of(model.embed.token)
+    assert faster_embeddings(model) is not None
     model.embed.token = nn.Embedding(37, 16)
     assert faster_embeddings(model) is None

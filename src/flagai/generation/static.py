@@ -149,8 +149,9 @@ class ModelStep:
         logits, hidden = output["logits"], output["hidden_states"]
         if self._scored is None:
             self._scored = Scored(from_part(torch.empty_like(local(logits)), logits), torch.empty_like(hidden))
-        local(self._scored.logits).copy_(local(logits))
-        self._scored.hidden.copy_(hidden)
+        # By kernels: what a graph has as a copy may be left to another engine of the GPU, which takes longer to begin.
+        torch.mul(local(logits), 1, out=local(self._scored.logits))
+        torch.mul(hidden, 1, out=self._scored.hidden)
 
 
 def _unchanged(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from flagai.model.layer.decoding import _early, usable
 from flagai.model.layer.embedding import Embeddings, Table
 from flagai.model.layer.hooks import is_hooked
+from flagai.model.layer.quantized_table import QuantizedTable
 
 # Features that a program adds up.
 _FEATURES = 1024
@@ -34,23 +35,26 @@ class SummedEmbeddings:
         """[B, S], two or three of them -> [B, S, width]."""
         from flagai.model.layer.triton_kernels import embedding_kernel
 
-        table, positions, blocks = (
-            None if each is None else each.weight
+        token, position, block = (
+            cast(Any, each)
             for each in (self._embeddings.token, self._embeddings.position, self._embeddings.block_position)
         )
-        table, positions = cast(torch.Tensor, table), cast(torch.Tensor, positions)
-        out = table.new_empty(*tokens.shape, table.shape[1])
+        table, positions, blocks = token.weight, position.weight, None if block is None else block.weight
+        out = positions.new_empty(*tokens.shape, positions.shape[1])
+        scaled = type(token) is QuantizedTable
         with_blocks = blocks is not None and block_position_ids is not None
         embedding_kernel[(tokens.numel(), -(-table.shape[1] // _FEATURES))](
             tokens.contiguous(),
             position_ids.contiguous(),
             block_position_ids.contiguous() if block_position_ids is not None and with_blocks else tokens,
             table,
+            token.weight_scale if scaled else positions,
             positions,
             blocks if with_blocks else positions,
             out,
             table.shape[1],
             BK=_FEATURES,
+            SCALED=scaled,
             BLOCKS=with_blocks,
             # For the next one: this one is the first, and waits for the choice.
             EARLY=_early(tokens.device)["EARLY"],
@@ -68,12 +72,14 @@ def faster_embeddings(model: Any) -> Callable[..., torch.Tensor] | None:
     if type(found) is not Embeddings or found.norm is not None or found.position is None:
         return None
     tables = [each for each in (found.token, found.position, found.block_position) if each is not None]
-    plain = all(type(each) is Table and _is_plain(each, found.token.weight.dtype) for each in tables)
+    plain = all(_is_plain(each, found.position.weight.dtype) for each in tables)
     return SummedEmbeddings(found) if plain and not any(map(is_hooked, (found, found.dropout, *tables))) else None
 
 
-def _is_plain(table: nn.Embedding, dtype: torch.dtype) -> bool:
-    """Whether a table is one in one piece, of the others' type."""
-    weight = table.weight
-    ordinary = type(weight) is nn.Parameter and weight.dtype is dtype and weight.is_contiguous()
-    return ordinary and usable(weight.device, dtype)
+def _is_plain(table: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether a table is one in one piece, which gives numbers of the others' type."""
+    if type(table) not in (Table, QuantizedTable):
+        return False
+    weight = cast(nn.Parameter, table.weight)
+    gives = table.dtype if type(table) is QuantizedTable else weight.dtype
+    return gives is dtype and type(weight) is nn.Parameter and weight.is_contiguous() and usable(weight.device, dtype)
