@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def added_norm_kernel(
     x, y, gain, shift, eps, out, M, K: tl.constexpr, ROWS: tl.constexpr, BK: tl.constexpr
 ):  # fmt: skip
@@ -41,7 +41,7 @@ def powers(scores, scale):
     return tl.exp2(scores * rate - (tl.max(scores, axis=1) * rate)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["offsets"])
 def short_attention_kernel(
     query,
     key,

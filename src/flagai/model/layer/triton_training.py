@@ -1,4 +1,8 @@
-"""Triton kernels with which encoders learn; :mod:`flagai.model.layer.training` calls them."""
+"""Triton kernels with which encoders learn; :mod:`flagai.model.layer.training` calls them.
+
+Numbers of rows, and where texts begin, are not specialised: every batch has others, and to compile a kernel again
+because one of them is a multiple of 16 would hold up a training for a second.
+"""
 
 import triton
 import triton.language as tl
@@ -6,7 +10,7 @@ import triton.language as tl
 from flagai.model.layer.triton_encoder import biased, powers
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["offsets"])
 def short_attention_gradient_kernel(
     gradient,
     query,
@@ -116,7 +120,7 @@ def _weak(gains, shifts):
     return tl.min(strong.to(tl.int32)) == 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def added_norm_learning_kernel(
     hidden,
     added,
@@ -170,7 +174,7 @@ def _both(one, other, more, another):
     return one + more, other + another
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def added_norm_gradient_kernel(
     gradient,
     out,
@@ -245,7 +249,7 @@ def _normal(x):
     return tl.where(x < 0.0, tail, 1.0 - tail), bell
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def biased_gelu_kernel(product, bias, out, M, K: tl.constexpr, ROWS: tl.constexpr, BK: tl.constexpr):
     """out[M, K] = gelu(product + bias), some columns of some rows a program."""
     PARTS: tl.constexpr = (K + BK - 1) // BK
@@ -259,7 +263,7 @@ def biased_gelu_kernel(product, bias, out, M, K: tl.constexpr, ROWS: tl.constexp
     tl.store(out + places, (x * below).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def biased_gelu_gradient_kernel(
     gradient, product, bias, product_gradient, shares, M, K: tl.constexpr, ROWS: tl.constexpr, BK: tl.constexpr
 ):  # fmt: skip
