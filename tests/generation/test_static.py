@@ -102,6 +102,29 @@ def test_hooks_are_asked_at_every_step() -> None:
     assert [len(row[0].ids) for row in answers] == [2, 3, 4, 5]
 
 
+def test_whoever_listens_to_a_module_is_called_at_every_step(tape: TapeRecorder) -> None:
+    """A recording of before knows nothing of them, and one with them in it would go on when they have left."""
+    writing, heard = writer("gpt2"), []
+    plain, decoding = (writing.decoding(stop_ids=(), cuda_graphs=graphs) for graphs in (False, True))
+
+    def turned(_: Any, __: Any, output: Any) -> Any:
+        heard.append(1)
+        return -output
+
+    generate(writing.model, writing.prompts, decoding)
+    before = tape.recorded
+    handle = writing.model.blocks[1].register_forward_hook(turned)
+    wanted = generate(writing.model, writing.prompts, plain)
+    calls = len(heard)
+    same(generate(writing.model, writing.prompts, decoding), wanted)
+    assert len(heard) == 2 * calls
+    assert tape.recorded == before
+    handle.remove()
+    wanted = generate(writing.model, writing.prompts, plain)
+    same(generate(writing.model, writing.prompts, decoding), wanted)
+    assert tape.recorded == before + 1, "the model's step of before is there still"
+
+
 @pytest.mark.usefixtures("tape")
 def test_recordings_go_with_the_model_and_not_with_its_copies() -> None:
     writing = writer("gpt2")

@@ -19,6 +19,7 @@ from flagai.generation.trial import Trial
 from flagai.model.block.fused import faster_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.embedding_sum import faster_embeddings
+from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.static_cache import StaticCache, bucket
 from flagai.parallel.shards import from_part, in_parts, local, vocabularies
 
@@ -309,6 +310,8 @@ def records(tree: Tree) -> bool:
         and tree.limit >= _WORTH
         # FSDP gathers parameters into new memory at every step.
         and (layout is None or layout.fsdp is None)
+        # A replay calls nobody, and goes on doing what somebody did who has left since.
+        and not any(map(is_hooked, tree.model.modules()))
         and not torch.is_autocast_enabled(tree.device.type)
     )
     return wish if layout is None else layout.all_wish(wish)
