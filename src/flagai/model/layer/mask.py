@@ -163,4 +163,5 @@ def visibility(
         return Visibility(bias)
     if not (isinstance(mask, Dense) and mask.sighted):
         visible = visible | ~visible.any(-1, keepdim=True)
-    return Visibility(visible if bias is None else bias.where(visible, -torch.inf))
+    # Scores of distances lie head beside head; but fused attention takes only those that lie key beside key.
+    return Visibility(visible if bias is None else bias.contiguous().where(visible, -torch.inf))
