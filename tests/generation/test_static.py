@@ -2,14 +2,17 @@
 
 import copy
 import gc
+import threading
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 
 from flagai.generation import generate, static, stream
-from flagai.generation.static import steps_of
+from flagai.generation.static import StaticSteps, steps_of
+from flagai.generation.tree import Tree
 from flagai.model.layer.static_cache import bucket
 from tests.generation.tape import TapeRecorder
 from tests.generation.writers import KINDS, SEARCHES, writer
@@ -100,6 +103,71 @@ def test_hooks_are_asked_at_every_step() -> None:
 
     answers = generate(writing.model, writing.prompts, writing.decoding(stop_ids=()), stop=longest)
     assert [len(row[0].ids) for row in answers] == [2, 3, 4, 5]
+
+
+def test_whoever_listens_to_a_module_is_called_at_every_step(tape: TapeRecorder) -> None:
+    """A recording of before knows nothing of them, and one with them in it would go on when they have left."""
+    writing, heard = writer("gpt2"), []
+    plain, decoding = (writing.decoding(stop_ids=(), cuda_graphs=graphs) for graphs in (False, True))
+
+    def turned(_: Any, __: Any, output: Any) -> Any:
+        heard.append(1)
+        return -output
+
+    generate(writing.model, writing.prompts, decoding)
+    before = tape.recorded
+    handle = writing.model.blocks[1].register_forward_hook(turned)
+    wanted = generate(writing.model, writing.prompts, plain)
+    calls = len(heard)
+    same(generate(writing.model, writing.prompts, decoding), wanted)
+    assert len(heard) == 2 * calls
+    assert tape.recorded == before
+    handle.remove()
+    wanted = generate(writing.model, writing.prompts, plain)
+    same(generate(writing.model, writing.prompts, decoding), wanted)
+    assert tape.recorded == before + 1, "the model's step of before is there still"
+
+
+@pytest.mark.usefixtures("tape")
+def test_two_threads_take_no_step_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, lent, meeting = writer("gpt2"), [], threading.Barrier(2)
+    wanted = generate(writing.model, writing.prompts, writing.decoding(cuda_graphs=False))
+    generate(writing.model, writing.prompts, writing.decoding())
+    equal, make_static = static.Shape.__eq__, Tree.make_static
+
+    def compared(self: static.Shape, other: object) -> bool:
+        with suppress(threading.BrokenBarrierError):  # nobody comes while one is looking
+            meeting.wait(0.3)
+        return equal(self, other)
+
+    def noted(self: Tree, step: Any) -> None:
+        lent.append(step)
+        make_static(self, step)
+
+    monkeypatch.setattr(static.Shape, "__eq__", compared)
+    monkeypatch.setattr(Tree, "make_static", noted)
+    found: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(generate(writing.model, writing.prompts, writing.decoding())))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lent[0] is not lent[1]
+    for answers in found:
+        same(answers, wanted)
+    assert len(found) == 2
+
+
+def test_each_device_has_a_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that has moved from one GPU to another is recorded there."""
+    monkeypatch.setattr(static, "recorder_for", lambda _: TapeRecorder())
+    steps, devices = StaticSteps(), (torch.device("cuda", 0), torch.device("cuda", 1))
+    first, second = (steps.recorder(device) for device in devices)
+    assert first is not second
+    assert [steps.recorder(device) for device in devices] == [first, second]
 
 
 @pytest.mark.usefixtures("tape")

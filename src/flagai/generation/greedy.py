@@ -79,7 +79,7 @@ class GreedyChoice:
     @property
     def kernels(self) -> Hashable:
         """What the code of the kernels depends on."""
-        return (self.logits.dtype, *self.logits.shape, self.spans)
+        return (self.logits.device, self.logits.dtype, *self.logits.shape, self.spans)
 
     def elsewhere(self) -> Self:
         """The same over copies of what it changes."""

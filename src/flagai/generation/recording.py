@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -10,6 +11,9 @@ import torch
 from flagai.model.building import collector_paused
 
 Work = Callable[[], None]
+
+# All recordings have one stream: what another thread did on it meanwhile would become a part of the recording.
+_ALONE = Lock()
 
 
 class Recorder(Protocol):
@@ -38,17 +42,18 @@ class CudaRecorder:
     def rehearse(self, work: Work) -> None:
         """See :class:`Recorder`; on the stream of the recordings, whose libraries get their work space that way."""
         stream, current = _side_stream(self.device), torch.cuda.current_stream(self.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        with _ALONE, torch.cuda.stream(stream):
+            stream.wait_stream(current)
             work()
-        current.wait_stream(stream)
+            current.wait_stream(stream)
 
     def record(self, work: Work) -> Work:
         """See :class:`Recorder`."""
-        if self._first is None:
-            kept = torch.zeros(1, device=self.device)
-            self._first = self._graph(lambda: kept.add_(1))
-        return self._graph(work)
+        with _ALONE:
+            if self._first is None:
+                kept = torch.zeros(1, device=self.device)
+                self._first = self._graph(lambda: kept.add_(1))
+            return self._graph(work)
 
     def _graph(self, work: Callable[[], object]) -> Work:
         graph = torch.cuda.CUDAGraph()

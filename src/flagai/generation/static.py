@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Self, cast
 
 import torch
@@ -19,6 +20,7 @@ from flagai.generation.trial import Trial
 from flagai.model.block.fused import faster_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.embedding_sum import faster_embeddings
+from flagai.model.layer.hooks import is_hooked
 from flagai.model.layer.static_cache import StaticCache, bucket
 from flagai.parallel.shards import from_part, in_parts, local, vocabularies
 
@@ -222,7 +224,8 @@ class StaticSteps:
     def __init__(self) -> None:
         self._ready: list[ModelStep] = []
         self._trials: dict[Hashable, Trial] = {}
-        self._recorder: Recorder | None = None
+        self._recorders: dict[torch.device, Recorder] = {}
+        self._taking = Lock()
         # A process group that graphs still use waits for them for ever when the interpreter closes it.
         weakref.finalize(self, self._ready.clear)
 
@@ -236,10 +239,10 @@ class StaticSteps:
         return len(self._ready)
 
     def recorder(self, device: torch.device) -> Recorder:
-        """What records this model's steps."""
-        if self._recorder is None:
-            self._recorder = recorder_for(device)
-        return self._recorder
+        """What records this model's steps on a device; a model may move from one to another."""
+        if device not in self._recorders:
+            self._recorders[device] = recorder_for(device)
+        return self._recorders[device]
 
     def trial(self, choice: GreedyChoice) -> Trial:
         """The trial of a choice's kernels, which is made once."""
@@ -250,13 +253,10 @@ class StaticSteps:
     @contextmanager
     def lend(self, tree: Tree) -> Iterator[ModelStep]:
         """A step for these texts, which nobody else uses meanwhile."""
-        shape = Shape.of(tree)
-        step = next((step for step in self._ready if step.shape == shape), None)
-        layout = tree.model.layout
+        shape, layout = Shape.of(tree), tree.model.layout
+        step = self._take(shape)
         if layout is not None and not layout.all_wish(step is not None):
             step = None  # all ranks begin anew where one has to
-        # Those that read parameters where they are no longer will never fit again.
-        self._ready[:] = [other for other in self._ready if other.shape.places == shape.places and other.shape != shape]
         if step is None:
             step = ModelStep(tree.model, shape, tree.cache, self.recorder(tree.device))
             # Processes that share a model must all take the same way.
@@ -267,7 +267,17 @@ class StaticSteps:
         finally:
             # One that was never recorded holds the model, which holds us.
             if step.ready:
-                self._ready[:] = [*self._ready, step][-_KEPT:]
+                with self._taking:
+                    self._ready[:] = [*self._ready, step][-_KEPT:]
+
+    def _take(self, shape: Shape) -> ModelStep | None:
+        with self._taking:
+            step = next((step for step in self._ready if step.shape == shape), None)
+            # Those that read parameters where they are no longer will never fit again.
+            self._ready[:] = [
+                other for other in self._ready if other.shape.places == shape.places and other.shape != shape
+            ]
+        return step
 
 
 def steps_of(model: Any) -> StaticSteps:
@@ -309,6 +319,8 @@ def records(tree: Tree) -> bool:
         and tree.limit >= _WORTH
         # FSDP gathers parameters into new memory at every step.
         and (layout is None or layout.fsdp is None)
+        # A replay calls nobody, and goes on doing what somebody did who has left since.
+        and not any(map(is_hooked, tree.model.modules()))
         and not torch.is_autocast_enabled(tree.device.type)
     )
     return wish if layout is None else layout.all_wish(wish)

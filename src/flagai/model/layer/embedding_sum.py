@@ -73,7 +73,7 @@ def faster_embeddings(model: Any) -> Callable[..., torch.Tensor] | None:
         return None
     tables = [each for each in (found.token, found.position, found.block_position) if each is not None]
     plain = all(_is_plain(each, found.position.weight.dtype) for each in tables)
-    return SummedEmbeddings(found) if plain and not any(map(is_hooked, (found, found.dropout, *tables))) else None
+    return SummedEmbeddings(found) if plain and not any(map(is_hooked, found.modules())) else None
 
 
 def _is_plain(table: nn.Module, dtype: torch.dtype) -> bool:

@@ -163,5 +163,4 @@ def visibility(
         return Visibility(bias)
     if not (isinstance(mask, Dense) and mask.sighted):
         visible = visible | ~visible.any(-1, keepdim=True)
-    # Not where(), whose result lies as T5's bias does, head by head: no fast kernel of attention takes that.
-    return Visibility(visible if bias is None else bias.masked_fill(~visible, -torch.inf))
+    return Visibility(visible if bias is None else bias.where(visible, -torch.inf))

@@ -50,7 +50,8 @@ class RelativeBias(nn.Module):
         largest = self.max_distance
         scores = self.table(self._buckets(keys.device))
         distance = (keys[:, None, :] - queries[:, :, None]).clamp(-largest, largest) + largest
-        return F.embedding(distance, scores).permute(0, 3, 1, 2)
+        # The table gives them head beside head; but fused attention takes only those that lie key beside key.
+        return F.embedding(distance, scores).permute(0, 3, 1, 2).contiguous()
 
     def _buckets(self, device: torch.device) -> torch.Tensor:
         """The bucket of every distance, from the largest to the left to the largest to the right; worked out once."""
