@@ -12,29 +12,10 @@ from flagai.model.layer.triton_encoder import biased, powers
 
 @triton.jit(do_not_specialize_on_alignment=["offsets"])
 def short_attention_gradient_kernel(
-    gradient,
-    query,
-    key,
-    value,
-    bias,
-    offsets,
-    query_gradient,
-    key_gradient,
-    value_gradient,
-    sums,
-    scale,
-    GRADIENT_STRIDE,
-    QUERY_STRIDE,
-    KEY_STRIDE,
-    VALUE_STRIDE,
-    WRITTEN_STRIDE,
-    SHORTEST: tl.constexpr,
-    BIAS: tl.constexpr,
-    H: tl.constexpr,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    BS: tl.constexpr,
-):
+    gradient, query, key, value, bias, offsets, query_gradient, key_gradient, value_gradient, sums, scale,
+    GRADIENT_STRIDE, QUERY_STRIDE, KEY_STRIDE, VALUE_STRIDE, WRITTEN_STRIDE,
+    SHORTEST: tl.constexpr, BIAS: tl.constexpr, H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr,
+):  # fmt: skip
     """Gradients of one head of one text of SHORTEST to BS positions; seven of [T, H, D], whose rows may lie apart.
 
     All of a head fits into a program, so it computes the shares of the keys again and saves nothing else.
