@@ -99,6 +99,7 @@ def finetune(
         **dataclasses.asdict(recipe),
     }
     trainer = Trainer(parts, accelerator, out, described, watch)
+    trainer.resume()
     if accelerator.is_main_process:
         _put_tokenizer(parts.tokenizer, out)
     trainer.fit()
