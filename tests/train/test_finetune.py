@@ -181,6 +181,7 @@ def test_the_command_line_trains_and_complains(tmp_path: Path) -> None:
     broken = CliRunner().invoke(app, arguments)
     assert isinstance(broken.exception, InputError)
     assert "--column text=NAME" in str(broken.exception)
+    assert "is a file" in str(CliRunner().invoke(app, [*arguments, "--out", str(file)]).exception)
     done = CliRunner().invoke(app, [*arguments, "--column", "text=review"])
     assert done.exit_code == 0, done.output
     assert "accuracy" in done.output

@@ -82,6 +82,7 @@ def test_broken_files_are_named_with_line_and_cure(
         ("classification", '{"text": "a", "label": 1.5}', "'label' is 1.5"),
         ("ner", '{"text": "北京", "tags": ["O"]}', "2 characters have 1 tags"),
         ("ner", '{"text": "北京", "tags": ["O", "E-LOC"]}', "'E-LOC' is none of O, B-TYPE and I-TYPE"),
+        ("ner", '{"text": "北京", "tags": ["O", "B-"]}', "'B-' is none of O, B-TYPE and I-TYPE"),
         ("ner", '{"text": "北京", "tags": ["O", "O"]}', "No text .* has an entity"),
         ("translation", '{"text": "a"}', "no fine-tuning for 'translation'.*poetry"),
     ],

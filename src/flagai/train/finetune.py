@@ -75,6 +75,8 @@ def finetune(
         FlagAIError: the model cannot be loaded.
     """
     task, out, recipe = task_named(task), Path(out), recipe or Recipe()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; the result is a folder. Choose another name.")
     library = accelerate()
     given = read_records(data, columns)
     divided = _split(given, None if valid is None else read_records(valid, columns), recipe)
