@@ -137,6 +137,7 @@ def ours(task: str, rows: list[dict[str, Any]], shape: Shape, device: str, *, co
     with tempfile.TemporaryDirectory() as folder:
         parts = Parts(model, tokenizer, objective, records, records[:8], recipe, packing=True)
         trainer = Trainer(parts, accelerator, Path(folder) / "out", {}, watch)
+        trainer.resume()
         with contextlib.suppress(EnoughError):
             trainer.fit()
     first = trainer.steps // EPOCHS + SKIPPED

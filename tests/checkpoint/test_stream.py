@@ -5,9 +5,10 @@ Everything but pinning and CUDA's streams is the same code on the CPU; tests/gpu
 
 import os
 import threading
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -148,6 +149,21 @@ def test_readers_take_their_share_and_help_the_last() -> None:
     assert work.take(0) == 9  # then the end of the fullest
     assert sorted(filter(None, (work.take(1) for _ in range(8)))) == [3, 4, 5, 6, 7, 8]
     assert work.take(2) is None
+
+
+def test_a_helper_comes_too_late_for_a_reader_that_does_not_wait() -> None:
+    class Snatched(deque[Any]):
+        def pop(self) -> Any:  # type: ignore[override]
+            self.clear()  # its reader has just taken what was there
+            return super().pop()
+
+    work = Work(3)
+    work.add(cast("Sequence[Any]", range(3)))
+    work._shares[1] = Snatched([1, 1])
+    assert work.take(0) == 0
+    assert work.take(0) == 2
+    work.close()
+    assert work.take(0) is None
 
 
 def test_the_ring_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

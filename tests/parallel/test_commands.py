@@ -1,12 +1,16 @@
 """The command line under torchrun: results come once, errors say who met them."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flagai.cli.entries import _with_progress
+from flagai.cli.training import _watching
 from tests import folders
 
 MATCH = ["match", "A man is playing a guitar.", "Someone plays an instrument."]
@@ -31,6 +35,25 @@ def test_every_rank_tells_its_errors(tmp_path: Path) -> None:
         result = as_rank(rank, "verify", "no-such-model", "--path", str(tmp_path))
         assert result.returncode == 1
         assert result.stderr.startswith(f"[rank {rank}] error: ")
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_rank_draws_bars(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    texts: list[Any] = [["a"], ["b"]]
+    for name, number in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(number))
+    monkeypatch.setattr("sys.stderr", screen := Screen())
+    with _watching():
+        pass
+    training = screen.getvalue()
+    assert list(_with_progress(texts, 2)) == texts
+    drawn = bool(training), screen.getvalue() != training
+    assert drawn == (rank == 0, rank == 0)
 
 
 @pytest.mark.slow

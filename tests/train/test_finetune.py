@@ -127,6 +127,33 @@ def test_a_run_that_was_cut_off_continues_as_if_nothing_had_happened(tmp_path: P
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+# With a rate of 0 no evaluation is better than the first: the second ends the run, two epochs before the last.
+@pytest.mark.parametrize(
+    "recipe", [{"learning_rate": 0.0, "patience": 1}, {"learning_rate": 1e-2, "evaluate_every": 5}]
+)
+def test_a_run_that_was_cut_off_behind_its_last_step_is_only_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
+) -> None:
+    home = data.home(tmp_path, "RoBERTa-base-ch")
+    file, out = data.write(tmp_path, "ner"), tmp_path / "mine"
+
+    def run() -> str:
+        chosen = Recipe(epochs=4, batch_tokens=64, **recipe)
+        finetune("ner", "RoBERTa-base-ch", file, out, model_dir=home, recipe=chosen)
+        return (out / "log.jsonl").read_text()
+
+    def die(*_: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flagai.train.finetune.write_card", die)
+        with pytest.raises(KilledError):
+            run()
+    before = (out / "log.jsonl").read_text()
+    assert sum("valid_loss" in line for line in before.splitlines()[-2:]) == 1
+    assert run() == before
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     home = data.home(tmp_path, "RoBERTa-base-ch")
     file = data.write(tmp_path, "ner")
@@ -139,8 +166,10 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         finetune("ner", "RoBERTa-base-ch", file, tmp_path / "mine", model_dir=home, recipe=recipe, watch=watch)
     other = Recipe(epochs=2, batch_tokens=64, evaluate_every=2, seed=7)
+    (tmp_path / "mine" / "vocab.txt").write_text("as it was")
     with pytest.raises(InputError, match=r"seed was 1, now 7.*remove the folder"):
         finetune("ner", "RoBERTa-base-ch", file, tmp_path / "mine", model_dir=home, recipe=other)
+    assert (tmp_path / "mine" / "vocab.txt").read_text() == "as it was"
 
 
 def test_the_command_line_trains_and_complains(tmp_path: Path) -> None:
@@ -152,6 +181,7 @@ def test_the_command_line_trains_and_complains(tmp_path: Path) -> None:
     broken = CliRunner().invoke(app, arguments)
     assert isinstance(broken.exception, InputError)
     assert "--column text=NAME" in str(broken.exception)
+    assert "is a file" in str(CliRunner().invoke(app, [*arguments, "--out", str(file)]).exception)
     done = CliRunner().invoke(app, [*arguments, "--column", "text=review"])
     assert done.exit_code == 0, done.output
     assert "accuracy" in done.output

@@ -15,6 +15,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.train import metrics, trainer
 from flagai.train.batches import batches, packed
+from flagai.train.card import write_card
 from flagai.train.curve import write_curve
 from flagai.train.objective import weight
 from flagai.train.recipe import Recipe
@@ -147,3 +148,14 @@ def test_new_heads_learn_at_a_rate_of_their_own() -> None:
     assert new == {"tagger.weight", "tagger.bias"}
     assert sum(len(group["params"]) for group in groups) == len(names)
     assert {group["weight_decay"] > 0 for group in groups if group["params"][0].dim() > 1} == {True}
+
+
+def test_a_card_tells_where_the_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {Path("mine"): ".", Path("runs/poems/mine"): "runs/poems", tmp_path / "mine": tmp_path.name}
+    for folder, home in places.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_card(folder, {"task": "ner", "base": "base"}, {}, {})
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        assert f"flagai ner --model mine --model-dir {home}\n" in text
+        assert f'model_dir="{home}")' in text

@@ -27,9 +27,10 @@ def command(folder: Path, out: str, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """That of a machine without GPUs."""
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | more
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:

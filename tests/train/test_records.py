@@ -33,6 +33,8 @@ def test_json_lines_csv_and_gzip_give_the_same(tmp_path: Path) -> None:
 def test_columns_are_renamed(tmp_path: Path) -> None:
     (record,) = read_records(put(tmp_path, "a.jsonl", '{"abstract": "x"}'), {"text": "abstract"})
     assert record.text("text") == "x"
+    with pytest.raises(InputError, match=r"no column 'body', only 'abstract'.*'text': --column text=NAME"):
+        read_records(tmp_path / "a.jsonl", {"text": "body"})
 
 
 def test_conll_becomes_text_and_entities(tmp_path: Path) -> None:
@@ -50,8 +52,11 @@ def test_conll_becomes_text_and_entities(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a"}\n{"text": ', "line 2 is no JSON"),
         ("a.jsonl", "[1]", "line 1 is a list"),
         ("a.jsonl", "二\n一".encode("gb18030"), "line 1 is not UTF-8.*iconv"),
-        ("a.csv", "text,label\na,b\na,b,c\n", "line 3 has 3 columns, the header 2.*quotes"),
-        ("a.csv", 'text\n"a\n', "no CSV"),
+        ("a.csv", 'text,label\na,b\na,b,"c\nd"\n', "line 3 has 3 columns, the header 2.*quotes"),
+        ("a.csv", "text,label\na,b\na,b,c\n", "line 3 has 3 columns"),
+        ("a.csv", "text\n你".encode("utf-16"), "line 1 is not UTF-8.*iconv -f UTF-16 -t UTF-8[.]"),
+        ("a.csv", 'text\nb\n"a\nb\nc\n', "line 3 is no CSV.*quotes"),
+        ("a.csv", 'text\n"a"b\n', "line 2 is no CSV.*quotes"),
         ("a.conll", "我 O\n在\n", "line 2 is '在'; expected a token and its tag"),
         ("a.parquet", "x", "no known form.*jsonl"),
         ("a.jsonl.gz", "x", "cannot be read"),
@@ -77,6 +82,7 @@ def test_broken_files_are_named_with_line_and_cure(
         ("classification", '{"text": "a", "label": 1.5}', "'label' is 1.5"),
         ("ner", '{"text": "北京", "tags": ["O"]}', "2 characters have 1 tags"),
         ("ner", '{"text": "北京", "tags": ["O", "E-LOC"]}', "'E-LOC' is none of O, B-TYPE and I-TYPE"),
+        ("ner", '{"text": "北京", "tags": ["O", "B-"]}', "'B-' is none of O, B-TYPE and I-TYPE"),
         ("ner", '{"text": "北京", "tags": ["O", "O"]}', "No text .* has an entity"),
         ("translation", '{"text": "a"}', "no fine-tuning for 'translation'.*poetry"),
     ],

@@ -222,11 +222,11 @@ class Work:
             return self._shares[reader].popleft()
         with self._change:
             while True:
-                if self._shares[reader]:
-                    return self._shares[reader].popleft()
-                fullest = max(self._shares, key=len)
-                if fullest or self._closed:
-                    return fullest.pop() if fullest else None
+                while fullest := self._shares[reader] or max(self._shares, key=len):
+                    with suppress(IndexError):  # its reader, who does not wait, was faster
+                        return fullest.popleft() if fullest is self._shares[reader] else fullest.pop()
+                if self._closed:
+                    return None
                 self._change.wait()
 
     def stop(self, failure: BaseException | None = None) -> None:

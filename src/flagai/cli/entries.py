@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from flagai import settings
 from flagai.cli.common import print_json, read_lines, to_json
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
@@ -123,8 +124,8 @@ def _answers(
 
 
 def _with_progress(batches: list[list[Entry]], total: int) -> Iterator[list[Entry]]:
-    """The batches, with a bar on the screen where somebody looks at it and it is worth one."""
-    if len(batches) < 2 or not sys.stderr.isatty():
+    """The batches, with a bar on the screen where somebody looks at it and it is worth one: one for a machine."""
+    if len(batches) < 2 or settings.local_rank() or not sys.stderr.isatty():
         yield from batches
         return
     from rich.console import Console

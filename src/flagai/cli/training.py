@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flagai import settings
 from flagai.cli.entries import Home, Model
 from flagai.errors import InputError
 
@@ -112,7 +113,9 @@ def _watching() -> Iterator[Callable[[dict[str, Any]], None]]:
 
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+    # The others of torchrun are told nothing.
+    disable = bool(settings.rank()) or not sys.stderr.isatty()
+    with Progress(*columns, console=console, disable=disable) as progress:
         bar = progress.add_task("", total=None)
 
         def watch(entry: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ def write_card(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str, Any]
         recipe: how it was trained.
         metrics: what was measured on held-out data.
     """
+    # As it was given, but for a place that only its owner has.
+    home = folder.parent.name or "." if folder.is_absolute() else folder.parent.as_posix()
     command = f"flagai {_COMMANDS.get(facts['task'], 'fill')} --model {folder.name}"
     text = "\n".join(
         [
@@ -25,9 +27,9 @@ def write_card(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str, Any]
             "",
             "## Use",
             "",
-            f"    {command} --model-dir {folder.parent.name or '.'}",
+            f"    {command} --model-dir {home}",
             "",
-            f'    AutoLoader("{facts["task"]}", model_name="{folder.name}", model_dir="{folder.parent.name or "."}")',
+            f'    AutoLoader("{facts["task"]}", model_name="{folder.name}", model_dir="{home}")',
             "",
             "## Data and base model",
             "",

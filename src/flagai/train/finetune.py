@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader, family_at
 from flagai.auto_model.tasks import task_named
 from flagai.data.tokenizer import Tokenizer
@@ -74,10 +75,14 @@ def finetune(
         FlagAIError: the model cannot be loaded.
     """
     task, out, recipe = task_named(task), Path(out), recipe or Recipe()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; the result is a folder. Choose another name.")
     library = accelerate()
     given = read_records(data, columns)
     divided = _split(given, None if valid is None else read_records(valid, columns), recipe)
     accelerator = library.Accelerator(
+        # Of processes of torchrun without GPUs, Accelerate would take each for the only one.
+        cpu=settings.world_size() > 1 and not torch.accelerator.is_available(),
         gradient_accumulation_steps=recipe.accumulate,
         kwargs_handlers=[library.DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
@@ -86,7 +91,7 @@ def finetune(
     objective = objective_for(task, family_at(model_name, model_dir), given, recipe)
     parts = _parts(objective, model_name, model_dir, divided, accelerator)
     library.utils.set_seed(recipe.seed, device_specific=True)
-    settings = {
+    described = {
         "task": task,
         "model": model_name,
         "data": _digest(data),
@@ -95,7 +100,8 @@ def finetune(
         "precision": accelerator.mixed_precision,
         **dataclasses.asdict(recipe),
     }
-    trainer = Trainer(parts, accelerator, out, settings, watch)
+    trainer = Trainer(parts, accelerator, out, described, watch)
+    trainer.resume()
     if accelerator.is_main_process:
         _put_tokenizer(parts.tokenizer, out)
     trainer.fit()
@@ -144,7 +150,6 @@ def _parts(
     recipe, device = objective.recipe, accelerator.device
     packing = recipe.packing if recipe.packing is not None else device.type == "cuda"
     packing = packing and objective.family == "bert" and objective.packable
-    settings = objective.settings() | _settings(recipe, packing, accelerator.mixed_precision)
     loader = AutoLoader(
         objective.task,
         model_name=model_name,
@@ -152,7 +157,8 @@ def _parts(
         device=device,
         torch_dtype=torch.float32,
         fine_tuned=False,
-        **settings,
+        **objective.settings(),
+        **_settings(recipe, packing, accelerator.mixed_precision),
     )
     model = loader.get_model()
     names = objective.names()

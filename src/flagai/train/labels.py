@@ -59,7 +59,7 @@ def tagged(record: Record) -> tuple[str, list[Span]]:
     if len(places) != len(tags):
         raise InputError(f"{record.place}: {len(places)} {unit} have {len(tags)} tags. Give each one a tag.")
     for tag in tags:
-        if tag != "O" and tag[:2] not in ("B-", "I-"):
+        if tag != "O" and not (tag[:2] in ("B-", "I-") and tag[2:]):
             raise InputError(f"{record.place}: the tag {tag!r} is none of O, B-TYPE and I-TYPE. Convert the tags.")
     names = ["O", *sorted({tag for tag in tags if tag != "O"})]
     return text, decode([names.index(tag) for tag in tags], names, places)

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class Record:
         """
         if column not in self.fields:
             raise InputError(
-                f"{self.place}: there is no column {column!r}, only {', '.join(map(repr, self.fields)) or 'none'}. "
+                f"{self.place}: there is no column {column!r}, only {_names(self)}. "
                 f"Rename the column, or say which one it is: --column {column}=NAME."
             )
         return self.fields[column]
@@ -83,7 +84,17 @@ def read_records(path: str | Path, columns: Mapping[str, str] | None = None) -> 
 
 
 def _renamed(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
-    return dict(record.fields) | {wanted: record.value(given) for wanted, given in columns.items()}
+    for wanted, given in columns.items():
+        if given not in record.fields:
+            raise InputError(
+                f"{record.place}: there is no column {given!r}, only {_names(record)}. Say which one is {wanted!r}: "
+                f"--column {wanted}=NAME."
+            )
+    return dict(record.fields) | {wanted: record.fields[given] for wanted, given in columns.items()}
+
+
+def _names(record: Record) -> str:
+    return ", ".join(map(repr, record.fields)) or "none"
 
 
 def _read(path: Path) -> str:
@@ -98,9 +109,10 @@ def _read(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
+        wide = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+        cure = "UTF-16 -t UTF-8" if wide else "GB18030 -t UTF-8, if it comes from Chinese Windows"
         raise InputError(
-            f"{path}, line {line} is not UTF-8 (byte {error.start}). Convert the file: iconv -f GB18030 -t UTF-8, if "
-            "it comes from Chinese Windows."
+            f"{path}, line {line} is not UTF-8 (byte {error.start}). Convert the file: iconv -f {cure}."
         ) from error
 
 
@@ -127,9 +139,10 @@ def _json_lines(content: str, path: Path) -> Iterator[Record]:
 def _table(content: str, path: Path, separator: str) -> Iterator[Record]:
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
     header: list[str] | None = None
+    done = 0  # lines; a row, or a quote that nobody closes, may have many, of which the first is named
     try:
         for row in reader:
-            place = f"{path}, line {reader.line_num}"
+            place, done = f"{path}, line {done + 1}", reader.line_num
             if header is None:
                 header = [name.strip() for name in row]
             elif len(row) == len(header):
@@ -140,7 +153,9 @@ def _table(content: str, path: Path, separator: str) -> Iterator[Record]:
                     'Put texts that hold the separator into "quotes".'
                 )
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num} is no CSV: {error}.") from error
+        raise InputError(
+            f"{path}, line {done + 1} is no CSV: {error}. Close its quotes, and write those inside of a text twice."
+        ) from error
 
 
 def _conll(content: str, path: Path) -> Iterator[Record]:

@@ -108,31 +108,39 @@ class Trainer:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def fit(self) -> Progress:
-        """Train, from the newest checkpoint if there is one.
+    def resume(self) -> None:
+        """Go to the newest checkpoint, if there is one; a run that may not go on has written nothing by then.
 
         Raises:
-            InputError: the checkpoint is of another run, or the loss is no number any more.
+            InputError: the checkpoint is of another run.
         """
         self.progress = self.states.load()
         self.log.begin(self.progress.step)
+
+    def fit(self) -> Progress:
+        """Train from here to the end.
+
+        Raises:
+            InputError: the loss is no number any more.
+        """
         with collector_settled():
             return self._fit()
 
     def _fit(self) -> Progress:
-        done = self.progress.step
+        begun = done = self.progress.step
+        every = self.recipe.evaluate_every
         self._clock = time.perf_counter()
         for epoch, steps in enumerate(self.epochs):
             todo, done = range(min(done, len(steps)), len(steps)), max(0, done - len(steps))
             made = self._feed([steps[place] for place in todo], epoch)
             for place in todo:
+                # Before a step: a run may have been cut off behind its last evaluation.
+                if self.recipe.patience and self.progress.waited >= self.recipe.patience:
+                    return self.progress
                 self._step([next(made) for _ in steps[place]])
-                every = self.recipe.evaluate_every
                 if (self.progress.step % every == 0) if every else place + 1 == len(steps):
                     self._evaluate()
-                    if self.recipe.patience and self.progress.waited >= self.recipe.patience:
-                        return self.progress
-        if self.progress.step and self.recipe.evaluate_every and self.progress.step % self.recipe.evaluate_every:
+        if self.progress.step > begun and every and self.progress.step % every:
             self._evaluate()
         self._close()
         return self.progress
