@@ -122,6 +122,25 @@ def test_readers_are_there_while_the_model_is_built(tmp_path: Path, monkeypatch:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("flagai-read")]
 
 
+def test_a_machine_without_threads_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are there already do not wait for ever."""
+    start, started = threading.Thread.start, []
+
+    def few(self: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(streaming, "cores", lambda: 4)
+    monkeypatch.setattr(threading.Thread, "start", few)
+    with pytest.raises(RuntimeError, match="new thread"):
+        Stream(CPU, 1 << 30)
+    for reader in started:
+        reader.join(60)
+        assert not reader.is_alive()
+
+
 def test_parts_of_one_matrix_are_read_once(tmp_path: Path) -> None:
     whole, limit = stacked(tmp_path, 3000), 50_000 + PAGE
     moves = [Move(part, torch.empty(part.shape)) for part in whole.T.split(30)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.model.compiled import compile_blocks
+from flagai.model.compiled import _has_known_parts, compile_blocks
 from flagai.model.layer import PackedRow
 from flagai.model.layer.mask import Visibility
 from flagai.train.feed import feed, workers_for
@@ -122,6 +122,12 @@ def test_who_listens_to_projections_is_not_passed_over(monkeypatch: pytest.Monke
     found = model(input_ids=torch.arange(1, 9)[None])["logits"]
     assert len(heard) == 1
     torch.testing.assert_close(found, plain)
+    for place in ("norm1", "norm2", "dropout", "attention", "feed_forward"):
+        block = model.model.blocks[0]
+        assert _has_known_parts(block)
+        hook = getattr(block, place).register_forward_hook(lambda *_: None)
+        assert not _has_known_parts(block)
+        hook.remove()
 
 
 @pytest.mark.filterwarnings("ignore")

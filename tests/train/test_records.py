@@ -54,6 +54,7 @@ def test_conll_becomes_text_and_entities(tmp_path: Path) -> None:
         ("a.jsonl", "二\n一".encode("gb18030"), "line 1 is not UTF-8.*iconv"),
         ("a.csv", 'text,label\na,b\na,b,"c\nd"\n', "line 3 has 3 columns, the header 2.*quotes"),
         ("a.csv", "text,label\na,b\na,b,c\n", "line 3 has 3 columns"),
+        ("a.csv", "text,label,text\na,b,c\n", "line 1: two columns are called 'text'"),
         ("a.csv", "text\n你".encode("utf-16"), "line 1 is not UTF-8.*iconv -f UTF-16 -t UTF-8[.]"),
         ("a.csv", 'text\nb\n"a\nb\nc\n', "line 3 is no CSV.*quotes"),
         ("a.csv", 'text\n"a"b\n', "line 2 is no CSV.*quotes"),

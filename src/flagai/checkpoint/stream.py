@@ -101,9 +101,14 @@ class Stream:
         self._work = Work(count)
         self._lanes = [open_lane(device, how.buffers, self._limit) for _ in range(count)]
         self._readers = [_Reader(index, self._work, lane) for index, lane in enumerate(self._lanes)]
-        for reader in self._readers:
-            reader.start()
-        self._work.all_are_there.set()
+        try:
+            for reader in self._readers:
+                reader.start()
+        except RuntimeError:  # no thread more: those that are there must not wait for ever
+            self._work.stop()
+            raise
+        finally:
+            self._work.all_are_there.set()
 
     def __enter__(self) -> Self:
         return self

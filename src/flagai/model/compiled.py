@@ -95,8 +95,10 @@ def _give_kernels(module: nn.Module) -> None:
 
 def _has_known_parts(block: PostNormBlock) -> bool:
     """Whether a block's layers may be computed apart; which of their last layers, :func:`learning_norm` decides."""
-    parts = ((block.attention, Attention), (block.feed_forward, FeedForward))
-    return all(type(part) is kind and not is_hooked(part) for part, kind in parts)
+    parts = ((block.attention, Attention), (block.feed_forward, FeedForward), (block.dropout, nn.Dropout))
+    # Norms have one hook, which is ours.
+    heard = any(len(norm._forward_hooks) > 1 or norm._forward_pre_hooks for norm in (block.norm1, block.norm2))
+    return not heard and all(type(part) is kind and not is_hooked(part) for part, kind in parts)
 
 
 def _post_norm(block: Any, hidden: torch.Tensor, seen: Any) -> torch.Tensor:

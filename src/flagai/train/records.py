@@ -83,6 +83,15 @@ def read_records(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     return [Record(_renamed(record, columns), record.place) for record in records]
 
 
+def _columns(row: Sequence[str], place: str) -> list[str]:
+    """The names of a header."""
+    names = [name.strip() for name in row]
+    double = next((name for name in names if name and names.count(name) > 1), None)
+    if double is not None:
+        raise InputError(f"{place}: two columns are called {double!r}. Give each a name of its own.")
+    return names
+
+
 def _renamed(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
     for wanted, given in columns.items():
         if given not in record.fields:
@@ -144,7 +153,7 @@ def _table(content: str, path: Path, separator: str) -> Iterator[Record]:
         for row in reader:
             place, done = f"{path}, line {done + 1}", reader.line_num
             if header is None:
-                header = [name.strip() for name in row]
+                header = _columns(row, place)
             elif len(row) == len(header):
                 yield Record(dict(zip(header, row, strict=True)), place)
             elif any(row):
