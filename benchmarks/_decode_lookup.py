@@ -41,7 +41,7 @@ def replay_cost(model: Any) -> float:
 
     def replay(count: int) -> None:
         for _ in range(count):
-            step.cache.slot.fill_(64)
+            step.cache.go_to(64)
             step.run()
 
     replay(3)

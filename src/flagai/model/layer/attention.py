@@ -71,24 +71,13 @@ class Attention(nn.Module):
         Shape:
             -> [B, Q, width]
         """
-        return self.out(self.attended(hidden, visibility, memory=memory, cache=cache))
-
-    def attended(
-        self,
-        hidden: torch.Tensor,
-        visibility: Visibility,
-        *,
-        memory: torch.Tensor | None = None,
-        cache: LayerCache | None = None,
-    ) -> torch.Tensor:
-        """What :meth:`forward` has found before its last layer, [B, Q, width] -> [B, Q, H * D]."""
         if self.whole_kernel is not None and cache is None:
-            return self.whole_kernel(self, hidden, visibility)
+            return self.out(self.whole_kernel(self, hidden, visibility))
         query = self._heads(self.q(hidden))
         key, value = self.keys_and_values(hidden, memory, cache)
         dropout = self.dropout if self.training else 0.0
-        found = self.kernel(query, key, value, visibility, scale=self.scale, dropout=dropout)
-        return found.transpose(1, 2).flatten(2)
+        attended = self.kernel(query, key, value, visibility, scale=self.scale, dropout=dropout)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
     def keys_and_values(
         self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: LayerCache | None

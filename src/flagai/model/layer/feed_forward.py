@@ -61,15 +61,11 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]."""
-        return self.down(self.inner(hidden))
-
-    def inner(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the second layer reads, [..., width] -> [..., inner]."""
-        return self.dropout(self.kernel(self, hidden))
+        return self.down(self.dropout(self.kernel(self, hidden)))
 
 
 def inner_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
-    """The first layer and the activation, in the second layer's type, [..., width] -> [..., inner]."""
+    """What the second layer reads, before dropout and in its type, [..., width] -> [..., inner]."""
     return activated(layer.up, hidden, layer.activation_name).to(type_of(layer.down))
 
 

@@ -49,7 +49,7 @@ class StaticCache(KVCache):
             if mine is not None and theirs is not None:
                 mine[:, :, :length] = theirs[:, :, :length]
                 mine[:, :, length:] = 0
-        torch.arange(length, length + len(self.now), out=self.now)
+        self.go_to(length)
         if self._valid is not None:
             self._valid.fill_(True)
             if other._valid is not None:
@@ -58,6 +58,10 @@ class StaticCache(KVCache):
             self._positions[:, :length] = other._positions[:, :length]
         if self.memory_mask is not None:
             self._load_memory(other, self.memory_mask)
+
+    def go_to(self, slot: int) -> None:
+        """Let the next call's positions go to the slots from here on."""
+        torch.arange(slot, slot + len(self.now), out=self.now)
 
     def _load_memory(self, other: KVCache, mask: torch.Tensor) -> None:
         count = 0
