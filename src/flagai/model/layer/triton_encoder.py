@@ -28,6 +28,13 @@ def added_norm_kernel(
 
 
 @triton.jit
+def head_of(numbers, start, head, STRIDE, rows, columns, inside, D: tl.constexpr):
+    """One head of the rows of a text; a place of 64 bits for a program, inside of it 32 are enough."""
+    places = start * STRIDE + head * D
+    return tl.load(numbers + places + (rows * STRIDE + columns), mask=inside, other=0.0)
+
+
+@triton.jit
 def biased(numbers, bias, features, D: tl.constexpr):
     """Rows plus a bias, which is rounded first, as automatic mixed precision does: two numbers an instruction."""
     shift = tl.load(bias + features, mask=features < D, other=0.0).to(numbers.dtype)
@@ -76,14 +83,10 @@ def short_attention_kernel(
     real = places < length
     inside = real[:, None] & (features < D)[None, :]
     rows, columns = places[:, None], features[None, :]
-    # One place of 64 bits for a program; inside of it 32 are enough.
     start = begin.to(tl.int64)
-    query += start * QUERY_STRIDE + head * D
-    key += start * KEY_STRIDE + head * D
-    value += start * VALUE_STRIDE + head * D
-    asked = tl.load(query + (rows * QUERY_STRIDE + columns), mask=inside, other=0.0)
-    keys = tl.load(key + (rows * KEY_STRIDE + columns), mask=inside, other=0.0)
-    values = tl.load(value + (rows * VALUE_STRIDE + columns), mask=inside, other=0.0)
+    asked = head_of(query, start, head, QUERY_STRIDE, rows, columns, inside, D)
+    keys = head_of(key, start, head, KEY_STRIDE, rows, columns, inside, D)
+    values = head_of(value, start, head, VALUE_STRIDE, rows, columns, inside, D)
     if BIAS:
         asked = biased(asked, bias + head * D, features, D)
     scores = tl.where(real[None, :], tl.dot(asked, tl.trans(keys)), -float("inf"))

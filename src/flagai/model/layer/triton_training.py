@@ -7,7 +7,7 @@ because one of them is a multiple of 16 would hold up a training for a second.
 import triton
 import triton.language as tl
 
-from flagai.model.layer.triton_encoder import biased, powers
+from flagai.model.layer.triton_encoder import biased, head_of, powers
 
 
 @triton.jit(do_not_specialize_on_alignment=["offsets"])
@@ -35,16 +35,11 @@ def short_attention_gradient_kernel(
     real = places < length
     inside = real[:, None] & (features < D)[None, :]
     rows, columns = places[:, None], features[None, :]
-    # One place of 64 bits for a program; inside of it 32 are enough.
     start = begin.to(tl.int64)
-    query += start * QUERY_STRIDE + head * D
-    key += start * KEY_STRIDE + head * D
-    value += start * VALUE_STRIDE + head * D
-    gradient += start * GRADIENT_STRIDE + head * D
-    asked = tl.load(query + (rows * QUERY_STRIDE + columns), mask=inside, other=0.0)
-    keys = tl.load(key + (rows * KEY_STRIDE + columns), mask=inside, other=0.0)
-    given = tl.load(gradient + (rows * GRADIENT_STRIDE + columns), mask=inside, other=0.0)
-    values = tl.load(value + (rows * VALUE_STRIDE + columns), mask=inside, other=0.0)
+    asked = head_of(query, start, head, QUERY_STRIDE, rows, columns, inside, D)
+    keys = head_of(key, start, head, KEY_STRIDE, rows, columns, inside, D)
+    given = head_of(gradient, start, head, GRADIENT_STRIDE, rows, columns, inside, D)
+    values = head_of(value, start, head, VALUE_STRIDE, rows, columns, inside, D)
     if BIAS:
         asked = biased(asked, bias + head * D, features, D)
         sums += text.to(tl.int64) * (2 * H * D) + head * D
