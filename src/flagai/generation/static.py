@@ -18,6 +18,7 @@ from flagai.generation.search import Search
 from flagai.generation.tree import Scored, Tree
 from flagai.generation.trial import Trial
 from flagai.model.block.fused import faster_blocks
+from flagai.model.block.megakernel import unchanged
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.embedding_sum import faster_embeddings
 from flagai.model.layer.hooks import is_hooked
@@ -115,7 +116,7 @@ class ModelStep:
             return
         other = ModelStep(model, self.shape, like, self._recorder)
         # All blocks have the same kernels.
-        other.cache.faster = [*blocks[:1], *[_unchanged] * (len(like._keys) - len(blocks[:1]))]
+        other.cache.faster = [*blocks[:1], *[unchanged] * (len(like._keys) - len(blocks[:1]))]
         other.cache.faster_embeddings = self._faster[1]
         self._trial = Trial(lambda: other._run(model), self.inputs.ids.device)
         self._model = weakref.ref(model)
@@ -154,10 +155,6 @@ class ModelStep:
         # By kernels: what a graph has as a copy may be left to another engine of the GPU, which takes longer to begin.
         torch.mul(local(logits), 1, out=local(self._scored.logits))
         torch.mul(hidden, 1, out=self._scored.hidden)
-
-
-def _unchanged(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return hidden
 
 
 class Choosing:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from flagai.model.block.fused_t5 import faster_t5_blocks
-from flagai.model.block.residual import PreNormBlock
+from flagai.model.block.megakernel import megakernel_blocks
+from flagai.model.block.residual import PreNormBlock, linear_layers
 from flagai.model.block.stack import BlockStack
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.cache import LayerCache
@@ -61,7 +62,9 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
     fits = bool(found) and rows <= MOST_ROWS and all(is_untouched(block) and _fits(block) for block in found)
     if model.layout is not None and model.layout.sharing is not None:
         return _joint(model.layout, found, fits)
-    return [FusedPreNorm(block) for block in found] if fits else ()
+    if not fits:
+        return ()
+    return megakernel_blocks(found, rows) or [FusedPreNorm(block) for block in found]
 
 
 def _joint(layout: Any, blocks: list[nn.Module], fits: bool) -> Sequence[Callable[..., torch.Tensor]]:
@@ -89,12 +92,6 @@ def is_untouched(block: nn.Module) -> bool:
         and all(plain_type(layer) in (Linear, QuantizedLinear) and layer.bias is not None for layer in linear)
         and all(plain_type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
     )
-
-
-def linear_layers(block: Any) -> tuple[Any, ...]:
-    """The matrices of a block of these bricks."""
-    attention, feed_forward = block.attention, block.feed_forward
-    return (attention.q, attention.k, attention.v, attention.out, feed_forward.up, feed_forward.down)
 
 
 def _fits(block: Any) -> bool:

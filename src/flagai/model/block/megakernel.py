@@ -1,0 +1,210 @@
+"""All blocks of a decoding step in one kernel, which never stops reading; what it computes: :mod:`.fused`.
+
+It is for one token and for large blocks with weights of four bits: smaller ones are read before multiprocessors have
+told each other their results, and others would need other code.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+from weakref import WeakKeyDictionary
+
+import torch
+
+from flagai.model.block.residual import linear_layers
+from flagai.model.layer.cache import LayerCache
+from flagai.model.layer.decoding import ACTIVATIONS
+from flagai.model.layer.mask import Visibility
+from flagai.model.layer.nvrtc import CudaKernel, can_compile
+from flagai.model.layer.quantized import QuantizedLinear
+from flagai.model.layer.static_cache import StaticCache
+
+# What follows is as in megakernel.cu: the activations by their numbers there,
+_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
+# a tile's rows and columns, numbers that share a step, features of a head,
+_ROWS, _COLUMNS, _GROUP, _WIDTH = 4, 4096, 128, 64
+# threads that compute and that fetch,
+_THREADS, _FETCHERS = 512, 64
+# bytes of a tile in the ring with its two barriers, of a tile's results, of a block's addresses, and of the rest.
+_SLOT = _ROWS * (_COLUMNS // 2 + _COLUMNS // _GROUP * 4) + 16
+_RESULTS, _ADDRESSES, _REST = 256, 192, 16 * _THREADS + 128
+# Tiles that a multiprocessor asks for at once. With fewer the memory rests; with more, whoever asks for anything else
+# waits for all of them.
+_FLIGHT = 3
+# Tiles in the ring below which it would run empty whenever multiprocessors wait for each other.
+_LEAST_RING = 12
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the kernel is cut for a stack of blocks and a GPU.
+
+    Args:
+        hidden: numbers of a token.
+        inner: numbers between the feed-forward layer's matrices.
+        blocks: how many there are.
+        multiprocessors: of the GPU.
+        memory: bytes of shared memory that a program may have.
+    """
+
+    hidden: int
+    inner: int
+    blocks: int
+    multiprocessors: int
+    memory: int
+
+    @classmethod
+    def of(cls, blocks: Sequence[Any]) -> Self:
+        """For blocks that are alike, on their GPU."""
+        weight, up = blocks[0].norm1.weight, blocks[0].feed_forward.up
+        gpu: Any = torch.cuda.get_device_properties(weight.device)
+        return cls(
+            weight.numel(), up.out_features, len(blocks), gpu.multi_processor_count, gpu.shared_memory_per_block_optin
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether the kernel can be cut like that."""
+        length = self.hidden // _COLUMNS
+        return (
+            self.hidden % _COLUMNS == 0
+            and length & (length - 1) == 0
+            and self.inner % self.hidden == 0
+            # Every thread finishes a row at most.
+            and -(-3 * self.hidden // _ROWS // self.multiprocessors) * _ROWS <= _THREADS
+            and self.ring >= _LEAST_RING
+        )
+
+    @property
+    def tiles(self) -> int:
+        """The most tiles of a product that a multiprocessor takes."""
+        rows = -(-self.hidden // _ROWS // self.multiprocessors)
+        return rows * (self.hidden // _COLUMNS) * max(3, self.inner // self.hidden)
+
+    @property
+    def _around(self) -> int:
+        """Bytes of shared memory besides the ring: a token's digits and scales, results, addresses."""
+        token = 2 * self.hidden + 8 * self.hidden // _GROUP
+        return token + _RESULTS * self.tiles + _ADDRESSES * self.blocks + _REST
+
+    @property
+    def ring(self) -> int:
+        """Tiles in the ring."""
+        return (self.memory - self._around) // _SLOT
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory of a program."""
+        return self._around + self.ring * _SLOT
+
+
+class Megakernel:
+    """Computes all blocks of a stack, for one token over a static cache.
+
+    It has no parameters of its own: it reads the blocks' where they are.
+
+    Args:
+        blocks: what :func:`megakernel_blocks` accepts.
+    """
+
+    def __init__(self, blocks: Sequence[Any]) -> None:
+        self._blocks = blocks
+        self._cut = Cut.of(blocks)
+        # For each cache: the addresses of everything, what multiprocessors tell each other, and how often they did.
+        self._kept: WeakKeyDictionary[StaticCache, tuple[torch.Tensor, ...]] = WeakKeyDictionary()
+
+    def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
+        """[1, 1, width] -> [1, 1, width]; ``visibility`` has booleans, [1, 1, 1, capacity]."""
+        static, first = cast(StaticCache, cache.cache), self._blocks[0]
+        if static not in self._kept:
+            self._kept[static] = self._prepared(static)
+        addresses, notes, turn = self._kept[static]
+        seen, scale = cast(torch.Tensor, visibility.tensor).view(torch.uint8), first.attention.scale
+        out = torch.empty_like(hidden)
+        kernel = CudaKernel.of("megakernel.cu", "step_kernel", self._options, self._cut.shared, hidden.device)
+        kernel.run_together(
+            self._cut.multiprocessors,
+            _THREADS + _FETCHERS,
+            addresses,
+            hidden.contiguous(),
+            out,
+            notes,
+            turn,
+            seen,
+            static.now,
+            seen.shape[-1],
+            float(first.norm1.eps),
+            float(_WIDTH**-0.5 if scale is None else scale),
+        )
+        return out
+
+    @property
+    def _options(self) -> tuple[tuple[str, int], ...]:
+        cut, first = self._cut, self._blocks[0]
+        return (
+            ("HIDDEN", cut.hidden),
+            ("INNER", cut.inner),
+            ("HEADS", cut.hidden // _WIDTH),
+            ("BLOCKS", cut.blocks),
+            ("BFLOAT", int(first.norm1.weight.dtype is torch.bfloat16)),
+            ("ACTIVATION", _ACTIVATIONS.index(ACTIVATIONS[first.feed_forward.activation_name])),
+            ("TILES", cut.tiles),
+            ("RING", cut.ring),
+            ("FLIGHT", _FLIGHT),
+        )
+
+    def _prepared(self, static: StaticCache) -> tuple[torch.Tensor, ...]:
+        rows = []
+        for index, block in enumerate(self._blocks):
+            layers, norms = linear_layers(block), (block.norm1, block.norm2)
+            tensors = [
+                *(layer.weight for layer in layers),
+                *(layer.weight_scale for layer in layers),
+                *(layer.bias for layer in layers),
+                *(norm.weight for norm in norms),
+                *(norm.bias for norm in norms),
+                *static.buffers(index),
+            ]
+            rows.append([tensor.data_ptr() for tensor in tensors])
+        device = static.now.device
+        return (
+            torch.tensor(rows, dtype=torch.int64, device=device),
+            torch.full((2, 6 * self._cut.hidden + self._cut.inner), -1, dtype=torch.int16, device=device),
+            torch.zeros(1, dtype=torch.int32, device=device),
+        )
+
+
+def unchanged(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    """A block of which nothing is left to do."""
+    return hidden
+
+
+def megakernel_blocks(blocks: Sequence[Any], rows: int) -> Sequence[Callable[..., torch.Tensor]]:
+    """What computes blocks in one kernel, in the first one's place; empty if nothing does.
+
+    Args:
+        blocks: those that :class:`.fused.FusedPreNorm` computes.
+        rows: number of tokens in a step.
+    """
+    device = blocks[0].norm1.weight.device
+    suits = (
+        rows == 1
+        and all(map(_has_four_bits, blocks))
+        and len({_numbers(block) for block in blocks}) == 1
+        and blocks[0].attention.head_dim == _WIDTH
+        and can_compile(device)
+        and Cut.of(blocks).fits
+    )
+    return [Megakernel(blocks), *[unchanged] * (len(blocks) - 1)] if suits else ()
+
+
+def _has_four_bits(block: Any) -> bool:
+    layers = linear_layers(block)
+    return all(type(layer) is QuantizedLinear and layer.bits == 4 and layer.group == _GROUP for layer in layers)
+
+
+def _numbers(block: Any) -> tuple[Any, ...]:
+    """What the kernel is told once for all blocks."""
+    attention = block.attention
+    sizes = tuple((layer.out_features, layer.in_features) for layer in linear_layers(block))
+    return sizes, block.norm1.eps, block.norm2.eps, attention.scale, block.feed_forward.activation_name

@@ -1,0 +1,133 @@
+"""All blocks of a step in one kernel, beside the same blocks one after the other."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flagai.generation import Decoding, Prompt, generate
+from flagai.generation.static import steps_of
+from flagai.model.block.fused import FusedPreNorm, faster_blocks
+from flagai.model.block.megakernel import Megakernel, megakernel_blocks
+from flagai.model.layer.cache import KVCache
+from flagai.model.layer.mask import Visibility
+from flagai.model.layer.static_cache import StaticCache
+from flagai.model.quantized import quantize
+from tests import tiny
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0), reason="needs a Hopper GPU"
+    ),
+]
+WIDTH, HEADS = 4096, 64
+
+
+def build(layers: int, dtype: torch.dtype = torch.bfloat16, name: str = "GLMModel", **sizes: Any) -> Any:
+    own = {
+        "GLMModel": {
+            "hidden_size": WIDTH, "num_attention_heads": HEADS, "num_layers": layers, "max_sequence_length": 1024,
+            "vocab_size": 300, "spell_length": None,
+        },
+        "GPT2Model": {
+            "n_embd": WIDTH, "n_head": HEADS, "n_layer": layers, "n_inner": 2 * WIDTH, "vocab_size": 300,
+            "n_positions": 1024,
+        },
+    }[name]  # fmt: skip
+    model = tiny.CLASSES[name].on_meta(tiny.config(name, **{**own, **sizes})).to(dtype).eval()
+    model._drawn(torch.device("cuda"))
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            nn.init.normal_(parameter, 0.5, 0.2)
+        else:
+            nn.init.normal_(parameter, 0, 0.02)
+    quantize(model, "int4")
+    return model
+
+
+def cache_of(model: Any, capacity: int, written: int) -> StaticCache:
+    torch.manual_seed(1)
+    dtype, count = model.blocks[0].norm1.weight.dtype, len(model.blocks)
+    like = KVCache(count, 0)
+    like._keys, like._values = (
+        [torch.randn(1, HEADS, 1, WIDTH // HEADS, device="cuda", dtype=dtype) for _ in range(count)] for _ in range(2)
+    )
+    cache = StaticCache(like, capacity, 1)
+    for index in range(count):
+        for buffer in cache.buffers(index):
+            buffer[:, :, :written] = torch.randn_like(buffer[:, :, :written])
+    cache.go_to(written)
+    return cache
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("layers", "capacity", "written"), [(1, 128, 1), (2, 128, 100), (3, 1024, 700)])
+def test_it_computes_what_the_blocks_compute(layers: int, capacity: int, written: int, dtype: torch.dtype) -> None:
+    """Step after step, with an odd number of blocks too: what was told in one must be gone in the next."""
+    model = build(layers, dtype)
+    blocks = list(model.blocks)
+    ours, theirs = (cache_of(model, capacity, written) for _ in range(2))
+    kernel = megakernel_blocks(blocks, 1)[0]
+    for step in range(4):
+        seen = torch.arange(capacity, device="cuda") <= written + step
+        seen[3:7] = written < 3
+        visible = Visibility(seen[None, None, None])
+        hidden = torch.randn(1, 1, WIDTH, device="cuda", dtype=dtype)
+        found, wanted = kernel(hidden, visible, cache=ours.layer(0)), hidden
+        for index, block in enumerate(blocks):
+            wanted = FusedPreNorm(block)(wanted, visible, cache=theirs.layer(index))
+        assert (found - wanted).float().norm() < 0.02 * wanted.float().norm()
+        for index in range(layers):
+            for mine, other in zip(ours.buffers(index), theirs.buffers(index), strict=True):
+                torch.testing.assert_close(mine, other, atol=0.06, rtol=0.03)
+        for cache in (ours, theirs):
+            cache.go_to(written + step + 1)
+
+
+@torch.inference_mode()
+def test_it_is_as_close_to_exact_results_as_the_blocks() -> None:
+    model = build(2)
+    exact = build(2).float()
+    hidden = torch.randn(1, 1, WIDTH, device="cuda", dtype=torch.bfloat16)
+    hidden[..., 5] = 40.0  # as large models have them
+    caches = [cache_of(each, 128, 20) for each in (model, model, exact)]
+    visible = Visibility((torch.arange(128, device="cuda") <= 20)[None, None, None])
+    found, fused, wanted = (
+        megakernel_blocks(list(model.blocks), 1)[0](hidden, visible, cache=caches[0].layer(0)),
+        hidden,
+        hidden.float(),
+    )
+    for index, block in enumerate(model.blocks):
+        fused = FusedPreNorm(block)(fused, visible, cache=caches[1].layer(index))
+    for index, block in enumerate(exact.blocks):
+        wanted = block(wanted, visible, cache=caches[2].layer(index))
+    ours, theirs = ((each.float() - wanted).norm() for each in (found, fused))
+    assert ours < 1.3 * theirs
+
+
+@pytest.mark.parametrize("name", ["GLMModel", "GPT2Model"])
+def test_texts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flagai.generation.static._PATIENCE", None)
+    model = build(3, name=name)
+    prompts = [Prompt((3, 50, 7, 9))]
+    fast, plain = (
+        generate(model, prompts, Decoding(max_new_tokens=30, cuda_graphs=graphs))[0][0] for graphs in (True, False)
+    )
+    (step,) = steps_of(model)._ready
+    assert isinstance(step.cache.faster[0], Megakernel)
+    assert fast.ids[:3] == plain.ids[:3]
+    again = generate(model, prompts, Decoding(max_new_tokens=30))[0][0]
+    assert again.ids == fast.ids
+    assert again.score == fast.score
+
+
+def test_others_are_computed_block_by_block() -> None:
+    model = build(2)
+    assert isinstance(faster_blocks(model, 1)[0], Megakernel)
+    assert isinstance(faster_blocks(model, 4)[0], FusedPreNorm)
+    narrow = build(2, hidden_size=2048, num_attention_heads=32)
+    assert isinstance(faster_blocks(narrow, 1)[0], FusedPreNorm)
