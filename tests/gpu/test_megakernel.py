@@ -50,10 +50,11 @@ def build(layers: int, dtype: torch.dtype = torch.bfloat16, name: str = "GLMMode
 
 def cache_of(model: Any, capacity: int, written: int) -> StaticCache:
     torch.manual_seed(1)
-    dtype, count = model.blocks[0].norm1.weight.dtype, len(model.blocks)
+    weight, count = model.blocks[0].norm1.weight, len(model.blocks)
+    dtype, heads = weight.dtype, weight.numel() * HEADS // WIDTH
     like = KVCache(count, 0)
     like._keys, like._values = (
-        [torch.randn(1, HEADS, 1, WIDTH // HEADS, device="cuda", dtype=dtype) for _ in range(count)] for _ in range(2)
+        [torch.randn(1, heads, 1, WIDTH // HEADS, device="cuda", dtype=dtype) for _ in range(count)] for _ in range(2)
     )
     cache = StaticCache(like, capacity, 1)
     for index in range(count):
@@ -123,6 +124,18 @@ def test_texts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     again = generate(model, prompts, Decoding(max_new_tokens=30))[0][0]
     assert again.ids == fast.ids
     assert again.score == fast.score
+
+
+@torch.inference_mode()
+def test_rows_of_several_tiles() -> None:
+    model = build(1, hidden_size=2 * WIDTH, num_attention_heads=2 * HEADS)
+    caches = [cache_of(model, 128, 20) for _ in range(2)]
+    visible = Visibility((torch.arange(128, device="cuda") <= 20)[None, None, None])
+    hidden = torch.randn(1, 1, 2 * WIDTH, device="cuda", dtype=torch.bfloat16)
+    (block,), (kernel,) = model.blocks, megakernel_blocks(list(model.blocks), 1)
+    found = kernel(hidden, visible, cache=caches[0].layer(0))
+    wanted = FusedPreNorm(block)(hidden, visible, cache=caches[1].layer(0))
+    assert (found - wanted).float().norm() < 0.02 * wanted.float().norm()
 
 
 def test_others_are_computed_block_by_block() -> None:

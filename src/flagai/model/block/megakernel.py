@@ -19,7 +19,7 @@ from flagai.model.layer.nvrtc import CudaKernel, can_compile
 from flagai.model.layer.quantized import QuantizedLinear
 from flagai.model.layer.static_cache import StaticCache
 
-# What follows is as in megakernel.cu: the activations by their numbers there,
+# What follows is as in megakernel/layout.cuh: the activations by their numbers there,
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 # a tile's rows and columns, numbers that share a step, features of a head,
 _ROWS, _COLUMNS, _GROUP, _WIDTH = 4, 4096, 128, 64
@@ -121,7 +121,7 @@ class Megakernel:
         addresses, notes, turn = self._kept[static]
         seen, scale = cast(torch.Tensor, visibility.tensor).view(torch.uint8), first.attention.scale
         out = torch.empty_like(hidden)
-        kernel = CudaKernel.of("megakernel.cu", "step_kernel", self._options, self._cut.shared, hidden.device)
+        kernel = CudaKernel.of("megakernel", "step_kernel", self._options, self._cut.shared, hidden.device)
         kernel.run_together(
             self._cut.multiprocessors,
             _THREADS + _FETCHERS,

@@ -2,20 +2,21 @@
 
 import ctypes
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
-# Types of arguments that are no tensors.
-_NUMBERS: dict[type, Any] = {int: ctypes.c_int, float: ctypes.c_float}
-
-
 # Kernels copy by the engine that GPUs have since Hopper.
 _CAPABILITY = (9, 0)
+# Types of arguments that are no tensors.
+_NUMBERS: dict[type, Any] = {int: ctypes.c_int, float: ctypes.c_float}
+Options = tuple[tuple[str, int], ...]
 
 
 @cache
@@ -35,18 +36,20 @@ class CudaKernel:
     Args:
         function: the driver's handle.
         shared: bytes of shared memory of a program.
+        device: where it runs.
     """
 
     function: Any
     shared: int
+    device: torch.device
 
     @classmethod
     @cache
-    def of(cls, file: str, name: str, options: tuple[tuple[str, int], ...], shared: int, device: torch.device) -> Any:
+    def of(cls, folder: str, name: str, options: Options, shared: int, device: torch.device) -> "CudaKernel":
         """Compile a kernel, or take what an earlier process compiled.
 
         Args:
-            file: its source, in this folder.
+            folder: where its source is, beside this file: one ``.cu`` and what it includes.
             name: its name in there.
             options: what the source leaves open, with values.
             shared: bytes of shared memory that a program takes.
@@ -57,14 +60,14 @@ class CudaKernel:
         """
         from cuda.bindings import driver
 
-        image = _image(file, options, torch.cuda.get_device_capability(device))
+        image = image_of(folder, options, torch.cuda.get_device_capability(device))
         with torch.cuda.device(device):
             torch.cuda.current_stream()  # the driver has a context from here on
             module = _checked(driver.cuModuleLoadData(image))
             function = _checked(driver.cuModuleGetFunction(module, name.encode()))
             most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             _checked(driver.cuFuncSetAttribute(function, most, shared))
-        return cls(function, shared)
+        return cls(function, shared, device)
 
     def run_together(self, programs: int, threads: int, *arguments: torch.Tensor | int | float) -> None:
         """Queue programs that may wait for each other: all run at once, or it is an error.
@@ -72,47 +75,53 @@ class CudaKernel:
         Args:
             programs: how many.
             threads: of each.
-            arguments: tensors, whole numbers of 32 bits and floats.
+            *arguments: tensors, whole numbers of 32 bits and floats.
         """
         from cuda.bindings import driver
 
         values = tuple(each.data_ptr() if isinstance(each, torch.Tensor) else each for each in arguments)
         types = tuple(_NUMBERS.get(type(each), ctypes.c_void_p) for each in arguments)
-        stream = torch.cuda.current_stream().cuda_stream
-        _checked(
-            driver.cuLaunchCooperativeKernel(
-                self.function, programs, 1, 1, threads, 1, 1, self.shared, stream, (values, types)
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.current_stream().cuda_stream
+            _checked(
+                driver.cuLaunchCooperativeKernel(
+                    self.function, programs, 1, 1, threads, 1, 1, self.shared, stream, (values, types)
+                )
             )
-        )
 
 
-def _image(file: str, options: tuple[tuple[str, int], ...], capability: tuple[int, int]) -> bytes:
+def image_of(folder: str, options: Options, capability: tuple[int, int]) -> bytes:
+    """The code for GPUs of a capability; from the compiler, or from where it was put the last time.
+
+    Raises:
+        RuntimeError: the compiler refuses the source; the text says why.
+    """
     from cuda.bindings import nvrtc
     from triton.runtime.cache import get_cache_manager
 
-    source = files(__package__).joinpath(file).read_bytes()
+    sources = {each.name: each.read_bytes() for each in files(__package__).joinpath(folder).iterdir()}
     target = f"--gpu-architecture=sm_{capability[0]}{capability[1]}"
     flags = [b"--std=c++17", target.encode(), *(f"-D{name}={value}".encode() for name, value in options)]
-    version = nvrtc.nvrtcVersion()
-    key = hashlib.sha256(b"\0".join([source, repr(version).encode(), *flags])).hexdigest()
+    everything = repr((sorted(sources.items()), flags, nvrtc.nvrtcVersion()))
     # Kernels of Triton and of NVRTC lie in one place; it is Triton that knows how processes share it.
-    kept = get_cache_manager(key)
-    place = kept.get_file(f"{file}.cubin")
-    if place is None:
-        place = kept.put(_compiled(source, file, flags), f"{file}.cubin")
-    with open(place, "rb") as image:
-        return image.read()
+    kept, name = get_cache_manager(hashlib.sha256(everything.encode()).hexdigest()), f"{folder}.cubin"
+    place = kept.get_file(name) or kept.put(_compiled(sources, flags), name)
+    return Path(place).read_bytes()
 
 
-def _compiled(source: bytes, file: str, flags: list[bytes]) -> bytes:
+def _compiled(sources: Mapping[str, bytes], flags: list[bytes]) -> bytes:
     from cuda.bindings import nvrtc
 
-    program = _checked(nvrtc.nvrtcCreateProgram(source, file.encode(), 0, [], []))
+    (main,) = (name for name in sources if name.endswith(".cu"))
+    headers = {name.encode(): source for name, source in sources.items() if name != main}
+    program = _checked(
+        nvrtc.nvrtcCreateProgram(sources[main], main.encode(), len(headers), [*headers.values()], [*headers])
+    )
     try:
         if int(nvrtc.nvrtcCompileProgram(program, len(flags), flags)[0]):
             log = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
             nvrtc.nvrtcGetProgramLog(program, log)
-            raise RuntimeError(f"{file} cannot be compiled with {flags}: {log.decode(errors='replace')}")
+            raise RuntimeError(f"NVRTC refuses {main} with {flags}: {log.decode(errors='replace')}")
         image = bytearray(_checked(nvrtc.nvrtcGetCUBINSize(program)))
         _checked(nvrtc.nvrtcGetCUBIN(program, image))
         return bytes(image)
