@@ -64,7 +64,8 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
         return _joint(model.layout, found, fits)
     if not fits:
         return ()
-    return megakernel_blocks(found, rows) or [FusedPreNorm(block) for block in found]
+    single = [FusedPreNorm(block) for block in found]
+    return megakernel_blocks(found, rows, single) or single
 
 
 def _joint(layout: Any, blocks: list[nn.Module], fits: bool) -> Sequence[Callable[..., torch.Tensor]]:

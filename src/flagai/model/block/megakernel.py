@@ -4,8 +4,10 @@ It is for one token and for large blocks with weights of four bits: smaller ones
 told each other their results, and others would need other code.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self, cast
 from weakref import WeakKeyDictionary
 
@@ -19,6 +21,8 @@ from flagai.model.layer.nvrtc import CudaKernel, can_compile
 from flagai.model.layer.quantized import QuantizedLinear
 from flagai.model.layer.static_cache import StaticCache
 
+logger = logging.getLogger(__name__)
+Block = Callable[..., torch.Tensor]
 # What follows is as in megakernel/layout.cuh: the activations by their numbers there,
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 # a tile's rows and columns, numbers that share a step, features of a head,
@@ -105,23 +109,28 @@ class Megakernel:
 
     Args:
         blocks: what :func:`megakernel_blocks` accepts.
+        otherwise: what computes each of them where the kernel cannot be had.
     """
 
-    def __init__(self, blocks: Sequence[Any]) -> None:
+    def __init__(self, blocks: Sequence[Any], otherwise: Sequence[Block]) -> None:
         self._blocks = blocks
+        self._otherwise = otherwise
         self._cut = Cut.of(blocks)
         # For each cache: the addresses of everything, what multiprocessors tell each other, and how often they did.
         self._kept: WeakKeyDictionary[StaticCache, tuple[torch.Tensor, ...]] = WeakKeyDictionary()
 
     def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
         """[1, 1, width] -> [1, 1, width]; ``visibility`` has booleans, [1, 1, 1, capacity]."""
-        static, first = cast(StaticCache, cache.cache), self._blocks[0]
+        static, first, kernel = cast(StaticCache, cache.cache), self._blocks[0], self._kernel
+        if kernel is None:
+            for index, block in enumerate(self._otherwise):
+                hidden = block(hidden, visibility, cache=static.layer(index))
+            return hidden
         if static not in self._kept:
             self._kept[static] = self._prepared(static)
         addresses, notes, turn = self._kept[static]
         seen, scale = cast(torch.Tensor, visibility.tensor).view(torch.uint8), first.attention.scale
         out = torch.empty_like(hidden)
-        kernel = CudaKernel.of("megakernel", "step_kernel", self._options, self._cut.shared, hidden.device)
         kernel.run_together(
             self._cut.multiprocessors,
             _THREADS + _FETCHERS,
@@ -137,6 +146,15 @@ class Megakernel:
             float(_WIDTH**-0.5 if scale is None else scale),
         )
         return out
+
+    @cached_property
+    def _kernel(self) -> CudaKernel | None:
+        device = self._blocks[0].norm1.weight.device
+        try:
+            return CudaKernel.of("megakernel", "step_kernel", self._options, self._cut.shared, device)
+        except RuntimeError as error:
+            logger.warning("Blocks are computed one by one; there is no kernel for all of them here. %s", error)
+            return None
 
     @property
     def _options(self) -> tuple[tuple[str, int], ...]:
@@ -179,12 +197,13 @@ def unchanged(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return hidden
 
 
-def megakernel_blocks(blocks: Sequence[Any], rows: int) -> Sequence[Callable[..., torch.Tensor]]:
+def megakernel_blocks(blocks: Sequence[Any], rows: int, otherwise: Sequence[Block]) -> Sequence[Block]:
     """What computes blocks in one kernel, in the first one's place; empty if nothing does.
 
     Args:
         blocks: those that :class:`.fused.FusedPreNorm` computes.
         rows: number of tokens in a step.
+        otherwise: what computes each of them by itself.
     """
     device = blocks[0].norm1.weight.device
     suits = (
@@ -195,7 +214,7 @@ def megakernel_blocks(blocks: Sequence[Any], rows: int) -> Sequence[Callable[...
         and can_compile(device)
         and Cut.of(blocks).fits
     )
-    return [Megakernel(blocks), *[unchanged] * (len(blocks) - 1)] if suits else ()
+    return [Megakernel(blocks, otherwise), *[unchanged] * (len(blocks) - 1)] if suits else ()
 
 
 def _has_four_bits(block: Any) -> bool:
