@@ -8,13 +8,16 @@ assembly, which it never sees.
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from triton import compiler
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from flagai.model.block.megakernel import Cut
 from flagai.model.layer import (
     triton_choice,
     triton_encoder,
@@ -24,6 +27,7 @@ from flagai.model.layer import (
     triton_t5,
     triton_training,
 )
+from flagai.model.layer.nvrtc import Options, image_of
 
 _TARGET = GPUTarget("cuda", 90, 32)
 # Of parameters that are no pointers to bfloat16; those in capitals that are not constants are sizes.
@@ -157,15 +161,29 @@ def compiled(kernel: Any, constants: dict[str, Any], types: dict[str, str], opti
     compiler.compile(source, target=_TARGET, options={**options, **early})
 
 
+def in_cuda() -> Iterator[tuple[str, Options]]:
+    """Kernels in CUDA C++ and what they leave open, if their compiler is here (cuda-bindings, nvidia-cuda-nvrtc)."""
+    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
+        return
+    for hidden, inner, blocks, half in ((4096, 16384, 48, 1), (8192, 32768, 3, 0)):
+        cut = Cut(hidden, inner, blocks, 132, 232448)
+        yield "megakernel", (*cut.options, ("BFLOAT", half), ("ACTIVATION", half))
+
+
 def main() -> int:
     failed = 0
-    for kernel, constants, types, options in cases():
+    tries: list[tuple[str, Callable[[], Any]]] = [
+        (f"{kernel.__name__} {constants}", partial(compiled, kernel, constants, types, options))
+        for kernel, constants, types, options in cases()
+    ]
+    tries += [(f"{folder} {options}", partial(image_of, folder, options, (9, 0))) for folder, options in in_cuda()]
+    for name, work in tries:
         try:
-            compiled(kernel, constants, types, options)
-            print("good", kernel.__name__, constants.get("KIND", ""), constants.get("BITS", ""))  # noqa: T201
+            work()
+            print("good", name)  # noqa: T201
         except Exception:  # noqa: BLE001 - the others are tried, too
             failed += 1
-            print("FAILED", kernel.__name__, constants, traceback.format_exc()[-1500:])  # noqa: T201
+            print("FAILED", name, traceback.format_exc()[-1500:])  # noqa: T201
     return failed
 
 

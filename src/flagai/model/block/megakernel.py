@@ -17,7 +17,7 @@ from flagai.model.block.residual import linear_layers
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.decoding import ACTIVATIONS
 from flagai.model.layer.mask import Visibility
-from flagai.model.layer.nvrtc import CudaKernel, can_compile
+from flagai.model.layer.nvrtc import CudaKernel, Options, can_compile
 from flagai.model.layer.quantized import QuantizedLinear
 from flagai.model.layer.static_cache import StaticCache
 
@@ -101,6 +101,19 @@ class Cut:
         """Bytes of shared memory of a program."""
         return self._around + self.ring * _SLOT
 
+    @property
+    def options(self) -> Options:
+        """What the kernel's source leaves open, without what blocks say."""
+        return (
+            ("HIDDEN", self.hidden),
+            ("INNER", self.inner),
+            ("HEADS", self.hidden // _WIDTH),
+            ("BLOCKS", self.blocks),
+            ("TILES", self.tiles),
+            ("RING", self.ring),
+            ("FLIGHT", _FLIGHT),
+        )
+
 
 class Megakernel:
     """Computes all blocks of a stack, for one token over a static cache.
@@ -149,27 +162,14 @@ class Megakernel:
 
     @cached_property
     def _kernel(self) -> CudaKernel | None:
-        device = self._blocks[0].norm1.weight.device
+        weight, name = self._blocks[0].norm1.weight, ACTIVATIONS[self._blocks[0].feed_forward.activation_name]
+        half, device = int(weight.dtype is torch.bfloat16), weight.device
+        options = (*self._cut.options, ("BFLOAT", half), ("ACTIVATION", _ACTIVATIONS.index(name)))
         try:
-            return CudaKernel.of("megakernel", "step_kernel", self._options, self._cut.shared, device)
+            return CudaKernel.of("megakernel", "step_kernel", options, self._cut.shared, device)
         except RuntimeError as error:
             logger.warning("Blocks are computed one by one; there is no kernel for all of them here. %s", error)
             return None
-
-    @property
-    def _options(self) -> tuple[tuple[str, int], ...]:
-        cut, first = self._cut, self._blocks[0]
-        return (
-            ("HIDDEN", cut.hidden),
-            ("INNER", cut.inner),
-            ("HEADS", cut.hidden // _WIDTH),
-            ("BLOCKS", cut.blocks),
-            ("BFLOAT", int(first.norm1.weight.dtype is torch.bfloat16)),
-            ("ACTIVATION", _ACTIVATIONS.index(ACTIVATIONS[first.feed_forward.activation_name])),
-            ("TILES", cut.tiles),
-            ("RING", cut.ring),
-            ("FLIGHT", _FLIGHT),
-        )
 
     def _prepared(self, static: StaticCache) -> tuple[torch.Tensor, ...]:
         rows = []
