@@ -5,7 +5,7 @@ told each other their results, and others would need other code.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, cast
@@ -74,6 +74,8 @@ class Cut:
             self.hidden % _COLUMNS == 0
             and length & (length - 1) == 0
             and self.inner % self.hidden == 0
+            # Every program has a part of every result.
+            and self.multiprocessors <= self.hidden // _ROWS
             # Every thread finishes a row at most.
             and -(-3 * self.hidden // _ROWS // self.multiprocessors) * _ROWS <= _THREADS
             and self.ring >= _LEAST_RING
@@ -112,6 +114,7 @@ class Cut:
             ("TILES", self.tiles),
             ("RING", self.ring),
             ("FLIGHT", _FLIGHT),
+            ("SHARED", self.shared),
         )
 
 
@@ -129,7 +132,7 @@ class Megakernel:
         self._blocks = blocks
         self._otherwise = otherwise
         self._cut = Cut.of(blocks)
-        # For each cache: the addresses of everything, what multiprocessors tell each other, and how often they did.
+        # For each cache: the addresses of everything, what programs tell each other, and how many blocks they computed.
         self._kept: WeakKeyDictionary[StaticCache, tuple[torch.Tensor, ...]] = WeakKeyDictionary()
 
     def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
@@ -208,10 +211,11 @@ def megakernel_blocks(blocks: Sequence[Any], rows: int, otherwise: Sequence[Bloc
     device = blocks[0].norm1.weight.device
     suits = (
         rows == 1
+        and can_compile(device)
         and all(map(_has_four_bits, blocks))
         and len({_numbers(block) for block in blocks}) == 1
-        and blocks[0].attention.head_dim == _WIDTH
-        and can_compile(device)
+        and _has_square_attention(blocks[0])
+        and all(_lies_well(tensor) for block in blocks for tensor in _read_by_lines(block))
         and Cut.of(blocks).fits
     )
     return [Megakernel(blocks, otherwise), *[unchanged] * (len(blocks) - 1)] if suits else ()
@@ -224,6 +228,30 @@ def _has_four_bits(block: Any) -> bool:
 
 def _numbers(block: Any) -> tuple[Any, ...]:
     """What the kernel is told once for all blocks."""
-    attention = block.attention
-    sizes = tuple((layer.out_features, layer.in_features) for layer in linear_layers(block))
-    return sizes, block.norm1.eps, block.norm2.eps, attention.scale, block.feed_forward.activation_name
+    attention, sizes = block.attention, tuple((layer.out_features, layer.in_features) for layer in linear_layers(block))
+    return sizes, attention.head_dim, attention.scale, block.feed_forward.activation_name, block.norm1.eps
+
+
+def _has_square_attention(block: Any) -> bool:
+    *squares, up, down = linear_layers(block)
+    hidden, inner = block.norm1.weight.numel(), up.out_features
+    return (
+        all((layer.out_features, layer.in_features) == (hidden, hidden) for layer in squares)
+        and (up.in_features, down.out_features, down.in_features) == (hidden, hidden, inner)
+        and block.attention.head_dim == _WIDTH
+        and block.norm1.eps == block.norm2.eps
+    )
+
+
+def _read_by_lines(block: Any) -> Iterator[torch.Tensor]:
+    """What is read by 16 bytes and more."""
+    for layer in linear_layers(block):
+        yield layer.weight
+        yield layer.weight_scale
+    for norm in (block.norm1, block.norm2):
+        yield norm.weight
+        yield norm.bias
+
+
+def _lies_well(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.data_ptr() % 16 == 0

@@ -22,11 +22,12 @@ Options = tuple[tuple[str, int], ...]
 @cache
 def can_compile(device: torch.device) -> bool:
     """Whether kernels can be compiled for a device, and run there."""
-    return (
-        device.type == "cuda"
-        and torch.cuda.get_device_capability(device) >= _CAPABILITY
-        and all(find_spec(name) is not None for name in ("triton", "cuda", "cuda.bindings"))
-    )
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < _CAPABILITY:
+        return False
+    try:
+        return all(find_spec(name) is not None for name in ("triton", "cuda.bindings"))
+    except ImportError:  # there is no package `cuda`, or it is somebody else's module
+        return False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 __device__ float nothing() { return __uint_as_float(0xFF800000); }  // minus infinity
 
-// A softmax that is computed as it goes, by eight lanes with eight features each.
+// An online softmax, by eight lanes with eight features each. A slot that is not seen changes nothing.
 struct Attention {
     float total[8] = {}, highest = nothing(), weight = 0;
 
@@ -44,7 +44,9 @@ struct Attention {
 __device__ float attend(
     Shared &shared, const Notes &notes, const Block &block, const u8 *seen, int slot, int capacity, int head,
     float scale) {
-    constexpr int STREAMS = THREADS / 8, LINE = WIDTH + 2, AHEAD = 4;
+    constexpr int STREAMS = THREADS / 8;    // slots at once
+    constexpr int AHEAD = 4;                // of each stream, slots that are read before the query is there
+    constexpr int LINE = WIDTH + 2;         // what a warp has found: sums, the highest score, the weight
     static_assert(WARPS * LINE * 4 <= sizeof(shared.numbers), "what warps have found fits there");
     float (*found)[LINE] = reinterpret_cast<float (*)[LINE]>(shared.numbers);
     int stream = threadIdx.x / 8, begin = threadIdx.x % 8 * 8;

@@ -13,7 +13,7 @@ constexpr int ROW_BYTES = COLUMNS / 2;
 constexpr int STEP_BYTES = COLUMNS / GROUP * 4;
 constexpr int TILE_BYTES = ROWS * (ROW_BYTES + STEP_BYTES);
 constexpr int PARTS = 4;                    // of a tile, one for a warp
-constexpr int QUARTERS = 4;                 // of a part's groups, which tensor cores take for rows
+constexpr int TOGETHER = 4;                 // groups of a row that tensor cores take at once
 constexpr int SETS = 4;                     // tiles that are computed at once
 constexpr int WARPS = SETS * PARTS;
 constexpr int THREADS = WARPS * 32;         // that compute
@@ -21,12 +21,12 @@ constexpr int FETCHERS = 2;                 // warps
 constexpr int LENGTH = HIDDEN / COLUMNS;    // tiles that make up a row of HIDDEN numbers
 constexpr int SQUARE = HIDDEN / ROWS;       // rows of tiles that make up HIDDEN rows
 constexpr int PASSES = INNER / HIDDEN;      // parts of the wide products
-constexpr u32 MISSING = 0xFFFF;
+constexpr u32 MISSING = 0xFFFF;             // not a number, and no conversion gives these bits
 static_assert(HIDDEN % COLUMNS == 0 && (LENGTH & (LENGTH - 1)) == 0, "tiles make up rows");
 static_assert(INNER % HIDDEN == 0, "parts of wide products are squares");
 static_assert(HIDDEN % (8 * THREADS) == 0, "threads take eight numbers at a time");
 static_assert(RING > SETS, "a set takes every SETS-th tile");
-static_assert(WIDTH == 64, "eight lanes attend to a slot, eight features each");
+static_assert(WIDTH == 64 && HEADS * WIDTH == HIDDEN, "eight lanes attend to a slot, eight features each");
 
 // Where a block's parameters are: queries, keys, values, out, up, down; two norms; and its cache.
 struct Block {
@@ -50,12 +50,13 @@ struct Notes {
 
 struct Shared {
     u8 ring[RING][TILE_BYTES];              // ROWS rows, and their steps
-    uint4 digits[2][HIDDEN / 16];           // a token, high and low; four words for each half of a unit
+    uint4 digits[2][HIDDEN / 16];           // a token: high and low; see tokens.cuh
     float2 scales[HIDDEN / GROUP];          // what products of a group must be multiplied by; the sum of its numbers
     u16 numbers[WARPS][2 * GROUP];          // of the token, on their way
-    float results[TILES][PARTS][ROWS][QUARTERS];
+    float results[TILES][PARTS][ROWS][TOGETHER];
     float moments[2][WARPS];
-    u64 full[RING];
-    u64 empty[RING];
+    u64 full[RING];                         // barriers: for its bytes, which each fetching warp announces
+    u64 empty[RING];                        // for the warps that read a part of it
     Block blocks[BLOCKS];
 };
+static_assert(sizeof(Block) == 192 && sizeof(Shared) <= SHARED, "as megakernel.py counts them");

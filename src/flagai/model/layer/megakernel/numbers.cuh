@@ -49,8 +49,8 @@ __device__ Eight eight(const u16 *place) {
     return found;
 }
 
-// A warp's neighbouring numbers, once they are there. One lane looks for its own until then: if all did, who writes them
-// would wait for those who look.
+// A warp's neighbouring numbers, once they are there. One lane looks for its own until then: if all lanes of all
+// multiprocessors did, their reading would keep the second-level cache from what is to be written there.
 __device__ Eight eight_awaited(const u16 *place) {
     Eight found;
     bool there;

@@ -1,6 +1,6 @@
 // A token times tiles.
 
-// The row of a product that a thread finishes, if any.
+// The row of a product that a thread finishes, if it is real; else 0, so that what is read for it exists.
 struct Row {
     bool real;
     int row;
@@ -21,18 +21,20 @@ __device__ void multiply_nibbles(int (&sums)[4], u32 first, u32 second, u32 even
           "r"(odd));
 }
 
-// A whole number below 2 ** 22, by its bits.
+// A whole number below 2 ** 22 as the last bits of 1.5 * 2 ** 23, less that. Sums here are below 15 * 128 * 128.
 __device__ float as_float(int number) { return __int_as_float(0x4B400000 + number) - 12582912.0f; }
 
 // The packed token times some tiles of this multiprocessor. Results of pass after pass lie one after the other.
 //
-// Tensor cores' rows are (row of the tile, quarter), and their columns (digit, quarter); groups of a quarter are 4 apart.
-// A lane holds a unit of two rows. It gets, of both, the products with two quarters of a digit.
+// Each group has a step of its own, so products of different groups must stay apart, and tensor cores take 16 rows and 8
+// columns at once. A row is therefore (row of the tile, which of 4 neighbouring groups), and a column (digit, which of the
+// 4 groups); only results of the same group are of use, a quarter of all. A lane holds a unit of two rows, and gets the
+// results of these rows with two columns: one of them may be of its own group.
 __device__ void multiply(Shared &shared, const Share &share, Place &place, int &next, int pass = 0) {
-    constexpr int STEPS = COLUMNS / GROUP / QUARTERS / PARTS;
+    constexpr int STEPS = COLUMNS / GROUP / TOGETHER / PARTS;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % PARTS;
-    int upper = lane / 16, quarter = lane / 4 % QUARTERS, unit = lane % 4;
-    bool odd = quarter % 2, high = unit < 2, own = unit % 2 == quarter / 2;
+    int upper = lane / 16, which = lane / 4 % TOGETHER, unit = lane % 4;
+    bool odd = which % 2, high = unit < 2, own = unit % 2 == which / 2;
     float worth = high ? 256 : 1;
     int tiles = share.count * LENGTH, before = pass * tiles;
 #pragma unroll 1
@@ -44,7 +46,7 @@ __device__ void multiply(Shared &shared, const Share &share, Place &place, int &
         wait_for(&shared.full[place.slot], place.parity);
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
-            int group = (part * STEPS + step) * QUARTERS + quarter;
+            int group = (part * STEPS + step) * TOGETHER + which;
             uint4 first = units[upper * (ROW_BYTES / 16) + group * 4 + unit];
             uint4 second = units[(upper + 2) * (ROW_BYTES / 16) + group * 4 + unit];
             u32 first_step = steps[upper * (COLUMNS / GROUP) + group];
@@ -69,8 +71,8 @@ __device__ void multiply(Shared &shared, const Share &share, Place &place, int &
         first_sum += __shfl_xor_sync(~0u, first_sum, 2);
         second_sum += __shfl_xor_sync(~0u, second_sum, 2);
         if (own && high) {
-            shared.results[before + next][part][upper][quarter] = first_sum;
-            shared.results[before + next][part][upper + 2][quarter] = second_sum;
+            shared.results[before + next][part][upper][which] = first_sum;
+            shared.results[before + next][part][upper + 2][which] = second_sum;
         }
     }
     next -= tiles;

@@ -1,26 +1,26 @@
 // A decoding step of one token through all blocks of a decoder whose weights have four bits, in one kernel.
 //
-// A step is bound by reading weights, and which weights come next does not depend on the token. So one warp of every
-// multiprocessor does nothing but fetch the tiles that are this multiprocessor's, block after block, into a ring in
-// shared memory; it never waits for anything but room. All other warps compute with what has arrived. While they wait
-// for other multiprocessors (every product needs all results of the one before), the memory goes on reading.
-// The wide product of a block is computed part by part, and the one after it takes the parts as they come.
+// A step is bound by reading weights, and which weights come next does not depend on the token. So there is one program on
+// every multiprocessor, of which two warps do nothing but fetch the tiles that are this program's, block after block, into
+// a ring in shared memory. All other warps compute with what has arrived. While these wait for other programs (a product
+// needs all results of the one before), the memory goes on reading. The wide product of a block is computed part by part,
+// and the one after it takes the parts as they come.
 //
-// Multiprocessors wait for numbers themselves, not for a signal: where a number will be, there are bits before that no
-// result ever has (MISSING). Every place of this kind exists twice, for even and for odd blocks; who writes into one
-// takes back what it wrote into the other, which everybody has read by then: the next block would not be there else.
+// Programs wait for numbers themselves, not for a signal: where a number will be, there is MISSING before. Every such place
+// (Notes) exists twice, for even and for odd blocks. A program has a result of block g only after it has had all results
+// of the step of g before it, to which all programs have contributed, who by then have read everything of block g - 1 that
+// such a result is made of. So whoever tells a result of g may take back the same one of g - 1, and one fence in a block
+// makes sure that this is seen before g + 1 uses these places again.
 //
-// Weights lie as flagai.checkpoint.quantised says: a unit of four words has 32 numbers of a group of 128, nibble j of
-// word w being number 16 j + w of the unit's start. Four nibbles of a word are four bytes by one operation, and tensor
-// cores multiply bytes. So a token becomes two digits of eight bits, after a power of two for each group: numbers above a
-// 64th of the group's largest stay as they are in bfloat16, and no error is above a 32768th of it. Of 16 rows that tensor
-// cores take, each is a quarter of the groups of a row of weights; of 8 columns, each is such a quarter of a digit. Most
-// of these products are of no use, but they cost nothing.
+// Weights lie as flagai.checkpoint.quantised says: in unit u (four words) of a group of 128 numbers, nibble j of word w is
+// number 16 j + 4 u + w. Four nibbles of a word are four bytes by one operation, and tensor cores multiply bytes. So a
+// token becomes two digits of eight bits, after a power of two for each group: in bfloat16, numbers above a 64th of the
+// group's largest stay as they are, and no error is above a 32768th of the largest.
 //
 // Given by the compiler's options: HIDDEN, INNER, HEADS (sizes of a block), BLOCKS (how many there are), BFLOAT
 // (1: bfloat16, 0: float16), ACTIVATION (0 gelu, 1 gelu_tanh, 2 relu, 3 silu), RING (tiles in the ring), FLIGHT (tiles
-// that are asked for at once: more would keep others waiting for the memory), TILES (the most that one multiprocessor
-// takes of a product).
+// that are asked for at once: more would keep others waiting for the memory), TILES (the most that one program takes of a
+// product), SHARED (bytes of shared memory).
 
 #include "layout.cuh"
 #include "numbers.cuh"
@@ -82,7 +82,10 @@ __device__ void compute_all(
         pack_awaited(shared, now.attended);
         multiply(shared, square, place, next);
         found = rounded(as_half(result_of(shared, square) + bias) + before);
-        if (row.real) exchange(now.middle + row.row, last.middle + row.row, found);
+        if (row.real) {
+            exchange(now.middle + row.row, last.middle + row.row, found);
+            tell(last.hidden + row.row, MISSING);  // all have read it; the fence below must come after
+        }
 
         pack_normed(shared, now.middle, false, block.gain[1], block.shift[1], eps);
 #pragma unroll 1
@@ -98,7 +101,9 @@ __device__ void compute_all(
 
         bias = widened(one(block.bias[5] + row.row));
         before = widened(one(now.middle + row.row));
-        asm volatile("fence.acq_rel.gpu;" ::: "memory");  // what has been taken back is gone before the next block begins
+        // What has been taken back is gone before anybody looks there again. Nobody looks without having read what is told
+        // after this; in the hardware, that is enough for reads that stay in order.
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
 #pragma unroll 1
         for (int pass = 0; pass < PASSES; pass++) {
             pack_awaited(shared, now.inner + pass * HIDDEN);
@@ -106,7 +111,7 @@ __device__ void compute_all(
         }
         found = rounded(as_half(result_of(shared, square, PASSES) + bias) + before);
         if (row.real) {
-            exchange(now.hidden + row.row, last.hidden + row.row, found);
+            tell(now.hidden + row.row, found);
             if (index + 1 == BLOCKS) out[row.row] = found;
         }
     }

@@ -14,7 +14,7 @@ __device__ void arrive(u64 *barrier) {
 // All threads that compute.
 __device__ void together() { asm volatile("bar.sync 1, %0;" :: "n"(THREADS) : "memory"); }
 
-// What a multiprocessor does of a part of a product: every so manieth row of tiles, from `begin` on.
+// What a program does of a product, or of a part of it: of the rows of tiles from `begin` on, every gridDim.x-th.
 struct Share {
     int first, count;
 
@@ -25,7 +25,7 @@ struct Share {
     }
 };
 
-// A place in the ring, and whether it has been used an even or an odd number of times.
+// A place in the ring, and whether the ring has been gone round an even or an odd number of times.
 struct Place {
     u32 slot, parity = 0;
 
@@ -42,8 +42,8 @@ __device__ void fetch(const u8 *from, u8 *to, int bytes, u64 *barrier, u64 polic
                  :: "r"(address(to)), "l"(from), "r"(bytes), "r"(address(barrier)), "l"(policy) : "memory");
 }
 
-// One warp fetches the words of all tiles, in the order in which they are needed, and another their steps. They must be
-// quick, so they do not divide, and copy rows together where these are neighbours.
+// One warp fetches the words of all tiles, in the order in which they are needed, and another their steps. These warps
+// must be quick: nothing is divided here, and rows that are neighbours are one copy.
 __device__ void fetch_all(Shared &shared, bool steps) {
     int lane = threadIdx.x % 32, bytes = steps ? STEP_BYTES : ROW_BYTES, offset = steps ? ROWS * ROW_BYTES : 0;
     u64 policy;
