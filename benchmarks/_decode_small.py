@@ -62,7 +62,7 @@ def _ratio(before: dict[str, Any], after: dict[str, Any]) -> float:
 
 
 def _closeness(how: str) -> dict[str, float]:
-    config = {**GLM_10B, "num_layers": 4, "hidden_size": 512, "num_attention_heads": 8, "vocab_size": 5000}
+    config = {**GLM_10B, "num_layers": 4, "vocab_size": 5000}
     model = made(GLMModel, config)
     quantize(model, how)
     return logits_difference(model, prompt(11, 5000))

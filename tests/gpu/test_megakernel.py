@@ -159,8 +159,9 @@ def test_rows_of_several_tiles() -> None:
     assert (found - wanted).float().norm() < 0.02 * wanted.float().norm()
 
 
-def test_two_threads() -> None:
+def test_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two models, each on a stream of its own: programs of one must not keep those of the other from meeting."""
+    monkeypatch.setattr("flagai.generation.static._PATIENCE", None)
     models, prompts = [build(2, name=name) for name in ("GLMModel", "GPT2Model")], [Prompt((3, 50, 7, 9))]
 
     def written(model: Any) -> list[tuple[int, ...]]:
