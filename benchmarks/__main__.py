@@ -25,7 +25,7 @@ from _targets import lines  # noqa: E402
 
 # name: (script and arguments, seconds at most); {folder} is scratch space.
 _CPU = {
-    "load": (("load.py", "--only", "bert,gpt2", "--times", "--rounds", "3", "--folder", "{folder}"), 420),
+    "load": (("load.py", "--only", "bert,gpt2", "--times", "--rounds", "2", "--folder", "{folder}"), 420),
     "step": (("step.py", "--rounds", "3"), 120),
     "titles": (("write.py", "--texts", "8", "--without", "original"), 150),
     "minilm": (("predict.py", "--model", "minilm", "--texts", "256", "--rounds", "2"), 100),

@@ -1,8 +1,14 @@
 """Building without memory: everything has a shape and nothing is drawn, also in modules that are not ours."""
 
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
+from flagai.model import base_model
 from flagai.model.building import several, without_memory
 from flagai.model.layer import Embeddings, FeedForward, RMSNorm
 from tests import tiny
@@ -84,3 +90,18 @@ def pairs(one: nn.Module, other: nn.Module) -> list[tuple[nn.Module, nn.Module]]
 def test_blocks_with_memory_are_drawn_each() -> None:
     first, second = several(block, 2)
     assert not torch.equal(first[0].up.weight, second[0].up.weight)
+
+
+def test_no_garbage_is_looked_for_while_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.build("BertModel").save_pretrained(tmp_path)
+    enabled = []
+
+    def opened(*given: Any, **options: Any) -> Any:
+        enabled.append(gc.isenabled())
+        return open_checkpoint(*given, **options)
+
+    open_checkpoint = base_model.open_checkpoint
+    monkeypatch.setattr(base_model, "open_checkpoint", opened)
+    tiny.CLASSES["BertModel"].from_pretrained(tmp_path)
+    assert enabled == [False]
+    assert gc.isenabled()

@@ -182,14 +182,15 @@ class BaseModel(Savable):
         bits = Quantization.read(config, quantize, spread=layout is not None)
         if only_download_config:
             return bits.apply(cls._spread(config, layout)._drawn(device).to(dtype=dtype))
-        with phase("open"):
-            checkpoint = open_checkpoint(found.folder, widen=bits.stored is None)
-        whole_files = device.type == "cpu" and layout is None  # a rank needs its windows only
-        readers = checkpoint.readers_ahead(device, 1 if layout is None else layout.mesh.size())
-        with collector_paused(), readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
-            model = cls._spread(config, layout, dtype or checkpoint.dtype)
-            bits.load(model, checkpoint, device, dtype)
-        return model.eval()
+        with collector_paused():
+            with phase("open"):
+                checkpoint = open_checkpoint(found.folder, widen=bits.stored is None)
+            whole_files = device.type == "cpu" and layout is None  # a rank needs its windows only
+            readers = checkpoint.readers_ahead(device, 1 if layout is None else layout.mesh.size())
+            with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
+                model = cls._spread(config, layout, dtype or checkpoint.dtype)
+                bits.load(model, checkpoint, device, dtype)
+            return model.eval()
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> Self:
