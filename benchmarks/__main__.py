@@ -1,6 +1,6 @@
 """Everything at once: all benchmarks that suit this machine, one JSON, one picture, one table.
 
-    python -m benchmarks --out results.json --picture speed.svg     # 2 CPU cores: 12 minutes; a GPU: 9
+    python -m benchmarks --out results.json --picture speed.svg     # 2 CPU cores: 12 minutes; a GPU: 6
     python -m benchmarks --only step,titles                         # some of them
     python -m benchmarks --draw benchmarks/results/*.json           # only the picture and the table, from results
 
