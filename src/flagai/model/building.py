@@ -91,7 +91,7 @@ def collector_paused() -> Iterator[None]:
     """Leave garbage uncollected in the body.
 
     A model is thousands of objects that all stay, enough to set off a full collection: it looks at everything that
-    torch has imported and finds nothing, for longer than all else that a load of BERT-base does (30 to 100 ms).
+    torch has imported and finds nothing, for 30 to 100 ms; all else that a load of BERT-base does takes less.
     """
     if not gc.isenabled():
         yield

@@ -23,7 +23,7 @@ from flagai.model.layer.static_cache import StaticCache
 
 logger = logging.getLogger(__name__)
 Block = Callable[..., torch.Tensor]
-# What follows is as in megakernel/layout.cuh: the activations by their numbers there,
+# What follows is as in megakernel/: the activations by their numbers in step.cu, the rest as in layout.cuh,
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 # a tile's rows and columns, numbers that share a step, features of a head,
 _ROWS, _COLUMNS, _GROUP, _WIDTH = 4, 4096, 128, 64
@@ -89,7 +89,7 @@ class Cut:
 
     @property
     def _around(self) -> int:
-        """Bytes of shared memory besides the ring: a token's digits and scales, results, addresses."""
+        """Bytes of shared memory besides the ring: a token's numbers, digits and scales, results, addresses."""
         token = 2 * self.hidden + 8 * self.hidden // _GROUP
         return token + _RESULTS * self.tiles + _ADDRESSES * self.blocks + _REST
 

@@ -6,16 +6,17 @@
 // needs all results of the one before), the memory goes on reading. The wide product of a block is computed part by part,
 // and the one after it takes the parts as they come.
 //
-// Programs wait for numbers themselves, not for a signal: where a number will be, there is MISSING before. Every such place
-// (Notes) exists twice, for even and for odd blocks. A program has a result of block g only after it has had all results
-// of the step of g before it, to which all programs have contributed, who by then have read everything of block g - 1 that
-// such a result is made of. So whoever tells a result of g may take back the same one of g - 1, and one fence in a block
-// makes sure that this is seen before g + 1 uses these places again.
+// Programs wait for numbers themselves, not for a signal: where a number will be, there is MISSING before. Every such
+// place (Notes) exists twice, for even and for odd blocks. A program has a result of block g only after it has had all
+// results of the step of g before it (attention: its head's), to which all programs have contributed, who by then have
+// read everything of block g - 1 that such a result is made of. So whoever tells a result of g may take back the same
+// one of g - 1 (hidden: with middle), and one fence in a block makes sure that this is seen before g + 1 uses these
+// places again.
 //
 // Weights lie as flagai.checkpoint.quantised says: in unit u (four words) of a group of 128 numbers, nibble j of word w is
 // number 16 j + 4 u + w. Four nibbles of a word are four bytes by one operation, and tensor cores multiply bytes. So a
 // token becomes two digits of eight bits, after a power of two for each group: in bfloat16, numbers above a 64th of the
-// group's largest stay as they are, and no error is above a 32768th of the largest.
+// group's largest stay as they are, and no error is above a 16384th of the largest.
 //
 // Given by the compiler's options: HIDDEN, INNER, HEADS (sizes of a block), BLOCKS (how many there are), BFLOAT
 // (1: bfloat16, 0: float16), ACTIVATION (0 gelu, 1 gelu_tanh, 2 relu, 3 silu), RING (tiles in the ring), FLIGHT (tiles
