@@ -35,7 +35,7 @@ _CPU = {
 _DECODE = "limits,int8,int4,gpt2,t5,bert,peer10b,first_tokens,equal"
 _GPU = {
     "load": (("load.py", "--gpu", "--rounds", "2", "--folder", "{folder}"), 240),
-    "decode": (("decode.py", "--quick", "--peers", "--only", _DECODE), 345),
+    "decode": (("decode.py", "--quick", "--peers", "--only", _DECODE), 420),
 }
 _GPUS = {"parallel": (("parallel.py",), 300)}
 
