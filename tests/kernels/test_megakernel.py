@@ -1,0 +1,136 @@
+"""Which blocks one kernel computes, and who computes them where it cannot be had; what it computes, tests/gpu sees."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flagai.model.block import megakernel
+from flagai.model.block.megakernel import Cut, Megakernel, megakernel_blocks
+from flagai.model.quantized import quantize
+from tests import tiny
+
+# Multiprocessors and shared memory of an H100.
+H100 = (132, 232448)
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Of GLM-10b's width, without memory, as if on an H100."""
+    gpu = SimpleNamespace(multi_processor_count=H100[0], shared_memory_per_block_optin=H100[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(megakernel, "can_compile", lambda _: True)
+    sizes = {"hidden_size": 4096, "num_attention_heads": 64, "num_layers": 3, "spell_length": None}
+    model = tiny.CLASSES["GLMModel"].on_meta(tiny.config("GLMModel", **sizes)).bfloat16()
+    quantize(model, "int4")
+    return list(model.blocks)
+
+
+def test_the_first_computes_all(blocks: list[Any]) -> None:
+    first, *others = megakernel_blocks(blocks, 1, ())
+    assert isinstance(first, Megakernel)
+    hidden = torch.ones(2)
+    assert [other(hidden, None, cache=None) is hidden for other in others] == [True, True]
+
+
+def _apart(block: Any) -> None:
+    """Put a norm's weight where no line begins."""
+    place = torch.empty(4097, dtype=torch.bfloat16)
+    block.norm2.weight = nn.Parameter(place[1:], requires_grad=False)
+
+
+def _turned(block: Any) -> None:
+    layer = block.feed_forward.up
+    layer.weight = nn.Parameter(layer.weight.T.contiguous().T, requires_grad=False)
+
+
+def _other_group(block: Any) -> None:
+    block.attention.out.group = 64
+
+
+def _other_bits(block: Any) -> None:
+    block.attention.out.bits = 8
+
+
+def _other_scale(block: Any) -> None:
+    block.attention.scale = 1.0
+
+
+def _other_heads(block: Any) -> None:
+    block.attention.head_dim = 128
+
+
+def _other_eps(block: Any) -> None:
+    block.norm2.eps = 0.5
+
+
+def _narrow(block: Any) -> None:
+    block.attention.v.out_features = 2048
+
+
+@pytest.mark.parametrize(
+    ("change", "which"),
+    [
+        (change, which)
+        for change in (_apart, _turned, _other_group, _other_bits, _other_scale, _other_heads)
+        for which in ([0], [2])
+    ]
+    + [(change, [0, 1, 2]) for change in (_other_heads, _other_eps, _narrow)],
+)
+def test_others_are_left_to_themselves(blocks: list[Any], change: Callable[[Any], None], which: list[int]) -> None:
+    """One block that is unlike the rest, or all that are unlike what the kernel knows."""
+    assert megakernel_blocks(blocks, 1, ())
+    for index in which:
+        change(blocks[index])
+    assert megakernel_blocks(blocks, 1, ()) == ()
+
+
+def test_steps_of_several_tokens_are_others(blocks: list[Any]) -> None:
+    assert megakernel_blocks(blocks, 2, ()) == ()
+
+
+def test_a_refusal_is_told_once_and_blocks_go_on(
+    blocks: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any) -> Any:
+        raise RuntimeError("the driver is too old")
+
+    def single(hidden: torch.Tensor, _: Any, *, cache: int) -> torch.Tensor:
+        return hidden * 10 + cache
+
+    monkeypatch.setattr(megakernel.CudaKernel, "of", refused)
+    first = megakernel_blocks(blocks, 1, [single] * 3)[0]
+    layers: Any = SimpleNamespace(cache=SimpleNamespace(layer=lambda index: index))
+    assert [first(torch.tensor(1), None, cache=layers).item() for _ in range(2)] == [1012, 1012]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Blocks are computed one by one; there is no kernel for all of them here. the driver is too old"
+    ]
+
+
+def test_blocks_elsewhere_stay_as_they_are() -> None:
+    assert megakernel_blocks(list(tiny.build("GLMModel").blocks), 1, ()) == ()
+
+
+def test_cut_for_glm_10b() -> None:
+    cut = Cut(4096, 16384, 48, *H100)
+    assert cut.fits
+    assert (cut.tiles, cut.ring) == (32, 22)
+    assert cut.shared <= H100[1] < cut.shared + 8720
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        Cut(1024, 4096, 24, *H100),  # half a tile
+        Cut(4096, 10240, 24, *H100),  # inner numbers are no squares
+        Cut(12288, 49152, 24, *H100),  # three tiles
+        Cut(4096, 16384, 24, 16, 232448),  # a small GPU: more rows than threads
+        Cut(4096, 16384, 48, 132, 101376),  # little shared memory
+    ],
+    ids=str,
+)
+def test_what_does_not_fit(cut: Cut) -> None:
+    assert not cut.fits
