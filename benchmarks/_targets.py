@@ -92,6 +92,8 @@ ROWS = (
     Row("load GLM-10b, bf16, warm", "GPU", "s", at("steps", "GLM warm", "load_s", "flagai"),
         at("steps", "GPT-2 warm", "load_s", "transformers"), 0.85,
         at("steps", "page cache to memory, seconds by threads", "16"), ratio=False),
+    Row("the same, cold, over the disk", "GPU", "s", at("steps", "GLM cold", "load_s", "flagai"),
+        at("steps", "GLM cold", "read_s"), 0.95, rival="reading the files"),
     Row("load it on two GPUs", "GPUs", "s", at("results", "flagai", "load_s"),
         at("results", "transformers", "load_s"), 3),
     Row("decode GLM-10b, bf16, batch 1", "GPU", "tokens/s",

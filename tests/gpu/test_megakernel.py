@@ -28,7 +28,9 @@ pytestmark = [
 WIDTH, HEADS = 4096, 64
 
 
-def build(layers: int, dtype: torch.dtype = torch.bfloat16, name: str = "GLMModel", **sizes: Any) -> Any:
+def build(
+    layers: int, dtype: torch.dtype = torch.bfloat16, name: str = "GLMModel", bits: str | None = "int4", **sizes: Any
+) -> Any:
     own = {
         "GLMModel": {
             "hidden_size": WIDTH, "num_attention_heads": HEADS, "num_layers": layers, "max_sequence_length": 1024,
@@ -47,7 +49,8 @@ def build(layers: int, dtype: torch.dtype = torch.bfloat16, name: str = "GLMMode
             nn.init.normal_(parameter, 0.5, 0.2)
         else:
             nn.init.normal_(parameter, 0, 0.02)
-    quantize(model, "int4")
+    if bits is not None:
+        quantize(model, bits)
     return model
 
 
@@ -67,23 +70,46 @@ def cache_of(model: Any, capacity: int, written: int) -> StaticCache:
     return cache
 
 
+def one_by_one(model: Any, hidden: torch.Tensor, visible: Visibility, cache: StaticCache) -> torch.Tensor:
+    """What the kernels of each block make of a token."""
+    for index, block in enumerate(model.blocks):
+        hidden = FusedPreNorm(block)(hidden, visible, cache=cache.layer(index))
+    return hidden
+
+
+def together(model: Any, hidden: torch.Tensor, visible: Visibility, cache: StaticCache) -> torch.Tensor:
+    """What the kernel of all blocks makes of it."""
+    return Megakernel(list(model.blocks), ())(hidden, visible, cache=cache.layer(0))
+
+
+def seeing(count: int, capacity: int = 128) -> Visibility:
+    return Visibility((torch.arange(capacity, device="cuda") < count)[None, None, None])
+
+
+def token(width: int = WIDTH, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.randn(1, 1, width, device="cuda", dtype=dtype)
+
+
+every = pytest.mark.parametrize("bits", [None, "int4", "int8"])
+
+
 @torch.inference_mode()
+@every
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("layers", "capacity", "written"), [(1, 128, 1), (2, 128, 100), (3, 1024, 700)])
-def test_it_computes_what_the_blocks_compute(layers: int, capacity: int, written: int, dtype: torch.dtype) -> None:
+def test_it_computes_what_the_blocks_compute(
+    layers: int, capacity: int, written: int, dtype: torch.dtype, bits: str | None
+) -> None:
     """Step after step, with an odd number of blocks too: what was told in one must be gone in the next."""
-    model = build(layers, dtype)
-    blocks = list(model.blocks)
+    model = build(layers, dtype, bits=bits)
     ours, theirs = (cache_of(model, capacity, written) for _ in range(2))
-    kernel = Megakernel(blocks, ())
+    kernel = Megakernel(list(model.blocks), ())
     for step in range(4):
         seen = torch.arange(capacity, device="cuda") <= written + step
         seen[3:7] = written < 3
         visible = Visibility(seen[None, None, None])
-        hidden = torch.randn(1, 1, WIDTH, device="cuda", dtype=dtype)
-        found, wanted = kernel(hidden, visible, cache=ours.layer(0)), hidden
-        for index, block in enumerate(blocks):
-            wanted = FusedPreNorm(block)(wanted, visible, cache=theirs.layer(index))
+        hidden = token(dtype=dtype)
+        found, wanted = kernel(hidden, visible, cache=ours.layer(0)), one_by_one(model, hidden, visible, theirs)
         assert (found - wanted).float().norm() < 0.02 * wanted.float().norm()
         for index in range(layers):
             for mine, other in zip(ours.buffers(index), theirs.buffers(index), strict=True):
@@ -93,23 +119,21 @@ def test_it_computes_what_the_blocks_compute(layers: int, capacity: int, written
 
 
 @torch.inference_mode()
+@every
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("outlier", [0.0, 30.0, 300.0])
-def test_it_is_as_close_to_exact_results_as_the_blocks(outlier: float, dtype: torch.dtype) -> None:
+def test_it_is_as_close_to_exact_results_as_the_blocks(outlier: float, dtype: torch.dtype, bits: str | None) -> None:
     """Also with numbers as large models have them, in the residual stream and between the wide matrices."""
-    model, exact = (build(2, dtype) for _ in range(2))
+    model, exact = (build(2, dtype, bits=bits) for _ in range(2))
     for each in (model, exact):
         for block in each.blocks:
             block.feed_forward.up.bias[::128] = outlier
     exact.float()
-    hidden = torch.randn(1, 1, WIDTH, device="cuda", dtype=dtype)
+    hidden, visible = token(dtype=dtype), seeing(21)
     hidden[..., 5] = outlier
     caches = [cache_of(each, 128, 20) for each in (model, model, exact)]
-    visible = Visibility((torch.arange(128, device="cuda") <= 20)[None, None, None])
-    found = Megakernel(list(model.blocks), ())(hidden, visible, cache=caches[0].layer(0))
-    fused, wanted = hidden, hidden.float()
-    for index, block in enumerate(model.blocks):
-        fused = FusedPreNorm(block)(fused, visible, cache=caches[1].layer(index))
+    found, fused = together(model, hidden, visible, caches[0]), one_by_one(model, hidden, visible, caches[1])
+    wanted = hidden.float()
     for index, block in enumerate(exact.blocks):
         wanted = block(wanted, visible, cache=caches[2].layer(index))
     ours, theirs = ((each.float() - wanted).norm() for each in (found, fused))
@@ -117,12 +141,12 @@ def test_it_is_as_close_to_exact_results_as_the_blocks(outlier: float, dtype: to
 
 
 @torch.inference_mode()
-def test_what_is_no_number_stays_so() -> None:
+@every
+def test_what_is_no_number_stays_so(bits: str | None) -> None:
     """Nobody waits for a number that is none."""
-    model = build(3)
+    model = build(3, bits=bits)
     cache, kernel = cache_of(model, 128, 20), Megakernel(list(model.blocks), ())
-    visible = Visibility((torch.arange(128, device="cuda") <= 20)[None, None, None])
-    hidden = torch.randn(1, 1, WIDTH, device="cuda", dtype=torch.bfloat16)
+    hidden, visible = token(), seeing(21)
     good = kernel(hidden, visible, cache=cache.layer(0))
     bad = hidden.clone().view(torch.int16)
     bad[..., 7] = -1
@@ -131,10 +155,11 @@ def test_what_is_no_number_stays_so() -> None:
     torch.testing.assert_close(kernel(hidden, visible, cache=cache.layer(0)), good, atol=0, rtol=0)
 
 
+@every
 @pytest.mark.parametrize("name", ["GLMModel", "GPT2Model"])
-def test_texts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts(name: str, bits: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flagai.generation.static._PATIENCE", None)
-    model = build(3, name=name)
+    model = build(3, name=name, bits=bits)
     prompts = [Prompt((3, 50, 7, 9))]
     fast, plain = (
         generate(model, prompts, Decoding(max_new_tokens=30, cuda_graphs=graphs))[0][0] for graphs in (True, False)
@@ -148,21 +173,20 @@ def test_texts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.inference_mode()
-def test_rows_of_several_tiles() -> None:
-    model = build(3, hidden_size=2 * WIDTH, num_attention_heads=2 * HEADS)
+@pytest.mark.parametrize("bits", ["int4", "int8"])
+def test_rows_of_several_tiles(bits: str) -> None:
+    model = build(3, bits=bits, hidden_size=2 * WIDTH, num_attention_heads=2 * HEADS)
     caches = [cache_of(model, 128, 20) for _ in range(2)]
-    visible = Visibility((torch.arange(128, device="cuda") <= 20)[None, None, None])
-    hidden = torch.randn(1, 1, 2 * WIDTH, device="cuda", dtype=torch.bfloat16)
-    found, wanted = Megakernel(list(model.blocks), ())(hidden, visible, cache=caches[0].layer(0)), hidden
-    for index, block in enumerate(model.blocks):
-        wanted = FusedPreNorm(block)(wanted, visible, cache=caches[1].layer(index))
+    hidden, visible = token(2 * WIDTH), seeing(21)
+    found, wanted = together(model, hidden, visible, caches[0]), one_by_one(model, hidden, visible, caches[1])
     assert (found - wanted).float().norm() < 0.02 * wanted.float().norm()
 
 
 def test_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two models, each on a stream of its own: programs of one must not keep those of the other from meeting."""
     monkeypatch.setattr("flagai.generation.static._PATIENCE", None)
-    models, prompts = [build(2, name=name) for name in ("GLMModel", "GPT2Model")], [Prompt((3, 50, 7, 9))]
+    models = [build(2), build(2, name="GPT2Model", bits="int8")]
+    prompts = [Prompt((3, 50, 7, 9))]
 
     def written(model: Any) -> list[tuple[int, ...]]:
         with torch.cuda.stream(torch.cuda.Stream()):
@@ -185,12 +209,9 @@ def test_others_are_computed_block_by_block(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(faster_blocks(model, 4)[0], FusedPreNorm)
     monkeypatch.setattr(CudaKernel, "of", _refused)
     kernel = faster_blocks(model, 1)[0]
-    hidden = torch.randn(1, 1, WIDTH, device="cuda", dtype=torch.bfloat16)
+    hidden, visible = token(), seeing(21)
     caches = [cache_of(model, 128, 20) for _ in range(2)]
-    visible = Visibility((torch.arange(128, device="cuda") <= 20)[None, None, None])
-    found, wanted = kernel(hidden, visible, cache=caches[0].layer(0)), hidden
-    for index, block in enumerate(model.blocks):
-        wanted = FusedPreNorm(block)(wanted, visible, cache=caches[1].layer(index))
+    found, wanted = kernel(hidden, visible, cache=caches[0].layer(0)), one_by_one(model, hidden, visible, caches[1])
     torch.testing.assert_close(found, wanted)
     narrow = build(2, hidden_size=2048, num_attention_heads=32)
     assert isinstance(faster_blocks(narrow, 1)[0], FusedPreNorm)

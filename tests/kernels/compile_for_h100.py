@@ -165,9 +165,10 @@ def in_cuda() -> Iterator[tuple[str, Options]]:
     """Kernels in CUDA C++ and what they leave open, if their compiler is here (cuda-bindings, nvidia-cuda-nvrtc)."""
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return
-    for hidden, inner, blocks, half in ((4096, 16384, 48, 1), (8192, 32768, 3, 0)):
-        cut = Cut(hidden, inner, blocks, 132, 232448)
-        yield "megakernel", (*cut.options, ("BFLOAT", half), ("ACTIVATION", half))
+    for hidden, blocks, bits in ((4096, 48, 4), (4096, 48, 8), (4096, 48, 16), (8192, 3, 4)):
+        for half in (0, 1):
+            cut = Cut(hidden, 4 * hidden, blocks, bits, 132, 232448)
+            yield "megakernel", (*cut.options, ("BFLOAT", half), ("ACTIVATION", half))
 
 
 def main() -> int:

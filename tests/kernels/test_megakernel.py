@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from flagai.model.block import megakernel
 from flagai.model.block.megakernel import Cut, Megakernel, megakernel_blocks
+from flagai.model.layer.quantized import QuantizedLinear
 from flagai.model.quantized import quantize
 from tests import tiny
 
@@ -17,15 +18,22 @@ from tests import tiny
 H100 = (132, 232448)
 
 
+@pytest.fixture(params=[None, "int8", "int4"])
+def way(request: pytest.FixtureRequest) -> str | None:
+    """How the weights are kept."""
+    return cast(str | None, request.param)
+
+
 @pytest.fixture
-def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def blocks(monkeypatch: pytest.MonkeyPatch, way: str | None) -> list[Any]:
     """Of GLM-10b's width, without memory, as if on an H100."""
     gpu = SimpleNamespace(multi_processor_count=H100[0], shared_memory_per_block_optin=H100[1])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     monkeypatch.setattr(megakernel, "can_compile", lambda _: True)
     sizes = {"hidden_size": 4096, "num_attention_heads": 64, "num_layers": 3, "spell_length": None}
     model = tiny.CLASSES["GLMModel"].on_meta(tiny.config("GLMModel", **sizes)).bfloat16()
-    quantize(model, "int4")
+    if way is not None:
+        quantize(model, way)
     return list(model.blocks)
 
 
@@ -52,7 +60,15 @@ def _other_group(block: Any) -> None:
 
 
 def _other_bits(block: Any) -> None:
-    block.attention.out.bits = 8
+    attention = block.attention
+    if isinstance(attention.out, QuantizedLinear):
+        attention.out.bits = 12 - attention.out.bits
+    else:
+        attention.out = QuantizedLinear.of(attention.out, 8)
+
+
+def _wide(block: Any) -> None:
+    block.attention.out.float()
 
 
 def _other_scale(block: Any) -> None:
@@ -73,18 +89,21 @@ def _narrow(block: Any) -> None:
 
 @pytest.mark.parametrize(
     ("change", "which"),
-    [
-        (change, which)
-        for change in (_apart, _turned, _other_group, _other_bits, _other_scale, _other_heads)
-        for which in ([0], [2])
-    ]
-    + [(change, [0, 1, 2]) for change in (_other_heads, _other_eps, _narrow)],
+    [(change, which) for change in (_apart, _turned, _other_bits, _other_scale, _other_heads) for which in ([0], [2])]
+    + [(change, [0, 1, 2]) for change in (_other_bits, _other_heads, _other_eps, _narrow)],
 )
 def test_others_are_left_to_themselves(blocks: list[Any], change: Callable[[Any], None], which: list[int]) -> None:
     """One block that is unlike the rest, or all that are unlike what the kernel knows."""
     assert megakernel_blocks(blocks, 1, ())
     for index in which:
         change(blocks[index])
+    assert megakernel_blocks(blocks, 1, ()) == ()
+
+
+@pytest.mark.parametrize(("way", "change"), [("int4", _other_group), (None, _wide)], indirect=["way"])
+def test_others_of_one_kind_are_left_to_themselves(blocks: list[Any], change: Callable[[Any], None]) -> None:
+    for block in blocks:
+        change(block)
     assert megakernel_blocks(blocks, 1, ()) == ()
 
 
@@ -114,21 +133,24 @@ def test_blocks_elsewhere_stay_as_they_are() -> None:
     assert megakernel_blocks(list(tiny.build("GLMModel").blocks), 1, ()) == ()
 
 
-def test_cut_for_glm_10b() -> None:
-    cut = Cut(4096, 16384, 48, *H100)
+@pytest.mark.parametrize(("bits", "tiles", "ring", "slot"), [(4, 32, 22, 8720), (8, 64, 23, 8208), (16, 128, 21, 8208)])
+def test_cut_for_glm_10b(bits: int, tiles: int, ring: int, slot: int) -> None:
+    cut = Cut(4096, 16384, 48, bits, *H100)
     assert cut.fits
-    assert (cut.tiles, cut.ring) == (32, 22)
-    assert cut.shared <= H100[1] < cut.shared + 8720
+    assert (cut.tiles, cut.ring) == (tiles, ring)
+    assert cut.shared <= H100[1] < cut.shared + slot
 
 
 @pytest.mark.parametrize(
     "cut",
     [
-        Cut(1024, 4096, 24, *H100),  # half a tile
-        Cut(4096, 10240, 24, *H100),  # inner numbers are no squares
-        Cut(12288, 49152, 24, *H100),  # three tiles
-        Cut(4096, 16384, 24, 16, 232448),  # a small GPU: more rows than threads
-        Cut(4096, 16384, 48, 132, 101376),  # little shared memory
+        Cut(1024, 4096, 24, 4, *H100),  # half a tile
+        Cut(2048, 8192, 24, 8, *H100),  # a tile, but less than threads take
+        Cut(4096, 10240, 24, 4, *H100),  # inner numbers are no squares
+        Cut(12288, 49152, 24, 4, *H100),  # three tiles
+        Cut(8192, 32768, 3, 16, *H100),  # results leave no place for tiles
+        Cut(4096, 16384, 24, 4, 16, 232448),  # a small GPU: more rows than threads
+        Cut(4096, 16384, 48, 4, 132, 101376),  # little shared memory
     ],
     ids=str,
 )

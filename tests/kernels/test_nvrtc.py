@@ -84,7 +84,7 @@ def test_a_kernel_is_compiled_once(compiler: Compiler) -> None:
     assert count == len(headers) == len(names)
     # Everything that is included is there, and nothing else.
     assert {f'#include "{each.decode()}"' for each in names} == {
-        line for line in source.decode().splitlines() if line.startswith("#include")
+        line for text in (source, *headers) for line in text.decode().splitlines() if line.startswith("#include")
     }
     assert {b"--gpu-architecture=sm_90", b"-DHIDDEN=4096", b"-DRING=20"} <= set(compiler.flags)
     assert image_of("megakernel", OPTIONS, (9, 0)) == image

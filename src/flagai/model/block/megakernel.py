@@ -1,7 +1,7 @@
 """All blocks of a decoding step in one kernel, which never stops reading; what it computes: :mod:`.fused`.
 
-It is for one token and for large blocks with weights of four bits: smaller ones are read before multiprocessors have
-told each other their results, and others would need other code.
+It is for one token and for large blocks: smaller ones are read before multiprocessors have told each other what they
+have found.
 """
 
 import logging
@@ -12,10 +12,12 @@ from typing import Any, Self, cast
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from flagai.model.block.residual import linear_layers
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.decoding import ACTIVATIONS
+from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.nvrtc import CudaKernel, Options, can_compile
 from flagai.model.layer.quantized import QuantizedLinear
@@ -25,16 +27,16 @@ logger = logging.getLogger(__name__)
 Block = Callable[..., torch.Tensor]
 # What follows is as in megakernel/: the activations by their numbers in step.cu, the rest as in layout.cuh,
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
-# a tile's rows and columns, numbers that share a step, features of a head,
-_ROWS, _COLUMNS, _GROUP, _WIDTH = 4, 4096, 128, 64
-# threads that compute and that fetch,
-_THREADS, _FETCHERS = 512, 64
-# bytes of a tile in the ring with its two barriers, of a tile's results, of a block's addresses, and of the rest.
-_SLOT = _ROWS * (_COLUMNS // 2 + _COLUMNS // _GROUP * 4) + 16
-_RESULTS, _ADDRESSES, _REST = 256, 192, 16 * _THREADS + 128
-# Tiles that a multiprocessor asks for at once. With fewer the memory rests; with more, whoever asks for anything else
-# waits for all of them.
-_FLIGHT = 3
+# a tile's rows and the bytes of each, numbers that share a scale, features of a head,
+_ROWS, _ROW_BYTES, _GROUP, _WIDTH = 4, 2048, 128, 64
+# threads that compute and, by the bits of a weight, that fetch,
+_THREADS, _FETCHERS = 512, {4: 64, 8: 32, 16: 32}
+# bytes of a tile's two barriers, of its results, of a block's addresses, and of the rest.
+_BARRIERS, _RESULTS, _ADDRESSES, _REST = 16, 256, 192, 16 * _THREADS + 128
+# Tiles that a multiprocessor asks for at once, by the bits of a weight. With fewer the memory rests; with more, whoever
+# asks for anything else waits for all of them.
+_FLIGHT = {4: 3, 8: 5, 16: 6}
+_HALF = (torch.bfloat16, torch.float16)
 # Tiles in the ring below which it would run empty whenever multiprocessors wait for each other.
 _LEAST_RING = 12
 
@@ -47,6 +49,7 @@ class Cut:
         hidden: numbers of a token.
         inner: numbers between the feed-forward layer's matrices.
         blocks: how many there are.
+        bits: of a weight.
         multiprocessors: of the GPU.
         memory: bytes of shared memory that a program may have.
     """
@@ -54,6 +57,7 @@ class Cut:
     hidden: int
     inner: int
     blocks: int
+    bits: int
     multiprocessors: int
     memory: int
 
@@ -62,17 +66,15 @@ class Cut:
         """For blocks that are alike, on their GPU."""
         weight, up = blocks[0].norm1.weight, blocks[0].feed_forward.up
         gpu: Any = torch.cuda.get_device_properties(weight.device)
-        return cls(
-            weight.numel(), up.out_features, len(blocks), gpu.multi_processor_count, gpu.shared_memory_per_block_optin
-        )
+        memory = gpu.shared_memory_per_block_optin
+        return cls(weight.numel(), up.out_features, len(blocks), _bits(up), gpu.multi_processor_count, memory)
 
     @property
     def fits(self) -> bool:
         """Whether the kernel can be cut like that."""
-        length = self.hidden // _COLUMNS
         return (
-            self.hidden % _COLUMNS == 0
-            and length & (length - 1) == 0
+            self.hidden % (8 * _THREADS) == 0
+            and self._length & (self._length - 1) == 0
             and self.inner % self.hidden == 0
             # Every program has a part of every result.
             and self.multiprocessors <= self.hidden // _ROWS
@@ -85,7 +87,23 @@ class Cut:
     def tiles(self) -> int:
         """The most tiles of a product that a multiprocessor takes."""
         rows = -(-self.hidden // _ROWS // self.multiprocessors)
-        return rows * (self.hidden // _COLUMNS) * max(3, self.inner // self.hidden)
+        return rows * self._length * max(3, self.inner // self.hidden)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a program."""
+        return _THREADS + _FETCHERS[self.bits]
+
+    @property
+    def _length(self) -> int:
+        """Tiles that make up rows of a matrix."""
+        return self.hidden * self.bits // 8 // _ROW_BYTES
+
+    @property
+    def _slot(self) -> int:
+        """Bytes of a tile in the ring, with what goes with it."""
+        steps = 4 * _ROW_BYTES * 8 // self.bits // _GROUP if self.bits == 4 else 0
+        return _ROWS * (_ROW_BYTES + steps) + _BARRIERS
 
     @property
     def _around(self) -> int:
@@ -96,12 +114,12 @@ class Cut:
     @property
     def ring(self) -> int:
         """Tiles in the ring."""
-        return (self.memory - self._around) // _SLOT
+        return (self.memory - self._around) // self._slot
 
     @property
     def shared(self) -> int:
         """Bytes of shared memory of a program."""
-        return self._around + self.ring * _SLOT
+        return self._around + self.ring * self._slot
 
     @property
     def options(self) -> Options:
@@ -111,9 +129,10 @@ class Cut:
             ("INNER", self.inner),
             ("HEADS", self.hidden // _WIDTH),
             ("BLOCKS", self.blocks),
+            ("BITS", self.bits),
             ("TILES", self.tiles),
             ("RING", self.ring),
-            ("FLIGHT", _FLIGHT),
+            ("FLIGHT", _FLIGHT[self.bits]),
             ("SHARED", self.shared),
         )
 
@@ -149,7 +168,7 @@ class Megakernel:
         out = torch.empty_like(hidden)
         kernel.run_together(
             self._cut.multiprocessors,
-            _THREADS + _FETCHERS,
+            self._cut.threads,
             addresses,
             hidden.contiguous(),
             out,
@@ -180,13 +199,13 @@ class Megakernel:
             layers, norms = linear_layers(block), (block.norm1, block.norm2)
             tensors = [
                 *(layer.weight for layer in layers),
-                *(layer.weight_scale for layer in layers),
+                *(getattr(layer, "weight_scale", None) for layer in layers),
                 *(layer.bias for layer in layers),
                 *(norm.weight for norm in norms),
                 *(norm.bias for norm in norms),
                 *static.buffers(index),
             ]
-            rows.append([tensor.data_ptr() for tensor in tensors])
+            rows.append([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
         device = static.now.device
         return (
             torch.tensor(rows, dtype=torch.int64, device=device),
@@ -212,7 +231,7 @@ def megakernel_blocks(blocks: Sequence[Any], rows: int, otherwise: Sequence[Bloc
     suits = (
         rows == 1
         and can_compile(device)
-        and all(map(_has_four_bits, blocks))
+        and all(map(_has_one_kind_of_weights, blocks))
         and len({_numbers(block) for block in blocks}) == 1
         and _has_square_attention(blocks[0])
         and all(_lies_well(tensor) for block in blocks for tensor in _read_by_lines(block))
@@ -221,15 +240,27 @@ def megakernel_blocks(blocks: Sequence[Any], rows: int, otherwise: Sequence[Bloc
     return [Megakernel(blocks, otherwise), *[unchanged] * (len(blocks) - 1)] if suits else ()
 
 
-def _has_four_bits(block: Any) -> bool:
+def _bits(layer: Any) -> int:
+    return layer.bits if type(layer) is QuantizedLinear else 16
+
+
+def _is_known(layer: Any) -> bool:
+    """Whether the kernel knows how a layer's weights lie."""
+    if type(layer) is QuantizedLinear:
+        return layer.bits == 8 or layer.group == _GROUP
+    return type(layer) is Linear and type(layer.weight) is nn.Parameter and layer.weight.dtype in _HALF
+
+
+def _has_one_kind_of_weights(block: Any) -> bool:
     layers = linear_layers(block)
-    return all(type(layer) is QuantizedLinear and layer.bits == 4 and layer.group == _GROUP for layer in layers)
+    return len({(type(layer), _bits(layer)) for layer in layers}) == 1 and all(map(_is_known, layers))
 
 
 def _numbers(block: Any) -> tuple[Any, ...]:
     """What the kernel is told once for all blocks."""
-    attention, sizes = block.attention, tuple((layer.out_features, layer.in_features) for layer in linear_layers(block))
-    return sizes, attention.head_dim, attention.scale, block.feed_forward.activation_name, block.norm1.eps
+    attention = block.attention
+    layers = tuple((layer.out_features, layer.in_features, _bits(layer)) for layer in linear_layers(block))
+    return layers, attention.head_dim, attention.scale, block.feed_forward.activation_name, block.norm1.eps
 
 
 def _has_square_attention(block: Any) -> bool:
@@ -247,7 +278,8 @@ def _read_by_lines(block: Any) -> Iterator[torch.Tensor]:
     """What is read by 16 bytes and more."""
     for layer in linear_layers(block):
         yield layer.weight
-        yield layer.weight_scale
+        if type(layer) is QuantizedLinear:
+            yield layer.weight_scale
     for norm in (block.norm1, block.norm2):
         yield norm.weight
         yield norm.bias

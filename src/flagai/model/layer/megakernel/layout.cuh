@@ -6,18 +6,18 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 constexpr int WIDTH = HIDDEN / HEADS;       // features of a head
-constexpr int GROUP = 128;                  // numbers that share a step
+constexpr int GROUP = BITS == 16 ? 64 : 128; // numbers that share a scale, or that a lane's row has at once
 constexpr int ROWS = 4;                     // of a tile
-constexpr int COLUMNS = 4096;
-constexpr int ROW_BYTES = COLUMNS / 2;
-constexpr int STEP_BYTES = COLUMNS / GROUP * 4;
+constexpr int ROW_BYTES = 2048;
+constexpr int COLUMNS = ROW_BYTES * 8 / BITS;
+constexpr int STEP_BYTES = BITS == 4 ? COLUMNS / GROUP * 4 : 0;
 constexpr int TILE_BYTES = ROWS * (ROW_BYTES + STEP_BYTES);
 constexpr int PARTS = 4;                    // of a tile, one for a warp
 constexpr int TOGETHER = 4;                 // groups of a row that tensor cores take at once
 constexpr int SETS = 4;                     // tiles that are computed at once
 constexpr int WARPS = SETS * PARTS;
 constexpr int THREADS = WARPS * 32;         // that compute
-constexpr int FETCHERS = 2;                 // warps
+constexpr int FETCHERS = BITS == 4 ? 2 : 1;  // warps
 constexpr int LENGTH = HIDDEN / COLUMNS;    // tiles that make up a row of HIDDEN numbers
 constexpr int SQUARE = HIDDEN / ROWS;       // rows of tiles that make up HIDDEN rows
 constexpr int PASSES = INNER / HIDDEN;      // parts of the wide products
@@ -31,7 +31,7 @@ static_assert(WIDTH == 64 && HEADS * WIDTH == HIDDEN, "eight lanes attend to a s
 // Where a block's parameters are: queries, keys, values, out, up, down; two norms; and its cache.
 struct Block {
     const u8 *words[6];
-    const u8 *steps[6];
+    const u8 *steps[6];                     // of eight bits: a scale for each row, in float32
     const u16 *bias[6];
     const u16 *gain[2];
     const u16 *shift[2];
@@ -50,9 +50,9 @@ struct Notes {
 
 struct Shared {
     u8 ring[RING][TILE_BYTES];              // ROWS rows, and their steps
-    uint4 digits[2][HIDDEN / 16];           // a token: high and low; see tokens.cuh
-    float2 scales[HIDDEN / GROUP];          // what products of a group must be multiplied by; the sum of its numbers
-    u16 numbers[WARPS][2 * GROUP];          // of the token, on their way
+    uint4 digits[2][HIDDEN / 16];           // a token: high and low; of 16 bits: as it is
+    float2 scales[HIDDEN / 128];            // what products of a group must be multiplied by; the sum of its numbers
+    u16 numbers[WARPS][8 * 32];             // of the token, on their way
     float results[TILES][PARTS][ROWS][TOGETHER];
     float moments[2][WARPS];
     u64 full[RING];                         // barriers: for its bytes, which each fetching warp announces
