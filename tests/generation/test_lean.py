@@ -80,6 +80,11 @@ def test_changed_blocks_compute_themselves() -> None:
     assert not lean_blocks(model)
     hook.remove()
     assert lean_blocks(model)
+    up = model.blocks[1].feed_forward.up
+    up.forward = up.forward  # as Accelerate wraps it
+    assert not lean_blocks(model)
+    del up.forward
+    assert lean_blocks(model)
     assert not lean_blocks(model.train())
     assert not lean_blocks(model.eval().bfloat16())
     model.float().blocks[0].attention.q = torch.nn.Linear(192, 192)

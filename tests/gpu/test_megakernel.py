@@ -173,9 +173,9 @@ def test_texts(name: str, bits: str | None, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("bits", ["int4", "int8"])
-def test_rows_of_several_tiles(bits: str) -> None:
-    model = build(3, bits=bits, hidden_size=2 * WIDTH, num_attention_heads=2 * HEADS)
+@every
+def test_rows_of_several_tiles(bits: str | None) -> None:
+    model = build(3, name="GPT2Model", bits=bits, n_embd=2 * WIDTH, n_head=2 * HEADS, n_inner=4 * WIDTH)
     caches = [cache_of(model, 128, 20) for _ in range(2)]
     hidden, visible = token(2 * WIDTH), seeing(21)
     found, wanted = together(model, hidden, visible, caches[0]), one_by_one(model, hidden, visible, caches[1])

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 from triton import compiler
@@ -165,10 +166,9 @@ def in_cuda() -> Iterator[tuple[str, Options]]:
     """Kernels in CUDA C++ and what they leave open, if their compiler is here (cuda-bindings, nvidia-cuda-nvrtc)."""
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return
-    for hidden, blocks, bits in ((4096, 48, 4), (4096, 48, 8), (4096, 48, 16), (8192, 3, 4)):
-        for half in (0, 1):
-            cut = Cut(hidden, 4 * hidden, blocks, bits, 132, 232448)
-            yield "megakernel", (*cut.options, ("BFLOAT", half), ("ACTIVATION", half))
+    for hidden, blocks, bits, half in product((4096, 8192), (48,), (4, 8, 16), (0, 1)):
+        cut = Cut(hidden, 16384, blocks, bits, 132, 232448)
+        yield "megakernel", (*cut.options, ("BFLOAT", half), ("ACTIVATION", half))
 
 
 def main() -> int:

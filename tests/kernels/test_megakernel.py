@@ -10,6 +10,7 @@ from torch import nn
 
 from flagai.model.block import megakernel
 from flagai.model.block.megakernel import Cut, Megakernel, megakernel_blocks
+from flagai.model.block.residual import linear_layers
 from flagai.model.layer.quantized import QuantizedLinear
 from flagai.model.quantized import quantize
 from tests import tiny
@@ -44,10 +45,27 @@ def test_the_first_computes_all(blocks: list[Any]) -> None:
     assert [other(hidden, None, cache=None) is hidden for other in others] == [True, True]
 
 
-def _apart(block: Any) -> None:
-    """Put a norm's weight where no line begins."""
-    place = torch.empty(4097, dtype=torch.bfloat16)
-    block.norm2.weight = nn.Parameter(place[1:], requires_grad=False)
+def _apart(module: Any, name: str) -> None:
+    """Put a parameter where no line begins."""
+    tensor = getattr(module, name)
+    place = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    setattr(module, name, nn.Parameter(place[1:].view(tensor.shape), requires_grad=False))
+
+
+def _gain_apart(block: Any) -> None:
+    _apart(block.norm2, "weight")
+
+
+def _shift_apart(block: Any) -> None:
+    _apart(block.norm2, "bias")
+
+
+def _matrix_apart(block: Any) -> None:
+    _apart(block.feed_forward.up, "weight")
+
+
+def _scale_apart(block: Any) -> None:
+    _apart(block.feed_forward.up, "weight_scale")
 
 
 def _turned(block: Any) -> None:
@@ -83,14 +101,41 @@ def _other_eps(block: Any) -> None:
     block.norm2.eps = 0.5
 
 
+def _other_activation(block: Any) -> None:
+    block.feed_forward.activation_name = "relu"
+
+
+def _other_type(block: Any) -> None:
+    block.half()
+
+
+def _elsewhere(block: Any) -> None:
+    block.norm1.bias = nn.Parameter(torch.empty(4096, dtype=torch.bfloat16, device="cpu"), requires_grad=False)
+
+
 def _narrow(block: Any) -> None:
     block.attention.v.out_features = 2048
 
 
+def _narrow_inside(block: Any) -> None:
+    block.feed_forward.down.in_features = 8192
+
+
+def _all_of_eight_bits(block: Any) -> None:
+    for layer in linear_layers(block):
+        layer.bits = 8
+
+
 @pytest.mark.parametrize(
     ("change", "which"),
-    [(change, which) for change in (_apart, _turned, _other_bits, _other_scale, _other_heads) for which in ([0], [2])]
-    + [(change, [0, 1, 2]) for change in (_other_bits, _other_heads, _other_eps, _narrow)],
+    [
+        (change, which)
+        for change in (_gain_apart, _shift_apart, _matrix_apart, _turned, _other_bits)
+        for which in ([0], [2], [0, 1, 2])
+    ]
+    + [(change, [2]) for change in (_other_scale, _other_heads, _other_eps, _other_activation, _other_type, _narrow)]
+    + [(change, [0, 1, 2]) for change in (_other_heads, _other_eps, _narrow, _narrow_inside)]
+    + [(_elsewhere, [2])],
 )
 def test_others_are_left_to_themselves(blocks: list[Any], change: Callable[[Any], None], which: list[int]) -> None:
     """One block that is unlike the rest, or all that are unlike what the kernel knows."""
@@ -100,10 +145,29 @@ def test_others_are_left_to_themselves(blocks: list[Any], change: Callable[[Any]
     assert megakernel_blocks(blocks, 1, ()) == ()
 
 
-@pytest.mark.parametrize(("way", "change"), [("int4", _other_group), (None, _wide)], indirect=["way"])
-def test_others_of_one_kind_are_left_to_themselves(blocks: list[Any], change: Callable[[Any], None]) -> None:
-    for block in blocks:
-        change(block)
+@pytest.mark.parametrize(
+    ("way", "change", "which"),
+    [
+        ("int4", _other_group, [0, 1, 2]),
+        ("int4", _scale_apart, [2]),
+        ("int4", _all_of_eight_bits, [2]),
+        ("int8", _scale_apart, [2]),
+        (None, _wide, [0, 1, 2]),
+    ],
+    indirect=["way"],
+)
+def test_others_of_one_kind(blocks: list[Any], change: Callable[[Any], None], which: list[int]) -> None:
+    test_others_are_left_to_themselves(blocks, change, which)
+
+
+def test_where_nothing_can_be_compiled(blocks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(megakernel, "can_compile", lambda _: False)
+    assert megakernel_blocks(blocks, 1, ()) == ()
+
+
+def test_a_gpu_with_little_shared_memory(blocks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(multi_processor_count=H100[0], shared_memory_per_block_optin=101376)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     assert megakernel_blocks(blocks, 1, ()) == ()
 
 
@@ -139,6 +203,11 @@ def test_cut_for_glm_10b(bits: int, tiles: int, ring: int, slot: int) -> None:
     assert cut.fits
     assert (cut.tiles, cut.ring) == (tiles, ring)
     assert cut.shared <= H100[1] < cut.shared + slot
+
+
+def test_results_of_queries_keys_and_values_have_room() -> None:
+    """They are more than those of a narrow feed-forward layer."""
+    assert Cut(4096, 4096, 48, 4, *H100).tiles == 24
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ class Cut:
     @property
     def _slot(self) -> int:
         """Bytes of a tile in the ring, with what goes with it."""
-        steps = 4 * _ROW_BYTES * 8 // self.bits // _GROUP if self.bits == 4 else 0
+        steps = 4 * 2 * _ROW_BYTES // _GROUP if self.bits == 4 else 0
         return _ROWS * (_ROW_BYTES + steps) + _BARRIERS
 
     @property
@@ -235,6 +235,7 @@ def megakernel_blocks(blocks: Sequence[Any], rows: int, otherwise: Sequence[Bloc
         and len({_numbers(block) for block in blocks}) == 1
         and _has_square_attention(blocks[0])
         and all(_lies_well(tensor) for block in blocks for tensor in _read_by_lines(block))
+        and {parameter.device for block in blocks for parameter in block.parameters()} == {device}
         and Cut.of(blocks).fits
     )
     return [Megakernel(blocks, otherwise), *[unchanged] * (len(blocks) - 1)] if suits else ()
@@ -258,9 +259,10 @@ def _has_one_kind_of_weights(block: Any) -> bool:
 
 def _numbers(block: Any) -> tuple[Any, ...]:
     """What the kernel is told once for all blocks."""
-    attention = block.attention
+    attention, norms = block.attention, (block.norm1, block.norm2)
     layers = tuple((layer.out_features, layer.in_features, _bits(layer)) for layer in linear_layers(block))
-    return layers, attention.head_dim, attention.scale, block.feed_forward.activation_name, block.norm1.eps
+    types = tuple((norm.weight.dtype, norm.eps) for norm in norms)
+    return layers, types, attention.head_dim, attention.scale, block.feed_forward.activation_name
 
 
 def _has_square_attention(block: Any) -> bool:

@@ -4,5 +4,8 @@ from torch import nn
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a module has hooks before or after its ``forward``; those inside of it are not asked for."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether a module has hooks before or after its ``forward``, or one of its own (as Accelerate gives it).
+
+    Those inside of it are not asked for.
+    """
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))

@@ -40,4 +40,3 @@ __device__ void pack(Shared &shared, int piece, const Eight &brought) {
     if (lane % 16 == 0) shared.scales[eighth / 16] = {back + (sum - sum), sum * back};
     __syncwarp();
 }
-

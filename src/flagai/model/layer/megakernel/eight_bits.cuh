@@ -22,10 +22,10 @@ __device__ void multiply_bytes(
         : "r"(first), "r"(second), "r"(first_too), "r"(second_too), "r"(one), "r"(other));
 }
 
-// Adds what a lane has of a group of two rows of a tile: a quarter of each half of it. Groups are as long as all banks, so
-// every other one has its second half read first.
+// Adds what a lane has of a group of two rows of a tile: a quarter of each half of it. Groups are as long as all banks,
+// so every other one has its second half read first.
 __device__ void multiply_group(
-    const Shared &shared, const Lane &lane, const u8 *tile, int group, int all, float2 &found) {
+    Shared &shared, const Lane &lane, const u8 *tile, int group, int all, float2 &found) {
     const uint4 *bytes = reinterpret_cast<const uint4 *>(tile);
     int sums[4] = {};
 #pragma unroll

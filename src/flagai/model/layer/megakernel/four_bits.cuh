@@ -39,7 +39,7 @@ __device__ float of_group(int sum, u32 step, float by, float plain) {
 
 // Adds what a lane has of a group of two rows of a tile.
 __device__ void multiply_group(
-    const Shared &shared, const Lane &lane, const u8 *tile, int group, int all, float2 &found) {
+    Shared &shared, const Lane &lane, const u8 *tile, int group, int all, float2 &found) {
     const uint4 *units = reinterpret_cast<const uint4 *>(tile);
     const u32 *steps = reinterpret_cast<const u32 *>(tile + ROWS * ROW_BYTES);
     uint4 first = units[lane.upper * (ROW_BYTES / 16) + group * 4 + lane.unit];

@@ -1,7 +1,10 @@
 // Weights of 16 bits, in the order of the token, which stays as it is.
 
+// In the place of both digits, eight numbers at a time.
+__device__ uint4 *token_of(Shared &shared) { return reinterpret_cast<uint4 *>(shared.digits); }
+
 __device__ void pack(Shared &shared, int piece, const Eight &brought) {
-    shared.digits[0][piece * THREADS + threadIdx.x] = brought.bits;  // and on into the place of the second digits
+    token_of(shared)[piece * THREADS + threadIdx.x] = brought.bits;
 }
 
 // Numbers of two rows times numbers; 16 rows, 8 columns, and 16 numbers that are added up.
@@ -19,7 +22,7 @@ __device__ void multiply_numbers(
 
 // Adds what a lane has of a group of two rows of a tile; see eight_bits.cuh for the order.
 __device__ void multiply_group(
-    const Shared &shared, const Lane &lane, const u8 *tile, int group, int all, float2 &found) {
+    Shared &shared, const Lane &lane, const u8 *tile, int group, int all, float2 &found) {
     const uint4 *numbers = reinterpret_cast<const uint4 *>(tile);
     float sums[4] = {};
 #pragma unroll
@@ -28,7 +31,7 @@ __device__ void multiply_group(
         uint4 first = numbers[lane.upper * (ROW_BYTES / 16) + group * (GROUP / 8) + place];
         uint4 second = numbers[(lane.upper + 2) * (ROW_BYTES / 16) + group * (GROUP / 8) + place];
         uint4 token = {};  // there is no second digit
-        if (lane.upper == 0) token = shared.digits[0][all * (GROUP / 8) + place];
+        if (lane.upper == 0) token = token_of(shared)[all * (GROUP / 8) + place];
         multiply_numbers(sums, first.x, second.x, first.y, second.y, token.x, token.y);
         multiply_numbers(sums, first.z, second.z, first.w, second.w, token.z, token.w);
     }

@@ -1,10 +1,10 @@
 // A decoding step of one token through all blocks of a decoder, in one kernel.
 //
 // A step is bound by reading weights, and which weights come next does not depend on the token. So there is one program
-// on every multiprocessor, of which one or two warps do nothing but fetch the tiles that are this program's, block after
-// block, into a ring in shared memory. All other warps compute with what has arrived. While these wait for other programs
-// (a product needs all results of the one before), the memory goes on reading. The wide product of a block is computed
-// part by part, and the one after it takes the parts as they come.
+// on every multiprocessor, of which one or two warps do nothing but fetch the tiles that are this program's, block
+// after block, into a ring in shared memory. All other warps compute with what has arrived. While these wait for other
+// programs (a product needs all results of the one before), the memory goes on reading. The wide product of a block is
+// computed part by part, and the one after it takes the parts as they come.
 //
 // Programs wait for numbers themselves, not for a signal: where a number will be, there is MISSING before. Every such
 // place (Notes) exists twice, for even and for odd blocks. A program has a result of block g only after it has had all

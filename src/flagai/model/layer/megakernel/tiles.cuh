@@ -42,8 +42,8 @@ __device__ void fetch(const u8 *from, u8 *to, int bytes, u64 *barrier, u64 polic
                  :: "r"(address(to)), "l"(from), "r"(bytes), "r"(address(barrier)), "l"(policy) : "memory");
 }
 
-// One warp fetches the words of all tiles, in the order in which they are needed, and another their steps. These warps
-// must be quick: nothing is divided for a tile, and rows that are neighbours are one copy.
+// One warp fetches the words of all tiles, in the order in which they are needed, and another their steps, if there are
+// any. These warps must be quick: nothing is divided for a tile, and rows that are neighbours are one copy.
 __device__ void fetch_all(Shared &shared, bool steps) {
     int lane = threadIdx.x % 32, bytes = steps ? STEP_BYTES : ROW_BYTES, offset = steps ? ROWS * ROW_BYTES : 0;
     u64 policy;
