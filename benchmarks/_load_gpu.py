@@ -22,9 +22,11 @@ _THREADS = (4, 8, 16)
 _VARIANTS = (
     {"readers": 8},
     {"readers": 12},
+    {"buffer_bytes": 2 << 20},
     {"buffer_bytes": 8 << 20},
-    {"buffer_bytes": 32 << 20},
+    {"buffer_bytes": 16 << 20},
     {"buffers": 3},
+    {"chunk_bytes": 32 << 20},
 )
 Shapes = dict[str, tuple[int, ...]]
 

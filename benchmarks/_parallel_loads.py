@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 # Readers, buffers of each, and megabytes of a buffer.
-_RINGS = ((16, 2, 16), (8, 2, 16), (12, 2, 16), (24, 2, 16), (16, 3, 8), (16, 2, 8), (16, 4, 4), (16, 2, 4), (24, 2, 4))
+_RINGS = ((16, 2, 4), (8, 2, 4), (12, 2, 4), (24, 2, 4), (16, 3, 4), (16, 2, 2), (16, 4, 2), (16, 2, 8), (16, 2, 16))
 Load = Callable[[Any], tuple[dict[str, Any], Any]]
 
 
@@ -39,7 +39,9 @@ def other_loads(load: Load, mesh: Any, ranks: int, device: str) -> dict[str, Any
     stream.cores = lambda: 64
     try:
         for readers, buffers, megabytes in _RINGS:
-            stream.StreamPlan = partial(kept[0], readers, buffers, megabytes << 20)  # type: ignore[misc]
+            stream.StreamPlan = partial(  # type: ignore[misc]
+                kept[0], readers=readers, buffers=buffers, buffer_bytes=megabytes << 20
+            )
             timed(f"{readers} readers, {buffers} buffers of {megabytes} MB", mesh)
     finally:
         stream.StreamPlan, stream.cores = kept  # type: ignore[misc]

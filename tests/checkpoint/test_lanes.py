@@ -1,8 +1,9 @@
-"""The lane of a GPU on a machine without one: which buffers are pinned when, and that all are unpinned.
+"""The lane of a GPU on a machine without one: what goes through which buffer when, and that all are unpinned.
 
 CUDA is played by a few lines; tests/gpu/test_stream.py has the real one.
 """
 
+import ctypes
 import threading
 import time
 from contextlib import nullcontext
@@ -14,9 +15,8 @@ import torch
 
 from flagai.checkpoint import lanes
 from flagai.checkpoint import stream as streaming
-from flagai.checkpoint.lanes import CudaLane
-from flagai.checkpoint.pages import FileMap
-from flagai.checkpoint.pieces import Chunk, Move, plan
+from flagai.checkpoint.lanes import CudaLane, Lane, open_lane
+from flagai.checkpoint.pieces import Chunk, Move
 from flagai.checkpoint.stream import StreamPlan, stream
 from tests.checkpoint.test_stream import stacked
 
@@ -47,18 +47,49 @@ class Runtime:
 
 
 class Queue:
-    """A stream or an event of a device that has always just finished."""
+    """A stream of a device that has always just finished."""
 
     def __init__(self, *_: object, **__: object) -> None:
-        self.cuda_stream = 0
-
-    def query(self) -> bool:
-        return True
+        self.cuda_stream = 7
 
     def synchronize(self, *_: object) -> None:
         pass
 
-    record = wait_stream = synchronize
+    wait_stream = synchronize
+
+
+class Calls:
+    """The driver's calls, done at once; which buffers wait for what is written down."""
+
+    def __init__(self) -> None:
+        self.copies: list[tuple[int, int]] = []
+        self.events: dict[int, int] = {}  # how often each was recorded
+        self.waits: list[tuple[int, int]] = []
+        self.refuses = False
+        self._lock = threading.Lock()
+
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        assert stream == 7
+        if self.refuses:
+            raise RuntimeError("CUDA error: a copy to the device failed with the driver's code 700.")
+        ctypes.memmove(target, source, size)
+        self.copies.append((source, size))
+
+    def make_event(self) -> int:
+        with self._lock:
+            number = len(self.events) + 1
+            self.events[number] = 0
+        return number
+
+    def free_event(self, event: int) -> None:
+        del self.events[event]
+
+    def record(self, event: int, stream: int) -> None:
+        assert stream == 7
+        self.events[event] += 1
+
+    def wait(self, event: int) -> None:
+        self.waits.append((event, self.events[event]))
 
 
 @pytest.fixture(name="runtime")
@@ -70,84 +101,111 @@ def _runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
             raise RuntimeError(f"CUDA error: {code}, out of memory")
 
     replaced: dict[str, Any] = {
-        "cudart": lambda: runtime, "check_error": check, "current_stream": Queue, "Stream": Queue, "Event": Queue,
+        "cudart": lambda: runtime, "check_error": check, "current_stream": Queue, "Stream": Queue,
         "stream": nullcontext,
     }  # fmt: skip
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(lanes, "_driver_copy", lambda: None)
-    monkeypatch.setattr(streaming, "open_lane", CudaLane)
     monkeypatch.setattr(streaming, "cores", lambda: 64)
     return runtime
 
 
-def test_a_buffer_is_pinned_when_its_turn_comes(runtime: Runtime) -> None:
-    with CudaLane(CPU, 3, 1 << 16) as lane:
-        seen = [len(runtime.pinned)]
+@pytest.fixture
+def calls(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Every stream has lanes of a GPU."""
+    found = Calls()
+    monkeypatch.setattr(streaming, "open_lane", lambda *given: CudaLane(*given, found))
+    return found
+
+
+def test_a_chunk_goes_through_the_ring_piece_by_piece(runtime: Runtime, calls: Calls) -> None:
+    """Each buffer waits for its own copies; targets that lie across a border are copied in two pieces."""
+    source = torch.arange(200, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    pieces = [(0, 30), (30, 100), (130, 70)]
+    moves = [(at, Move(source[at : at + size], target[at : at + size])) for at, size in pieces]
+
+    def read(begin: int, buffer: memoryview) -> None:
+        buffer[:] = memoryview(source.numpy())[begin : begin + len(buffer)]
+
+    with CudaLane(CPU, 4096, 2, 64, calls) as lane:
         lane.prepare()
-        seen.append(len(runtime.pinned))
-        for _ in range(5):
-            lane.next_buffer()
-            seen.append(len(runtime.pinned))
-    assert seen == [0, 1, 1, 2, 3, 3, 3]
+        assert len(runtime.pinned) == 1
+        lane.take(Chunk(Path("file"), 0, 200, moves), read)
+        assert [size for _, size in calls.copies] == [30, 34, 64, 2, 62, 8]
+        lane.take(Chunk(Path("file"), 0, 30, moves[:1]), read)
+    assert torch.equal(target, source)
+    assert calls.waits == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]
+    assert not calls.events
     assert not runtime.pinned
 
 
-def test_what_was_read_into_any_buffer_arrives(runtime: Runtime) -> None:
-    wanted = torch.arange(5 * 1024, dtype=torch.uint8).view(5, 1024)
-    target = torch.zeros_like(wanted)
-    with CudaLane(CPU, 2, 1 << 16) as lane:
+def test_what_is_cast_or_turned_is_staged_whole(runtime: Runtime, calls: Calls) -> None:
+    source = torch.randn(6, 10)
+    raw = source.view(torch.uint8).flatten()
+    targets = [torch.empty(10, 6).T, torch.empty(6, 10, dtype=torch.float64), torch.empty(60)]
+    moves = [(0, Move(source, targets[0])), (0, Move(source, targets[1])), (0, Move(source.flatten(), targets[2]))]
+
+    def read(begin: int, buffer: memoryview) -> None:
+        buffer[:] = memoryview(raw.numpy())[begin : begin + len(buffer)]
+
+    with CudaLane(CPU, 4096, 2, 64, calls) as lane:
         lane.prepare()
-        for row, into in zip(wanted, target, strict=True):
-            lane.next_buffer()[:1024] = memoryview(row.numpy())
-            lane.send(Chunk(Path("file"), 0, 1024, [(0, Move(row, into))]))
-    assert torch.equal(target, wanted)
-    assert runtime.requests == 2
+        lane.take(Chunk(Path("file"), 0, 240, moves), read)
+    assert [size for _, size in calls.copies] == [64, 64, 64, 48]
+    assert torch.equal(targets[0], source)
+    assert torch.equal(targets[1], source.double())
+    assert torch.equal(targets[2], source.flatten())
 
 
-def test_readers_with_nothing_to_do_get_all_ready(runtime: Runtime, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [4096, 10_000, 1 << 20])
+@pytest.mark.parametrize("buffers", [1, 2, 3])
+def test_windows_arrive(buffers: int, size: int, calls: Calls, tmp_path: Path) -> None:
+    whole = stacked(tmp_path, 3000)
+    windows = [whole, whole[100:777], whole.T[30:50], whole[:, :30], whole[9]]
+    targets = [torch.full(window.shape, torch.nan) for window in windows]
+    plan = StreamPlan(4, 30_000, buffers, size)
+    stream([Move(*pair) for pair in zip(windows, targets, strict=True)], CPU, plan)
+    for window, target in zip(windows, targets, strict=True):
+        assert torch.equal(target, window)
+    assert not calls.events
+
+
+def test_readers_with_nothing_to_do_get_ready(runtime: Runtime, calls: Calls, tmp_path: Path) -> None:
     whole = stacked(tmp_path)
     target = torch.empty(whole.shape)
-    with streaming.Stream(CPU, 1 << 30, StreamPlan(4, 2, 1 << 20)) as readers:
+    with streaming.Stream(CPU, 1 << 30, StreamPlan(4, 1 << 20, 2, 1 << 18)) as readers:
         until = time.monotonic() + 60
-        while runtime.requests < 8:
+        while runtime.requests < 4:
             assert time.monotonic() < until
         readers.add([Move(whole, target)])
     assert torch.equal(target, whole)
-    assert runtime.requests == 8
     assert not runtime.pinned
 
 
-def test_a_reader_with_something_to_do_pins_one_first(runtime: Runtime, tmp_path: Path) -> None:
-    whole = stacked(tmp_path, 30_000)
-    seen: list[int] = []
-
-    class Watched(CudaLane):
-        def send(self, chunk: Chunk) -> None:
-            seen.append(len(self._raw))
-            super().send(chunk)
-
-    moves = [Move(part, torch.empty(part.shape)) for part in whole.split(1000)]
-    chunks, _ = plan(moves, 200_000, FileMap())
-    work = streaming.Work(1)
-    work.add(chunks)
-    work.close()
-    work.all_are_there.set()
-    reader = streaming._Reader(0, work, Watched(CPU, 2, 200_000))
-    reader.start()
-    reader.join()
-    assert work.failure is None
-    assert seen[:2] == [1, 2]
-    assert len(seen) > 2
+def test_a_copy_that_fails_stops_all(runtime: Runtime, calls: Calls, tmp_path: Path) -> None:
+    calls.refuses = True
+    whole = stacked(tmp_path)
+    with pytest.raises(RuntimeError, match="code 700"):
+        stream([Move(whole, torch.empty(whole.shape))], CPU)
+    assert not calls.events
+    assert not runtime.pinned
 
 
-@pytest.mark.parametrize("refused", [0, 1, 2, 5], ids="after {}".format)
+def test_without_the_driver_ordinary_copies_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "driver", lambda: None)
+    assert type(open_lane(torch.device("cuda"), 1 << 16, 2, 1 << 12)) is Lane
+    monkeypatch.undo()
+    assert type(open_lane(CPU, 1 << 16, 2, 1 << 12)) is Lane
+
+
+@pytest.mark.parametrize("refused", [0, 1, 3], ids="after {}".format)
+@pytest.mark.usefixtures("calls")
 def test_memory_that_cannot_be_pinned_stops_all(runtime: Runtime, refused: int, tmp_path: Path) -> None:
-    """With four readers, the sixth request is for a second buffer."""
     whole = stacked(tmp_path, 30_000)
     runtime.refused = refused
     with pytest.raises(RuntimeError, match="out of memory"):
-        stream([Move(whole, torch.empty(whole.shape))], CPU, StreamPlan(4, 2, 100_000))
+        stream([Move(whole, torch.empty(whole.shape))], CPU, StreamPlan(4, 100_000))
     assert runtime.requests > refused
     assert not runtime.pinned
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("flagai-read")]

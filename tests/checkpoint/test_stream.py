@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from flagai.checkpoint import stream as streaming
 from flagai.checkpoint import transfer
+from flagai.checkpoint.lanes import Lane
 from flagai.checkpoint.pieces import PAGE, Move, plan
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.stream import Stream, StreamPlan, Work, stream
@@ -26,8 +27,8 @@ from tests.checkpoint.making import equal, saved
 CPU = torch.device("cpu")
 
 
-def small(buffer_bytes: int = 512, readers: int = 3) -> StreamPlan:
-    return StreamPlan(readers, buffers=2, buffer_bytes=buffer_bytes)
+def small(chunk_bytes: int = 512, readers: int = 3) -> StreamPlan:
+    return StreamPlan(readers, chunk_bytes)
 
 
 @pytest.fixture
@@ -66,15 +67,15 @@ def test_torch_files_are_streamed_or_copied(zipped: bool, tmp_path: Path) -> Non
     assert equal(type(model).from_pretrained(tmp_path, dtype=torch.float64), model.double())
 
 
-@pytest.mark.parametrize("buffer_bytes", [64, 700, 5000, 1 << 20])
+@pytest.mark.parametrize("chunk_bytes", [64, 700, 5000, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("readers", [1, 4])
-def test_windows_of_any_shape(buffer_bytes: int, dtype: torch.dtype, readers: int, tmp_path: Path) -> None:
+def test_windows_of_any_shape(chunk_bytes: int, dtype: torch.dtype, readers: int, tmp_path: Path) -> None:
     whole = stacked(tmp_path)
     windows = [whole, whole[100:200], whole[:, 30:60], whole.T[60:], whole[::3, 1], whole[7, 5], whole[:0]]
     targets = [torch.full(window.shape, torch.nan, dtype=dtype) for window in windows]
     moves = [Move(*pair) for pair in zip(windows, targets, strict=True) if pair[0].numel()]
-    stream(moves, CPU, small(buffer_bytes, readers))
+    stream(moves, CPU, small(chunk_bytes, readers))
     for window, target in zip(windows, targets, strict=True):
         assert torch.equal(target, window.to(dtype))
 
@@ -189,9 +190,9 @@ def test_the_ring_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     made: list[int] = []
     original = streaming.open_lane
 
-    def counted(device: torch.device, buffers: int, size: int) -> Any:
-        made.append(buffers * size)
-        return original(device, buffers, size)
+    def counted(device: torch.device, limit: int, buffers: int, size: int) -> Any:
+        made.append(limit)
+        return original(device, limit, buffers, size)
 
     monkeypatch.setattr(streaming, "open_lane", counted)
     monkeypatch.setattr(streaming, "cores", lambda: 64)
@@ -201,7 +202,7 @@ def test_the_ring_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         folder.mkdir()
         whole = stacked(folder, rows)
         stream([Move(whole, torch.empty(whole.shape))], CPU, small(1000, 4))
-        assert sum(made) == 4 * 2 * (1000 + PAGE)
+        assert made == 4 * [1000 + PAGE]
 
 
 def expect_nothing_loaded(folder: Path, *words: str) -> None:
@@ -248,11 +249,11 @@ def test_a_disk_that_fails_loads_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_device_that_fails_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = saved(tmp_path, "GPT2Model")
 
-    class Broken(streaming.open_lane(CPU, 1, 8).__class__):  # type: ignore[misc]
-        def send(self, chunk: Any) -> None:
+    class Broken(Lane):
+        def take(self, *_: Any) -> None:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(streaming, "open_lane", Broken)
+    monkeypatch.setattr(streaming, "open_lane", lambda device, limit, *_: Broken(device, limit))
     empty = type(model).on_meta(model.config)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         empty.load_checkpoint(open_checkpoint(tmp_path), dtype=torch.float64)

@@ -1,42 +1,45 @@
-"""How one reader hands its buffers to a device: at once, or behind its back on a CUDA stream."""
+"""How one reader brings bytes to a device: at once, or behind its back on a CUDA stream."""
 
-import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from functools import cache
-from typing import Any, Self
+from typing import Self
 
 import torch
 
+from flagai.checkpoint.driver import Driver, driver
 from flagai.checkpoint.pages import get_pages, huge_memory
 from flagai.checkpoint.pieces import Chunk, Move
 
+# Fills a buffer with what a chunk has from a byte on.
+Read = Callable[[int, memoryview], None]
+# A range of a chunk's bytes, and the address where they shall be.
+Destination = tuple[int, int, int]
 
-def open_lane(device: torch.device, buffers: int, size: int) -> "Lane":
+
+def open_lane(device: torch.device, limit: int, buffers: int, size: int) -> "Lane":
     """The lane for a kind of device; called by the thread that has made the targets.
 
     Args:
         device: where the targets are.
-        buffers: how many buffers take turns.
-        size: of each, in bytes.
+        limit: the bytes of the largest chunk.
+        buffers: how many buffers take turns where copies are queued.
+        size: of each of these, in bytes.
     """
-    return (CudaLane if device.type == "cuda" else Lane)(device, buffers, size)
+    calls = driver() if device.type == "cuda" else None
+    return Lane(device, limit) if calls is None else CudaLane(device, limit, buffers, size, calls)
 
 
 class Lane:
-    """A ring of buffers in ordinary memory, whose content is copied when it is sent: right for any device.
+    """A buffer in ordinary memory, whose content is copied when it is full: right for any device.
 
     Args:
         device: where the targets are.
-        buffers: how many buffers take turns.
-        size: of each, in bytes.
+        limit: the bytes of the largest chunk.
     """
 
-    def __init__(self, device: torch.device, buffers: int, size: int) -> None:
+    def __init__(self, device: torch.device, limit: int) -> None:
         self.device = device
-        self.size = size
-        self.ring = [huge_memory(size) for _ in range(buffers)]
-        self.turn = -1
+        self.limit = limit
 
     def __enter__(self) -> Self:
         return self
@@ -44,148 +47,138 @@ class Lane:
     def __exit__(self, *_: object) -> None:
         """Wait until nothing is in flight any more, and give the memory back."""
 
-    def prepare(self) -> bool:
-        """Get one more buffer ready, even before there is work; called by the thread that fills it.
-
-        Returns:
-            Whether one was not ready.
-        """
-        return False
+    def prepare(self) -> None:
+        """Get buffers ready, even before there is work; called by the thread that fills them."""
+        self._memory = huge_memory(self.limit)
 
     def follow(self) -> None:
-        """Let what will be sent come after the work that the calling thread has queued: it has made new targets."""
+        """Let what will be taken come after the work that the calling thread has queued: it has made new targets."""
 
-    def next_buffer(self) -> memoryview:
-        """The buffer that is to be filled next, free again."""
-        self.turn = (self.turn + 1) % len(self.ring)
-        self._wait()
-        return memoryview(self.ring[self.turn])
+    def take(self, chunk: Chunk, read: Read) -> None:
+        """Read a chunk, and bring it to its targets.
 
-    def send(self, chunk: Chunk) -> None:
-        """Copy what the present buffer holds of a chunk to its targets."""
-        raw = torch.frombuffer(self.ring[self.turn], dtype=torch.uint8)
-        for offset, move in chunk.moves:
-            move.target.copy_(inside(raw, offset, move))
+        Args:
+            chunk: what to read.
+            read: what fills a buffer.
+        """
+        size = chunk.end - chunk.begin
+        read(0, memoryview(self._memory)[:size])
+        spread(torch.frombuffer(self._memory, dtype=torch.uint8, count=size), chunk)
 
     def wait(self) -> None:
-        """Wait until everything that was sent has been copied."""
-
-    def _wait(self) -> None:
-        """Wait until the present buffer may be filled."""
-
-
-@cache
-def _driver_copy() -> Any:
-    """The driver's copy to a device on a stream; None where it cannot be called.
-
-    Torch gives Python's lock away in every operation. Sixteen readers that each take it back ten times for a chunk
-    spend much of their time on waking each other. This is one call, which keeps the lock for its microseconds.
-    """
-    try:
-        copy = ctypes.PyDLL("libcuda.so.1").cuMemcpyHtoDAsync_v2
-    except (OSError, AttributeError):
-        return None
-    copy.argtypes = [ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-    copy.restype = ctypes.c_int
-    return copy
+        """Wait until everything that was taken has been copied."""
 
 
 class CudaLane(Lane):
-    """A ring of pinned buffers and a stream: sending returns at once, and a buffer waits for its own copies only.
+    """A ring of pinned buffers and a stream: a buffer is read while the ones before it are copied.
 
-    What is cast, transposed or cut is copied into a buffer on the device first, and from there by a kernel: the bus
-    carries each byte once, in long pieces.
+    Buffers are a fraction of a chunk, small enough for all to stay in the processor's cache: memory is read once
+    then, and neither written nor read again for the bus. What is cast, transposed or cut is copied into a buffer on
+    the device first, and from there by a kernel: the bus carries each byte once, in long pieces.
+
+    Args:
+        device: where the targets are.
+        limit: the bytes of the largest chunk.
+        buffers: how many buffers take turns.
+        size: of each, in bytes.
+        calls: of the driver.
     """
 
-    def __init__(self, device: torch.device, buffers: int, size: int) -> None:
-        super().__init__(device, buffers, size)
+    def __init__(self, device: torch.device, limit: int, buffers: int, size: int, calls: Driver) -> None:
+        super().__init__(device, limit)
+        self._size, self._driver = size, calls
         self._made_on = torch.cuda.current_stream(device)
         self._stream = torch.cuda.Stream(device)
-        self._copied = [torch.cuda.Event(blocking=True) for _ in range(buffers)]  # one that was never recorded is over
-        self._raw: list[torch.Tensor] = []  # the buffers that are pinned, in the order of their turns
-        self._on_device: list[torch.Tensor | None] = [None] * buffers
+        self._ring = huge_memory(buffers * size)
+        self._raw = torch.frombuffer(self._ring, dtype=torch.uint8)
+        self._events = [0] * buffers  # when each buffer has been copied
+        self._turn = -1
+        self._on_device: torch.Tensor | None = None
         self._at_exit = ExitStack()
 
     def __enter__(self) -> Self:
         self._at_exit.enter_context(torch.cuda.stream(self._stream))  # the thread's, with its device
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Wait for all copies, and unpin the memory; a failed copy is raised after that."""
-        with self._at_exit:
-            try:
-                self.wait()
-            finally:
-                for raw in self._raw:
-                    with suppress(RuntimeError):  # the device has failed, and that is being said already
-                        torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(raw.data_ptr()))
+        self._at_exit.callback(self.wait)
+        self._at_exit.close()
 
     def wait(self) -> None:
         """See the base class."""
         self._stream.synchronize()
 
-    def prepare(self) -> bool:
-        """Pin a buffer; at the latest when its turn comes, so that reading begins after a part of the time.
+    def prepare(self) -> None:
+        """Pin the buffers.
 
         In huge pages it takes a fraction of cudaHostAlloc's time, and all readers do it at once.
         """
-        if len(self._raw) == len(self.ring):
-            return False
-        memory = self.ring[len(self._raw)]
-        get_pages(memory)
-        raw = torch.frombuffer(memory, dtype=torch.uint8)
-        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(raw.data_ptr(), self.size, 0))
-        self._raw.append(raw)
-        return True
+        get_pages(self._ring)
+        address = self._raw.data_ptr()
+        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, len(self._ring), 0))
+        self._at_exit.callback(_quietly, _unpin, address)
+        for index in range(len(self._events)):
+            self._events[index] = event = self._driver.make_event()
+            self._at_exit.callback(_quietly, self._driver.free_event, event)
 
     def follow(self) -> None:
         """The targets' memory may have had users before: what is queued for them comes first."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
-    def _wait(self) -> None:
-        if self.turn == len(self._raw):  # its first turn
-            self.prepare()
-        if not self._copied[self.turn].query():  # waiting gives Python's lock away
-            self._copied[self.turn].synchronize()
+    def take(self, chunk: Chunk, read: Read) -> None:
+        """See the base class; copies may still be under way."""
+        size = chunk.end - chunk.begin
+        staged = None if all(move.is_plain for _, move in chunk.moves) else self._staging()[:size]
+        if staged is None:
+            places = [(at, at + move.target.nbytes, move.target.data_ptr()) for at, move in chunk.moves]
+        else:
+            places = [(0, size, staged.data_ptr())]
+        for begin in range(0, size, self._size):
+            self._turn = (self._turn + 1) % len(self._events)
+            self._driver.wait(self._events[self._turn])
+            end, first = min(begin + self._size, size), self._turn * self._size
+            read(begin, memoryview(self._ring)[first : first + end - begin])
+            self._send(begin, end, places)
+        if staged is not None:
+            spread(staged, chunk)
 
-    def send(self, chunk: Chunk) -> None:
-        """Queue the copies of a chunk."""
-        raw = self._raw[self.turn]
-        rest = []
-        for offset, move in chunk.moves:
-            if move.is_plain:
-                self._copy(raw, offset, move)
-            else:
-                rest.append((offset, move))
-        if rest:
-            self._rearrange(raw[: chunk.end - chunk.begin], rest)
-        self._copied[self.turn].record(self._stream)
-
-    def _copy(self, raw: torch.Tensor, offset: int, move: Move) -> None:
-        """Queue the copy of bytes that stay as they are."""
-        copy, target = _driver_copy(), move.target
-        if copy is None:
-            target.copy_(inside(raw, offset, move), non_blocking=True)
-            return
-        failed = copy(target.data_ptr(), raw.data_ptr() + offset, target.nbytes, self._stream.cuda_stream)
-        if failed:
-            raise RuntimeError(f"CUDA error: a copy to {self.device} failed with the driver's code {failed}.")
-
-    def _rearrange(self, raw: torch.Tensor, moves: Sequence[tuple[int, Move]]) -> None:
-        staged = self._staging()
-        staged[: raw.numel()].copy_(raw, non_blocking=True)
-        for offset, move in moves:
-            move.target.copy_(inside(staged, offset, move))
+    def _send(self, begin: int, end: int, places: Sequence[Destination]) -> None:
+        """Queue the copies of what the present buffer holds: a chunk's bytes from ``begin`` to ``end``."""
+        stream, source = self._stream.cuda_stream, self._raw.data_ptr() + self._turn * self._size - begin
+        for first, last, target in places:
+            low, high = max(first, begin), min(last, end)
+            if low < high:
+                self._driver.copy(target + low - first, source + low, high - low, stream)
+        self._driver.record(self._events[self._turn], stream)
 
     def _staging(self) -> torch.Tensor:
         """The buffer on the device, from the memory of the stream in use, to which it goes back in the end."""
-        staged = self._on_device[self.turn]
-        if staged is None:
+        if self._on_device is None:
             with torch.cuda.stream(self._made_on):
-                staged = torch.empty(self.size, dtype=torch.uint8, device=self.device)
+                self._on_device = torch.empty(self.limit, dtype=torch.uint8, device=self.device)
             self._stream.wait_stream(self._made_on)
-            self._on_device[self.turn] = staged
-        return staged
+        return self._on_device
+
+
+def _quietly(work: Callable[[int], None], given: int) -> None:
+    with suppress(RuntimeError):  # the device has failed, and that is being said already
+        work(given)
+
+
+def _unpin(address: int) -> None:
+    torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
+
+
+def spread(raw: torch.Tensor, chunk: Chunk) -> None:
+    """Copy what a chunk's bytes hold to its targets, and cast it there.
+
+    Args:
+        raw: the bytes, on any device.
+        chunk: says where the targets' sources begin.
+    """
+    for offset, move in chunk.moves:
+        move.target.copy_(inside(raw, offset, move))
 
 
 def inside(raw: torch.Tensor, offset: int, move: Move) -> torch.Tensor:
