@@ -65,9 +65,9 @@ def prepare(task: dict[str, Any]) -> tuple[Any, dict[str, Any], _Notes]:
         logger.setLevel(logging.DEBUG)
         logger.addHandler(notes)
         if "stream" in task:
-            from flagai.checkpoint import stream, transfer
+            from flagai.checkpoint import stream
 
-            transfer.stream = functools.partial(stream.stream, how=stream.StreamPlan(**task["stream"]))
+            stream.StreamPlan = functools.partial(stream.StreamPlan, **task["stream"])
     return getattr(importlib.import_module(module), cls), options, notes
 
 

@@ -46,9 +46,9 @@ class StreamPlan:
     """
 
     readers: int = 16
-    chunk_bytes: int = 16 << 20
+    chunk_bytes: int = 18 << 20
     buffers: int = 2
-    buffer_bytes: int = 4 << 20
+    buffer_bytes: int = 6 << 20
 
     def readers_for(self, chunks: int) -> int:
         """How many readers are worth their threads and buffers: each shall have four chunks."""
@@ -305,14 +305,14 @@ def read_exactly(descriptor: int, chunk: Chunk, begin: int, buffer: memoryview) 
     Raises:
         CheckpointError: the file has fewer bytes, or cannot be read.
     """
-    done, size, start = 0, len(buffer), chunk.begin + begin
-    while done < size:
+    begin += chunk.begin
+    while buffer:
         try:
-            count = os.preadv(descriptor, [buffer[done:]], start + done)
+            count = os.preadv(descriptor, [buffer], begin)
         except OSError as error:
             raise CheckpointError(f"{chunk.file} cannot be read ({error.strerror}). Check the disk.") from error
         if not count:
             raise CheckpointError(
-                f"{chunk.file} ended at byte {start + done} while it was read: it was cut short. Fetch it again."
+                f"{chunk.file} ended at byte {begin} while it was read: it was cut short. Fetch it again."
             )
-        done += count
+        begin, buffer = begin + count, buffer[count:]
