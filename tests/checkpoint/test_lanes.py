@@ -4,9 +4,12 @@ CUDA is played by a few lines; tests/gpu/test_stream.py has the real one.
 """
 
 import ctypes
+import itertools
 import threading
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +31,18 @@ class Runtime:
 
     def __init__(self) -> None:
         self.pinned: set[int] = set()
+        self.sizes: list[int] = []
         self.requests = 0
         self.refused: int | None = None
         self._lock = threading.Lock()
 
-    def cudaHostRegister(self, address: int, _size: int, _flags: int) -> int:  # noqa: N802 - CUDA's name
+    def cudaHostRegister(self, address: int, size: int, _flags: int) -> int:  # noqa: N802 - CUDA's name
         with self._lock:
             self.requests += 1
             if self.refused is not None and self.requests > self.refused:
                 return 2
             self.pinned.add(address)
+            self.sizes.append(size)
             return 0
 
     def cudaHostUnregister(self, address: int) -> int:  # noqa: N802 - CUDA's name
@@ -66,7 +71,7 @@ class Calls:
         self.events: dict[int, int] = {}  # how often each was recorded
         self.waits: list[tuple[int, int]] = []
         self.refuses = False
-        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         assert stream == 7
@@ -76,9 +81,8 @@ class Calls:
         self.copies.append((source, size))
 
     def make_event(self) -> int:
-        with self._lock:
-            number = len(self.events) + 1
-            self.events[number] = 0
+        number = next(self._numbers)
+        self.events[number] = 0
         return number
 
     def free_event(self, event: int) -> None:
@@ -90,6 +94,35 @@ class Calls:
 
     def wait(self, event: int) -> None:
         self.waits.append((event, self.events[event]))
+
+
+class LateCalls(Calls):
+    """The same, done only when somebody waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: list[Callable[[], None] | int] = []
+
+    def copy(self, *given: int) -> None:
+        self.queue.append(partial(super().copy, *given))
+
+    def record(self, event: int, stream: int) -> None:
+        super().record(event, stream)
+        self.queue.append(event)
+
+    def wait(self, event: int) -> None:
+        super().wait(event)
+        while event in self.queue:
+            self._step()
+
+    def finish(self, *_: object) -> None:
+        while self.queue:
+            self._step()
+
+    def _step(self) -> None:
+        first = self.queue.pop(0)
+        if callable(first):
+            first()
 
 
 @pytest.fixture(name="runtime")
@@ -125,19 +158,109 @@ def test_a_chunk_goes_through_the_ring_piece_by_piece(runtime: Runtime, calls: C
     pieces = [(0, 30), (30, 100), (130, 70)]
     moves = [(at, Move(source[at : at + size], target[at : at + size])) for at, size in pieces]
 
-    def read(begin: int, buffer: memoryview) -> None:
-        buffer[:] = memoryview(source.numpy())[begin : begin + len(buffer)]
-
     with CudaLane(CPU, 4096, 2, 64, calls) as lane:
         lane.prepare()
         assert len(runtime.pinned) == 1
-        lane.take(Chunk(Path("file"), 0, 200, moves), read)
+        lane.take(Chunk(Path("file"), 0, 200, moves), bytes_of(source))
         assert [size for _, size in calls.copies] == [30, 34, 64, 2, 62, 8]
-        lane.take(Chunk(Path("file"), 0, 30, moves[:1]), read)
+        lane.take(Chunk(Path("file"), 0, 30, moves[:1]), bytes_of(source))
     assert torch.equal(target, source)
     assert calls.waits == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]
     assert not calls.events
     assert not runtime.pinned
+
+
+@pytest.fixture
+def late(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> LateCalls:
+    """Streams are synchronised by doing what is left."""
+    found = LateCalls()
+    monkeypatch.setattr(Queue, "synchronize", found.finish)
+    return found
+
+
+def bytes_of(source: torch.Tensor) -> Callable[[int, memoryview], None]:
+    def read(begin: int, buffer: memoryview) -> None:
+        buffer[:] = memoryview(source.numpy())[begin : begin + len(buffer)]
+
+    return read
+
+
+def taken(calls: Calls, chunk: Chunk, read: Callable[[int, memoryview], None]) -> None:
+    """What a reader does with one chunk."""
+    with CudaLane(CPU, 4096, 2, 64, calls) as lane:
+        lane.prepare()
+        lane.take(chunk, read)
+
+
+def test_no_buffer_is_filled_before_it_has_been_copied(late: LateCalls) -> None:
+    source = torch.arange(200, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    taken(late, Chunk(Path("file"), 0, 200, [(0, Move(source, target))]), bytes_of(source))
+    assert torch.equal(target, source)
+
+
+def test_memory_is_unpinned_when_all_is_over(runtime: Runtime, late: LateCalls) -> None:
+    """Also after a failure; and it is the failure that is told, whatever follows from it."""
+    source = torch.arange(200, dtype=torch.uint8)
+    target, left, unpin = torch.zeros_like(source), [], runtime.cudaHostUnregister
+
+    def watched(address: int) -> int:
+        left.append(len(late.queue))
+        unpin(address)
+        return 4  # the device has failed
+
+    def read(begin: int, buffer: memoryview) -> None:
+        if begin > 64:
+            raise OSError("the disk fails")
+
+    runtime.cudaHostUnregister = watched  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="the disk fails"):
+        taken(late, Chunk(Path("file"), 0, 200, [(0, Move(source, target))]), read)
+    assert left == [0]
+    assert not late.events
+
+
+def test_a_failure_while_waiting_tells_of_the_first(late: LateCalls, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: device lost")
+
+    def read(*_: object) -> None:
+        raise OSError("the disk fails")
+
+    monkeypatch.setattr(Queue, "synchronize", fail)
+    with pytest.raises(RuntimeError, match="device lost") as caught:
+        taken(late, Chunk(Path("file"), 0, 8, [(0, Move(torch.ones(2), torch.ones(2)))]), read)
+    assert isinstance(caught.value.__context__, OSError)
+
+
+def test_all_buffers_are_pinned_and_one_is_on_the_device(runtime: Runtime, calls: Calls) -> None:
+    with CudaLane(CPU, 4096, 3, 64, calls) as lane:
+        lane.prepare()
+        assert runtime.sizes == [3 * 64]
+        assert len(calls.events) == 3
+        assert lane._staging() is lane._staging()
+        assert len(lane._staging()) == 4096
+
+
+def test_an_interrupt_while_readers_start_leaves_none(
+    runtime: Runtime, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = streaming._Reader.start, []
+
+    def interrupted(reader: threading.Thread) -> None:
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        started.append(reader)
+        start(reader)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(streaming._Reader, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        streaming.Stream(CPU, 1 << 30)
+    for reader in started:
+        reader.join(60)
+        assert not reader.is_alive()
+    assert not runtime.pinned
+    assert not calls.events
 
 
 def test_what_is_cast_or_turned_is_staged_whole(runtime: Runtime, calls: Calls) -> None:
@@ -146,12 +269,7 @@ def test_what_is_cast_or_turned_is_staged_whole(runtime: Runtime, calls: Calls) 
     targets = [torch.empty(10, 6).T, torch.empty(6, 10, dtype=torch.float64), torch.empty(60)]
     moves = [(0, Move(source, targets[0])), (0, Move(source, targets[1])), (0, Move(source.flatten(), targets[2]))]
 
-    def read(begin: int, buffer: memoryview) -> None:
-        buffer[:] = memoryview(raw.numpy())[begin : begin + len(buffer)]
-
-    with CudaLane(CPU, 4096, 2, 64, calls) as lane:
-        lane.prepare()
-        lane.take(Chunk(Path("file"), 0, 240, moves), read)
+    taken(calls, Chunk(Path("file"), 0, 240, moves), bytes_of(raw))
     assert [size for _, size in calls.copies] == [64, 64, 64, 48]
     assert torch.equal(targets[0], source)
     assert torch.equal(targets[1], source.double())
@@ -192,11 +310,28 @@ def test_a_copy_that_fails_stops_all(runtime: Runtime, calls: Calls, tmp_path: P
     assert not runtime.pinned
 
 
-def test_without_the_driver_ordinary_copies_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "driver", lambda: None)
-    assert type(open_lane(torch.device("cuda"), 1 << 16, 2, 1 << 12)) is Lane
-    monkeypatch.undo()
+@pytest.mark.usefixtures("runtime")
+def test_lanes_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, cuda = Calls(), torch.device("cuda")
+    monkeypatch.setattr(lanes, "driver", lambda: calls)
+    found = open_lane(cuda, 1 << 16, 2, 1 << 12)
+    assert isinstance(found, CudaLane)
+    assert (found.device, found.limit, len(found._ring), found._size) == (cuda, 1 << 16, 2 << 12, 1 << 12)
     assert type(open_lane(CPU, 1 << 16, 2, 1 << 12)) is Lane
+    monkeypatch.setattr(lanes, "driver", lambda: None)
+    assert type(open_lane(cuda, 1 << 16, 2, 1 << 12)) is Lane
+
+
+def test_other_devices_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for device, times in (("mps", 2), ("cpu", 0)):
+        waited.clear()
+        lane = Lane(torch.device(device), 1 << 12)
+        lane.follow()
+        lane.wait()
+        assert waited == [torch.device(device)] * times
 
 
 @pytest.mark.parametrize("refused", [0, 1, 3], ids="after {}".format)

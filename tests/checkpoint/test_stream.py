@@ -187,11 +187,11 @@ def test_a_helper_comes_too_late_for_a_reader_that_does_not_wait() -> None:
 
 
 def test_the_ring_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+    made: list[tuple[int, int, int]] = []
     original = streaming.open_lane
 
     def counted(device: torch.device, limit: int, buffers: int, size: int) -> Any:
-        made.append(limit)
+        made.append((limit, buffers, size))
         return original(device, limit, buffers, size)
 
     monkeypatch.setattr(streaming, "open_lane", counted)
@@ -202,7 +202,7 @@ def test_the_ring_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         folder.mkdir()
         whole = stacked(folder, rows)
         stream([Move(whole, torch.empty(whole.shape))], CPU, small(1000, 4))
-        assert made == 4 * [1000 + PAGE]
+        assert made == 4 * [(1000 + PAGE, 2, (6 << 20) + PAGE)]
 
 
 def expect_nothing_loaded(folder: Path, *words: str) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
+import torch
+
 _NOT_READY = 600
 # For cuEventCreate: whoever waits sleeps, and no times are kept.
 _SLEEPING_WITHOUT_TIMES = 1 | 2
@@ -82,7 +84,9 @@ def _check(code: int, what: str) -> None:
 
 @cache
 def driver() -> Driver | None:
-    """The driver; None where it cannot be called."""
+    """The driver; None where it cannot be called, or is not what torch uses."""
+    if torch.version.cuda is None:
+        return None
     try:
         return Driver()
     except (OSError, AttributeError):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -53,6 +53,7 @@ class Lane:
 
     def follow(self) -> None:
         """Let what will be taken come after the work that the calling thread has queued: it has made new targets."""
+        self.wait()
 
     def take(self, chunk: Chunk, read: Read) -> None:
         """Read a chunk, and bring it to its targets.
@@ -67,6 +68,9 @@ class Lane:
 
     def wait(self) -> None:
         """Wait until everything that was taken has been copied."""
+        accelerator = torch.accelerator.current_accelerator()
+        if accelerator is not None and self.device.type == accelerator.type:
+            torch.accelerator.synchronize(self.device)  # readers and their caller may use different queues
 
 
 class CudaLane(Lane):
@@ -100,10 +104,10 @@ class CudaLane(Lane):
         self._at_exit.enter_context(torch.cuda.stream(self._stream))  # the thread's, with its device
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
         """Wait for all copies, and unpin the memory; a failed copy is raised after that."""
         self._at_exit.callback(self.wait)
-        self._at_exit.close()
+        self._at_exit.__exit__(*raised)
 
     def wait(self) -> None:
         """See the base class."""

@@ -1,4 +1,4 @@
-"""Cut copies into pieces: rows of a window of a file, and where they go, none larger than a buffer."""
+"""Cut copies into pieces: rows of a window of a file, and where they go, none larger than a chunk."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 
 from flagai.checkpoint.pages import FileMap, extent
 
-# Chunks begin at whole pages of the file, so that every element in the buffer lies as aligned as it does there.
+# Chunks begin at whole pages of the file, so that every element in a buffer lies as aligned as it does there.
 PAGE = 4096
 # Pieces that are closer together than this are read at once.
 _GAP = 64 << 10
@@ -44,7 +44,7 @@ class Move:
         move = self.aligned()
         row_bytes = move.source.stride(0) * move.source.itemsize
         # A window lies somewhere inside of its rows. Windows of one matrix, such as q, k and v, are cut at the same
-        # rows, and all of them fit into one buffer: each byte of the file is read once.
+        # rows, and all of them fit into one chunk: each byte of the file is read once.
         spare = 0 if move.source.is_contiguous() else row_bytes
         step = max(1, (limit - spare) // max(row_bytes, 1))
         for source, target in zip(move.source.split(step), move.target.split(step), strict=True):
@@ -82,7 +82,7 @@ def plan(moves: Iterable[Move], limit: int, files: FileMap | None = None) -> tup
 
     Args:
         moves: the copies.
-        limit: the size of a buffer.
+        limit: the size of a chunk.
         files: which files are mapped; default as it is now.
 
     Returns:
