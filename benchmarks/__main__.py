@@ -21,7 +21,7 @@ sys.path.insert(0, str(_HERE))
 
 from _measure import machine, versions  # noqa: E402
 from _plot import markdown, picture  # noqa: E402
-from _targets import lines  # noqa: E402
+from _targets import ROWS, lines  # noqa: E402
 
 # name: (script and arguments, seconds at most); {folder} is scratch space.
 _CPU = {
@@ -105,13 +105,20 @@ def flat(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def heading(found: list[dict[str, Any]]) -> str:
-    """Which machines, libraries and commits the figures come from."""
+    """Which machines, libraries and commits the figures come from; results that no row shows are left out."""
+    everything = flat(found)
+    found = [each for each in found if any(row.ours(flat([each])) == row.ours(everything) is not None for row in ROWS)]
     gpus = sorted({str(name) for each in found for name in _names(each.get("gpu")) + _names(each.get("device"))})
     machines = sorted({f"{each['machine']['cores']} cores {each['machine']['processor']}"
                        for each in found if "machine" in each and not each.get("gpu") and not each.get("device")
                        and "GPU" not in each.get("steps", {})})  # fmt: skip
-    commits = sorted({str(each["versions"].get("commit"))[:7] for each in found if "versions" in each})
-    return f"{', '.join([*gpus, *machines])}; commits {', '.join(commits)}"
+    commits, torch, transformers = (
+        ", ".join(
+            sorted({str(each["versions"].get(name)).partition("+")[0][:7] for each in found if "versions" in each})
+        )
+        for name in ("commit", "torch", "transformers")
+    )
+    return f"{', '.join([*gpus, *machines])}; torch {torch}; transformers {transformers}; commits {commits}"
 
 
 def _names(value: Any) -> list[str]:
