@@ -112,10 +112,9 @@ def heading(found: list[dict[str, Any]]) -> str:
     machines = sorted({f"{each['machine']['cores']} cores {each['machine']['processor']}"
                        for each in found if "machine" in each and not each.get("gpu") and not each.get("device")
                        and "GPU" not in each.get("steps", {})})  # fmt: skip
+    versions = [each["versions"] for each in found if "versions" in each]
     commits, torch, transformers = (
-        ", ".join(
-            sorted({str(each["versions"].get(name)).partition("+")[0][:7] for each in found if "versions" in each})
-        )
+        ", ".join(sorted({str(each.get(name)).partition("+")[0][:7] for each in versions}))
         for name in ("commit", "torch", "transformers")
     )
     return f"{', '.join([*gpus, *machines])}; torch {torch}; transformers {transformers}; commits {commits}"
