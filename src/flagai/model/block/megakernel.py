@@ -16,7 +16,7 @@ from torch import nn
 
 from flagai.model.block.residual import linear_layers
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.decoding import ACTIVATIONS
+from flagai.model.layer.decoding import ACTIVATIONS, HALF
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.nvrtc import CudaKernel, Options, can_compile
@@ -36,7 +36,6 @@ _BARRIERS, _RESULTS, _ADDRESSES, _REST = 16, 256, 192, 16 * _THREADS + 128
 # Tiles that a multiprocessor asks for at once, by the bits of a weight. With fewer the memory rests; with more, whoever
 # asks for anything else waits for all of them.
 _FLIGHT = {4: 3, 8: 5, 16: 6}
-_HALF = (torch.bfloat16, torch.float16)
 # Tiles in the ring below which it would run empty whenever multiprocessors wait for each other.
 _LEAST_RING = 12
 
@@ -249,7 +248,7 @@ def _is_known(layer: Any) -> bool:
     """Whether the kernel knows how a layer's weights lie."""
     if type(layer) is QuantizedLinear:
         return layer.bits == 8 or layer.group == _GROUP
-    return type(layer) is Linear and type(layer.weight) is nn.Parameter and layer.weight.dtype in _HALF
+    return type(layer) is Linear and type(layer.weight) is nn.Parameter and layer.weight.dtype in HALF
 
 
 def _has_one_kind_of_weights(block: Any) -> bool:

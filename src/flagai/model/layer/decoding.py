@@ -19,7 +19,7 @@ WIDEST = 16384
 # Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.
 _NUMBERS = 32768
 _MULTIPROCESSORS = 128
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 AnyLinear = nn.Linear | QuantizedLinear
 # Activations that the kernels know, by the names of configurations.
 ACTIVATIONS = {
@@ -70,7 +70,7 @@ def _power(size: int) -> int:
 
 def usable(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels run on a device with weights of a type."""
-    return dtype in _HALF and _capable(device)
+    return dtype in HALF and _capable(device)
 
 
 @cache

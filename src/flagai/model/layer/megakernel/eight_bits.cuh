@@ -14,7 +14,7 @@ __device__ void keep(uint4 *digits, int eighth, const u32 (&numbers)[8], u32 byt
 }
 
 // Bytes of two rows times bytes; 16 rows, 8 columns, and 32 numbers that are added up.
-__device__ void multiply_bytes(
+__device__ void multiply_words(
     int (&sums)[4], u32 first, u32 second, u32 first_too, u32 second_too, u32 one, u32 other) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9},"
         " {%0, %1, %2, %3};"
@@ -22,21 +22,15 @@ __device__ void multiply_bytes(
         : "r"(first), "r"(second), "r"(first_too), "r"(second_too), "r"(one), "r"(other));
 }
 
-// Adds what a lane has of a group of two rows of a tile: a quarter of each half of it. Groups are as long as all banks,
-// so every other one has its second half read first.
+__device__ uint4 words_of(const Shared &shared, const Lane &lane, int unit) { return shared.digits[lane.upper][unit]; }
+
+#include "in_order.cuh"
+
+// Adds what a lane has of a group of two rows of a tile.
 __device__ void multiply_group(
     Shared &shared, const Lane &lane, const u8 *tile, int group, int all, float2 &found) {
-    const uint4 *bytes = reinterpret_cast<const uint4 *>(tile);
     int sums[4] = {};
-#pragma unroll
-    for (int turn = 0; turn < 2; turn++) {
-        int place = (lane.which % 2 ^ turn) * 4 + lane.unit;
-        uint4 first = bytes[lane.upper * (ROW_BYTES / 16) + group * (GROUP / 16) + place];
-        uint4 second = bytes[(lane.upper + 2) * (ROW_BYTES / 16) + group * (GROUP / 16) + place];
-        uint4 digits = shared.digits[lane.upper][all * (GROUP / 16) + place];
-        multiply_bytes(sums, first.x, second.x, first.y, second.y, digits.x, digits.y);
-        multiply_bytes(sums, first.z, second.z, first.w, second.w, digits.z, digits.w);
-    }
+    multiply_in_order(shared, lane, tile, group, all, sums);
     float by = shared.scales[all].x * lane.worth;
     found.x += as_float(lane.odd ? sums[1] : sums[0]) * by;
     found.y += as_float(lane.odd ? sums[3] : sums[2]) * by;
