@@ -1,7 +1,7 @@
 """The calls of CUDA's driver that readers make for every few megabytes, without giving Python's lock away.
 
-Torch gives it away in every operation, and whoever wants it back must be woken: 60 us for a buffer with a copy and two
-calls for its event, in which no other reader gets on either (16 readers on a host with H100s); 25 with these.
+Torch gives it away in every operation, and whoever wants it back must be woken; no other reader gets on meanwhile. Of
+buffers of 2 MB, 16 readers on a host with an H100 brought 29 GB/s through torch's copies and events, and 39 with these.
 """
 
 import ctypes

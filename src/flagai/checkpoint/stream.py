@@ -104,8 +104,8 @@ class Stream:
         count = how.readers_for(-(-size // how.chunk_bytes))
         self._work = Work(count)
         # Chunks begin where pages do: so much more, and they are a whole number of buffers all the same.
-        size = how.buffer_bytes + PAGE
-        self._lanes = [open_lane(device, self._limit, how.buffers, size) for _ in range(count)]
+        buffer = how.buffer_bytes + PAGE
+        self._lanes = [open_lane(device, self._limit, how.buffers, buffer) for _ in range(count)]
         self._readers = [_Reader(index, self._work, lane) for index, lane in enumerate(self._lanes)]
         try:
             for reader in self._readers:
