@@ -4,7 +4,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagai.checkpoint.files import read_json
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import InputError, ModelNotFoundError
 from flagai.model import quantized as quantization
@@ -12,6 +11,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.obtain import CONFIG_FILE
 from flagai.model.placement import Dtype
 from flagai.model.registry import class_named, find_class
+from flagai.typed_json import read_json
 
 # What belongs to a model besides configuration and weights.
 _COMPANIONS = (

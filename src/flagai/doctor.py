@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from flagai.checkpoint.files import read_json
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import fold
 from flagai.errors import FlagAIError
 from flagai.model.obtain import CONFIG_FILE
 from flagai.model.registry import find_class
+from flagai.typed_json import read_json
 
 
 @dataclass(frozen=True)

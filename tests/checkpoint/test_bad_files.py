@@ -155,7 +155,7 @@ BAD_INDEXES: dict[str, tuple[Any, str]] = {
     "no name": ({"weight_map": {"a": ""}}, "''"),
     "zero byte": ({"weight_map": {"a": "x\0.bin"}}, "absent"),
     "long name": ({"weight_map": {"a": "x" * 5000}}, "model.safetensors.index.json"),
-    "lone surrogate": ({"weight_map": {"a": "\ud800.bin"}}, "absent"),
+    "lone surrogate": ({"weight_map": {"a": "\ud800.bin"}}, "surrogates not allowed"),
     "number": ({"weight_map": {"a": 3}}, "3"),
     "empty map": ({"weight_map": {}}, "no weight_map"),
     "list map": ({"weight_map": ["a"]}, "no weight_map"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from flagai.errors import CatalogError
+from flagai.typed_json import shown
 
 
 class Fields:
@@ -26,7 +27,7 @@ class Fields:
         Raises:
             CatalogError: always.
         """
-        raise CatalogError(f"{self.place}, {name}: {message}")
+        raise CatalogError(f"{self.place}, {name:.120}: {message}")
 
     def text(self, name: str, default: str | None = None) -> str:
         """A text that is not empty; without a default the field is required."""
@@ -39,7 +40,7 @@ class Fields:
         """One of the known words."""
         value = self.text(name, default)
         if value not in known and value is not default:
-            self.fail(name, f"{value!r} is unknown{_near(value, known)} Choose one of {', '.join(known)}.")
+            self.fail(name, f"{shown(value)} is unknown{_near(value, known)} Choose one of {', '.join(known)}.")
         return value
 
     def optional(self, name: str) -> str | None:
@@ -50,7 +51,7 @@ class Fields:
         """A number of things, at least 1, if there is one."""
         value = self._take(name, int, "a whole number", 0)
         if isinstance(value, bool) or value < 0:
-            self.fail(name, f"{value!r} is no number of things. Write a whole number above 0.")
+            self.fail(name, f"{shown(value)} is no number of things. Write a whole number above 0.")
         return value or None
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ class Fields:
             return default
         value = self._left.pop(name)
         if not isinstance(value, kind):
-            self.fail(name, f"{value!r} is not {wanted}.")
+            self.fail(name, f"{shown(value)} is not {wanted}.")
         return value
 
 

@@ -1,13 +1,12 @@
 """Which files make up the checkpoint of a folder, for every layout in circulation."""
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flagai.errors import CheckpointError, ModelNotFoundError
+from flagai.typed_json import read_json
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -15,6 +14,8 @@ _SINGLES = ("model.safetensors", "pytorch_model.bin")
 _PARTS = (re.compile(r"mp_rank_(\d+)_model_states\.pt"), re.compile(r"pytorch_model_(\d+)\.bin"))
 # Shards: every file holds some whole tensors. FlagAI's are written without an index.
 _SHARDS = (re.compile(r"model-(\d+)-of-(\d+)\.safetensors"), re.compile(r"pytorch_model-(\d+)(?:-of-(\d+))?\.bin"))
+# GLM-130B's size: 100,000 tensors of names of 100 characters are 20 MB.
+_INDEX_LIMIT = 64 << 20
 _TAGS = ("latest", "latest_checkpointed_iteration.txt")
 KNOWN_FORMATS = (
     "model.safetensors, pytorch_model.bin, either of them in shards with an index, pytorch_model_XX.bin, "
@@ -62,7 +63,7 @@ def _nothing(folder: Path) -> CheckpointFiles:
 
 
 def _from_index(index: Path) -> CheckpointFiles:
-    content = read_json(index)
+    content = read_json(index, CheckpointError, limit=_INDEX_LIMIT)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map, so it does not say where the tensors are. Fetch it again.")
@@ -129,24 +130,3 @@ def _from_tag(folder: Path) -> CheckpointFiles | None:
                 raise CheckpointError(f"{folder / name} points to {folder / tag}, where no checkpoint is. Fetch it.")
             return found
     return None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON file that must hold an object.
-
-    Raises:
-        CheckpointError: it is not JSON, or not an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch it again or repair it.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a JSON {type(content).__name__} where an object is expected. Fetch it again or repair it."
-        )
-    return content
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number in JSON")

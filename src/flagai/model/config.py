@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from flagai.checkpoint.atomic import replace_file
-from flagai.checkpoint.files import read_json
-from flagai.errors import CheckpointError, ConfigError
+from flagai.errors import ConfigError
+from flagai.typed_json import read_json
 
 # Keys that only one family's configuration has: they tell families apart where `model_type` is absent.
 _SIGNATURES = {
@@ -160,11 +160,7 @@ class ModelConfig:
         path = Path(path)
         if not path.is_file():
             raise ConfigError(f"There is no configuration file {path}.")
-        try:
-            content = read_json(path)
-        except CheckpointError as error:
-            raise ConfigError(str(error)) from error
-        return cls.from_dict(content, source=str(path), **overrides)
+        return cls.from_dict(read_json(path), source=str(path), **overrides)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the keys kept from the file, under their published names."""
