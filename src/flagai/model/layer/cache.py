@@ -45,6 +45,11 @@ class KVCache:
         self.faster_embeddings: Callable[..., torch.Tensor] | None = None  # the same for the embeddings
         self._watermark = _Watermark()
 
+    @property
+    def num_layers(self) -> int:
+        """The number of decoder layers."""
+        return len(self._keys)
+
     def layer(self, index: int) -> "LayerCache":
         """The part of the cache that one layer uses."""
         return LayerCache(self, index)

@@ -58,6 +58,7 @@ def fill(writer: Writer, texts: Sequence[str], options: Options, n_best: int) ->
     if isinstance(writer.model, BertForMaskLM):
         options.refuse_all_but("n_best", "num_beams", who="a BERT fills each blank with its best token")
         return [_fill_words(writer.model, writer.tokenizer, text, n_best) for text in texts]
+    options = writer.seeded(options, len(texts))
     if isinstance(writer.model, T5Model):
         return _fill_sentinels(writer, texts, options)
     prompts = BLANKS.prompts(writer.tokenizer, texts, None)

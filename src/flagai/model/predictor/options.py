@@ -3,7 +3,7 @@
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flagai.data.tokenizer import Tokenizer
@@ -87,6 +87,15 @@ class Options:
         if not isinstance(processors, list | tuple) or not all(map(callable, processors)):
             raise InputError(f"logits_processors is {processors!r}; expected a list of functions.")
         return cls(max_new_tokens, values, logits_processors=tuple(processors), **texts)
+
+    def with_seeds(self, seeds: Sequence[Any]) -> "Options":
+        """These options with one seed per text."""
+        return replace(self, decoding={**self.decoding, "seeds": tuple(seeds)})
+
+    def for_rows(self, rows: Sequence[int]) -> "Options":
+        """These options for some of the texts."""
+        seeds = self.decoding.get("seeds")
+        return self if seeds is None else self.with_seeds([seeds[row] for row in rows])
 
     def refuse_all_but(self, *names: str, who: str) -> None:
         """Refuse options that would change nothing.

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
-from flagai.generation import Hypothesis, Prompt, generate, stream
+from flagai.generation import Hypothesis, Prompt, stream
 from flagai.model.base_model import BaseModel
 from flagai.model.predictor.arguments import known_ids, read_length
 from flagai.model.predictor.options import Options
+from flagai.model.predictor.prompt_windows import generate_in_windows, seeds_for
 from flagai.model.predictor.protocol import BLANKS, Protocol, protocol_of
 
 
@@ -48,22 +49,40 @@ class Writer:
             max_length: how many tokens of a prompt are read.
         """
         texts = checked_texts(texts)
+        options = self.seeded(options, len(texts))
         found: dict[int, list[Written]] = {}
         for protocol, rows in self._by_protocol(texts).items():
-            prompts = self._prompts(protocol, [texts[row] for row in rows], options, max_length)
-            for row, prompt, hypotheses in zip(rows, prompts, self.answers(protocol, prompts, options), strict=True):
-                found[row] = [self._written(prompt, hypothesis, options) for hypothesis in hypotheses]
+            own = options.for_rows(rows)
+            prompts = self._prompts(protocol, [texts[row] for row in rows], own, max_length)
+            for row, prompt, hypotheses in zip(rows, prompts, self.answers(protocol, prompts, own), strict=True):
+                found[row] = [self._written(prompt, hypothesis, own) for hypothesis in hypotheses]
         return [found[row] for row in range(len(texts))]
 
     def answers(self, protocol: Protocol, prompts: Sequence[Prompt], options: Options) -> list[list[Hypothesis]]:
         """What the engine finds for prompts of one kind."""
-        return generate(
+        return generate_in_windows(
             self.model,
             prompts,
             options.for_model(protocol, self.tokenizer, self.model.config.vocab_size),
             logits_processors=options.logits_processors,
             stop=self._stop(options),
         )
+
+    def seeded(self, options: Options, count: int) -> Options:
+        """Options with one seed per text where tokens are drawn and no common seed is given.
+
+        Args:
+            options: the options of the call.
+            count: number of texts.
+
+        Raises:
+            InputError: ``seeds`` has not one seed per text.
+        """
+        given = options.decoding.get("seeds")
+        common = options.decoding.get("seed") is not None or not options.decoding.get("do_sample")
+        if common and given is None:
+            return options
+        return options.with_seeds(seeds_for(self.model, given, count))
 
     def stream(self, text: str, options: Options, max_length: int | None) -> Iterator[str]:
         """The answer to one text, piece by piece; joined, they are the answer (one line per blank).
