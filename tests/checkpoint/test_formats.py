@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flagai.errors import CheckpointError
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
@@ -51,11 +52,18 @@ def save_each(folder: Path, files: dict[str, Any], write: Callable[[Any, Path], 
         write(part, folder / name)
 
 
-def tagged(folder: Path, state: State, pointer: str) -> None:
-    save_each(folder / "150000", {"mp_rank_00_model_states.pt": {"module": state, "iteration": 7}})
-    (folder / pointer).write_text("150000\n")
+def tagged(folder: Path, state: State, pointer: str, name: str = "mp_rank_00_model_states.pt", mark: str = "") -> None:
+    save_each(folder / "150000", {name: {"module": state, "iteration": 7}})
+    (folder / pointer).write_text(f"{mark}150000\n", encoding="utf-8")
 
 
+# SwissArmyTransformer's names that differ from the original's.
+SAT = {
+    "word_embeddings.weight": "transformer.word_embeddings.weight",
+    "transformer.block_position_embeddings.weight": (
+        "mixins.block_position_embedding.block_position_embeddings.weight"
+    ),
+}
 LAYOUTS: dict[str, Callable[[Path, State], Any]] = {
     "safetensors": lambda folder, state: save_file(state, folder / "model.safetensors"),
     "bin": lambda folder, state: torch.save(state, folder / "pytorch_model.bin"),
@@ -92,6 +100,20 @@ LAYOUTS: dict[str, Callable[[Path, State], Any]] = {
     "one part": lambda folder, state: save_each(folder, {"pytorch_model_00.bin": {"module": state}}),
     "DeepSpeed": lambda folder, state: tagged(folder, state, "latest"),
     "Megatron": lambda folder, state: tagged(folder, state, "latest_checkpointed_iteration.txt"),
+    "FlagAI's trainer": lambda folder, state: tagged(
+        folder, state, "latest_checkpointed_iteration.txt", "pytorch_model.bin"
+    ),
+    "a tag with a byte order mark": lambda folder, state: tagged(folder, state, "latest", mark="\ufeff"),
+    "SwissArmyTransformer": lambda folder, state: torch.save(
+        {"module": {SAT.get(name, name): tensor for name, tensor in state.items()}},
+        folder / "mp_rank_00_model_states.pt",
+    ),
+    "GLM-2B's untrained head": lambda folder, state: torch.save(
+        state
+        | {f"{name}.weight": torch.ones(3, 3) for name in ("dense", "out_proj")}
+        | {f"glm.{name}.bias": torch.ones(3) for name in ("dense", "out_proj")},
+        folder / "pytorch_model.bin",
+    ),
 }
 
 
@@ -230,6 +252,27 @@ def test_gpt2_matrices_are_read_both_ways_round(tmp_path: Path, linear: bool, in
     assert equal(GPT2Model.from_pretrain(tmp_path), model)
 
 
+# Buffers that transformers saved in one of its versions.
+BUFFERS: dict[str, dict[str, torch.Tensor]] = {
+    "BertModel": {
+        "embeddings.position_ids": torch.arange(40)[None],
+        "bert.embeddings.token_type_ids": torch.zeros(1, dtype=torch.long).expand(1, 40),
+    },
+    "GPT2Model": {
+        "h.0.attn.bias": torch.ones(1, 1, 40, 40, dtype=torch.uint8),
+        "transformer.h.1.attn.masked_bias": torch.tensor(-1e4),
+    },
+}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_buffers_of_older_versions_are_left_out(tmp_path: Path, name: str) -> None:
+    model = saved(tmp_path, name)
+    torch.save(tensors(tmp_path) | BUFFERS[name], tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    assert equal(type(model).from_pretrain(tmp_path), model)
+
+
 # -- memory and types -------------------------------------------------------------------------------------------
 
 
@@ -288,3 +331,14 @@ def test_the_most_frequent_type_wins(tmp_path: Path) -> None:
     save_file(state, tmp_path / "model.safetensors")
     model = BertModel.from_pretrain(tmp_path)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_is_cast_or_refused_with_the_cure(tmp_path: Path, kind: torch.dtype) -> None:
+    saved(tmp_path, "BertModel")
+    state = {name: tensor if "LayerNorm" in name else tensor.to(kind) for name, tensor in tensors(tmp_path).items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{str(kind).removeprefix('torch.')}.*dtype='bfloat16'"):
+        BertModel.from_pretrain(tmp_path)
+    model = BertModel.from_pretrain(tmp_path, dtype="bfloat16")
+    assert torch.equal(model.pooler.dense.weight, state["pooler.dense.weight"].bfloat16())

@@ -17,6 +17,8 @@ _SHARDS = (re.compile(r"model-(\d+)-of-(\d+)\.safetensors"), re.compile(r"pytorc
 # GLM-130B's size: 100,000 tensors of names of 100 characters are 20 MB.
 _INDEX_LIMIT = 64 << 20
 _TAGS = ("latest", "latest_checkpointed_iteration.txt")
+# What is read of such a file.
+_TAG_LIMIT = 4096
 KNOWN_FORMATS = (
     "model.safetensors, pytorch_model.bin, either of them in shards with an index, pytorch_model_XX.bin, "
     "or mp_rank_XX_model_states.pt (in the folder that `latest` names)"
@@ -47,12 +49,16 @@ def find_files(path: Path) -> CheckpointFiles:
         return _from_index(path) if path.name.endswith(".index.json") else CheckpointFiles([[path]])
     if not path.is_dir():
         raise ModelNotFoundError(f"There is no file or folder {path}.")
+    return _in_folder(path) or _from_tag(path) or _nothing(path)
+
+
+def _in_folder(folder: Path) -> CheckpointFiles | None:
     for index, single in zip(_INDEXES, _SINGLES, strict=True):
-        if (path / single).is_file():
-            return CheckpointFiles([[path / single]])
-        if (path / index).is_file():
-            return _from_index(path / index)
-    return _from_listing(path) or _from_tag(path) or _nothing(path)
+        if (folder / single).is_file():
+            return CheckpointFiles([[folder / single]])
+        if (folder / index).is_file():
+            return _from_index(folder / index)
+    return _from_listing(folder)
 
 
 def _nothing(folder: Path) -> CheckpointFiles:
@@ -121,12 +127,21 @@ def _check_complete(folder: Path, found: dict[int, Path], wanted: range) -> None
 def _from_tag(folder: Path) -> CheckpointFiles | None:
     for name in _TAGS:
         if (folder / name).is_file():
-            words = (folder / name).read_text(encoding="utf-8", errors="replace").split()
-            tag = words[0] if words else ""
+            tag = _read_tag(folder / name)
             if Path(tag).name != tag or tag in ("", ".", ".."):
                 raise CheckpointError(f"{folder / name} holds {tag!r}, which is no plain folder name. Repair it.")
-            found = _from_listing(folder / tag) if os.path.isdir(folder / tag) else None
+            found = _in_folder(folder / tag) if os.path.isdir(folder / tag) else None
             if found is None:
-                raise CheckpointError(f"{folder / name} points to {folder / tag}, where no checkpoint is. Fetch it.")
+                raise CheckpointError(
+                    f"{folder / name} names the folder {folder / tag}, which does not exist or holds no weights. "
+                    f"Expected there: {KNOWN_FORMATS}. Fetch it."
+                )
             return found
     return None
+
+
+def _read_tag(file: Path) -> str:
+    """The first word of a file that names a folder; Windows editors begin text files with a byte order mark."""
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:
+        words = opened.read(_TAG_LIMIT).split()
+    return words[0] if words else ""

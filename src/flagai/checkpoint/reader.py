@@ -58,6 +58,20 @@ class Checkpoint:
                 count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
         return sorted(count, key=count.__getitem__, reverse=True)
 
+    def model_dtype(self) -> torch.dtype:
+        """The dtype of a model that is loaded without ``dtype``: the one that most values have.
+
+        Raises:
+            CheckpointError: it is a float8 type, in which no model computes.
+        """
+        if self.dtype.itemsize < 2:
+            kind = str(self.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{self.path} holds {kind}, which is for storage: no model computes in it. Name the dtype to cast to, "
+                "such as dtype='bfloat16' (at the command line --dtype bfloat16)."
+            )
+        return self.dtype
+
     def mapped_ahead(self) -> AbstractContextManager[None]:
         """Bring all files into memory while the body runs; see :func:`flagai.checkpoint.pages.mapped_ahead`."""
         return mapped_ahead(tensor for part in self.parts for tensor in part.values())

@@ -188,7 +188,7 @@ class BaseModel(Savable):
             whole_files = device.type == "cpu" and layout is None  # a rank needs its windows only
             readers = checkpoint.readers_ahead(device, 1 if layout is None else layout.mesh.size())
             with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
-                model = cls._spread(config, layout, dtype or checkpoint.dtype)
+                model = cls._spread(config, layout, dtype or checkpoint.model_dtype())
                 bits.load(model, checkpoint, device, dtype)
             return model.eval()
 
@@ -236,7 +236,7 @@ class BaseModel(Savable):
         if next(self.parameters()).is_meta:
             if dtype is None and len(checkpoint.dtypes) > 1:
                 logger.info("%s holds %s; loading as %s", checkpoint.path, checkpoint.dtypes, checkpoint.dtype)
-            dtype = dtype or checkpoint.dtype
+            dtype = dtype or checkpoint.model_dtype()
             if any(parameter.dtype != dtype for parameter in self.parameters()):
                 self.to(dtype)
         report = fill(

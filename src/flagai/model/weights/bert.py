@@ -49,7 +49,7 @@ NAMES = NameMap(
     ),
     prefixes=("module.", "model.", "bert.", "roberta."),
     renames=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
-    ignored=("embeddings.position_ids", "cls.seq_relationship.{p}"),
+    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "cls.seq_relationship.{p}"),
 )
 
 PLAN = {

@@ -7,11 +7,18 @@ repositories store them with or without the prefix ``glm.``, DeepSpeed's files i
 from flagai.checkpoint.names import NameMap, row
 from flagai.parallel.plan import blocks
 
+_SAT = ("sat",)  # SwissArmyTransformer's names: read, not written
 NAMES = NameMap(
     rows=(
         row("embed.token.weight", "word_embeddings.weight"),
+        row("embed.token.weight", "transformer.word_embeddings.weight", only=_SAT),
         row("embed.position.weight", "transformer.position_embeddings.weight"),
         row("embed.block_position.weight", "transformer.block_position_embeddings.weight"),
+        row(
+            "embed.block_position.weight",
+            "mixins.block_position_embedding.block_position_embeddings.weight",
+            only=_SAT,
+        ),
         row("blocks.{i}.norm1.{p}", "transformer.layers.{i}.input_layernorm.{p}"),
         row("blocks.{i}.attention.q.{p}", "transformer.layers.{i}.attention.query_key_value.{p}", part=(0, 3)),
         row("blocks.{i}.attention.k.{p}", "transformer.layers.{i}.attention.query_key_value.{p}", part=(1, 3)),
@@ -26,6 +33,8 @@ NAMES = NameMap(
         row("classifier.{p}", "multichoice_head.{p}", head=True),
     ),
     prefixes=("module.", "model.", "glm."),
+    # An untrained classification head of another shape, in THUDM's GLM-2B.
+    ignored=("dense.{p}", "out_proj.{p}"),
 )
 
 PLAN = {
