@@ -1,8 +1,32 @@
 """Every exception of the library. Each message says what was found, where, and what to do."""
 
+import re
+
+# Control characters but tab and line feed, marks that turn the direction of text, and lone surrogates: a terminal obeys
+# the first two, and cannot print the third.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    """A text that is safe on a terminal: what it would obey or cannot print is written as an escape."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
+
+
+def quoted(text: object, limit: int = 200) -> str:
+    """Text of a server or a file for use in a message: one line of at most ``limit`` characters, safe on a terminal."""
+    line = " ".join(str(text)[: 4 * limit].split())
+    return printable(line if len(line) <= limit else f"{line[: limit - 3]}...")
+
 
 class FlagAIError(Exception):
-    """Base class of all errors that flagai raises on purpose."""
+    """Base class of all errors that flagai raises on purpose; the message is safe on a terminal.
+
+    Args:
+        message: what was found, where, and what to do.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(FlagAIError, ValueError):

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from flagai import settings
 from flagai.catalog import catalog
@@ -65,10 +65,31 @@ def package_folder(card: Card) -> Path | None:
     Returns:
         The folder, or None if no package has the model, or it is not installed.
     """
-    for source in card.places():
-        if source.scheme == "package":
-            package, _, folder = source.location.partition("/")
-            spec = importlib.util.find_spec(package)
-            if spec is not None and spec.origin is not None:
-                return Path(spec.origin).parent / folder
-    return None
+    places = (installed_folder(source.location) for source in card.places() if source.scheme == "package")
+    return next((place for place in places if place is not None), None)
+
+
+def installed_folder(location: str) -> Path | None:
+    """Where ``import_name/folder`` lies on this machine; no code of the package runs, nor of a package around it.
+
+    Args:
+        location: the package's import name, with dots for one inside of another, and a folder in it.
+
+    Returns:
+        The folder, which may be absent, or None if there is no such package, or the path leaves it.
+    """
+    package, _, folder = location.partition("/")
+    names = package.split(".")
+    if not all(name.isidentifier() for name in names) or ".." in PurePosixPath(folder).parts or folder.startswith("/"):
+        return None
+    try:
+        spec = importlib.util.find_spec(names[0])  # of a dotted name it would import the packages around it
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    roots = [Path(root) for root in spec.submodule_search_locations or ()]
+    if len(names) == 1 and not roots and spec.has_location and spec.origin is not None:
+        roots = [Path(spec.origin).parent]  # a module of one file
+    places = (root.joinpath(*names[1:]) for root in roots)
+    return next((place / folder for place in places if place.is_dir()), None)

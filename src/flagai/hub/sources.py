@@ -1,12 +1,12 @@
 """Where files come from: one small interface, and its plain implementations."""
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
+from flagai.catalog.packages import installed_folder
 from flagai.errors import HubError
 from flagai.hub.manifest import Manifest
 from flagai.hub.names import MANIFEST, is_ours, safe_name
@@ -85,7 +85,7 @@ def open_source(spec: str, web: Web, names: Sequence[str] = (), revision: str | 
     if scheme == "file":
         return Folder(spec, _local_path(location))
     if scheme == "package":
-        return Folder(spec, _package_path(location))
+        return Folder(spec, installed_folder(location))
     place, _, stated = location.partition("@")
     known: dict[str, Callable[..., Source]] = {
         "baai": services.Baai,
@@ -183,14 +183,3 @@ def _fixed(url: str, headers: Mapping[str, str] | None = None) -> Callable[[], L
 
 def _local_path(location: str) -> Path:
     return Path(location.removeprefix("//")).expanduser()
-
-
-def _package_path(location: str) -> Path | None:
-    package, _, folder = location.partition("/")
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / folder
