@@ -35,6 +35,7 @@ def bert(options: Any) -> dict[str, Any]:
     tokenizer, texts, ids = material(4 * _COUNT)
     lengths = [len(row) for row in ids[:_COUNT]]
     found["mean length"] = round(sum(lengths) / _COUNT, 2)
+    found["GFLOP a sentence"] = round(_products(ids[:_COUNT]) / _COUNT / 1e9, 4)
     noted(found, "equal", lambda: _equal(model, tokenizer, texts[:512], ids[:512]))
     noted(found, "packs on the device", lambda: _of_packs(model, ids[:_COUNT]))
     noted(found, "from ids", lambda: _speed(lambda: packed_means(model, ids[:_COUNT]), _COUNT))
@@ -98,8 +99,12 @@ def _run(model: Any, ready: list[Pack]) -> None:
 def _of_packs(model: Any, ids: list[list[int]], tokens: int | None = None) -> dict[str, float]:
     ready = list(packs(ids, device=_CUDA, tokens=tokens))
     found = _speed(lambda: _run(model, ready), len(ids))
-    flops = 2 * sum(map(len, ids)) * 12 * (4 * 768 * 768 + 2 * 768 * 3072)
-    return found | {"TFLOP/s": round(flops / found["ms"] / 1e9)}
+    return found | {"TFLOP/s": round(_products(ids) / found["ms"] / 1e9)}
+
+
+def _products(ids: list[list[int]]) -> float:
+    """Floating-point operations of the blocks' matrix products, of real tokens only."""
+    return 2 * sum(map(len, ids)) * 12 * (4 * 768 * 768 + 2 * 768 * 3072)
 
 
 def _waits(work: Callable[[], Any]) -> int:

@@ -36,18 +36,19 @@ def small(how: str, options: Any) -> dict[str, Any]:
     }
     if options.quick:
         del work["batch 8"]
+    found["bfloat16, GB"] = _gigabytes(model)
     for name, measure in work.items():
         noted(found, f"bfloat16, {name}", measure)
     start = time.perf_counter()
     quantize(model, how)
     torch.cuda.synchronize()
     found["seconds to quantise"] = round(time.perf_counter() - start, 2)
-    found["GB"] = round(sum(parameter.nbytes for parameter in model.parameters()) / 1e9, 2)
     if options.quick:
         del work["beams 4"]
     for way in (how, f"{how}-all"):
         if way != how:
             model.embed.token = QuantizedTable.of(model.embed.token)
+        found[f"{way}, GB"] = _gigabytes(model)
         for name, measure in work.items():
             before, after = f"bfloat16, {name}", f"{way}, {name}"
             noted(found, after, measure)
@@ -55,6 +56,11 @@ def small(how: str, options: Any) -> dict[str, Any]:
         noted(found, f"{way}, microseconds in a step", lambda: kernels_of_a_step(model, text))
     noted(found, "logits beside the same weights in float32", lambda: _closeness(how))
     return found
+
+
+def _gigabytes(model: Any) -> float:
+    """Of the weights, all of which a step reads but for rows of the position tables."""
+    return round(sum(parameter.nbytes for parameter in model.parameters()) / 1e9, 3)
 
 
 def _ratio(before: dict[str, Any], after: dict[str, Any]) -> float:

@@ -23,6 +23,8 @@ def t5(options: Any) -> dict[str, Any]:
     texts = [prompt(256, 32000, seed) for seed in range(8)]
     beams: dict[str, Any] = {"num_beams": 4}
     model = made(T5Model, T5_BASE)
+    decoder = [weight for name, weight in model.named_parameters() if not name.startswith("encoder")]
+    found["GB"] = round(sum(weight.nbytes for weight in decoder) / 1e9, 3)
     noted(found, str(HALF), lambda: speeds(model, texts, 32, 160))
     found["kernels"] = [bool(step.cache.faster) for step in static.steps_of(model)._ready]
     noted(found, "beams 4", lambda: speeds(model, texts, 32, 160, **beams))

@@ -7,14 +7,16 @@ from _targets import Line, Row
 
 from flagai.train.curve import text
 
-_LEFT, _RIGHT, _LINE, _TOP, _WIDTH = 260, 250, 26, 64, 1040
+_LEFT, _RIGHT, _LINE, _TOP, _WIDTH = 270, 300, 26, 64, 1040
 _INK, _FAINT, _MET, _MISSED, _LIMIT = "#7d8590", "#7d859055", "#2da44e", "#d4772c", "#4c8eda"
 _TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 Table = Sequence[tuple[Row, Line | None]]
 
 
 def picture(table: Table, title: str) -> str:
-    """A bar for each row: how many times better than the peer; a stroke for the target, a dotted one for the limit.
+    """A bar for each row: how many times better than the tuned peer, and, faint, than the peer as it runs by default.
+
+    A stroke shows the target, a dotted one the hardware's limit, both relative to the peer as it runs by default.
 
     Args:
         table: from :func:`_targets.lines`.
@@ -32,20 +34,27 @@ def picture(table: Table, title: str) -> str:
 
 
 def _legend() -> str:
-    return "times faster than transformers (or as said); | target, ¦ the hardware's limit; green: met, orange: missed"
+    return (
+        "times faster than the peer: solid tuned (sorted by length, static cache, compiled), faint by default; "
+        "| target, ¦ hardware limit; green: met, orange: missed"
+    )
 
 
 def _bar(row: Row, line: Line | None, top: float) -> list[str]:
     parts = [text(_LEFT - 8, top + 16, f"{row.where}: {row.work}", "end", _INK)]
     if line is None:
         return [*parts, text(_LEFT + 8, top + 16, "not measured", "start", _INK)]
-    begin, end = sorted((_place(1), _place(line.times)))
     colour = _MET if line.reached else _MISSED
-    parts.append(f'<rect x="{begin:.1f}" y="{top + 3:.1f}" width="{end - begin:.1f}" height="17" fill="{colour}"/>')
+    for times, opacity in ((line.times, 1.0 if line.over_tuned is None else 0.35), (line.over_tuned, 1.0)):
+        if times is not None:
+            begin, end = sorted((_place(1), _place(times)))
+            parts.append(f'<rect x="{begin:.1f}" y="{top + 3:.1f}" width="{end - begin:.1f}" height="17" '
+                         f'fill="{colour}" fill-opacity="{opacity}"/>')  # fmt: skip
     if line.limit is not None:
         parts.append(_stroke(line.limit, top, top + 23, _LIMIT, 'stroke-width="2.5" stroke-dasharray="3 2"'))
     parts.append(_stroke(line.target, top, top + 23, _INK, 'stroke-width="2.5"'))
-    found = f"{line.times:.3g} ×: {_number(line.ours)} {row.unit}, {_number(line.peer)}"
+    tuned = "" if line.over_tuned is None else f"{line.over_tuned:.3g} × tuned, "
+    found = f"{tuned}{line.times:.3g} ×: {_number(line.ours)} {row.unit}, {_number(line.peer)}"
     return [*parts, text(_WIDTH - _RIGHT + 8, top + 16, found, "start", _INK)]
 
 
@@ -66,15 +75,32 @@ def _number(value: float) -> str:
 
 def markdown(table: Table) -> str:
     """The same as a table of text."""
-    rows = ["| work | where | flagai | compared with | ratio | target | limit |", "|---|---|---|---|---|---|---|"]
-    for row, line in table:
-        if line is None:
-            target = f"{row.target:g} ×" if row.ratio else f"{_number(row.target)} {row.unit}"
-            rows.append(f"| {row.work} | {row.where} | not measured | {row.rival} | | {target} | |")
-            continue
-        limit = "" if line.limit is None else f"{line.limit:.3g} ×"
-        rows.append(
-            f"| {row.work} | {row.where} | {_number(line.ours)} {row.unit} | {row.rival} {_number(line.peer)} | "
-            f"{line.times:.3g} ×{'' if line.reached else ' (missed)'} | {line.target:.3g} × | {limit} |"
-        )
-    return "\n".join(rows)
+    head = ("work", "where", "flagai", "peer", "peer by default", "ratio", "peer tuned", "ratio", "target", "limit")
+    rows = [_cells(head), _cells(["---"] * len(head))]
+    return "\n".join(rows + [_cells(_texts(row, line)) for row, line in table])
+
+
+def _cells(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _texts(row: Row, line: Line | None) -> list[str]:
+    target = f"{row.target:g} ×" if row.ratio else f"{_number(row.target)} {row.unit}"
+    if line is None:
+        return [row.work, row.where, "not measured", row.rival, "", "", "", "", target, ""]
+    tuned = ["", ""] if not row.tuning else ["not measured", ""]
+    if line.tuned is not None and line.over_tuned is not None:
+        tuned = [f"{_number(line.tuned)} ({row.tuning})", f"{line.over_tuned:.3g} ×"]
+    limit = "" if line.allowed is None else f"{_number(line.allowed)} {row.unit}"
+    ratio = f"{line.times:.3g} ×{'' if line.reached else ' (missed)'}"
+    return [
+        row.work,
+        row.where,
+        f"{_number(line.ours)} {row.unit}",
+        row.rival,
+        _number(line.peer),
+        ratio,
+        *tuned,
+        target,
+        limit,
+    ]

@@ -1,4 +1,4 @@
-"""The table of what shall be reached, as data: where each figure stands in the results of the other scripts."""
+"""The benchmark table as data: targets, peers, limits, and where each figure stands in the other scripts' results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,17 +37,12 @@ def load(case: str, dtype: str, *path: str) -> Read:
 
 
 def first(*reads: Read) -> Read:
-    """The first that there is: scripts have called the same thing by several names."""
+    """The first figure that was measured: earlier scripts used other names."""
     return lambda results: next((value for read in reads if (value := read(results)) is not None), None)
 
 
-def known(value: float) -> Read:
-    """A figure of the specification: measured once, on another day, on such a machine."""
-    return lambda _: value
-
-
-def slowest(*reads: Read) -> Read:
-    """The largest of those that there are."""
+def largest(*reads: Read) -> Read:
+    """The largest of the figures that were measured."""
     return lambda results: max((value for read in reads if (value := read(results)) is not None), default=None)
 
 
@@ -61,7 +56,33 @@ def copied(case: str, *rate: str) -> Read:
     return read
 
 
-_NOTHING = known(float("nan"))
+def bandwidth(*size: str) -> Read:
+    """Steps a second that a device copy's bandwidth allows, if a step reads these gigabytes once."""
+
+    def read(results: Results) -> float | None:
+        for found in results:
+            speed, amount = at("limits", "copy TB/s")([found]), at(*size)([found])
+            if speed and amount:
+                return 1e3 * speed / amount
+        return None
+
+    return read
+
+
+def milliseconds(rate: Read) -> Read:
+    """The time of one step at a rate a second."""
+    return lambda results: 1e3 / value if (value := rate(results)) else None
+
+
+def products(results: Results) -> float | None:
+    """Sentences a second that the matrix products of BERT-base take at the rate of a large product."""
+    rate, work = at("limits", "matmul TFLOP/s")(results), at("bert", "GFLOP a sentence")(results)
+    return 1e3 * rate / work if rate and work else None
+
+
+def nothing(_: Results) -> float | None:
+    """No figure."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -73,104 +94,135 @@ class Row:
         where: "GPU", "GPUs" or "CPU".
         unit: of all figures.
         ours: this library's figure.
-        peer: what it is compared with.
-        target: what shall be reached: a figure, or with ``ratio`` how many times better than the peer.
-        limit: what the hardware allows.
+        rival: the peer and the model that it runs.
+        peer: the peer's figure as it runs by default.
+        target: what shall be reached: a figure, or with ``ratio`` how many times better than ``peer``.
+        tuned: the peer's figure as an engineer would tune it, of the same run.
+        tuning: how the peer is tuned.
+        limit: what the hardware allows: the bytes or matrix products that the work needs at least, at the rate of a
+            plain copy, read or product, measured in the same run.
         more: whether more is better, as with tokens a second; else less, as with seconds.
         ratio: whether the target is a ratio.
-        rival: who the peer is.
     """
 
     work: str
     where: str
     unit: str
     ours: Read
+    rival: str
     peer: Read
     target: float
-    limit: Read = _NOTHING
+    tuned: Read = nothing
+    tuning: str = ""
+    limit: Read = nothing
     more: bool = False
     ratio: bool = True
-    rival: str = "transformers"
 
 
-def _cpu_load(title: str, case: str, dtype: str, target: float) -> Row:
-    times = [load(case, dtype, *path) for path in (("ready_s", "flagai"), ("ready_s", "transformers"), ("limit_s",))]
-    return Row(title, "CPU", "s", times[0], times[1], target, times[2])
+def _cpu_load(title: str, case: str, rival: str, dtype: str, target: float) -> Row:
+    ours, peer, limit = (
+        load(case, dtype, *path) for path in (("ready_s", "flagai"), ("ready_s", "transformers"), ("limit_s",))
+    )
+    return Row(title, "CPU", "s", ours, f"transformers, {rival}", peer, target, limit=limit)
+
+
+def _cpu_step(title: str, search: str) -> Row:
+    ours, peer, tuned = (at("step", search, name) for name in ("flagai", "transformers", "tuned"))
+    return Row(title, "CPU", "ms", ours, _GPT2, peer, 1.5, tuned, _STATIC, at("step", "limit"))
+
+
+def _cpu_embedding(title: str, part: str, rival: str) -> Row:
+    ours, peer, tuned, roof, linear = (
+        at(part, "sentences_per_second", name) for name in ("flagai", "arrival_128", "sorted_32", "roof", "roof_torch")
+    )
+    return Row(title, "CPU", "sentences/s", ours, f"transformers, {rival}, batches of 128 as they come", peer, 4,
+               tuned, "batches of 32 sorted by length", largest(roof, linear), more=True)  # fmt: skip
+
+
+def _small(how: str, target: float) -> Row:
+    bits = how.removesuffix("-all")
+    ours, peer = at(bits, f"{how}, greedy", _SPEED), at(bits, "bfloat16, greedy", _SPEED)
+    limit = bandwidth(bits, f"{how}, GB")
+    return Row(
+        f'the same, quantize="{how}"', "GPU", "tokens/s", ours, "flagai in bf16", peer, target, limit=limit, more=True
+    )
+
+
+def _bert(title: str, ours: str, target: float) -> Row:
+    peer, tuned, compiled = (
+        at("bert", "transformers", name, "sentences/s") for name in ("as they come", "sorted", "sorted, compiled")
+    )
+    rival = "transformers, BERT-base, batches of 256 as they come"
+    return Row(title, "GPU", "sentences/s", at("bert", ours, "sentences/s"), rival, peer, target,
+               largest(tuned, compiled), "sorted by length, eager or compiled", products,
+               more=True, ratio=False)  # fmt: skip
 
 
 _GREEDY, _BEAMS, _SPEED, _STEP = "greedy", "beams 4", "steps a second", "ms a step"
-_BFLOAT16 = first(at("int8", "bfloat16, greedy", _SPEED), at("glm", _GREEDY, _SPEED))
-_BESIDE_FOUR = first(at("int4", "bfloat16, greedy", _SPEED), _BFLOAT16)
-_BEST = "greedy, norms by themselves, larger programs"  # how the first run called what is "greedy" now
-_IN_TURN = "sentences_per_second"
-_PACKS = at("bert", "packs on the device", "sentences/s")  # ids and their order are there
+_STATIC = "static cache, compiled"
+_GPT2 = "transformers, GPT-2 124M"
+_GPT2_10B = "transformers, a GPT-2 of as many parameters"
+_LLAMA = "transformers, a Llama of as many parameters"
+_TITLES = "transformers, the same GPT-2"
 ROWS = (
-    Row("load GLM-10b, bf16, warm", "GPU", "s", at("steps", "GLM warm", "load_s", "flagai"),
+    Row("load GLM-10b, bf16, warm", "GPU", "s", at("steps", "GLM warm", "load_s", "flagai"), _GPT2_10B,
         at("steps", "GPT-2 warm", "load_s", "transformers"), 0.85,
-        slowest(at("steps", "page cache to memory, seconds by threads", "16"),
-                copied("GLM warm", "steps", "GPU", "pinned_to_device_GB_per_s")), ratio=False),
-    Row("the same, cold, over the disk", "GPU", "s", at("steps", "GLM cold", "load_s", "flagai"),
-        at("steps", "GLM cold", "read_s"), 0.95, rival="reading the files"),
-    Row("load it on two GPUs", "GPUs", "s", at("results", "flagai", "load_s"),
+        limit=largest(at("steps", "page cache to memory, seconds by threads", "16"),
+                      copied("GLM warm", "steps", "GPU", "pinned_to_device_GB_per_s")), ratio=False),
+    Row("load a GPT-2 of 10B, bf16, warm", "GPU", "s", at("steps", "GPT-2 warm", "load_s", "flagai"),
+        "transformers, the same files",
+        at("steps", "GPT-2 warm", "load_s", "transformers"), 4.5,
+        limit=largest(at("steps", "page cache to memory, seconds by threads", "16"),
+                      copied("GPT-2 warm", "steps", "GPU", "pinned_to_device_GB_per_s"))),
+    Row("load GLM-10b, cold, over the disk", "GPU", "s", at("steps", "GLM cold", "load_s", "flagai"),
+        "plain reads of the files", at("steps", "GLM cold", "read_s"), 0.95, limit=at("steps", "GLM cold", "read_s")),
+    Row("load GLM-10b on two GPUs", "GPUs", "s", at("results", "flagai", "load_s"), _LLAMA,
         at("results", "transformers", "load_s"), 3),
-    Row("decode GLM-10b, bf16, batch 1", "GPU", "tokens/s",
-        first(at("int8", "bfloat16, greedy", _SPEED), at("glm", _BEST, _SPEED), at("glm", _GREEDY, _SPEED)),
-        first(at("peer10b", _GREEDY, _SPEED), known(24.2)), 135, known(153), more=True, ratio=False),
-    Row("the same, 4 beams", "GPU", "steps/s",
-        first(at("int8", "bfloat16, beams 4", _SPEED), at("glm", _BEAMS, _SPEED)),
-        first(at("peer10b", _BEAMS, _SPEED), known(22.2)), 110, known(150), more=True, ratio=False),
-    Row("the same, int8-all, over bf16", "GPU", "tokens/s",
-        first(at("int8", "int8-all, greedy", _SPEED), at("int8", "int8, greedy", _SPEED)), _BFLOAT16, 1.7,
-        lambda results: 2 * (_BFLOAT16(results) or float("nan")), more=True, rival="ours, bf16"),
-    Row("the same, int4-all, over bf16", "GPU", "tokens/s",
-        first(at("int4", "int4-all, greedy", _SPEED), at("int4", "int4, greedy", _SPEED)), _BESIDE_FOUR, 2.8,
-        lambda results: 4 * (_BESIDE_FOUR(results) or float("nan")), more=True, rival="ours, bf16"),
-    Row("decode on two GPUs", "GPUs", "tokens/s",
-        first(at("results", "flagai", "decode", _GREEDY, "tokens_s"), at("results", "flagai", "graph_tokens_s")),
+    Row("decode GLM-10b, bf16, batch 1", "GPU", "tokens/s", at("int8", "bfloat16, greedy", _SPEED), _GPT2_10B,
+        at("peer10b", _GREEDY, _SPEED), 135, at("peer10b", "greedy, tuned", _SPEED), _STATIC,
+        bandwidth("int8", "bfloat16, GB"), more=True, ratio=False),
+    Row("the same, 4 beams", "GPU", "steps/s", at("int8", "bfloat16, beams 4", _SPEED), _GPT2_10B,
+        at("peer10b", _BEAMS, _SPEED), 110, at("peer10b", "beams 4, tuned", _SPEED), _STATIC,
+        bandwidth("int8", "bfloat16, GB"), more=True, ratio=False),
+    _small("int8", 1.7), _small("int8-all", 1.7), _small("int4", 2.8), _small("int4-all", 2.8),
+    Row("decode on two GPUs", "GPUs", "tokens/s", at("results", "flagai", "decode", _GREEDY, "tokens_s"), _LLAMA,
         at("results", "transformers", "decode", _GREEDY, "tokens_s"), 10,
+        at("results", "transformers", "decode", "greedy, tuned", "tokens_s"), _STATIC,
         at("results", "flagai", "bandwidth_limit_tokens_s"), more=True),
-    Row("T5-base, batch 8, a step", "GPU", "ms", at("t5", "torch.bfloat16", _STEP),
-        first(at("t5", "transformers", _STEP), known(21.4)), 1.5, ratio=False),
-    Row("GPT-2 124M, a token", "GPU", "ms", at("gpt2", _GREEDY, _STEP),
-        at("gpt2", "transformers", _GREEDY, _STEP), 10),
-    Row("embed from ids, BERT-base", "GPU", "sentences/s",
-        first(at("bert", "from four times as many ids", "sentences/s"), at("bert", "from ids", "sentences/s"),
-              at("bert", "from ids, sentences/s")),
-        first(at("bert", "transformers", "as they come", "sentences/s"), known(16000)), 55000, _PACKS,
-        more=True, ratio=False),
-    Row("embed from text, BERT-base", "GPU", "sentences/s",
-        first(at("bert", "from four times as many texts", "sentences/s"), at("bert", "from text", "sentences/s")),
-        first(at("bert", "transformers", "as they come", "sentences/s"), known(16000)), 40000, _PACKS,
-        more=True, ratio=False),
-    _cpu_load("load BERT-base, 438 MB", "BERT-base", "float32", 4),
-    _cpu_load("load 1.3B in fp16, 2.6 GB", "GPT-2 1.3B, shards", "float16", 2),
-    _cpu_load("the same, cast to bf16", "GPT-2 1.3B, shards", "bfloat16", 2),
-    _cpu_load("the same, cast to fp32", "GPT-2 1.3B, shards", "float32", 2),
-    Row("GPT-2 124M, a token", "CPU", "ms", at("step", _GREEDY, "flagai"), at("step", _GREEDY, "transformers"), 1.5,
-        at("step", "limit")),
-    Row("GPT-2 124M, 4 beams, a step", "CPU", "ms", at("step", _BEAMS, "flagai"), at("step", _BEAMS, "transformers"),
-        1.5, at("step", "limit")),
-    Row("titles, 4 beams, one by one", "CPU", "s", at("titles", "one_by_one", "seconds"),
+    Row("T5-base, batch 8, a step", "GPU", "ms", at("t5", "torch.bfloat16", _STEP), "transformers, T5-base",
+        first(at("t5", "transformers", _GREEDY, _STEP), at("t5", "transformers", _STEP)), 1.5,
+        at("t5", "transformers", "greedy, tuned", _STEP), _STATIC, milliseconds(bandwidth("t5", "GB")), ratio=False),
+    Row("GPT-2 124M, a token", "GPU", "ms", at("gpt2", _GREEDY, _STEP), _GPT2,
+        at("gpt2", "transformers", _GREEDY, _STEP), 10, at("gpt2", "transformers", "greedy, tuned", _STEP), _STATIC,
+        milliseconds(bandwidth("gpt2", "GB"))),
+    _bert("embed from ids, BERT-base", "from four times as many ids", 55000),
+    _bert("embed from text, BERT-base", "from four times as many texts", 40000),
+    _cpu_load("load BERT-base, 438 MB", "BERT-base", "BERT-base", "float32", 4),
+    _cpu_load("load 1.3B in fp16, 2.6 GB", "GPT-2 1.3B, shards", "GPT-2 1.3B", "float16", 2),
+    _cpu_load("the same, cast to bf16", "GPT-2 1.3B, shards", "GPT-2 1.3B", "bfloat16", 2),
+    _cpu_load("the same, cast to fp32", "GPT-2 1.3B, shards", "GPT-2 1.3B", "float32", 2),
+    _cpu_step("GPT-2 124M, a token", _GREEDY),
+    _cpu_step("GPT-2 124M, 4 beams, a step", _BEAMS),
+    Row("titles, 4 beams, one by one", "CPU", "s", at("titles", "one_by_one", "seconds"), f"{_TITLES}, one by one",
         at("titles", "transformers", "seconds"), 4),
-    Row("titles, 4 beams, batch / one by one", "CPU", "s", at("titles", "batch", "seconds"),
-        at("titles", "transformers", "seconds"), 4),
-    Row("titles, 4 beams, in a batch", "CPU", "s", at("titles", "batch", "seconds"),
-        at("titles", "transformers_batch", "seconds"), 4),
-    Row("embed, MiniLM, as texts come", "CPU", "sentences/s", at("minilm", _IN_TURN, "flagai"),
-        at("minilm", _IN_TURN, "arrival_128"), 4, at("minilm", _IN_TURN, "roof"), more=True),
-    Row("embed, BERT-base, as texts come", "CPU", "sentences/s", at("embedding", _IN_TURN, "flagai"),
-        at("embedding", _IN_TURN, "arrival_128"), 4, at("embedding", _IN_TURN, "roof"), more=True),
+    Row("titles, 4 beams, in a batch", "CPU", "s", at("titles", "batch", "seconds"), f"{_TITLES}, in a batch",
+        at("titles", "transformers_batch", "seconds"), 4, at("titles", "transformers_tuned", "seconds"), _STATIC),
+    _cpu_embedding("embed, MiniLM, as texts come", "minilm", "all-MiniLM-L6-v2"),
+    _cpu_embedding("embed, BERT-base, as texts come", "embedding", "BERT-base"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row with its figures; the ratios say how many times better than the peer."""
+    """A row with its figures; ``times``, ``target`` and ``limit`` are ratios to the peer as it runs by default."""
 
     row: Row
     ours: float
     peer: float
+    tuned: float | None
+    allowed: float | None
     times: float
+    over_tuned: float | None
     target: float
     limit: float | None
 
@@ -186,12 +238,14 @@ def lines(results: Results) -> list[tuple[Row, Line | None]]:
 
 
 def _line(row: Row, results: Results) -> Line | None:
-    ours, peer, limit = row.ours(results), row.peer(results), row.limit(results)
-    if ours is None or peer is None or ours <= 0 or peer <= 0:
+    ours, peer, tuned, limit = (read(results) or None for read in (row.ours, row.peer, row.tuned, row.limit))
+    if ours is None or peer is None:
         return None
 
-    def times(value: float) -> float:
-        return value / peer if row.more else peer / value
+    def times(value: float, base: float = peer) -> float:
+        return value / base if row.more else base / value
 
-    allowed = times(limit) if limit is not None and limit > 0 else None
-    return Line(row, ours, peer, times(ours), row.target if row.ratio else times(row.target), allowed)
+    return Line(
+        row, ours, peer, tuned, limit, times(ours), tuned and times(ours, tuned),
+        row.target if row.ratio else times(row.target), limit and times(limit),
+    )  # fmt: skip

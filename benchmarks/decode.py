@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of items, with commas between")
     parser.add_argument("--peers", action="store_true", help="also transformers with 10B parameters")
     parser.add_argument("--inside", action="store_true", help="run in this process and print the result as JSON")
-    parser.add_argument("--limit", type=float, default=100, help="seconds that one item may take")
+    parser.add_argument("--limit", type=float, default=240, help="seconds that one item may take")
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else list(ITEMS)
     if options.inside:
@@ -190,7 +190,7 @@ def first_tokens(options: Any) -> dict[str, Any]:
 
 def gpt2(options: Any) -> dict[str, Any]:
     model, text = made(GPT2Model, GPT2_124M), [prompt(32, 50000)]
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"GB": round(sum(parameter.nbytes for parameter in model.parameters()) / 1e9, 3)}
     noted(found, "greedy", lambda: speeds(model, text, 64, 320))
     noted(found, "beams 4", lambda: speeds(model, text, 64, 192, num_beams=4))
     noted(found, "float32 greedy", lambda: speeds(made(GPT2Model, GPT2_124M, torch.float32), text, 64, 192))

@@ -31,13 +31,14 @@ def test_the_kept_results_are_drawn(tmp_path: Path) -> None:
 
 def test_misses_and_gaps_are_visible(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    steps = {"limit": 20.0, "greedy": {"flagai": 30.0, "transformers": 42.0}}
+    steps = {"limit": 20.0, "greedy": {"flagai": 30.0, "transformers": 42.0, "tuned": 36.0}}
     results.write_text(json.dumps({"parts": {"cpu step": {"step": steps}}}), encoding="utf-8")
     table, picture = drawn(tmp_path, results)
     line = next(line for line in table.splitlines() if line.startswith("| GPT-2 124M, a token | CPU"))
     assert "30 ms" in line
     assert "1.4 × (missed)" in line
-    assert "2.1 ×" in line
+    assert "36 (static cache, compiled) | 1.2 ×" in line
+    assert "| 20 ms |" in line
     assert table.count("not measured") == len(table.splitlines()) - 3
     assert "#d4772c" in picture
     assert "#2da44e" not in picture
