@@ -1,6 +1,7 @@
 """BERT's inputs equal those of the original; truncation never exceeds the length that was asked for."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,12 +76,19 @@ def test_wrong_entries_are_named(bert_tokenizer):
 
 
 def test_labels_of_the_original_mean_the_same_entities():
+    """Where they keep the scheme's rules; elsewhere the original drops I- after O and joins different types."""
     data = golden("ner_crf_and_labels")
+    kept = 0
     for case in data["decode_labels"]:
-        offsets = [(index, index + 1) for index in range(len(case["labels"]))]
+        names = [data["target"][number] for number in case["labels"]]
+        if any(name[0] == "I" and before[1:] != name[1:] for before, name in pairwise(["O", *names])):
+            continue
+        offsets = [(index, index + 1) for index in range(len(names))]
         expected = [(tokens[0], tokens[-1], label) for tokens, label in case["entities"]]
         found = [(span.start, span.end, span.label) for span in decode(case["labels"], data["target"], offsets)]
         assert found == expected, case
+        kept += 1
+    assert kept
 
 
 @given(st.lists(st.sampled_from(["", "LOC", "PER"]), min_size=1, max_size=12))
@@ -100,7 +108,7 @@ def test_a_piece_inside_of_a_word_opens_no_second_entity_of_its_type():
 def test_entities_that_cut_a_token_are_left_out_and_unknown_types_named():
     offsets = [(0, 0), (0, 6), (6, 8), (0, 0)]
     assert encode([Span(1, 3, "LOC"), Span(0, 7, "ORG")], LABELS, offsets) == [0, 3, 4, 0]
-    with pytest.raises(InputError, match="'B-CAR'"):
+    with pytest.raises(InputError, match="type 'CAR'"):
         encode([Span(0, 7, "CAR")], LABELS, offsets)
 
 

@@ -146,7 +146,7 @@ def scenario_of(case: str) -> Scenario:
 def test_the_best_labels_equal_the_reference() -> None:
     scenario, model = scenario_of("bert_crf"), load("bert_crf", "BertForSequenceLabelingCRF", ())
     valid = scenario.inputs["input_ids"] > 0
-    got = model.crf.decode(model(**scenario.inputs)["logits"], valid, first_label=0)
+    got = model.crf.decode(model(**scenario.inputs)["logits"], valid, first=[0])
     assert torch.equal(got, scenario.outputs["viterbi"].long())
 
 

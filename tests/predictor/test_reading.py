@@ -40,10 +40,16 @@ def test_wrong_labels_are_named(predictor):
         run.predict_ner("今天", LABELS[:3])
     with pytest.raises(InputError, match="expected a list of names"):
         run.predict_ner("今天", "O,B-LOC")
-    with pytest.raises(InputError, match="'B-' and 'I-'"):
-        run.predict_ner("今天", ["O", *"abcdef"])
+    with pytest.raises(InputError, match="'B-' is none of O, B-TYPE"):
+        run.predict_ner("今天", ["O", "B-", "I-", *"abcd"])
     with pytest.raises(InputError, match="does not name its 7 classes"):
         run.predict_ner("今天")
+    run.model.config = run.model.config.replace(extra={"id2label": {str(n): f"LABEL_{n}" for n in range(7)}})
+    try:
+        with pytest.raises(InputError, match="does not name its 7 classes"):
+            run.predict_ner("今天")
+    finally:
+        run.model.config = run.model.config.replace(extra={})
     pointer = predictor("RoBERTa-base-ch", "BertForSequenceLabelingGP", class_num=7)
     with pytest.raises(InputError, match="types alone"):
         pointer.predict_ner("今天", LABELS)

@@ -1,12 +1,9 @@
-"""Labels of tokens and the spans of text they mean, both ways.
-
-Label 0 means "no entity". A label that starts with B opens an entity; its type is what follows the hyphen. Any other
-label continues the open entity, whatever its type, and means nothing where none is open.
-"""
+"""Labels of tokens and the spans of text they mean, both ways: one decoder for inference, metrics and training data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flagai.data.prepare.scheme import OUTSIDE, Tag, read_tags
 from flagai.errors import InputError
 
 Offset = tuple[int, int]
@@ -44,30 +41,44 @@ def checked_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
 
 
 def decode(
-    path: Sequence[int], labels: Sequence[str], offsets: Sequence[Offset], inner: Sequence[bool] = ()
+    path: Sequence[int],
+    labels: Sequence[str],
+    offsets: Sequence[Offset],
+    inner: Sequence[bool] = (),
+    collected: bool = False,
 ) -> list[Span]:
-    """The entities that a row of labels means.
+    """The entities that a row of labels means, in any scheme, also where it breaks the scheme's rules.
+
+    As in conlleval and seqeval, an entity begins with a label that says so, after "outside" or the end of another, and
+    where the type changes; so "inside" begins one as well as "begin" does. Tokens without characters are passed over.
 
     Args:
         path: a label number per token.
-        labels: the names of the labels; number 0 is no entity.
+        labels: the names of the labels; see :func:`flagai.data.prepare.scheme.read_tags`.
         offsets: each token's characters (start, end exclusive); (0, 0) or another empty range for special tokens.
-        inner: which tokens continue a word; they never open a second entity of the type that is open.
+        inner: which tokens continue a word; they never open a second entity of the type that ends before them.
+        collected: the labels come from a data file.
+
+    Raises:
+        InputError: the labels cannot be read.
     """
-    found: list[tuple[int, int, str]] = []
-    is_open = False
-    for index, number in enumerate(path):
-        if not number:
-            is_open = False
-        elif labels[number].startswith("B") and not (
-            is_open and inner and inner[index] and labels[number][2:] == found[-1][2]
-        ):
-            found.append((index, index, labels[number][2:]))
-            is_open = True
-        elif is_open:
-            first, _, label = found[-1]
-            found[-1] = (first, index, label)
-    return [span for entry in found if (span := characters(*entry, offsets)) is not None]
+    tags = read_tags(tuple(labels), collected)
+    found: list[Span] = []
+    before = OUTSIDE
+    for index, (number, (start, end)) in enumerate(zip(path, offsets, strict=True)):
+        if start == end:
+            continue
+        follows = tags[number].mark == "X"
+        tag = before if follows else tags[number]
+        if tag.mark != "O":
+            goes_on = (before.mark in "BI" and tag.mark in "IE") or (
+                bool(inner) and inner[index] and before.mark != "O"
+            )
+            if follows or (goes_on and tag.kind == before.kind):
+                start = found.pop().start
+            found.append(Span(start, end - 1, tag.kind))
+        before = tag
+    return found
 
 
 def characters(first: int, last: int, label: str, offsets: Sequence[Offset]) -> Span | None:
@@ -83,20 +94,24 @@ def encode(spans: Sequence[Span], labels: Sequence[str], offsets: Sequence[Offse
 
     Args:
         spans: the entities.
-        labels: the names of the labels, with ``B-`` and ``I-`` forms.
+        labels: the names of the labels, in any scheme.
         offsets: each token's characters, as in :func:`decode`.
 
     Raises:
-        InputError: an entity has an unknown type.
+        InputError: an entity has an unknown type, or no label means "outside".
     """
-    numbers = {label: number for number, label in enumerate(labels)}
-    row = [0] * len(offsets)
+    tags = read_tags(tuple(labels))
+    numbers = {tag: number for number, tag in reversed(list(enumerate(tags)))}
+    if OUTSIDE not in numbers:
+        raise InputError(f"No label is for tokens outside of entities. Add 'O'; found {list(labels)}.")
+    row = [list(labels).index("O") if "O" in labels else numbers[OUTSIDE]] * len(offsets)
     for span, first, last in on_tokens(spans, offsets):
-        opening, inner = f"B-{span.label}", f"I-{span.label}"
-        if opening not in numbers:
-            raise InputError(f"There is no label {opening!r} for an entity. Known: {', '.join(labels)}.")
-        row[first] = numbers[opening]
-        row[first + 1 : last + 1] = [numbers.get(inner, numbers[opening])] * (last - first)
+        for index in range(first, last + 1):
+            wanted = "SBIE" if first == last else "BISE" if index == first else "EIBS" if index == last else "IBES"
+            known = [numbers[tag] for mark in wanted if (tag := Tag(mark, span.label)) in numbers]
+            if not known:
+                raise InputError(f"There is no label for an entity of type {span.label!r}. Known: {', '.join(labels)}.")
+            row[index] = known[0]
     return row
 
 

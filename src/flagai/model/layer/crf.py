@@ -1,5 +1,7 @@
 """A linear-chain conditional random field over labels."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -55,22 +57,23 @@ class CRF(nn.Module):
         return torch.logsumexp(scores, dim=1)
 
     @torch.no_grad()
-    def decode(self, emissions: torch.Tensor, valid: torch.Tensor, first_label: int | None = None) -> torch.Tensor:
+    def decode(self, emissions: torch.Tensor, valid: torch.Tensor, first: Sequence[int] = ()) -> torch.Tensor:
         """The best labels of each row (Viterbi).
 
         Args:
             emissions: [B, S, C]
             valid: True at real tokens, [B, S]
-            first_label: the label that the first token must have; FlagAI's predictor forces 0, "outside".
+            first: the labels that the first token may have; FlagAI's predictor forces 0, "outside". Default: all.
 
         Shape:
             -> [B, S], -1 at padding
         """
         emissions, transitions = emissions.float(), local(self.transitions).float()
         scores = emissions[:, 0].clone()
-        if first_label is not None:
-            allowed = torch.arange(scores.shape[1], device=scores.device) == first_label
-            scores = scores.masked_fill(~allowed, -torch.inf)
+        if first:
+            refused = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
+            refused[list(first)] = False
+            scores = scores.masked_fill(refused, -torch.inf)
         stay = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
         history = []
         for step in range(1, emissions.shape[1]):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from flagai.data.prepare.labels import Offset, Span, characters, decode
+from flagai.data.prepare.scheme import OUTSIDE, read_tags
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForSequenceLabelingCRF, BertForSequenceLabelingGP
@@ -31,7 +32,8 @@ def read_entities(
     if isinstance(model, BertForSequenceLabelingCRF):
         valid = torch.ones(1, len(scores), dtype=torch.bool, device=scores.device)
         # The first token is [CLS], which is no entity.
-        path = model.crf.decode(scores[None], valid, first_label=0)[0]
+        outside = [number for number, tag in enumerate(read_tags(tuple(labels))) if tag == OUTSIDE]
+        path = model.crf.decode(scores[None], valid, first=outside)[0]
         return decode([int(label) for label in path], labels, offsets, inner)
     return decode(scores.argmax(-1).tolist(), labels, offsets, inner)
 
@@ -44,31 +46,34 @@ def _from_spans(scores: torch.Tensor, types: Sequence[str], offsets: Sequence[Of
 
 
 def checked_types(labels: Sequence[str], model: BaseModel) -> None:
-    """Refuse labels of the wrong form: GlobalPointer has types ("LOC"), the others "O", "B-LOC", "I-LOC".
+    """Refuse labels of tokens for GlobalPointer, which has one class for each type ("LOC").
 
     Raises:
         InputError: the labels are of the other form.
     """
-    pointer = isinstance(model, BertForSequenceLabelingGP)
-    prefixed = [label for label in labels if label[:2] in ("B-", "I-")]
-    found = f"found {list(labels)}."
-    if pointer and (prefixed or "O" in labels):
-        raise InputError(f"GlobalPointer's labels are types alone, such as ['LOC', 'ORG', 'PER']; {found}")
-    if not pointer and not any(label.startswith("B") for label in labels):
-        raise InputError(f"Labels of tokens are 'O', and 'B-' and 'I-' with a type, such as 'B-LOC'; {found}")
+    if isinstance(model, BertForSequenceLabelingGP):
+        tags = [tag for tag in read_tags(tuple(labels)) if tag != OUTSIDE]
+        if "O" in labels or len({tag.kind for tag in tags}) < len(tags):
+            raise InputError(
+                f"GlobalPointer's labels are types alone, such as ['LOC', 'ORG', 'PER']; found {list(labels)}."
+            )
 
 
 def known_labels(model: BaseModel) -> tuple[str, ...]:
     """The names of a model's classes, if its configuration (``id2label``) has them.
 
     Raises:
-        InputError: it has none.
+        InputError: it has none, or only those that transformers makes up (LABEL_0).
     """
     names = model.config.get("id2label") or {}
-    numbered = {int(number): str(name) for number, name in names.items()}
-    if sorted(numbered) != list(range(len(numbered))) or not numbered:
+    numbered = (
+        dict(enumerate(names)) if isinstance(names, list) else {int(number): name for number, name in names.items()}
+    )
+    found = tuple(str(numbered[number]) for number in sorted(numbered))
+    right = found and sorted(numbered) == list(range(len(numbered)))
+    if not right or all(name == f"LABEL_{number}" for number, name in enumerate(found)):
         raise InputError(
             f"The configuration of this {type(model).__name__} does not name its {model.config.class_num} classes "
             "(id2label). Name them, in the order of training."
         )
-    return tuple(numbered[number] for number in range(len(numbered)))
+    return found
