@@ -117,7 +117,13 @@ def ours(task: str, rows: list[dict[str, Any]], shape: Shape, device: str, *, co
     tokenizer = Tokenizer.from_folder(VOCABULARY)
     records = [Record(row, f"row {number}") for number, row in enumerate(rows)]
     recipe = Recipe(
-        epochs=EPOCHS, batch_tokens=shape.tokens, max_length=384, evaluate_every=10**9, packing=True, compile=compiled
+        epochs=EPOCHS,
+        batch_tokens=shape.tokens,
+        max_length=384,
+        evaluate_every=10**9,
+        save_minutes=0,
+        packing=True,
+        compile=compiled,
     )
     objective = objective_for(task, "bert", records, recipe)
     cls = BertForSequenceLabeling if task == "ner" else BertForClsClassifier

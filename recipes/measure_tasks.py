@@ -153,7 +153,13 @@ def measured(name: str, item: Item, data: Path, work: Path, smoke: bool) -> dict
     recipe = replace(item.recipe, epochs=1, max_length=64, max_target_length=12) if smoke else item.recipe
     item = replace(item, recipe=recipe)
     valid = finetune(
-        item.task, str(MODEL), folder / "train.jsonl", work / name, valid=folder / "valid.jsonl", recipe=recipe
+        item.task,
+        str(MODEL),
+        folder / "train.jsonl",
+        work / name,
+        valid=folder / "valid.jsonl",
+        recipe=recipe,
+        overwrite=True,
     )
     trained = time.perf_counter()
     loader = AutoLoader(item.task, model_name=name, model_dir=str(work), device=_device())

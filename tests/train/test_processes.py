@@ -62,7 +62,7 @@ def test_a_killed_run_continues_with_the_same_losses(tmp_path: Path, monkeypatch
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert len(losses(tmp_path / "cut")) < len(losses(tmp_path / "whole"))
+    assert len(losses(tmp_path / "cut.training")) < len(losses(tmp_path / "whole"))
     in_a_process(tmp_path, "cut").join()
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert not (tmp_path / "cut.training").exists()

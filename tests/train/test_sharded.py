@@ -74,7 +74,7 @@ def test_a_sharded_run_that_was_cut_off_continues(tmp_path: Path, home: Path) ->
     file = data.write(tmp_path, "ner")
     on_ranks(2, train, home, file, tmp_path / "whole", fsdp=True)
     on_ranks(2, cut, home, file, tmp_path / "cut")
-    assert len(losses(tmp_path / "cut")) < len(losses(tmp_path / "whole"))
+    assert len(losses(tmp_path / "cut.training")) < len(losses(tmp_path / "whole"))
     on_ranks(2, train, home, file, tmp_path / "cut", fsdp=True)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 

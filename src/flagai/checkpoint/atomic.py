@@ -33,12 +33,12 @@ def replace_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
-        _sync(temporary)
+        sync(temporary)
         with _explained(path):
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -68,10 +68,10 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
         _open_to_all(temporary)
         if folder.exists():
             _carry_over(folder, temporary, drop)
-        _sync_tree(temporary)
+        sync_tree(temporary)
         with _explained(folder):
             _swap(temporary, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -94,12 +94,13 @@ def _carry_over(old: Path, new: Path, drop: tuple[str, ...]) -> None:
         if target.exists() or any(entry.match(pattern) for pattern in drop):
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, target, symlinks=True, copy_function=_link)
+            shutil.copytree(entry, target, symlinks=True, copy_function=link)
         else:
-            _link(str(entry), str(target))
+            link(str(entry), str(target))
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:
@@ -149,14 +150,17 @@ def _umask() -> int:
     return mask
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Bring a folder with all that is in it to the disk."""
     for entry in folder.iterdir():
-        if entry.is_file() and not entry.is_symlink():
-            _sync(entry)
-    _sync(folder)
+        if entry.is_dir() and not entry.is_symlink():
+            sync_tree(entry)
+        elif entry.is_file() and not entry.is_symlink():
+            sync(entry)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Ask the system to put a file or folder on the disk; some systems cannot open folders."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -62,7 +62,12 @@ class BaseModel(Savable):
         super().__init__()
         self.config: Any = config
         self.layout: Layout | None = None
-        self._class_name = type(self).__name__  # FSDP replaces the class
+        self._own_class = type(self)  # FSDP replaces the class
+
+    @property
+    def own_class(self) -> type[Self]:
+        """The class that the model was made of; FSDP puts one of its own before it."""
+        return self._own_class
 
     # -- building ---------------------------------------------------------------------------------------------
 

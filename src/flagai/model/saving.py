@@ -23,7 +23,7 @@ class Savable(nn.Module):
     architecture: ClassVar[str | None]
     config: Any
     layout: Any
-    _class_name: str
+    _own_class: type
 
     def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai") -> None:
         """Write configuration and weights, all at once: a crash leaves the old folder or the new one.
@@ -90,7 +90,7 @@ class Savable(nn.Module):
         write_together(plan, write)
 
     def _write_config(self, path: Path, layout: str) -> None:
-        name = self.architecture if layout == "huggingface" and self.architecture else self._class_name
+        name = self.architecture if layout == "huggingface" and self.architecture else self._own_class.__name__
         how = how_quantized(self)
         said = {KEY: how} if how is not None or KEY in self.config else {}
         self.config.to_json(path, architectures=[name], **said)

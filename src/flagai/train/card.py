@@ -7,21 +7,29 @@ from typing import Any
 from flagai.checkpoint.atomic import replace_file
 
 
-def write_card(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+def write_card(
+    folder: Path,
+    facts: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    place: Path | None = None,
+) -> None:
     """Write README.md.
 
     Args:
-        folder: the model's folder.
+        folder: where the card is written.
         facts: ``task``, ``base``, ``data`` and the numbers of texts.
         recipe: how it was trained.
         metrics: what was measured on held-out data.
+        place: where the model will be; default ``folder``.
     """
+    place = place or folder
     # As it was given, but for a place that only its owner has.
-    home = folder.parent.name or "." if folder.is_absolute() else folder.parent.as_posix()
-    command = f"flagai {_COMMANDS.get(facts['task'], 'fill')} --model {folder.name}"
+    home = place.parent.name or "." if place.is_absolute() else place.parent.as_posix()
+    command = f"flagai {_COMMANDS.get(facts['task'], 'fill')} --model {place.name}"
     text = "\n".join(
         [
-            f"# {folder.name}",
+            f"# {place.name}",
             "",
             f"{facts['base']}, fine-tuned for {facts['task']} with flagai.",
             "",
@@ -29,7 +37,7 @@ def write_card(folder: Path, facts: Mapping[str, Any], recipe: Mapping[str, Any]
             "",
             f"    {command} --model-dir {home}",
             "",
-            f'    AutoLoader("{facts["task"]}", model_name="{folder.name}", model_dir="{home}")',
+            f'    AutoLoader("{facts["task"]}", model_name="{place.name}", model_dir="{home}")',
             "",
             "## Data and base model",
             "",

@@ -1,16 +1,19 @@
 """What carries a training: replicas on Accelerate, or one model that is sharded over all processes."""
 
 import contextlib
+import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
 from flagai.errors import ConfigError
 from flagai.model.base_model import BaseModel
 from flagai.train import lora
+from flagai.train.needs import accelerate
 
 _SHARDS = "shards"
 
@@ -61,7 +64,7 @@ class Engine:
             lora.merge(self.bare)
         state = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
-            copy = own_class(self.bare).on_meta(self.bare.config)
+            copy = self.bare.own_class.on_meta(self.bare.config)
             plain = lora.plain(state)
             for name in copy.optional:  # what the checkpoint did not have
                 if not any(key.startswith(f"{name}.") for key in plain):
@@ -84,6 +87,8 @@ class Engine:
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
         self.accelerator.load_state(str(folder))
+        # Again: where Accelerate cannot restore them, it says nothing and goes on.
+        _restore_random(folder / f"random_states_{self.accelerator.process_index}.pkl")
 
 
 class ShardedEngine(Engine):
@@ -137,6 +142,11 @@ class ShardedEngine(Engine):
         set_state_dict(self.model, self.optimizer, model_state_dict=weights, optim_state_dict=moments)
 
 
-def own_class(model: BaseModel) -> type[BaseModel]:
-    """The model's class; FSDP puts one of its own before it."""
-    return next(cls for cls in type(model).__mro__ if cls.__module__.startswith("flagai.model."))
+def _restore_random(path: Path) -> None:
+    """Set all random number generators to what Accelerate wrote, or fail."""
+    states = accelerate().utils.load(str(path))
+    random.setstate(states["random_state"])
+    numpy.random.set_state(states["numpy_random_seed"])
+    torch.set_rng_state(states["torch_manual_seed"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["torch_cuda_manual_seed"])

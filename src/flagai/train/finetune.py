@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
+import logging
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader, family_at
 from flagai.auto_model.tasks import task_named
-from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation.family import position_rows
 from flagai.model.base_model import BaseModel
@@ -23,17 +22,17 @@ from flagai.model.t5_model import T5Model
 from flagai.train import lora
 from flagai.train.card import write_card
 from flagai.train.curve import write_curve
-from flagai.train.engine import own_class
 from flagai.train.metrics import perplexity
 from flagai.train.needs import accelerate
 from flagai.train.objective import Objective, Writing, objective_for
+from flagai.train.output import CURVE, check_out
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record, read_records
 from flagai.train.trainer import Parts, Trainer, Watch
 
+logger = logging.getLogger(__name__)
+
 _FEWEST = 2
-# Files of a tokenizer that stand beside its vocabulary.
-_BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def finetune(
@@ -47,11 +46,13 @@ def finetune(
     columns: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     watch: Watch | None = None,
+    overwrite: bool = False,
 ) -> dict[str, float]:
     """Train a model for a task, and write it into a folder that ``AutoLoader`` and the command line take at once.
 
     Precision, devices and processes are Accelerate's: start with ``accelerate launch`` for several GPUs, or set
-    ``ACCELERATE_MIXED_PRECISION=bf16``. A run that was cut off continues where its last checkpoint was written, with
+    ``ACCELERATE_MIXED_PRECISION=bf16``. Until the run is finished, everything is in ``OUT.training``; then the whole
+    model appears in ``out`` in one step. A run that was cut off continues where its last checkpoint was written, with
     the same losses as if nothing had happened.
 
     Args:
@@ -65,18 +66,20 @@ def finetune(
         columns: which columns of the files stand for those that the task asks for.
         recipe: how to train.
         watch: is told every step and every evaluation.
+        overwrite: replace a model that is in ``out``, or an unfinished run with other settings.
 
     Returns:
         What was measured on the validation data with the best model.
 
     Raises:
-        InputError: the task, the data or the recipe cannot be.
+        InputError: the task, the data or the recipe cannot be; ``out`` is not empty; another run writes it; the loss
+            is no number any more; the memory is too small.
+        CheckpointError: a checkpoint is damaged, or cannot be written.
         ConfigError: a library that training needs is not installed.
         FlagAIError: the model cannot be loaded.
     """
     task, out, recipe = task_named(task), Path(out), recipe or Recipe()
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; the result is a folder. Choose another name.")
+    check_out(out, overwrite=overwrite)
     library = accelerate()
     given = read_records(data, columns)
     divided = _split(given, None if valid is None else read_records(valid, columns), recipe)
@@ -100,24 +103,18 @@ def finetune(
         "precision": accelerator.mixed_precision,
         **dataclasses.asdict(recipe),
     }
-    trainer = Trainer(parts, accelerator, out, described, watch)
+    trainer = Trainer(parts, accelerator, out, described, watch, overwrite=overwrite)
     trainer.resume()
-    if accelerator.is_main_process:
-        _put_tokenizer(parts.tokenizer, out)
-    trainer.fit()
-    accelerator.wait_for_everyone()
+    facts = {
+        "task": task,
+        "base": model_name,
+        "data": Path(data).name,
+        "texts": len(parts.train),
+        "held-out": len(parts.valid),
+    }
     measured: dict[str, float] = {}
-    if accelerator.is_main_process:
-        facts = {
-            "task": task,
-            "base": model_name,
-            "data": Path(data).name,
-            "texts": len(parts.train),
-            "held-out": len(parts.valid),
-        }
-        measured = _finish(parts, trainer, facts)
+    trainer.fit(lambda folder: measured.update(_finish(folder, out, parts, trainer, facts)))
     accelerator.wait_for_everyone()
-    trainer.states.remove()
     return measured
 
 
@@ -161,11 +158,7 @@ def _parts(
         **_settings(recipe, packing, accelerator.mixed_precision),
     )
     model = loader.get_model()
-    names = objective.names()
-    if names:
-        numbered = {str(number): name for number, name in enumerate(names)}
-        named = {"id2label": numbered, "label2id": {name: int(number) for number, name in numbered.items()}}
-        model.config = model.config.replace(extra={**model.config.extra, **named})
+    model.config = model.config.replace(extra={**model.config.extra, **_described(objective)})
     if recipe.lora_rank:
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
@@ -175,6 +168,16 @@ def _parts(
         compile_blocks(model)
     objective.recipe = fitting(recipe, model, objective)
     return Parts(model, loader.get_tokenizer(), objective, train, held_out, objective.recipe, packing)
+
+
+def _described(objective: Objective) -> dict[str, Any]:
+    """What config.json says of the training: under transformers' keys, the task and the names of the classes."""
+    said: dict[str, Any] = {"finetuning_task": objective.task}
+    names = objective.names()
+    if names:
+        said["id2label"] = {str(number): name for number, name in enumerate(names)}
+        said["label2id"] = {name: number for number, name in enumerate(names)}
+    return said
 
 
 def _settings(recipe: Recipe, packing: bool, precision: str) -> dict[str, Any]:
@@ -209,20 +212,9 @@ def _digest(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _put_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
-    """Copy the tokenizer's files, so that the folder stands for itself."""
-    out.mkdir(parents=True, exist_ok=True)
-    source = tokenizer.description.folder
-    for name in (*tokenizer.description.files, *_BESIDE):
-        if (source / name).is_file() and (source / name).resolve() != (out / name).resolve():
-            shutil.copyfile(source / name, out / name)
-
-
-def _finish(parts: Parts, trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, float]:
-    """Measure the best model as it lies in the folder, and write what was found beside it."""
-    out = trainer.out
-    task_class = own_class(parts.model)
-    best = task_class.from_pretrained(out, device=parts.model.device)
+def _finish(folder: Path, out: Path, parts: Parts, trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, float]:
+    """Measure the best model as it lies in its folder, and write what was found beside it."""
+    best = parts.model.own_class.from_pretrained(folder, device=parts.model.device)
     run = Predictor(best, parts.tokenizer)
     entries = trainer.log.entries()
     losses = [entry for entry in entries if "valid_loss" in entry]
@@ -235,6 +227,16 @@ def _finish(parts: Parts, trainer: Trainer, facts: Mapping[str, Any]) -> dict[st
         "training loss": [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry],
         "validation loss": [(entry["step"], entry["valid_loss"]) for entry in losses],
     }
-    write_curve(out / "curve.svg", curves, f"{out.name}: {facts['task']}")
-    write_card(out, facts, dataclasses.asdict(parts.recipe), measured)
+    write_curve(folder / CURVE, curves, f"{out.name}: {facts['task']}")
+    write_card(folder, facts, dataclasses.asdict(parts.recipe), measured, out)
+    if measured.get(parts.objective.metric) == 0:
+        logger.warning("%s", _nothing_learned(parts.objective.metric, trainer.progress.step, parts.recipe))
     return measured
+
+
+def _nothing_learned(metric: str, step: int, recipe: Recipe) -> str:
+    return (
+        f"The {metric} is 0.0 after step {step}, the last one: no answer is right. Train for longer (--epochs, now "
+        f"{recipe.epochs}), with a higher --learning-rate (now {recipe.learning_rate:g}) or --head-rate (now "
+        f"{recipe.head_rate:g}), or with more data; and compare the labels of the training and the validation data."
+    )

@@ -1,8 +1,11 @@
 """The log of a training: JSON lines, the same whether the run was interrupted or not."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from flagai.errors import CheckpointError
 
 Entry = dict[str, Any]
 
@@ -11,7 +14,7 @@ class Log:
     """A file of JSON lines, each with its ``step``.
 
     Args:
-        path: the file; it is opened for every line, because saving a model exchanges its folder.
+        path: the file; it is opened for every line.
         writes: False for processes that only look on.
     """
 
@@ -19,31 +22,43 @@ class Log:
         self.path = path
         self.writes = writes
 
-    def begin(self, step: int) -> None:
-        """Forget what an interrupted run wrote after its last checkpoint."""
+    def begin(self, size: int) -> None:
+        """Forget what an interrupted run wrote after its last checkpoint.
+
+        Args:
+            size: bytes of the file that stay; 0 begins a new one.
+        """
         if self.writes:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [entry for entry in self.entries() if entry["step"] <= step] if step else []
-            self.path.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
+            with self.path.open("ab") as file:
+                file.truncate(size)
 
     def add(self, entry: Entry) -> None:
-        """Write a line."""
-        if self.writes:
+        """Write a line.
+
+        Raises:
+            CheckpointError: the disk is full, or cannot be written.
+        """
+        if not self.writes:
+            return
+        try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(entry))
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be written: {error.strerror}. Make room on the disk; the same command continues "
+                "from the last checkpoint."
+            ) from error
+
+    def size(self) -> int:
+        """Bring the log to the disk.
+
+        Returns:
+            Its length in bytes.
+        """
+        with self.path.open("ab") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
 
     def entries(self) -> list[Entry]:
-        """All lines; a last one that was cut off is left out."""
-        if not self.path.is_file():
-            return []
-        found = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                break
-        return found
-
-
-def _line(entry: Entry) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+        """All lines."""
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").split("\n") if line]

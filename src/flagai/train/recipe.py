@@ -27,7 +27,10 @@ class Recipe:
         max_target_length: how many tokens are written, for titles and poems.
         held_out: the share of the data for validation, if no validation file is given.
         evaluate_every: steps between evaluations; 0: once an epoch.
-        patience: stop after so many evaluations that are not better than the best; 0: never.
+        patience: stop after so many evaluations that are not better than the best; 0: never. Between equal values
+            of the metric, the smaller loss is better.
+        save_every: steps between checkpoints, besides those at evaluations; 0: by time only.
+        save_minutes: the longest time between checkpoints; the first ones come sooner. 0: none by time.
         lora_rank: train LoRA adapters of this rank instead of all parameters; 0: all parameters.
         checkpoint_activations: compute activations again in the backward pass, for less memory.
         packing: train BERT's encoders without padding (without dropout in attention); None: on GPUs.
@@ -52,6 +55,8 @@ class Recipe:
     held_out: float = 0.1
     evaluate_every: int = 0
     patience: int = 0
+    save_every: int = 0
+    save_minutes: float = 10.0
     lora_rank: int = 0
     checkpoint_activations: bool = False
     packing: bool | None = None
@@ -102,6 +107,8 @@ _LOWEST = {
     "max_target_length": 2,
     "evaluate_every": 0,
     "patience": 0,
+    "save_every": 0,
+    "save_minutes": 0,
     "lora_rank": 0,
     "workers": 0,
     "generated": 0,

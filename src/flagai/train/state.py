@@ -1,15 +1,30 @@
 """Checkpoints of a running training: everything that the next step depends on, kept whole or not at all."""
 
+import contextlib
 import json
+import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from flagai.errors import InputError
+from safetensors import SafetensorError
+
+from flagai.checkpoint.atomic import sync, sync_tree
+from flagai.errors import CheckpointError, FlagAIError, InputError
+from flagai.train.checksums import Files, check_files, list_files, prefix_digest, read_record, write_record
 from flagai.train.engine import Engine
+from flagai.train.log import Log
+from flagai.train.needs import accelerate
+from flagai.train.output import LOG, RunLock, check_out, publish, training_folder
 
 _PROGRESS = "progress.json"
+_KEYS = ("settings", "progress", "files", "best", "log")
+_FAILURES = (OSError, RuntimeError, ValueError, SafetensorError, FlagAIError)
+# A run may continue with other values of these: they change when it saves and how fast it is, not what it computes.
+_FREE = ("save_every", "save_minutes", "workers")
+T = TypeVar("T")
 
 
 @dataclass
@@ -20,79 +35,253 @@ class Progress:
         step: steps that are done.
         tokens: tokens that were read.
         best: the best value of the metric so far; None before the first evaluation.
+        best_loss: the loss of that evaluation, which decides between equal values.
         best_step: when it was reached.
         waited: evaluations since then.
+        evaluated: the step of the last evaluation.
     """
 
     step: int = 0
     tokens: int = 0
     best: float | None = None
+    best_loss: float | None = None
     best_step: int = 0
     waited: int = 0
+    evaluated: int = 0
 
 
 class States:
-    """The checkpoints of a run, in a folder beside the model's.
+    """The checkpoints of a run, its log and its best model, in the folder ``OUT.training`` until the run is finished.
 
     Args:
         out: the folder of the result.
         accelerator: Accelerate's.
         engine: writes and reads parameters, optimizer, loss scale and random numbers.
         settings: what the run was asked to do; a checkpoint of another run is refused.
+        overwrite: whether a model in ``out``, or an unfinished run with other settings, may be replaced.
     """
 
-    def __init__(self, out: Path, accelerator: Any, engine: Engine, settings: dict[str, Any]) -> None:
-        self.folder = out.with_name(out.name + ".training")
-        self.accelerator, self.engine = accelerator, engine
+    def __init__(
+        self, out: Path, accelerator: Any, engine: Engine, settings: dict[str, Any], *, overwrite: bool = False
+    ) -> None:
+        self.out, self.folder = out, training_folder(out)
+        self.accelerator, self.engine, self.overwrite = accelerator, engine, overwrite
         # As they are after reading them from the file again.
         self.settings = json.loads(json.dumps(settings))
+        self.log = Log(self.folder / LOG, writes=accelerator.is_main_process)
+        self._lock: RunLock | None = None
+        self._best: Files = {}
 
-    def save(self, progress: Progress) -> None:
-        """Write a checkpoint; a crash leaves the one before."""
-        new = self.folder / f"step-{progress.step:08d}"
-        unfinished = new.with_suffix(".part")
-        if self.accelerator.is_main_process:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.engine.save(unfinished)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            content = {"settings": self.settings, "progress": asdict(progress)}
-            (unfinished / _PROGRESS).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-            shutil.rmtree(new, ignore_errors=True)
-            unfinished.rename(new)
-            for old in self._all():
-                if old != new:
-                    shutil.rmtree(old, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+    # -- reading ----------------------------------------------------------------------------------------------------
 
     def load(self) -> Progress:
-        """Continue from the newest checkpoint, or begin.
+        """Lock the folder, and continue from the newest checkpoint, or begin.
 
         Raises:
-            InputError: it belongs to a run with other settings.
+            InputError: ``out`` holds something else, another run is writing it, or the checkpoint is of another run.
+            CheckpointError: the checkpoint is damaged.
         """
+        try:
+            found = self._on_first(self._newest)
+            if found is None:
+                return Progress()
+            self._restore(found[0])
+            return Progress(**found[1]["progress"])
+        except BaseException:
+            self.release()
+            raise
+
+    def _restore(self, folder: Path) -> None:
+        try:
+            self.engine.load(folder)
+        except (*_FAILURES, KeyError, TypeError, AttributeError, EOFError) as error:
+            raise self._damaged(folder, f"it cannot be read: {type(error).__name__}: {error}.") from error
+
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint and its record, all files of which were checked."""
+        check_out(self.out, overwrite=self.overwrite)
+        self._lock = self._lock or RunLock(self.folder)
+        shutil.rmtree(self._finished, ignore_errors=True)
+        check_out(self.out, overwrite=self.overwrite)  # again: another run may just have ended
         found = self._all()
-        if not found:
-            return Progress()
-        content = json.loads((found[-1] / _PROGRESS).read_text(encoding="utf-8"))
+        content = self._checked(found[-1]) if found else None
+        if content is None:
+            self._clear()
+            self.log.begin(0)
+            return None
+        self.log.begin(content["log"]["size"])
+        self._best = content["best"]
+        return found[-1], content
+
+    def _checked(self, folder: Path) -> dict[str, Any] | None:
+        """The record of a sound checkpoint; None for one of another run that is overwritten."""
+        try:
+            content = read_record(folder / _PROGRESS, _KEYS)
+        except CheckpointError as error:
+            raise self._damaged(folder, str(error)) from error
         different = [
             f"{name} was {content['settings'].get(name)!r}, now {value!r}"
             for name, value in self.settings.items()
-            if content["settings"].get(name) != value
+            if name not in _FREE and content["settings"].get(name) != value
         ]
+        if different and self.overwrite:
+            return None
         if different:
             raise InputError(
                 f"{self.folder} has an unfinished training with other settings: {'; '.join(different)}. "
-                "Use the same ones to continue it, or remove the folder to begin anew."
+                "Use the same ones to continue it, or remove the folder (or add --overwrite) to begin anew."
             )
-        self.engine.load(found[-1])
-        return Progress(**content["progress"])
+        faults = self._faults(folder, content)
+        if faults:
+            raise self._damaged(folder, "; ".join(faults[:5]) + ".")
+        return content
 
-    def remove(self) -> None:
-        """Remove the checkpoints of a finished run."""
+    def _faults(self, folder: Path, content: dict[str, Any]) -> list[str]:
+        if set(content["progress"]) != {field.name for field in fields(Progress)}:
+            return [f"{folder / _PROGRESS} was written by another version of flagai"]
+        faults = check_files(folder, content["files"])
+        faults += check_files(self._best_folder(content["progress"]["best_step"]), content["best"])
+        try:
+            intact = prefix_digest(self.log.path, content["log"]["size"]) == content["log"]["sha256"]
+        except OSError:
+            intact = False
+        return faults if intact else [*faults, f"{self.log.path} is absent or has other content than was written"]
+
+    def _damaged(self, folder: Path, why: str) -> CheckpointError:
+        return CheckpointError(
+            f"The checkpoint {folder} is damaged: {why} Restore it from a backup, or remove {self.folder} to begin "
+            "anew."
+        )
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint; a crash or a full disk leaves the one before.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        new = self.folder / f"step-{progress.step:08d}"
+        while new.exists():  # of this very step, which counts until the new one is whole
+            new = new.with_name(f"{new.name}+")
+        unfinished = new.with_name(f"{new.name}.part")
+        with self._alike(unfinished):
+            self._on_first(lambda: shutil.rmtree(unfinished, ignore_errors=True))
+            self.engine.save(unfinished)
+        with self._alike(unfinished):
+            self._on_first(lambda: self._seal(unfinished, new, progress))
+
+    def _seal(self, unfinished: Path, new: Path, progress: Progress) -> None:
+        """Make a checkpoint count: all data is on the disk before its record, and the record before its name."""
+        files = list_files(unfinished)
+        sync_tree(unfinished)
+        size = self.log.size()
+        content = {
+            "settings": self.settings,
+            "progress": asdict(progress),
+            "files": files,
+            "best": self._best,
+            "log": {"size": size, "sha256": prefix_digest(self.log.path, size)},
+        }
+        write_record(unfinished / _PROGRESS, content)
+        unfinished.rename(new)
+        sync(self.folder)
+        kept = {new, self._best_folder(progress.best_step)}
+        for old in self.folder.iterdir():
+            if old.is_dir() and old not in kept:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def keep_best(self, step: int, add: Callable[[Path], None]) -> None:
+        """Write the model as it is now; it counts from the next checkpoint on.
+
+        Args:
+            step: where the training stands.
+            add: writes what belongs to the model beside its weights.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        folder = self._best_folder(step)
+        with self._alike(folder):
+            self._on_first(lambda: shutil.rmtree(folder, ignore_errors=True))
+            self.engine.write(folder)
+
+        def complete() -> Files:
+            add(folder)
+            sync_tree(folder)
+            return list_files(folder)
+
+        with self._alike(folder):
+            self._best = self._on_first(complete)
+
+    def publish(self, step: int, finish: Callable[[Path], None]) -> None:
+        """Exchange the best model for what is in ``out``, and remove the checkpoints.
+
+        Args:
+            step: of the best model.
+            finish: writes what belongs to a finished model into its folder.
+        """
+        folder = self._best_folder(step)
+
+        def exchange() -> None:
+            if not folder.is_dir():
+                return
+            finish(folder)
+            shutil.copyfile(self.log.path, folder / LOG)
+            publish(folder, self.out)
+            # In one step: half a folder would be taken for a damaged checkpoint.
+            shutil.rmtree(self.folder.rename(self._finished), ignore_errors=True)
+
+        with self._alike(self.out):
+            self._on_first(exchange)
+
+    def release(self) -> None:
+        """Let another run write the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # -- processes --------------------------------------------------------------------------------------------------
+
+    def _on_first(self, action: Callable[[], T]) -> T:
+        """Run on the first process; all have its result, or raise its error."""
+        outcome: list[Any] = [None, None]
         if self.accelerator.is_main_process:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            try:
+                outcome[0] = action()
+            except _FAILURES as error:
+                outcome[1] = error if isinstance(error, FlagAIError) else OSError(str(error))
+        accelerate().utils.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    @contextlib.contextmanager
+    def _alike(self, what: Path) -> Iterator[None]:
+        """What cannot be written is one error, on all processes."""
+        failure = None
+        try:
+            yield
+        except _FAILURES as error:
+            failure = error
+        reasons = accelerate().utils.gather_object([None if failure is None else str(failure)])
+        reason = next((reason for reason in reasons if reason is not None), None)
+        if reason is not None:
+            found = self._all()
+            last = f"{found[-1]} is whole: the same command continues from it" if found else "No checkpoint was written"
+            raise CheckpointError(f"{what} cannot be written: {reason}. Make room on the disk. {last}.") from failure
+
+    def _best_folder(self, step: int) -> Path:
+        return self.folder / f"best-{step:08d}"
+
+    @property
+    def _finished(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.old")
 
     def _all(self) -> list[Path]:
-        return sorted(folder for folder in self.folder.glob("step-????????") if (folder / _PROGRESS).is_file())
+        return sorted(path for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d{8}\+*", path.name))
+
+    def _clear(self) -> None:
+        for old in self.folder.iterdir():
+            if old.is_dir():
+                shutil.rmtree(old, ignore_errors=True)

@@ -24,14 +24,20 @@ from flagai.model.predictor.predictor import Predictor
 from flagai.train.batches import batches, packed
 from flagai.train.engine import Engine, ShardedEngine
 from flagai.train.feed import feed, workers_for
-from flagai.train.log import Entry, Log
+from flagai.train.log import Entry
+from flagai.train.memory import memory_advice
 from flagai.train.objective import Objective, weight
+from flagai.train.open_step import OpenStep, towards_host
+from flagai.train.output import put_tokenizer
+from flagai.train.pace import Pace
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
 from flagai.train.state import Progress, States
 
 Watch = Callable[[Entry], None]
 Step = list[list[int]]
+# Writes what belongs to a finished model into its folder.
+Finish = Callable[[Path], None]
 _EVALUATION_FACTOR = 2
 
 
@@ -58,40 +64,29 @@ class Parts:
     packing: bool = False
 
 
-@dataclass(frozen=True)
-class _Open:
-    """A step whose loss the device may still be computing.
-
-    Args:
-        step: its number.
-        rate: its learning rate.
-        sums: its loss and its tokens, summed over the processes; on the host when ``arrived`` says so.
-        arrived: what the copy to the host is followed by; None if there was none.
-        seconds: from the step before to this one.
-    """
-
-    step: int
-    rate: float
-    sums: torch.Tensor
-    arrived: torch.cuda.Event | None
-    seconds: float
-
-
 class Trainer:
     """Trains a model and keeps the best one.
 
     Args:
         parts: what is trained, and with what.
         accelerator: Accelerate's.
-        out: the folder of the best model.
+        out: the folder of the best model; until the run is finished, everything is in ``OUT.training`` beside it.
         settings: what describes the run, for its checkpoints.
         watch: is told every step and every evaluation.
+        overwrite: whether a model in ``out`` may be replaced.
     """
 
     def __init__(
-        self, parts: Parts, accelerator: Any, out: Path, settings: dict[str, Any], watch: Watch | None = None
+        self,
+        parts: Parts,
+        accelerator: Any,
+        out: Path,
+        settings: dict[str, Any],
+        watch: Watch | None = None,
+        *,
+        overwrite: bool = False,
     ) -> None:
-        self.parts, self.accelerator, self.out, self.watch = parts, accelerator, out, watch
+        self.parts, self.accelerator, self.watch = parts, accelerator, watch
         self.recipe = parts.recipe
         self.lengths = _lengths(parts.tokenizer, parts.objective, parts.train, self.recipe)
         self.epochs = [self._plan(epoch) for epoch in range(self.recipe.epochs)]
@@ -100,50 +95,65 @@ class Trainer:
         optimizer = _optimizer(parts.model, self.recipe)
         self.engine = kind(accelerator, parts.model, optimizer, adapters=bool(self.recipe.lora_rank))
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
-        self.log = Log(out / "log.jsonl", writes=accelerator.is_main_process)
-        self.states = States(out, accelerator, self.engine, settings)
+        self.states = States(out, accelerator, self.engine, settings, overwrite=overwrite)
+        self.log = self.states.log
         self.progress = Progress()
-        self._open: _Open | None = None
+        self.pace = Pace(self.recipe.save_minutes)
+        self._due = False
+        self._open: OpenStep | None = None
         self._clock = time.perf_counter()
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Go to the newest checkpoint, if there is one; a run that may not go on has written nothing by then.
+        """Lock the folder and go to the newest checkpoint, if there is one.
 
         Raises:
-            InputError: the checkpoint is of another run.
+            InputError: the folder holds something else, or the checkpoint is of another run.
+            CheckpointError: the checkpoint is damaged.
         """
         self.progress = self.states.load()
-        self.log.begin(self.progress.step)
 
-    def fit(self) -> Progress:
-        """Train from here to the end.
+    def fit(self, finish: Finish | None = None) -> Progress:
+        """Train from here to the end, then exchange the best model for what is in the folder of the result.
+
+        Args:
+            finish: writes what belongs to a finished model into its folder, before the exchange.
 
         Raises:
-            InputError: the loss is no number any more.
+            InputError: the loss is no number any more, or the memory is too small.
+            CheckpointError: a checkpoint cannot be written.
         """
-        with collector_settled():
-            return self._fit()
+        try:
+            with collector_settled(), memory_advice(self.recipe):
+                self._fit()
+                self.states.publish(self.progress.best_step, finish or (lambda _: None))
+            return self.progress
+        finally:
+            self.states.release()
 
-    def _fit(self) -> Progress:
-        begun = done = self.progress.step
-        every = self.recipe.evaluate_every
+    def _fit(self) -> None:
+        done, every = self.progress.step, self.recipe.evaluate_every
         self._clock = time.perf_counter()
+        self.pace = Pace(self.recipe.save_minutes)
         for epoch, steps in enumerate(self.epochs):
             todo, done = range(min(done, len(steps)), len(steps)), max(0, done - len(steps))
             made = self._feed([steps[place] for place in todo], epoch)
             for place in todo:
                 # Before a step: a run may have been cut off behind its last evaluation.
-                if self.recipe.patience and self.progress.waited >= self.recipe.patience:
-                    return self.progress
+                if self._waited_enough():
+                    return
                 self._step([next(made) for _ in steps[place]])
                 if (self.progress.step % every == 0) if every else place + 1 == len(steps):
                     self._evaluate()
-        if self.progress.step > begun and every and self.progress.step % every:
+                elif self._due or (self.recipe.save_every and self.progress.step % self.recipe.save_every == 0):
+                    self._save()
+        if self.progress.evaluated < self.progress.step and not self._waited_enough():
             self._evaluate()
         self._close()
-        return self.progress
+
+    def _waited_enough(self) -> bool:
+        return bool(self.recipe.patience) and self.progress.waited >= self.recipe.patience
 
     def _step(self, step: Sequence[Batch]) -> None:
         rate = self.recipe.rate(self.progress.step, self.steps)
@@ -164,10 +174,14 @@ class Trainer:
         self.optimizer.zero_grad()
         self.progress.step += 1
         mean = torch.stack(losses).mean()
-        sums = self.accelerator.reduce(torch.stack([mean, torch.full_like(mean, tokens)]), "sum")
+        # Which process is late is told to all with the loss, so that all save after the same step.
+        due = self.accelerator.is_main_process and self.pace.due()
+        sums = self.accelerator.reduce(
+            torch.stack([mean, *(torch.full_like(mean, value) for value in (tokens, due))]), "sum"
+        )
         self._close()
         now = time.perf_counter()
-        self._open = _Open(self.progress.step, rate, *_towards_host(sums), now - self._clock)
+        self._open = OpenStep(self.progress.step, rate, *towards_host(sums), now - self._clock)
         self._clock = now
 
     def _close(self) -> None:
@@ -177,7 +191,8 @@ class Trainer:
         step, self._open = self._open, None
         if step.arrived is not None:
             step.arrived.synchronize()
-        loss, tokens = step.sums.tolist()
+        loss, tokens, due = step.sums.tolist()
+        self._due = self._due or bool(due)
         loss /= self.accelerator.num_processes
         self.progress.tokens += int(tokens)
         speed = round(tokens / step.seconds)
@@ -197,14 +212,30 @@ class Trainer:
             found = {"valid_loss": self._loss()} | self._measures()
         metric = self.parts.objective.metric
         value = -found["valid_loss"] if metric == "-loss" else found[metric]
-        better = self.progress.best is None or value > self.progress.best
+        better = self._better(value, found["valid_loss"])
+        self.progress.evaluated = self.progress.step
         self.progress.waited = 0 if better else self.progress.waited + 1
         if better:
-            self.progress.best, self.progress.best_step = value, self.progress.step
-            self.engine.write(self.out)
+            self.progress.best, self.progress.best_loss = value, found["valid_loss"]
+            self.progress.best_step = self.progress.step
+            self.states.keep_best(self.progress.step, functools.partial(put_tokenizer, self.parts.tokenizer))
         self._tell({"step": self.progress.step, **found, "best": better})
-        self.states.save(self.progress)
+        self._save()
         self._clock = time.perf_counter()
+
+    def _better(self, value: float, loss: float) -> bool:
+        """Whether an evaluation is better than the best: by the metric, and between equal values by the loss."""
+        best, best_loss = self.progress.best, self.progress.best_loss
+        if best is None or best_loss is None:
+            return True
+        return (value, -_or_infinite(loss)) > (best, -_or_infinite(best_loss))
+
+    def _save(self) -> None:
+        self._close()
+        began = time.monotonic()
+        self.states.save(self.progress)
+        self.pace.saved(began)
+        self._due = False
 
     @torch.no_grad()
     def _loss(self) -> float:
@@ -263,14 +294,8 @@ class Trainer:
             self.watch(entry | {"steps": self.steps})
 
 
-def _towards_host(sums: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """Begin to copy numbers to the host: asked for later, they would come after the work that was queued meanwhile."""
-    if sums.device.type != "cuda":
-        return sums, None
-    copied, arrived = torch.empty_like(sums, device="cpu", pin_memory=True), torch.cuda.Event()
-    copied.copy_(sums, non_blocking=True)
-    arrived.record()
-    return copied, arrived
+def _or_infinite(loss: float) -> float:
+    return math.inf if math.isnan(loss) else loss
 
 
 def _lengths(tokenizer: Tokenizer, objective: Objective, records: Sequence[Record], recipe: Recipe) -> list[int]:

@@ -1,0 +1,176 @@
+"""The folder of a training's result: who may write it, and how a finished model gets there."""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from flagai.checkpoint.atomic import link, replace_folder
+from flagai.checkpoint.save import WEIGHT_FILES
+from flagai.data.tokenizer import Tokenizer
+from flagai.data.tokenizer.description import FILES
+from flagai.errors import InputError
+from flagai.hub.names import MANIFEST
+
+logger = logging.getLogger(__name__)
+
+LOG = "log.jsonl"
+CURVE = "curve.svg"
+CARD = "README.md"
+_LOCK = "lock"
+# Files of a tokenizer that belong to its vocabulary.
+_BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# What belongs to the model that is replaced; all other files of a folder stay.
+_OF_A_MODEL = (
+    *WEIGHT_FILES, "pytorch_model*.bin", "pytorch_model*.bin.index.json", "generation_config.json", MANIFEST,
+    *{name for lists in FILES.values() for files in lists for name in files}, *_BESIDE, LOG, CURVE, CARD,
+)  # fmt: skip
+
+
+def training_folder(out: Path) -> Path:
+    """The folder beside ``out`` that a run works in until its result is whole.
+
+    Raises:
+        InputError: there is no folder beside it, or it is the working directory.
+    """
+    place = out.resolve()
+    if not place.name or place == Path.cwd():
+        raise InputError(f"{out} is the working directory or has no parent. Name a new folder for the result.")
+    return place.with_name(f"{place.name}.training")
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds what this run did not write.
+
+    Args:
+        out: the folder of the result.
+        overwrite: whether a model that is there may be replaced.
+
+    Raises:
+        InputError: it is a file, or not empty.
+    """
+    folder = training_folder(out)
+    for path in (out, folder):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file, not a folder. Choose another name.")
+    if overwrite or not out.is_dir():
+        return
+    found = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
+    if found and not _published(folder, out):
+        finished = LOG in found and "config.json" in found
+        what = "a model that a finished training wrote" if finished else f"files: {', '.join(found[:5])}"
+        raise InputError(
+            f"{out} already holds {what}. Choose another folder with --out, or replace the model in it with "
+            "--overwrite (overwrite=True)."
+        )
+
+
+def _published(folder: Path, out: Path) -> bool:
+    """Whether the run of this training folder has put its result there, and was cut off before it tidied up."""
+    try:
+        return (folder / LOG).read_bytes() == (out / LOG).read_bytes()
+    except OSError:
+        return False
+
+
+def publish(staged: Path, out: Path) -> None:
+    """Exchange a whole model for what is in ``out``, in one step; files that belong to no model stay.
+
+    Args:
+        staged: the folder of the model, on the same disk.
+        out: the folder of the result.
+    """
+    with replace_folder(out, drop=_OF_A_MODEL) as temporary:
+        shutil.copytree(staged, temporary, dirs_exist_ok=True, copy_function=link)
+
+
+def put_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Copy a tokenizer's files, so that the folder can be used without the base model's.
+
+    Args:
+        tokenizer: the tokenizer.
+        folder: where to.
+    """
+    source = tokenizer.description.folder
+    for name in (*tokenizer.description.files, *_BESIDE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+class RunLock:
+    """Held by the one run that writes a training folder; the system gives it back when its process ends.
+
+    Args:
+        folder: the training folder; it is created.
+
+    Raises:
+        InputError: another run holds it, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _LOCK
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = _locked(self._path)
+        except BlockingIOError as error:
+            raise InputError(
+                f"Another run ({_owner(self._path)}) is writing {folder}. Wait for its end, or choose another --out."
+            ) from error
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written: {error.strerror}. Choose another --out.") from error
+        # Forked workers would hold the lock for longer than this process lives.
+        os.register_at_fork(after_in_child=_closer(self._file))
+        owner = {"process": os.getpid(), "host": socket.gethostname()}
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(json.dumps(owner))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others write."""
+        self._file.close()
+
+
+def _locked(path: Path) -> TextIO:
+    """Open and lock a file, and make sure that it is still the one at this path: a finished run removes it."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                logger.warning("%s has no locks; start no second run there.", path.parent)
+                return file
+            file.close()
+            raise
+        file.close()
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {owner['process']} on {owner['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process"
+
+
+def _closer(file: TextIO) -> Callable[[], None]:
+    reference = weakref.ref(file)
+
+    def close() -> None:
+        held = reference()
+        if held is not None:
+            held.close()
+
+    return close
