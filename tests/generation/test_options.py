@@ -237,3 +237,15 @@ def test_the_model_keeps_its_mode() -> None:
     assert writing.model.training
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+def test_answers_that_overlap_are_written_without_dropout() -> None:
+    writing = writer("gpt2")
+    wanted = list(stream(writing.model, PLAIN, writing.decoding()))
+    writing.model.train()
+    first, second = (stream(writing.model, PLAIN, writing.decoding()) for _ in range(2))
+    next(first)
+    found = [next(second)]
+    first.close()
+    assert [*found, *second] == wanted, "the end of one answer turned dropout on for another"
+    assert writing.model.training

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from flagai.model import compiled as module
 from flagai.model.compiled import _has_known_parts, compile_blocks
 from flagai.model.layer import PackedRow
 from flagai.model.layer.mask import Visibility
@@ -109,9 +110,37 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
     assert not counters["graph_break"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_blocks_that_cannot_be_compiled_run_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError("there is no C++ compiler")
+
+    def said() -> list[str]:
+        return [record.message for record in caplog.records if record.name == module.logger.name]
+
+    model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, **NO_DROPOUT).eval()
+    batch = {"input_ids": torch.arange(1, 9)[None]}
+    plain = model(**batch)["logits"]
+    compile_it = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **more: compile_it(self, backend=broken, **more))
+    torch._dynamo.reset()
+    compile_blocks(model)
+    with pytest.raises(RuntimeError):
+        model.model.blocks[0](torch.zeros(1, 2, 3), module.Seen(Visibility(), torch.device("cpu")))
+    assert not said(), "the input did not fit"
+    for found in (torch.no_grad()(lambda: model(**batch)["logits"])() for _ in range(2)):
+        torch.testing.assert_close(found, plain)
+    assert len(said()) == len(model.model.blocks) + 1, "each block and the end of the embeddings say it once"
+    assert all("no C++ compiler" in message for message in said())
+    with pytest.raises(Exception, match=r"no C\+\+ compiler"):
+        torch.compile(lambda values: values + 1, backend=broken)(torch.ones(2))
+
+
 def test_who_listens_to_projections_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Joined products know nothing of hooks, nor of layers that were exchanged after the blocks were compiled."""
-    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    monkeypatch.setattr(module, "_compile", lambda _: None)
     model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, **NO_DROPOUT).eval()
     plain = model(input_ids=torch.arange(1, 9)[None])["logits"]
     compile_blocks(model)
@@ -137,7 +166,6 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     pytest.importorskip("triton")
     from torch._dynamo.utils import counters
 
-    from flagai.model import compiled as module
     from flagai.model.layer import learning, learning_gelu, learning_norm, training
 
     class OnGpu(module.Seen):

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flagai.errors import InputError
@@ -145,7 +145,11 @@ def _open_to_all(folder: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    """The permissions that new files do not get; Linux tells them, other systems only by a change for all threads."""
+    with suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o077)  # what another thread creates meanwhile is private, not open to all
     os.umask(mask)
     return mask
 

@@ -1,7 +1,7 @@
 """The engine: one loop for all families and all ways of searching."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from flagai.generation.beam import BeamSearch
 from flagai.generation.chain import Chain
 from flagai.generation.contrastive import ContrastiveSearch
+from flagai.generation.evaluating import evaluating
 from flagai.generation.lanes import IndependentLanes
 from flagai.generation.lookup import PromptLookup
 from flagai.generation.options import Decoding
@@ -126,7 +127,7 @@ def _steps(
     if not prompts:
         return
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         search = _search(model, prompts, decoding, processors, stop)
         tree = search.tree
         patience = patience or _patience(search)
@@ -174,15 +175,3 @@ def _search(
 
         kind = LanesInParts
     return kind(tree, pipeline, stop)
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Turn dropout off for a while."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -92,6 +92,9 @@ def collector_paused() -> Iterator[None]:
 
     A model is thousands of objects that all stay, enough to set off a full collection: it looks at everything that
     torch has imported and finds nothing, for 30 to 100 ms; all else that a load of BERT-base does takes less.
+
+    The switch is the process': of threads whose bodies overlap, the first to end ends the pause for all, which costs
+    time and changes nothing.
     """
     if not gc.isenabled():
         yield
@@ -108,8 +111,12 @@ def collector_settled() -> Iterator[None]:
     """Leave all objects that are there uncollected in the body; new ones are collected as always.
 
     A training goes on with what it begins with: records, a model, an optimizer. To look at all of it again and again
-    would take longer than to start a GPU's next step.
+    would take longer than to start a GPU's next step. If objects are frozen already, by the caller or another thread,
+    nothing is done: the end of this body would thaw theirs.
     """
+    if gc.get_freeze_count():
+        yield
+        return
     gc.freeze()
     try:
         yield

@@ -1,5 +1,6 @@
 """Blocks compiled by torch.compile, for training and for encoders."""
 
+import logging
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,8 @@ from flagai.model.layer.learning_norm import learning_norm, plain
 from flagai.model.layer.learning_product import linear_beside
 from flagai.model.layer.mask import Visibility
 from flagai.model.layer.training import WIDEST_HEAD, attend_jointly, attend_learning, classes_of
+
+logger = logging.getLogger(__name__)
 
 # What torch's flash attention for packed texts takes.
 _HALF, _WIDEST_HEAD, _CAPABILITY = (torch.float16, torch.bfloat16), 256, (8, 0)
@@ -56,15 +59,14 @@ class Seen:
 def compile_blocks(model: BaseModel) -> None:
     """Compile the blocks of a model in place, for any batch size and length; equal blocks share their code.
 
-    A block that cannot be compiled runs as before. Under autocast, norms inside of blocks write half precision: that
-    saves a third of the memory traffic, and is what models in bfloat16 do.
+    A block that cannot be compiled runs as before, after one warning. Under autocast, norms inside of blocks write half
+    precision: that saves a third of the memory traffic, and is what models in bfloat16 do.
 
     Args:
         model: the model; it stays of its class, and its parameters keep their names.
     """
-    import torch.nn.attention.varlen  # registers the operator before anything is compiled
+    import torch.nn.attention.varlen  # noqa: F401 - registers the operator before anything is compiled
 
-    torch._dynamo.config.suppress_errors = True
     for module in model.modules():
         _give_kernels(module)
     for stack in model.modules():
@@ -74,7 +76,28 @@ def compile_blocks(model: BaseModel) -> None:
                 for norm in block.modules():
                     if isinstance(norm, nn.LayerNorm):
                         norm.register_forward_hook(_in_half)
-                block.compile(dynamic=True)
+                _compile(block)
+
+
+def _compile(module: nn.Module) -> None:
+    """Compile a module, which runs as it is where the compiler fails.
+
+    torch's own switch for that, ``suppress_errors``, would also hide the failures of the caller's own models.
+    """
+    module.compile(dynamic=True)
+    compiled: Any = module._compiled_call_impl
+    plain: Any = module._call_impl
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except (torch._dynamo.exc.TorchDynamoException, AssertionError) as error:  # it does not wrap its own assertions
+            found = plain(*args, **kwargs)  # raises, too, if it is the input that does not fit
+            module._compiled_call_impl = None
+            logger.warning("%s cannot be compiled and runs as it is. %s", type(module).__name__, error)
+            return found
+
+    module._compiled_call_impl = call
 
 
 def _give_kernels(module: nn.Module) -> None:
@@ -86,7 +109,7 @@ def _give_kernels(module: nn.Module) -> None:
     elif isinstance(module, Embeddings) and module.norm is not None:  # else a sum goes on that may be wide
         # Not the tables: the compiler's gradient of a lookup adds with atomics, token after token to the same row.
         module.norm.register_forward_hook(_in_half)
-        module.finish.compile(dynamic=True)
+        _compile(module.finish)
     elif isinstance(module, FeedForward):
         module.kernel = learning_features
     elif isinstance(module, PostNormBlock) and plain(module.norm1) and plain(module.norm2):

@@ -6,7 +6,7 @@ and a model's parameters keep their names.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
 from flagai.parallel.edges import add_up, enter, put_together
-from flagai.parallel.shards import distributed_tensor, local
+from flagai.parallel.shards import computes_in_parts, distributed_tensor, local
 
 
 @dataclass(frozen=True)
@@ -42,29 +42,26 @@ class Local(Brick):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the layer; what it sees as its parameters are their local parts."""
-        # An instance's own attributes are found before nn.Module looks for parameters.
-        own = self.__dict__
-        names = [name for name, parameter in self._parameters.items() if parameter is not None]
-        for name in names:
-            own[name] = local(self._parameters[name])  # type: ignore[arg-type]
-        try:
-            return super().forward(*args, **kwargs)
-        finally:
-            for name in names:
-                del own[name]
+        return super(Local, self._with_parts()).forward(*args, **kwargs)
+
+    def _with_parts(self) -> Self:
+        """A module for one call, with the local parts as attributes: other threads may be in a call of this one."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        for name, parameter in self._parameters.items():
+            if parameter is not None:
+                # An instance's own attributes are found before nn.Module looks for parameters.
+                twin.__dict__[name] = local(parameter)
+        return twin
 
 
 class LocalRecurrent(Local):
     """The same for recurrent layers, which keep a list of their parameters besides."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the layer."""
-        kept: list[torch.Tensor] = self.__dict__["_flat_weights"]
-        self.__dict__["_flat_weights"] = [local(parameter) for parameter in self.parameters(recurse=False)]
-        try:
-            return super().forward(*args, **kwargs)
-        finally:
-            self.__dict__["_flat_weights"] = kept
+    def _with_parts(self) -> Self:
+        twin = super()._with_parts()
+        twin.__dict__["_flat_weights"] = [local(parameter) for parameter in self.parameters(recurse=False)]
+        return twin
 
 
 class Entrance(Brick):
@@ -113,11 +110,12 @@ class Vocabulary(Brick):
         return add_up(found, self.group.ranks)
 
     def score(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., width] -> [..., V], whole unless ``keep_sharded`` is set."""
+        """[..., width] -> [..., V], whole unless ``keep_sharded`` is set or the caller takes parts."""
         bias = self._parameters.get("bias")  # embeddings have none
         scores = F.linear(enter(hidden, self.group.ranks), local(self.weight), None if bias is None else local(bias))
         size = self.weight.shape[0]
-        return self._sharded(scores, size) if self.keep_sharded else put_together(scores, size, self.group.ranks)
+        in_parts = self.keep_sharded or computes_in_parts(self)
+        return self._sharded(scores, size) if in_parts else put_together(scores, size, self.group.ranks)
 
     def _sharded(self, scores: torch.Tensor, size: int) -> torch.Tensor:
         from torch.distributed.tensor import DTensor, Shard

@@ -7,6 +7,7 @@ import functools
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard, cast
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._dtensor_spec import DTensorSpec
     from torch.distributed.tensor.placement_types import Placement
+
+# The heads whose logits this thread takes in parts.
+_IN_PARTS: ContextVar[tuple[nn.Module, ...]] = ContextVar("in_parts", default=())
 
 
 def is_sharded(tensor: torch.Tensor | None) -> "TypeGuard[DTensor]":
@@ -40,19 +44,21 @@ def vocabularies(model: nn.Module) -> tuple[nn.Module, ...]:
 
 @contextmanager
 def in_parts(heads: Iterable[nn.Module]) -> Iterator[None]:
-    """In the body, each rank keeps the logits that it computes.
+    """In the body, each rank keeps the logits that it computes; other threads' calls of the model are not concerned.
 
     Args:
         heads: of :func:`vocabularies`.
     """
-    before = [(head, head.keep_sharded) for head in heads]
-    for head, _ in before:
-        head.keep_sharded = True  # type: ignore[assignment]
+    before = _IN_PARTS.set(tuple(heads))
     try:
         yield
     finally:
-        for head, kept in before:
-            head.keep_sharded = kept
+        _IN_PARTS.reset(before)
+
+
+def computes_in_parts(head: nn.Module) -> bool:
+    """Whether a layer is called within :func:`in_parts`."""
+    return any(head is other for other in _IN_PARTS.get())
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
