@@ -49,10 +49,10 @@ class _BertHead(BaseModel):
         super().__init__(config)
         self.model = BertModel(config)
 
-    def _plan_tensors(self, layout: str) -> dict[str, Any]:
+    def _plan_tensors(self, layout: str, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
         if layout == "huggingface" and self.config.position_offset:
             raise InputError(f"A RoBERTa {type(self).__name__} cannot be written in the layout 'huggingface' yet.")
-        return super()._plan_tensors(layout)
+        return super()._plan_tensors(layout, state_dict)
 
     def valid(
         self,

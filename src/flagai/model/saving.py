@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from flagai.checkpoint.atomic import replace_file, replace_folder
@@ -25,7 +26,14 @@ class Savable(nn.Module):
     layout: Any
     _own_class: type
 
-    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai") -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        max_shard_size: int | str = "5GB",
+        layout: str = "flagai",
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         """Write configuration and weights, all at once: a crash leaves the old folder or the new one.
 
         Other files of the folder stay. With a mesh, all processes call it and the first one writes. BERT, GPT-2 and
@@ -35,11 +43,13 @@ class Savable(nn.Module):
             folder: the folder to create or update.
             max_shard_size: the largest size of a weights file, as bytes or as in "500MB".
             layout: names and key order of "flagai" or "huggingface".
+            state_dict: the values to write, where they were gathered from processes or merged with adapters; default
+                those of the model.
 
         Raises:
             InputError: the layout or the size is unknown.
         """
-        plan = self._plan_tensors(layout)
+        plan = self._plan_tensors(layout, state_dict)
 
         def write(build: Build) -> None:
             with replace_folder(Path(folder), drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
@@ -95,13 +105,17 @@ class Savable(nn.Module):
         said = {KEY: how} if how is not None or KEY in self.config else {}
         self.config.to_json(path, architectures=[name], **said)
 
-    def _plan_tensors(self, layout: str) -> dict[str, Any]:
+    def _plan_tensors(self, layout: str, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
         if layout not in LAYOUTS:
             raise InputError(f"There is no layout {layout!r}. Known: {', '.join(LAYOUTS)}.")
         if layout != "flagai" and how_quantized(self) is not None:
             raise InputError(f"Quantised weights are written in the layout 'flagai' only, not {layout!r}.")
         if how_quantized(self) is not None:
             layout = NATIVE  # others join and transpose matrices, which packed ones cannot be
+        parameters = dict(self.named_parameters(remove_duplicate=False))
         # FlagAI's loaders want tied tensors written out; transformers wants them once.
-        parameters = dict(self.named_parameters(remove_duplicate=layout == "huggingface"))
-        return plan_tensors(parameters, self.names, layout, self.prefixes.get(layout, ""))
+        left_out = parameters.keys() - dict(self.named_parameters()) if layout == "huggingface" else set()
+        left_out |= dict(self.named_buffers()).keys()
+        values = parameters if state_dict is None else state_dict
+        written = {name: value for name, value in values.items() if name not in left_out}
+        return plan_tensors(written, self.names, layout, self.prefixes.get(layout, ""))

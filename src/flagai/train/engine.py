@@ -64,14 +64,7 @@ class Engine:
             lora.merge(self.bare)
         state = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
-            copy = self.bare.own_class.on_meta(self.bare.config)
-            plain = lora.plain(state)
-            for name in copy.optional:  # what the checkpoint did not have
-                if not any(key.startswith(f"{name}.") for key in plain):
-                    owner, _, leaf = name.rpartition(".")
-                    setattr(copy.get_submodule(owner), leaf, None)
-            copy.load_state_dict(plain, assign=True)
-            copy.save_pretrained(out)
+            self.bare.save_pretrained(out, state_dict=lora.plain(state))
         if self.adapters:
             lora.unmerge(self.bare)
 
