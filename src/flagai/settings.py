@@ -36,6 +36,7 @@ VARIABLES = (
     Variable("HF_HOME", "~/.cache/huggingface", "Where Hugging Face keeps its files."),
     Variable("HF_HUB_CACHE", "$HF_HOME/hub", "Where Hugging Face keeps downloaded models; they are used."),
     Variable("MODELSCOPE_DOMAIN", "www.modelscope.cn", "The ModelScope hub, with or without https://."),
+    Variable("NO_COLOR", "none", "Set to anything, the command line prints without colours."),
     Variable("RANK", "0", "torchrun's number of this process among all."),
     Variable("WORLD_SIZE", "1", "torchrun's number of processes."),
     Variable("LOCAL_RANK", "0", "torchrun's number of this process on its machine."),
@@ -109,6 +110,11 @@ def local_rank() -> int:
 def local_world_size() -> int:
     """How many processes torchrun started on this machine; 1 without torchrun."""
     return _number("LOCAL_WORLD_SIZE", 1)
+
+
+def no_color() -> bool:
+    """Whether output has no colours (https://no-color.org): the variable is set to anything."""
+    return bool(_text("NO_COLOR"))
 
 
 def _text(name: str) -> str:

@@ -169,5 +169,7 @@ def test_convert_never_overwrites_by_accident(tmp_path: Path) -> None:
 
 
 def test_absent_devices_and_bad_places_are_named(tmp_path: Path) -> None:
-    assert "device='gpu'" in fails(InputError, "match", "a", "b", "--device", "gpu")
+    for device in ("gpu", "cuda:99", "cpu:-1", "none:"):
+        message = fails(InputError, "match", "a", "b", "--device", device)
+        assert f"--device '{device}' cannot be used here. This machine has: cpu" in message
     assert "cannot be written" in fails(InputError, "embed", "a", "--out", str(tmp_path))

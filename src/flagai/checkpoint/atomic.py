@@ -13,32 +13,80 @@ from flagai.errors import InputError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_OPEN_FILES = ("/dev", "/dev/fd")
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; it becomes ``path`` when the block ends well.
 
+    A pipe or a device, also standard output as ``/dev/stdout``, cannot be replaced: its own path is given.
+
     Args:
-        path: the file to create or replace. Its folder is created if it is absent.
+        path: the file to create or replace; of a symbolic link, its target. Its folder is created if it is absent.
 
     Raises:
-        InputError: nothing can be written there.
+        InputError: nothing can be written there, or the disk is full.
     """
+    if is_stream(path):
+        with _room(path):
+            yield path
+        return
     with _explained(path):
+        path = _target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        sync(temporary)
+        with _room(path):
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            sync(temporary)
         with _explained(path):
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether bytes written to a path go to a pipe, a device or a file that this process has open."""
+    if not path.exists() or path.is_dir():
+        return False
+    parent = str(path.absolute().parent)
+    opened = parent in _OPEN_FILES or (parent.startswith("/proc/") and parent.endswith("/fd"))
+    return opened or not path.is_file()
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that a disk is full or broken."""
+    return error.errno in _FULL
+
+
+def _target(path: Path) -> Path:
+    """The file that a path leads to through symbolic links."""
+    try:
+        found = path.resolve()
+    except RuntimeError as error:  # links in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+    if found.is_dir():
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return found
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """Say which file has no room where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}. Free some space, or choose another disk."
+        ) from error
 
 
 @contextmanager

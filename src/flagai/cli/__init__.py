@@ -1,57 +1,91 @@
 """The command line: one file of this package per group of commands."""
 
+import os
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
-from flagai import __version__
+from flagai import __version__, settings
+from flagai.checkpoint.atomic import is_full
 from flagai.cli import catalog, checkpoints, embedding, hub, reading, training, writing
+from flagai.cli.command import Verbose, as_command
 from flagai.cli.common import rank_prefix, speak_with_one_voice
 from flagai.errors import FlagAIError
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": catalog.list_command,
+    "show": catalog.show,
+    "download": hub.download,
+    "verify": hub.verify,
+    "title": writing.title,
+    "poem": writing.poem,
+    "write": writing.write,
+    "fill": writing.fill,
+    "ner": reading.ner,
+    "classify": reading.classify,
+    "match": embedding.match,
+    "embed": embedding.embed,
+    "finetune": training.finetune,
+    "convert": checkpoints.convert,
+    "doctor": checkpoints.doctor,
+}
+# What shells report for a command whose reader has gone, as of `command | head -1`.
+_READER_GONE = 141
+
 app = typer.Typer(
     name="flagai",
-    help="The pretrained language models of FlagAI's model module: GLM, BERT/RoBERTa, GPT-2 and T5.",
+    help="Load, run and fine-tune FlagAI's pretrained models: GLM, BERT/RoBERTa, GPT-2 and T5.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # markup would swallow [sMASK]
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("list")(catalog.list_command)
-app.command("show")(catalog.show)
-app.command("download")(hub.download)
-app.command("verify")(hub.verify)
+for _name, _function in COMMANDS.items():
+    app.command(_name)(as_command(_function))
 app.add_typer(hub.cache, name="cache")
-app.command("title")(writing.title)
-app.command("poem")(writing.poem)
-app.command("write")(writing.write)
-app.command("fill")(writing.fill)
-app.command("ner")(reading.ner)
-app.command("classify")(reading.classify)
-app.command("match")(embedding.match)
-app.command("embed")(embedding.embed)
-app.command("finetune")(training.finetune)
-app.command("convert")(checkpoints.convert)
-app.command("doctor")(checkpoints.doctor)
 
 
 def main() -> None:
-    """Run the command line; errors of flagai end it with one message and exit code 1."""
+    """Run the command line; an error of flagai ends it with one message and exit code 1."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except FlagAIError as error:
-        _fail(str(error))
-    except BrokenPipeError:  # the reader of our output has seen enough
-        sys.stderr.close()
-        sys.exit(0)
+        sys.exit(_failed(str(error)))
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            _leave_quietly()
+        raise
+    except BrokenPipeError:
+        _leave_quietly()
+    except OSError as error:
+        if not is_full(error):
+            raise
+        _forget_output()
+        sys.exit(_failed(f"The standard output cannot be written: {error.strerror}."))
 
 
-def _fail(message: str) -> NoReturn:
+def _leave_quietly() -> None:
+    _forget_output()
+    sys.exit(_READER_GONE)
+
+
+def _forget_output() -> None:
+    """Let Python write what is left of the output nowhere, so that it does not complain when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _failed(message: str) -> int:
+    colour = False if settings.no_color() else None
     typer.echo(rank_prefix(), nl=False, err=True)
-    typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
+    typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True, color=colour)
     typer.echo(message, err=True)
-    sys.exit(1)
+    return 1
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,9 +96,12 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is going on.")] = False,
+    context: typer.Context,
+    verbose: Verbose = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    if settings.no_color():
+        context.color = False
     speak_with_one_voice(verbose)

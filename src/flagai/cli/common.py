@@ -1,16 +1,19 @@
 """What several commands share: options, reading lines, printing JSON."""
 
+import gzip
 import json
 import logging
 import os
 import re
 import sys
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flagai import settings
+from flagai.cli.formats import GZIP
 from flagai.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,19 +24,30 @@ Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your ow
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
-def read_lines(file: Path) -> list[str]:
-    """The lines of a file, or of the standard input for ``-``, without empty ones at the end.
+def read_text(file: Path) -> str:
+    """The text of a file, also of a gzipped one, or of the standard input for ``-``.
 
     Raises:
         InputError: the file cannot be read, or is not UTF-8.
     """
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}.") from error
+        if str(file) == "-":
+            text = sys.stdin.read()
+        elif file.suffix == GZIP:
+            text = gzip.decompress(file.read_bytes()).decode("utf-8")
+        else:
+            text = file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 (byte {error.start}). Convert it first.") from error
-    text = text.removeprefix("\ufeff")  # some editors begin a file so
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    return text.removeprefix("\ufeff")  # some editors begin a file so
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a file or of the standard input, see :func:`read_text`, without blank ones at the end."""
+    text = read_text(file)
+    # Only a newline ends a line: texts may hold other separators.
     return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")] if text.strip() else []
 
 
@@ -64,9 +78,25 @@ def predictor(
     from flagai.auto_model.auto_loader import AutoLoader
     from flagai.model.predictor.predictor import Predictor
 
+    check_place(device, quantize)
     shared: dict[str, Any] = {"mesh": "auto"} if settings.world_size() > 1 else {}
     loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device, quantize=quantize, **shared)
     return Predictor(loader.get_model(), loader.get_tokenizer())
+
+
+def check_place(device: str | None, quantize: str | None = None) -> None:
+    """Refuse a device or a way to quantise before a model is looked for.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    from flagai.model.placement import read_device
+    from flagai.model.quantized import read_bits
+
+    if device is not None:
+        read_device(device)
+    if quantize is not None:
+        read_bits(quantize)
 
 
 def speak_with_one_voice(verbose: bool) -> None:

@@ -1,5 +1,6 @@
 """``flagai match`` and ``flagai embed``."""
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,11 +9,27 @@ import typer
 
 from flagai import settings
 from flagai.catalog.packages import DEFAULT_EMBEDDING
-from flagai.cli.common import Json, predictor, print_json, read_lines
-from flagai.cli.entries import BatchSize, Device, Field, Home, InFile, Model, Texts, answer, read_entries
+from flagai.cli.common import Json, predictor, print_json
+from flagai.cli.entries import (
+    BatchSize,
+    Device,
+    Entry,
+    Field,
+    Home,
+    InFile,
+    Model,
+    Texts,
+    answer,
+    in_batches,
+    read_entries,
+    read_rows,
+)
+from flagai.cli.output import check_target, open_bytes
+from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError, ModelNotFoundError
 
 CONFIG_FILE = "config.json"
+_ARRAYS = (".safetensors", ".npy")
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +42,10 @@ def match(
     second: Annotated[str | None, typer.Argument(help="The sentence to compare it with.")] = None,
     model: Model = DEFAULT_EMBEDDING,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Pairs instead: JSON lines with text1 and text2; - is stdin.")
+        Path | None,
+        typer.Option(
+            "--file", "-f", help="Pairs: JSON lines, .csv or .tsv with text1 and text2, also .gz; - is stdin."
+        ),
     ] = None,
     model_dir: Home = None,
     device: Device = None,
@@ -41,7 +61,7 @@ def match(
         if as_json:
             print_json({"text1": text1, "text2": text2, "similarity": round(score, 6)})
         else:
-            typer.echo(f"{score:.4f}" if file is None else f"{score:.4f}\t{text1}\t{text2}")
+            typer.echo("\t".join([f"{score:.4f}", *([] if file is None else clean([text1, text2]))]))
 
 
 def _similarities(pairs: list[tuple[str, str]], model: str, home: Path | None, device: str | None) -> list[float]:
@@ -76,12 +96,12 @@ def _pairs(first: str | None, second: str | None, file: Path | None) -> list[tup
     if first is not None:
         raise InputError("match takes two sentences or --file, not both.")
     pairs = []
-    for number, line in enumerate(read_lines(file), 1):
-        try:
-            entry = json.loads(line)
-            pairs.append((entry["text1"], entry["text2"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}, line {number}: expected a JSON object with text1 and text2.") from error
+    for place, fields in read_rows(file, "text1"):
+        found = fields if isinstance(fields, dict) else {}
+        text1, text2 = found.get("text1"), found.get("text2")
+        if not isinstance(text1, str) or not isinstance(text2, str):
+            raise InputError(f"{place}: expected an object with text1 and text2, two texts.")
+        pairs.append((text1, text2))
     return pairs
 
 
@@ -91,7 +111,12 @@ def embed(
     file: InFile = None,
     field: Field = "text",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write to this file: .safetensors, or else JSON lines.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write arrays (.safetensors, .npy), or JSON lines, .csv or .tsv, these also as .gz; - is stdout.",
+        ),
     ] = None,
     normalize: Annotated[bool, typer.Option(help="Scale vectors to length 1.")] = False,
     batch_size: BatchSize = 1024,
@@ -99,14 +124,19 @@ def embed(
     device: Device = None,
 ) -> None:
     """Write the embedding of each sentence, the mean of its last hidden states, as JSON lines or safetensors."""
+    check_target(out, *_ARRAYS)
     entries = read_entries(texts, file, field)
     embedder = _embedder(model, model_dir, device)
-    if out is not None and out.suffix == ".safetensors":
-        _write_tensor(out, embedder.embed([entry.text for entry in entries], normalize=normalize))
+
+    def compute(batch: list[Entry]) -> "torch.Tensor":
+        return embedder.embed([entry.text for entry in batch], normalize=normalize)
+
+    if out is not None and out.suffix in _ARRAYS:
+        _write_array(out, [compute(batch) for batch in in_batches(entries, batch_size)] or [compute([])])
         return
     answer(
         entries,
-        lambda batch: embedder.embed([entry.text for entry in batch], normalize=normalize).tolist(),
+        lambda batch: compute(batch).tolist(),
         as_fields=lambda vector: {"embedding": vector},
         show=lambda entry, vector: print_json(entry.fields | {"embedding": vector}),
         batch_size=batch_size,
@@ -115,13 +145,18 @@ def embed(
     )
 
 
-def _write_tensor(path: Path, vectors: "torch.Tensor") -> None:
-    from safetensors.torch import save_file
+def _write_array(path: Path, parts: "list[torch.Tensor]") -> None:
+    import numpy as np
+    import torch
+    from safetensors.torch import save
 
-    from flagai.checkpoint.atomic import replace_file
-
-    with replace_file(path) as temporary:
-        save_file({"embeddings": vectors}, temporary)
+    vectors, content = torch.cat(parts), io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(content, vectors.numpy())
+    else:
+        content.write(save({"embeddings": vectors}))
+    with open_bytes(path) as raw:
+        raw.write(content.getbuffer())
 
 
 def _embedder(model: str, home: Path | None, device: str | None) -> "SentenceEmbedder":

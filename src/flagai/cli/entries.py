@@ -1,7 +1,9 @@
 """What task commands read and write: texts from arguments, files or stdin; answers for people or for programs."""
 
 import json
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +12,38 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from flagai import settings
-from flagai.cli.common import print_json, read_lines, to_json
+from flagai.cli.common import print_json, read_lines
+from flagai.cli.formats import JSON_LINES, TABLES, refuse_binary, suffix_of
+from flagai.cli.output import STDOUT, open_table
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts. Without any, --file or the standard input is read.")]
 InFile = Annotated[
     Path | None,
-    typer.Option("--file", "-f", help="A text a line, or JSON lines (.jsonl, or lines that begin with {); - is stdin."),
+    typer.Option(
+        "--file",
+        "-f",
+        help="A text a line, JSON lines (.jsonl, or a file that begins with {), or a table with a header (.csv, .tsv), "
+        "each also as .gz; - is stdin.",
+    ),
 ]
-OutFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write JSON lines to this file.")]
-Field = Annotated[str, typer.Option(help="The field of JSON lines that has the text.")]
+OutFile = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Write JSON lines, or .csv or .tsv, each also as .gz; - is stdout."),
+]
+Field = Annotated[str, typer.Option(help="The field of JSON lines, or the column of a table, that has the text.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's name or folder.", show_default=True)]
 Home = Annotated[Path | None, typer.Option("--model-dir", help="The folder of models; default FLAGAI_HOME.")]
 Device = Annotated[str | None, typer.Option(help="Where to run, such as cpu or cuda:1; default the best there is.")]
-Quantize = Annotated[str | None, typer.Option(help="Keep the weights in fewer bits: int8 or int4.")]
+Quantize = Annotated[str | None, typer.Option(help="Keep the weights in fewer bits: int8, int4, int8-all or int4-all.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many texts run together.")]
+
+# Seconds between lines that say how far a command is, where no terminal shows a bar.
+_EVERY = 30.0
+_LINES_NAMED = 5
 
 Answer = TypeVar("Answer")
 
@@ -37,10 +55,12 @@ class Entry:
     Args:
         text: the text.
         fields: the JSON object that it came in, which the answer is added to.
+        place: the file and the line, or the argument, for messages.
     """
 
     text: str
     fields: dict[str, Any]
+    place: str
 
 
 def read_entries(texts: Sequence[str] | None, file: Path | None, field: str = "text") -> list[Entry]:
@@ -49,7 +69,7 @@ def read_entries(texts: Sequence[str] | None, file: Path | None, field: str = "t
     Args:
         texts: the arguments.
         file: the file, ``-`` for the standard input.
-        field: the field of JSON lines that has the text.
+        field: the field of JSON lines, or the column of a table, that has the text.
 
     Raises:
         InputError: there are none, or a line of the file is broken; the message has its number.
@@ -57,27 +77,58 @@ def read_entries(texts: Sequence[str] | None, file: Path | None, field: str = "t
     if texts:
         if file is not None:
             raise InputError("Give texts as arguments or by --file, not both.")
-        return [Entry(text, {field: text}) for text in clean(texts)]
+        return [Entry(text, {field: text}, f"Text {number}") for number, text in enumerate(clean(texts), 1)]
     if file is None:
         if sys.stdin.isatty():
             raise InputError("There is no text. Give some as arguments, by --file, or on the standard input.")
-        file = Path("-")
+        file = STDOUT
+    return [_entry(place, fields, field) for place, fields in read_rows(file, field)]
+
+
+def read_rows(file: Path, field: str) -> list[tuple[str, Any]]:
+    """The objects of JSON lines, the rows of a table or the lines of a text, each with its place for messages.
+
+    Args:
+        file: the file, ``-`` for the standard input.
+        field: under which name a line of a text is given.
+
+    Raises:
+        InputError: the file is of another form, or a line is broken; the message has its number.
+    """
+    refuse_binary(file, f"--file {file}", "Expected a text a line, JSON lines (.jsonl), .csv or .tsv")
+    if suffix_of(file) in TABLES:
+        from flagai.train.records import read_records
+
+        return [(record.place, dict(record.fields)) for record in read_records(file)]
     lines = read_lines(file)
-    is_json = file.suffix == ".jsonl" or (bool(lines) and lines[0].startswith("{"))
-    return [_entry(file, number, line, field) for number, line in enumerate(lines, 1) if line.strip() or not is_json]
+    numbered = [(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)]
+    first = next((line for line in lines if line.strip()), "")
+    if suffix_of(file) in JSON_LINES or first.startswith("{"):
+        return [(place, _parsed(place, line)) for place, line in numbered if line.strip()]
+    _tell_blank(file, lines)
+    return [(place, {field: line}) for place, line in numbered]
 
 
-def _entry(file: Path, number: int, line: str, field: str) -> Entry:
-    if file.suffix != ".jsonl" and not line.startswith("{"):
-        return Entry(clean([line])[0], {field: line})
+def _parsed(place: str, line: str) -> Any:
     try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{file}, line {number} is no JSON: {error}.") from error
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place} is no JSON: {error}. Expected one object a line.") from error
+
+
+def _entry(place: str, fields: Any, field: str) -> Entry:
     if not isinstance(fields, dict) or not isinstance(fields.get(field), str):
         found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
-        raise InputError(f"{file}, line {number} has no text in {field!r} (found: {found}). Name the field by --field.")
-    return Entry(clean([fields[field]])[0], fields)
+        raise InputError(f"{place} has no text in {field!r} (found: {found}). Name the field by --field.")
+    return Entry(clean([fields[field]])[0], fields, place)
+
+
+def _tell_blank(file: Path, lines: Sequence[str]) -> None:
+    """Say which lines are blank: each counts as an empty text, so that answers stay beside their lines."""
+    blank = [str(number) for number, line in enumerate(lines, 1) if not line.strip()]
+    if blank:
+        more = f" and {len(blank) - _LINES_NAMED} more" if len(blank) > _LINES_NAMED else ""
+        logger.warning("%s: line %s%s blank, read as an empty text", file, ", ".join(blank[:_LINES_NAMED]), more)
 
 
 def answer(
@@ -99,14 +150,13 @@ def answer(
         show: prints an answer for people.
         batch_size: how many texts run together.
         as_json: print JSON lines.
-        out: write JSON lines here instead, whole or not at all.
+        out: write here instead, whole or not at all; see :func:`flagai.cli.output.open_table`.
     """
     if out is not None:
-        from flagai.checkpoint.atomic import replace_file
-
-        with replace_file(out) as temporary, temporary.open("w", encoding="utf-8") as target:
+        columns = dict.fromkeys(name for entry in entries for name in entry.fields)
+        with open_table(out, list(columns)) as put:
             for entry, found in _answers(entries, compute, batch_size):
-                target.write(to_json(entry.fields | as_fields(found)) + "\n")
+                put(entry.fields | as_fields(found))
         return
     for entry, found in _answers(entries, compute, batch_size):
         if as_json:
@@ -118,16 +168,37 @@ def answer(
 def _answers(
     entries: Sequence[Entry], compute: Callable[[list[Entry]], Sequence[Answer]], batch_size: int
 ) -> Iterator[tuple[Entry, Answer]]:
-    batches = [list(entries[start : start + batch_size]) for start in range(0, len(entries), batch_size)]
-    for batch in _with_progress(batches, len(entries)):
+    for batch in in_batches(entries, batch_size):
         yield from zip(batch, compute(batch), strict=True)
 
 
-def _with_progress(batches: list[list[Entry]], total: int) -> Iterator[list[Entry]]:
-    """The batches, with a bar on the screen where somebody looks at it and it is worth one: one for a machine."""
-    if len(batches) < 2 or settings.local_rank() or not sys.stderr.isatty():
+def in_batches(entries: Sequence[Entry], batch_size: int) -> Iterator[list[Entry]]:
+    """The texts in batches; a bar on a terminal, or a line every 30 seconds, says how far it is, once per machine.
+
+    Args:
+        entries: the texts.
+        batch_size: how many texts run together.
+    """
+    batches = [list(entries[start : start + batch_size]) for start in range(0, len(entries), batch_size)]
+    if len(batches) < 2 or settings.local_rank():
         yield from batches
-        return
+    elif sys.stderr.isatty():
+        yield from _with_bar(batches, len(entries))
+    else:
+        yield from _with_lines(batches, len(entries))
+
+
+def _with_lines(batches: list[list[Entry]], total: int) -> Iterator[list[Entry]]:
+    done, told = 0, time.monotonic()
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        if done < total and time.monotonic() - told >= _EVERY:
+            told = time.monotonic()
+            typer.echo(f"{done} of {total} texts", err=True)
+
+
+def _with_bar(batches: list[list[Entry]], total: int) -> Iterator[list[Entry]]:
     from rich.console import Console
     from rich.progress import Progress
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flagai import settings
+from flagai.cli.command import as_command
 from flagai.cli.common import Cards, Json, print_json
 from flagai.errors import InputError, ModelNotFoundError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from flagai.hub.order import Model
 
 Home = Annotated[Path | None, typer.Option("--path", help="The folder of models; default FLAGAI_HOME.")]
-cache = typer.Typer(help="List or remove what was downloaded.", no_args_is_help=True)
+cache = typer.Typer(help="List or remove what was downloaded.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def download(
@@ -73,6 +74,7 @@ def verify(
 
 
 @cache.command("list")
+@as_command
 def list_cache(path: Home = None, as_json: Json = False) -> None:
     """List the models that were downloaded, with their sizes."""
     from flagai.hub.manifest import Manifest
@@ -90,6 +92,7 @@ def list_cache(path: Home = None, as_json: Json = False) -> None:
 
 
 @cache.command("remove")
+@as_command
 def remove(
     name: Annotated[str, typer.Argument(help="A model's name.")],
     path: Home = None,

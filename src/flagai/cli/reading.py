@@ -18,6 +18,7 @@ from flagai.cli.entries import (
     answer,
     read_entries,
 )
+from flagai.cli.output import check_target
 from flagai.cli.screen import show_entities, show_scores
 from flagai.errors import InputError
 
@@ -49,6 +50,7 @@ def ner(
     tasks = {"softmax": "ner", "crf": "ner-crf", "gp": "ner-gp"}
     if head not in tasks:
         raise InputError(f"There is no head {head!r}. Known: {', '.join(tasks)}.")
+    check_target(out)
     entries = read_entries(texts, file, field)
     run = predictor(tasks[head], model, model_dir, device)
     target = _labels(labels, run.model)
@@ -80,6 +82,7 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Tell the class of each text. A language model is asked for the --labels, in its own words."""
+    check_target(out)
     entries = read_entries(texts, file, field)
     run = predictor("classification", model, model_dir, device)
     names = [] if labels is None else labels.split(",")

@@ -1,9 +1,9 @@
 """``flagai title``, ``poem``, ``write`` and ``fill``."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,33 +23,41 @@ from flagai.cli.entries import (
     answer,
     read_entries,
 )
+from flagai.cli.output import check_target
 from flagai.cli.screen import show_filled
+from flagai.cli.strategy import given, read_strategy, seeds_of
 from flagai.errors import InputError
 
 if TYPE_CHECKING:
     from flagai.model.predictor.blanks import Filled
     from flagai.model.predictor.predictor import Predictor
+    from flagai.model.predictor.writer import Written
 
 Length = Annotated[int, typer.Option("--max-length", help="How many tokens an answer may have.")]
-Beams = Annotated[int, typer.Option("--beams", min=1, help="How many answers are followed at a time.")]
+Beams = Annotated[int, typer.Option("--beams", min=1, help="With --search: how many answers are followed at a time.")]
 Sample = Annotated[bool, typer.Option("--sample/--search", help="Draw by chance, or search the most probable.")]
-Seed = Annotated[int | None, typer.Option(help="The same number draws the same answer.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="With --sample: the same number draws the same answers; an equal text has the next one."),
+]
 TopK = Annotated[int, typer.Option(min=0, help="With --sample: draw among so many tokens.")]
 TopP = Annotated[float, typer.Option(min=0, max=1, help="With --sample: draw among tokens of this probability.")]
 Temperature = Annotated[float, typer.Option(help="With --sample: above 1 is wilder.")]
 Repetition = Annotated[float, typer.Option("--repetition-penalty", help="Above 1 repeats less.")]
 LengthPenalty = Annotated[
-    float, typer.Option("--length-penalty", help="Of beams: 0 compares sums of log-probabilities, 1 their means.")
+    float,
+    typer.Option("--length-penalty", help="With --search: 0 compares sums of log-probabilities, 1 their means."),
 ]
 Lookup = Annotated[
     int,
     typer.Option(
         "--prompt-lookup",
         min=0,
-        help="With --beams 1 or --sample: guess so many tokens at a time from the text. The same answers in fewer "
-        "steps, where they copy from it.",
+        help="With --sample, or --search --beams 1: guess so many tokens at a time from the text. The same answers in "
+        "fewer steps, where they copy from it.",
     ),
 ]
+Best = Annotated[int, typer.Option("--n-best", "-n", min=1, help="How many answers to each text.")]
 
 _TITLE_LIMIT = 20
 
@@ -64,11 +72,13 @@ class Form(StrEnum):
 
 
 def title(
+    context: typer.Context,
     texts: Texts = None,
     model: Model = "GLM-mini-ch",
     file: InFile = None,
     out: OutFile = None,
     field: Field = "text",
+    n_best: Best = 1,
     beams: Beams = 4,
     sample: Sample = False,
     seed: Seed = None,
@@ -76,6 +86,7 @@ def title(
     top_p: TopP = 1.0,
     temperature: Temperature = 1.0,
     repetition_penalty: Repetition = 1.0,
+    # Sums favour short titles: means gave GLM-mini-ch 0.358 ROUGE-L on held-out abstracts, and sums 0.347.
     length_penalty: LengthPenalty = 1.0,
     prompt_lookup: Lookup = 0,
     max_length: Length = 66,
@@ -86,26 +97,18 @@ def title(
     as_json: Json = False,
 ) -> None:
     """Write a title for each text."""
+    check_target(out)
+    options = read_strategy(context) | {"input_max_length": 512}
     entries = read_entries(texts, file, field)
     run = predictor("title-generation", model, model_dir, device, quantize)
     # The published GLM was trained on lower-cased text; the vocabularies of the others ignore case by themselves.
     lower = run.model.config.family == "glm"
-    options = _strategy(sample, beams, seed, top_k, top_p, temperature, repetition_penalty)
-    # Sums favour short titles: means gave GLM-mini-ch 0.358 ROUGE-L on held-out abstracts, and sums 0.347.
-    options |= {} if sample else {"length_penalty": length_penalty}
-    _write(
-        entries,
-        lambda entry: entry.text.lower() if lower else entry.text,
-        run,
-        options | {"prompt_lookup": prompt_lookup, "input_max_length": 512, "out_max_length": max_length},
-        "title",
-        batch_size,
-        as_json,
-        out,
-    )
+    prompts = [entry.text.lower() if lower else entry.text for entry in entries]
+    _write(entries, prompts, run, options, "title", batch_size=batch_size, as_json=as_json, out=out)
 
 
 def poem(
+    context: typer.Context,
     texts: Annotated[list[str] | None, typer.Argument(help="Titles of poems, of at most 20 characters.")] = None,
     form: Annotated[
         Form, typer.Option(help="Lines of five or seven characters; four lines or eight.")
@@ -114,6 +117,7 @@ def poem(
     file: InFile = None,
     out: OutFile = None,
     field: Field = "title",
+    n_best: Best = 1,
     beams: Beams = 4,
     sample: Sample = True,
     seed: Seed = None,
@@ -129,32 +133,28 @@ def poem(
     as_json: Json = False,
 ) -> None:
     """Write a classical Chinese poem for each title."""
+    check_target(out)
+    options = read_strategy(context)
     entries = read_entries(texts, file, field)
     for entry in entries:
-        if not 0 < len(entry.text) <= _TITLE_LIMIT or "：" in entry.text:
+        if not 0 < len(entry.text.strip()) <= len(entry.text) <= _TITLE_LIMIT or "：" in entry.text:
             raise InputError(
-                f"{entry.text!r} is no title for a poem: it has 1 to {_TITLE_LIMIT} characters and no full-width colon."
+                f"{entry.place}: {entry.text[:60]!r} is no title for a poem: expected 1 to {_TITLE_LIMIT} characters "
+                "and no full-width colon."
             )
     run = predictor("poetry", model, model_dir, device, quantize)
-    options = _strategy(sample, beams, seed, top_k, top_p, temperature, repetition_penalty)
-    _write(
-        entries,
-        lambda entry: f"{entry.text}：{form.value}",
-        run,
-        options | {"out_max_length": max_length},
-        "poem",
-        batch_size,
-        as_json,
-        out,
-    )
+    prompts = [f"{entry.text}：{form.value}" for entry in entries]
+    _write(entries, prompts, run, options, "poem", batch_size=batch_size, as_json=as_json, out=out)
 
 
 def write(
+    context: typer.Context,
     texts: Texts = None,
     model: Model = "GPT2-base-ch",
     file: InFile = None,
     out: OutFile = None,
     field: Field = "text",
+    n_best: Best = 1,
     beams: Beams = 1,
     sample: Sample = True,
     seed: Seed = None,
@@ -171,25 +171,27 @@ def write(
     as_json: Json = False,
 ) -> None:
     """Continue each text. A single text appears on a terminal while it is written."""
+    check_target(out)
+    options = read_strategy(context) | {"input_max_length": 512}
     entries = read_entries(texts, file, field)
     run = predictor("writing", model, model_dir, device, quantize)
-    options = _strategy(sample, beams, seed, top_k, top_p, temperature, repetition_penalty)
-    options |= {"prompt_lookup": prompt_lookup, "input_max_length": 512, "out_max_length": max_length}
-    if len(entries) == 1 and sys.stdout.isatty() and not as_json and out is None:
+    if len(entries) == 1 and n_best == 1 and sys.stdout.isatty() and not as_json and out is None:
         for piece in run.stream(entries[0].text, **options):
             typer.echo(piece, nl=False)
         typer.echo()
         return
-    _write(entries, lambda entry: entry.text, run, options, "continuation", batch_size, as_json, out)
+    prompts = [entry.text for entry in entries]
+    _write(entries, prompts, run, options, "continuation", batch_size=batch_size, as_json=as_json, out=out)
 
 
 def fill(
+    context: typer.Context,
     texts: Texts = None,
     model: Model = "GLM-large-ch",
     file: InFile = None,
     out: OutFile = None,
     field: Field = "text",
-    n_best: Annotated[int, typer.Option("--n-best", "-n", min=1, help="How many fillings of each text.")] = 1,
+    n_best: Best = 1,
     beams: Beams = 4,
     max_length: Length = 64,
     batch_size: BatchSize = 16,
@@ -199,7 +201,17 @@ def fill(
     as_json: Json = False,
 ) -> None:
     """Fill the blanks of each text: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end)."""
+    from flagai.auto_model.auto_loader import family_at
+    from flagai.model.predictor.blanks import has_blank
+
+    check_target(out)
     entries = read_entries(texts, file, field)
+    for entry in entries:
+        if not has_blank(entry.text):
+            raise InputError(f"{entry.place} has no blank: put [MASK] where something shall be filled in.")
+    ignored = given(context, ("beams", "max_length"))
+    if ignored and family_at(model, model_dir) == "bert":
+        raise InputError(f"{', '.join(ignored)} has no meaning with a BERT, which fills each blank with one token.")
     run = predictor("masklm", model, model_dir, device, quantize)
 
     def show(_: Entry, found: "list[Filled]") -> None:
@@ -219,38 +231,32 @@ def fill(
     )
 
 
-def _strategy(
-    sample: bool,
-    beams: int,
-    seed: int | None,
-    top_k: int,
-    top_p: float,
-    temperature: float,
-    repetition_penalty: float,
-) -> dict[str, Any]:
-    options: dict[str, Any] = {"repetition_penalty": repetition_penalty}
-    if not sample:
-        return options | {"num_beams": beams}
-    options |= {"do_sample": True, "top_k": top_k, "top_p": top_p, "temperature": temperature}
-    return options if seed is None else options | {"seed": seed}
-
-
 def _write(
     entries: list[Entry],
-    prompt: Any,
+    prompts: Sequence[str],
     run: "Predictor",
     options: dict[str, Any],
     name: str,
-    batch_size: int,
-    as_json: bool,
-    out: Path | None,
+    **output: Any,
 ) -> None:
-    answer(
-        entries,
-        lambda batch: run.write([prompt(entry) for entry in batch], **options),
-        as_fields=lambda written: {name: written},
-        show=lambda _, written: typer.echo(written),
-        batch_size=batch_size,
-        as_json=as_json,
-        out=out,
-    )
+    """Answers to prompts; several to each are a list, with their scores."""
+    rows = {id(entry): row for row, entry in enumerate(entries)}
+    seeds = seeds_of(prompts, options)
+    common = {option: value for option, value in options.items() if option != "seed"}
+
+    def compute(batch: list[Entry]) -> list[list["Written"]]:
+        taken = [rows[id(entry)] for entry in batch]
+        own: dict[str, Any] = {} if seeds is None else {"seeds": [seeds[row] for row in taken]}
+        found: list[list[Written]] = run.write([prompts[row] for row in taken], **common, **own)
+        return found
+
+    def as_fields(found: list["Written"]) -> dict[str, Any]:
+        if options["n_best"] == 1:
+            return {name: found[0].written}
+        return {name: [best.written for best in found], "scores": [best.score for best in found]}
+
+    def show(_: Entry, found: list["Written"]) -> None:
+        for best in found:
+            typer.echo(best.written)
+
+    answer(entries, compute, as_fields=as_fields, show=show, **output)

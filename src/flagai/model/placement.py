@@ -26,10 +26,19 @@ def read_device(device: Device) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(f"device={device!r} cannot be used here ({reason}). Try 'cpu', 'cuda' or 'cuda:1'.") from error
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        raise InputError(
+            f"device={device!r:.40} cannot be used here. This machine has: {', '.join(_devices())}."
+        ) from error
     return found
+
+
+def _devices() -> list[str]:
+    """The names of the devices that a model can be placed on."""
+    if not torch.accelerator.is_available():
+        return ["cpu"]
+    kind = best_device().type
+    return ["cpu", kind, *(f"{kind}:{number}" for number in range(torch.accelerator.device_count()))]
 
 
 def read_dtype(dtype: Dtype | None) -> torch.dtype | None:

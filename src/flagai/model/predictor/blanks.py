@@ -37,6 +37,11 @@ class Filled:
     score: float
 
 
+def has_blank(text: str) -> bool:
+    """Whether a text has a mask to fill."""
+    return _MASKS.search(text) is not None
+
+
 def fill(writer: Writer, texts: Sequence[str], options: Options, n_best: int) -> list[list[Filled]]:
     """The best fillings of each text.
 
@@ -51,7 +56,7 @@ def fill(writer: Writer, texts: Sequence[str], options: Options, n_best: int) ->
     """
     texts = checked_texts(texts)
     for index, text in enumerate(texts):
-        if not _MASKS.search(text):
+        if not has_blank(text):
             raise InputError(
                 f"Text {index} has no blank: put [MASK] where something shall be filled in: {text[:60]!r}."
             )

@@ -21,11 +21,13 @@ class Written:
         text: the answer; for texts with blanks the prompt, followed by what was written for each blank.
         score: the sum of its tokens' log-probabilities, divided by its length to the power of ``length_penalty``.
         finished: whether the model ended it by itself.
+        written: what the model wrote, without the prompt and command tokens; one line per blank.
     """
 
     text: str
     score: float
     finished: bool
+    written: str = ""
 
 
 class Writer:
@@ -132,8 +134,9 @@ class Writer:
         return groups
 
     def _written(self, prompt: Prompt, hypothesis: Hypothesis, options: Options) -> Written:
+        written = "\n".join(self.piece(piece, options) for piece in hypothesis.pieces)
         if not prompt.blanks:
-            return Written(self.piece(hypothesis.ids, options), hypothesis.score, hypothesis.finished)
+            return Written(written, hypothesis.score, hypothesis.finished, written)
         start = BLANKS.start(self.tokenizer)
         whole = [*prompt.ids, *(token for piece in hypothesis.pieces for token in (*start, *piece))]
         text = self.tokenizer.decode(whole)
@@ -141,7 +144,7 @@ class Writer:
         if end.Id == self.tokenizer.find_command_id("gMASK"):
             # GLM-10b-ch has one row for both; ends of pieces are left out above, so this is the prompt's mask.
             text = text.replace(end.token, "[gMASK]")
-        return Written(text, hypothesis.score, hypothesis.finished)
+        return Written(text, hypothesis.score, hypothesis.finished, written)
 
     def _plain(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)

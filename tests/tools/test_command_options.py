@@ -1,0 +1,182 @@
+"""Options do what their help says, or are refused before a model is loaded, under the names that one types."""
+
+import inspect
+import json
+import logging
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from flagai import cli
+from flagai.auto_model import auto_loader
+from flagai.cli import entries
+from flagai.cli.command import in_options
+from flagai.errors import InputError
+from tests import folders
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("models")
+    folders.write(home, "GLM-large-ch", "GLMForSeq2Seq")
+    folders.write(home, "GPT2-base-ch", "GPT2Model")
+    folders.write(home, "RoBERTa-base-ch", "BertForMaskLM", class_num=None)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def _home(home, monkeypatch):
+    monkeypatch.setenv("FLAGAI_HOME", str(home))
+
+
+def run(*arguments, text=None):
+    result = CliRunner().invoke(cli.app, arguments, input=text)
+    assert result.exception is None, result.exception
+    return result.stdout
+
+
+def refused(monkeypatch, *arguments, text=None):
+    """The message of a command that is refused before anything is loaded."""
+    monkeypatch.setattr(auto_loader, "_load", lambda *_: pytest.fail("a model was loaded"))
+    result = CliRunner().invoke(cli.app, arguments, input=text)
+    assert isinstance(result.exception, InputError), result.output
+    return str(result.exception)
+
+
+def lines(output):
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "cache list", "cache remove"])
+def test_help_swallows_nothing(name):
+    shown = " ".join(run(*name.split(), "--help").split())
+    function = cli.COMMANDS.get(name)
+    for word in re.findall(r"\[\w+\]", inspect.getdoc(function) or "") if function else []:
+        assert word in shown
+    assert "-v" in shown
+
+
+def test_the_log_is_switched_on_before_and_after_the_command():
+    for command in (["-v", "list"], ["list", "-v"], ["cache", "list", "--verbose"]):
+        logging.getLogger().setLevel(logging.WARNING)
+        run(*command)
+        assert logging.getLogger().level == logging.INFO or command[0] == "-v"
+
+
+REFUSED = {
+    "poem 花 --beams 3": "--beams has no meaning with --sample. Add --search",
+    "write 花 --beams 3 --temperature 2": "--beams has no meaning",
+    "title 花 --top-k 3 --seed 1": "--seed, --top-k has no meaning with --search. Add --sample",
+    "title 花 --sample --length-penalty 1": "--length-penalty has no meaning",
+    "title 花 --prompt-lookup 7": "--prompt-lookup goes with one answer",
+    "title 花 -n 5": "--n-best 5 exceeds --beams 4",
+    "title 花 --max-length 0": "--max-length is 0; expected a whole number",
+    "poem 花 --temperature 0": "--temperature is 0.0; expected a number, more than 0",
+    "poem 花 --repetition-penalty -1": "--repetition-penalty is -1.0",
+    "poem 花 --seed -1": "--seed holds -1",
+    "write 花 --device gpu": "--device 'gpu' cannot be used here. This machine has: cpu",
+    "write 花 --quantize int3": "--quantize 'int3' is unknown",
+    "classify 花 --model GPT2-base-ch": "--labels",
+    "classify 花 --model GPT2-base-ch --labels 好,好": "--labels",
+    "classify 花 --model GPT2-base-ch --labels 好,": "--labels",
+    "fill 花[MASK] --model RoBERTa-base-ch --beams 2": "--beams has no meaning with a BERT",
+    "fill 花[MASK] 花": "Text 2 has no blank",
+    "title 花 --out x.npy": "--out x.npy is arrays by its ending .npy",
+}
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_what_is_impossible_is_refused_before_loading(monkeypatch, command):
+    assert REFUSED[command] in refused(monkeypatch, *command.split(" "))
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("top_k is -1; expected", "--top-k is -1; expected"),
+        ("seed is 'a'; give seed or seeds, not both", "--seed is 'a'; give seed or seeds, not both"),
+        ("Raise out_max_length.", "Raise --max-length."),
+        ("quantize='int3' is unknown", "--quantize 'int3' is unknown"),
+        ("There are 3 labels, my_top_k and top_k2", "There are 3 labels, my_top_k and top_k2"),
+        ("The file 'top_k' is absent", "The file 'top_k' is absent"),
+    ],
+)
+def test_messages_name_options(message, expected):
+    options = {"top_k": "--top-k", "seed": "--seed", "max_length": "--max-length", "quantize": "--quantize"}
+    assert in_options(message, options | {"labels": "--labels"}) == expected
+
+
+def test_several_answers_to_each_text():
+    short = ["--max-length", "4", "--seed", "1", "--json"]
+    (row,) = lines(run("poem", "桃花", "-n", "3", *short, "--model", "GLM-large-ch"))
+    assert len(row["poem"]) == len(row["scores"]) == 3
+    assert len(set(row["poem"])) > 1
+    (one,) = lines(run("poem", "桃花", *short, "--model", "GLM-large-ch"))
+    assert one["poem"] in row["poem"]
+    titles = run("title", "今天", "明天", "-n", "2", "--max-length", "3", "--model", "GLM-large-ch").splitlines()
+    assert len(titles) == 4
+
+
+def test_equal_texts_have_answers_of_their_own_whatever_the_batch():
+    poems = ["poem", "--model", "GLM-large-ch", "--max-length", "6", "--json"]
+    together = lines(run(*poems, "桃花", "月", "桃花", "--seed", "4"))
+    assert together[0]["poem"] != together[2]["poem"]
+    assert lines(run(*poems, "桃花", "月", "桃花", "--seed", "4", "--batch-size", "1")) == together
+    for text, seed, row in (("桃花", "4", together[0]), ("月", "4", together[1]), ("桃花", "5", together[2])):
+        assert lines(run(*poems, text, "--seed", seed)) == [row]
+
+
+@pytest.mark.parametrize("text", ["今天", "今天[MASK]，明天[sMASK]"])
+def test_a_pipe_holds_what_a_terminal_shows(text):
+    """A GLM's answer without the prompt and without command tokens."""
+    written = ["write", text, "--model", "GLM-large-ch", "--seed", "2", "--max-length", "5"]
+    piped = run(*written)
+    assert not re.search(r"\[CLS\]|\[gMASK\]|startofpiece|endofpiece", piped)
+    (row,) = lines(run(*written, "--json"))
+    assert row["continuation"] + "\n" == piped
+
+
+def test_blank_lines_are_named_by_their_number(monkeypatch, caplog, tmp_path):
+    text = "桃花\n\n月\n \n"
+    assert "-, line 2: '' is no title" in refused(monkeypatch, "poem", text=text)
+    assert "-, line 1 has no blank" in refused(monkeypatch, "fill", text=text)
+    monkeypatch.undo()
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    rows = lines(run("embed", "--file", str(tmp_path / "a.txt")))
+    assert [row["text"] for row in rows] == ["桃花", "", "月", " "]
+    assert "a.txt: line 2, 4 blank, read as an empty text" in caplog.text
+
+
+def test_no_color(monkeypatch):
+    code = "import sys; sys.stderr.isatty = sys.stdout.isatty = lambda: True; from flagai.cli import main; main()"
+    shown = {}
+    for value in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", value)
+        result = subprocess.run([sys.executable, "-c", code, "show", "nothing"], capture_output=True, check=False)
+        shown[value] = b"\x1b[" in result.stderr
+    assert shown == {"": True, "1": False}
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch):
+    monkeypatch.setattr(entries, "_EVERY", 0.0)
+    result = CliRunner().invoke(cli.app, ["embed", "one", "two", "three", "--batch-size", "1"])
+    assert "1 of 3 texts\n2 of 3 texts\n" in result.stderr
+    assert "texts" not in "".join(result.stdout.split('"text"'))
+
+
+def test_tables_and_odd_files_are_read_or_named(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text('id,body\n1,"one, two"\n2,three\n')
+    rows = lines(run("embed", "--file", str(tmp_path / "a.csv"), "--field", "body"))
+    assert [(row["id"], row["body"]) for row in rows] == [("1", "one, two"), ("2", "three")]
+    (tmp_path / "b.txt").write_text("plain\n{not json\n")
+    assert [row["text"] for row in lines(run("embed", "--file", str(tmp_path / "b.txt")))] == ["plain", "{not json"]
+    (tmp_path / "c.jsonl").write_text('{"text": "a"}\n' + "[" * 100_000 + "\n")
+    (tmp_path / "d.gz").write_bytes(b"no gzip")
+    (tmp_path / "e.csv").write_text("text1,text2\na,a\n")
+    assert "c.jsonl, line 2 is no JSON" in refused(monkeypatch, "title", "--file", str(tmp_path / "c.jsonl"))
+    assert "d.gz cannot be read" in refused(monkeypatch, "title", "--file", str(tmp_path / "d.gz"))
+    monkeypatch.undo()
+    assert run("match", "--file", str(tmp_path / "e.csv")) == "1.0000\ta\ta\n"
