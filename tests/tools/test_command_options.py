@@ -180,3 +180,31 @@ def test_tables_and_odd_files_are_read_or_named(tmp_path, monkeypatch):
     assert "d.gz cannot be read" in refused(monkeypatch, "title", "--file", str(tmp_path / "d.gz"))
     monkeypatch.undo()
     assert run("match", "--file", str(tmp_path / "e.csv")) == "1.0000\ta\ta\n"
+
+
+def test_classes_have_the_names_of_the_configuration(home):
+    names = {"0": "差评", "1": "好评"}
+    folder = folders.write(home, "RoBERTa-base-ch", "BertForClsClassifier", folder="named", class_num=2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": names}))
+    (folder / "vocab.txt").write_bytes((home / "RoBERTa-base-ch" / "vocab.txt").read_bytes())
+    (row,) = lines(run("classify", "今天", "--model", "named", "--json"))
+    assert set(row["scores"]) == set(names.values())
+    assert row["class"] in names.values()
+
+
+@pytest.mark.parametrize("model", ["GLM-large-ch", "GPT2-base-ch"])
+def test_language_models_score_labels(model):
+    (row,) = lines(run("classify", "今天", "--model", model, "--labels", "好, 坏", "--json"))
+    assert row["scores"].keys() == {"好", "坏"}
+
+
+def test_a_trained_glm_classifies_without_labels(home):
+    folder = folders.write(
+        home, "GLM-large-ch", "GLMForSequenceClassification", folder="GLM-large-ch-classification", class_num=3
+    )
+    (row,) = lines(run("classify", "今天", "--model", "GLM-large-ch", "--json"))
+    assert list(row["scores"]) == ["0", "1", "2"]
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()

@@ -7,6 +7,8 @@ from typing import Any
 
 from flagai import settings
 from flagai.auto_model.tasks import class_for, task_named
+from flagai.catalog.packages import find_model
+from flagai.checkpoint.reader import open_checkpoint
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, ModelNotFoundError
@@ -14,7 +16,8 @@ from flagai.model.base_model import BaseModel
 from flagai.model.config import family_of
 from flagai.model.obtain import CONFIG_FILE, variant
 from flagai.model.placement import Device, Dtype, best_device
-from flagai.model.registry import class_named
+from flagai.model.registry import class_named, find_class
+from flagai.typed_json import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +181,24 @@ def family_at(model_name: str, model_dir: str | Path | None = None) -> str:
     """
     home, name = _place(model_dir, model_name)
     return _family(home, name)
+
+
+def class_at(model_name: str, model_dir: str | Path | None = None, task: str | None = None) -> str | None:
+    """The class whose head a model's files hold, before anything is loaded; None if they are not on this machine.
+
+    Args:
+        model_name: as :class:`AutoLoader` takes it.
+        model_dir: the folder of models.
+        task: look at the model that was fine-tuned for this task, if there is one.
+    """
+    home, name = _place(model_dir, model_name)
+    try:
+        folder = find_model(name if task is None else _fine_tuned(home, name, task), home)
+    except ModelNotFoundError:
+        return None
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    return find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))[0].__name__
 
 
 def _tokenizer(home: Path, found: str, model_name: str) -> Tokenizer:

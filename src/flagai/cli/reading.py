@@ -1,5 +1,6 @@
 """``flagai ner`` and ``flagai classify``."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,15 +82,17 @@ def classify(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the class of each text. A language model is asked for the --labels, in its own words."""
+    """Tell the class of each text: by a trained head, or how probable a language model finds each of the --labels."""
     check_target(out)
     entries = read_entries(texts, file, field)
-    run = predictor("classification", model, model_dir, device)
-    names = [] if labels is None else labels.split(",")
+    given = _split(labels)
+    task = _classifying_task(model, model_dir, given)
+    run = predictor(task, model, model_dir, device)
+    names = given or _class_names(run.model)
 
     def compute(batch: list[Entry]) -> list[dict[str, float]]:
-        probabilities = run.class_probabilities([entry.text for entry in batch], labels=names).tolist()
-        return [dict(zip(names or map(str, range(len(row))), row, strict=True)) for row in probabilities]
+        probabilities = run.class_probabilities([entry.text for entry in batch], labels=given).tolist()
+        return [dict(zip(names, row, strict=True)) for row in probabilities]
 
     answer(
         entries,
@@ -100,6 +103,39 @@ def classify(
         as_json=as_json,
         out=out,
     )
+
+
+def _split(labels: str | None) -> list[str]:
+    """The names that --labels has, checked."""
+    from flagai.model.predictor.arguments import class_names
+
+    return [] if labels is None else list(class_names([name.strip() for name in labels.split(",")], None))
+
+
+def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
+    """The task that loads the head of a model, or the language model that scores labels.
+
+    Raises:
+        InputError: a language model was given no labels.
+    """
+    from flagai.auto_model.auto_loader import class_at, family_at
+
+    family = family_at(model, home)
+    if family == "bert" or class_at(model, home, "classification") == "GLMForSequenceClassification":
+        return "classification"
+    if not labels:
+        raise InputError(f"{model} is a language model without a trained head: name the classes, --labels good,bad.")
+    return "lm"
+
+
+def _class_names(model: "BaseModel") -> list[str]:
+    """The names of the classes that the configuration has, else their numbers."""
+    from flagai.model.predictor.entities import known_labels
+
+    try:
+        return list(known_labels(model))
+    except InputError:
+        return [str(number) for number in range(model.config.class_num)]
 
 
 def _labels(given: str | None, model: "BaseModel") -> list[str] | None:
