@@ -32,7 +32,7 @@ def test_a_law_gets_its_kind_of_title() -> None:
     )
     assert looked_up == greedy
     refused = CliRunner().invoke(app, ["title", text, "--prompt-lookup", "7"])
-    assert "prompt_lookup goes with one answer" in str(refused.exception)
+    assert "--prompt-lookup goes with one answer" in str(refused.exception)
 
 
 def test_it_fills_blanks_of_poems() -> None:
