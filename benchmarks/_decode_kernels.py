@@ -45,18 +45,6 @@ def replayed(work: Callable[[], None], rounds: int = 7) -> float:
     return statistics.median(times)
 
 
-def copy_bandwidth() -> float:
-    """Bytes a second that a device copy reads and writes."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-
-    def copies() -> None:
-        for _ in range(4):
-            target.copy_(source)
-
-    return 4 * 2 * source.nbytes / replayed(copies)
-
-
 def _layers(outputs: int, inputs: int) -> list[nn.Linear]:
     count = max(2, _BYTES // (2 * outputs * inputs))
     layers = [nn.Linear(inputs, outputs, device="cuda", dtype=torch.bfloat16) for _ in range(count)]

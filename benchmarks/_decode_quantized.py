@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from benchmarks._decode_common import HALF
-from benchmarks._decode_kernels import copy_bandwidth, replayed
+from benchmarks._decode_kernels import replayed
+from benchmarks._measure import copy_bandwidth
 from benchmarks._decode_small import SHAPES, layer
 from flagai.model.layer.decoding import Slots, attend_slots, product_reference, project_reference
 from flagai.model.layer.decoding_quantized import TUNED, Way, quantized_product, quantized_project, way_of

@@ -226,6 +226,22 @@ def machine() -> dict[str, Any]:
     }
 
 
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written, of a copy by a kernel on the GPU (the copy node of a CUDA graph is slower)."""
+    import torch
+
+    source = torch.randn(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    for _ in range(2):
+        target.copy_(source)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(10):
+        target.copy_(source)
+    torch.cuda.synchronize()
+    return 20 * source.nbytes / (time.perf_counter() - start)
+
+
 def versions() -> dict[str, str | None]:
     """Python, the libraries and the commit."""
     found: dict[str, str | None] = {"python": platform.python_version()}

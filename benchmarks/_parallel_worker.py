@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from _measure import copy_bandwidth
 from torch import distributed
 
 _PROMPT = 32
@@ -256,20 +257,6 @@ def _peer_step(task: dict[str, Any], model: Any, **given: Any) -> dict[str, Any]
 
 
 # -- one rank ---------------------------------------------------------------------------------------------------
-
-
-def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a copy on the device."""
-    source = torch.randn(1 << 28, device="cuda")
-    target = torch.empty_like(source)
-    for _ in range(2):
-        target.copy_(source)
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(10):
-        target.copy_(source)
-    torch.cuda.synchronize()
-    return 20 * source.nbytes / (time.perf_counter() - start)
 
 
 def local_bytes(model: Any) -> int:

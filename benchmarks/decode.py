@@ -41,7 +41,7 @@ from benchmarks._decode_common import (
 from benchmarks._decode_peers import gpt2_peer
 from benchmarks._decode_small import GLM_10B, small, small_kernels
 from benchmarks._decode_t5 import T5_BASE, equal_t5, t5
-from benchmarks._measure import machine, versions
+from benchmarks._measure import copy_bandwidth, machine, versions
 from flagai.generation import Decoding, Prompt, generate, static, stream
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
@@ -103,7 +103,7 @@ def kept(printed: str) -> dict[str, Any]:
 
 
 def limits(options: Any) -> dict[str, Any]:
-    bandwidth = kernels.copy_bandwidth()
+    bandwidth = copy_bandwidth()
     left, right = (torch.randn(8192, 8192, device="cuda", dtype=HALF) for _ in range(2))
     seconds = kernels.replayed(lambda: [left @ right for _ in range(4)] and None) / 4
     return {"copy TB/s": round(bandwidth / 1e12, 3), "matmul TFLOP/s": round(2 * 8192**3 / seconds / 1e12)}
