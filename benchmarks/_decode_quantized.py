@@ -23,8 +23,8 @@ from torch import nn
 
 from benchmarks._decode_common import HALF
 from benchmarks._decode_kernels import replayed
-from benchmarks._measure import copy_bandwidth
 from benchmarks._decode_small import SHAPES, layer
+from benchmarks._measure import copy_bandwidth
 from flagai.model.layer.decoding import Slots, attend_slots, product_reference, project_reference
 from flagai.model.layer.decoding_quantized import TUNED, Way, quantized_product, quantized_project, way_of
 from flagai.model.layer.quantized import QuantizedLinear

@@ -2,8 +2,8 @@
 
     python benchmarks/predict.py [--model minilm] [--texts 256] [--rounds 5] [--threads 2] [--out results.json]
 
-A BERT-base with random weights (12 layers of 768, vocabulary 21128), or the all-MiniLM-L6-v2 that the package
-"flagai[minilm]" brings (6 layers of 384), float32, embeds texts of realistic lengths
+A BERT-base with random weights (12 layers of 768, vocabulary 21128), or the all-MiniLM-L6-v2 that the extra
+"minilm" installs (6 layers of 384), float32, embeds texts of realistic lengths
 (log-normal, mean 30, 5 to 128), given as token ids. The contenders run in turns on slices of the texts, so that other
 work on the machine hits all of them; a contender's time is the sum over the slices of the medians over the rounds.
 On a busy machine, read the ratios of the processor time of ``--threads 1``: waiting for a core does not count there.

@@ -1,7 +1,7 @@
 """Quantise the weights of a model's blocks: eight or four bits instead of sixteen, read by every step of decoding.
 
 "int8" and "int4" are for the blocks. "int8-all" and "int4-all" also keep the table of tokens in eight bits, if no other
-parameter shares it: it is the head of GLM and GPT-2, and a fourteenth of what a step of GLM-10b in four bits reads.
+parameter shares it: it is the head of GLM and GPT-2, and a fourteenth of the bytes of a GLM-10b step in int4.
 """
 
 from collections import Counter

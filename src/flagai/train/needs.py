@@ -28,4 +28,6 @@ def _library(name: str, what: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(f"{what} needs {name} ({error}). Type: pip install 'flagai[{extra}]'") from error
+        raise ConfigError(
+            f"{what} needs {name} ({error}). Install the extra in your clone: pip install -e '.[{extra}]'"
+        ) from error

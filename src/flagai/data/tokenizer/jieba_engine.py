@@ -30,8 +30,8 @@ class JiebaEngine(RustEngine):
         super().__init__(tokenizer, join)
         if importlib.util.find_spec("jieba") is None:
             raise ConfigError(
-                "T5-PEGASUS cuts text into words with jieba, which is not installed. Type: pip install "
-                "'flagai[jieba]', or ask for characters: Tokenizer.from_pretrained(..., segmenter=\"characters\")."
+                "T5-PEGASUS cuts text into words with jieba, which is not installed. Type: pip install jieba, "
+                'or ask for characters: Tokenizer.from_pretrained(..., segmenter="characters").'
             )
         self._words = self.vocabulary()
 
