@@ -49,7 +49,7 @@ def test_conll_becomes_text_and_entities(tmp_path: Path) -> None:
     ("name", "content", "expected"),
     [
         ("a.jsonl", "", "no data"),
-        ("a.jsonl", '{"text": "a"}\n{"text": ', "line 2 is no JSON"),
+        ("a.jsonl", '{"text": "a"}\n{"text": ', "line 2 is not valid JSON.*Each line must be one object"),
         ("a.jsonl", "[1]", "line 1 is a list"),
         ("a.jsonl", "二\n一".encode("gb18030"), "line 1 is not UTF-8.*iconv"),
         ("a.csv", 'text,label\na,b\na,b,"c\nd"\n', "line 3 has 3 columns, the header 2.*quotes"),
@@ -82,8 +82,12 @@ def test_broken_files_are_named_with_line_and_cure(
         ("classification", '{"text": "a", "label": "x"}', "nothing to tell apart"),
         ("classification", '{"text": "a", "label": 1.5}', "'label' is 1.5"),
         ("ner", '{"text": "北京", "tags": ["O"]}', "2 characters have 1 tags"),
-        ("ner", '{"text": "北京", "tags": ["O", "E-LOC"]}', "'E-LOC' is none of O, B-TYPE and I-TYPE"),
-        ("ner", '{"text": "北京", "tags": ["O", "B-"]}', "'B-' is none of O, B-TYPE and I-TYPE"),
+        (
+            "ner",
+            '{"text": "北京", "tags": ["O", "E-LOC"]}',
+            "line 1: The label 'E-LOC' ends or continues an entity that no",
+        ),
+        ("ner", '{"text": "北京", "tags": ["O", "B-"]}', "'B-' is none of O, B-TYPE, I-TYPE"),
         ("ner", '{"text": "北京", "tags": ["O", "O"]}', "No text .* has an entity"),
         ("translation", '{"text": "a"}', "no fine-tuning for 'translation'.*poetry"),
     ],

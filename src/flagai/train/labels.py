@@ -1,10 +1,18 @@
 """Labels in data: which there are, and what a record says."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from flagai.data.prepare.labels import Span, decode
+from flagai.data.prepare.scheme import LabelError
 from flagai.errors import InputError
-from flagai.train.records import Record, joined
+from flagai.train.records import Record
+from flagai.train.words import found_in, joined
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+# What int() reads at once; longer ones are names.
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 def classes(records: Sequence[Record]) -> list[str]:
@@ -17,7 +25,7 @@ def classes(records: Sequence[Record]) -> list[str]:
     if len(found) < 2:
         only = ", ".join(map(repr, found))
         raise InputError(f"All {len(records)} labels are {only}; there is nothing to tell apart. Add other examples.")
-    return sorted(found, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
+    return sorted(found, key=lambda name: (0, int(name), name) if _NUMBER.fullmatch(name) else (1, 0, name))
 
 
 def class_number(record: Record, known: Sequence[str]) -> int:
@@ -37,32 +45,55 @@ def class_number(record: Record, known: Sequence[str]) -> int:
 
 def _name(record: Record) -> str:
     value = record.value("label")
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise InputError(f"{record.place}: 'label' is {value!r}; expected a name or a whole number.")
     return str(value).strip()
 
 
-def tagged(record: Record) -> tuple[str, list[Span]]:
+def tags_of(records: Sequence[Record]) -> dict[str, str]:
+    """All different tags, which together tell the scheme that they are written in, and the place of each."""
+    return {tag: record.place for record in reversed(records) for tag in _strings(record, "tags")}
+
+
+def tagged(record: Record, known: Mapping[str, str] = _NOTHING) -> tuple[str, list[Span]]:
     """A text and its entities, from ``text`` or ``tokens`` and a tag for each character or token.
 
+    Args:
+        record: the record.
+        known: the tags of the whole file, from :func:`tags_of`; by default the record's tags have to tell the scheme.
+
     Raises:
-        InputError: the columns are absent, do not go together, or a tag has not the form O, B-TYPE or I-TYPE.
+        InputError: the columns are absent, do not go together, or a tag is of another form than the others.
     """
     tags = _strings(record, "tags")
-    if "tokens" in record.fields:
-        text, places = joined(_strings(record, "tokens"))
-        unit = "tokens"
-    else:
-        text = record.text("text")
-        places = [(start, start + 1) for start in range(len(text))]
-        unit = "characters"
+    text, places, unit = _places(record)
     if len(places) != len(tags):
         raise InputError(f"{record.place}: {len(places)} {unit} have {len(tags)} tags. Give each one a tag.")
-    for tag in tags:
-        if tag != "O" and not (tag[:2] in ("B-", "I-") and tag[2:]):
-            raise InputError(f"{record.place}: the tag {tag!r} is none of O, B-TYPE and I-TYPE. Convert the tags.")
-    names = ["O", *sorted({tag for tag in tags if tag != "O"})]
-    return text, decode([names.index(tag) for tag in tags], names, places)
+    names = sorted({*known, *tags})
+    numbers = {name: number for number, name in enumerate(names)}
+    try:
+        spans = decode([numbers[tag] for tag in tags], names, places, collected=True)
+    except LabelError as error:
+        raise InputError(f"{known.get(error.label, record.place)}: {error}") from error
+    return text, [span for span in (_trimmed(span, text) for span in spans) if span.start <= span.end]
+
+
+def _places(record: Record) -> tuple[str, list[tuple[int, int]], str]:
+    """The text, the places that have tags, and what they are."""
+    if "tokens" not in record.fields:
+        text = record.text("text")
+        return text, [(start, start + 1) for start in range(len(text))], "characters"
+    tokens = _strings(record, "tokens")
+    given = record.fields.get("text")
+    places = found_in(given, tokens) if isinstance(given, str) else None
+    return (given, places, "tokens") if isinstance(given, str) and places else (*joined(tokens), "tokens")
+
+
+def _trimmed(span: Span, text: str) -> Span:
+    """A span without blanks at its ends, which no token of a model has."""
+    words = text[span.start : span.end + 1]
+    start = span.start + len(words) - len(words.lstrip())
+    return Span(start, span.start + len(words.rstrip()) - 1, span.label)
 
 
 def entity_types(records: Sequence[Record]) -> list[str]:
@@ -71,19 +102,25 @@ def entity_types(records: Sequence[Record]) -> list[str]:
     Raises:
         InputError: there is no entity at all.
     """
-    found = sorted({span.label for record in records for span in tagged(record)[1]})
+    known = tags_of(records)
+    found = sorted({span.label for record in records for span in tagged(record, known)[1]})
     if not found:
         raise InputError(f"No text from {records[0].place} on has an entity. Expected tags such as B-LOC and I-LOC.")
     return found
 
 
-def known_entities(record: Record, types: Sequence[str]) -> list[Span]:
+def known_entities(record: Record, types: Sequence[str], known: Mapping[str, str] = _NOTHING) -> list[Span]:
     """The entities of a record.
+
+    Args:
+        record: the record.
+        types: the types of the training data.
+        known: as in :func:`tagged`.
 
     Raises:
         InputError: one has a type that is not among the known.
     """
-    spans = tagged(record)[1]
+    spans = tagged(record, known)[1]
     for span in spans:
         if span.label not in types:
             raise InputError(
@@ -96,7 +133,7 @@ def known_entities(record: Record, types: Sequence[str]) -> list[Span]:
 def _strings(record: Record, column: str) -> list[str]:
     value = record.value(column)
     if isinstance(value, str):  # a cell of a table
-        value = value.split()
+        value = re.split("[ \t]+", value.strip(" \t"))
     if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry for entry in value):
         raise InputError(f"{record.place}: {column!r} is {value!r:.60}; expected a list of texts.")
     return value

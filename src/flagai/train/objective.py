@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from flagai.auto_model.tasks import class_for
 from flagai.data.prepare import bert, bert_pretraining, causal, encoder_decoder, glm, glm_pretraining
 from flagai.data.prepare.batch import Batch
+from flagai.data.prepare.labels import Span
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.model.predictor.predictor import Predictor
@@ -139,16 +140,20 @@ class Entities(Objective):
     packable = True
 
     def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
+        self.tags = labels.tags_of(records)
         super().__init__(task, family, records, recipe)
         self.types = labels.entity_types(records)
 
     def check(self, record: Record) -> None:
         """See the base class."""
-        labels.tagged(record)
+        labels.tagged(record, self.tags)
 
     def check_labels(self, record: Record) -> None:
         """See the base class."""
-        labels.known_entities(record, self.types)
+        self._entities(record)
+
+    def _entities(self, record: Record) -> list[Span]:
+        return labels.known_entities(record, self.types, self.tags)
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
@@ -162,23 +167,20 @@ class Entities(Objective):
 
     def texts(self, record: Record) -> tuple[str, ...]:
         """See the base class."""
-        return (labels.tagged(record)[0],)
+        return (labels.tagged(record, self.tags)[0],)
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
         """See the base class."""
         make = bert.span_labelling if self.task == "ner-gp" else bert.labelling
         texts = [self.texts(record)[0] for record in records]
-        spans = [labels.known_entities(record, self.types) for record in records]
+        spans = [self._entities(record) for record in records]
         return make(tokenizer, texts, spans, self.names(), self.recipe.max_length)
 
     def measure(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """Precision, recall and F1 of entities."""
         texts = [self.texts(record)[0] for record in records]
         found = run.predict_ner(texts, self.names(), self.recipe.max_length)
-        gold = [
-            [(span.start, span.end, span.label) for span in labels.known_entities(record, self.types)]
-            for record in records
-        ]
+        gold = [[(span.start, span.end, span.label) for span in self._entities(record)] for record in records]
         return metrics.entity_scores(found, gold)
 
 

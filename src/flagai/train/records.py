@@ -1,20 +1,17 @@
-"""Data files to records: JSON lines, CSV and CoNLL; every complaint names the file, the line and the cure."""
+"""Data files to records: JSON lines, CSV, TSV and CoNLL; every complaint names the file, the line and the cure."""
 
-import csv
 import gzip
-import io
-import json
+import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flagai.errors import InputError
-
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_CONLL = (".conll", ".bio", ".bioes", ".txt")
-_KNOWN = ".jsonl, .json, .csv, .tsv, .conll, .bio, .txt (CoNLL), each also as .gz"
+from flagai.train.conll import sentences
+from flagai.train.tables import rows_of_csv, rows_of_tsv
+from flagai.typed_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,8 @@ def read_records(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     """Read a data file.
 
     Args:
-        path: JSON lines (.jsonl), CSV with a header (.csv, .tsv) or CoNLL (.conll, .bio, .txt: a token and its tag a
-            line, an empty line between texts), also gzipped.
+        path: JSON lines (.jsonl) or an array (.json), a table with a header (.csv with quotes, .tsv without) or CoNLL
+            (.conll, .bio, .txt: a token and its tag a line, an empty line between texts), also gzipped.
         columns: which column of the file stands for one that a task asks for, such as ``{"text": "abstract"}``.
 
     Raises:
@@ -68,28 +65,14 @@ def read_records(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     path = Path(path)
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     content = _read(path)
-    if suffix in (".jsonl", ".json"):
-        records = list(_json_lines(content, path))
-    elif suffix in _SEPARATORS:
-        records = list(_table(content, path, _SEPARATORS[suffix]))
-    elif suffix in _CONLL:
-        records = list(_conll(content, path))
-    else:
-        raise InputError(f"{path} is of no known form. Known endings: {_KNOWN}.")
+    if suffix.lower() not in _READERS:
+        raise InputError(f"{path} is of no known form. Known endings: {', '.join(_READERS)} (CoNLL), each also as .gz.")
+    records = list(_READERS[suffix.lower()](content, path))
     if not records:
         raise InputError(f"{path} has no data. Expected at least one row.")
     if not columns:
         return records
     return [Record(_renamed(record, columns), record.place) for record in records]
-
-
-def _columns(row: Sequence[str], place: str) -> list[str]:
-    """The names of a header."""
-    names = [name.strip() for name in row]
-    double = next((name for name in names if name and names.count(name) > 1), None)
-    if double is not None:
-        raise InputError(f"{place}: two columns are called {double!r}. Give each a name of its own.")
-    return names
 
 
 def _renamed(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -112,7 +95,7 @@ def _read(path: Path) -> str:
         content = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}.") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     try:
         return content.decode("utf-8-sig")
@@ -125,79 +108,50 @@ def _read(path: Path) -> str:
         ) from error
 
 
-def _lines(content: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers; only a newline ends a line, as texts may hold other separators."""
-    for number, line in enumerate(content.split("\n"), 1):
-        yield number, line.rstrip("\r")
+def _lines(content: str) -> list[str]:
+    """The lines; only LF ends one, as texts may hold other separators (U+0085, U+2028)."""
+    return content.removesuffix("\n").split("\n")
 
 
-def _json_lines(content: str, path: Path) -> Iterator[Record]:
-    for number, line in _lines(content):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            fields = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place} is no JSON: {error}. Each line must be one object.") from error
+def _json(content: str, path: Path) -> Iterator[Record]:
+    """Objects: one a line, or all in one array."""
+    if path.name.removesuffix(".gz").lower().endswith(".json") and content.lstrip().startswith("["):
+        entries = [(f"entry {number}", entry) for number, entry in enumerate(_parsed(content, str(path)), 1)]
+    else:
+        lines = [(f"line {number}", line) for number, line in enumerate(_lines(content), 1) if line.strip()]
+        entries = [(place, _parsed(line, f"{path}, {place}")) for place, line in lines]
+    for place, fields in entries:
         if not isinstance(fields, dict):
-            raise InputError(f"{place} is a {type(fields).__name__}; expected an object such as {{'text': ...}}.")
-        yield Record(fields, place)
+            found = type(fields).__name__
+            raise InputError(f"{path}, {place} is a {found}; expected an object such as {{'text': ...}}.")
+        yield Record(fields, f"{path}, {place}")
 
 
-def _table(content: str, path: Path, separator: str) -> Iterator[Record]:
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
-    header: list[str] | None = None
-    done = 0  # lines; a row, or a quote that nobody closes, may have many, of which the first is named
+def _parsed(text: str, place: str) -> Any:
     try:
-        for row in reader:
-            place, done = f"{path}, line {done + 1}", reader.line_num
-            if header is None:
-                header = _columns(row, place)
-            elif len(row) == len(header):
-                yield Record(dict(zip(header, row, strict=True)), place)
-            elif any(row):
-                raise InputError(
-                    f"{place} has {len(row)} columns, the header {len(header)}: {', '.join(header)}. "
-                    'Put texts that hold the separator into "quotes".'
-                )
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {done + 1} is no CSV: {error}. Close its quotes, and write those inside of a text twice."
-        ) from error
+        return parse_json(text, place, InputError)
+    except InputError as error:
+        raise InputError(f"{error} Each line must be one object.") from error
+
+
+def _csv(content: str, path: Path) -> Iterator[Record]:
+    return (Record(fields, f"{path}, line {number}") for number, fields in rows_of_csv(_lines(content), path))
+
+
+def _tsv(content: str, path: Path) -> Iterator[Record]:
+    return (Record(fields, f"{path}, line {number}") for number, fields in rows_of_tsv(_lines(content), path))
 
 
 def _conll(content: str, path: Path) -> Iterator[Record]:
-    tokens: list[str] = []
-    tags: list[str] = []
-    begin = 1
-    for number, line in [*_lines(content), (0, "")]:
-        if line.strip():
-            parts = line.split()
-            if len(parts) < 2:
-                raise InputError(
-                    f"{path}, line {number} is {line!r}; expected a token and its tag, such as '京 I-LOC'."
-                )
-            if not tokens:
-                begin = number
-            tokens.append(parts[0])
-            tags.append(parts[-1])
-        elif tokens:
-            yield Record({"tokens": tokens, "tags": tags}, f"{path}, line {begin}")
-            tokens, tags = [], []
+    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(_lines(content), 1)]
+    for number, tokens, tags in sentences(lines, path):
+        yield Record({"tokens": tokens, "tags": tags}, f"{path}, line {number}")
 
 
-def joined(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """A text made of tokens, with a blank between words of letters, and the place (start, end) of each in it."""
-    text = ""
-    places = []
-    for token in tokens:
-        if text and _is_word(text[-1]) and _is_word(token[:1]):
-            text += " "
-        places.append((len(text), len(text) + len(token)))
-        text += token
-    return text, places
-
-
-def _is_word(character: str) -> bool:
-    return character.isascii() and character.isalnum()
+_READERS: dict[str, Callable[[str, Path], Iterator[Record]]] = {
+    ".jsonl": _json,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    **dict.fromkeys((".conll", ".bio", ".iob", ".iob1", ".iob2", ".bioes", ".bmes", ".bilou", ".txt"), _conll),
+}

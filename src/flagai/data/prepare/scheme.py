@@ -43,6 +43,19 @@ class Tag(NamedTuple):
 OUTSIDE = Tag("O", "")
 
 
+class LabelError(InputError):
+    """A label that cannot be read.
+
+    Args:
+        label: the label.
+        why: what is wrong with it.
+    """
+
+    def __init__(self, label: str, why: str) -> None:
+        super().__init__(f"The label {label!r} {why}")
+        self.label = label
+
+
 @dataclass(frozen=True)
 class _Style:
     """A way to write labels.
@@ -51,7 +64,7 @@ class _Style:
         separator: what stands between mark and type.
         first: the mark comes first.
         lower: the mark is a small letter.
-        certain: two letters in common are enough to know it; rarer ways need all labels, some of "B" and some of "I".
+        certain: most labels, or two marks of one type, are enough to know it; rarer ways need all labels, and B and I.
     """
 
     separator: str
@@ -100,14 +113,17 @@ def read_tags(labels: tuple[str, ...], collected: bool = False) -> tuple[Tag, ..
         collected: the labels come from a data file: their order means nothing, and one of another form is an error.
 
     Raises:
-        InputError: a label has a mark but no type, or (if collected) another form than the others.
+        LabelError: a label has a mark but no type, or (if collected) another form than the others.
     """
     outside = _outside(labels)
     names = list(dict.fromkeys(label for label in labels if label not in outside))
     for name in names:
         if _NO_TYPE.fullmatch(name) or (collected and _BRACKETS.fullmatch(name)):
-            raise InputError(f"The label {name!r} is none of {_FORMS}. Correct or convert it.")
-    read = _bare(names) or _marked(names, collected) or {name: Tag("I", name) for name in names}
+            raise LabelError(name, f"is none of {_FORMS}. Correct or convert it.")
+    read = _bare(names) or _marked(names, collected)
+    if not read and collected and names and all(_STYLES[0].split(name) for name in names):
+        raise LabelError(names[0], f"ends or continues an entity that no label begins; expected {_FORMS}.")
+    read = read or {name: Tag("I", name) for name in names}
     if "X" in names and read.get("X") != Tag("I", "X"):
         read["X"] = Tag("X", "")  # pieces of words in models that label the first piece alone
     return _checked(labels, outside, read, collected)
@@ -120,7 +136,7 @@ def _checked(labels: tuple[str, ...], outside: set[str], read: dict[str, Tag], c
     """The tags of all labels, where some may have another form than most."""
     strange = [label for label in labels if label not in outside and label not in read]
     if collected and strange:
-        raise InputError(f"The label {strange[0]!r} is none of {_FORMS}, as others of the data are. Correct it.")
+        raise LabelError(strange[0], f"is none of {_FORMS}, as others of the data are. Correct it.")
     numbers = all(_NUMBER.fullmatch(label) for label in labels)
     if not collected and not outside and labels and (labels[0] in strange or numbers):
         outside = {labels[0]}  # the first label is "outside" in FlagAI, whatever its name
