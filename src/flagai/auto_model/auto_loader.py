@@ -1,6 +1,5 @@
 """``AutoLoader``: any task with any model for which it makes sense."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from flagai.catalog.packages import find_model
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
-from flagai.errors import ConfigError, HubError, InputError, ModelNotFoundError
+from flagai.errors import HubError, InputError, ModelNotFoundError
 from flagai.model.base_model import BaseModel
 from flagai.model.config import family_of
 from flagai.model.obtain import CONFIG_FILE, variant
@@ -155,10 +154,7 @@ def _family(home: Path, name: str) -> str:
     """The family of a model that is here, by its configuration, or of the catalog's card."""
     config = home / name / CONFIG_FILE
     if config.is_file():
-        try:
-            family = family_of(json.loads(config.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{config} cannot be read as JSON: {error}.") from error
+        family = family_of(read_json(config), str(config))
         if family is not None:
             return family
     from flagai.catalog.catalog import find

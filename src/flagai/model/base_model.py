@@ -17,7 +17,7 @@ from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
 from flagai.model.block.stack import BlockStack
 from flagai.model.building import collector_paused, give_memory, without_memory
-from flagai.model.config import ModelConfig
+from flagai.model.config import ModelConfig, OpenConfig
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.layer.init import draw
 from flagai.model.obtain import CONFIG_FILE, obtain
@@ -26,6 +26,7 @@ from flagai.model.quantized import Quantization, how_quantized
 from flagai.model.saving import Savable
 from flagai.parallel.plan import Plan, shard_dimension
 from flagai.parallel.shards import same_everywhere
+from flagai.typed_json import Fields
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
     from torch.distributed.device_mesh import DeviceMesh
@@ -44,11 +45,15 @@ class BaseModel(Savable):
     modules that the model does without if a checkpoint has none; ``prefixes``, what each written layout puts
     before the backbone's names; ``architecture``, the name of the same model in transformers.
 
+    A class without ``config_class``, as written for FlagAI, takes any config.json. Its layers have the initial values
+    that its constructor gives them, and settings that are passed reach the constructor too, if it takes them.
+
     Args:
-        config: the configuration.
+        config: the configuration, or its content.
+        **redundant: ignored, as in the original.
     """
 
-    config_class: ClassVar[type[ModelConfig]]
+    config_class: ClassVar[type[ModelConfig]] = OpenConfig
     names: ClassVar[NameMap] = NameMap()
     plan: ClassVar[Plan] = {}
     fresh: ClassVar[tuple[str, ...]] = ()
@@ -58,9 +63,9 @@ class BaseModel(Savable):
     # For transformers' Trainer: our losses are means, which it divides when it accumulates gradients.
     accepts_loss_kwargs: ClassVar[bool] = False
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig | Mapping[str, Any], **redundant: Any) -> None:
         super().__init__()
-        self.config: Any = config
+        self.config: Any = config if isinstance(config, ModelConfig) else self.config_class.from_dict(config)
         self.layout: Layout | None = None
         self._own_class = type(self)  # FSDP replaces the class
 
@@ -100,7 +105,9 @@ class BaseModel(Savable):
         return (block for stack in self.modules() if isinstance(stack, BlockStack) for block in stack)
 
     def _drawn(self, device: torch.device) -> Self:
-        """This model, with newly drawn weights instead of no memory."""
+        """This model, with newly drawn weights instead of no memory; those of an open configuration are drawn."""
+        if isinstance(self.config, OpenConfig):
+            return self.to(device)
         self._materialise([name for name, _ in self.named_parameters(remove_duplicate=False)], device)
         return self
 
@@ -112,6 +119,8 @@ class BaseModel(Savable):
             config: the configuration.
             dtype: the type of its numbers; default torch's.
         """
+        if isinstance(config, OpenConfig):
+            return cls(config, **config.arguments_of(cls.__init__)).to(dtype)
         with without_memory(dtype):
             return cls(config)
 
@@ -129,7 +138,7 @@ class BaseModel(Savable):
 
     def init_std(self, name: str) -> float:
         """The standard deviation with which a parameter is drawn."""
-        return float(self.config.get("initializer_range", 0.02))
+        return Fields(self.config, type(self.config).__name__).number("initializer_range", 0.02)
 
     # -- loading ----------------------------------------------------------------------------------------------
 
@@ -195,7 +204,7 @@ class BaseModel(Savable):
             with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
                 model = cls._spread(config, layout, dtype or checkpoint.model_dtype())
                 bits.load(model, checkpoint, device, dtype)
-            return model.eval()
+            return model.to(device).eval() if isinstance(config, OpenConfig) else model.eval()
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> Self:

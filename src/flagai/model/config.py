@@ -2,18 +2,20 @@
 
 import dataclasses
 import difflib
+import inspect
 import json
-import types
-import typing
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from flagai.checkpoint.atomic import replace_file
 from flagai.errors import ConfigError
-from flagai.typed_json import read_json
+from flagai.model.config_values import accepts_null, checked, field_kinds
+from flagai.typed_json import Fields, as_int, read_json, shown
+
+logger = logging.getLogger(__name__)
 
 # Keys that only one family's configuration has: they tell families apart where `model_type` is absent.
 _SIGNATURES = {
@@ -23,24 +25,11 @@ _SIGNATURES = {
     "bert": ("num_hidden_layers", "type_vocab_size"),
 }
 
-# Names of fields (patterns, the first that fits) -> the smallest and the largest sensible number.
-_RANGES = {
-    "*drop*": (0, 1),
-    "*_prob": (0, 1),
-    "*_token_id": (0, 2**31),
-    "position_offset": (0, 2**31),
-    "spell_length": (0, 2**31),
-    "max_memory_length": (0, 2**31),
-    "*layer": (1, 10_000),
-    "*layers": (1, 10_000),
-    "length_penalty": (-1000, 1000),
-    "initializer_*": (0, 1000),
-    "*eps*": (0, 1),
-    "*": (1, 2**31),
-}
-
 # What from_pretrain takes besides settings; for the nearest name in messages.
 _LOADING = ("download_path", "model_name", "only_download_config", "device", "dtype", "mesh", "fsdp", "quantize")
+
+# What no family implements, with the only value that each accepts.
+_NOT_SUPPORTED: dict[str, Any] = {"pruned_heads": {}, "per_layer_config": {}, "quantization_config": {}}
 
 # Values of `model_type` that mean a family under another name.
 _SYNONYMS = {"mt5": "t5", "roberta": "bert"}
@@ -53,7 +42,8 @@ class ModelConfig:
     Subclasses declare their fields under the names of the published files and set the class variables:
     ``family``; ``model_types``, the values of `model_type` that they accept; ``aliases``, other names of fields
     (an alias in the file wins over the field); ``required``, keys that a file must have; ``fixed``, keys of
-    variants that the model does not implement, with the only value that it accepts.
+    variants that the model does not implement, with the only value that it accepts. A field whose type is
+    ``Annotated[int, Range(1, 100)]`` (:mod:`flagai.model.config_values`) accepts numbers of this range.
     """
 
     family: ClassVar[str]
@@ -67,11 +57,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check types and values."""
-        for name, kinds in _field_kinds(type(self)).items():
-            setattr(self, name, _checked(type(self).__name__, name, getattr(self, name), kinds))
-        for name, value in self.fixed.items():
-            given = self.get(name, value)
-            self.require(given == value, f"{name}={given!r} is not supported, only {value!r}")
+        for name, kinds in field_kinds(type(self)).items():  # type: ignore[arg-type]  # classes are hashable
+            setattr(self, name, checked(type(self).__name__, name, getattr(self, name), kinds))
+        for name, value in {**_NOT_SUPPORTED, **self.fixed}.items():
+            given = self.get(name)
+            same = given is None or given == value or not (given or value)
+            self.require(same, f"{name}={shown(given)} is not supported, only {value!r}")
         self.check()
         self.__dict__["_complete"] = True
 
@@ -103,7 +94,7 @@ class ModelConfig:
         """Build a configuration from the content of a config.json.
 
         Keys of the file that mean nothing to the model are kept in ``extra`` and written back by
-        :meth:`to_dict`.
+        :meth:`to_dict`. A setting that is null is as if it were absent, unless null is a value of its own.
 
         Args:
             values: the file's content, with FlagAI's or Hugging Face's key names.
@@ -114,17 +105,17 @@ class ModelConfig:
             ConfigError: a model of another family, a missing key, a wrong type or an unknown override.
         """
         cls._check_family(values, source)
-        known = cls._with_field_names(cls.adapt(values))
         for name in overrides:
             if name not in cls.names():
                 raise ConfigError(_unknown_override(cls, name))
-        given = known | cls._with_field_names(overrides)
-        absent = [name for name in cls.required if name not in given]
-        if absent:
-            raise ConfigError(f"{source} lacks {', '.join(absent)}, so it does not describe a {cls.family} model.")
         own = {entry.name for entry in fields(cls) if entry.name != "extra"}
-        extra = {key: value for key, value in given.items() if key not in own}
         try:
+            given = cls._with_field_names(cls.adapt(with_labels({**values, **overrides}, cls.__name__)))
+            given |= cls._with_field_names(overrides)
+            absent = [name for name in cls.required if name not in given]
+            if absent:
+                raise ConfigError(f"lacks {', '.join(absent)}, so it does not describe a {cls.family} model.")
+            extra = {key: value for key, value in given.items() if key not in own}
             return cls(**{key: value for key, value in given.items() if key in own}, extra=extra)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
@@ -135,13 +126,33 @@ class ModelConfig:
         return values
 
     @classmethod
+    def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Complete the content of a config.json by the files beside it; subclasses override it.
+
+        Args:
+            values: the file's content.
+            folder: where the files are.
+            settled: fields that are set whatever the files say.
+        """
+        return values
+
+    @classmethod
     def _with_field_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        plain = {key: value for key, value in values.items() if key not in cls.aliases}
-        return plain | {cls.aliases[key]: value for key, value in values.items() if key in cls.aliases}
+        """Content under the names of fields, without what is null and thereby not set."""
+        kinds = field_kinds(cls)  # type: ignore[arg-type]  # classes are hashable
+        found = {key: value for key, value in values.items() if key not in cls.aliases}
+        for alias, name in cls.aliases.items():
+            value = values.get(alias)
+            if value is None:
+                continue
+            if found.get(name) not in (None, value):
+                logger.warning("%s=%s counts, %s=%s does not.", alias, shown(value), name, shown(found[name]))
+            found[name] = value
+        return {key: value for key, value in found.items() if value is not None or accepts_null(kinds.get(key, ()))}
 
     @classmethod
     def _check_family(cls, values: Mapping[str, Any], source: str) -> None:
-        found = family_of(values)
+        found = family_of(values, source)
         if found is not None and found != cls.family:
             raise ConfigError(
                 f"{source} describes a {found} model, not a {cls.family} model: load it with a class of "
@@ -160,7 +171,8 @@ class ModelConfig:
         path = Path(path)
         if not path.is_file():
             raise ConfigError(f"There is no configuration file {path}.")
-        return cls.from_dict(read_json(path), source=str(path), **overrides)
+        values = cls.beside(read_json(path), path.parent, overrides)
+        return cls.from_dict(values, source=str(path), **overrides)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the keys kept from the file, under their published names."""
@@ -210,44 +222,96 @@ class ModelConfig:
 _ABSENT = object()
 
 
-def family_of(values: Mapping[str, Any]) -> str | None:
+@dataclass(kw_only=True)
+class OpenConfig(ModelConfig):
+    """The configuration of a user's own model that declares none: any keys, read as attributes or like a dictionary."""
+
+    family: ClassVar[str] = "custom"
+    model_types: ClassVar[tuple[str, ...]] = ("custom",)
+    use_cache: bool = False
+
+    @classmethod
+    def _check_family(cls, values: Mapping[str, Any], source: str) -> None:
+        """Any family will do."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration", **overrides: Any) -> Self:
+        """See the base class; overrides may have any name."""
+        config = super().from_dict({**values, **overrides}, source)
+        config.__dict__["_passed"] = overrides
+        return config
+
+    def arguments_of(self, constructor: Callable[..., None]) -> dict[str, Any]:
+        """The settings that a constructor takes: those named as its parameters are, and with `**` all that were passed.
+
+        Args:
+            constructor: its ``__init__``.
+        """
+        parameters = list(inspect.signature(constructor).parameters.values())[2:]  # after self and config
+        named = {entry.name: self[entry.name] for entry in parameters if entry.name in self}
+        takes_all = any(entry.kind is entry.VAR_KEYWORD for entry in parameters)
+        return {**(self.__dict__.get("_passed", {}) if takes_all else {}), **named}
+
+    def __getattr__(self, name: str) -> Any:
+        extra = self.__dict__.get("extra", {})
+        if name in extra:
+            return extra[name]
+        raise AttributeError(f"The configuration has no {name!r}. It has: {', '.join(sorted(extra))}.")
+
+
+def with_labels(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Content whose ``id2label`` is a table from numbers, written as texts, to names; absent if it names nothing.
+
+    Args:
+        values: the content of a config.json, where it may also be a list, or null.
+        place: where it comes from, for messages.
+
+    Raises:
+        ConfigError: it is no table of names, or its keys are no numbers.
+    """
+    named = values.get("id2label")
+    table = dict(enumerate(named)) if isinstance(named, list) else Fields(values, place).mapping("id2label")
+    numbers = [as_int(key) for key in table]
+    if None in numbers or not all(isinstance(name, str | int | float) for name in table.values()):
+        raise ConfigError(f'{place}, id2label: {shown(named)} is no table of numbers and names, as {{"0": "O"}} is.')
+    rest = {key: value for key, value in values.items() if key != "id2label"}
+    return {**rest, "id2label": dict(zip(map(str, numbers), table.values(), strict=True))} if table else rest
+
+
+def architecture_of(values: Mapping[str, Any]) -> str | None:
+    """The class that a configuration names in ``architectures``, a list or a text; None if it names none.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    stated = values.get("architectures")
+    names = [stated] if isinstance(stated, str) else Fields(values, "config.json").texts("architectures")
+    return names[0] if names else None
+
+
+def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | None:
     """Name the family that a configuration describes; None if nothing tells.
 
     GLM-4 and its successors also call themselves "glm"; only the original series has its own keys.
+
+    Args:
+        values: the content of a config.json.
+        place: where it comes from, for messages.
+
+    Raises:
+        ConfigError: ``model_type`` is no text.
     """
-    stated = values.get("model_type")
+    stated = Fields(values, place).text("model_type", "").lower()
     if stated == "glm":
         return "glm" if "num_layers" in values else "glm (the GLM-4 architecture)"
-    if isinstance(stated, str) and stated:
+    if stated:
         return _SYNONYMS.get(stated, stated)
     return next((family for family, keys in _SIGNATURES.items() if all(key in values for key in keys)), None)
 
 
 def _unknown_override(cls: type[ModelConfig], name: str) -> str:
+    if name in _LOADING:
+        return f"{cls.__name__} has no setting {name!r}: it is an argument of from_pretrain, not of this call."
     near = difflib.get_close_matches(name, [*cls.names(), *_LOADING], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(cls.names()))}."
     return f"{cls.__name__} has no setting {name!r}.{hint}"
-
-
-def _field_kinds(cls: type[ModelConfig]) -> dict[str, tuple[type, ...]]:
-    """The plain types that each field accepts."""
-    kinds = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        if typing.get_origin(hint) is ClassVar or name == "extra":
-            continue
-        kinds[name] = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return kinds
-
-
-def _checked(owner: str, name: str, value: Any, kinds: tuple[type, ...]) -> Any:
-    """Check a value against the types of its field; whole numbers serve as floats."""
-    if float in kinds and int not in kinds and type(value) is int:
-        value = float(value)
-    if type(value) in (int, float) and type(value) in kinds:
-        low, high = next(bounds for pattern, bounds in _RANGES.items() if fnmatchcase(name, pattern))
-        if not low <= value <= high:
-            raise ConfigError(f"{owner}: {name} is {value!r}, expected a number from {low} to {high}.")
-    if type(value) not in kinds:
-        expected = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
-        raise ConfigError(f"{owner}: {name} is {value!r}, expected {expected}.")
-    return value

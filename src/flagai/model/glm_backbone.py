@@ -4,8 +4,9 @@ Source: Du et al. 2022, "GLM: General Language Model Pretraining with Autoregres
 behaviour checked against THUDM/GLM and FlagAI.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
@@ -14,11 +15,13 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GLMBlock
 from flagai.model.building import several
 from flagai.model.config import ModelConfig
+from flagai.model.config_values import Count, Layers, Range, Rate, Scale, Size
 from flagai.model.inputs import Output, checked_ids, picked, result, visible
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
 from flagai.model.weights import glm
+from flagai.typed_json import Fields
 
 
 @dataclass(kw_only=True)
@@ -41,30 +44,36 @@ class GLMConfig(ModelConfig):
     )
     fixed: ClassVar[dict[str, Any]] = {"relative_encoding": False}  # Transformer-XL; no published GLM has it
 
-    num_layers: int
-    vocab_size: int
-    hidden_size: int
-    num_attention_heads: int
-    max_sequence_length: int
-    embedding_dropout_prob: float = 0.1
-    attention_dropout_prob: float = 0.1
-    output_dropout_prob: float = 0.1
-    max_memory_length: int = 0
-    checkpoint_num_layers: int = 1
+    num_layers: Layers
+    vocab_size: Size
+    hidden_size: Size
+    num_attention_heads: Size
+    max_sequence_length: Size
+    embedding_dropout_prob: Rate = 0.1
+    attention_dropout_prob: Rate = 0.1
+    output_dropout_prob: Rate = 0.1
+    max_memory_length: Count = 0
+    checkpoint_num_layers: Layers = 1
     parallel_output: bool = True
     relative_encoding: bool = False
     block_position_encoding: bool = True
     output_predict: bool = True
-    spell_length: int | None = None
+    spell_length: Count | None = None
     spell_func: str = "lstm"
-    attention_scale: float = 1.0
-    layernorm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
-    class_num: int | None = None
-    hidden_dropout: float = 0.1
+    attention_scale: Annotated[float, Range(1, 2**31)] = 1.0
+    layernorm_epsilon: Rate = 1e-5
+    initializer_range: Scale = 0.02
+    class_num: Size | None = None
+    hidden_dropout: Rate = 0.1
     pool_token: str = "cls"  # noqa: S105 - a token of a text
     take_softmax: bool | None = None
-    length_penalty: float = 0.0
+    length_penalty: Annotated[float, Range(-1000, 1000)] = 0.0
+
+    @classmethod
+    def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See the base class; a padding id serves to fill rows up."""
+        padding = Fields(values, cls.__name__).integer("pad_token_id", None)
+        return values if padding is None else {**values, "pad_token_id": padding}
 
     def check(self) -> None:
         """See the base class."""
@@ -140,7 +149,7 @@ class GLMModel(BaseModel):
         input_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        mems: KVCache | None = None,
+        mems: KVCache | Sequence[torch.Tensor] | None = None,
         return_memory: bool = False,
         detach_memory: bool = True,
         prompt_pos: torch.Tensor | None = None,
@@ -161,7 +170,8 @@ class GLMModel(BaseModel):
                 many tokens everybody sees; the rest is causal, and remembered tokens are always visible. A matrix,
                 [B, S, K] or [B, 1, S, K], is 1 where a query sees a key. Default: everybody sees everybody, or
                 causal after a memory.
-            mems: the memory that an earlier call returned; it stays valid and can be used again.
+            mems: the memory that an earlier call returned; it stays valid and can be used again. An empty list is
+                none.
             return_memory: return the memory of all tokens so far as ``hidden_states``.
             detach_memory: cut the returned memory off from the gradient.
             prompt_pos: where each row has its learned prompt tokens, [B, P].
@@ -181,6 +191,8 @@ class GLMModel(BaseModel):
         """
         self.ignore(redundant)
         input_ids = checked_ids(input_ids)
+        if isinstance(mems, list | tuple) and not mems:  # no memory, as the original returns it
+            mems = None
         if mems is not None and not isinstance(mems, KVCache):
             raise InputError(f"mems is a {type(mems).__name__}; expected what return_memory=True gave.")
         memory = mems.branch() if mems is not None else cache

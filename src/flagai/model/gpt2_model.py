@@ -3,8 +3,10 @@
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,11 +16,16 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
 from flagai.model.building import several
 from flagai.model.config import ModelConfig
+from flagai.model.config_values import Layers, Rate, Scale, Size, TokenId
 from flagai.model.inputs import Output, checked_ids, decoder_mask, picked, real_tokens, result
 from flagai.model.layer import Attention, Embeddings, FeedForward, KVCache, LayerNorm, Linear
 from flagai.model.layer.loss import next_token_loss
 from flagai.model.layer.mask import visibility
+from flagai.model.padding_id import vocabulary_padding
 from flagai.model.weights import gpt2
+from flagai.typed_json import Fields, as_int
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -44,31 +51,39 @@ class GPT2Config(ModelConfig):
         "add_cross_attention": False,
     }
 
-    vocab_size: int
-    n_embd: int
-    n_layer: int
-    n_head: int
-    n_positions: int = 1024
-    n_inner: int | None = None
+    vocab_size: Size
+    n_embd: Size
+    n_layer: Layers
+    n_head: Size
+    n_positions: Size = 1024
+    n_inner: Size | None = None
     activation_function: str = "gelu_new"
-    attn_pdrop: float = 0.1
-    embd_pdrop: float = 0.1
-    resid_pdrop: float = 0.1
-    layer_norm_epsilon: float = 1e-5
+    attn_pdrop: Rate = 0.1
+    embd_pdrop: Rate = 0.1
+    resid_pdrop: Rate = 0.1
+    layer_norm_epsilon: Rate = 1e-5
     do_layer_norm_before: bool = True
-    pad_token_id: int | None = 0
-    initializer_range: float = 0.02
+    pad_token_id: TokenId | None = 0
+    initializer_range: Scale = 0.02
     tie_word_embeddings: bool = True
 
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """See the base class."""
         adapted = dict(values)
-        if "n_ctx" in values:
-            adapted.setdefault("n_positions", values["n_ctx"])
-        if "pad_token_id" not in values and values.get("bos_token_id") is not None:
-            adapted["pad_token_id"] = None
-        return adapted
+        if values.get("n_positions") is None:
+            adapted["n_positions"] = values.get("n_ctx")
+        return adapted | {"pad_token_id": _padding(values)}
+
+    @classmethod
+    def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:
+        """See the base class: the padding id is that of the vocabulary, if there is one."""
+        size = Fields(values, str(folder / "config.json")).integer("vocab_size", 0)
+        found = None if "pad_token_id" in settled else vocabulary_padding(folder, size)
+        if found is None:
+            return values
+        stated = _padding(values)
+        return values if found.id == stated else found.instead_of(stated, values, folder)
 
     def check(self) -> None:
         """See the base class."""
@@ -76,6 +91,35 @@ class GPT2Config(ModelConfig):
             self.n_head > 0 and self.n_embd % self.n_head == 0,
             f"n_embd {self.n_embd} is no multiple of {self.n_head} heads",
         )
+
+
+def _padding(values: Mapping[str, Any]) -> int | None:
+    """The padding id that a configuration means.
+
+    Files of Chinese models that Hugging Face saved name ``bos_token_id`` 50256, the default, beyond their vocabulary.
+    A padding id that also ends texts does not tell padding from text.
+    """
+    stated = Fields(values, GPT2Config.__name__)
+    pad, size = stated.integer("pad_token_id", None), stated.integer("vocab_size", 0)
+    ends = [number for name in ("bos_token_id", "eos_token_id") for number in _ids(stated, name)]
+    if pad is not None and pad < size:
+        return None if pad and pad in ends else pad
+    odd = [number for number in (pad, *ends) if number is not None and number >= size]
+    if odd:
+        logger.warning(
+            "config.json names token ids %s beyond its vocab_size %s: they do not count, and padding is id 0.",
+            odd,
+            size,
+        )
+        return 0
+    return None if ends or "pad_token_id" in values else 0
+
+
+def _ids(stated: Fields, name: str) -> list[int]:
+    """One id, a list of ids, or none."""
+    value = stated.table.get(name)
+    ids = [as_int(entry) for entry in (value if isinstance(value, list) else [] if value is None else [value])]
+    return [number if number is not None else stated.wrong(name, "an id or a list of ids") for number in ids]
 
 
 class GPT2Model(BaseModel):

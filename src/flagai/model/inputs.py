@@ -182,7 +182,8 @@ def warn_of_near_miss(cls: type[nn.Module], name: str) -> None:
         cls: the model's class.
         name: the argument.
     """
-    known = [parameter for parameter in inspect.signature(cls.forward).parameters if parameter != "self"]
+    parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
+    known = [entry.name for entry in parameters if entry.kind is not entry.VAR_KEYWORD]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
     if near:
         logger.warning("%s ignores the argument %r. Did you mean %r?", cls.__name__, name, near[0])

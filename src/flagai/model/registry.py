@@ -8,7 +8,8 @@ from typing import Any
 from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import ConfigError
 from flagai.model.base_model import BaseModel
-from flagai.model.config import family_of
+from flagai.model.config import architecture_of, family_of
+from flagai.typed_json import shown
 
 MODULES = {
     "GLM": "flagai.model.glm_model",
@@ -90,8 +91,9 @@ def find_class(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[type[
     """
     family = family_of(config)
     if family not in BACKBONES:
-        keys = sorted(config)[:8]
-        raise ConfigError(f"config.json describes no model of {', '.join(BACKBONES)}; its keys are {keys}.")
+        raise ConfigError(
+            f"config.json describes no model of {', '.join(BACKBONES)}; its keys are {shown(sorted(config))}."
+        )
     backbone = class_named(BACKBONES[family])
     tensors = {backbone.names.canonical(name): name for name in checkpoint}
     for head in HEADS:
@@ -99,8 +101,8 @@ def find_class(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[type[
             rows = checkpoint.tensors(tensors[head.tensor])[0].shape[0]
             missing = head.counts and "class_num" not in config
             return class_named(head.class_name), {"class_num": rows} if missing else {}
-    stated = config.get("architectures")
-    found = class_named(str(stated[0])) if stated else backbone
+    stated = architecture_of(config)
+    found = backbone if stated is None else class_named(stated)
     if found is backbone and MASK_LM.tensor in tensors:
         found = class_named(MASK_LM.class_name)
     return found, {}

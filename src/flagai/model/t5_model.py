@@ -1,11 +1,10 @@
-"""T5 (v1.0, v1.1) and mT5: configuration and model.
+"""T5 (v1.0, v1.1) and mT5: the model.
 
 Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer".
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,6 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, T5Block
 from flagai.model.building import several
-from flagai.model.config import ModelConfig
 from flagai.model.inputs import (
     Output,
     checked_ids,
@@ -29,65 +27,10 @@ from flagai.model.layer import Embeddings, KVCache, Linear, Mask, Packed, Relati
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
 from flagai.model.layer.packed_row import Lengths
+from flagai.model.t5_config import T5Config
 from flagai.model.weights import t5
 
-
-@dataclass(kw_only=True)
-class T5Config(ModelConfig):
-    """T5's configuration, under the key names of Hugging Face's files, which FlagAI shares."""
-
-    family: ClassVar[str] = "t5"
-    model_types: ClassVar[tuple[str, ...]] = ("t5", "mt5")
-    aliases: ClassVar[Mapping[str, str]] = {
-        "hidden_size": "d_model",
-        "num_attention_heads": "num_heads",
-        "num_hidden_layers": "num_layers",
-    }
-    required: ClassVar[tuple[str, ...]] = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-
-    vocab_size: int
-    d_model: int
-    d_kv: int
-    d_ff: int
-    num_layers: int
-    num_heads: int
-    num_decoder_layers: int | None = None
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    dropout_rate: float = 0.1
-    layer_norm_epsilon: float = 1e-6
-    feed_forward_proj: str = "relu"
-    pad_token_id: int = 0
-    decoder_start_token_id: int | None = None
-    initializer_factor: float = 1.0
-    tie_word_embeddings: bool = True
-
-    @property
-    def gated(self) -> bool:
-        """Whether the feed-forward layers are gated."""
-        return self.feed_forward_proj.startswith("gated-")
-
-    @property
-    def activation(self) -> str:
-        """The feed-forward layers' activation; "gated-gelu" has always meant the tanh form."""
-        name = self.feed_forward_proj.removeprefix("gated-")
-        return "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
-
-    @property
-    def scaled_head(self) -> bool:
-        """Whether the head reads states scaled by ``d_model ** -0.5``: a head that shares the embeddings does.
-
-        Transformers 5 ties every head and notes in ``scale_decoder_outputs`` what was meant; mT5 never scales.
-        """
-        if self.extra.get("model_type") == "mt5":
-            return False
-        noted = self.extra.get("scale_decoder_outputs")
-        return self.tie_word_embeddings if noted is None else bool(noted)
-
-    @property
-    def start_token(self) -> int:
-        """The token with which the decoder begins."""
-        return self.pad_token_id if self.decoder_start_token_id is None else self.decoder_start_token_id
+__all__ = ["T5Config", "T5Model", "T5Stack"]
 
 
 class T5Stack(nn.Module):

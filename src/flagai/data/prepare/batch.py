@@ -67,7 +67,10 @@ def checked_room(room: int) -> int:
         InputError: there is no room at all.
     """
     if room < 1:
-        raise InputError("The maximal length leaves no room for text beside the special tokens. Raise it.")
+        raise InputError(
+            "The maximal length leaves no room for text beside the special tokens. Raise it, or lower the answer's "
+            "(out_max_length) if that takes the model's positions."
+        )
     return room
 
 

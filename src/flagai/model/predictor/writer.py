@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
 from flagai.generation import Hypothesis, Prompt, stream
 from flagai.model.base_model import BaseModel
 from flagai.model.predictor.arguments import known_ids, read_length
@@ -124,6 +125,11 @@ class Writer:
         rows = read_length("input_max_length", None, self.model)
         if rows is not None and max_length is not None and protocol is not BLANKS:
             max_length = min(max_length, rows - options.max_new_tokens + 1)
+            if max_length < 1:
+                raise InputError(
+                    f"out_max_length {options.max_new_tokens} leaves no room for a text: the model has {rows} "
+                    "positions. Lower it."
+                )
         found = protocol.prompts(self.tokenizer, texts, max_length)
         return [replace(prompt, ids=tuple(known_ids(prompt.ids, self.tokenizer, self.model))) for prompt in found]
 
