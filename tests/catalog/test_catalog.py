@@ -203,7 +203,17 @@ def test_a_broken_card_hides_no_other(cards: Path, text: str) -> None:
             ask()
 
 
-@pytest.mark.parametrize("text", ['["My-Model"', "\udcff", 'speed = 3\n["My-Model"]'])
+UNREADABLE = {
+    "cut short": '["My-Model"',
+    "not UTF-8": "\udcff",
+    "outside of a card": 'speed = 3\n["My-Model"]',
+    "a key of many parts": f'["My-Model"]\na{".a" * 100_000} = 1',
+    "a table of many parts": f"[a{'.a' * 100_000}]",
+    "deep arrays": f'["My-Model"]\na = {"[" * 100_000}',
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
 def test_an_unreadable_file_of_cards_hides_no_other(cards: Path, text: str) -> None:
     (cards / "mine.toml").write_bytes(text.encode(errors="surrogateescape"))
     assert find("gpt2", cards=cards).name == "gpt2"

@@ -4,7 +4,9 @@ import argparse
 import builtins
 import os
 import pickle
+import sys
 import tarfile
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +104,68 @@ def test_harmless_objects_beside_the_weights_are_dropped_unbuilt(
     checkpoint = open_checkpoint(path)
     assert set(checkpoint) == set(WEIGHTS)
     assert not called
+
+
+SCALERS = (
+    "fp16.loss_scaler.DynamicLossScaler",
+    "flagai.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "apex.fp16_utils.loss_scaler.DynamicLossScaler",
+)
+
+
+@pytest.mark.parametrize("kind", ["zip.bin", "legacy.bin"])
+@pytest.mark.parametrize("name", SCALERS)
+def test_dumps_of_mixed_precision_are_read_and_nothing_is_imported(
+    tmp_path: Path, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _, kept = name.rpartition(".")
+    scaler = type(kept, (), {"__module__": module})
+    for part in range(1, len(module.split(".")) + 1):
+        package = ".".join(module.split(".")[:part])
+        if package not in sys.modules or part == len(module.split(".")):
+            monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    setattr(sys.modules[module], kept, scaler)
+    state = scaler()
+    state.cur_scale = 65536.0
+    path = write(tmp_path / kind, {"module": WEIGHTS, "optimizer": {"loss_scaler": state, "overflow": False}})
+    monkeypatch.delattr(sys.modules[module], kept)
+    assert set(open_checkpoint(path)) == set(WEIGHTS)
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("new", [True, False])
+def test_every_protocol_is_read(tmp_path: Path, protocol: int, new: bool) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    content = {"module": WEIGHTS, "set": {1}, "frozen": frozenset("a"), "bytes": b"b", "long": 2**70, "none": None}
+    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=new)
+    checkpoint = open_checkpoint(path)
+    assert {name: checkpoint.tensors(name)[0].tolist() for name in checkpoint} == {
+        name: tensor.tolist() for name, tensor in WEIGHTS.items()
+    }
+
+
+TYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8),
+    *(torch.bool, torch.complex64, torch.complex128),
+)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("new", [True, False])
+def test_every_dtype_is_read_as_it_was_saved(tmp_path: Path, dtype: torch.dtype, new: bool) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    whole = torch.arange(48, dtype=torch.uint8).view(-1, 16).remainder(2).view(dtype)
+    content = {"whole": whole, "turned": whole.T, "window": whole[1:], "none": whole[:0], "one": whole[2, 0]}
+    torch.save(content, path, _use_new_zipfile_serialization=new)
+    checkpoint = open_checkpoint(path)
+    for name, tensor in content.items():
+        read = checkpoint.tensors(name)[0]
+        assert (read.dtype, read.shape, read.stride()) == (tensor.dtype, tensor.shape, tensor.stride())
+        assert bytes(read.contiguous().flatten().view(torch.uint8)) == bytes(
+            tensor.contiguous().flatten().view(torch.uint8)
+        )
 
 
 @pytest.mark.parametrize("kind", ["zip.bin", "legacy.bin"])

@@ -14,6 +14,9 @@ from flagai.catalog.card import Card, parse_card
 from flagai.errors import CatalogError, ModelNotFoundError
 
 logger = logging.getLogger(__name__)
+# The largest card that ships has 10 KB, and at most 10 dots in a line.
+_CARD_LIMIT = 1 << 20
+_MOST_DOTS = 200
 SHIPPED = Path(__file__).parent / "cards"
 # What a card takes over from the model that it resembles, and from the one that it was fine-tuned from.
 _LIKE = ("family", "class", "task", "language", "parameters", "tokenizer", "licence", "paper")
@@ -178,11 +181,22 @@ def _read_folder(folder: Path) -> tuple[_Draft, ...]:
 
 def _read_file(path: Path) -> tuple[_Draft, ...]:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        tables = tomllib.loads(_read_card_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s cannot be read; its cards are passed over", path)
         return (_Draft(str(path), {}, str(path), CatalogError(f"{path} cannot be read as TOML: {error}.")),)
     return tuple(_draft(name, table, str(path)) for name, table in tables.items())
+
+
+def _read_card_text(path: Path) -> str:
+    """The text of a card; not one that takes tomllib for ever: its time grows with the cube of a key's parts."""
+    with path.open("rb") as file:
+        text = file.read(_CARD_LIMIT + 1).decode("utf-8-sig")
+    if len(text) > _CARD_LIMIT:
+        raise ValueError(f"it is larger than {_CARD_LIMIT:,} bytes")
+    if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+        raise ValueError(f"a line has more than {_MOST_DOTS} dots")
+    return text
 
 
 def _draft(name: str, table: object, origin: str) -> _Draft:

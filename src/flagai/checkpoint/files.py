@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagai.errors import CheckpointError, ModelNotFoundError
-from flagai.typed_json import read_json
+from flagai.typed_json import read_json, shown
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -78,13 +78,13 @@ def _from_index(index: Path) -> CheckpointFiles:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
             raise CheckpointError(
-                f"{index} names the file {name!r}, which is no plain file name. "
+                f"{index} names the file {shown(name)}, which is no plain file name. "
                 "Take the model from a source that you trust."
             )
     files = {name: index.parent / name for name in names}
     absent = [name for name, file in files.items() if not os.path.isfile(file)]  # also if no file can have this name
     if absent:
-        raise CheckpointError(f"{index} names {', '.join(absent)}, absent from {index.parent}. Fetch what is missing.")
+        raise CheckpointError(f"{index} names {shown(absent)}, absent from {index.parent}. Fetch what is missing.")
     return CheckpointFiles([list(files.values())], {name: files[file] for name, file in weight_map.items()})
 
 
@@ -106,7 +106,8 @@ def _complete_set(folder: Path, shards: list[re.Match[str]]) -> list[Path]:
     totals = {int(match[2]) for match in shards if match[2]} or {len(shards)}
     if len(totals) > 1:
         raise CheckpointError(
-            f"{folder} holds shards of several checkpoints: {[match[0] for match in shards]}. Remove the older ones."
+            f"{folder} holds shards of several checkpoints: {shown([match[0] for match in shards])}. "
+            "Remove the older ones."
         )
     total = totals.pop()
     numbers = {int(match[1]): folder / match[0] for match in shards}
@@ -119,7 +120,7 @@ def _check_complete(folder: Path, found: dict[int, Path], wanted: range) -> None
     missing = next((number for number in wanted if number not in found), None)
     if missing is not None:
         raise CheckpointError(
-            f"{folder} holds {[file.name for file in found.values()]}, but number {missing} of {len(wanted)} is "
+            f"{folder} holds {shown([file.name for file in found.values()])}, but number {missing} of {len(wanted)} is "
             "missing. Fetch what is missing."
         )
 
@@ -129,7 +130,7 @@ def _from_tag(folder: Path) -> CheckpointFiles | None:
         if (folder / name).is_file():
             tag = _read_tag(folder / name)
             if Path(tag).name != tag or tag in ("", ".", ".."):
-                raise CheckpointError(f"{folder / name} holds {tag!r}, which is no plain folder name. Repair it.")
+                raise CheckpointError(f"{folder / name} holds {shown(tag)}, which is no plain folder name. Repair it.")
             found = _in_folder(folder / tag) if os.path.isdir(folder / tag) else None
             if found is None:
                 raise CheckpointError(

@@ -57,6 +57,7 @@ def fill(
     Raises:
         LoadError: a tensor is missing, unexpected, or of the wrong shape or type. The model is as it was.
     """
+    checkpoint.check_memory()
     report = LoadReport(str(checkpoint.path), type(model).__name__)
     with phase("match"):
         parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -148,9 +148,11 @@ class NameMap:
         """A file's name without prefixes and in its present spelling."""
         for old, new in self.renames:
             name = name.replace(old, new)
-        while prefix := next((prefix for prefix in self.prefixes if name.startswith(prefix)), None):
-            name = name.removeprefix(prefix)
-        return name
+        return self._prefixes.sub("", name, 1)
+
+    @cached_property
+    def _prefixes(self) -> re.Pattern[str]:
+        return re.compile(rf"\A(?:{'|'.join(map(re.escape, self.prefixes))})*")
 
     def windows(self, ours: str) -> list[Window]:
         """The windows where a parameter may lie, best first; the last one is its own name (our training files)."""

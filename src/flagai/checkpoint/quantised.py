@@ -160,13 +160,24 @@ def widened(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Ten
                 f"{path}: {name!r} is {list(whole.shape)}, but its scale {list(scale.shape)} {scale.dtype}; expected "
                 f"{expected}. Fetch the file again."
             )
-        tensors[name] = widen(whole, scale)
+        if whole.dtype == torch.int8:  # an expanded tensor stays one: the file has no more values
+            tensors[name] = widen(distinct(whole), distinct(scale)).expand(whole.shape)
+        else:
+            tensors[name] = widen(whole, scale)
     return tensors
+
+
+def distinct(tensor: torch.Tensor) -> torch.Tensor:
+    """An expanded tensor without its repetitions: extents with a stride of 0 become 1."""
+    return tensor[tuple(slice(None) if step else slice(1) for step in tensor.stride())]
 
 
 def _is_scale(whole: torch.Tensor, scale: torch.Tensor) -> bool:
     if whole.dtype == torch.int8:
-        return bool(whole.dim()) and scale.is_floating_point() and scale.shape == whole.shape[:1]
+        fits = bool(whole.dim()) and scale.is_floating_point() and scale.shape == whole.shape[:1]
+        return fits and (whole.stride(0) > 0 or scale.stride(0) == 0 or len(scale) == 1)  # else rows are made of one
+    if any(step == 0 for step in (*whole.stride(), *scale.stride())):
+        return False
     if whole.dim() != 2 or scale.dim() != 2 or scale.dtype != torch.int32 or len(whole) != len(scale):
         return False
     return whole.shape[1] * _IN_WORD in [scale.shape[1] * group for group in GROUPS]

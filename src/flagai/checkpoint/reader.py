@@ -1,5 +1,6 @@
 """One interface over all checkpoint formats: names and tensors that are read when they are used."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,9 +15,14 @@ from flagai.checkpoint.quantised import widened
 from flagai.checkpoint.safetensors_file import open_safetensors
 from flagai.checkpoint.stream import Stream, exactly
 from flagai.errors import CheckpointError
+from flagai.typed_json import shown
 
 # What a clone without Git LFS leaves in the place of a large file.
 _LFS_POINTER = b"version https://git-lfs"
+
+
+# How many bytes expanded tensors may repeat: buffers are small.
+_MOST_REPEATED = 1 << 20
 
 
 class Checkpoint:
@@ -72,6 +78,21 @@ class Checkpoint:
             )
         return self.dtype
 
+    def check_memory(self) -> None:
+        """Refuse expanded tensors that would take far more memory than the files have, if they are copied.
+
+        Raises:
+            CheckpointError: there are such tensors.
+        """
+        repeated = 0
+        for name, tensor in itertools.chain.from_iterable(part.items() for part in self.parts):
+            repeated += max(0, tensor.nbytes - tensor.untyped_storage().nbytes())
+            if repeated > _MOST_REPEATED:
+                raise CheckpointError(
+                    f"{self.path}: {shown(name)} is {list(tensor.shape)}, but the file repeats a few values. Save it "
+                    "again with contiguous tensors, or take the model from a source that you trust."
+                )
+
     def mapped_ahead(self) -> AbstractContextManager[None]:
         """Bring all files into memory while the body runs; see :func:`flagai.checkpoint.pages.mapped_ahead`."""
         return mapped_ahead(tensor for part in self.parts for tensor in part.values())
@@ -103,12 +124,13 @@ class Checkpoint:
         return found
 
 
-def open_checkpoint(path: str | Path, *, widen: bool = True) -> Checkpoint:
+def open_checkpoint(path: str | Path, *, widen: bool = True, mmap: bool = True) -> Checkpoint:
     """Open the weights at ``path``.
 
     Args:
         path: a weights file, or a folder in any layout that :mod:`flagai.checkpoint.files` knows.
         widen: turn weights of eight and four bits into float32; a quantised model takes them as they are.
+        mmap: map the files; False reads them at once, so that a file may be rewritten in place afterwards.
 
     Raises:
         ModelNotFoundError: no weights are there.
@@ -116,7 +138,7 @@ def open_checkpoint(path: str | Path, *, widen: bool = True) -> Checkpoint:
     """
     path = Path(path)
     files = find_files(path)
-    parts = [_join(path, part) for part in files.parts]
+    parts = [_join(path, part, mmap) for part in files.parts]
     _check_placement(files, parts[0])
     if widen:  # of all files together: a matrix and its scale may stand in two of them
         parts = [widened(part, path) for part in parts]
@@ -129,10 +151,10 @@ def open_checkpoint(path: str | Path, *, widen: bool = True) -> Checkpoint:
     return Checkpoint(path, parts)
 
 
-def _join(path: Path, files: list[Path]) -> dict[str, torch.Tensor]:
+def _join(path: Path, files: list[Path], mapped: bool) -> dict[str, torch.Tensor]:
     joined: dict[str, torch.Tensor] = {}
     for file in files:
-        tensors = _open_file(file)
+        tensors = _open_file(file, mapped)
         for name in tensors.keys() & joined.keys():
             raise CheckpointError(
                 f"{name!r} stands in {file.name} and in an earlier shard of {path}. Remove the files of one checkpoint."
@@ -141,7 +163,7 @@ def _join(path: Path, files: list[Path]) -> dict[str, torch.Tensor]:
     return joined
 
 
-def _open_file(file: Path) -> dict[str, torch.Tensor]:
+def _open_file(file: Path, mapped: bool) -> dict[str, torch.Tensor]:
     try:
         with file.open("rb") as opened:
             start = opened.read(len(_LFS_POINTER))
@@ -149,12 +171,13 @@ def _open_file(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}). Check who may read it.") from error
     if start == _LFS_POINTER:
         raise CheckpointError(f"{file} is a Git LFS pointer, not the weights themselves. Run `git lfs pull`.")
-    return open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)
+    read = open_safetensors if file.suffix == ".safetensors" else open_pickle
+    return read(file, mapped=mapped)
 
 
 def _check_placement(files: CheckpointFiles, tensors: dict[str, torch.Tensor]) -> None:
     for name, file in (files.placement or {}).items():
         if name not in tensors:
             raise CheckpointError(
-                f"The index says that {file} holds {name!r}, but it does not. Fetch the folder again."
+                f"The index says that {file} holds {shown(name)}, but it does not. Fetch the folder again."
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from flagai.errors import LoadError
 
 _LINES_SHOWN = 12
+_LONGEST_LINE = 300
 _LAYER = ".\0."
 
 
@@ -79,7 +80,7 @@ class LoadReport:
 
 def _section(title: str, names: list[str]) -> str:
     lines = fold(names)
-    shown = [f"  {line}" for line in lines[:_LINES_SHOWN]]
+    shown = [f"  {line:.{_LONGEST_LINE}}" for line in lines[:_LINES_SHOWN]]
     if len(lines) > _LINES_SHOWN:
         shown.append(f"  ... and {len(lines) - _LINES_SHOWN} lines more")
     noun = "tensor" if len(names) == 1 else "tensors"

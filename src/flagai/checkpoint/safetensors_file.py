@@ -1,17 +1,22 @@
 """Read a safetensors file as views of one memory mapping: no copy, no byte read before it is used."""
 
-import json
 import math
-import mmap
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flagai.checkpoint.mapping import map_file, tensor_at
+from flagai.checkpoint.pickle_values import LONGEST_NAME, MOST_DIMENSIONS
 from flagai.errors import CheckpointError
+from flagai.typed_json import parse_json, shown
 
-# The format's own limit for a header; a larger number is a damaged or hostile file.
-_HEADER_LIMIT = 100_000_000
+# Parsed, a header takes 25 times its size. 100 bytes describe a tensor; the format itself allows 100 MB.
+_HEADER_LIMIT = 25 << 20
+# A small file has a small header, or an eighth of it is one.
+_HEADER_ALLOWANCE = 1 << 20
+_HEADER_SHARE = 8
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -33,7 +38,7 @@ _DTYPES = {
 }
 
 
-def open_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def open_safetensors(path: Path, *, mapped: bool = True) -> dict[str, torch.Tensor]:
     """Map a safetensors file and return its tensors by name.
 
     The tensors are private views of the page cache: processes that open the same file share its
@@ -41,47 +46,33 @@ def open_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
     Args:
         path: the file.
+        mapped: map the file; see :func:`flagai.checkpoint.mapping.map_file`.
 
     Raises:
         CheckpointError: the file is shorter than its header says, or the header is not consistent.
     """
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        if size < 8:
-            raise CheckpointError(f"{path} has {size} bytes, too few for a safetensors file. Fetch it again.")
-        mapping = _map(file.fileno(), size)
-    header, start = _read_header(path, mapping)
-    entries = _check_header(path, header, size - start)
-    return {name: _view(mapping, start + begin, dtype, shape) for name, (dtype, shape, begin) in entries.items()}
+    size = path.stat().st_size
+    if size < 8:
+        raise CheckpointError(f"{path} has {size} bytes, too few for a safetensors file. Fetch it again.")
+    memory = map_file(path, mapped=mapped)
+    header, start = _read_header(path, memory)
+    entries = _check_header(path, header, len(memory) - start)
+    return {name: tensor_at(memory, start + begin, dtype, shape) for name, (dtype, shape, begin) in entries.items()}
 
 
-def _map(descriptor: int, size: int) -> mmap.mmap:
-    """Map a file copy-on-write, so that parameters can be trained in place without touching the file."""
-    return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
-
-
-def _read_header(path: Path, mapping: mmap.mmap) -> tuple[dict[str, Any], int]:
-    length = int.from_bytes(mapping[:8], "little")
-    if length > min(_HEADER_LIMIT, len(mapping) - 8):
+def _read_header(path: Path, memory: mmap) -> tuple[dict[str, Any], int]:
+    size, length = len(memory), int.from_bytes(memory[:8], "little")
+    limit = min(_HEADER_LIMIT, max(_HEADER_ALLOWANCE, size // _HEADER_SHARE))
+    if length > min(limit, size - 8):
         raise CheckpointError(
-            f"{path} is not a whole safetensors file: it announces a header of {length} bytes and has "
-            f"{len(mapping)} bytes in all. Fetch it again."
+            f"{path} is not a whole safetensors file: it announces a header of {length:,} bytes and has {size:,} "
+            f"bytes in all; at most {limit:,} are read. Fetch it again."
         )
-    try:
-        header = json.loads(mapping[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} has a damaged safetensors header ({error}). Fetch it again.") from error
+    header = parse_json(memory[8 : 8 + length], f"The header of {path}", CheckpointError)
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} has a safetensors header that is no JSON object. Fetch it again.")
     header.pop("__metadata__", None)
     return header, 8 + length
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return result
 
 
 def _check_header(path: Path, header: dict[str, Any], available: int) -> dict[str, tuple[torch.dtype, list[int], int]]:
@@ -89,23 +80,25 @@ def _check_header(path: Path, header: dict[str, Any], available: int) -> dict[st
     entries = {}
     spans = []
     for name, entry in header.items():
+        if len(name) > LONGEST_NAME:
+            raise CheckpointError(f"{path}: a name has {len(name):,} characters: {shown(name)}. Fetch it again.")
         try:
             dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
             begin, end = entry["data_offsets"]
             numbers = [*shape, begin, end]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{path}: the header entry of {name!r} cannot be read: {entry!r:.200}. Fetch it again."
+                f"{path}: the header entry of {shown(name)} cannot be read: {shown(entry)}. Fetch it again."
             ) from error
-        if not _are_possible(numbers):
+        if len(shape) > MOST_DIMENSIONS or not _are_possible(numbers):
             raise CheckpointError(
-                f"{path}: the header entry of {name!r} has impossible numbers: {entry!r:.200}. Fetch it again."
+                f"{path}: the header entry of {shown(name)} has impossible numbers: {shown(entry)}. Fetch it again."
             )
         length = dtype.itemsize * math.prod(shape)
         if end - begin != length:
             raise CheckpointError(
-                f"{path}: the header gives {name!r} {end - begin} bytes, but {entry['dtype']} {shape} takes {length}. "
-                "Fetch it again."
+                f"{path}: the header gives {shown(name)} {end - begin} bytes, but {entry['dtype']} {shape} takes "
+                f"{length}. Fetch it again."
             )
         entries[name] = (dtype, shape, begin)
         spans.append((begin, end, name))
@@ -125,7 +118,7 @@ def _check_tiling(path: Path, spans: list[tuple[int, int, str]], available: int)
     for begin, end, name in spans:
         if begin != expected:
             raise CheckpointError(
-                f"{path}: {name!r} begins at byte {begin} where byte {expected} is due. Fetch it again."
+                f"{path}: {shown(name)} begins at byte {begin} where byte {expected} is due. Fetch it again."
             )
         expected = end
     if expected != available:
@@ -133,13 +126,3 @@ def _check_tiling(path: Path, spans: list[tuple[int, int, str]], available: int)
             f"{path} is {'truncated' if expected > available else 'too long'}: the header describes {expected} bytes "
             f"of tensors and {available} are there. Fetch it again."
         )
-
-
-def _view(mapping: mmap.mmap, begin: int, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
-    count = math.prod(shape)
-    if not count:
-        return torch.empty(shape, dtype=dtype)
-    if begin % dtype.itemsize:  # files with an unpadded header; kernels expect aligned elements
-        raw = torch.frombuffer(bytearray(mapping[begin : begin + count * dtype.itemsize]), dtype=torch.uint8)
-        return raw.view(dtype).view(shape)
-    return torch.frombuffer(mapping, dtype=dtype, count=count, offset=begin).view(shape)
