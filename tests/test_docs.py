@@ -70,7 +70,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     commands = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines() if "pytest" in line]
     install_and_test = commands[0].partition("activate && ")[2]
     assert install_and_test
-    assert install_and_test in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert install_and_test in map(str.strip, (ROOT / ".ci" / "run").read_text().splitlines())
 
 
 def test_the_example_architecture_is_under_40_lines() -> None:

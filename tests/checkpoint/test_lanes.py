@@ -293,7 +293,7 @@ def test_readers_with_nothing_to_do_get_ready(runtime: Runtime, calls: Calls, tm
     whole = stacked(tmp_path)
     target = torch.empty(whole.shape)
     with streaming.Stream(CPU, 1 << 30, StreamPlan(4, 1 << 20, 2, 1 << 18)) as readers:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while runtime.requests < 4:
             assert time.monotonic() < until
         readers.add([Move(whole, target)])

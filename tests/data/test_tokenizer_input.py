@@ -51,9 +51,9 @@ def test_a_megabyte_takes_seconds(load, name, text) -> None:
     tokenizer = load(name)
     tokenizer.encode("今")  # jieba reads its dictionary at the first text
     long = text * (1_000_000 // len(text.encode()))
-    start = time.perf_counter()
+    start = time.process_time()  # not the wall's: the machine may be busy
     ids = tokenizer.encode(long)
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15
     assert ids or text == " "
 
 

@@ -57,7 +57,7 @@ def start(program: str, *arguments: object) -> "subprocess.Popen[str]":
 
 def finish(processes: "list[subprocess.Popen[str]]") -> None:
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
 
 
@@ -142,7 +142,7 @@ def test_ranks_agree_through_the_store(hub: Hub, tmp_path: Path, shared: bool) -
 def test_a_failure_reaches_all_ranks(hub: Hub, tmp_path: Path) -> None:
     hub.faults = {NAME: Fault(status=500)}
     processes = [start(RANKS, "hf:owner/glm", tmp_path / "m", r, tmp_path / "store", 3) for r in range(3)]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert outputs == ["error 1\n"] * 3
     assert len([entry for entry in hub.requests("/cdn/") if entry.status == 500]) == QUICK.attempts
 
@@ -212,7 +212,7 @@ def test_a_lock_that_nobody_can_read_nor_make_is_not_waited_for_forever(tmp_path
     begin = time.monotonic()
     with pytest.raises(HubError, match=r"lock\.1 that cannot be read.*Remove"):
         take(tmp_path)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
 
 
 def test_a_lock_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,16 +23,29 @@ def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 @pytest.mark.parametrize("rows", [1, 7, 65])
 @pytest.mark.parametrize("size", [48, 64])
-def test_norms_of_sums(rows: int, size: int) -> None:
+def test_norms_of_sums(rows: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    norm = drawn_norm(size)
+    hidden, added = (torch.randn(1, rows, size).half() for _ in range(2))
+    wanted = norm(hidden + added)
+    # Of the class: with a forward of its own, a norm is called.
+    monkeypatch.setattr(nn.LayerNorm, "forward", lambda *_: pytest.fail("torch computes"))
+    torch.testing.assert_close(added_norm(norm, hidden, added), wanted, atol=4e-3, rtol=4e-3)
+
+
+def test_norms_that_are_replaced_or_listened_to_are_called() -> None:
+    hidden, added = (torch.randn(1, 3, 48).half() for _ in range(2))
+    replaced, heard = drawn_norm(48), drawn_norm(48)
+    replaced.forward = lambda total: total + 1  # type: ignore[method-assign]
+    assert torch.equal(added_norm(replaced, hidden, added), hidden + added + 1)
+    heard.register_forward_hook(lambda *_: added)
+    assert added_norm(heard, hidden, added) is added
+
+
+def drawn_norm(size: int) -> nn.LayerNorm:
     norm = nn.LayerNorm(size).half()
     norm.weight.normal_(1, 0.3)
     norm.bias.normal_()
-    hidden, added = (torch.randn(1, rows, size).half() for _ in range(2))
-    calls = []
-    norm.forward = lambda total: calls.append(total)  # type: ignore[method-assign]
-    got = added_norm(norm, hidden, added)
-    assert not calls
-    torch.testing.assert_close(got, nn.LayerNorm.forward(norm, hidden + added), atol=4e-3, rtol=4e-3)
+    return norm
 
 
 @pytest.mark.parametrize("lengths", [(1,), (16, 3, 9), (33, 20, 1, 7), (128, 5)], ids=str)

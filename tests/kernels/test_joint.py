@@ -105,7 +105,7 @@ def test_two_ranks_write_with_kernels_what_one_writes(tmp_path: Path, way: str) 
     model = lively("GLMModel", **SHARED["glm"], spell_length=None)
     model.save_pretrained(tmp_path)
     expected = answers(model)
-    for found in on_ranks(2, written, tmp_path, inboxes(2, 16 * 16) if way == "inbox" else None, seconds=200):
+    for found in on_ranks(2, written, tmp_path, inboxes(2, 16 * 16) if way == "inbox" else None):
         for search, wanted in expected.items():
             for ours, theirs in zip(found[search], wanted, strict=True):
                 assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs], search

@@ -19,7 +19,11 @@ torch.compiler.disable(print)  # loads the compiler, which distributed tensors n
 _FORK = multiprocessing.get_context("fork")
 
 
-def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, seconds: float = 60.0, **options: Any) -> list[Any]:
+# A hang is longer than anything that a busy machine delays.
+HANG = 600.0
+
+
+def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
     """Run ``work(*arguments, **options)`` on every rank of a gloo group and return what the ranks returned, by rank.
 
     The first error of a rank ends all of them and is shown with its traceback; so does the end of the time.
@@ -28,7 +32,6 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, seconds: flo
         count: number of processes.
         work: what each does.
         *arguments: what it gets.
-        seconds: how long all of it may take.
         **options: what it gets by name.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +44,7 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, seconds: flo
         for process in processes:
             process.start()
         try:
-            return _collect(processes, answers, time.monotonic() + seconds)
+            return _collect(processes, answers, time.monotonic() + HANG)
         finally:
             for process in processes:
                 process.kill()

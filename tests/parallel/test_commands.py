@@ -59,7 +59,7 @@ def test_only_the_first_rank_draws_bars(monkeypatch: pytest.MonkeyPatch, rank: i
 @pytest.mark.slow
 def test_a_command_runs_under_torchrun() -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "flagai", *MATCH]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["0.6674"]
 
@@ -71,6 +71,6 @@ def test_two_processes_write_a_title_together(tmp_path: Path) -> None:
     variables = os.environ | {"FLAGAI_OFFLINE": "1"}
     alone = subprocess.run([sys.executable, "-m", "flagai", *title], env=variables, capture_output=True, text=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "flagai", *title]
-    together = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    together = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
     assert together.returncode == 0, together.stderr
     assert together.stdout == alone.stdout != ""

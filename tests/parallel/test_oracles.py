@@ -34,4 +34,4 @@ def check_references() -> int:
 
 
 def test_two_ranks_equal_the_references() -> None:
-    assert on_ranks(2, check_references, seconds=120) == [len(list(ROOT.iterdir())) - 1] * 2
+    assert on_ranks(2, check_references) == [len(list(ROOT.iterdir())) - 1] * 2

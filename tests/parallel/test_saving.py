@@ -70,7 +70,7 @@ def fail_to_save(root: Path) -> str:
 def test_a_failed_save_fails_on_every_rank_and_none_waits(tmp_path: Path) -> None:
     saved(tmp_path / "model", **SHARED["glm"])
     (tmp_path / "file").touch()
-    first, second = on_ranks(2, fail_to_save, tmp_path, seconds=30)
+    first, second = on_ranks(2, fail_to_save, tmp_path)
     assert second.startswith(f"{CheckpointError.__name__}: The first rank could not save")
     assert first.partition(":")[0] in second
     assert (tmp_path / "good" / "model.safetensors").is_file()

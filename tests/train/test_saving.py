@@ -390,10 +390,10 @@ def test_two_runs_do_not_write_one_folder(home: Path) -> None:
         command(home, "--save-every", "1", "--workers", "1"), env=environment, stderr=subprocess.PIPE, text=True
     )
     try:
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 600
         while not list((home / "mine.training").glob("step-*[0-9]")) and time.monotonic() < give_up:
             time.sleep(0.01)
-        second = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=120)
+        second = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=600)
         assert second.returncode == 1
         assert f"Another run (process {first.pid} on" in second.stderr
     finally:
