@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flagai.errors import HubError
-from flagai.hub.fetch import fetch
+from flagai.hub.fetch import Fetched, fetch
 from flagai.hub.lock import Lock
 from flagai.hub.manifest import Entry, Manifest, git_sha1_of, sha256_of
 from flagai.hub.names import MANIFEST, WORK
@@ -16,11 +16,14 @@ from flagai.hub.order import Order
 from flagai.hub.progress import progress, readable
 from flagai.hub.sources import RemoteFile
 from flagai.hub.spec import public, recorded
-from flagai.hub.survey import COMMIT, pending, survey
+from flagai.hub.survey import COMMIT, one_model, pending, survey
+from flagai.hub.versions import IncompleteError, agree, changed, check_shards, local_version
 from flagai.hub.web import CancelledError, UnreachableError, Web
 
 logger = logging.getLogger(__name__)
 Advance = Callable[[int], None]
+_ROUNDS = 3
+_INDEX = ".index.json"
 
 
 class Collector:
@@ -40,6 +43,7 @@ class Collector:
         self.lock = lock
         self.web = Web(order.policy, stop=lock.lost)
         self.work = order.folder / WORK
+        self.files = self.work / "files"
         self.said: list[tuple[str, str]] = []
 
     def run(self) -> None:
@@ -50,6 +54,7 @@ class Collector:
         """
         if pending(self.order.folder):
             self._move_in()
+            one_model(self.order, Manifest.read(self.order.folder / MANIFEST))
             if not self.order.force and survey(self.order.folder, self.order.wanted).complete:
                 return
         base = Manifest.read(self.order.folder / MANIFEST)
@@ -63,20 +68,60 @@ class Collector:
                 self._note(spec, error)
                 continue
             known = dict(base.files) if base is not None and not self.order.force else {}
-            if not _agree(offer, {**known, **staged.files}) or not set(staged.files) <= {f.name for f in offer.files}:
+            staged = self._provable(staged, offer)
+            present = {**known, **staged.files}
+            if not agree(offer, present, self.files) or not set(staged.files) <= {f.name for f in offer.files}:
                 staged, known = self._clear(), {}
             staged = replace(staged, source=recorded(spec), revision=offer.revision)
-            staged, whole = self._collect(offer, staged, known)
+            staged, whole = self._of_one_version(offer, staged, known)
             if whole:
                 files = {**known, **staged.files}
                 self._commit(replace(staged, listing=offer.listing, files=files))
                 return
         raise HubError(report(self.order, self.said))
 
+    def _of_one_version(self, offer: Offer, staged: Manifest, known: dict[str, Entry]) -> tuple[Manifest, bool]:
+        """Bring all files, and those anew that change at the source meanwhile; tell whether all came."""
+        for _ in range(_ROUNDS):
+            staged, whole = self._collect(offer, staged, known)
+            if not whole:
+                return staged, False
+            try:
+                other = changed(offer, {**known, **staged.files}, self.web)
+            except CancelledError:
+                raise
+            except HubError as error:
+                self._note(offer.spec, error)
+                return staged, False
+            if not other:
+                return staged, True
+            for name in other:
+                known.pop(name, None)
+            staged = self._without(staged, other)
+        self._note(offer.spec, HubError("its files change faster than they can be fetched"))
+        return staged, False
+
+    def _provable(self, staged: Manifest, offer: Offer) -> Manifest:
+        """What an earlier attempt has brought, without files that may be of another version by now."""
+        doubtful = [
+            file.name
+            for file in offer.files
+            if file.unproven and (entry := staged.files.get(file.name)) is not None and entry.version is None
+        ]
+        return self._without(staged, doubtful)
+
+    def _without(self, staged: Manifest, names: list[str]) -> Manifest:
+        for name in names:
+            (self.files / name).unlink(missing_ok=True)
+        return replace(staged, files={name: entry for name, entry in staged.files.items() if name not in names})
+
     def _collect(self, offer: Offer, staged: Manifest, known: dict[str, Entry]) -> tuple[Manifest, bool]:
         """Bring the files of an offer that are not there; tell whether all came."""
         missing = [file for file in offer.files if file.name not in staged.files and not self._keep(file, known, offer)]
         try:
+            for file in offer.files:
+                if file.name.endswith(_INDEX) and (here := self._place_of(file, staged)) is not None:
+                    check_shards(here, offer)
             self._check_space(missing)
         except HubError as error:
             self._note(offer.spec, error)
@@ -93,16 +138,23 @@ class Collector:
             for file in sorted(missing, key=lambda file: file.size or 0):
                 try:
                     entry = self._bring(file, offer, advance)
+                    if file.name.endswith(_INDEX):
+                        check_shards(self.files / file.name, offer)
                 except CancelledError:
                     raise
                 except HubError as error:
                     self._note(offer.spec, error)
-                    if isinstance(error, UnreachableError):
+                    if isinstance(error, UnreachableError | IncompleteError):
                         break
                     continue
                 staged = staged.with_file(file.name, entry)
                 staged.write(self.work / "staged.json")
         return staged, len(self.said) == before
+
+    def _place_of(self, file: RemoteFile, staged: Manifest) -> Path | None:
+        """Where a file is already, if it is."""
+        here = self.files / file.name if file.name in staged.files else file.path or self.order.folder / file.name
+        return here if here.is_file() else None
 
     def _keep(self, file: RemoteFile, known: dict[str, Entry], offer: Offer) -> bool:
         """Whether a file in the folder stays as it is; forced, what is found out about it joins what is known."""
@@ -111,24 +163,25 @@ class Collector:
             return False
         if not self.order.force and file.name in known:
             return not known[file.name].was_cut(path)
-        if not self.order.force:  # what is neither known nor ours is the user's
-            return file.name not in self._base_names()
+        if not self.order.force:  # what is not ours, or not as it was fetched, is the user's
+            entry = self._base_files().get(file.name)
+            return entry is None or not (entry.was_cut(path) or sha256_of(path, self.lock.advance) == entry.sha256)
         if file.sha256 is None or file.sha256 != sha256_of(path, self.lock.advance):
             return False
         known[file.name] = Entry.of(path, file.sha256, recorded(offer.spec))
         return True
 
-    def _base_names(self) -> set[str]:
+    def _base_files(self) -> dict[str, Entry]:
         base = Manifest.read(self.order.folder / MANIFEST)
-        return set(base.files) if base is not None else set()
+        return base.files if base is not None else {}
 
     def _bring(self, file: RemoteFile, offer: Offer, advance: Advance) -> Entry:
         """Bring one file to the staged ones."""
-        target = self.work / "files" / file.name
+        target = self.files / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.path is not None:
             try:
-                sha256 = self._from_here(file, file.path, target, advance)
+                came = self._from_here(file, file.path, target, advance)
             except HubError as error:
                 if file.locate is None:
                     raise
@@ -136,12 +189,13 @@ class Collector:
                 file = replace(file, path=None)
         if file.path is None:
             origin = f"{offer.spec} {offer.revision}"
-            sha256 = fetch(file, origin, target, self.work / "parts" / f"{file.name}.part", self.web, advance)
-        return Entry.of(target, sha256, recorded(offer.spec))
+            came = fetch(file, origin, target, self.work / "parts" / f"{file.name}.part", self.web, advance)
+        return Entry.of(target, came.sha256, recorded(offer.spec), came.version)
 
-    def _from_here(self, file: RemoteFile, path: Path, target: Path, advance: Advance) -> str:
+    def _from_here(self, file: RemoteFile, path: Path, target: Path, advance: Advance) -> Fetched:
         """Copy a file of this machine. A link would share its bytes: who rewrites one would destroy the other."""
         target.unlink(missing_ok=True)
+        version = local_version(path)
         shutil.copyfile(path.resolve(), target)
         size, sha256 = target.stat().st_size, sha256_of(target, advance)
         facts: list[tuple[str, object, object]] = [("size", size, file.size), ("sha256", sha256, file.sha256)]
@@ -151,7 +205,7 @@ class Collector:
             if right is not None and found != right:
                 target.unlink()
                 raise HubError(f"{path} is damaged: its {what} is {found} instead of {right}")
-        return sha256
+        return Fetched(sha256, version)
 
     def _check_space(self, missing: list[RemoteFile]) -> None:
         parts = self.work / "parts"
@@ -180,21 +234,20 @@ class Collector:
         """What an earlier attempt has brought."""
         empty = Manifest(self.order.model.name, "")
         staged = Manifest.journal(self.work / "staged.json")
-        if staged is None:
+        if staged is None or staged.name != self.order.model.name:
             return empty
-        whole = {name: entry for name, entry in staged.files.items() if _size(self.work / "files" / name) == entry.size}
+        whole = {name: entry for name, entry in staged.files.items() if _size(self.files / name) == entry.size}
         return replace(staged, files=whole)
 
     def _clear(self) -> Manifest:
         """Throw away what is staged: the next source has another version of it."""
-        shutil.rmtree(self.work / "files", ignore_errors=True)
+        shutil.rmtree(self.files, ignore_errors=True)
         (self.work / "staged.json").unlink(missing_ok=True)
         return Manifest(self.order.model.name, "")
 
     def _note(self, spec: str, error: HubError) -> None:
         self.said.append((public(spec), str(error)))
-        if not spec.startswith("hf-cache:"):
-            logger.warning("%s: %s", public(spec), error)
+        logger.info("%s: %s", public(spec), error)  # the error at the end says it
 
     def _commit(self, manifest: Manifest) -> None:
         if not self.lock.still_mine():
@@ -209,7 +262,7 @@ class Collector:
             (self.work / COMMIT).unlink(missing_ok=True)
             return
         for name in sorted(manifest.files, key=lambda name: (name == "config.json", name)):
-            file = self.work / "files" / name
+            file = self.files / name
             if file.is_file():
                 target = self.order.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -223,16 +276,3 @@ class Collector:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def _agree(offer: Offer, present: dict[str, Entry]) -> bool:
-    """Whether files that are there are those of the offer, as far as one can tell without fetching them."""
-    for file in offer.files:
-        entry = present.get(file.name)
-        if entry is None:
-            continue
-        if file.size is not None and file.size != entry.size:
-            return False
-        if file.sha256 is not None and file.sha256 != entry.sha256:
-            return False
-    return True

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -14,14 +15,15 @@ import requests
 from flagai.errors import HubError
 from flagai.hub.hasher import Hasher
 from flagai.hub.part import Identity, Part
+from flagai.hub.plausible import PageError, check_size, refuse_page
 from flagai.hub.policy import MEGABYTE
 from flagai.hub.sources import Link, RemoteFile
-from flagai.hub.spec import shown
-from flagai.hub.web import CancelledError, RefusedError, TemporaryError, Web, origin, received
+from flagai.hub.spec import origin, shown
+from flagai.hub.web import CancelledError, RefusedError, TemporaryError, Web, validator_of, version_of, whole_number
 
 logger = logging.getLogger(__name__)
 Advance = Callable[[int], None]
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _EXPIRED = (401, 403, 404, 410)
 _NOTEWORTHY = 1 << 14  # so many bytes, and failures start to count anew
 _ROUNDS = 3
@@ -43,7 +45,20 @@ class NoRangesError(HubError):
     """The server sends the whole file when it is asked for a part, or does not tell whether parts are of one file."""
 
 
-def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, advance: Advance) -> str:
+@dataclass(frozen=True)
+class Fetched:
+    """A file that came as a whole.
+
+    Args:
+        sha256: of the content.
+        version: what the server calls this version of it.
+    """
+
+    sha256: str
+    version: str | None
+
+
+def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, advance: Advance) -> Fetched:
     """Fetch a file over http(s).
 
     Args:
@@ -53,9 +68,6 @@ def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, a
         work: where it grows until then.
         web: the way to the network.
         advance: told the number of bytes as they come; negative when bytes are thrown away.
-
-    Returns:
-        The sha256 of the content.
 
     Raises:
         HubError: the source does not give the file as announced; what arrived so far is kept for another time
@@ -70,12 +82,16 @@ def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, a
         size = remote.size if link.size is None or (remote.size is not None and not remote.measured) else link.size
         if link.size is not None and link.size != size:
             raise HubError(f"{remote.name} has {link.size} bytes there instead of {size}")
+        check_size(remote.name, size or 0, web.policy)
         part = Part(work, Identity(size, remote.sha256 or remote.git_sha1, f"{origin} {remote.name}"))
         transfer = _Transfer(remote, link, part, web, advance)
         try:
             return transfer.run(target)
         except HubError as error:
             advance(-part.count)
+            if isinstance(error, PageError):
+                part.discard()
+                raise
             if isinstance(error, ChangedError):
                 part.discard()
                 left = min(left, error.rounds)
@@ -100,10 +116,11 @@ class _Transfer:
         self.advance = advance
         self.ranges = True
         self.direct: Link | None = None
+        self.version: str | None = None
         self.failed = threading.Event()
         self._learning = threading.Lock()
 
-    def run(self, target: Path) -> str:
+    def run(self, target: Path) -> Fetched:
         self.advance(self.part.count)
         hasher = Hasher(self.part, git=self.remote.git_sha1 is not None)
         try:
@@ -121,7 +138,7 @@ class _Transfer:
             hasher.stop()
         self._verify(size, sha256, git_sha1)
         self.part.publish(target)
-        return sha256
+        return Fetched(sha256, self.version)
 
     def _begin_anew(self) -> None:
         self.advance(-self.part.count)
@@ -188,7 +205,7 @@ class _Transfer:
                 position = start
             if self._reached(position, finish):
                 return  # the connection broke after the last byte
-            begin = position
+            begin, since = position, time.monotonic()
             try:
                 response = self._ask(position, finish)
                 with response:
@@ -201,7 +218,8 @@ class _Transfer:
                 if finish is not None and position < finish:
                     raise TemporaryError(f"{self._what}: the connection closed {finish - position} bytes early")
             except TemporaryError as error:
-                error.progress |= self.ranges and position - begin >= _NOTEWORTHY
+                least = max(_NOTEWORTHY, self.web.policy.slowest * (time.monotonic() - since))
+                error.progress |= self.ranges and position - begin >= least
                 raise
 
         if not self._reached(position, finish):
@@ -212,6 +230,7 @@ class _Transfer:
     def _keep(self, position: int, data: bytes, finish: int | None) -> None:
         if finish is not None and position + len(data) > finish:
             raise ChangedError(f"{self._what} sends more than the announced {finish} bytes")
+        check_size(self.remote.name, position + len(data), self.web.policy, sized=finish is not None)
         self.part.write(position, data)
         self.advance(len(data))
 
@@ -244,7 +263,7 @@ class _Transfer:
             if error.status == 416:
                 raise ChangedError(f"{self._what} is shorter than it was") from error
             raise
-        if response.history and response.url is not None and shown(response.url) != shown(self.link.url):
+        if response.url is not None and shown(response.url) != shown(self.link.url):
             same = origin(response.url) == origin(self.link.url)  # the token is for nobody else
             self.direct = Link(response.url, self.link.headers if same else {})
         return response
@@ -253,7 +272,10 @@ class _Transfer:
         """Make sure that the answer is about the bytes that were asked for; return where they end."""
         asked = response.request.headers.get("Range") is not None
         total, length = self._total(response, start, asked)
-        validator = _validator(response)
+        self.version = version_of(response)
+        validator = validator_of(response)
+        if self.remote.unproven:
+            refuse_page(self.remote.name, response.headers.get("Content-Type", ""), b"")
         with self._learning:
             identity = self.part.identity
             known = identity.digest is None and identity.validator is not None
@@ -268,8 +290,7 @@ class _Transfer:
 
     def _total(self, response: requests.Response, start: int, asked: bool) -> tuple[int | None, int | None]:
         """The size of the whole file and of this answer, as far as the server tells them."""
-        text = response.headers.get("Content-Length", "")
-        length = int(text) if text.isdecimal() else None
+        length = whole_number(response.headers.get("Content-Length"))
         if response.status_code == 200:
             return length, length
         match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -280,7 +301,7 @@ class _Transfer:
     def _stream(self, response: requests.Response) -> Iterator[bytes]:
         policy = self.web.policy
         begin, count = time.monotonic(), 0
-        for data in received(response, MEGABYTE):
+        for data in self.web.received(response, MEGABYTE, lambda: policy.stall_seconds):
             self.web.check()
             if self.failed.is_set():
                 raise CancelledError("another connection failed")
@@ -299,9 +320,7 @@ class _Transfer:
             raise CorruptError(f"{self._what} is corrupt: its sha256 is {sha256} instead of {remote.sha256}")
         if remote.git_sha1 is not None and git_sha1 != remote.git_sha1:
             raise CorruptError(f"{self._what} is corrupt: its git sha1 is {git_sha1} instead of {remote.git_sha1}")
-
-
-def _validator(response: requests.Response) -> str | None:
-    """What tells one version of the file from another; weak ETags promise less than that."""
-    etag = response.headers.get("ETag")
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+        if remote.unproven:
+            if not size:
+                raise PageError(f"{self._what} is empty, and no checksum says that it should be")
+            refuse_page(remote.name, "", self.part.read(0, 512))

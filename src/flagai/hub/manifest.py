@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,14 @@ from typing import Any
 
 from flagai.errors import HubError
 from flagai.hub.names import MANIFEST, safe_name
+from flagai.typed_json import Fields, parse_json
 
 logger = logging.getLogger(__name__)
 _FORMAT = 1
 _HEADS = (1 << 8, 1 << 12, 1 << 16)
 _READ = 1 << 22
+_LONGEST = 32 << 20
+_SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,19 @@ class Entry:
         heads: sha256 of the first 256 bytes, 4 KiB and 64 KiB, as far as there are so many; they tell a file that was
             cut from one that was rewritten.
         source: where it came from.
+        version: what told this version of the file from others there, where the source lists no checksums.
     """
 
     size: int
     sha256: str
     heads: tuple[str, ...]
     source: str
+    version: str | None = None
 
     @classmethod
-    def of(cls, path: Path, sha256: str, source: str) -> "Entry":
+    def of(cls, path: Path, sha256: str, source: str, version: str | None = None) -> "Entry":
         """Describe a file whose checksum is known."""
-        return cls(path.stat().st_size, sha256, heads_of(path), source)
+        return cls(path.stat().st_size, sha256, heads_of(path), source, version)
 
     def was_cut(self, path: Path) -> bool:
         """Whether a file is a mere beginning of what was fetched: a disk was full, or a copy was interrupted."""
@@ -76,7 +82,8 @@ class Manifest:
             HubError: it is damaged.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open("rb") as file:
+                text = file.read(_LONGEST + 1).decode()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except UnicodeDecodeError as error:
@@ -102,18 +109,20 @@ class Manifest:
             HubError: it is none.
         """
         try:
-            content = json.loads(text)
-            if content["format"] != _FORMAT:
-                raise HubError(f"{place} was written by another version of flagai. Update flagai, or delete it.")
+            content = parse_json(text, place, HubError)
+            fields = Fields(content if isinstance(content, dict) else {}, place, HubError)
+            if fields.integer("format", _FORMAT) != _FORMAT:
+                raise HubError("written by another version of flagai. Update flagai")
+            files = fields.mapping("files")
             return cls(
-                name=str(content["name"]),
-                source=str(content["source"]),
-                revision=content["revision"],
-                listing=tuple(safe_name(name, place) for name in content["listing"]),
-                files={safe_name(name, place): _entry(entry) for name, entry in content["files"].items()},
+                name=_required(fields, "name"),
+                source=_required(fields, "source"),
+                revision=fields.text("revision", None),
+                listing=tuple(safe_name(name, place) for name in fields.texts("listing")),
+                files={safe_name(name, place): _entry(files, name, place) for name in files},
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise HubError(f"{place} is no manifest of flagai ({type(error).__name__}: {error}). Delete it.") from error
+        except HubError as error:
+            raise HubError(f"{place} is no manifest of flagai ({error}). Delete it.") from error
 
     def write(self, path: Path) -> None:
         """Write the manifest so that a reader sees the old or the new."""
@@ -132,9 +141,19 @@ class Manifest:
         return replace(self, files={**self.files, name: entry})
 
 
-def _entry(content: dict[str, Any]) -> Entry:
-    heads = tuple(str(head) for head in content["heads"])
-    return Entry(int(content["size"]), str(content["sha256"]), heads, str(content["source"]))
+def _required(fields: Fields, name: str) -> str:
+    return fields.text(name, None) or fields.wrong(name, "a text")
+
+
+def _entry(files: dict[str, Any], name: str, place: str) -> Entry:
+    fields = Fields(Fields(files, place, HubError).mapping(name), f"{place}, {name}", HubError)
+    size, sha256 = fields.integer("size", -1), fields.text("sha256", "")
+    if size < 0:
+        fields.wrong("size", "a number of bytes")
+    if not _SHA256.fullmatch(sha256):  # without one, nothing would be verified
+        fields.wrong("sha256", "a sha256 in hexadecimal digits")
+    heads = tuple(fields.texts("heads"))
+    return Entry(size, sha256.lower(), heads, _required(fields, "source"), fields.text("version", None))
 
 
 def write_json(path: Path, content: object) -> None:

@@ -1,10 +1,11 @@
 """Which names a server may give to files, and which of them belong to a model."""
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from flagai.errors import HubError
+from flagai.errors import HubError, quoted
 
 MANIFEST = ".flagai.json"
 WORK = ".flagai"  # the folder for what is not finished: parts, lock, journal
@@ -35,7 +36,9 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
     ("*/mp_rank_*_model_states.pt", "latest", "latest_checkpointed_iteration.txt"),
 )
 EVERYTHING = ("config", "weights", "tokenizer")
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]')
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\\:*?"<>|\ud800-\udfff]')
+_LONGEST = 1000
+_SHARD = re.compile(r"(.*)-(\d{5,6})-of-(\d{5,6})(\.\w+)")
 
 
 def safe_name(name: object, source: str) -> str:
@@ -44,11 +47,13 @@ def safe_name(name: object, source: str) -> str:
     Raises:
         HubError: it does not, or is no name at all.
     """
-    parts = name.split("/") if isinstance(name, str) else []
+    parts = name.split("/") if isinstance(name, str) and len(name) <= _LONGEST else []
     if not parts or any(part in ("", ".", "..") or part != part.strip(" ") or len(part) > 200 for part in parts):
-        raise HubError(f"{source} names the file {name!r}, which is no plain path inside a folder. Do not trust it.")
+        raise HubError(
+            f"{source} names the file {quoted(repr(name))}, which is no plain path inside a folder. Do not trust it."
+        )
     if _FORBIDDEN.search(str(name)):
-        raise HubError(f"{source} names the file {name!r}, with characters that no file of a model has.")
+        raise HubError(f"{source} names the file {quoted(repr(name))}, with characters that no file of a model has.")
     return str(name)
 
 
@@ -79,8 +84,29 @@ def choose(names: Sequence[str], wanted: Sequence[str], source: str) -> list[str
         if not found and entry not in ("config", "tokenizer"):
             what = "weights" if entry == "weights" else f"{entry!r}"
             raise HubError(f"{source} has no {what}. It has: {', '.join(sorted(names)[:20]) or 'nothing'}.")
+        if entry == "weights" and (gone := absent_shards(found)):
+            raise HubError(f"{source} has no {', '.join(gone[:5])}, so its weights are not complete.")
         chosen.update(found)
     return sorted(chosen)
+
+
+def has_vocabulary(names: Sequence[str]) -> bool:
+    """Whether a vocabulary is among some names, with all of its files."""
+    found = [pattern for pattern in VOCABULARIES if any(matches(name, (pattern,)) for name in names)]
+    return bool(found) and (found != ["vocab.json"] or "merges.txt" in names)
+
+
+def absent_shards(names: Sequence[str]) -> list[str]:
+    """The shards that names such as model-00002-of-00007.safetensors count and that are not among them."""
+    shards = [found for name in names if (found := _SHARD.fullmatch(name)) is not None]
+    gone: set[str] = set()
+    for begin, total, end in {(found[1], found[3], found[4]) for found in shards}:
+        there = {int(found[2]) for found in shards if (found[1], found[3], found[4]) == (begin, total, end)}
+        if int(total) > len(there):  # a total of a million is no reason to count that far
+            first = 0 if 0 in there else 1
+            numbers = (number for number in range(first, first + int(total)) if number not in there)
+            gone |= {f"{begin}-{number:0{len(total)}}-of-{total}{end}" for number in itertools.islice(numbers, 20)}
+    return sorted(gone)
 
 
 def _weights(names: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from flagai.errors import HubError
-from flagai.hub.names import choose
+from flagai.hub.names import choose, has_vocabulary
 from flagai.hub.order import KnownFile, Order
 from flagai.hub.sources import Link, RemoteFile, open_source
 from flagai.hub.spec import public
@@ -48,6 +48,10 @@ def ask(order: Order, spec: str, web: Web, revision: str | None = None) -> Offer
     names = tuple(dict.fromkeys(file.name for file in order.model.files))
     source = open_source(spec, web, names, revision)
     remotes = {file.name: file for file in source.files()}
+    if len(remotes) > order.policy.most_files:
+        raise HubError(f"lists more than {order.policy.most_files} files")
+    if spec.startswith("hf-cache:") and "tokenizer" in order.wanted and not has_vocabulary(list(remotes)):
+        raise HubError("the copy on this machine has no vocabulary; only the hub knows whether there is one")
     chosen = choose(list(remotes), order.wanted, "it")
     files = [_measured(_checked(remotes[name], order.expected(name, spec))) for name in chosen]
     return Offer(public(spec), source.revision, tuple(remotes), files)
@@ -73,7 +77,8 @@ def _measured(remote: RemoteFile) -> RemoteFile:
         links: list[Link] = [locate()]
     except RefusedError:
         return remote  # tells about it when it is fetched; other sources may have it
-    return replace(remote, size=links[0].size, measured=True, locate=lambda: links.pop() if links else locate())
+    size = links[0].size
+    return replace(remote, size=size, measured=True, locate=lambda: links.pop() if links else locate(), again=locate)
 
 
 def look(order: Order) -> Offer:

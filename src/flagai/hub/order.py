@@ -86,12 +86,15 @@ class Order:
     policy: Policy
 
     def specs(self) -> list[str]:
-        """The sources, each Hugging Face repository after its copy on this machine; offline only what is local."""
+        """The sources, after each Hugging Face repository its copy on this machine; offline only what is local.
+
+        The hub is asked first even so, because only it knows whether the copy is whole; the bytes come from the copy.
+        """
         found: list[str] = []
         for spec in self.sources:
+            found.append(spec)
             if spec.startswith("hf:") and not self.force:
                 found.append(spec.replace("hf:", "hf-cache:", 1))
-            found.append(spec)
         return [spec for spec in found if is_local(spec)] if settings.offline() else found
 
     def advice(self) -> str:

@@ -1,16 +1,20 @@
 """A file that is not complete yet: which bytes of it are there, told on disk so that any process can go on."""
 
-import json
 import os
 import threading
 import time
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flagai.errors import HubError
 from flagai.hub.manifest import write_json
+from flagai.typed_json import Fields, read_json
 
 _SAVE_EVERY = 1.0
+_READ = 1 << 22
+Range = tuple[int, int, int]  # first byte, the one after the last, checksum (0 where that of the file is known)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Identity:
 class Part:
     """The file at ``path`` with the bytes so far, and ``path``.json with what they are.
 
+    Where no checksum is known, the notes hold one for each range as it was written (a CRC, against accidents): after a
+    power failure a file can be as long as it was and hold zeros. Ranges that do not match are fetched again.
+
     A part is never emptied: :meth:`discard` unlinks it and a new one begins, so that a process that was believed dead
     and wakes up writes into a file without a name.
 
@@ -58,6 +65,7 @@ class Part:
         self.path = path
         self.identity = identity
         self.done: list[tuple[int, int]] = []
+        self._written: list[Range] = []  # as they came, each with its checksum
         self.changed = threading.Condition()
         self.awaited = 0  # how many bytes without a gap the one who waits for ``changed`` is waiting for
         self._saved = 0.0
@@ -66,13 +74,26 @@ class Part:
     def _open_or_begin(self) -> None:
         known = self._read_notes()
         if known is not None and known[0].provable and self.identity.continues(known[0]):
-            self.identity = known[0]
-            self.done = known[1]
+            self.identity, claimed = known
         else:
             self._unlink()
+            claimed = []
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        present = os.fstat(self._file).st_size
-        self.done = [(start, min(end, present)) for start, end in self.done if start < present]
+        self._written = [found for noted in claimed if (found := self._sound(noted)) is not None]
+        self.done = _merged([(start, end) for start, end, _ in self._written])
+        os.ftruncate(self._file, self.done[-1][1] if self.done else 0)  # what is beyond was never noted
+
+    def _sound(self, noted: Range) -> Range | None:
+        """What the disk has of a noted range: none of one whose checksum is wrong."""
+        start, end, checksum = noted
+        if self.identity.digest is not None:
+            end = min(end, os.fstat(self._file).st_size)
+            return (start, end, 0) if start < end else None
+        found, position = 0, start
+        while position < end and (data := os.pread(self._file, min(_READ, end - position), position)):
+            found = zlib.crc32(data, found)
+            position += len(data)
+        return noted if position == end and found == checksum else None
 
     @property
     def count(self) -> int:
@@ -104,26 +125,21 @@ class Part:
         while view:
             view = view[os.pwrite(self._file, view, offset + len(data) - len(view)) :]
         with self.changed:
-            self._note(offset, offset + len(data))
+            self._note(offset, data)
             if self.frontier >= self.awaited:
                 self.changed.notify()
         if time.monotonic() - self._saved > _SAVE_EVERY:
             self.save()
 
-    def _note(self, start: int, end: int) -> None:
-        for index, (first, last) in enumerate(self.done):
+    def _note(self, start: int, data: bytes) -> None:
+        end, known = start + len(data), 0
+        for index, (first, last, checksum) in enumerate(self._written):
             if last == start:
-                self.done[index] = (first, end)
+                start, known = first, checksum
+                del self._written[index]
                 break
-        else:
-            self.done.append((start, end))
-        merged: list[tuple[int, int]] = []
-        for first, last in sorted(self.done):
-            if merged and first <= merged[-1][1]:
-                merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-            else:
-                merged.append((first, last))
-        self.done = merged
+        self._written.append((start, end, zlib.crc32(data, known) if self.identity.digest is None else 0))
+        self.done = _merged([(first, last) for first, last, _ in self._written])
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes that are there."""
@@ -140,10 +156,10 @@ class Part:
         )
 
     def save(self) -> None:
-        """Write down which bytes are there; they are on the disk first unless a checksum will tell."""
+        """Write down which bytes are there; they are on the disk first unless a checksum of the file will tell."""
         self._saved = time.monotonic()
         with self.changed:
-            notes = {**vars(self.identity), "done": list(self.done)}
+            notes = {**vars(self.identity), "done": list(self._written)}
         if self.identity.digest is None:
             os.fdatasync(self._file)
         write_json(self._notes, notes)
@@ -175,9 +191,11 @@ class Part:
         """Give the complete file its name.
 
         Raises:
-            HubError: another process has replaced the part.
+            HubError: another process has replaced the part, or written into it.
         """
         os.fsync(self._file)
+        if os.fstat(self._file).st_size != self.frontier:
+            raise HubError(f"{self.path} has {os.fstat(self._file).st_size} bytes instead of {self.frontier}.")
         try:
             mine = os.path.samestat(os.fstat(self._file), self.path.stat())
         except FileNotFoundError:
@@ -198,15 +216,46 @@ class Part:
     def _notes(self) -> Path:
         return self.path.with_name(self.path.name + ".json")
 
-    def _read_notes(self) -> tuple[Identity, list[tuple[int, int]]] | None:
+    def _read_notes(self) -> tuple[Identity, list[Range]] | None:
+        """A part without sound notes is worthless."""
         try:
-            content = json.loads(self._notes.read_text(encoding="utf-8"))
-            done = sorted((int(start), int(end)) for start, end in content.pop("done"))
-            return Identity(**content), done
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return None  # a part without sound notes is worthless
+            fields = Fields(read_json(self._notes, HubError), str(self._notes), HubError)
+            identity = Identity(
+                fields.integer("size", None),
+                fields.text("digest", None),
+                fields.text("origin", ""),
+                fields.text("validator", None),
+            )
+            ranges = sorted(_range(entry) for entry in fields.table["done"])
+        except (HubError, KeyError, TypeError, ValueError):
+            return None
+        position = 0
+        for start, end, _ in ranges:
+            if not position <= start < end or (identity.size is not None and end > identity.size):
+                return None
+            position = end
+        return identity, ranges
 
     def _unlink(self) -> None:
         self.path.unlink(missing_ok=True)
         self._notes.unlink(missing_ok=True)
         self.done = []
+        self._written = []
+
+
+def _range(entry: Any) -> Range:
+    start, end, checksum = entry
+    if not all(type(number) is int for number in (start, end, checksum)):
+        raise ValueError("no range")
+    return start, end, checksum
+
+
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges in order, those that touch joined."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged

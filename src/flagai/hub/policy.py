@@ -16,9 +16,16 @@ class Policy:
         longest_backoff: no wait between two attempts is longer, unless the server asks for it.
         longest_retry_after: a server that asks for a longer pause is given up at once.
         connect_timeout: seconds to wait for a connection.
-        read_timeout: seconds to wait for the next bytes.
+        read_timeout: seconds to wait for the next bytes, and for the whole head of an answer: status line, headers and
+            interim answers.
         stall_seconds: a connection is given up that stays below ``slowest`` for so long.
         slowest: bytes per second.
+        redirects: how many a request may follow.
+        longest_text: bytes of a listing, a ticket or a manifest.
+        most_values: how many values such a text may hold, since each takes much memory.
+        most_files: how many files a source may list.
+        largest_side_file: bytes of a file that holds no weights.
+        largest_unsized: bytes of a file whose size the server does not tell.
         connections: how many segments of a large file are fetched at the same time at most.
         fast: bytes per second that make further connections needless.
         ramp: seconds after which another connection is added if the line is slower.
@@ -38,6 +45,12 @@ class Policy:
     read_timeout: float = 30.0
     stall_seconds: float = 60.0
     slowest: int = 1024
+    redirects: int = 10
+    longest_text: int = 8 * MEGABYTE
+    most_values: int = 250_000
+    most_files: int = 10_000
+    largest_side_file: int = 1 << 30
+    largest_unsized: int = 64 << 30
     connections: int = 4
     fast: int = 250 * MEGABYTE
     ramp: float = 0.25
@@ -46,3 +59,8 @@ class Policy:
     heartbeat: float = 1.0
     stale: float = 30.0
     patience: float = 900.0
+
+    @property
+    def text_timeout(self) -> float:
+        """Seconds within which a listing, a ticket or a manifest must have come as a whole."""
+        return self.read_timeout + self.stall_seconds

@@ -3,6 +3,7 @@
 Their answers are parsed, never evaluated, and every name in them is checked before it becomes a path.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 from urllib.parse import quote, urlencode, urljoin
 
 from flagai import settings
-from flagai.errors import HubError
+from flagai.errors import HubError, quoted
 from flagai.hub.names import is_ours, safe_name
 from flagai.hub.sources import Folder, Link, RemoteFile
-from flagai.hub.web import RefusedError, Web
+from flagai.hub.web import RefusedError, Web, whole_number
 
 _MISSING_FILE = "40002"
 
@@ -35,10 +36,10 @@ class Baai:
         if model_id in ("null", "", "None"):
             raise HubError(f"has no model {self.model!r}")
         if not model_id.isalnum():
-            raise HubError(f"answered {model_id[:80]!r} where the id of a model is expected")
+            raise HubError(f"answered {quoted(model_id, 80)!r} where the id of a model is expected")
         names = self.web.json("GET", f"{base}/api/searchModelFileByName?{query}")
         if not isinstance(names, list):
-            raise HubError(f"answered {str(names)[:80]!r} where a list of files is expected")
+            raise HubError(f"answered {quoted(names, 80)!r} where a list of files is expected")
         safe = [safe_name(name, self.spec) for name in names]
         return [RemoteFile(name, locate=self._ticket(base, model_id, name)) for name in safe if not is_ours(name)]
 
@@ -48,11 +49,11 @@ class Baai:
             answer = self.web.json("POST", f"{base}/api/downloadCode", body=body)
             code = str(answer.get("code")) if isinstance(answer, dict) else "none"
             if code == _MISSING_FILE:
-                raise RefusedError(f"has no file {name}; it has {str(answer.get('files'))[:200]}", 404)
+                raise RefusedError(f"has no file {name}; it has {quoted(answer.get('files'))}", 404)
             url, size = (answer.get("url"), answer.get("size")) if isinstance(answer, dict) else (None, None)
             link = _joined(base, url)
             if link is None:
-                raise HubError(f"gave no link for {name}, but the code {code}")
+                raise HubError(f"gave no link for {name}, but the code {quoted(code)}")
             return Link(link, size=_size(size))
 
         return locate
@@ -79,7 +80,8 @@ class HuggingFace:
         entries = answer.get("siblings") if isinstance(answer, dict) else None
         if not isinstance(entries, list):
             raise HubError("lists no files")
-        self.revision = str(answer.get("sha") or revision)
+        commit = answer.get("sha")
+        self.revision = commit if isinstance(commit, str) and 0 < len(commit) <= 200 else revision
         files = [self._remote(entry, base, headers) for entry in entries if isinstance(entry, dict)]
         return [file for file in files if not is_ours(file.name)]
 
@@ -103,7 +105,7 @@ class HuggingFace:
 
 
 class HuggingFaceCache:
-    """What Hugging Face's own library has already fetched; used before the hub is asked."""
+    """What Hugging Face's own library has already fetched; used as a whole where the hub does not answer."""
 
     def __init__(self, spec: str, repository: str, revision: str | None, _web: Web) -> None:
         self.spec = spec
@@ -137,7 +139,7 @@ class ModelScope:
         entries = data.get("Files") if isinstance(data, dict) else None
         if not isinstance(entries, list):
             said = answer.get("Message") if isinstance(answer, dict) else answer
-            raise HubError(f"lists no files: {str(said)[:200]}")
+            raise HubError(f"lists no files: {quoted(said)}")
         self.revision = revision
         return [
             self._remote(entry, base, revision)
@@ -153,8 +155,8 @@ class ModelScope:
 
 
 def _size(value: object) -> int | None:
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
+    if isinstance(value, str):
+        value = whole_number(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
@@ -177,6 +179,11 @@ def _hf_headers() -> dict[str, str]:
     from huggingface_hub import get_token
 
     token = settings.hf_token() or get_token()
+    if token and not re.fullmatch("[!-~]+", token):
+        raise HubError(
+            "The Hugging Face token (HF_TOKEN, or hf auth login) has a line break, a space or another character "
+            "that no token has. Set it again."
+        )
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

@@ -10,8 +10,8 @@ from flagai.catalog.packages import installed_folder
 from flagai.errors import HubError
 from flagai.hub.manifest import Manifest
 from flagai.hub.names import MANIFEST, is_ours, safe_name
-from flagai.hub.spec import public, shown
-from flagai.hub.web import RefusedError, Web
+from flagai.hub.spec import check_address, public, shown
+from flagai.hub.web import RefusedError, Web, version_of, whole_number
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Link:
         url: http or https.
         headers: what to send along, to this host only.
         size: bytes, if this is where the size is told.
+        version: what tells this version of the file from others, if it is told here.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class RemoteFile:
         locate: finds the link; asked again when a link has expired.
         path: where the file lies if it is on this machine.
         measured: the size came with a link, so a later link may tell another.
+        again: finds a new link, while ``locate`` may begin with one that was found before.
     """
 
     name: str
@@ -50,6 +53,12 @@ class RemoteFile:
     locate: Callable[[], Link] | None = None
     path: Path | None = None
     measured: bool = False
+    again: Callable[[], Link] | None = None
+
+    @property
+    def unproven(self) -> bool:
+        """Whether no checksum can tell that the right bytes came."""
+        return self.sha256 is None and self.git_sha1 is None
 
 
 class Source(Protocol):
@@ -135,10 +144,8 @@ class WebFolder:
 
     def files(self) -> list[RemoteFile]:
         """What the manifest lists, or what the card names."""
-        try:
-            address = urlsplit(self.spec)
-        except ValueError:
-            raise HubError("is no address") from None  # whose text may hold a password
+        check_address(self.spec)
+        address = urlsplit(self.spec)
         name = address.path.rpartition("/")[2]
         if "." in name:
             return [self._remote(safe_name(name, shown(self.spec)), self.spec)]
@@ -167,8 +174,8 @@ class WebFolder:
         def locate() -> Link:
             try:
                 with self.web.patiently(lambda: self.web.request("HEAD", url)) as response:
-                    length = response.headers.get("Content-Length", "")
-                    return Link(url, size=int(length) if length.isdecimal() else None)
+                    size = whole_number(response.headers.get("Content-Length"))
+                    return Link(url, size=size, version=version_of(response))
             except RefusedError as error:
                 if error.status in (404, 410):
                     raise

@@ -1,18 +1,57 @@
 """How a source is written: ``scheme:location@revision``, or a URL, which may hold secrets."""
 
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from flagai.errors import HubError
 from flagai.hub.names import safe_name
 
+UNREADABLE = "a malformed address"
+
 
 def shown(url: str | None) -> str:
-    """A URL without what may be secret: user, password and query."""
+    """A URL without what may be secret: user, password and query.
+
+    A password with an unquoted slash looks like a port and a path; so where an @ follows a colon in the host's place,
+    all before it counts as secret.
+    """
+    parts = _split(url or "")
+    if parts is None:
+        return UNREADABLE
+    host, path = parts.netloc.rpartition("@")[2], parts.path
+    if "@" not in parts.netloc and ":" in parts.netloc and "@" in path:
+        host, path = "***", f"@{path.rpartition('@')[2]}"
+    return f"{parts.scheme}://{host}{path}"
+
+
+def origin(url: str | None) -> str:
+    """Scheme, host and port: the address to which a secret may be sent."""
+    parts = _split(url or "")
+    return UNREADABLE if parts is None else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+
+
+def check_address(url: str) -> None:
+    """Refuse an address that cannot be used, without telling what may be secret in it.
+
+    Raises:
+        HubError: it is malformed.
+    """
+    if _split(url) is None:
+        raise HubError(
+            "The source is no address. Write it as https://host/folder/; in a user or password, write / as %2F, : as "
+            "%3A, @ as %40."
+        )
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL; None if it is malformed: its text may hold a password in any place then."""
     try:
-        parts = urlsplit(url or "")
+        parts = urlsplit(url)
+        port = parts.port
     except ValueError:
-        return "a malformed address"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return None
+    if parts.scheme in ("http", "https") and (not parts.hostname or port == 0 or "\\" in parts.netloc):
+        return None
+    return parts
 
 
 def public(spec: str) -> str:
@@ -36,6 +75,8 @@ def last_part(spec: str) -> str:
     Raises:
         HubError: it has none that could be the name of a folder.
     """
+    if spec.partition(":")[0].lower() in ("http", "https"):
+        check_address(spec)
     plain = public(spec)
     location = plain if _is_url(spec) else plain.partition(":")[2].partition("@")[0]
     name = location.rstrip("/").rpartition("/")[2]
@@ -45,4 +86,5 @@ def last_part(spec: str) -> str:
 
 
 def _is_url(spec: str) -> bool:
-    return spec.startswith(("http://", "https://"))
+    scheme = spec.partition(":")[0].strip().lower()
+    return scheme in ("http", "https") or ("://" in spec and scheme != "file")

@@ -10,8 +10,8 @@ from flagai.errors import HubError, OfflineError
 from flagai.hub.names import EVERYTHING, WORK
 from flagai.hub.order import Model, Order, Place
 from flagai.hub.policy import Policy
-from flagai.hub.spec import public, recorded
-from flagai.hub.survey import Survey, pending, survey
+from flagai.hub.spec import public
+from flagai.hub.survey import Survey, one_model, pending, survey
 
 if TYPE_CHECKING:
     from flagai.hub.lock import Lock
@@ -46,7 +46,7 @@ def ensure(
     """
     order = order_for(model, folder, wanted=wanted, sources=sources, force=force, policy=policy)
     state = Survey(missing=["everything"]) if force else survey(order.folder, order.wanted)
-    _check_model(order, state)
+    one_model(order, state.manifest)
     if state.complete:
         return order.folder
     if settings.offline() and not pending(order.folder):
@@ -57,19 +57,6 @@ def ensure(
     return order.folder
 
 
-def _check_model(order: "Order", state: Survey) -> None:
-    """A folder holds one model: what was fetched for another one is not taken for this."""
-    manifest = state.manifest
-    if manifest is None or order.model.name in (manifest.name, order.folder.name):
-        return
-    places = {recorded(spec).partition("@")[0] for spec in (*order.sources, *order.model.sources)}
-    if manifest.source.partition("@")[0] not in places:
-        raise HubError(
-            f"{order.folder} holds {manifest.name} from {manifest.source}, not {order.model.name}. Choose another "
-            "folder, or say --force to replace what is there."
-        )
-
-
 def _fill(order: Order) -> None:
     from flagai.hub.collect import Collector
     from flagai.hub.once import once
@@ -77,7 +64,11 @@ def _fill(order: Order) -> None:
     asked = not order.force
 
     def done() -> bool:
-        return asked and survey(order.folder, order.wanted).complete
+        if not asked:
+            return False
+        state = survey(order.folder, order.wanted)
+        one_model(order, state.manifest)  # another process may have brought another model meanwhile
+        return state.complete
 
     def job(lock: "Lock") -> None:
         nonlocal asked

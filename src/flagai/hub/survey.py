@@ -9,6 +9,8 @@ from flagai.checkpoint.files import find_files
 from flagai.errors import CheckpointError, HubError, ModelNotFoundError
 from flagai.hub.manifest import Entry, Manifest
 from flagai.hub.names import GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches
+from flagai.hub.order import Order, Place
+from flagai.hub.spec import public, recorded
 
 COMMIT = "commit.json"
 
@@ -65,6 +67,42 @@ def survey(folder: Path, wanted: Sequence[str]) -> Survey:
         damaged.append(f"{name} ({size} of its {entry.size} bytes are left)")
     missing = [name for entry in wanted for name in _missing(folder, manifest, entry)]
     return Survey(missing, manifest, damaged)
+
+
+def one_model(order: Order, manifest: Manifest | None) -> None:
+    """Make sure that a folder holds the model that is asked for: each folder holds one.
+
+    Args:
+        order: what is asked for.
+        manifest: of what was fetched into the folder; None if nothing was.
+
+    Raises:
+        HubError: it holds another model, or another revision.
+    """
+    if manifest is None or order.force or _is_same(order, manifest):
+        return
+    raise HubError(
+        f"{order.folder} holds {manifest.name} from {manifest.source}, not {order.model.name} from "
+        f"{' or '.join(map(public, order.sources))}. Choose another folder, or say --force to replace what is there."
+    )
+
+
+def _is_same(order: Order, manifest: Manifest) -> bool:
+    place, _, revision = manifest.source.partition("@")
+    asked = dict(_place_and_revision(spec) for spec in (*order.sources, *order.model.sources))
+    direct = isinstance(order.model, Place) and len(asked) == 1  # named by its source alone
+    if place.rstrip("/") in asked:
+        wanted = asked[place.rstrip("/")]
+        known = (revision or "main", revision or "master", manifest.revision or "")
+        return not direct or not wanted or wanted in known or (len(wanted) > 6 and known[-1].startswith(wanted))
+    if direct and place.partition(":")[0] in {spec.partition(":")[0] for spec in asked}:
+        return False  # two repositories of one hub, which may be called alike
+    return order.model.name in (manifest.name, order.folder.name)
+
+
+def _place_and_revision(spec: str) -> tuple[str, str]:
+    place, _, revision = recorded(spec).partition("@")
+    return place.rstrip("/"), revision
 
 
 def pending(folder: Path) -> bool:

@@ -9,19 +9,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 import requests
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from flagai import __version__, settings
-from flagai.errors import HubError, OfflineError
-from flagai.hub.policy import MEGABYTE, Policy
-from flagai.hub.spec import shown
+from flagai.errors import HubError, OfflineError, quoted
+from flagai.hub.policy import Policy
+from flagai.hub.session import Clock, Session, redirect_of
+from flagai.hub.spec import UNREADABLE, origin, shown
 
 _T = TypeVar("_T")
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
-_SECRETS = re.compile(r"(?<=//)[^/\s@]*@|\?\S*")  # of a URL: user, password and query
-_LONGEST_ANSWER = 32 * MEGABYTE  # of a listing or a ticket
+_SECRETS = re.compile(r"(?<=//)\S*@|\?\S*")  # of a URL: user, password and query
 
 
 class TemporaryError(HubError):
@@ -82,7 +83,7 @@ class Web:
     def request(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None
     ) -> requests.Response:
-        """Make one attempt; the body of the answer is not read yet.
+        """Make one attempt, through redirects; the body of the answer is not read yet.
 
         Raises:
             OfflineError: offline mode is on.
@@ -92,42 +93,73 @@ class Web:
         """
         if settings.offline():
             raise OfflineError("not asked, because offline mode is on")
+        what, sent = f"{method} {shown(url)}", dict(headers or {})
+        for _ in range(self.policy.redirects + 1):
+            response = self._ask(method, url, sent, body)
+            target = redirect_of(response)
+            if target is None:
+                return self._checked(response, what)
+            response.close()  # the body of a redirect may be endless, and nobody needs it
+            url = _next_address(url, target, what)
+            token = response.request.headers.get("Authorization")
+            sent.pop("Authorization", None)
+            if token is not None and origin(url) == origin(response.url):  # the token is for nobody else
+                sent["Authorization"] = token
+            if response.status_code == 303 or (response.status_code in (301, 302) and method == "POST"):
+                method, body = "HEAD" if method == "HEAD" else "GET", None
+        raise RefusedError(f"{what}: more than {self.policy.redirects} redirects", 0)
+
+    def _ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: Mapping[str, str] | None
+    ) -> requests.Response:
+        """Send one request, and read the head of the answer."""
         self.check()
-        what, host = f"{method} {shown(url)}", origin(url)
+        what, host, policy = f"{method} {shown(url)}", origin(url), self.policy
         if host in self._dead:
             raise UnreachableError(f"{what}: not asked again, because the host did not answer before")
-        policy = self.policy
+        session, clock = self._session()
+        clock.start(policy.read_timeout)
         try:
-            response = self._session().request(
+            response = session.request(
                 method,
                 url,
                 # Compressed answers would make byte ranges meaningless.
-                headers={"Accept-Encoding": "identity", "User-Agent": f"flagai/{__version__}", **(headers or {})},
+                headers={"Accept-Encoding": "identity", "User-Agent": f"flagai/{__version__}", **headers},
                 json=body,
-                auth=_as_it_is if headers and "Authorization" in headers else None,
+                auth=_as_it_is if "Authorization" in headers else None,
                 stream=True,
                 timeout=(policy.connect_timeout, policy.read_timeout),
             )
         except requests.exceptions.SSLError as error:
             raise RefusedError(f"{what}: the certificate is not trusted: {_reason(error)}", 0) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            failed = origin(error.request.url) if error.request is not None else host  # we may have been redirected
-            stranger = None if failed in self._answered else failed
+            stranger = None if host in self._answered else host
             if stranger and isinstance(error, requests.ConnectTimeout):  # it would only take as long again
                 self._dead.add(stranger)
                 raise UnreachableError(f"{what}: no connection within {policy.connect_timeout:g} s") from error
-            raise TemporaryError(f"{what}: {_reason(error)}", stranger=stranger) from error
-        except (requests.RequestException, ValueError) as error:  # ValueError: no URL at all
-            raise RefusedError(f"{what}: {_reason(error)}", 0) from error
+            late = isinstance(error, requests.ReadTimeout)
+            reason = f"no complete answer within {policy.read_timeout:g} s" if late else _reason(error)
+            raise TemporaryError(f"{what}: {reason}", stranger=stranger) from error
+        except (requests.RequestException, HTTPError, ValueError) as error:
+            # Its text may hold what is secret: the address or a header as a whole.
+            raise RefusedError(f"{what}: cannot be sent ({type(error).__name__})", 0) from None
         self._answered.add(host)
+        return response
+
+    def _checked(self, response: requests.Response, what: str) -> requests.Response:
+        """Let a success pass."""
         encoding = response.headers.get("Content-Encoding") or "identity"
         if response.status_code in (200, 206) and encoding == "identity":
             return response
-        with response:
-            if response.status_code in (200, 206):
-                raise RefusedError(f"{what}: the answer is compressed ({encoding}), which was not asked for", 0)
-            self._refuse(response, what)
-        raise AssertionError
+        response.close()
+        if response.status_code in (200, 206):
+            raise RefusedError(f"{what}: the answer is compressed ({quoted(encoding)}), which was not asked for", 0)
+        message = f"{what}: {response.status_code} {quoted(response.reason or '')}".rstrip()
+        if explanation := response.headers.get("X-Error-Message"):
+            message += f" ({quoted(explanation)})"
+        if response.status_code in _TEMPORARY:
+            raise TemporaryError(message, wait=_retry_after(response.headers.get("Retry-After")))
+        raise RefusedError(message, response.status_code)
 
     def json(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None
@@ -135,25 +167,53 @@ class Web:
         """Fetch and parse a short JSON text, patiently."""
         text = self.text(method, url, headers, body)
         try:
-            return json.loads(text)
+            return json.loads(text)  # names with half a character are refused one by one
         except (ValueError, RecursionError) as error:
-            raise HubError(f"{method} {shown(url)}: the answer is no JSON: {text[:80]!r}") from error
+            raise HubError(f"{method} {shown(url)}: the answer is no JSON: {quoted(text, 80)!r}") from error
 
     def text(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None
     ) -> str:
         """Fetch a short text, patiently."""
+        longest, seconds = self.policy.longest_text, self.policy.text_timeout
 
         def attempt() -> str:
+            begin, content = time.monotonic(), bytearray()
             with self.request(method, url, headers, body) as response:
-                content = b""
-                for data in received(response, 1 << 16):
+                for data in self.received(response, 1 << 16, lambda: begin + seconds - time.monotonic()):
                     content += data
-                    if len(content) > _LONGEST_ANSWER:
-                        raise HubError(f"{method} {shown(url)}: the answer has more than {_LONGEST_ANSWER} bytes")
-                return content.decode("utf-8", errors="replace")
+                    if len(content) > longest:
+                        raise HubError(f"{method} {shown(url)}: the answer has more than {longest} bytes")
+            return content.decode("utf-8", errors="replace")
 
-        return self.patiently(attempt)
+        text = self.patiently(attempt)
+        if sum(map(text.count, ",[{")) > self.policy.most_values:  # a value takes many times the memory of its text
+            raise HubError(f"{method} {shown(url)}: the answer has more than {self.policy.most_values} values")
+        return text
+
+    def received(self, response: requests.Response, size: int, seconds: Callable[[], float]) -> Iterator[bytes]:
+        """The body as it comes in, each piece at most ``size`` bytes and never waiting for more than one.
+
+        Args:
+            response: an answer that this thread has asked for.
+            size: bytes.
+            seconds: how long the next piece may take.
+
+        Raises:
+            TemporaryError: the connection broke, or nothing came in time.
+        """
+        read, clock = response.raw.read1, self._session()[1]
+        while True:
+            try:
+                clock.start(seconds())
+                data = read(size, decode_content=False)
+            except (HTTPError, OSError, ValueError) as error:
+                late = isinstance(error, ReadTimeoutError | TimeoutError)
+                reason = "the answer takes too long" if late else _reason(error)
+                raise TemporaryError(f"GET {shown(response.url)}: {reason}") from error
+            if not data:
+                return
+            yield data
 
     def patiently(self, attempt: Callable[[], _T]) -> _T:
         """Repeat an attempt while it fails with a :class:`TemporaryError`.
@@ -187,55 +247,45 @@ class Web:
         if self.stop.wait(wait):
             raise CancelledError("called off") from error
 
-    def _session(self) -> requests.Session:
-        """The session of this thread: sessions are not made to be shared."""
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = self._local.session = _Session()
-        return session
-
-    def _refuse(self, response: requests.Response, what: str) -> None:
-        message = f"{what}: {response.status_code} {response.reason or ''}".rstrip()
-        if explanation := response.headers.get("X-Error-Message"):
-            message += f" ({explanation[:200]})"
-        if response.status_code in _TEMPORARY:
-            raise TemporaryError(message, wait=_retry_after(response.headers.get("Retry-After")))
-        raise RefusedError(message, response.status_code)
+    def _session(self) -> tuple[Session, Clock]:
+        """The session of this thread, since sessions are not made to be shared, and its clock."""
+        found: tuple[Session, Clock] | None = getattr(self._local, "session", None)
+        if found is None:
+            clock = Clock(self.policy.read_timeout)
+            found = self._local.session = Session(clock), clock
+        return found
 
 
-class _Session(requests.Session):
-    """A session that follows redirects with the token where it is meant to go, and nowhere else."""
-
-    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """Keep the token for the same origin, where an entry of ~/.netrc would replace it; drop it for any other."""
-        if "Authorization" in prepared_request.headers:
-            if origin(prepared_request.url) == origin(response.url):
-                return
-            del prepared_request.headers["Authorization"]
-        super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
-
-
-def origin(url: str | None) -> str:
-    """Scheme, host and port: who gets what is sent."""
-    scheme, _, rest = shown(url).partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}".lower()
+def _next_address(url: str, target: str, what: str) -> str:
+    """Where a redirect leads."""
+    try:
+        address = urljoin(url, target)
+    except ValueError:
+        address = ""
+    if not address.lower().startswith(("http://", "https://")) or origin(address) == UNREADABLE:
+        raise RefusedError(f"{what}: leads to {quoted(shown(target))!r}, which is no http(s) address", 0)
+    return address
 
 
-def received(response: requests.Response, size: int) -> Iterator[bytes]:
-    """The body as it comes in, each piece at most ``size`` bytes and never waiting for more than one.
+def whole_number(text: str | None) -> int | None:
+    """The number of a header, if it is one of a sensible length."""
+    return int(text) if text is not None and len(text) < 19 and text.isascii() and text.isdecimal() else None
 
-    Raises:
-        TemporaryError: the connection broke, or nothing came in time.
-    """
-    read = response.raw.read1
-    while True:
-        try:
-            data = read(size, decode_content=False)
-        except (HTTPError, OSError) as error:
-            raise TemporaryError(f"GET {shown(response.url)}: {_reason(error)}") from error
-        if not data:
-            return
-        yield data
+
+def version_of(response: requests.Response) -> str | None:
+    """What tells this version of a file from others: its ETag, or else the date."""
+    etag, date = (_plain(response.headers.get(name)) for name in ("ETag", "Last-Modified"))
+    return date or etag if etag is None or etag.startswith("W/") else etag
+
+
+def validator_of(response: requests.Response) -> str | None:
+    """What proves that parts belong to one version of a file; weak ETags promise less than that."""
+    version = version_of(response)
+    return None if version is None or version.startswith("W/") else version
+
+
+def _plain(value: str | None) -> str | None:
+    return value if value and len(value) <= 256 and value.isascii() and value.isprintable() else None
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -252,7 +302,7 @@ def _reason(error: BaseException) -> str:
             break
         inner = following
     text = str(inner).rpartition(">: ")[2] or type(inner).__name__
-    return _SECRETS.sub("", text)[:200]
+    return quoted(_SECRETS.sub("", text))
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -265,5 +315,5 @@ def _retry_after(value: str | None) -> float | None:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -1,0 +1,123 @@
+"""HTTP sessions whose every read ends in time, also where a server sends a byte now and then for ever.
+
+The timeout of a socket begins anew with each byte. Status line, headers, interim answers, sizes of chunks and trailers
+are read by ``http.client`` in loops of its own, so the deadline stands below it: where bytes leave the socket.
+"""
+
+import http.client
+import io
+import time
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, ProxyManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+
+class Clock:
+    """When reading has to end.
+
+    Args:
+        patience: seconds to wait for the next bytes.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self._end = 0.0
+
+    def start(self, seconds: float) -> None:
+        """Give what is read from now on so many seconds."""
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """How many seconds are left."""
+        return self._end - time.monotonic()
+
+
+class Session(requests.Session):
+    """A session for one thread; it follows no redirect, because requests would read the whole body of each.
+
+    Args:
+        clock: says when reading has to end.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        adapter = _Adapter(clock)
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, adapter)
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Nowhere."""
+        return None
+
+
+def redirect_of(response: requests.Response) -> str | None:
+    """Where an answer leads, if it is a redirect; http.client reads UTF-8 as Latin-1."""
+    if not response.is_redirect:
+        return None
+    return response.headers["Location"].encode("latin-1", errors="replace").decode("utf-8", errors="replace")
+
+
+class _Reader(io.RawIOBase):
+    """The bytes of a socket, as long as the clock lets them come."""
+
+    def __init__(self, socket: Any, raw: io.RawIOBase, clock: Clock) -> None:
+        self._socket = socket
+        self._raw = raw
+        self._clock = clock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._clock.left
+        if left <= 0:
+            raise TimeoutError("the answer takes too long")
+        self._socket.settimeout(min(left, self._clock.patience))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, clock: Clock) -> None:
+        self._classes = _pool_classes(clock)
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = self._classes
+
+    def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **options)
+        if type(manager) is ProxyManager:  # one for SOCKS has connections of its own
+            manager.pool_classes_by_scheme = self._classes
+        return manager
+
+
+def _pool_classes(clock: Clock) -> dict[str, type[HTTPConnectionPool]]:
+    """urllib3's pools, with answers that are read by the clock; those of a proxy's tunnel, too."""
+
+    class Response(http.client.HTTPResponse):
+        def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+            super().__init__(sock, *args, **options)
+            self.fp = io.BufferedReader(_Reader(sock, self.fp.detach(), clock))
+
+    class Plain(HTTPConnection):
+        response_class = Response
+
+    class Secure(HTTPSConnection):
+        response_class = Response
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
