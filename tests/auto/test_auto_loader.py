@@ -8,7 +8,7 @@ import torch
 
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.tasks import ALIASES, CLASSES
-from flagai.errors import ConfigError, InputError, ModelNotFoundError
+from flagai.errors import ConfigError, InputError, LoadError, ModelNotFoundError
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.registry import class_named
 from tests import folders
@@ -144,3 +144,38 @@ def test_adapters_are_refused_and_settings_checked(home):
         AutoLoader("lm", model_name="GLM-large-ch", model_dir=home, lora_dir="x")
     with pytest.raises(ConfigError, match="hidden_dropout"):
         AutoLoader("lm", model_name="RoBERTa-base-ch", model_dir=home, hidden_dropout_pro=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        ("RoBERTa-base-ch", "BertForClsClassifier"),
+        ("RoBERTa-base-ch", "BertForSequenceLabeling"),
+        ("RoBERTa-base-ch", "BertForSequenceLabelingCRF"),
+        ("GLM-large-ch", "GLMForSequenceClassification"),
+    ],
+)
+def test_the_number_of_classes_is_that_of_the_trained_head(name, class_name, tmp_path):
+    """The original's trainer writes the backbone's config.json, which does not say it."""
+    task = {"BertForSequenceLabeling": "ner", "BertForSequenceLabelingCRF": "ner-crf"}.get(class_name, "classification")
+    folder = folders.write(tmp_path, name, class_name, class_num=7)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    said = {key: value for key, value in config.items() if key not in ("class_num", "num_labels", "architectures")}
+    (folder / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    assert AutoLoader(task, model_name=name, model_dir=tmp_path, device="cpu").get_model().config.class_num == 7
+
+
+def test_a_new_head_needs_the_number_of_classes(home):
+    with pytest.raises(ConfigError, match=r"'classification' needs the number of classes.*pass class_num=N"):
+        AutoLoader("classification", model_name="RoBERTa-base-ch", model_dir=home)
+    matching = AutoLoader("semantic-matching", model_name="RoBERTa-base-ch", model_dir=home, device="cpu")
+    assert matching.get_model().config.class_num == 2
+
+
+def test_other_classes_than_those_of_the_fine_tuned_model_are_an_error_with_the_cure(tmp_path):
+    folders.write(tmp_path, "RoBERTa-base-ch", "BertModel")
+    folders.write(tmp_path, "RoBERTa-base-ch", "BertForClsClassifier", "RoBERTa-base-ch-classification", class_num=7)
+    options = {"model_name": "RoBERTa-base-ch", "model_dir": tmp_path, "class_num": 5, "device": "cpu"}
+    with pytest.raises(LoadError, match=r"fine-tuned for 'classification'.*RoBERTa-base-ch itself.*fine_tuned=False"):
+        AutoLoader("classification", **options)
+    assert AutoLoader("classification", fine_tuned=False, **options).get_model().config.class_num == 5

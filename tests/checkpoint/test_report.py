@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flagai.checkpoint.report import LoadReport
 from flagai.errors import LoadError
 from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM, BertModel
 from flagai.model.glm_model import GLMForSeq2Seq, GLMForSequenceClassification, GLMModel
@@ -176,3 +177,15 @@ def test_buffers_of_other_libraries_are_no_error(tmp_path: Path) -> None:
     stored = saved(tmp_path, "BertModel")
     save_file(tensors(tmp_path) | {"embeddings.position_ids": torch.arange(40)[None]}, tmp_path / "model.safetensors")
     assert equal(BertModel.from_pretrain(tmp_path), stored)
+
+
+@pytest.mark.parametrize(
+    ("missing", "pattern"),
+    [(["out.weight (x)", "out.bias (x)"], "fresh = ('out.*',)"), (["a.w (x)", "b (x)"], "fresh = ('a.*', 'b.*')"),
+     (["blocks.3.norm1.weight (x)"], None), (["a.w", "b.w", "c.w", "d.w"], None)],
+)  # fmt: skip
+def test_a_head_of_ones_own_is_told_how_to_be_new(missing: list[str], pattern: str | None) -> None:
+    report = LoadReport("file", "Own", missing=missing)
+    with pytest.raises(LoadError) as caught:
+        report.raise_if_broken()
+    assert (pattern in str(caught.value)) if pattern else ("fresh" not in str(caught.value))

@@ -1,5 +1,6 @@
 """``AutoLoader``: any task with any model for which it makes sense."""
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from flagai.catalog.packages import find_model
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
-from flagai.errors import HubError, InputError, ModelNotFoundError
+from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
 from flagai.model.base_model import BaseModel
 from flagai.model.config import family_of
 from flagai.model.obtain import CONFIG_FILE, variant
@@ -42,7 +43,8 @@ class AutoLoader:
         device: where the model shall be; default the best device there is.
         torch_dtype: the parameters' type; default the checkpoint's.
         load_pretrain_params: False draws new weights, as ``only_download_config`` does.
-        class_num: number of classes, for heads that need it; ``target_size`` is another name of it.
+        class_num: number of classes, for heads that need it; ``target_size`` is another name of it. Default what
+            config.json or the trained head says; 2 for semantic matching.
         fp16: another way to say ``torch_dtype="float16"``.
         fine_tuned: False takes the model of this very name, to train it, even if there is one that was trained for
             the task.
@@ -86,6 +88,13 @@ class AutoLoader:
         found = _fine_tuned(home, model_name, self.task_name) if fine_tuned else model_name
         try:
             self.model = _load(home, found, self.task_name, options, overrides)
+        except LoadError as error:
+            if found == model_name:
+                raise
+            raise LoadError(
+                f"{error}\n{found} is taken because it was fine-tuned for {self.task_name!r}. To take {model_name} "
+                "itself, with a new head, add fine_tuned=False."
+            ) from error
         except HubError as error:
             if found == model_name or not (home / model_name).is_dir():
                 raise
@@ -135,7 +144,29 @@ def _load(home: Path, name: str, task: str, options: dict[str, Any], overrides: 
     # What describes the task's head means nothing to a class that has none.
     known = model_class.config_class.names()
     wanted = {key: value for key, value in overrides.items() if key not in _OF_THE_HEAD or key in known}
+    if model_class.needs_classes and "class_num" not in wanted:
+        wanted |= _class_count(home / name, model_class, task, wanted)
     return model_class.from_pretrain(home, name, **options, **wanted)
+
+
+def _class_count(folder: Path, model_class: type[BaseModel], task: str, overrides: dict[str, Any]) -> dict[str, int]:
+    """The number of classes where neither the caller nor config.json says it: that of a trained head in the weights."""
+    if not (folder / CONFIG_FILE).is_file():
+        return {}
+    config = model_class.config_class.from_json(folder / CONFIG_FILE, **overrides)
+    if config.get("class_num") is not None:
+        return {}
+    with contextlib.suppress(ModelNotFoundError):
+        said = {key: value for key, value in config.to_dict().items() if value is not None}
+        found, counted = find_class(said, open_checkpoint(folder))
+        if found is model_class and counted:
+            return counted
+    if task == "semantic-matching":
+        return {"class_num": 2}
+    raise ConfigError(
+        f"{task!r} needs the number of classes, and {folder} has no trained head that tells it: pass class_num=N to "
+        "train a new head, or name a model that was fine-tuned for the task."
+    )
 
 
 def _fine_tuned(home: Path, name: str, task: str) -> str:

@@ -8,6 +8,7 @@ from flagai.errors import LoadError
 
 _LINES_SHOWN = 12
 _LONGEST_LINE = 300
+_HEADS_SHOWN = 3
 _LAYER = ".\0."
 
 
@@ -74,8 +75,22 @@ class LoadReport:
                 "original one, in float32, float16 or bfloat16."
             )
         if self.missing:
-            return "Most likely the file is incomplete, or config.json asks for more layers than it holds."
+            return (
+                "Most likely the file is incomplete, or config.json asks for more layers than it holds." + self._heads()
+            )
         return "Most likely the checkpoint has more layers than config.json asks for, or belongs to another variant."
+
+    def _heads(self) -> str:
+        """The cure for a new head of a class of one's own: parameters that are in no layer."""
+        names = [line.split(" ")[0] for line in self.missing]
+        patterns = sorted({f"{name.partition('.')[0]}.*" for name in names})
+        if any(re.search(r"\.\d+\.", name) for name in names) or len(patterns) > _HEADS_SHOWN:
+            return ""
+        declared = ", ".join(map(repr, patterns)) + ("," if len(patterns) == 1 else "")
+        return (
+            " If they are a new head, which a pretrained checkpoint cannot have, declare it in the class: "
+            f"fresh = ({declared}). It is then randomly initialised, with a warning."
+        )
 
 
 def _section(title: str, names: list[str]) -> str:

@@ -43,7 +43,8 @@ class BaseModel(Savable):
     Subclasses say in class variables what is particular to them: ``config_class``; ``names`` and ``plan``, the
     family's tables; ``fresh``, patterns of parameters that a pretrained backbone does not have; ``optional``,
     modules that the model does without if a checkpoint has none; ``prefixes``, what each written layout puts
-    before the backbone's names; ``architecture``, the name of the same model in transformers.
+    before the backbone's names; ``architecture``, the name of the same model in transformers; ``needs_classes``,
+    whether its head needs ``class_num``.
 
     A class without ``config_class``, as written for FlagAI, takes any config.json. Its layers have the initial values
     that its constructor gives them, and settings that are passed reach the constructor too, if it takes them.
@@ -60,6 +61,7 @@ class BaseModel(Savable):
     optional: ClassVar[tuple[str, ...]] = ()
     prefixes: ClassVar[Mapping[str, str]] = {}
     architecture: ClassVar[str | None] = None
+    needs_classes: ClassVar[bool] = False
     # For transformers' Trainer: our losses are means, which it divides when it accumulates gradients.
     accepts_loss_kwargs: ClassVar[bool] = False
 

@@ -38,7 +38,6 @@ class _BertHead(BaseModel):
     names = bert.NAMES
     plan = bert.PLAN
     prefixes: ClassVar[Mapping[str, str]] = {"flagai": "model.", "huggingface": "bert."}
-    needs_classes: ClassVar[bool] = False
     optional: ClassVar[tuple[str, ...]] = ("model.pooler",)
 
     def __init__(self, config: BertConfig) -> None:

@@ -282,6 +282,7 @@ class GLMForSequenceClassification(_GLMHead):
     """
 
     prefixes: ClassVar[dict[str, str]] = {"flagai": "model.", "huggingface": "model."}
+    needs_classes: ClassVar[bool] = True
 
     def __init__(self, config: GLMConfig) -> None:
         config.require(config.class_num is not None, "GLMForSequenceClassification needs class_num=<number of classes>")
