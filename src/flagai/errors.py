@@ -45,8 +45,8 @@ class ModelNotFoundError(FlagAIError, FileNotFoundError):
     """No model of this name or path is present."""
 
 
-class VocabularyError(ModelNotFoundError):
-    """A tokenizer's file is damaged, or not of the kind that the model needs."""
+class VocabularyError(FlagAIError, ValueError):
+    """A tokenizer's file is damaged, contradicts another one, or does not belong to the model."""
 
 
 class InputError(FlagAIError, ValueError):

@@ -1,23 +1,26 @@
 """From a description to an engine and its command tokens: one function per kind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from flagai.data.tokenizer.commands import TABLES, Commands, CommandToken
-from flagai.data.tokenizer.description import FAST_FILE, Description, read_settings
-from flagai.data.tokenizer.text import is_chinese, join_chinese, join_english
+from flagai.data.tokenizer.commands import SENTINELS, Commands, CommandToken
+from flagai.data.tokenizer.description import Description
+from flagai.data.tokenizer.saved import FAST_FILE
+from flagai.data.tokenizer.text import cleaned, is_chinese, join_chinese, join_english
+from flagai.errors import VocabularyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
     from tokenizers import Tokenizer as RustTokenizer
 
+    from flagai.data.tokenizer.added import Added
     from flagai.data.tokenizer.encoding import Encoding
     from flagai.data.tokenizer.rust_engine import RustEngine
 
-# Names of special tokens in Hugging Face's files, and what they are taken for where the files do not say.
-_SPECIAL_NAMES = {
+# What special tokens are taken for where transformers' files do not say it.
+_USUAL_NAMES = {
     "pad": ("[PAD]", "<pad>"),
     "eos": ("</s>", "<|endoftext|>", "[EOS]"),
     "bos": ("<s>", "[BOS]"),
@@ -26,6 +29,10 @@ _SPECIAL_NAMES = {
     "mask": ("[MASK]", "<mask>"),
     "unk": ("[UNK]", "<unk>"),
 }
+# Tokens that fill the places of others in models that have no others.
+_STAND_INS = {"pad": ("eos",)}
+# Embeddings are filled up to a multiple of 128, or keep rows for later; a vocabulary that lacks more was cut.
+_MOST_UNUSED = 1024
 
 
 class Engine(Protocol):
@@ -72,21 +79,92 @@ def build(description: Description) -> Built:
         VocabularyError: a file is damaged.
         ConfigError: something that is needed is not installed.
     """
-    if description.files == (FAST_FILE,):
-        return _fast(description)
-    return {"sentencepiece": _sentencepiece, "t5": _sentencepiece, "wordpiece": _wordpiece, "bpe": _bpe}[
-        description.kind
-    ](description)
+    built = (
+        _by_files(description)
+        if description.table is None or description.files == (FAST_FILE,)
+        else _by_table(description)
+    )
+    _check_size(description, built)
+    return built
+
+
+# -- as transformers' files say --------------------------------------------------------------------------------------
+
+
+def _by_files(description: Description) -> Built:
+    from flagai.data.tokenizer.pipelines import load_saved
+    from flagai.data.tokenizer.rust_engine import RustEngine
+
+    tokenizer, special = load_saved(description.saved, description.class_name, description.paths)
+    added = tokenizer.get_added_tokens_decoder()
+    stripping = {token.content for token in added.values() if token.lstrip or token.rstrip}
+    finish = cleaned if _cleans(description, tokenizer) else str
+    engine = RustEngine(tokenizer, _join(tokenizer, description), stripping=stripping, finish=finish)
+    if description.table is not None:
+        return _with_table(engine, description, description.paths[0])
+    return Built(engine, _listed_commands(tokenizer, special))
+
+
+def _cleans(description: Description, tokenizer: "RustTokenizer") -> bool:
+    """Whether decoding removes blanks before punctuation; byte-level vocabularies keep them unless told twice."""
+    options = description.saved.options
+    twice = options.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
+    return options.flag("clean_up_tokenization_spaces", False) and (twice or type(tokenizer.model).__name__ != "BPE")
+
+
+def _listed_commands(tokenizer: "RustTokenizer", special: "Mapping[str, Added]") -> Commands:
+    """The special tokens, by their meanings where these are known."""
+    added = tokenizer.get_added_tokens_decoder()
+    by_content = {token.content: (number, token) for number, token in added.items()}
+    named = {name: token.content for name, token in special.items() if token.content in by_content}
+    usual = {name: next((text for text in texts if text in by_content), None) for name, texts in _USUAL_NAMES.items()}
+    named = {name: text for name, text in usual.items() if text is not None and name not in special} | named
+    named |= {text.strip("<>"): text for text in by_content if text not in named.values()}
+    commands = {}
+    for name, text in named.items():
+        number, token = by_content[text]
+        commands[name] = CommandToken(name, text, number, token.lstrip, token.rstrip, token.special)
+    for name, others in _STAND_INS.items():
+        other = next((commands[other] for other in others if other in commands), None)
+        if name not in commands and other is not None:
+            commands[name] = replace(other, name=name)
+    return Commands(commands.values())
+
+
+# -- as a table says -------------------------------------------------------------------------------------------------
+
+
+def _by_table(description: Description) -> Built:
+    makers = {"sentencepiece": _sentencepiece, "t5": _sentencepiece, "wordpiece": _wordpiece, "bpe": _bpe}
+    built = makers[description.kind](description)
+    from flagai.data.tokenizer.pipelines import check_ids
+
+    check_ids(description.saved, lambda text: _id(built, text))
+    return built
+
+
+def _id(built: Built, text: str) -> int | None:
+    command = built.commands.by_text.get(text)
+    return built.engine.find(text) if command is None else command.Id
 
 
 def _sentencepiece(description: Description) -> Built:
     from flagai.data.tokenizer.sentencepiece_engine import SentencePieceEngine, load_sentencepiece
 
-    path = description.paths[0]
+    path, saved = description.paths[0], description.saved
     processor = load_sentencepiece(path)
     unread = SentencePieceEngine(processor, Commands(()), spaced=False)
-    commands = Commands.of_table(description.table or description.kind, unread.size, unread.find, str(path))
+    sentinels = saved.options.integer("extra_ids", SENTINELS)
+    table = description.table or description.kind
+    commands = Commands.of_table(table, unread.size, unread.find, str(path), sentinels)
+    commands = commands.joined(_added_commands(description))
     return Built(SentencePieceEngine(processor, commands, spaced=description.kind == "t5"), commands)
+
+
+def _added_commands(description: Description) -> "Iterator[CommandToken]":
+    """The tokens that a folder's files add to a vocabulary with a table."""
+    for number, token in sorted(description.saved.added.by_id.items()):
+        yield CommandToken(token.content, token.content, number, token.lstrip, token.rstrip, token.special)
 
 
 def _wordpiece(description: Description) -> Built:
@@ -94,12 +172,13 @@ def _wordpiece(description: Description) -> Built:
     from flagai.data.tokenizer.rust_engine import RustEngine
     from flagai.data.tokenizer.wordpiece import from_vocabulary
 
-    path = description.paths[0]
+    path, options = description.paths[0], description.saved.options
+    lower, accents = options.flag("do_lower_case", True), options.flag("strip_accents", None)
     if description.segmenter == "jieba":
         # T5-PEGASUS was trained with accents.
-        engine: RustEngine = JiebaEngine(from_vocabulary(path, strip_accents=False), join_chinese)
+        engine: RustEngine = JiebaEngine(from_vocabulary(path, lower=lower, strip_accents=False), join_chinese)
     else:
-        rust = from_vocabulary(path)
+        rust = from_vocabulary(path, lower=lower, strip_accents=accents)
         engine = RustEngine(rust, _join(rust, description))
     return _with_table(engine, description, path)
 
@@ -114,50 +193,40 @@ def _bpe(description: Description) -> Built:
     return _with_table(engine, description, vocabulary)
 
 
-def _fast(description: Description) -> Built:
-    from flagai.data.tokenizer.rust_engine import RustEngine
-    from flagai.data.tokenizer.wordpiece import load_fast
-
-    path = description.paths[0]
-    tokenizer = load_fast(path)
-    if description.kind == "wordpiece":
-        return _with_table(RustEngine(tokenizer, _join(tokenizer, description)), description, path)
-    engine = RustEngine(tokenizer)
-    if description.table in TABLES:
-        return _with_table(engine, description, path)
-    return Built(engine, _listed_commands(tokenizer, path))
-
-
 def _with_table(engine: "RustEngine", description: Description, path: Path) -> Built:
     """Add a table's command tokens to an engine that cuts them out of the text itself."""
     table = description.table or description.kind
-    commands = Commands.of_table(table, engine.size, engine.find, str(path))
-    engine.add_commands(commands.tokens)
+    commands = Commands.of_table(table, engine.size, engine.find, str(path)).joined(_added_commands(description))
+    engine.add_commands(sorted(commands.tokens, key=lambda token: token.Id))
     return Built(engine, commands)
 
 
-def _join(tokenizer: "RustTokenizer", description: Description) -> "Callable[[Iterable[str]], str]":
-    """How tokens become a text; where nothing says the language, the vocabulary does."""
-    chinese = is_chinese(tokenizer.get_vocab()) if description.language is None else description.language == "zh"
-    return join_chinese if chinese else join_english
+def _join(tokenizer: "RustTokenizer", description: Description) -> "Callable[[Iterable[str]], str] | None":
+    """How WordPiece tokens become a text: Chinese without blanks, English as the files say."""
+    if description.kind != "wordpiece":
+        return None
+    if is_chinese(tokenizer.get_vocab()):
+        return join_chinese
+    return None if description.table is None else join_english
 
 
-def _listed_commands(tokenizer: "RustTokenizer", path: Path) -> Commands:
-    """The command tokens that a folder of Hugging Face names."""
-    settings = read_settings(path.with_name("tokenizer_config.json"))
-    settings = read_settings(path.with_name("special_tokens_map.json")) | settings
-    find: Callable[[str], int | None] = tokenizer.token_to_id
-    named: dict[str, CommandToken] = {}
-    for name, usual in _SPECIAL_NAMES.items():
-        entry = settings.get(f"{name}_token")
-        text = entry.get("content") if isinstance(entry, dict) else entry
-        for candidate in [text] if isinstance(text, str) else usual:
-            number = find(candidate)
-            if number is not None:
-                named[name] = CommandToken(name, candidate, number)
-                break
-    known = {token.token for token in named.values()}
-    for number, added in tokenizer.get_added_tokens_decoder().items():
-        if added.special and added.content not in known:
-            named[added.content] = CommandToken(added.content, added.content, number)
-    return Commands(named.values())
+# -- does it belong to the model? ------------------------------------------------------------------------------------
+
+
+def _check_size(description: Description, built: Built) -> None:
+    """Compare the vocabulary with the embedding that ``config.json`` describes.
+
+    Command tokens of a table count for GLM only: FlagAI's other models know GLM's, and have no rows for them.
+    """
+    saved = description.saved
+    rows = saved.config.integer("vocab_size", None)
+    if rows is None:
+        return
+    highest = max((token.Id for token in built.commands.tokens), default=-1) + 1
+    size = max(built.engine.size, highest if description.family == "glm" else 0)
+    if size <= rows and max(size, highest) > rows - _MOST_UNUSED:
+        return
+    raise VocabularyError(
+        f"{description.paths[0]} has {size} tokens, but {saved.config.place} says vocab_size={rows}: the tokenizer "
+        "does not belong to the model, or a file is damaged. Fetch the files of one model again."
+    )

@@ -3,12 +3,12 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flagai.errors import InputError, VocabularyError
 
 END, SOP, EOP = "<|endoftext|>", "<|startofpiece|>", "<|endofpiece|>"
-SENTINELS = 100  # T5's <extra_id_0> ... <extra_id_99>, counted from the end
+SENTINELS = 100  # T5's <extra_id_0> ... <extra_id_99>
 # THUDM's names for two tokens.
 _ALIASES = {"ENC": "cls", "MASK": "mask"}
 
@@ -22,12 +22,16 @@ class CommandToken:
         token: its text, such as "[gMASK]".
         Id: its id; FlagAI spells it so.
         lstrip: whether it swallows the blanks before it.
+        rstrip: whether it swallows the blanks after it.
+        special: whether decoding can leave it out; tokens that a user added as words are not special.
     """
 
     name: str
     token: str
     Id: int
     lstrip: bool = False
+    rstrip: bool = False
+    special: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class Row:
         name: as in :class:`CommandToken`.
         token: as in :class:`CommandToken`.
         after: how far behind the vocabulary its id is; None: it is in the vocabulary.
+        written: how it is written in texts, if not as in the vocabulary.
     """
 
     name: str
     token: str
     after: int | None = None
+    written: str | None = None
 
 
 def _chinese_glm(g_mask: int, d_block: int) -> tuple[Row, ...]:
@@ -92,19 +98,18 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("dBLOCK", "[dBLOCK]", 8),
     ),
     "glm-roberta": (
-        Row("pad", "</s>"),
-        Row("eos", "</s>"),
-        Row("sep", "</s>"),
-        Row("cls", "<s>"),
-        Row("mask", "<mask>"),
-        Row("unk", "<unk>"),
+        Row("pad", "</s>", written=END),
+        Row("eos", "</s>", written=END),
+        Row("sep", "</s>", written="[SEP]"),
+        Row("cls", "<s>", written="[CLS]"),
+        Row("mask", "<mask>", written="[MASK]"),
+        Row("unk", "<unk>", written="[UNK]"),
         Row("sop", SOP, 0),
         Row("eop", EOP, 1),
     ),
     "gpt2": (Row("pad", END), Row("bos", END), Row("eos", END)),
     "t5": (Row("pad", "<pad>"), Row("eos", "</s>"), Row("unk", "<unk>")),
 }
-SENTINEL_ROWS = tuple(Row(f"extra_id_{n}", f"<extra_id_{n}>", SENTINELS - 1 - n) for n in range(SENTINELS))
 _SWALLOWING = ("mask", "sMASK", "gMASK")
 # WordPiece drops blanks anyway, and T5's sentinels stand between words.
 _TABLES_WITH_BLANKS = ("fixed", "unfixed", "glm-bpe", "glm-roberta")
@@ -137,13 +142,21 @@ class Commands:
         self.by_name = {token.name: token for token in self.tokens}
         self.by_id: dict[int, CommandToken] = {}
         self.by_text: dict[str, CommandToken] = {}
+        self.special_ids = frozenset(token.Id for token in self.tokens if token.special)
         for token in self.tokens:
             self.by_id.setdefault(token.Id, token)
             self.by_text.setdefault(token.token, token)
-        self._literal = re.compile("|".join(re.escape(text) for text in self.by_text) or r"(?!)")
+        self._literal = re.compile("|".join(map(re.escape, sorted(self.by_text, key=len, reverse=True))) or r"(?!)")
 
     @classmethod
-    def of_table(cls, table: str, size: int, look_up: Callable[[str], int | None], place: str) -> "Commands":
+    def of_table(
+        cls,
+        table: str,
+        size: int,
+        look_up: Callable[[str], int | None],
+        place: str,
+        sentinels: int = SENTINELS,
+    ) -> "Commands":
         """The command tokens of a table.
 
         Args:
@@ -151,14 +164,14 @@ class Commands:
             size: how many tokens the vocabulary has.
             look_up: finds the id of a token of the vocabulary.
             place: the vocabulary's file, for errors.
+            sentinels: how many sentinels a T5 has.
 
         Raises:
             VocabularyError: the vocabulary lacks a token.
         """
         rows = TABLES[table]
         if table == "t5" and look_up("▁<extra_id_0>") is None:
-            listed = look_up(SENTINEL_ROWS[0].token) is not None
-            rows += tuple(Row(row.name, row.token) for row in SENTINEL_ROWS) if listed else SENTINEL_ROWS
+            rows += _sentinels(sentinels, listed=look_up("<extra_id_0>") is not None)
         missing = [row.token for row in rows if row.after is None and look_up(row.token) is None]
         if missing:
             raise VocabularyError(
@@ -166,6 +179,13 @@ class Commands:
                 "it is damaged. Fetch it again, or put the model's own file there."
             )
         return cls(_token(row, table, size, look_up) for row in rows)
+
+    def joined(self, tokens: Iterable[CommandToken]) -> "Commands":
+        """These and further ones; a further one takes the place of one with the same text."""
+        further = {token.token: token for token in tokens}
+        own = [replace(token, Id=further[token.token].Id) if token.token in further else token for token in self.tokens]
+        known = {token.token for token in own}
+        return Commands([*own, *(token for text, token in further.items() if text not in known)])
 
     def find(self, name: str) -> int | None:
         """The id of a command token, or None if there is none of this name."""
@@ -195,13 +215,24 @@ class Commands:
             yield from _ordinary(before.rstrip() if command.lstrip else before, start)
             yield Part(match.group(), match.start(), command)
             start = match.end()
+            if command.rstrip:
+                start += len(text[start:]) - len(text[start:].lstrip())
         yield from _ordinary(text[start:], start)
+
+
+def _sentinels(count: int, *, listed: bool) -> tuple[Row, ...]:
+    """T5's sentinels, which are counted from the end, behind the vocabulary or in it."""
+    return tuple(
+        Row(f"extra_id_{number}", f"<extra_id_{number}>", None if listed else count - 1 - number)
+        for number in range(count)
+    )
 
 
 def _token(row: Row, table: str, size: int, look_up: Callable[[str], int | None]) -> CommandToken:
     number = look_up(row.token) if row.after is None else size + row.after
     assert number is not None  # noqa: S101  # of_table has looked
-    return CommandToken(row.name, row.token, number, row.name in _SWALLOWING and table in _TABLES_WITH_BLANKS)
+    lstrip = row.name in _SWALLOWING and table in _TABLES_WITH_BLANKS
+    return CommandToken(row.name, row.written or row.token, number, lstrip)
 
 
 def _ordinary(text: str, start: int) -> Iterator[Part]:

@@ -22,62 +22,104 @@ class RustEngine:
         tokenizer: it neither pads nor truncates.
         join: makes a text of tokens; None leaves it to the tokenizer's own decoder.
         keep_blank: whether a text of nothing but blanks has tokens, where the tokenizer knows blanks at all.
+        stripping: added tokens that take the blanks beside them.
+        finish: what is done to a text that the tokenizer's decoder has made.
     """
 
-    def __init__(self, tokenizer: RustTokenizer, join: Join | None = None, *, keep_blank: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: RustTokenizer,
+        join: Join | None = None,
+        *,
+        keep_blank: bool = True,
+        stripping: Iterable[str] = (),
+        finish: Callable[[str], str] = str,
+    ) -> None:
         self.tokenizer = tokenizer
         self._join = join
         self._keep_blank = keep_blank
-        self._swallowing: frozenset[str] = frozenset()
-        self.size: int = tokenizer.get_vocab_size(with_added_tokens=False)
+        self._stripping = frozenset(stripping)
+        self._finish = finish
+        # Other spellings of tokens of the vocabulary have ids behind all others, which nobody sees.
+        self._meant: dict[int, int] = {}
+        self._spelling: dict[int, int] = {}
+        self.size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
 
     def add_commands(self, tokens: Iterable[CommandToken]) -> None:
-        """Cut literal command tokens out of texts; one that the vocabulary lacks is put behind it, in order."""
-        entries = [AddedToken(token.token, lstrip=token.lstrip, normalized=False) for token in tokens]
+        """Cut literal command tokens out of texts; one that the vocabulary lacks is put behind it, in order.
+
+        One whose id is that of another token of the vocabulary is another spelling of that.
+        """
+        tokens = list(tokens)
+        spellings = [token for token in tokens if self.find(token.token) is None and token.Id < self.size]
+        entries = [
+            AddedToken(
+                self.token(token.Id) if token in spellings else token.token,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=False,
+            )
+            for token in tokens
+        ]
         self.tokenizer.add_special_tokens(entries)
-        self._swallowing |= {entry.content for entry in entries if entry.lstrip}
+        others = {token.token: token for token in spellings}
+        self.tokenizer.add_special_tokens(
+            [AddedToken(text, lstrip=token.lstrip, normalized=False) for text, token in others.items()]
+        )
+        for text, token in others.items():
+            number = self.tokenizer.get_vocab()[text]
+            self._meant[number] = token.Id
+            self._spelling.setdefault(token.Id, number)
+        stripping = {entry.content for entry in entries if entry.lstrip or entry.rstrip}
+        self._stripping |= stripping | {text for text, token in others.items() if token.lstrip}
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text."""
         encoded = self.tokenizer.encode_batch_fast(self._visible(texts), add_special_tokens=False)
-        return [entry.ids for entry in encoded]
+        return [self._ids(entry) for entry in encoded]
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of every text."""
         encoded = self.tokenizer.encode_batch(self._visible(texts), add_special_tokens=False)
-        return [Encoding(entry.ids, partial(_surface, entry, self._swallowing)) for entry in encoded]
+        return [Encoding(self._ids(entry), partial(_surface, entry, self._stripping)) for entry in encoded]
 
     def decode(self, ids: Sequence[int], hidden: Container[int] = ()) -> str:
         """The text of ids, command tokens as they are written, but for those that are hidden."""
-        shown = [number for number in ids if number not in hidden]
-        if self._join is None:
-            return str(self.tokenizer.decode(shown, skip_special_tokens=False))
-        return self._join([self.token(number) for number in shown])
+        if self._join is not None:
+            return self._join([self.token(number) for number in ids if number not in hidden])
+        spelled = [self._spelling.get(number, number) for number in ids]
+        return self._finish(self.tokenizer.decode(spelled, skip_special_tokens=bool(hidden)))
 
     def token(self, number: int) -> str:
         """The token of an id; empty if there is none."""
-        return self.tokenizer.id_to_token(number) or ""
+        return "" if number in self._meant else self.tokenizer.id_to_token(number) or ""
 
     def find(self, token: str) -> int | None:
         """The id of a token, if it is in the vocabulary."""
-        number: Any = self.tokenizer.token_to_id(token)
-        return None if number is None else int(number)
+        number: int | None = self.tokenizer.token_to_id(token)
+        return None if number is None else self._meant.get(number, number)
 
     def vocabulary(self) -> dict[str, int]:
-        """All tokens, without command tokens that were added."""
-        return dict(self.tokenizer.get_vocab(with_added_tokens=False))
+        """All tokens, without command tokens behind them."""
+        return {token: number for token, number in self.tokenizer.get_vocab().items() if number < self.size}
+
+    def _ids(self, entry: RustEncoding) -> list[int]:
+        return [self._meant.get(number, number) for number in entry.ids] if self._meant else entry.ids
 
     def _visible(self, texts: Sequence[str]) -> list[str]:
         return list(texts) if self._keep_blank else ["" if text.isspace() else text for text in texts]
 
 
-def post_processed(tokenizer: RustTokenizer, texts: Sequence[str], limit: int | None) -> dict[str, Any]:
-    """One text or two with the command tokens that ``tokenizer.json`` puts around them.
+def post_processed(
+    tokenizer: RustTokenizer, texts: Sequence[str], limit: int | None, side: str = "right"
+) -> dict[str, Any]:
+    """One text or two with the special tokens that the tokenizer's post-processor puts around them.
 
     Args:
         tokenizer: the tokenizer.
         texts: one or two.
         limit: at most so many ids.
+        side: where ids are dropped, "right" or "left".
 
     Raises:
         InputError: there is no room even for the command tokens.
@@ -87,17 +129,18 @@ def post_processed(tokenizer: RustTokenizer, texts: Sequence[str], limit: int | 
         lengths = [len(part.ids) for part in parts]
         room = limit - tokenizer.num_special_tokens_to_add(len(parts) == 2)
         for part, kept in zip(parts, kept_lengths(lengths, room), strict=True):
-            part.truncate(kept)
+            part.truncate(kept, direction=side)
     whole = tokenizer.post_process(parts[0], parts[1] if len(parts) == 2 else None)
     return {"input_ids": whole.ids, "token_type_ids": whole.type_ids, "attention_mask": whole.attention_mask}
 
 
-def _surface(entry: RustEncoding, swallowing: frozenset[str]) -> Surface:
-    """Tokens and offsets; the blanks that a command token swallows are not its own."""
+def _surface(entry: RustEncoding, stripping: frozenset[str]) -> Surface:
+    """Tokens and offsets; the blanks that an added token takes are not its own."""
     tokens, offsets = entry.tokens, entry.offsets
-    for index, token in enumerate(tokens if swallowing else ()):
-        bare = token.lstrip()
-        if bare in swallowing:
+    for index, token in enumerate(tokens if stripping else ()):
+        bare = token.strip()
+        if bare in stripping:
+            start = offsets[index][0] + len(token) - len(token.lstrip())
             tokens[index] = bare
-            offsets[index] = (offsets[index][1] - len(bare), offsets[index][1])
+            offsets[index] = (start, start + len(bare))
     return Surface(tokens, offsets)

@@ -7,10 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from flagai.data.tokenizer.border import vocabulary_errors
 from flagai.data.tokenizer.commands import Commands, Part
 from flagai.data.tokenizer.encoding import Encoding, Span, Surface
 from flagai.data.tokenizer.text import parted
-from flagai.errors import VocabularyError
 
 _BLANK = "▁"
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
@@ -25,14 +25,12 @@ def load_sentencepiece(path: Path) -> Any:
     """
     from sentencepiece import SentencePieceProcessor
 
-    try:
+    with vocabulary_errors(path, what="is damaged, or no SentencePiece model"):
         # From memory, because the library cannot open every path of every system.
         content = path.read_bytes()
         if not content:
             raise ValueError("it is empty")  # which the library takes for a model without pieces
         return SentencePieceProcessor(model_proto=content)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise VocabularyError(f"{path} is damaged, or no SentencePiece model: {error}. Fetch it again.") from error
 
 
 class SentencePieceEngine:

@@ -13,10 +13,13 @@ _WITHOUT_SPACES = re.compile(
     "\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]"
 )
 _HAN = re.compile("[\u4e00-\u9fff]")
+_HAN_WORD = re.compile("[\u4e00-\u9fff]{2,}")
 _CLOSES = frozenset(",.;:!?)]}%")  # no space before, one after if a word follows
 _OPENS = frozenset("([{$")  # one space before if a word precedes, none after
 _IN_NUMBERS = frozenset(",.:")
 _CONTINUES = "##"
+_CLEANED = {f" {mark}": mark for mark in (".", "?", "!", ",")}
+_CLEANED |= {" ' ": "'"} | {f" {end}": end for end in ("n't", "'m", "'s", "'ve", "'re")}
 
 
 def clean(texts: Sequence[str]) -> list[str]:
@@ -59,9 +62,21 @@ def join_chinese(tokens: Iterable[str]) -> str:
     return "".join(pieces)
 
 
+def cleaned(text: str) -> str:
+    """An English text without the blanks before punctuation, as transformers' ``clean_up_tokenization_spaces``."""
+    for written, wanted in _CLEANED.items():
+        text = text.replace(written, wanted)
+    return text
+
+
 def is_chinese(vocabulary: Collection[str]) -> bool:
     """Whether a vocabulary is that of a Chinese model: one token in eight has a Han character, or more."""
     return sum(_HAN.search(token) is not None for token in vocabulary) * 8 >= len(vocabulary)
+
+
+def has_words(vocabulary: Collection[str]) -> bool:
+    """Whether a vocabulary has Chinese words of several characters: one token in eight is one, or more."""
+    return sum(_HAN_WORD.fullmatch(token) is not None for token in vocabulary) * 8 >= len(vocabulary)
 
 
 def parted(left: str, right: str) -> bool:

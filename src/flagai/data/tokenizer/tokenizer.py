@@ -11,7 +11,7 @@ from flagai.data.tokenizer.description import Description, describe
 from flagai.data.tokenizer.encoding import Encoding
 from flagai.data.tokenizer.flagai_names import FlagAINames
 from flagai.data.tokenizer.location import Location, find_card, locate
-from flagai.data.tokenizer.text import clean
+from flagai.data.tokenizer.text import clean, is_chinese
 from flagai.errors import InputError
 
 # Embeddings have a multiple of so many rows; a model without training can choose one that no token has.
@@ -32,7 +32,7 @@ class Tokenizer(FlagAINames):
         self.description = description
         self._engine = built.engine
         self._commands = built.commands
-        self.command_ids = frozenset(built.commands.by_id)
+        self.command_ids = built.commands.special_ids
 
     @classmethod
     def from_pretrained(
@@ -104,7 +104,8 @@ class Tokenizer(FlagAINames):
     @property
     def language(self) -> str | None:
         """The language of the model: "zh", "en" or None."""
-        return self.description.language
+        chinese = self.description.language is None and is_chinese(self.get_vocab())
+        return "zh" if chinese else self.description.language
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -173,11 +174,13 @@ class Tokenizer(FlagAINames):
             if limit is not None and limit < 2:
                 raise InputError(f"max_length={limit} leaves no room for the 2 command tokens. Give a larger one.")
             return formats.causal_glm(self.get_command_id, first, second, limit, padding=padding)
-        if self.kind == "fast":
+        if self.description.table is None:
             from flagai.data.tokenizer.rust_engine import RustEngine, post_processed
 
-            assert isinstance(self._engine, RustEngine)  # noqa: S101  # that is what the kind means
-            return post_processed(self._engine.tokenizer, clean(texts), limit)
+            assert isinstance(self._engine, RustEngine)  # noqa: S101  # all that are built as transformers does
+            side = self.description.saved.options.text("truncation_side", "right")
+            found = post_processed(self._engine.tokenizer, clean(texts), limit, side)
+            return {name: found[name] for name in self.description.inputs}
         return self._with_commands(first, second, limit)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:

@@ -1,0 +1,185 @@
+"""Tokens that transformers' files add to a vocabulary, and which meanings they name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from flagai.errors import VocabularyError
+from flagai.typed_json import Fields, as_int
+
+NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
+@dataclass(frozen=True)
+class Added:
+    """A token that is cut out of texts as it is.
+
+    Args:
+        content: its text.
+        lstrip: whether it takes the blanks before it.
+        rstrip: whether it takes the blanks after it.
+        single_word: whether it is found between other words only.
+        normalized: whether it is looked for in the normalized text.
+        special: whether it is a special token, which decoding can leave out.
+    """
+
+    content: str
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+    special: bool = True
+
+    @classmethod
+    def read(cls, value: Any, place: str, *, special: bool) -> Self:
+        """Read a text or an object.
+
+        Args:
+            value: the JSON value.
+            place: the file and the field, for errors.
+            special: whether the token is special where the value does not say.
+
+        Raises:
+            VocabularyError: it is no token.
+        """
+        if isinstance(value, str) and value:
+            return cls(value)
+        if not isinstance(value, dict):
+            raise VocabularyError(f"{place}: {value!r:.80} is no token. Write its text, or an object with 'content'.")
+        fields = Fields(value, place, VocabularyError)
+        special = fields.flag("special", special)
+        content = fields.text("content", "") or fields.wrong("content", "the text of a token")
+        flags = {name: fields.flag(name, False) for name in ("lstrip", "rstrip", "single_word")}
+        return cls(content, normalized=fields.flag("normalized", not special), special=special, **flags)
+
+
+@dataclass(frozen=True)
+class Stated:
+    """An id that a file states for a token.
+
+    Args:
+        place: the file.
+        content: the token.
+        number: its id.
+    """
+
+    place: str
+    content: str
+    number: int
+
+
+@dataclass(frozen=True)
+class AddedTokens:
+    """The tokens that the files beside a vocabulary add to it.
+
+    Args:
+        by_id: added tokens by their ids.
+        named: those with one of the meanings ``NAMED``, or with a name of the model's own; None where a file says that
+            there is none.
+        extra: further special tokens; None where no file lists them.
+        additional: what is in the place of ``extra`` in older files.
+        stated: every id that some file states, whether or not it is used.
+    """
+
+    by_id: Mapping[int, Added] = field(default_factory=dict)
+    named: Mapping[str, Added | None] = field(default_factory=dict)
+    extra: tuple[Added, ...] | None = None
+    additional: tuple[Added, ...] | None = None
+    stated: tuple[Stated, ...] = ()
+
+
+def read_added(options: Fields, special_map: Fields, added: Fields, pipeline: Fields) -> AddedTokens:
+    """Join the four files as transformers does.
+
+    ``added_tokens_decoder`` of ``tokenizer_config.json`` replaces the lists of all other files.
+
+    Args:
+        options: ``tokenizer_config.json``.
+        special_map: ``special_tokens_map.json``.
+        added: ``added_tokens.json``.
+        pipeline: ``tokenizer.json``.
+
+    Raises:
+        VocabularyError: a value is no token or no id.
+    """
+    decoder = _decoder(options)
+    listed = _listed(pipeline)
+    legacy = special_map if decoder is None else Fields({}, special_map.place, VocabularyError)
+    named, extra = _named(options, legacy), _extra(options, legacy)
+    special = {token.content for token in (*named.values(), *(extra["extra"] or ())) if token is not None}
+    plain = {
+        _id(number, added, content): Added(content, normalized=content not in special, special=content in special)
+        for content, number in added.table.items()
+    }
+    stated = [
+        Stated(fields.place, token.content, number)
+        for fields, tokens in ((options, decoder or {}), (added, plain), (pipeline, listed))
+        for number, token in tokens.items()
+    ]
+    return AddedTokens(plain | listed if decoder is None else decoder, named, stated=tuple(stated), **extra)
+
+
+def _decoder(options: Fields) -> dict[int, Added] | None:
+    if options.table.get("added_tokens_decoder") is None:
+        return None
+    fields = Fields(options.mapping("added_tokens_decoder"), f"{options.place}, added_tokens_decoder", VocabularyError)
+    return {
+        _id(number, fields, number): Added.read(token, f"{fields.place}, {number:.40}", special=False)
+        for number, token in fields.table.items()
+    }
+
+
+def _listed(pipeline: Fields) -> dict[int, Added]:
+    entries = pipeline.table.get("added_tokens") or []
+    if not isinstance(entries, list):
+        pipeline.wrong("added_tokens", "a list")
+    found = {}
+    for entry in entries:
+        fields = Fields(entry if isinstance(entry, dict) else {}, f"{pipeline.place}, added_tokens", VocabularyError)
+        found[_id(fields.table.get("id"), fields, "id")] = Added.read(entry, fields.place, special=False)
+    return found
+
+
+def _id(value: Any, fields: Fields, name: str) -> int:
+    number = as_int(value)
+    return number if number is not None and number >= 0 else fields.fail(name, f"{value!r:.80} is no id of a token.")
+
+
+def _named(options: Fields, legacy: Fields) -> dict[str, Added | None]:
+    found: dict[str, Added | None] = {}
+    for fields in (options, legacy):
+        for key, value in fields.table.items():
+            name = key.removesuffix("_token")
+            if name == key or not (name in NAMED or isinstance(value, str | dict)):
+                continue
+            if fields is legacy and isinstance(value, dict):
+                value = value | {"special": True}
+            found[name] = None if value is None else Added.read(value, f"{fields.place}, {key:.40}", special=False)
+    own = options.table.get("extra_special_tokens")
+    for name, value in own.items() if isinstance(own, dict) else ():
+        found[name] = Added.read(value, f"{options.place}, extra_special_tokens, {name:.40}", special=True)
+    return found
+
+
+def _extra(options: Fields, legacy: Fields) -> dict[str, tuple[Added, ...] | None]:
+    """The lists ``extra_special_tokens`` and ``additional_special_tokens``."""
+    found = {name: options.table.get(f"{name}_special_tokens") for name in ("extra", "additional")}
+    if isinstance(found["extra"], dict):
+        found["extra"] = None  # they have names
+    if found["additional"] is not None and not found["extra"]:
+        found = {"extra": found["additional"], "additional": None}
+    older, newer = (legacy.table.get(f"{name}_special_tokens") for name in ("additional", "extra"))
+    if newer is not None:
+        both = [found["extra"] or [], newer]
+        found["extra"] = [*both[0], *both[1]] if all(isinstance(tokens, list) for tokens in both) else newer
+    found["additional"] = found["additional"] if older is None else older
+    return {name: _tokens(tokens, f"{options.place}, {name}_special_tokens") for name, tokens in found.items()}
+
+
+def _tokens(entries: Any, place: str) -> tuple[Added, ...] | None:
+    if entries is None:
+        return None
+    if not isinstance(entries, list):
+        raise VocabularyError(f"{place}: {entries!r:.80} is no list of tokens.")
+    tokens = [Added.read(entry, place, special=True) for entry in entries]
+    return tuple({token.content: token for token in tokens}.values())

@@ -1,0 +1,172 @@
+"""What a folder's JSON files say of its tokenizer, each read once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flagai.data.tokenizer.added import Added, AddedTokens, read_added
+from flagai.errors import ConfigError, FlagAIError, VocabularyError
+from flagai.typed_json import SIZE_LIMIT, Fields, read_json
+
+CONFIG_FILE = "config.json"
+FAST_FILE = "tokenizer.json"
+OPTIONS_FILE = "tokenizer_config.json"
+SPECIAL_FILE = "special_tokens_map.json"
+ADDED_FILE = "added_tokens.json"
+BESIDE = (OPTIONS_FILE, SPECIAL_FILE, ADDED_FILE)
+# A vocabulary of a million tokens with merges has a tenth of it.
+VOCABULARY_LIMIT = 256 << 20
+_FAMILIES = {"glm": "glm", "t5": "t5", "mt5": "t5", "bert": "bert", "roberta": "bert", "gpt2": "gpt2"}
+
+
+@dataclass(frozen=True)
+class TokenizerClass:
+    """A tokenizer class of transformers or THUDM.
+
+    Args:
+        model: the kind of vocabulary that it takes.
+        special: its special tokens where no file names them.
+        table: the table of command tokens, if it is a class of THUDM's or T5-PEGASUS's.
+    """
+
+    model: str
+    special: dict[str, str]
+    table: str | None = None
+
+
+_BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+_ROBERTA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
+_GPT2 = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}
+_T5 = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
+CLASSES = {
+    "BertTokenizer": TokenizerClass("WordPiece", _BERT),
+    "RobertaTokenizer": TokenizerClass("BPE", _ROBERTA),
+    "GPT2Tokenizer": TokenizerClass("BPE", _GPT2),
+    "T5Tokenizer": TokenizerClass("Unigram", _T5),
+    "GLMChineseTokenizer": TokenizerClass("SentencePiece", {}, "fixed"),
+    "GLMBertTokenizer": TokenizerClass("WordPiece", {}, "wordpiece"),
+    "GLMGPT2Tokenizer": TokenizerClass("BPE", {}, "glm-bpe"),
+    "GLMRobertaTokenizer": TokenizerClass("BPE", {}, "glm-roberta"),
+    "T5PegasusTokenizer": TokenizerClass("WordPiece", {}, "wordpiece"),
+}
+# Other names of these classes.
+_SAME = {
+    "DistilBertTokenizer": "BertTokenizer",
+    "ElectraTokenizer": "BertTokenizer",
+    "MobileBertTokenizer": "BertTokenizer",
+    "SqueezeBertTokenizer": "BertTokenizer",
+    "LayoutLMTokenizer": "BertTokenizer",
+    "LongformerTokenizer": "RobertaTokenizer",
+    "BartTokenizer": "RobertaTokenizer",
+    "MT5Tokenizer": "T5Tokenizer",
+}
+_BY_MODEL_TYPE = {
+    "bert": "BertTokenizer",
+    "distilbert": "BertTokenizer",
+    "electra": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "t5": "T5Tokenizer",
+    "mt5": "T5Tokenizer",
+}
+# Classes that take a tokenizer.json as it is.
+_AS_IT_IS = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The JSON files of a folder; absent ones are empty.
+
+    Args:
+        folder: the folder.
+        config: ``config.json``.
+        options: ``tokenizer_config.json``.
+        special_map: ``special_tokens_map.json``.
+        added_file: ``added_tokens.json``.
+        pipeline: ``tokenizer.json``.
+    """
+
+    folder: Path
+    config: Fields
+    options: Fields
+    special_map: Fields
+    added_file: Fields
+    pipeline: Fields
+
+    @classmethod
+    def read(cls, folder: Path) -> "Saved":
+        """Read the files.
+
+        Raises:
+            ConfigError: ``config.json`` is damaged.
+            VocabularyError: another file is damaged.
+        """
+        return cls(
+            folder,
+            config=_fields(folder / CONFIG_FILE, ConfigError),
+            options=_fields(folder / OPTIONS_FILE, VocabularyError),
+            special_map=_fields(folder / SPECIAL_FILE, VocabularyError),
+            added_file=_fields(folder / ADDED_FILE, VocabularyError),
+            pipeline=_fields(folder / FAST_FILE, VocabularyError, VOCABULARY_LIMIT),
+        )
+
+    @cached_property
+    def added(self) -> AddedTokens:
+        """The tokens that the files add."""
+        return read_added(self.options, self.special_map, self.added_file, self.pipeline)
+
+    @property
+    def beside(self) -> bool:
+        """Whether files say more of the tokenizer than the vocabulary does."""
+        return any((self.folder / name).is_file() for name in (*BESIDE, FAST_FILE))
+
+    @property
+    def family(self) -> str | None:
+        """The model's family, if ``config.json`` says it."""
+        found = _FAMILIES.get((self.config.text("model_type", "") or "").lower())
+        return "glm" if found is None and "block_position_encoding" in self.config.table else found
+
+    @property
+    def stated_class(self) -> str | None:
+        """The tokenizer class that the files name, without "Fast"."""
+        name = self.options.text("tokenizer_class", None) or self.config.text("tokenizer_class", None)
+        return None if name is None else name if name in _AS_IT_IS else name.removesuffix("Fast")
+
+    @property
+    def class_name(self) -> str | None:
+        """The tokenizer class: as stated, or that of the model's type; None if it is open or of an unknown kind."""
+        stated = self.stated_class
+        if stated is not None:
+            stated = _SAME.get(stated, stated)
+            return stated if stated in CLASSES else None
+        return _BY_MODEL_TYPE.get((self.config.text("model_type", "") or "").lower())
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The vocabulary in ``tokenizer.json``."""
+        return self.pipeline.mapping("model")
+
+    @property
+    def model_type(self) -> str | None:
+        """The kind of the vocabulary in ``tokenizer.json``: "WordPiece", "BPE", "Unigram" or another."""
+        fields = Fields(self.model, f"{self.pipeline.place}, model", VocabularyError)
+        if (stated := fields.text("type", None)) is not None:
+            return stated
+        # Files of the first versions do not name it.
+        keys = {"merges": "BPE", "continuing_subword_prefix": "WordPiece", "unk_id": "Unigram"}
+        return next((kind for key, kind in keys.items() if key in fields.table), None)
+
+    def special(self, defaults: dict[str, str]) -> dict[str, Added]:
+        """The named special tokens.
+
+        Args:
+            defaults: those of the tokenizer class, where the files name none.
+        """
+        named = {name: Added(token) for name, token in defaults.items()} | dict(self.added.named)
+        by_content = {token.content: token for token in self.added.by_id.values()}
+        return {name: by_content.get(token.content, token) for name, token in named.items() if token is not None}
+
+
+def _fields(path: Path, error: type[FlagAIError], limit: int = SIZE_LIMIT) -> Fields:
+    return Fields(read_json(path, error, limit=limit) if path.is_file() else {}, str(path), error)

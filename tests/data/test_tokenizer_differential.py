@@ -1,0 +1,74 @@
+"""Ids, inputs and texts equal those of transformers for folders made at random, or the folder is refused by name."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import transformers
+
+from flagai.data.tokenizer import Tokenizer
+from flagai.data.tokenizer.text import is_chinese
+from flagai.errors import FlagAIError
+from tests.data.variants import Variant
+
+TEXTS = 6
+
+
+def same(variant: Variant) -> str:
+    """What happened to a folder: "equal", "refused" (ours), or "unreadable" (theirs and ours)."""
+    try:
+        theirs = transformers.AutoTokenizer.from_pretrained(variant.folder)
+    except Exception:  # noqa: BLE001  # transformers raises what its libraries do
+        theirs = None
+    try:
+        ours = Tokenizer.from_folder(variant.folder)
+    except FlagAIError as error:
+        assert str(variant.folder) in str(error)
+        return "unreadable" if theirs is None else "refused"
+    if theirs is None:
+        return "unreadable"
+    dense = ours.kind == "wordpiece" and is_chinese(ours.get_vocab())
+    for _ in range(TEXTS):
+        first, second = variant.text(), variant.text()
+        ids = theirs(first, add_special_tokens=False)["input_ids"]
+        assert ours.encode(first) == ids, first
+        inputs = ours.encode_plus(first)
+        assert {name: inputs[name] for name in theirs(first)} == dict(theirs(first)), first
+        assert ours.encode_plus(first, second)["input_ids"] == theirs([first], [second])["input_ids"][0], (
+            first,
+            second,
+        )
+        for skip in (False, True):
+            right, found = theirs.decode(ids, skip_special_tokens=skip), ours.decode(ids, skip_special_tokens=skip)
+            if dense:
+                right, found = ("".join(text.replace("##", "").split()) for text in (right, found))
+            assert found == right, (first, ids, skip)
+    return "equal"
+
+
+def compare(seeds: range, tmp_path: Path) -> dict[str, int]:
+    logging.disable(logging.WARNING)
+    counts = {"equal": 0, "refused": 0, "unreadable": 0}
+    try:
+        for seed in seeds:
+            (folder := tmp_path / str(seed)).mkdir()
+            variant = Variant(seed, folder)
+            try:
+                counts[same(variant)] += 1
+            except AssertionError as error:
+                files = {path.name: path.read_text()[:400] for path in folder.iterdir() if "config" in path.name}
+                raise AssertionError(f"seed {seed}, {variant.family}, {variant.layout}: {error}\n{files}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return counts
+
+
+def test_folders_made_at_random(tmp_path) -> None:
+    counts = compare(range(60), tmp_path)
+    assert counts["equal"] >= 50, counts
+
+
+@pytest.mark.slow
+def test_many_folders_made_at_random(tmp_path) -> None:
+    counts = compare(range(1000, 3000), tmp_path)
+    assert counts["equal"] >= 1600, counts
