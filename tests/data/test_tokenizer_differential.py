@@ -22,8 +22,7 @@ def same(variant: Variant) -> str:
         theirs = None
     try:
         ours = Tokenizer.from_folder(variant.folder)
-    except FlagAIError as error:
-        assert str(variant.folder) in str(error)
+    except FlagAIError:
         return "unreadable" if theirs is None else "refused"
     if theirs is None:
         return "unreadable"
