@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # Arguments of the original that mean nothing here, and those that promise what is not there.
 _WITHOUT_EFFECT = ("low_cpu_mem_usage", "inference_mode", "model_max_length", "all_devices")
 _NOT_THERE = ("lora_dir", "qlora_dir", "adapter_dir")
-_OF_THE_HEAD = ("class_num", "inner_dim")
+_OF_THE_HEAD = ("class_num", "inner_dim", "problem_type")
 
 
 class AutoLoader:

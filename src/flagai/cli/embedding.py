@@ -1,7 +1,6 @@
 """``flagai match`` and ``flagai embed``."""
 
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +26,7 @@ from flagai.cli.entries import (
 from flagai.cli.output import check_target, open_bytes
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError, ModelNotFoundError
+from flagai.typed_json import read_json
 
 CONFIG_FILE = "config.json"
 _ARRAYS = (".safetensors", ".npy")
@@ -54,7 +54,7 @@ def match(
     """Print how similar two sentences are.
 
     From -1 to 1, the cosine of their embeddings; with a model that was fine-tuned for semantic matching, from 0 to 1,
-    the probability that they mean the same.
+    the probability that they mean the same; with a regression, its number.
     """
     pairs = _pairs(first, second, file)
     for (text1, text2), score in zip(pairs, _similarities(pairs, model, model_dir, device), strict=True):
@@ -66,8 +66,10 @@ def match(
 
 def _similarities(pairs: list[tuple[str, str]], model: str, home: Path | None, device: str | None) -> list[float]:
     if _classifies(model, home):
-        probabilities = predictor("semantic-matching", model, home, device).class_probabilities(pairs)
-        return [float(row[-1]) for row in probabilities]
+        run = predictor("semantic-matching", model, home, device)
+        if run.model.config.class_num > 2:
+            raise InputError(f"{model} has {run.model.config.class_num} classes, not whether two texts mean the same.")
+        return [float(row[-1]) for row in run.class_probabilities(pairs)]
     embedder = _embedder(model, home, device)
     return [float(score) for score in embedder.match([pair[0] for pair in pairs], [pair[1] for pair in pairs])]
 
@@ -81,8 +83,8 @@ def _classifies(model: str, home: Path | None) -> bool:
     folder = Path(model) if Path(model).is_dir() else (settings.home() if home is None else home) / model
     try:
         if (folder / CONFIG_FILE).is_file():
-            values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            return find_class(values, open_checkpoint(folder))[0].__name__ == "BertForClsClassifier"
+            found, _ = find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
+            return found.__name__ == "BertForClsClassifier"
         return find(model).task == "semantic-matching"
     except ModelNotFoundError:
         return False

@@ -85,10 +85,17 @@ def classify(
     """Tell the class of each text: by a trained head, or how probable a language model finds each of the --labels."""
     check_target(out)
     entries = read_entries(texts, file, field)
+    from flagai.model.predictor.classes import names_one_class
+
     given = _split(labels)
     task = _classifying_task(model, model_dir, given)
     run = predictor(task, model, model_dir, device)
     names = given or _class_names(run.model)
+
+    one_class = names_one_class(run.model)
+
+    def best(scores: dict[str, float]) -> dict[str, str]:
+        return {"class": max(scores, key=lambda name: scores[name])} if one_class else {}
 
     def compute(batch: list[Entry]) -> list[dict[str, float]]:
         probabilities = run.class_probabilities([entry.text for entry in batch], labels=given).tolist()
@@ -97,8 +104,8 @@ def classify(
     answer(
         entries,
         compute,
-        as_fields=lambda scores: {"class": max(scores, key=lambda name: scores[name]), "scores": scores},
-        show=lambda entry, scores: show_scores(entry.text, scores),
+        as_fields=lambda scores: {**best(scores), "scores": scores},
+        show=lambda entry, scores: show_scores(entry.text, scores, one_class=one_class),
         batch_size=batch_size,
         as_json=as_json,
         out=out,

@@ -40,18 +40,19 @@ def show_entities(text: str, entities: Sequence[tuple[int, int, str]]) -> None:
     console().print(line)
 
 
-def show_scores(text: str, scores: dict[str, float]) -> None:
-    """Print the classes of a text, the most probable first, as bars; in a pipe, the best one."""
+def show_scores(text: str, scores: dict[str, float], *, one_class: bool = True) -> None:
+    """Print the classes of a text, the most probable first, as bars; in a pipe, the best one, or each."""
     best = sorted(scores.items(), key=lambda item: -item[1])
     if not sys.stdout.isatty():
-        typer.echo(f"{best[0][0]}\t{best[0][1]:.4f}\t{text}")
+        for name, score in best[:1] if one_class else best:
+            typer.echo(f"{name}\t{score:.4f}\t{text}")
         return
     from rich.text import Text
 
     console().print(Text(text))
     width = max(len(name) for name in scores)
     for rank, (name, score) in enumerate(best):
-        bar = "█" * round(score * _BAR)
+        bar = "█" * round(min(max(score, 0), 1) * _BAR)
         console().print(Text(f"  {name:<{width}} {bar:<{_BAR}} {score:.3f}", "green" if rank == 0 else "dim"))
 
 

@@ -124,6 +124,10 @@ class BertConfig(ModelConfig):
             self.problem_type in PROBLEM_TYPES, f"problem_type is {shown(self.problem_type)}; known: {PROBLEM_TYPES}"
         )
         self.require(
+            self.class_num != 1 or self.problem_type != "single_label_classification",
+            "problem_type single_label_classification needs more than the 1 class of class_num",
+        )
+        self.require(
             self.longest_text > 0,
             f"max_position_embeddings {self.max_position_embeddings} leaves no position behind the first "
             f"{self.position_offset}",

@@ -14,7 +14,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.bert_backbone import BertConfig, BertModel
 from flagai.model.inputs import Output, checked_ids, picked, real_tokens
 from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, PackedRow, Prefix
-from flagai.model.layer.loss import cross_entropy, masked_cross_entropy, span_loss
+from flagai.model.layer.loss import classification_loss, cross_entropy, masked_cross_entropy, span_loss
 from flagai.model.layer.packed_row import Lengths
 from flagai.model.weights import bert
 
@@ -193,7 +193,9 @@ class BertForClsClassifier(_BertHead):
 
         Args:
             input_ids: [B, S]
-            labels: the class, [B] ([N] of packed texts).
+            labels: the class, [B] ([N] of packed texts); with ``problem_type`` "multi_label_classification" 1 for
+                each right class, [B, classes]; with "regression", and with one output, the numbers, [B, classes] or
+                [B].
             **others: see :meth:`BertModel.forward`.
 
         Returns:
@@ -202,7 +204,7 @@ class BertForClsClassifier(_BertHead):
         output: Output = self.model(input_ids, **others)
         output["logits"] = self.classifier(output["pooled"])
         if labels is not None:
-            output["loss"] = cross_entropy(output["logits"], labels)
+            output["loss"] = classification_loss(output["logits"], labels, self.config.problem_type)
         return output
 
 

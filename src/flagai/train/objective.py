@@ -104,7 +104,7 @@ class Classification(Objective):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"class_num": len(self.known)}
+        return {"class_num": len(self.known), "problem_type": None}  # whatever the model did before
 
     def names(self) -> list[str]:
         """See the base class."""

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from flagai.errors import InputError
 from flagai.parallel.shards import is_sharded
 
 _NONE = -100
@@ -28,6 +29,27 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     if is_sharded(logits):
         return _each(logits, targets, _NONE).sum() / (targets != _NONE).sum()
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1))
+
+
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+    """The loss of a classifier: cross entropy; of classes by themselves binary cross entropy; of numbers square error.
+
+    Args:
+        logits: [B, classes]
+        labels: classes, [B]; of classes by themselves and of numbers [B, classes], or [B] for one output.
+        problem_type: transformers' name of the problem; None: a number if there is one output, else one class.
+
+    Raises:
+        InputError: the labels have another shape.
+    """
+    if problem_type == "single_label_classification" or (problem_type is None and logits.shape[-1] > 1):
+        return cross_entropy(logits, labels)
+    if labels.numel() != logits.numel():
+        raise InputError(
+            f"labels have shape {list(labels.shape)}; expected {list(logits.shape)} for problem_type {problem_type}."
+        )
+    loss = F.binary_cross_entropy_with_logits if problem_type == "multi_label_classification" else F.mse_loss
+    return loss(logits.float(), labels.reshape(logits.shape).float())
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

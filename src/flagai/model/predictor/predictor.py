@@ -16,6 +16,7 @@ from flagai.model.predictor import blanks, reading
 from flagai.model.predictor.abilities import CLASSIFIERS, require
 from flagai.model.predictor.arguments import class_names, is_pair, many, read_length, whole_number
 from flagai.model.predictor.blanks import Filled
+from flagai.model.predictor.classes import probabilities, require_one_class
 from flagai.model.predictor.entities import checked_types, known_labels, read_entities
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.scoring import label_scores
@@ -283,8 +284,11 @@ class Predictor:
             The number of the class, or a list of numbers.
 
         Raises:
-            InputError: this model classifies nothing, or a language model was given no labels.
+            InputError: this model classifies nothing, its classes do not exclude each other (it has one output, or
+                its ``problem_type`` says so), or a language model was given no labels.
         """
+        require(self.model, "predict_cls_classifier")
+        require_one_class(self.model)
         single = isinstance(text, str) or is_pair(text)
         classes = self.class_probabilities([text] if single else text, maxlen, labels).argmax(-1).tolist()
         return classes[0] if single else classes
@@ -293,6 +297,10 @@ class Predictor:
         self, texts: Sequence[Text] | Any, maxlen: int | None = 512, labels: Sequence[str] = ()
     ) -> torch.Tensor:
         """How probable each class of each text is, [N, classes], float32 on the CPU.
+
+        Where classes exclude each other, the numbers of a text add up to 1. Where the configuration says
+        ``multi_label_classification``, and where there is one output only, each is a probability by itself; those of a
+        ``regression`` are the outputs.
 
         Args:
             texts: a list; each entry a text, [text] or a pair [a, b].
@@ -316,7 +324,7 @@ class Predictor:
             scores = reading.per_text(self.model, reading.rows(self.model, self.tokenizer, entries, maxlen))
         else:
             scores = label_scores(self.model, self.tokenizer, entries, labels, maxlen)
-        return scores.softmax(-1)
+        return probabilities(self.model, scores)
 
     @torch.inference_mode()
     def _classify_glm(self, entries: Sequence[Text], maxlen: int | None) -> torch.Tensor:
