@@ -33,11 +33,11 @@ def test_match_prints_the_similarity() -> None:
 
 
 def test_match_reads_pairs_from_stdin() -> None:
-    line = json.dumps({"text1": "猫", "text2": "猫"}) + "\n"
+    line = json.dumps({"text1": "cat", "text2": "cat"}) + "\n"
     result = run("match", "--file", "-", "--json", text=line * 2)
     rows = [json.loads(row) for row in result.output.splitlines()]
     assert [row["similarity"] for row in rows] == pytest.approx([1, 1])
-    assert rows[0]["text1"] == "猫"
+    assert rows[0]["text1"] == "cat"
 
 
 def test_embed_writes_the_same_vectors_everywhere(tmp_path: Path) -> None:

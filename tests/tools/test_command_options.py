@@ -40,8 +40,9 @@ def run(*arguments, text=None):
 
 def refused(monkeypatch, *arguments, text=None):
     """The message of a command that is refused before anything is loaded."""
-    monkeypatch.setattr(auto_loader, "_load", lambda *_: pytest.fail("a model was loaded"))
-    result = CliRunner().invoke(cli.app, arguments, input=text)
+    with monkeypatch.context() as patch:
+        patch.setattr(auto_loader, "_load", lambda *_: pytest.fail("a model was loaded"))
+        result = CliRunner().invoke(cli.app, arguments, input=text)
     assert isinstance(result.exception, InputError), result.output
     return str(result.exception)
 
@@ -143,9 +144,8 @@ def test_blank_lines_are_named_by_their_number(monkeypatch, caplog, tmp_path):
     text = "桃花\n\n月\n \n"
     assert "-, line 2: '' is no title" in refused(monkeypatch, "poem", text=text)
     assert "-, line 1 has no blank" in refused(monkeypatch, "fill", text=text)
-    monkeypatch.undo()
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    rows = lines(run("embed", "--file", str(tmp_path / "a.txt")))
+    rows = lines(run("embed", "--file", str(tmp_path / "a.txt"), "--model", "RoBERTa-base-ch"))
     assert [row["text"] for row in rows] == ["桃花", "", "月", " "]
     assert "a.txt: line 2, 4 blank, read as an empty text" in caplog.text
 
@@ -178,7 +178,6 @@ def test_tables_and_odd_files_are_read_or_named(tmp_path, monkeypatch):
     (tmp_path / "e.csv").write_text("text1,text2\na,a\n")
     assert "c.jsonl, line 2 is no JSON" in refused(monkeypatch, "title", "--file", str(tmp_path / "c.jsonl"))
     assert "d.gz cannot be read" in refused(monkeypatch, "title", "--file", str(tmp_path / "d.gz"))
-    monkeypatch.undo()
     assert run("match", "--file", str(tmp_path / "e.csv")) == "1.0000\ta\ta\n"
 
 

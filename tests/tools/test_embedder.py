@@ -27,7 +27,7 @@ SENTENCES = [
 
 @pytest.fixture(scope="module")
 def embedder() -> SentenceEmbedder:
-    return SentenceEmbedder.from_folder(MINILM)
+    return SentenceEmbedder.from_folder(MINILM, max_length=512)  # its own limit is 256
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,9 @@ class AutoLoader:
             self.model = _load(home, found, self.task_name, options, overrides)
         self.tokenizer = _tokenizer(home, found, model_name)
 
+    def __repr__(self) -> str:
+        return f"AutoLoader({self.task_name!r}: {type(self.model).__name__}, {self.tokenizer!r})"
+
     def get_model(self) -> BaseModel:
         """The model, in evaluation mode."""
         return self.model

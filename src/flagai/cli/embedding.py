@@ -16,19 +16,29 @@ from flagai.cli.entries import (
     Field,
     Home,
     InFile,
-    Model,
     Texts,
     answer,
     in_batches,
     read_entries,
     read_rows,
 )
+from flagai.cli.languages import default_model
 from flagai.cli.output import check_target, open_bytes
+from flagai.cli.strategy import given
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError, ModelNotFoundError
 from flagai.typed_json import read_json
 
 CONFIG_FILE = "config.json"
+Embedding = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A model's name or folder; default for Chinese texts me5-small-bert-zh.",
+        show_default=True,
+    ),
+]
 _ARRAYS = (".safetensors", ".npy")
 
 if TYPE_CHECKING:
@@ -38,9 +48,10 @@ if TYPE_CHECKING:
 
 
 def match(
+    context: typer.Context,
     first: Annotated[str | None, typer.Argument(help="A sentence.")] = None,
     second: Annotated[str | None, typer.Argument(help="The sentence to compare it with.")] = None,
-    model: Model = DEFAULT_EMBEDDING,
+    model: Embedding = DEFAULT_EMBEDDING,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -57,6 +68,7 @@ def match(
     the probability that they mean the same; with a regression, its number.
     """
     pairs = _pairs(first, second, file)
+    model = _suited(context, model, model_dir, [text for pair in pairs for text in pair])
     for (text1, text2), score in zip(pairs, _similarities(pairs, model, model_dir, device), strict=True):
         if as_json:
             print_json({"text1": text1, "text2": text2, "similarity": round(score, 6)})
@@ -108,8 +120,9 @@ def _pairs(first: str | None, second: str | None, file: Path | None) -> list[tup
 
 
 def embed(
+    context: typer.Context,
     texts: Texts = None,
-    model: Model = DEFAULT_EMBEDDING,
+    model: Embedding = DEFAULT_EMBEDDING,
     file: InFile = None,
     field: Field = "text",
     out: Annotated[
@@ -128,7 +141,7 @@ def embed(
     """Write the embedding of each sentence, the mean of its last hidden states, as JSON lines or safetensors."""
     check_target(out, *_ARRAYS)
     entries = read_entries(texts, file, field)
-    embedder = _embedder(model, model_dir, device)
+    embedder = _embedder(_suited(context, model, model_dir, [entry.text for entry in entries]), model_dir, device)
 
     def compute(batch: list[Entry]) -> "torch.Tensor":
         return embedder.embed([entry.text for entry in batch], normalize=normalize)
@@ -161,6 +174,11 @@ def _write_array(path: Path, parts: "list[torch.Tensor]") -> None:
         raw.write(content.getbuffer())
 
 
+def _suited(context: typer.Context, model: str, home: Path | None, texts: list[str]) -> str:
+    """The model that was named, or the default one for the script of the texts."""
+    return model if given(context, ("model",)) else default_model(texts, home)
+
+
 def _embedder(model: str, home: Path | None, device: str | None) -> "SentenceEmbedder":
     import torch
 
@@ -171,4 +189,4 @@ def _embedder(model: str, home: Path | None, device: str | None) -> "SentenceEmb
     place = read_device(best_device() if device is None else device)
     dtype = torch.float32 if place.type == "cpu" else None
     loader = AutoLoader("embedding", model, home, device=place, torch_dtype=dtype)
-    return SentenceEmbedder(loader.get_model(), loader.get_tokenizer())
+    return SentenceEmbedder(loader.get_model(), loader.get_tokenizer(), strict=True)

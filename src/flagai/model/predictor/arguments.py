@@ -10,6 +10,28 @@ from flagai.model.base_model import BaseModel
 from flagai.model.t5_model import T5Model
 
 
+def check_parts(what: str, model: Any, tokenizer: Any) -> None:
+    """Refuse a model and a tokenizer that are missing or in each other's place.
+
+    Args:
+        what: the class that takes them.
+        model: the first argument.
+        tokenizer: the second one.
+
+    Raises:
+        InputError: they are not a model and its tokenizer.
+    """
+    right = f"{what}(model, tokenizer), as AutoLoader's get_model() and get_tokenizer() give them"
+    if isinstance(model, Tokenizer) and isinstance(tokenizer, BaseModel):
+        raise InputError(f"The model and the tokenizer are in each other's place. Write {right}.")
+    if not isinstance(model, BaseModel):
+        raise InputError(f"The model is a {type(model).__name__}; expected a model of flagai.model. Write {right}.")
+    if tokenizer is None:
+        raise InputError(f"The tokenizer is missing. Write {right}, or Tokenizer.from_pretrained(model_name).")
+    if not isinstance(tokenizer, Tokenizer):
+        raise InputError(f"The tokenizer is a {type(tokenizer).__name__}; expected a flagai Tokenizer. Write {right}.")
+
+
 def many(text: Any) -> list[Any]:
     """One text or a list of texts, as a list.
 

@@ -12,6 +12,8 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.placement import Device, Dtype, read_device
+from flagai.model.predictor.arguments import check_parts, many
+from flagai.model.predictor.sentence_folder import check_similarity
 from flagai.model.predictor.vectors import packed_means, text_vectors
 
 
@@ -21,13 +23,26 @@ class SentenceEmbedder:
     Args:
         model: a BERT, or another model that the Predictor can embed with.
         tokenizer: its tokenizer.
-        max_length: tokens of a text that are read, special ones included; at most the model's positions.
+        max_length: tokens of a text that are read, special ones included; at most the model's positions. Default: what
+            the folder says (``max_seq_length``), or all positions.
+        strict: whether a text of another language, most of whose words the vocabulary does not know, is an error;
+            else it is a warning.
+
+    Raises:
+        InputError: there is no model or no tokenizer.
     """
 
-    def __init__(self, model: BaseModel, tokenizer: Tokenizer, max_length: int | None = None) -> None:
+    def __init__(
+        self, model: BaseModel, tokenizer: Tokenizer, max_length: int | None = None, *, strict: bool = False
+    ) -> None:
+        check_parts("SentenceEmbedder", model, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.strict = strict
+
+    def __repr__(self) -> str:
+        return f"SentenceEmbedder({type(self.model).__name__}, {self.tokenizer!r}, max_length={self.max_length})"
 
     @classmethod
     def from_folder(
@@ -73,11 +88,12 @@ class SentenceEmbedder:
             -> [len(texts), width], float32, on the CPU, in the order of the texts
 
         Raises:
-            InputError: an element is not text.
+            InputError: an element is not text, or of another language (with ``strict``).
+            ConfigError: the folder asks for a pooling other than the mean, or for a prompt.
         """
         if isinstance(texts, str):
             raise InputError("embed takes a list of sentences; put the single one into a list.")
-        vectors = text_vectors(self.model, self.tokenizer, texts, self.max_length)
+        vectors = text_vectors(self.model, self.tokenizer, texts, self.max_length, strict=self.strict)
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
     def embed_ids(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -94,7 +110,9 @@ class SentenceEmbedder:
         Raises:
             InputError: the sequences differ in length, or an element is not text.
         """
+        first, second = many(first), many(second)
         if len(first) != len(second):
             raise InputError(f"match needs pairs, but got {len(first)} and {len(second)} sentences.")
+        check_similarity(self.tokenizer.description.folder)
         vectors = self.embed([*first, *second], normalize=True)
         return (vectors[: len(first)] * vectors[len(first) :]).sum(-1)

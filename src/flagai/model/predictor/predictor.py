@@ -14,7 +14,7 @@ from flagai.model.bert_model import BertForSequenceLabelingGP
 from flagai.model.glm_model import GLMForSequenceClassification
 from flagai.model.predictor import blanks, reading
 from flagai.model.predictor.abilities import CLASSIFIERS, require
-from flagai.model.predictor.arguments import class_names, is_pair, many, read_length, whole_number
+from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, read_length, whole_number
 from flagai.model.predictor.blanks import Filled
 from flagai.model.predictor.classes import probabilities, require_one_class
 from flagai.model.predictor.entities import checked_types, known_labels, read_entities
@@ -38,17 +38,16 @@ class Predictor:
         tokenizer: its tokenizer.
 
     Raises:
-        InputError: there is no tokenizer.
+        InputError: they are not a model and a tokenizer.
     """
 
     def __init__(self, model: BaseModel, tokenizer: Tokenizer | None = None) -> None:
-        if tokenizer is None:
-            raise InputError(
-                "The Predictor needs the model's tokenizer: AutoLoader(...).get_tokenizer(), or "
-                "Tokenizer.from_pretrained(model_name)."
-            )
+        check_parts("Predictor", model, tokenizer)
         self.model = model.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer: Tokenizer = tokenizer  # type: ignore[assignment]  # checked above
+
+    def __repr__(self) -> str:
+        return f"Predictor({type(self.model).__name__}, {self.tokenizer!r})"
 
     # -- writing ------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from flagai.model.base_model import BaseModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.model.packing import Pack, check_lengths, rows_packed
 from flagai.model.predictor.arguments import known_ids, read_length, strange_ids
+from flagai.model.predictor.sentence_folder import SentenceSettings
+from flagai.model.predictor.unknown import UnknownTokens
 from flagai.model.predictor.windows import in_windows
 from flagai.model.ragged import Ragged
 from flagai.model.t5_model import T5Model
@@ -22,7 +24,9 @@ _BATCH_TOKENS = 4096
 
 
 @torch.inference_mode()
-def text_vectors(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> torch.Tensor:
+def text_vectors(
+    model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None, *, strict: bool = False
+) -> torch.Tensor:
     """The vectors of texts, [N, width], float32 on the CPU.
 
     Args:
@@ -30,21 +34,38 @@ def text_vectors(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], m
         tokenizer: its tokenizer.
         texts: the texts.
         max_length: how many tokens of a text are read, special ones included.
+        strict: whether a text that the vocabulary does not know is an error, or a warning.
+
+    Raises:
+        InputError: an element is not text, or of a language that the model does not know.
+        ConfigError: the folder asks for another way to embed.
     """
     texts = checked_texts(texts)
     backbone: Any = getattr(model, "model", model)
-    max_length = read_length("maxlen", max_length, backbone)
+    settings = SentenceSettings.read(tokenizer.description.folder)
+    max_length = read_length("maxlen", settings.max_length if max_length is None else max_length, backbone)
+    texts = [text.lower() for text in texts] if settings.lower else texts
     if not texts:
         return torch.empty(0, backbone.embed.token.embedding_dim)
+    unknown = UnknownTokens(tokenizer.find_command_id("unk"), 2 * (backbone.config.family == "bert"), strict=strict)
+    vectors = _vectors(backbone, tokenizer, texts, max_length, unknown)
+    unknown.report(len(texts))
+    return vectors
+
+
+def _vectors(
+    backbone: Any, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None, unknown: UnknownTokens
+) -> torch.Tensor:
     if backbone.config.family == "bert":
         strange = strange_ids(tokenizer, backbone)
-        unknown = tokenizer.get_command_id("unk")
+        other = tokenizer.get_command_id("unk")
 
         def read(part: Sequence[str]) -> Ragged:
-            return bert.id_rows(tokenizer, part, max_length).replaced(strange, unknown)
+            return unknown.look(part, bert.id_rows(tokenizer, part, max_length).replaced(strange, other))
 
         return in_windows(texts, read, partial(_bert_means, backbone), backbone.device)
     rows = [known_ids(row, tokenizer, backbone) for row in _rows(backbone, tokenizer, texts, max_length)]
+    unknown.look(texts, Ragged.of(rows))
     if isinstance(backbone, T5Model):
         return in_windows(rows, Ragged.of, partial(_t5_means, backbone), backbone.device)
     mask = _one_at_real_tokens if isinstance(backbone, GPT2Model) else _separators

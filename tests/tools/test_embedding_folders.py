@@ -1,0 +1,176 @@
+"""Embeddings that would be wrong are refused: other languages, other poolings, prompts."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from flagai import cli
+from flagai.auto_model.auto_loader import AutoLoader
+from flagai.catalog.packages import find_model
+from flagai.cli.languages import script_of
+from flagai.errors import ConfigError, InputError
+from flagai.model.predictor.embedder import SentenceEmbedder
+from flagai.model.predictor.predictor import Predictor
+from flagai.model.predictor.unknown import UnknownTokens
+from flagai.model.ragged import Ragged
+from tests import folders
+
+MINILM = find_model("all-MiniLM-L6-v2")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sentence-transformers folder whose files may be changed."""
+    target = tmp_path / "sentences"
+    shutil.copytree(MINILM, target)
+    return target
+
+
+# -- languages ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("A man", "Latin"),
+        ("Café naïve 中", "Latin"),
+        ("ＡＢＣ", None),
+        ("一个女孩 abc", "Han"),
+        ("これは日本語です", "Hiragana"),
+        ("漢字漢字カ", "Katakana"),
+        ("Мама", "Cyrillic"),
+        ("안녕", "Hangul"),
+        ("123 😀 !", None),
+        ("", None),
+    ],
+)
+def test_scripts(text: str, script: str | None) -> None:
+    assert script_of(text) == script
+
+
+def test_chinese_goes_to_the_model_that_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAGAI_HOME", str(tmp_path))
+    result = run("match", "一个女孩", "女孩在梳头")
+    assert isinstance(result.exception, InputError)
+    assert "me5-small-bert-zh is not on this machine" in str(result.exception)
+    made = folders.write(tmp_path, "RoBERTa-base-ch", "BertModel", class_num=None)
+    made.rename(tmp_path / "me5-small-bert-zh")
+    chinese, named = run("match", "一个女孩", "女孩在梳头"), run("match", "一个女孩", "女孩", "-m", "me5-small-bert-zh")
+    assert chinese.exit_code == named.exit_code == 0
+    assert float(run("match", "A man", "A man").output) == 1
+    assert json.loads(run("embed", "一个女孩").output)["embedding"] != [0]
+
+
+@pytest.mark.parametrize("texts", [["一个女孩", "A girl"], ["Мама мыла раму", "мама"], ["これは", "本です"]])
+def test_other_and_mixed_scripts_are_refused(texts: list[str]) -> None:
+    for command in ("match", "embed"):
+        result = run(command, *texts)
+        assert isinstance(result.exception, InputError), result.output
+        assert "No default model knows the scripts" in str(result.exception)
+
+
+def test_a_named_model_must_know_the_words(caplog: pytest.LogCaptureFixture) -> None:
+    result = run("match", "一个女孩正在梳头", "女孩在梳头", "--model", "all-MiniLM-L6-v2")
+    assert "tokens that the model's vocabulary does not know" in str(result.exception)
+    embedder = SentenceEmbedder.from_folder(MINILM)
+    embedder.embed(["A man", "😀", "Café — 北京 is the capital of 中国"])
+    assert not caplog.records or "vocabulary" not in caplog.text
+    embedder.embed(["A man", "一个女孩正在梳头"])
+    assert "1 of 2 texts have more than 25% tokens" in caplog.text
+
+
+def test_unknown_tokens_are_counted_per_row() -> None:
+    rows = Ragged.of([[2, 9, 9, 9, 9, 3], [2, 9, 1, 1, 9, 3], [2, 1, 1, 3], [2, 3], [2, 1, 9, 9, 9, 3]])
+    with pytest.raises(InputError, match=r"1 of 5 texts .* 'b'"):
+        UnknownTokens(1, 2, strict=True).look(list("abcde"), rows)
+    assert UnknownTokens(None, 2, strict=True).look(list("abcde"), rows) is rows
+
+
+# -- folders ------------------------------------------------------------------------------------------------------
+
+MEAN = {"pooling_mode_mean_tokens": True}
+POOLING = "1_Pooling/config.json"
+REFUSED: dict[str, tuple[str, Any]] = {
+    "cls": (POOLING, {"pooling_mode_cls_token": True}),
+    "cls and mean": (POOLING, MEAN | {"pooling_mode_cls_token": True}),
+    "max": (POOLING, {"pooling_mode_max_tokens": True}),
+    "last": (POOLING, {"pooling_mode_lasttoken": True}),
+    "none": (POOLING, {"pooling_mode_mean_tokens": False}),
+    "named": (POOLING, {"pooling_mode": "cls"}),
+    "odd": (POOLING, {"pooling_mode_mean_tokens": "yes"}),
+    "a list": (POOLING, [1]),
+    "dense": ("modules.json", [{"path": "", "type": "x.Transformer"}, {"path": "2_Dense", "type": "x.models.Dense"}]),
+    "no list": ("modules.json", {"a": 1}),
+    "odd module": ("modules.json", [5]),
+    "odd type": ("modules.json", [{"type": 5}]),
+    "prompt": ("config_sentence_transformers.json", {"prompts": {"q": "query: "}, "default_prompt_name": "q"}),
+    "odd prompts": ("config_sentence_transformers.json", {"prompts": 5, "default_prompt_name": "q"}),
+    "length": ("sentence_bert_config.json", {"max_seq_length": 0}),
+    "odd length": ("sentence_bert_config.json", {"max_seq_length": "many"}),
+    "no room": ("sentence_bert_config.json", {"max_seq_length": 1}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_folder_asks_for_is_done_or_refused(folder: Path, case: str) -> None:
+    name, content = REFUSED[case]
+    (folder / name).write_text(json.dumps(content))
+    embedder = SentenceEmbedder.from_folder(folder)
+    for call in (embedder.embed, Predictor(embedder.model, embedder.tokenizer).predict_embedding):
+        if case == "no room" and call != embedder.embed:
+            continue
+        with pytest.raises((ConfigError, InputError)):
+            call(["a"])
+    assert isinstance(run("embed", "a", "--model", str(folder)).exception, ConfigError | InputError)
+
+
+@pytest.mark.parametrize("damage", ["{", "\ud800", "[" * 10_000])
+def test_damaged_files_are_named(folder: Path, damage: str) -> None:
+    (folder / "modules.json").write_bytes(damage.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError, match="modules"):
+        SentenceEmbedder.from_folder(folder).embed(["a"])
+
+
+def test_the_length_of_the_folder_holds_unless_another_is_given(folder: Path) -> None:
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 6}))
+    embedder, text = SentenceEmbedder.from_folder(folder), "one two three four five six seven"
+    torch.testing.assert_close(embedder.embed([text]), embedder.embed(["one two three four"]))
+    longer = SentenceEmbedder.from_folder(folder, max_length=20).embed([text])
+    assert not torch.allclose(longer, embedder.embed([text]))
+    loader = AutoLoader("embedding", str(folder))
+    predictor = Predictor(loader.get_model(), loader.get_tokenizer())
+    torch.testing.assert_close(predictor.predict_embedding([text], maxlen=None), embedder.embed([text]))
+
+
+def test_another_similarity_is_refused_where_it_matters(folder: Path) -> None:
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "dot"}))
+    embedder = SentenceEmbedder.from_folder(folder)
+    assert embedder.embed(["a"]).shape == (1, 384)
+    with pytest.raises(ConfigError, match="similarity"):
+        embedder.match(["a"], ["b"])
+
+
+def test_parts_in_each_others_place_are_named() -> None:
+    loader = AutoLoader("embedding", str(MINILM))
+    model, tokenizer = loader.get_model(), loader.get_tokenizer()
+    for cls in (Predictor, SentenceEmbedder):
+        for first, second, message in (
+            (tokenizer, model, "in each other's place"),
+            (model, None, "The tokenizer is missing"),
+            (None, tokenizer, "The model is a NoneType"),
+            (model, model, "The tokenizer is a Bert"),
+            ("name", tokenizer, "The model is a str"),
+        ):
+            with pytest.raises(InputError, match=message):
+                cls(first, second)
+        assert repr(cls(model, tokenizer)).startswith(f"{cls.__name__}(BertForEmbedding, Tokenizer('")
+    assert repr(loader).startswith("AutoLoader('embedding': BertForEmbedding, Tokenizer(")
