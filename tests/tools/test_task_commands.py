@@ -97,8 +97,21 @@ def test_entities_for_programs_and_people(monkeypatch, capsys):
     labels = ",".join(LABELS)
     assert lines(run("ner", "小明在北京大学读书", "--json", "--labels", labels)) == [row]
     assert "no head" in fails(InputError, "ner", "小明", "--head", "lstm")
-    screen.show_entities("小明在北京", [(0, 1, "PER"), (3, 4, "LOC")])
-    assert capsys.readouterr().out == "0\t1\tPER\t小明\n3\t4\tLOC\t北京\n"
+    screen.show_entities("小明在北\n京", [(0, 1, "PER"), (3, 5, "LOC")], 1)
+    screen.show_entities("在", [], 2)
+    assert capsys.readouterr().out == "1\t0\t1\tPER\t小明\n1\t3\t5\tLOC\t北 京\n2\t\t\t\t\n"
+
+
+def test_entities_in_a_pipe_say_which_line_they_are_of(tmp_path):
+    for name, lines_of_file in (
+        ("a.txt", ["小明", "", "北京"]),
+        ("a.jsonl", ['{"text": "小明"}', "", '{"text": "北京"}']),
+    ):
+        (tmp_path / name).write_text("\n".join(lines_of_file) + "\n", encoding="utf-8")
+        printed = run("ner", "--file", str(tmp_path / name), "--batch-size", "2").splitlines()
+        numbers = {int(line.split("\t")[0]) for line in printed}
+        assert numbers == ({1, 2, 3} if name == "a.txt" else {1, 3})
+        assert all(len(line.split("\t")) == 5 for line in printed)
 
 
 def test_colours_on_a_terminal(monkeypatch, capsys):
@@ -106,7 +119,7 @@ def test_colours_on_a_terminal(monkeypatch, capsys):
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr(screen, "console", lambda: Console(force_terminal=True, width=80, color_system="standard"))
-    screen.show_entities("小明在北京", [(0, 1, "PER"), (3, 4, "LOC")])
+    screen.show_entities("小明在北京", [(0, 1, "PER"), (3, 4, "LOC")], 1)
     screen.show_scores("好", {"yes": 0.75, "no": 0.25})
     screen.show_filled("北京是中国的", ((3, 5),), -1.5)
     shown = capsys.readouterr().out

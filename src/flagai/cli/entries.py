@@ -62,6 +62,11 @@ class Entry:
     fields: dict[str, Any]
     place: str
 
+    @property
+    def number(self) -> int:
+        """The number of the line or the argument."""
+        return int(self.place.rpartition(" ")[2])
+
 
 def read_entries(texts: Sequence[str] | None, file: Path | None, field: str = "text") -> list[Entry]:
     """The texts that a command was given.

@@ -63,7 +63,7 @@ def ner(
         entries,
         lambda batch: run.predict_ner([entry.text for entry in batch], target),
         as_fields=as_fields,
-        show=lambda entry, found: show_entities(entry.text, found),
+        show=lambda entry, found: show_entities(entry.text, found, entry.number),
         batch_size=batch_size,
         as_json=as_json,
         out=out,
@@ -148,6 +148,6 @@ def _class_names(model: "BaseModel") -> list[str]:
 def _labels(given: str | None, model: "BaseModel") -> list[str] | None:
     """The labels that were given, or FlagAI's for its own model; None for those of the configuration."""
     if given is not None:
-        return given.split(",")
+        return [label.strip() for label in given.split(",")]
     unnamed = not model.config.get("id2label") and model.config.class_num == len(_NER_LABELS)
     return list(_NER_LABELS) if unnamed else None

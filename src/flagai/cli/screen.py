@@ -1,6 +1,7 @@
 """Answers for people: colours and bars on a terminal, plain text in a pipe."""
 
 import functools
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,11 +23,21 @@ def console() -> "Console":
     return Console(highlight=False, soft_wrap=True)
 
 
-def show_entities(text: str, entities: Sequence[tuple[int, int, str]]) -> None:
-    """Print a text with its entities in colour; in a pipe, one entity a line: start, end, type, words."""
+def show_entities(text: str, entities: Sequence[tuple[int, int, str]], number: int) -> None:
+    """Print a text with its entities in colour; in a pipe, one entity a line.
+
+    Args:
+        text: the text.
+        entities: its entities.
+        number: which text it is. In a pipe, a line is number, start, end, type and words, separated by tabs; a text
+            without entities has one line with its number alone.
+    """
     if not sys.stdout.isatty():
         for start, end, label in entities:
-            typer.echo(f"{start}\t{end}\t{label}\t{text[start : end + 1]}")
+            words = " ".join(re.split("[\t\r\n]+", text[start : end + 1]))
+            typer.echo(f"{number}\t{start}\t{end}\t{label}\t{words}")
+        if not entities:
+            typer.echo(f"{number}\t\t\t\t")
         return
     from rich.text import Text
 

@@ -179,7 +179,7 @@ class Entities(Objective):
     def measure(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """Precision, recall and F1 of entities."""
         texts = [self.texts(record)[0] for record in records]
-        found = run.predict_ner(texts, self.names(), self.recipe.max_length)
+        found = run.predict_ner(texts, self.names())
         gold = [[(span.start, span.end, span.label) for span in self._entities(record)] for record in records]
         return metrics.entity_scores(found, gold)
 

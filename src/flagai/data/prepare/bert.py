@@ -30,6 +30,16 @@ class Row:
     offsets: list[tuple[int, int]]
     inner: list[bool]
 
+    def part(self, begin: int, end: int) -> "Row":
+        """A part of a text alone, from token ``begin`` to ``end``; its first is ``[CLS]`` and its last ``[SEP]``."""
+        ends = slice(begin + 1, end - 1)
+        return Row(
+            [self.ids[0], *self.ids[ends], self.ids[-1]],
+            [0] * (end - begin),
+            [NO_CHARACTERS, *self.offsets[ends], NO_CHARACTERS],
+            [False, *self.inner[ends], False],
+        )
+
 
 def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None = None) -> list[Row]:
     """Tokens of texts and pairs of texts.

@@ -1,14 +1,45 @@
-"""Entities from a model's scores: softmax, CRF and GlobalPointer."""
+"""Entities from a model's scores: softmax, CRF and GlobalPointer, for texts of any length."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
+from flagai.data.prepare.bert import Row
 from flagai.data.prepare.labels import Offset, Span, characters, decode
 from flagai.data.prepare.scheme import OUTSIDE, read_tags
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForSequenceLabelingCRF, BertForSequenceLabelingGP
+from flagai.model.predictor import reading
+from flagai.model.predictor.arguments import read_length
+from flagai.model.predictor.text_windows import joined, windows_of
+
+
+def entities_of(model: BaseModel, rows: Sequence[Row], labels: Sequence[str]) -> list[list[Span]]:
+    """The entities of texts.
+
+    Args:
+        model: the model; longer texts than it has positions for are read in windows.
+        rows: the tokens of each text.
+        labels: the names of the classes.
+    """
+    windows = windows_of(rows, cast(int, read_length("maxlen", None, model)))
+    parts = [window.row for window in windows]
+    if isinstance(model, BertForSequenceLabelingGP):
+        found: list[list[tuple[int, int, int]]] = [[] for _ in rows]
+        for window, spans in zip(windows, reading.spans(model, parts), strict=True):
+            places = (spans + torch.tensor([0, window.begin, window.begin])).tolist()
+            found[window.text] += [(kind, first, last) for kind, first, last in places if first in window.own]
+        return [_named(sorted(spans), labels, row.offsets) for spans, row in zip(found, rows, strict=True)]
+    scores = joined(windows, reading.per_token(model, parts))
+    return [read_entities(model, each, labels, row.offsets, row.inner) for each, row in zip(scores, rows, strict=True)]
+
+
+def _named(found: Sequence[tuple[int, int, int]], types: Sequence[str], offsets: Sequence[Offset]) -> list[Span]:
+    """Spans of tokens (type, first, last) as spans of characters."""
+    named = (characters(first, last, types[kind], offsets) for kind, first, last in found)
+    return [span for span in named if span is not None]
 
 
 def read_entities(
@@ -18,17 +49,15 @@ def read_entities(
     offsets: Sequence[Offset],
     inner: Sequence[bool] = (),
 ) -> list[Span]:
-    """The entities of one text.
+    """The entities of one text, from the scores of its tokens.
 
     Args:
         model: the model that gave the scores.
-        scores: [S, classes]; from GlobalPointer [classes, S, S].
+        scores: [S, classes].
         labels: the names of the classes.
         offsets: each token's characters (start, end exclusive), empty at special tokens.
         inner: which tokens continue a word.
     """
-    if isinstance(model, BertForSequenceLabelingGP):
-        return _from_spans(scores, labels, offsets)
     if isinstance(model, BertForSequenceLabelingCRF):
         valid = torch.ones(1, len(scores), dtype=torch.bool, device=scores.device)
         # The first token is [CLS], which is no entity.
@@ -36,13 +65,6 @@ def read_entities(
         path = model.crf.decode(scores[None], valid, first=outside)[0]
         return decode([int(label) for label in path], labels, offsets, inner)
     return decode(scores.argmax(-1).tolist(), labels, offsets, inner)
-
-
-def _from_spans(scores: torch.Tensor, types: Sequence[str], offsets: Sequence[Offset]) -> list[Span]:
-    """Every span with a score above 0, by type, then by place; never from or to [CLS] and [SEP]."""
-    inner = scores[:, 1:-1, 1:-1] > 0
-    found = (characters(first + 1, last + 1, types[kind], offsets) for kind, first, last in inner.nonzero().tolist())
-    return [span for span in found if span is not None]
 
 
 def checked_types(labels: Sequence[str], model: BaseModel) -> None:

@@ -10,14 +10,13 @@ from flagai.data.prepare.labels import checked_labels
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
-from flagai.model.bert_model import BertForSequenceLabelingGP
 from flagai.model.glm_model import GLMForSequenceClassification
 from flagai.model.predictor import blanks, reading
 from flagai.model.predictor.abilities import CLASSIFIERS, require
 from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, read_length, whole_number
 from flagai.model.predictor.blanks import Filled
 from flagai.model.predictor.classes import probabilities, require_one_class
-from flagai.model.predictor.entities import checked_types, known_labels, read_entities
+from flagai.model.predictor.entities import checked_types, entities_of, known_labels
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.scoring import label_scores
 from flagai.model.predictor.vectors import text_vectors
@@ -235,15 +234,15 @@ class Predictor:
         self, text: list[str], target: Sequence[str] | None = ..., *arguments: Any
     ) -> list[list[Entity]]: ...
     def predict_ner(
-        self, text: Any, target: Sequence[str] | None = None, maxlen: int | None = 256, add_spatial_token: bool = True
+        self, text: Any, target: Sequence[str] | None = None, maxlen: int | None = None, add_spatial_token: bool = True
     ) -> Any:
-        """The entities of a text.
+        """The entities of a text of any length; one that the model cannot read at once is read in windows that overlap.
 
         Args:
             text: a text or a list of texts.
-            target: the names of the model's classes in order, such as ["O", "B-LOC", "I-LOC"]; for GlobalPointer
-                the types, such as ["LOC", "ORG"]. Default: those that the model's configuration names.
-            maxlen: how many tokens are read, [CLS] and [SEP] included.
+            target: the names of the model's classes in order, such as ["O", "B-LOC", "I-LOC"], in any tagging scheme;
+                for GlobalPointer the types, such as ["LOC", "ORG"]. Default: those that the configuration names.
+            maxlen: how many tokens are read, [CLS] and [SEP] included; a warning names a text that is cut. Default all.
             add_spatial_token: ignored; [CLS] and [SEP] are always there, as in training.
 
         Returns:
@@ -256,15 +255,9 @@ class Predictor:
         target = known_labels(self.model) if target is None else target
         labels = checked_labels(target, self.model.config.class_num)
         checked_types(labels, self.model)
-        found = reading.rows(self.model, self.tokenizer, many(text), maxlen)
-        read = reading.per_span if isinstance(self.model, BertForSequenceLabelingGP) else reading.per_token
-        entities = [
-            [
-                (span.start, span.end, span.label)
-                for span in read_entities(self.model, scores, labels, row.offsets, row.inner)
-            ]
-            for row, scores in zip(found, read(self.model, found), strict=True)
-        ]
+        rows = reading.whole_rows(self.model, self.tokenizer, many(text), maxlen)
+        found = entities_of(self.model, rows, labels)
+        entities = [[(span.start, span.end, span.label) for span in spans] for spans in found]
         return entities[0] if isinstance(text, str) else entities
 
     def predict_cls_classifier(

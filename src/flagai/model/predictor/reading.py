@@ -1,16 +1,20 @@
 """Encoders at work: many texts through a BERT head, packed without padding, one result per text."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
 from flagai.data.prepare import bert
+from flagai.data.prepare.batch import checked_room
 from flagai.data.tokenizer import Tokenizer
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
 from flagai.model.packing import Pack, run_packed
-from flagai.model.predictor.arguments import known_ids, read_length
+from flagai.model.predictor.arguments import known_ids, read_length, whole_number
+
+logger = logging.getLogger(__name__)
 
 Text = str | Sequence[str]
 
@@ -19,6 +23,24 @@ def rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_leng
     """The tokens of texts or pairs, cut to ``max_length`` and to what the model has positions for."""
     found = bert.rows(tokenizer, texts, read_length("maxlen", max_length, model))
     return [replace(row, ids=known_ids(row.ids, tokenizer, model)) for row in found]
+
+
+def whole_rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> list[bert.Row]:
+    """The tokens of texts, also more than the model has positions for; a warning names what ``max_length`` cuts off."""
+    if max_length is not None:
+        checked_room(whole_number("maxlen", max_length) - 2)
+    found = [replace(row, ids=known_ids(row.ids, tokenizer, model)) for row in bert.rows(tokenizer, texts)]
+    long = [index for index, row in enumerate(found) if max_length is not None and len(row.ids) > max_length]
+    if not long or max_length is None:
+        return found
+    first = found[long[0]]
+    logger.warning(
+        "Text %d has %d tokens, of which maxlen=%d are read: not its characters from %d on%s. Leave maxlen out to read "
+        "texts of any length.",
+        *(long[0], len(first.ids), max_length, first.offsets[max_length - 1][0]),
+        f" (and so {len(long) - 1} more texts)" if long[1:] else "",
+    )
+    return [row.part(0, max_length) if len(row.ids) > max_length else row for row in found]
 
 
 def per_token(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:
@@ -31,11 +53,12 @@ def per_text(model: BaseModel, found: Sequence[bert.Row]) -> torch.Tensor:
     return torch.stack(_run(model, found, lambda _, logits: logits.unbind(0)))
 
 
-def per_span(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:
-    """The logits of each text's spans, [classes, S, S]."""
+def spans(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:
+    """The spans of each text that score above 0, [N, 3]: class, first token, last token; never of [CLS] and [SEP]."""
 
     def cut(row: PackedRow, logits: torch.Tensor) -> list[torch.Tensor]:
-        return [scores[:, :length, :length] for scores, length in zip(logits, row.lengths, strict=True)]
+        inner = [scores[:, 1 : length - 1, 1 : length - 1] for scores, length in zip(logits, row.lengths, strict=True)]
+        return [(scores > 0).nonzero() + torch.tensor([0, 1, 1]) for scores in inner]
 
     return _run(model, found, cut)
 
