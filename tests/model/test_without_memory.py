@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.model import base_model
+from flagai.model import opening
 from flagai.model.building import several, without_memory
 from flagai.model.layer import Embeddings, FeedForward, RMSNorm
 from tests import tiny
@@ -100,8 +100,8 @@ def test_no_garbage_is_looked_for_while_a_model_is_loaded(tmp_path: Path, monkey
         enabled.append(gc.isenabled())
         return open_checkpoint(*given, **options)
 
-    open_checkpoint = base_model.open_checkpoint
-    monkeypatch.setattr(base_model, "open_checkpoint", opened)
+    open_checkpoint = opening.open_checkpoint
+    monkeypatch.setattr(opening, "open_checkpoint", opened)
     tiny.CLASSES["BertModel"].from_pretrained(tmp_path)
     assert enabled == [False]
     assert gc.isenabled()

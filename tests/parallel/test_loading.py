@@ -1,14 +1,18 @@
 """Loading into shards: each rank reads its part, whatever the format; wrong meshes are refused."""
 
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
 from flagai.checkpoint.reader import open_checkpoint
-from flagai.errors import ConfigError, InputError
+from flagai.errors import CheckpointError, ConfigError, InputError
+from flagai.model import opening
 from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
@@ -63,6 +67,54 @@ def test_parts_of_m_ranks_load_on_n(tmp_path: Path, tp: int) -> None:
         for rank, part in enumerate(parts(state, count)):
             torch.save({"module": part}, folder / f"pytorch_model_{rank:02}.bin")
     on_ranks(tp, load_parts, tmp_path / "parts", reference, tp)
+
+
+# -- one model on all ranks ---------------------------------------------------------------------------------------
+
+
+def load_different(root: Path) -> None:
+    mesh = make_mesh(tp=2)
+    rank = distributed.get_rank()
+    with pytest.raises(CheckpointError, match="different models"):
+        GLMModel.from_pretrain(root / str(rank), mesh=mesh)
+    live = GLMModel.from_pretrain(root / "0", mesh=mesh)
+    with pytest.raises(CheckpointError, match="different models"):
+        live.load_weights(root / str(rank))
+    holds(live, tiny.build("GLMModel", 0, **GLM))
+    with pytest.raises(CheckpointError, match="Another process" if rank else "damaged"):
+        GLMModel.from_pretrain(root / ("1" if rank else "damaged"), mesh=mesh)
+
+
+def test_ranks_that_find_different_models_all_refuse(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        tiny.build("GLMModel", seed, **GLM).save_pretrained(tmp_path / str(seed))
+    shutil.copytree(tmp_path / "1", tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"damaged")
+    on_ranks(2, load_different, tmp_path)
+
+
+def load_while_saved(folder: Path) -> None:
+    """The first rank opens the old files; only then the second one looks, when the folder is exchanged."""
+    mesh = make_mesh(tp=2)
+    rank, flag, first = distributed.get_rank(), folder.with_name("opened"), iter([True])
+
+    def opened(*given: Any, **options: Any) -> Any:
+        if rank == 1 and next(first, False):
+            while not flag.exists():
+                time.sleep(0.01)
+            tiny.build("GLMModel", 1, **GLM).save_pretrained(folder)
+        found = open_checkpoint(*given, **options)
+        flag.touch()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "open_checkpoint", opened)
+        holds(GLMModel.from_pretrain(folder, mesh=mesh), tiny.build("GLMModel", 1, **GLM))
+
+
+def test_ranks_open_again_what_was_saved_meanwhile(tmp_path: Path) -> None:
+    tiny.build("GLMModel", 0, **GLM).save_pretrained(tmp_path / "model")
+    on_ranks(2, load_while_saved, tmp_path / "model")
 
 
 # -- what is read -------------------------------------------------------------------------------------------------

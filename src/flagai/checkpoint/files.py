@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flagai.errors import CheckpointError, ModelNotFoundError
@@ -32,10 +32,12 @@ class CheckpointFiles:
     Args:
         parts: one list of files per model-parallel part; ordinary checkpoints have one part.
         placement: for a checkpoint with an index, which file should hold which tensor.
+        beside: further files that say what the model is, whether they exist or not.
     """
 
     parts: list[list[Path]]
     placement: dict[str, Path] | None = None
+    beside: tuple[Path, ...] = ()
 
 
 def find_files(path: Path) -> CheckpointFiles:
@@ -49,7 +51,8 @@ def find_files(path: Path) -> CheckpointFiles:
         return _from_index(path) if path.name.endswith(".index.json") else CheckpointFiles([[path]])
     if not path.is_dir():
         raise ModelNotFoundError(f"There is no file or folder {path}.")
-    return _in_folder(path) or _from_tag(path) or _nothing(path)
+    found = _in_folder(path) or _from_tag(path) or _nothing(path)
+    return replace(found, beside=tuple(path / name for name in (*_INDEXES, *_TAGS, "config.json")))
 
 
 def _in_folder(folder: Path) -> CheckpointFiles | None:

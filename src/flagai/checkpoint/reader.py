@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from flagai.checkpoint.files import CheckpointFiles, find_files
+from flagai.checkpoint.files import CheckpointFiles
 from flagai.checkpoint.pages import mapped_ahead
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.pickle_file import open_pickle
 from flagai.checkpoint.quantised import widened
 from flagai.checkpoint.safetensors_file import open_safetensors
+from flagai.checkpoint.steady import read_steadily
 from flagai.checkpoint.stream import Stream, exactly
 from flagai.errors import CheckpointError
 from flagai.typed_json import shown
@@ -124,21 +125,29 @@ class Checkpoint:
         return found
 
 
-def open_checkpoint(path: str | Path, *, widen: bool = True, mmap: bool = True) -> Checkpoint:
-    """Open the weights at ``path``.
+def open_checkpoint(
+    path: str | Path, *, widen: bool = True, mmap: bool = True, files: CheckpointFiles | None = None
+) -> Checkpoint:
+    """Open the weights at ``path``; all files of one version, if another process exchanges the folder meanwhile.
 
     Args:
         path: a weights file, or a folder in any layout that :mod:`flagai.checkpoint.files` knows.
         widen: turn weights of eight and four bits into float32; a quantised model takes them as they are.
         mmap: map the files; False reads them at once, so that a file may be rewritten in place afterwards.
+        files: the files at ``path``, if the caller has found them and watches them himself.
 
     Raises:
         ModelNotFoundError: no weights are there.
         CheckpointError: files are missing, damaged or unsafe.
     """
     path = Path(path)
-    files = find_files(path)
-    parts = [_join(path, part, mmap) for part in files.parts]
+    if files is not None:
+        return _open_files(path, files, widen, mmap)
+    return read_steadily(path, lambda found: _open_files(path, found, widen, mmap))
+
+
+def _open_files(path: Path, files: CheckpointFiles, widen: bool, mapped: bool) -> Checkpoint:
+    parts = [_join(path, part, mapped) for part in files.parts]
     _check_placement(files, parts[0])
     if widen:  # of all files together: a matrix and its scale may stand in two of them
         parts = [widened(part, path) for part in parts]

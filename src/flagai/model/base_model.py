@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from flagai.checkpoint.fill import fill
+from flagai.checkpoint.fingerprint import fingerprint
 from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
@@ -21,8 +22,9 @@ from flagai.model.config import ModelConfig, OpenConfig
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.layer.init import draw
 from flagai.model.obtain import CONFIG_FILE, obtain
+from flagai.model.opening import Opening, alike
 from flagai.model.placement import Device, Dtype, read_device, read_dtype, read_layout
-from flagai.model.quantized import Quantization, how_quantized
+from flagai.model.quantized import how_quantized
 from flagai.model.saving import Savable
 from flagai.parallel.plan import Plan, shard_dimension
 from flagai.parallel.shards import same_everywhere
@@ -155,6 +157,7 @@ class BaseModel(Savable):
         mesh: "DeviceMesh | str | None" = None,
         fsdp: "FullyShard | bool" = False,
         quantize: str | None = None,
+        mmap: bool = True,
         **config_overrides: Any,
     ) -> Self:
         """Load the model in ``download_path/model_name``, exactly or not at all; fetch it first if it is not there.
@@ -175,6 +178,8 @@ class BaseModel(Savable):
             fsdp: shard over ``dp`` instead of keeping replicas.
             quantize: "int8" or "int4" keeps the weights of the blocks in so many bits, "int8-all" and "int4-all" also
                 the table of tokens in eight (:mod:`flagai.model.quantized`). A folder that was saved so needs no word.
+            mmap: map the files of weights. False reads them into this process' memory at once: then they may be
+                rewritten in place, which would end a process that maps them (SIGBUS).
             **config_overrides: settings that replace those of config.json, such as ``class_num=3``.
 
         Returns:
@@ -191,21 +196,19 @@ class BaseModel(Savable):
         layout = read_layout(mesh, fsdp, device)
         device = device if layout is None else layout.device
         found = obtain(download_path, model_name, weights=not only_download_config)
-        if found.config is None:
-            config = cls.config_class.from_json(found.folder / CONFIG_FILE, **config_overrides)
-        else:
-            config = cls.config_class.from_dict(found.config, source="the catalog", **config_overrides)
-        bits = Quantization.read(config, quantize, spread=layout is not None)
+        opening = Opening(found, cls.config_class, config_overrides, quantize, layout, mmap)
         if only_download_config:
+            config, bits = opening.read_config()
             return bits.apply(cls._spread(config, layout)._drawn(device).to(dtype=dtype))
         with collector_paused():
             with phase("open"):
-                checkpoint = open_checkpoint(found.folder, widen=bits.stored is None)
+                opened = opening.open()
+            config, checkpoint = opened.config, opened.checkpoint
             whole_files = device.type == "cpu" and layout is None  # a rank needs its windows only
             readers = checkpoint.readers_ahead(device, 1 if layout is None else layout.mesh.size())
             with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
                 model = cls._spread(config, layout, dtype or checkpoint.model_dtype())
-                bits.load(model, checkpoint, device, dtype)
+                opened.bits.load(model, checkpoint, device, dtype)
             return model.to(device).eval() if isinstance(config, OpenConfig) else model.eval()
 
     @classmethod
@@ -218,11 +221,12 @@ class BaseModel(Savable):
         """
         return cls.from_pretrain(path, **options)
 
-    def load_weights(self, checkpoint_path: str | Path) -> LoadReport:
+    def load_weights(self, checkpoint_path: str | Path, *, mmap: bool = True) -> LoadReport:
         """Load weights into this model, in place, exactly or not at all.
 
         Args:
             checkpoint_path: a weights file or folder in any known format.
+            mmap: map the files while they are read; see :meth:`from_pretrain`.
 
         Returns:
             What was loaded, drawn anew or not used.
@@ -230,7 +234,11 @@ class BaseModel(Savable):
         Raises:
             CheckpointError: the weights are damaged or unsafe, or do not fit.
         """
-        return self.load_checkpoint(open_checkpoint(checkpoint_path, widen=how_quantized(self) is None))
+
+        def open_one() -> Checkpoint:
+            return open_checkpoint(checkpoint_path, widen=how_quantized(self) is None, mmap=mmap)
+
+        return self.load_checkpoint(alike(self.layout, open_one, fingerprint))
 
     def load_checkpoint(
         self, checkpoint: Checkpoint, *, device: Device = "cpu", dtype: Dtype | None = None

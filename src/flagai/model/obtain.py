@@ -9,7 +9,7 @@ from flagai import settings
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.catalog.packages import card_folder, find_model, own_folder
-from flagai.checkpoint.files import find_files
+from flagai.checkpoint.files import CheckpointFiles, find_files
 from flagai.errors import FlagAIError, ModelNotFoundError
 from flagai.hub import EVERYTHING, ensure
 from flagai.hub.order import Place
@@ -25,10 +25,12 @@ class Found:
     Args:
         folder: where the files are.
         config: the configuration's content, if it is known from the catalog only, as for THUDM's archives.
+        files: the weights' files, if they were looked for.
     """
 
     folder: Path
     config: Mapping[str, Any] | None = None
+    files: CheckpointFiles | None = None
 
 
 def obtain(download_path: str | Path | None, model_name: str = "", *, weights: bool = True) -> Found:
@@ -48,12 +50,14 @@ def obtain(download_path: str | Path | None, model_name: str = "", *, weights: b
     """
     home = settings.home() if download_path is None else download_path
     name, place = (model_name, home) if model_name else (str(home), None)
+    files: dict[Path, CheckpointFiles] = {}
     try:
-        folder = find_model(name, place, is_here=lambda folder: _is_here(folder, name, weights))
+        folder = find_model(name, place, is_here=lambda folder: _is_here(folder, name, weights, files))
     except ModelNotFoundError as error:
         folder = _fetched(name, place, weights, error)
+        files.clear()
     card = None if (folder / CONFIG_FILE).is_file() else _card(name)
-    return Found(folder, None if card is None else card.config)
+    return Found(folder, None if card is None else card.config, files.get(folder))
 
 
 def variant(download_path: str | Path | None, model_name: str, task: str) -> str:
@@ -77,16 +81,17 @@ def variant(download_path: str | Path | None, model_name: str, task: str) -> str
     return model_name if card.base is None else card.name
 
 
-def _is_here(folder: Path, name: str, weights: bool) -> bool:
+def _is_here(folder: Path, name: str, weights: bool, files: dict[Path, CheckpointFiles]) -> bool:
     """Whether a folder has what is asked for; where it has weights only, the catalog may know the configuration."""
     if (folder / CONFIG_FILE).is_file():
-        return (not weights or _has_weights(folder)) and intact(folder)
-    return _has_weights(folder) and intact(folder) and _card(name) is not None
+        return (not weights or _has_weights(folder, files)) and intact(folder)
+    return _has_weights(folder, files) and intact(folder) and _card(name) is not None
 
 
-def _has_weights(folder: Path) -> bool:
+def _has_weights(folder: Path, files: dict[Path, CheckpointFiles]) -> bool:
+    """Whether a folder has weights; where they are is noted, so that nobody looks again."""
     try:
-        find_files(folder)
+        files[folder] = find_files(folder)
     except FlagAIError:
         return False
     return True

@@ -157,6 +157,7 @@ class Quantization:
         if self.wanted is None:
             model.load_checkpoint(checkpoint, device=device, dtype=dtype)
             return
-        model.load_checkpoint(checkpoint)  # views of the files: nothing is read yet
+        storage = checkpoint.dtype.itemsize < 2  # float8
+        model.load_checkpoint(checkpoint, dtype=dtype if storage else None)  # else views: nothing is read yet
         quantize(model, self.wanted, device=device)
         model.to(device=device, dtype=dtype)

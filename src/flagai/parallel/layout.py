@@ -57,6 +57,12 @@ class Layout:
         """The ranks that hold the same parameters as this one; None if it is alone."""
         return None if self.fsdp is not None else self._group("dp")
 
+    @property
+    def groups(self) -> list[distributed.ProcessGroup]:
+        """This rank's group in each dimension of the mesh: whoever hears from all of them hears from all ranks."""
+        names = self.mesh.mesh_dim_names or ()
+        return [group for name in names if (group := self._group(name)) is not None]
+
     def _group(self, dimension: str) -> distributed.ProcessGroup | None:
         names = self.mesh.mesh_dim_names or ()
         if dimension not in names or self.mesh[dimension].size() == 1:

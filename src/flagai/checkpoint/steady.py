@@ -1,0 +1,71 @@
+"""Read a folder that another process may exchange meanwhile: all of it from one version, or again."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from flagai.checkpoint.files import CheckpointFiles, find_files
+from flagai.errors import CheckpointError, FlagAIError
+
+# A save exchanges folders in one step, so a second look is mostly enough.
+_TRIES = 20
+_PAUSE = 0.005
+# Device, inode, size and time of the last change; None if there is no such file.
+Stamp = tuple[int, ...] | None
+Result = TypeVar("Result")
+
+
+def read_steadily(
+    path: Path, read: Callable[[CheckpointFiles], Result], files: CheckpointFiles | None = None
+) -> Result:
+    """Read weights, and what belongs to them, again and again until they did not change meanwhile.
+
+    Files stay as they are once they are mapped, whatever happens to their names.
+
+    Args:
+        path: the folder of the model, or a weights file.
+        read: opens the files, and reads from the same folder what else it needs.
+        files: where the weights are, if somebody has looked already.
+
+    Raises:
+        CheckpointError: the files change without end.
+    """
+    for attempt in range(_TRIES):
+        folder = _stamp(path)
+        before: list[Stamp] = []
+        try:
+            files = files or find_files(path)
+            before = list(_stamps(path, files))
+            result = read(files)
+        except (FlagAIError, OSError):
+            if folder == _stamp(path) and None not in before and _is_now(before, path, files):
+                raise
+        else:
+            if _is_now(before, path, files):
+                return result
+        files = None
+        time.sleep(_PAUSE * attempt)
+    raise CheckpointError(
+        f"{path} changed {_TRIES} times while it was read. Save less often, or save elsewhere and load from there."
+    )
+
+
+def _is_now(before: list[Stamp], path: Path, files: CheckpointFiles | None) -> bool:
+    return files is None or not before or before == list(_stamps(path, files))
+
+
+def _stamps(path: Path, files: CheckpointFiles) -> Iterator[Stamp]:
+    yield _stamp(path)
+    yield from (_stamp(file) for part in files.parts for file in part)
+    yield from (_stamp(file) or () for file in files.beside)
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    identity = (found.st_dev, found.st_ino)
+    # Any file that comes or goes changes a folder's time.
+    return identity if path.is_dir() else (*identity, found.st_size, found.st_mtime_ns)
