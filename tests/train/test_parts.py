@@ -1,5 +1,6 @@
 """The pieces of training: measures, batches, the learning rate, packing, the curve."""
 
+import dataclasses
 import itertools
 import random
 import xml.etree.ElementTree as ElementTree
@@ -20,6 +21,8 @@ from flagai.train.curve import write_curve
 from flagai.train.objective import weight
 from flagai.train.recipe import Recipe
 from tests import folders
+
+_FREE = ("packing", "workers")
 
 
 def test_entity_scores_count_exact_spans() -> None:
@@ -83,9 +86,14 @@ def test_the_learning_rate_rises_and_falls(schedule: str) -> None:
 
 
 def test_a_recipe_that_cannot_be() -> None:
-    for wrong in ({"schedule": "wave"}, {"epochs": 0}, {"held_out": 1.0}, {"lora_rank": -1}):
-        with pytest.raises(InputError, match=next(iter(wrong))):
-            Recipe(**wrong)  # type: ignore[arg-type]
+    values = ["x", "", None, [], {}, -1, 10**30, float("nan"), float("inf"), b"1", object()]
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    wrong = [{"schedule": "wave"}, {"epochs": 0}, {"held_out": 1.0}, {"clip": 0}, {"seed": 2**40}]
+    wrong += [{name: value} for name in names for value in values if not (name in _FREE and value is None)]
+    for settings in wrong:
+        with pytest.raises(InputError, match=next(iter(settings))):
+            Recipe(**settings)
+    assert Recipe(epochs="2", learning_rate=1).epochs == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,8 @@ def _parts(
         **_settings(recipe, packing, accelerator.mixed_precision),
     )
     model = loader.get_model()
-    model.config = model.config.replace(extra={**model.config.extra, **_described(objective)})
+    kept = {key: value for key, value in model.config.extra.items() if key not in ("id2label", "label2id")}
+    model.config = model.config.replace(extra={**kept, **_described(objective)})
     if recipe.lora_rank:
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)

@@ -2,10 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
-from flagai.errors import InputError
+from flagai.errors import ConfigError, InputError
+from flagai.model.config_values import Count, Range, Rate, Scale, Size, checked, field_kinds
 
 SCHEDULES = ("cosine", "linear", "constant")
+Share = Annotated[float, Range(0, math.nextafter(1, 0))]
+Seed = Annotated[int, Range(0, 2**31)]  # numpy's generator takes 32 bits, and each process adds its number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,47 +44,46 @@ class Recipe:
         generated: how many titles or poems of the validation part are written for ROUGE at the end.
     """
 
-    epochs: int = 3
-    learning_rate: float = 5e-5
-    head_rate: float = 1.0
-    batch_tokens: int = 4096
-    accumulate: int = 1
-    warmup: float = 0.1
+    epochs: Size = 3
+    learning_rate: Rate = 5e-5
+    head_rate: Scale = 1.0
+    batch_tokens: Size = 4096
+    accumulate: Size = 1
+    warmup: Share = 0.1
     schedule: str = "cosine"
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    seed: int = 1
-    max_length: int = 256
-    max_target_length: int = 80
-    held_out: float = 0.1
-    evaluate_every: int = 0
-    patience: int = 0
-    save_every: int = 0
-    save_minutes: float = 10.0
-    lora_rank: int = 0
+    weight_decay: Scale = 0.01
+    clip: Annotated[float, Range(1e-9, 1e9)] = 1.0
+    seed: Seed = 1
+    max_length: Annotated[int, Range(8, 2**31)] = 256
+    max_target_length: Annotated[int, Range(2, 2**31)] = 80
+    held_out: Share = 0.1
+    evaluate_every: Count = 0
+    patience: Count = 0
+    save_every: Count = 0
+    save_minutes: Annotated[float, Range(0, 1e6)] = 10.0
+    lora_rank: Count = 0
     checkpoint_activations: bool = False
     packing: bool | None = None
     fsdp: bool = False
     compile: bool = False
-    workers: int | None = None
-    generated: int = 100
+    workers: Annotated[int, Range(0, 1024)] | None = None
+    generated: Count = 100
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
 
         Raises:
-            InputError: a value is out of its range.
+            InputError: a value is of another type, or out of its range.
         """
+        try:
+            for name, kinds in field_kinds(Recipe).items():
+                object.__setattr__(self, name, checked("Recipe", name, getattr(self, name), kinds))
+        except ConfigError as error:
+            raise InputError(str(error)) from error
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule is {self.schedule!r}; known: {', '.join(SCHEDULES)}.")
-        for name, lowest in _LOWEST.items():
-            if (getattr(self, name) or 0) < lowest:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least {lowest}.")
         if self.fsdp and self.lora_rank:
             raise InputError("fsdp shards models without adapters. Leave lora_rank at 0, or fsdp off.")
-        for name in ("warmup", "held_out"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected a share from 0 to below 1.")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step.
@@ -95,21 +98,3 @@ class Recipe:
         progress = (step - warm) / max(1, steps - warm)
         falling = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}
         return self.learning_rate * falling[self.schedule]
-
-
-_LOWEST = {
-    "epochs": 1,
-    "learning_rate": 0,
-    "head_rate": 0,
-    "batch_tokens": 1,
-    "accumulate": 1,
-    "max_length": 8,
-    "max_target_length": 2,
-    "evaluate_every": 0,
-    "patience": 0,
-    "save_every": 0,
-    "save_minutes": 0,
-    "lora_rank": 0,
-    "workers": 0,
-    "generated": 0,
-}
