@@ -1,9 +1,16 @@
 """What an import costs, and the limits of the house."""
 
 import ast
+import importlib
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from flagai.absent import INSTEAD
 
 SOURCE = Path(__file__).parent.parent / "src" / "flagai"
 
@@ -40,3 +47,13 @@ def test_files_and_functions_stay_small() -> None:
             if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
                 documented = len((ast.get_docstring(node) or "").splitlines())
                 assert node.end_lineno - node.lineno - documented <= 60, f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_a_module_of_the_original_says_what_does_the_same_here(name: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match=f"no {name}: .*Use .*differences-from-flagai") as caught:
+        importlib.import_module(f"{name}.anything")
+    assert caught.value.name == name
+    for module in re.findall(r"flagai(?:\.[a-z_]+)+", INSTEAD[name]):
+        parent, _, leaf = module.rpartition(".")
+        assert hasattr(importlib.import_module(parent), leaf) or importlib.util.find_spec(module), module
