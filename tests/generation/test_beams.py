@@ -57,6 +57,14 @@ def test_the_progress_of_words() -> None:
     assert forced.following(torch.tensor([[[5, 1, 2, 1]]]))[0, 0].tolist() == [3, 5]
 
 
+def test_one_spelling_of_a_word_is_enough() -> None:
+    forced = ForcedWords([(5,)], torch.device("cpu"), [((1, 2), (3,))])
+    assert forced.total == 3
+    for ids, wanted in (([9], [0, 1]), ([9, 1], [0, 1]), ([1, 2], [0, 2]), ([3, 9], [0, 2]), ([5, 3], [1, 2])):
+        assert forced.progress(torch.tensor([[ids]]))[0, 0].tolist() == wanted
+    assert forced.following(torch.tensor([[[9, 1]]]))[0, 0].tolist() == [5, 2, 3]
+
+
 def test_groups_without_a_penalty_are_the_same_search() -> None:
     """Each group finds what a search of its width finds."""
     writing = writer("gpt2")

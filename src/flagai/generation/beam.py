@@ -24,8 +24,8 @@ class BeamSearch(Search):
 
     def __init__(self, tree: Tree, pipeline: Pipeline, hook: StopHook | None) -> None:
         super().__init__(tree, pipeline, hook)
-        words = self.decoding.forced_words
-        forced = ForcedWords(words, tree.device) if words else None
+        words, choices = self.decoding.forced_words, self.decoding.forced_choices
+        forced = ForcedWords(words, tree.device, choices) if words or choices else None
         count = self.decoding.beam_groups
         self.groups = [BeamGroup(tree, tree.width // count, forced) for _ in range(count)]
 
@@ -71,7 +71,7 @@ class BeamSearch(Search):
     @property
     def recordable(self) -> bool:
         """See the base class; how words are forced depends on the number of the step."""
-        return super().recordable and not self.decoding.forced_words
+        return super().recordable and not self.decoding.forced
 
     def select(self, rows: torch.Tensor) -> None:
         """See the base class."""

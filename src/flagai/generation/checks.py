@@ -37,7 +37,7 @@ def check(model: Any, family: Family, prompts: Sequence[Prompt], decoding: Decod
         "stop_ids": decoding.stop_ids,
         "banned_ids": decoding.banned_ids,
         "bad_words": [token for word in decoding.bad_words for token in word],
-        "forced_words": [token for word in decoding.forced_words for token in word],
+        "forced_words": [token for word in decoding.forced for ids in word for token in ids],
         "start_id": [] if decoding.start_id is None else [decoding.start_id],
     }
     for name, ids in named.items():

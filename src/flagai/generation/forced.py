@@ -14,14 +14,24 @@ class ForcedWords:
     Args:
         words: the sequences; none empty.
         device: where the beams are.
+        choices: for each further word several sequences, of which every answer contains one.
     """
 
-    def __init__(self, words: Sequence[Sequence[int]], device: torch.device) -> None:
-        self.words = [torch.tensor(word, device=device) for word in words]
-        self.total = sum(len(word) for word in words)
+    def __init__(
+        self,
+        words: Sequence[Sequence[int]],
+        device: torch.device,
+        choices: Sequence[Sequence[Sequence[int]]] = (),
+    ) -> None:
+        all_words = [*([word] for word in words), *choices]
+        self.words = [[torch.tensor(spelling, device=device) for spelling in word] for word in all_words]
+        self.lengths = [max(map(len, word)) for word in self.words]
+        self.total = sum(self.lengths)
 
     def progress(self, ids: torch.Tensor) -> torch.Tensor:
         """How many tokens of each word stand: all if it occurs anywhere, else as many as the answer ends with.
+
+        Of several spellings the one counts that lacks the fewest tokens.
 
         Args:
             ids: answers, [B, N, T].
@@ -29,7 +39,11 @@ class ForcedWords:
         Shape:
             -> [B, N, C] for C words
         """
-        return torch.stack([self._one(ids, word) for word in self.words], dim=-1)
+        found = []
+        for word, length in zip(self.words, self.lengths, strict=True):
+            lacking = [len(spelling) - self._one(ids, spelling) for spelling in word]
+            found.append(length - torch.stack(lacking).amin(0))
+        return torch.stack(found, dim=-1)
 
     @staticmethod
     def _one(ids: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
@@ -48,9 +62,9 @@ class ForcedWords:
         return self.progress(ids).sum(-1) >= self.total
 
     def following(self, ids: torch.Tensor) -> torch.Tensor:
-        """The next token of each word, [B, N, C]; of a word that is there, its last one again."""
-        progress = self.progress(ids)
-        tokens = [word[progress[..., number].clamp(max=len(word) - 1)] for number, word in enumerate(self.words)]
+        """The next token of each spelling, [B, N, C]; of one that is there, its last one again."""
+        spellings = [spelling for word in self.words for spelling in word]
+        tokens = [spelling[self._one(ids, spelling).clamp(max=len(spelling) - 1)] for spelling in spellings]
         return torch.stack(tokens, dim=-1)
 
     def fair(self, values: torch.Tensor, ids: torch.Tensor, width: int) -> torch.Tensor:

@@ -52,6 +52,7 @@ class Decoding:
         no_repeat_ngram_size: no sequence of so many ids occurs twice in text and answer; 0 for no limit.
         bad_words: sequences of ids that are never produced.
         forced_words: sequences of ids that every answer contains; needs beams.
+        forced_choices: for each further word several sequences of ids, of which every answer contains one; needs beams.
         seed: of the drawing; every row starts from it, so a text has the same answer alone and in a batch. The n-th
             sample of a text uses ``seed + n``. Default: drawn from torch's generator.
         seeds: one seed per text.
@@ -86,6 +87,7 @@ class Decoding:
     no_repeat_ngram_size: int = 0
     bad_words: tuple[tuple[int, ...], ...] = ()
     forced_words: tuple[tuple[int, ...], ...] = ()
+    forced_choices: tuple[tuple[tuple[int, ...], ...], ...] = ()
     seed: int | None = None
     seeds: tuple[int, ...] | None = None
     num_beams: int = 1
@@ -106,6 +108,11 @@ class Decoding:
             object.__setattr__(self, name, _ids(name, getattr(self, name)))
         for name in _SEQUENCES:
             object.__setattr__(self, name, tuple(_ids(name, sequence) for sequence in _many(name, getattr(self, name))))
+        choices = tuple(
+            tuple(_ids("forced_choices", ids) for ids in _many("forced_choices", word))
+            for word in _many("forced_choices", self.forced_choices)
+        )
+        object.__setattr__(self, "forced_choices", choices)
         for name in ("start_id", "seed"):
             if getattr(self, name) is not None:
                 _ids(name, [getattr(self, name)])
@@ -121,7 +128,7 @@ class Decoding:
         unknown = [name for name in self.processors if name not in PROCESSORS]
         if unknown or len(set(self.processors)) < len(self.processors):
             raise InputError(f"processors are {self.processors}; expected some of {PROCESSORS}, each once.")
-        if any(not word for word in (*self.bad_words, *self.forced_words)):
+        if not all((*self.bad_words, *self.forced)) or not all(ids for word in self.forced for ids in word):
             raise InputError("bad_words or forced_words holds an empty sequence; each needs at least one id.")
 
     def _check_together(self) -> None:
@@ -144,8 +151,8 @@ class Decoding:
                 self.num_beams % self.beam_groups,
                 f"num_beams {self.num_beams} is no multiple of {self.beam_groups} groups",
             ),
-            (bool(self.forced_words) and not beams, "forced_words needs num_beams > 1"),
-            (bool(self.forced_words) and self.beam_groups > 1, "forced_words goes without beam_groups"),
+            (bool(self.forced) and not beams, "forced_words needs num_beams > 1"),
+            (bool(self.forced) and self.beam_groups > 1, "forced_words goes without beam_groups"),
             (
                 self.prompt_lookup and (contrastive or self.width > 1),
                 "prompt_lookup goes with one answer that is "
@@ -155,6 +162,11 @@ class Decoding:
         ):
             if wrong:
                 raise InputError(f"{problem}.")
+
+    @property
+    def forced(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """The spellings of every word that answers contain."""
+        return (*((word,) for word in self.forced_words), *self.forced_choices)
 
     @property
     def width(self) -> int:

@@ -58,6 +58,9 @@ class Engine(Protocol):
     def vocabulary(self) -> dict[str, int]:
         """All tokens."""
 
+    def normal(self, text: str) -> str:
+        """A text as its tokens spell it, without a blank that is put before every text."""
+
 
 @dataclass(frozen=True)
 class Built:

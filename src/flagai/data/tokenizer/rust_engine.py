@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from flagai.data.tokenizer.commands import CommandToken
 from flagai.data.tokenizer.encoding import Encoding, Surface
 from flagai.data.tokenizer.formats import kept_lengths
+from flagai.data.tokenizer.spelling import spaced
 
 Join = Callable[[Iterable[str]], str]
 
@@ -102,6 +103,16 @@ class RustEngine:
     def vocabulary(self) -> dict[str, int]:
         """All tokens, without command tokens behind them."""
         return {token: number for token, number in self.tokenizer.get_vocab().items() if number < self.size}
+
+    def normal(self, text: str) -> str:
+        """A text as its tokens spell it; WordPiece cuts off punctuation and writes a blank before a word."""
+        rust = self.tokenizer
+        text = text if rust.normalizer is None else rust.normalizer.normalize_str(text)
+        if type(rust.model).__name__ == "WordPiece" and rust.pre_tokenizer is not None:
+            return "".join(spaced(word) for word, _ in rust.pre_tokenizer.pre_tokenize_str(text)).lstrip()
+        if type(rust.model).__name__ == "Unigram":
+            return " " * text[:1].isspace() + " ".join(text.split()) if text.strip() else ""
+        return text
 
     def _ids(self, entry: RustEncoding) -> list[int]:
         return [self._meant.get(number, number) for number in entry.ids] if self._meant else entry.ids

@@ -91,6 +91,11 @@ class SentencePieceEngine:
         """All pieces."""
         return {self.token(number): number for number in range(self.size)}
 
+    def normal(self, text: str) -> str:
+        """A text as its pieces spell it, without the blank that is put before every text."""
+        found = str(self._processor.normalize(text)).replace(_BLANK, " ")
+        return found if text[:1].isspace() and found.strip() else found.lstrip()
+
     def _rows(self, texts: list[list[Part]]) -> list[list[int]]:
         ordinary = [part.text for parts in texts for part in parts if part.command is None]
         encode = partial(self._processor.encode, out_type=int)

@@ -74,6 +74,11 @@ def is_chinese(vocabulary: Collection[str]) -> bool:
     return sum(_HAN.search(token) is not None for token in vocabulary) * 8 >= len(vocabulary)
 
 
+def without_spaces(character: str) -> bool:
+    """Whether a character belongs to a script that is written without blanks."""
+    return _WITHOUT_SPACES.match(character) is not None
+
+
 def has_words(vocabulary: Collection[str]) -> bool:
     """Whether a vocabulary has Chinese words of several characters: one token in eight is one, or more."""
     return sum(_HAN_WORD.fullmatch(token) is not None for token in vocabulary) * 8 >= len(vocabulary)

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from flagai.data.tokenizer.description import Description, describe
 from flagai.data.tokenizer.encoding import Encoding
 from flagai.data.tokenizer.flagai_names import FlagAINames
 from flagai.data.tokenizer.location import Location, find_card, locate
+from flagai.data.tokenizer.spelling import pieces
 from flagai.data.tokenizer.text import clean, is_chinese
 from flagai.errors import InputError
 
@@ -199,6 +201,24 @@ class Tokenizer(FlagAINames):
         nothing = set(self.rows_without_token(max(numbers, default=0) + 1))
         known = [number for number in numbers if number not in nothing]
         return self._engine.decode(known, self.command_ids if skip_special_tokens else ())
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """What each token writes, by its id; nothing for special tokens."""
+        plain = {token.Id: token.token for token in self._commands.tokens if not token.special}
+        return pieces(self.get_vocab(), plain, self.command_ids, self.kind)
+
+    def pattern(self, text: str) -> bytes:
+        """A text as :attr:`pieces` write it, however it is cut into tokens."""
+        return self._engine.normal(clean([text])[0]).encode()
+
+    def written(self, ids: Sequence[int]) -> bytes:
+        """What tokens write together, in the form of :meth:`pattern`."""
+        return b"".join(self.pieces[number] for number in ids if number < len(self.pieces))
+
+    def find_token(self, token: str) -> int | None:
+        """The id of a token of the vocabulary, or None if there is none."""
+        return self._engine.find(token) if token else None
 
     def can_write(self, text: str) -> bool:
         """Whether the vocabulary has tokens for all of a text; it has none for blanks alone."""

@@ -1,7 +1,6 @@
 """What users may ask of generation, in words and texts; translated into what the engine takes, in tokens."""
 
 import difflib
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +10,7 @@ from flagai.errors import InputError
 from flagai.generation import Decoding
 from flagai.generation.types import LogitsProcessor
 from flagai.model.predictor.arguments import whole_number
+from flagai.model.predictor.forbidden import ForbiddenTexts
 from flagai.model.predictor.protocol import Protocol
 
 # Options under the engine's names that go through as they are.
@@ -34,9 +34,6 @@ _AS_THEY_ARE = (
 )
 _TEXTS = ("bad_words", "forced_words", "stop")
 _OTHERS = ("min_length", "logits_processors")
-# What stands before a piece inside of a word (WordPiece), or at its beginning (SentencePiece, byte-level BPE).
-_INSIDE, _WORD, _SPACE = "##", "▁", "Ġ"
-_MOST_SPELLINGS = 256
 NAMES = (*_AS_THEY_ARE, *_TEXTS, *_OTHERS)
 
 
@@ -124,8 +121,8 @@ class Options:
         banned = (*protocol.never(tokenizer), *tokenizer.rows_without_token(rows))
         if self.decoding.get("do_sample"):
             banned += protocol.never_sampled(tokenizer)
-        forced = tuple(_tokens(text, tokenizer) for text in self.forced_words)
-        if any(len(ids) > self.max_new_tokens for ids in forced):
+        forced = tuple(self._forced(text, tokenizer) for text in self.forced_words)
+        if not all(forced):
             raise InputError(
                 f"One of forced_words {list(self.forced_words)} has more tokens than an answer may have "
                 f"({self.max_new_tokens}). Raise out_max_length."
@@ -135,11 +132,26 @@ class Options:
             stop_ids=protocol.stop(tokenizer),
             start_id=start[0] if start else None,
             banned_ids=banned,
-            bad_words=tuple(ids for text in self.bad_words for ids in spellings(text, tokenizer)),
-            forced_words=forced,
+            forced_choices=forced,
             processors=protocol.order,
             **self.decoding,
         )
+
+    def processors_for(self, tokenizer: Tokenizer, rows: int) -> tuple[LogitsProcessor, ...]:
+        """The user's functions, and after them the one that forbids ``bad_words``.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            rows: how many tokens the model scores.
+        """
+        forbidden = ForbiddenTexts(self.bad_words, tokenizer, rows)
+        return (*self.logits_processors, forbidden) if forbidden else self.logits_processors
+
+    def _forced(self, text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+        """The spellings of a text that an answer has room for."""
+        if not tokenizer.can_write(text):
+            raise InputError(f"forced_words has {text!r}, which the model's vocabulary cannot write. Leave it out.")
+        return tuple(ids for ids in spellings(text, tokenizer) if len(ids) <= self.max_new_tokens)
 
 
 def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
@@ -149,31 +161,16 @@ def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _tokens(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    if not tokenizer.can_write(text):
-        raise InputError(f"forced_words has {text!r}, which the model's vocabulary cannot write. Leave it out.")
-    return tuple(tokenizer.encode(text))
-
-
 def spellings(text: str, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """All rows of tokens that a vocabulary writes a text with: at the beginning of a word and inside of one.
-
-    None for a text that it cannot write, such as blanks: that is never written anyway.
+    """How a tokenizer writes a text at the beginning, after a blank and inside of a word.
 
     Args:
         text: a text.
-        tokenizer: the tokenizer.
+        tokenizer: its tokenizer.
     """
-    if not tokenizer.can_write(text):
-        return []
-    (encoding,) = tokenizer.encode_batch([text])
-    tokens = encoding.tokens[1:] if encoding.tokens[:1] == [_WORD] and len(encoding.tokens) > 1 else encoding.tokens
-    vocabulary = tokenizer.get_vocab()
-    forms = [list(dict.fromkeys(vocabulary[form] for form in _forms(token) if form in vocabulary)) for token in tokens]
-    rows = itertools.islice(itertools.product(*forms), _MOST_SPELLINGS)
-    return list(dict.fromkeys([tuple(encoding.ids), *rows]))
-
-
-def _forms(token: str) -> list[str]:
-    bare = token.removeprefix(_INSIDE).removeprefix(_WORD).removeprefix(_SPACE)
-    return [token, bare, *(mark + bare for mark in (_INSIDE, _WORD, _SPACE))]
+    wanted = tokenizer.pattern(text)
+    rows = [tokenizer.encode(text), tokenizer.encode(f" {text}")]
+    word = tokenizer.convert_ids_to_tokens(rows[0][:1])
+    bare = tokenizer.find_token(word[0].removeprefix("▁")) if word else None
+    rows += [[bare, *rows[0][1:]]] if bare is not None else []
+    return [row for row in dict.fromkeys(map(tuple, rows)) if wanted in tokenizer.written(row)]

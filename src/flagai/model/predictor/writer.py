@@ -67,7 +67,7 @@ class Writer:
             self.model,
             prompts,
             options.for_model(protocol, self.tokenizer, self.model.config.vocab_size),
-            logits_processors=options.logits_processors,
+            logits_processors=options.processors_for(self.tokenizer, self.model.config.vocab_size),
             stop=self._stop(options),
         )
 
@@ -102,7 +102,11 @@ class Writer:
         ids: dict[int, list[int]] = {}
         shown = ""
         for event in stream(
-            self.model, prompts, decoding, logits_processors=options.logits_processors, stop=self._stop(options)
+            self.model,
+            prompts,
+            decoding,
+            logits_processors=options.processors_for(self.tokenizer, self.model.config.vocab_size),
+            stop=self._stop(options),
         ):
             ids.setdefault(event.piece, []).extend(event.ids)
             pieces = [self.piece(piece, options) for piece in ids.values()]
