@@ -13,7 +13,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
 from flagai.model.base_model import BaseModel
-from flagai.model.config import family_of
+from flagai.model.config import LOADING_ARGUMENTS, family_of
 from flagai.model.obtain import CONFIG_FILE, variant
 from flagai.model.placement import Device, Dtype, best_device
 from flagai.model.registry import class_named, find_class
@@ -156,7 +156,8 @@ def _class_count(folder: Path, model_class: type[BaseModel], task: str, override
     """The number of classes where neither the caller nor config.json says it: that of a trained head in the weights."""
     if not (folder / CONFIG_FILE).is_file():
         return {}
-    config = model_class.config_class.from_json(folder / CONFIG_FILE, **overrides)
+    settings_alone = {key: value for key, value in overrides.items() if key not in LOADING_ARGUMENTS}
+    config = model_class.config_class.from_json(folder / CONFIG_FILE, **settings_alone)
     if config.get("class_num") is not None:
         return {}
     with contextlib.suppress(ModelNotFoundError):

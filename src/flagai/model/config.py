@@ -26,7 +26,16 @@ _SIGNATURES = {
 }
 
 # What from_pretrain takes besides settings; for the nearest name in messages.
-_LOADING = ("download_path", "model_name", "only_download_config", "device", "dtype", "mesh", "fsdp", "quantize")
+LOADING_ARGUMENTS = (
+    "download_path",
+    "model_name",
+    "only_download_config",
+    "device",
+    "dtype",
+    "mesh",
+    "fsdp",
+    "quantize",
+)
 
 # What no family implements, with the only value that each accepts.
 _NOT_SUPPORTED: dict[str, Any] = {"pruned_heads": {}, "per_layer_config": {}, "quantization_config": {}}
@@ -310,8 +319,8 @@ def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | No
 
 
 def _unknown_override(cls: type[ModelConfig], name: str) -> str:
-    if name in _LOADING:
+    if name in LOADING_ARGUMENTS:
         return f"{cls.__name__} has no setting {name!r}: it is an argument of from_pretrain, not of this call."
-    near = difflib.get_close_matches(name, [*cls.names(), *_LOADING], n=1)
+    near = difflib.get_close_matches(name, [*cls.names(), *LOADING_ARGUMENTS], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(cls.names()))}."
     return f"{cls.__name__} has no setting {name!r}.{hint}"
