@@ -122,7 +122,10 @@ def _text(name: str) -> str:
 
 
 def _path(name: str, default: str | Path) -> Path:
-    return Path(_text(name) or default).expanduser()
+    try:
+        return Path(_text(name) or default).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{name}={_text(name)!r}: there is no such home folder. Write the path in full.") from error
 
 
 def _url(name: str, default: str) -> str:

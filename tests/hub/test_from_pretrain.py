@@ -39,7 +39,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 64, "n_positions": 16, "n_ctx": 16},
     "t5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2}
-    | {"vocab_size": 64},
+    | {"vocab_size": 64, "decoder_start_token_id": 0},
 }
 CARDS = [card for card in catalog.list_models() if card.sources and not card.install]
 

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flagai.catalog.fields import Fields
+from flagai.typed_json import shown
 
 FAMILIES = ("glm", "bert", "gpt2", "t5")
 LANGUAGES = ("zh", "en")
@@ -15,6 +16,18 @@ TOKENIZERS = ("sentencepiece", "wordpiece", "bpe", "t5")
 COMMAND_NAMES = ("pad", "eos", "sep", "cls", "mask", "unk", "sop", "eop", "sMASK", "gMASK", "bos")
 COMMAND_TABLES = ("fixed", "unfixed")
 SCHEMES = ("baai", "hf", "modelscope", "http", "https", "file", "package")
+
+# In words, what each scheme is.
+HOSTS = {
+    "package": "Python package",
+    "hf": "Hugging Face",
+    "modelscope": "ModelScope",
+    "http": "web server",
+    "https": "web server",
+    "file": "folder",
+    "baai": "BAAI hub",
+}
+SILENT = ("baai",)  # hubs of which nobody has had an answer since they went quiet; they are asked all the same
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -48,16 +61,18 @@ class Source:
         """
         scheme, _, location = text.partition(":")
         if scheme not in SCHEMES or not location:
-            raise ValueError(f"{text!r} is no source. Write one as {', '.join(f'{name}:...' for name in SCHEMES)}.")
+            raise ValueError(
+                f"{shown(text)} is no source. Write one as {', '.join(f'{name}:...' for name in SCHEMES)}."
+            )
         if scheme in ("http", "https", "file"):
             if not location.startswith("//"):
-                raise ValueError(f"{text!r} is no address. Write it as {scheme}://...")
+                raise ValueError(f"{shown(text)} is no address. Write it as {scheme}://...")
             return cls(scheme, text)
         location, _, revision = location.partition("@")
         if scheme in ("hf", "modelscope") and not _REPOSITORY.fullmatch(location):
-            raise ValueError(f"{text!r} names no repository. Write it as {scheme}:organisation/name.")
+            raise ValueError(f"{shown(text)} names no repository. Write it as {scheme}:organisation/name.")
         if not _stays_inside(location):
-            raise ValueError(f"{text!r} leaves its place: a path must not start with / nor contain ..")
+            raise ValueError(f"{shown(text)} leaves its place: a path must not start with / nor contain ..")
         return cls(scheme, location, revision or None)
 
 
@@ -159,6 +174,22 @@ class Card:
         """The sources, understood."""
         return tuple(Source.parse(source) for source in self.sources)
 
+    @property
+    def online(self) -> bool:
+        """Whether a source is known to answer, or is on this machine."""
+        return any(place.scheme not in SILENT for place in self.places())
+
+    @property
+    def available_from(self) -> str:
+        """Where the model can be had, in words."""
+        schemes = list(dict.fromkeys(place.scheme for place in self.places()))
+        if any(place.location.partition("/")[0] == "flagai" for place in self.places() if place.scheme == "package"):
+            return "ships with flagai"
+        if self.online:
+            return ", ".join(HOSTS[scheme] for scheme in schemes if scheme not in SILENT)
+        ways = [f"{HOSTS[scheme]} only, not seen to answer" for scheme in schemes] + ["by hand"] * bool(self.by_hand)
+        return "; ".join(ways)
+
     def file(self, name: str, source: str) -> File:
         """What must hold for a file that comes from a source.
 
@@ -245,15 +276,17 @@ def _files(fields: Fields, sources: tuple[str, ...]) -> tuple[File, ...]:
         if not _stays_inside(file.name):
             inner.fail(file.name, "leaves the model's folder. Name it relative to that, without ..")
         if file.sha256 is not None and not _SHA256.fullmatch(file.sha256):
-            inner.fail(file.name, f"{file.sha256!r} is no sha256. It has 64 digits of 0-9a-f.")
+            inner.fail(file.name, f"{shown(file.sha256)} is no sha256. It has 64 digits of 0-9a-f.")
         if file.source is not None and file.source not in sources:
-            inner.fail(file.name, f"{file.source!r} is none of the card's sources. Copy one of them letter by letter.")
+            inner.fail(
+                file.name, f"{shown(file.source)} is none of the card's sources. Copy one of them letter by letter."
+            )
         files.append(file)
     return tuple(files)
 
 
 def _as_table(fields: Fields, entry: Any) -> dict[str, Any]:
-    return entry if isinstance(entry, dict) else fields.fail("files", f"{entry!r} is neither a name nor a table.")
+    return entry if isinstance(entry, dict) else fields.fail("files", f"{shown(entry)} is neither a name nor a table.")
 
 
 def _tokenizer(fields: Fields) -> Tokenizer:
@@ -262,7 +295,7 @@ def _tokenizer(fields: Fields) -> Tokenizer:
     tokens = inner.table("tokens")
     for name, number in tokens.items():
         if name not in COMMAND_NAMES or not isinstance(number, int) or number < 0:
-            inner.fail("tokens", f"{name} = {number!r} is no command token. Known: {', '.join(COMMAND_NAMES)}.")
+            inner.fail("tokens", f"{name} = {shown(number)} is no command token. Known: {', '.join(COMMAND_NAMES)}.")
     aliases = Fields(inner.table("aliases"), f"{inner.place}, aliases")
     tokenizer = Tokenizer(
         kind=inner.choice("kind", TOKENIZERS),

@@ -11,7 +11,9 @@ from typing import Any
 
 from flagai import settings
 from flagai.catalog.card import Card, parse_card
+from flagai.catalog.fields import Fields
 from flagai.errors import CatalogError, ModelNotFoundError
+from flagai.typed_json import shown
 
 logger = logging.getLogger(__name__)
 # The largest card that ships has 10 KB, and at most 10 dots in a line.
@@ -164,13 +166,14 @@ def _complete(draft: _Draft, drafts: Mapping[str, _Draft], seen: tuple[str, ...]
     other = drafts.get(_key(model)) if isinstance(model, str) else None
     if other is None or _key(draft.name) in seen:
         trouble = "there is no such card" if other is None else "the cards refer to each other in a circle"
-        raise CatalogError(f"{place}, {relation}: {model!r}: {trouble}. Name a model of the catalog.")
+        raise CatalogError(f"{place}, {relation}: {shown(model)}: {trouble}. Name a model of the catalog.")
     origin = _complete(other, drafts, (*seen, _key(draft.name)))
     taken = [field for field in (_LIKE if relation == "like" else _BASE) if field not in table and field in origin]
-    config = origin.get("config", {}) | table.get("config", {})
-    notes = {field: note for field, note in origin.get("inferred", {}).items() if field in (*taken, "config")}
+    tables = (Fields(origin, f"{other.origin}, card {other.name!r}"), Fields(table, place))
+    config, notes = ([fields.table(name) for fields in tables] for name in ("config", "inferred"))
+    kept = {field: note for field, note in notes[0].items() if field in (*taken, "config")}
     inherited = {field: origin[field] for field in taken}
-    return inherited | table | {"config": config, "inferred": notes | table.get("inferred", {})}
+    return inherited | table | {"config": config[0] | config[1], "inferred": kept | notes[1]}
 
 
 def _read_folder(folder: Path) -> tuple[_Draft, ...]:
@@ -226,4 +229,4 @@ def _unknown(name: str, index: Mapping[str, Card], entries: Mapping[str, Card | 
     broken = "".join(
         f" It may be in what is broken: {entry}" for entry in entries.values() if not isinstance(entry, Card)
     )
-    return f"The catalog has no model {name!r}.{hint} `flagai list` shows all {len(_sound(entries))}.{broken}"
+    return f"The catalog has no model {shown(name)}.{hint} `flagai list` shows all {len(_sound(entries))}.{broken}"

@@ -1,6 +1,7 @@
 """Models that are on this machine already: a folder, one under the folder of models, one in a Python package."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +14,7 @@ DEFAULT_EMBEDDING = "all-MiniLM-L6-v2"
 
 
 def find_model(
-    name_or_path: str, home: str | Path | None = None, *, is_here: Callable[[Path], bool] = Path.is_dir
+    name_or_path: str, home: str | Path | None = None, *, is_here: Callable[[Path], bool] = os.path.isdir
 ) -> Path:
     """The folder of a model that is on this machine; nothing is fetched.
 
@@ -39,21 +40,38 @@ def find_model(
         if place is not None and is_here(place):
             return place
     hint = f" Or: {card.install}" if card.install is not None else ""
+    where = "" if card.online else f" Available from: {card.available_from}."
     raise ModelNotFoundError(
-        f"{card.name} is not on this machine (not in {folder}). Type: flagai download {card.name}{hint}"
+        f"{card.name} is not on this machine (not in {folder}). Type: flagai download {card.name}{hint}{where}"
     )
 
 
 def own_folder(name_or_path: str, home: str | Path | None) -> Path:
     """The folder that is meant by a name or path, whatever the catalog knows."""
-    return Path(name_or_path).expanduser() if home is None else Path(home).expanduser() / name_or_path
+    if home is None:
+        return Path(name_or_path).expanduser()
+    return any_case(Path(home).expanduser(), name_or_path)
 
 
 def card_folder(card: Card, name: str, home: str | Path | None) -> Path:
     """A model's folder: one for all spellings of its name, unless the user has made one that is called as he writes."""
-    if home is not None and (own := own_folder(name, home)).is_dir():
+    if home is not None and is_folder(own := own_folder(name, home)):
         return own
-    return (settings.home() if home is None else Path(home).expanduser()) / card.name
+    return any_case(settings.home() if home is None else Path(home).expanduser(), card.name)
+
+
+def any_case(home: Path, name: str) -> Path:
+    """The folder of exactly this name, or else one whose name differs in upper and lower case only."""
+    exact = home / name
+    if "/" in name or is_folder(exact) or not is_folder(home):
+        return exact
+    same = (entry for entry in sorted(home.iterdir()) if entry.name.lower() == name.lower() and entry.is_dir())
+    return next(same, exact)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; none has a name that no file can have."""
+    return os.path.isdir(path)
 
 
 def package_folder(card: Card) -> Path | None:
@@ -92,4 +110,4 @@ def installed_folder(location: str) -> Path | None:
     if len(names) == 1 and not roots and spec.has_location and spec.origin is not None:
         roots = [Path(spec.origin).parent]  # a module of one file
     places = (root.joinpath(*names[1:]) for root in roots)
-    return next((place / folder for place in places if place.is_dir()), None)
+    return next((place / folder for place in places if is_folder(place)), None)

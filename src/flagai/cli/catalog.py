@@ -31,10 +31,9 @@ def list_command(
         for card in found:
             print_json(_as_json(card))
         return
-    table = _grid("name", "task", "language", "parameters", "sources")
+    table = _grid("name", "task", "language", "parameters", "available from")
     for card in found:
-        places = dict.fromkeys(source.scheme for source in card.places())
-        table.add_row(card.name, card.task, card.language, _rounded(card.parameters), ", ".join(places) or "by hand")
+        table.add_row(card.name, card.task, card.language, _rounded(card.parameters), card.available_from)
     _console().print(table)
 
 
@@ -77,6 +76,7 @@ def _rows(card: Card) -> list[tuple[str, str]]:
         ("language", _LANGUAGES[card.language]),
         ("class", f"{card.module}.{card.model_class}"),
         ("parameters", f"{card.parameters:,}: {half:.2f} GB in float16, {single:.2f} GB in float32"),
+        ("available", card.available_from),
         ("sources", "\n".join(card.sources) or "none"),
         ("by hand", card.by_hand or ""),
         ("install", card.install or ""),
@@ -109,7 +109,7 @@ def _tokenizer(card: Card) -> str:
 
 
 def _as_json(card: Card) -> dict[str, object]:
-    return dataclasses.asdict(card) | {"load": loading_lines(card)}
+    return dataclasses.asdict(card) | {"available_from": card.available_from, "load": loading_lines(card)}
 
 
 def _rounded(parameters: int) -> str:

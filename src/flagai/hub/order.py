@@ -99,7 +99,14 @@ class Order:
 
     def advice(self) -> str:
         """How else to get the model, as far as its card knows."""
-        ways = (("By hand", getattr(self.model, "by_hand", None)), ("Or type", getattr(self.model, "install", None)))
+        ways = (
+            (
+                "Its source",
+                None if getattr(self.model, "online", True) else getattr(self.model, "available_from", None),
+            ),
+            ("By hand", getattr(self.model, "by_hand", None)),
+            ("Or type", getattr(self.model, "install", None)),
+        )
         return "".join(f"\n{what}: {how}" for what, how in ways if how)
 
     def expected(self, name: str, spec: str) -> KnownFile | None:

@@ -8,9 +8,9 @@ from typing import Any
 from flagai import settings
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
-from flagai.catalog.packages import card_folder, find_model, own_folder
+from flagai.catalog.packages import any_case, card_folder, find_model, is_folder, own_folder
 from flagai.checkpoint.files import CheckpointFiles, find_files
-from flagai.errors import FlagAIError, ModelNotFoundError
+from flagai.errors import FlagAIError, ModelNotFoundError, quoted
 from flagai.hub import EVERYTHING, ensure
 from flagai.hub.order import Place
 from flagai.hub.survey import intact, provenance
@@ -50,6 +50,15 @@ def obtain(download_path: str | Path | None, model_name: str = "", *, weights: b
     """
     home = settings.home() if download_path is None else download_path
     name, place = (model_name, home) if model_name else (str(home), None)
+    try:
+        return _found(name, place, weights)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home of a user who does not exist
+        if isinstance(error, FlagAIError):
+            raise
+        raise ModelNotFoundError(f"{quoted(name)!r} cannot be read: {error}.") from error  # no rights, or no such name
+
+
+def _found(name: str, place: str | Path | None, weights: bool) -> Found:
     files: dict[Path, CheckpointFiles] = {}
     try:
         folder = find_model(name, place, is_here=lambda folder: _is_here(folder, name, weights, files))
@@ -72,8 +81,8 @@ def variant(download_path: str | Path | None, model_name: str, task: str) -> str
     """
     home = settings.home() if download_path is None else Path(download_path)
     local = f"{model_name}-{task}"
-    if (home / local).is_dir():
-        return local
+    if is_folder(own := any_case(home, local)):
+        return own.name if "/" not in local else local
     try:
         card = catalog.find_for_task(model_name, task)
     except ModelNotFoundError:
