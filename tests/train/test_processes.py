@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -66,6 +67,34 @@ def test_a_killed_run_continues_with_the_same_losses(tmp_path: Path, monkeypatch
     in_a_process(tmp_path, "cut").join()
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert not (tmp_path / "cut.training").exists()
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_moments_end_like_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    data.home(tmp_path, "RoBERTa-base-ch")
+    data.write(tmp_path, "ner")
+    begin = time.monotonic()
+    in_a_process(tmp_path, "whole").join()
+    long, chance, kills = time.monotonic() - begin, random.Random(1), 0
+    for number in range(8):
+        out = f"cut{number}"
+        while not (tmp_path / out).exists() or (tmp_path / f"{out}.training").exists():
+            process = in_a_process(tmp_path, out)
+            process.join(chance.uniform(0, 1.5 * long))
+            if process.is_alive():
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+            process.join()
+            assert process.exitcode in (0, -signal.SIGKILL)
+        assert losses(tmp_path / out) == losses(tmp_path / "whole")
+        ours, theirs = (tmp_path / name / "model.safetensors" for name in (out, "whole"))
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert kills > 8
+    assert not [path for path in tmp_path.iterdir() if "training" in path.name]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import torch
 from typer.testing import CliRunner
 
 from flagai.cli import app
-from flagai.errors import CheckpointError, FlagAIError, InputError
+from flagai.errors import CheckpointError, ConfigError, FlagAIError, InputError
 from flagai.model.bert_model import BertForSequenceLabeling
 from flagai.train import pace
 from flagai.train.finetune import finetune
@@ -30,6 +30,8 @@ from flagai.train.trainer import Trainer
 from tests.train import data
 
 pytest.importorskip("accelerate")
+from accelerate.state import AcceleratorState
+
 ROOT = Path(__file__).parents[2]
 # Saved at steps 2, 4, ...; the first evaluation is that of step 6.
 RECIPE = Recipe(epochs=4, batch_tokens=64, learning_rate=1e-2, evaluate_every=6, save_every=2, save_minutes=0)
@@ -371,6 +373,29 @@ def test_too_little_memory_says_what_to_lower(error: Exception) -> None:
         raise error
     with pytest.raises(RuntimeError, match="other"), memory_advice(Recipe()):
         raise RuntimeError("other")
+
+
+def test_what_cannot_be_is_one_of_the_librarys_errors(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {
+        "task": "ner", "model_name": "RoBERTa-base-ch", "data": home / "ner.jsonl", "out": home / "mine",
+        "model_dir": home, "recipe": RECIPE,
+    }  # fmt: skip
+    wrong: dict[str, list[Any]] = {
+        "task": [None, 3, "x", b"ner"], "model_name": [None, 3, "", "x"], "data": [None, 3, home, home / "x.jsonl"],
+        "out": [home / "circle", None, 3, "/", "/proc/x", home / "ner.jsonl" / "x", home / ("x" * 300), "a\0b"],
+        "recipe": [{}, "x", 3],
+        "columns": [[], "x", {"text": 3}], "valid": [3, home / "x.jsonl"], "model_dir": [3, home / "x"],
+    }  # fmt: skip
+    (home / "circle").symlink_to(home / "circle")
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(FlagAIError):
+                finetune(**given | {name: value})
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp99")
+    with pytest.raises(ConfigError, match="ACCELERATE_MIXED_PRECISION"):
+        finetune(**given)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 # -- processes -----------------------------------------------------------------------------------------------------

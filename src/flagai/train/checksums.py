@@ -9,6 +9,7 @@ from typing import Any
 
 from flagai.checkpoint.atomic import sync_tree
 from flagai.errors import CheckpointError
+from flagai.typed_json import read_json
 
 Files = dict[str, dict[str, Any]]
 
@@ -61,20 +62,13 @@ def read_record(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is absent or damaged, or another version of flagai wrote it.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        content, digest = record["content"], record["sha256"]
-        intact = digest == hashlib.sha256(_text(content).encode()).hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged, or of another version of flagai.") from error
-    if not intact:
-        raise CheckpointError(f"{path} is damaged: its checksum is not that of its content.")
-    absent = [key for key in keys if key not in content]
-    if absent:
-        raise CheckpointError(f"{path} has no {', '.join(absent)}: another version of flagai wrote it.")
-    return dict(content)
+    record = read_json(path, CheckpointError)
+    content = record.get("content")
+    if record.get("sha256") != hashlib.sha256(_text(content).encode()).hexdigest():
+        raise CheckpointError(f"{path} has not the content that was written, or another version of flagai wrote it.")
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise CheckpointError(f"{path} has not all of {', '.join(keys)}: another version of flagai wrote it.")
+    return content
 
 
 def _text(content: Any) -> str:

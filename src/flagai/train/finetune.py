@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader, family_at
 from flagai.auto_model.tasks import task_named
-from flagai.errors import InputError
+from flagai.errors import ConfigError, InputError
 from flagai.generation.family import position_rows
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertConfig
@@ -29,10 +30,22 @@ from flagai.train.output import CURVE, check_out
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record, read_records
 from flagai.train.trainer import Parts, Trainer, Watch
+from flagai.typed_json import shown
 
 logger = logging.getLogger(__name__)
 
 _FEWEST = 2
+_PLACE = (str, Path)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "task": (str,),
+    "model_name": _PLACE,
+    "data": _PLACE,
+    "out": _PLACE,
+    "valid": (*_PLACE, NoneType),
+    "model_dir": (*_PLACE, NoneType),
+    "columns": (Mapping, NoneType),
+    "recipe": (Recipe,),
+}
 
 
 def finetune(
@@ -75,20 +88,17 @@ def finetune(
         InputError: the task, the data or the recipe cannot be; ``out`` is not empty; another run writes it; the loss
             is no number any more; the memory is too small.
         CheckpointError: a checkpoint is damaged, or cannot be written.
-        ConfigError: a library that training needs is not installed.
+        ConfigError: a library that training needs is not installed, or Accelerate cannot start.
         FlagAIError: the model cannot be loaded.
     """
-    task, out, recipe = task_named(task), Path(out), recipe or Recipe()
+    recipe = Recipe() if recipe is None else recipe
+    _check_types(locals())
+    task, out, model_name = task_named(task), Path(out), str(model_name)
     check_out(out, overwrite=overwrite)
     library = accelerate()
     given = read_records(data, columns)
     divided = _split(given, None if valid is None else read_records(valid, columns), recipe)
-    accelerator = library.Accelerator(
-        # Of processes of torchrun without GPUs, Accelerate would take each for the only one.
-        cpu=settings.world_size() > 1 and not torch.accelerator.is_available(),
-        gradient_accumulation_steps=recipe.accumulate,
-        kwargs_handlers=[library.DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    accelerator = _accelerator(library, recipe)
     library.utils.set_seed(recipe.seed)
     # Labels are those of the whole file, wherever chance puts its rows.
     objective = objective_for(task, family_at(model_name, model_dir), given, recipe)
@@ -116,6 +126,31 @@ def finetune(
     trainer.fit(lambda folder: measured.update(_finish(folder, out, parts, trainer, facts)))
     accelerator.wait_for_everyone()
     return measured
+
+
+def _check_types(arguments: Mapping[str, Any]) -> None:
+    for name, kinds in _TYPES.items():
+        if not isinstance(arguments[name], kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise InputError(f"{name} is {shown(arguments[name])}; expected {expected}.")
+
+
+def _accelerator(library: Any, recipe: Recipe) -> Any:
+    """Accelerate's, as its environment and configuration say."""
+    cure = "Correct ACCELERATE_MIXED_PRECISION, or what `accelerate config` wrote."
+    try:
+        accelerator = library.Accelerator(
+            # Of processes of torchrun without GPUs, Accelerate would take each for the only one.
+            cpu=settings.world_size() > 1 and not torch.accelerator.is_available(),
+            gradient_accumulation_steps=recipe.accumulate,
+            kwargs_handlers=[library.DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"Accelerate cannot start: {error} {cure}") from error
+    known = library.utils.PrecisionType.list()
+    if accelerator.mixed_precision not in known:
+        raise ConfigError(f"Accelerate knows no precision {accelerator.mixed_precision!r}, only {known}. {cure}")
+    return accelerator
 
 
 def _split(

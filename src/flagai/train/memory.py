@@ -8,8 +8,17 @@ import torch
 from flagai.errors import FlagAIError, InputError
 from flagai.train.recipe import Recipe
 
+# A process that makes batches was ended by the system.
+_WORKER = "DataLoader worker"
 # Torch has no type of its own for what a CPU's memory, or a library on a GPU, refuses.
-_REFUSALS = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED", "Cannot allocate memory")
+_REFUSALS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "_ALLOC_FAILED",
+    "Cannot allocate memory",
+    _WORKER,
+)
 
 
 @contextlib.contextmanager
@@ -31,7 +40,8 @@ def memory_advice(recipe: Recipe) -> Iterator[None]:
         if not refused or isinstance(error, FlagAIError):
             raise
         first = str(error).strip().split("\n")[0]
-        raise InputError(f"Out of memory ({first}). Try one of: {'; '.join(_cures(recipe))}.") from error
+        cures = ["--workers 0 (or fewer)"] if _WORKER in first else _cures(recipe)
+        raise InputError(f"Out of memory ({first}). Try one of: {'; '.join(cures)}.") from error
 
 
 def _cures(recipe: Recipe) -> list[str]:

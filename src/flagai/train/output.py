@@ -16,7 +16,7 @@ from flagai.checkpoint.atomic import link, replace_folder
 from flagai.checkpoint.save import WEIGHT_FILES
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import FILES
-from flagai.errors import InputError
+from flagai.errors import FlagAIError, InputError
 from flagai.hub.names import MANIFEST
 
 logger = logging.getLogger(__name__)
@@ -56,14 +56,18 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: it is a file, or not empty.
     """
-    folder = training_folder(out)
-    for path in (out, folder):
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file, not a folder. Choose another name.")
-    if overwrite or not out.is_dir():
-        return
-    found = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
-    if found and not _published(folder, out):
+    try:
+        folder = training_folder(out)
+        for path in (out, folder):
+            if path.exists() and not path.is_dir():
+                raise InputError(f"{path} is a file, not a folder. Choose another name.")
+        entries = out.iterdir() if out.is_dir() else ()
+        found = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, a circle of links
+        if isinstance(error, FlagAIError):
+            raise
+        raise InputError(f"{out} cannot be a folder: {error}. Choose another name.") from error
+    if found and not overwrite and not _published(folder, out):
         finished = LOG in found and "config.json" in found
         what = "a model that a finished training wrote" if finished else f"files: {', '.join(found[:5])}"
         raise InputError(
