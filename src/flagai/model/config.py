@@ -119,6 +119,8 @@ class ModelConfig:
                 raise ConfigError(_unknown_override(cls, name))
         own = {entry.name for entry in fields(cls) if entry.name != "extra"}
         try:
+            settled = {cls.aliases.get(name, name) for name in overrides}
+            values = {key: value for key, value in values.items() if cls.aliases.get(key, key) not in settled}
             given = cls._with_field_names(cls.adapt(with_labels({**values, **overrides}, cls.__name__)))
             given |= cls._with_field_names(overrides)
             absent = [name for name in cls.required if name not in given]
