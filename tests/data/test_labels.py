@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from flagai.data.prepare.labels import Span, decode, encode
 from flagai.data.prepare.scheme import OUTSIDE, Tag, read_tags
 from flagai.errors import InputError
+from flagai.train.metrics import entity_scores
 
 KINDS = ("LOC", "WORK-OF-ART", "B", "E_MAIL", "O")
 Found = list[tuple[int, int, str]]
@@ -59,6 +60,27 @@ def test_every_scheme_is_read_as_conlleval_reads_it(way: str, place: int, data: 
     written = [labels.get(tag, "O") for tag in row]
     assert read(names, written) == expected
     assert read(sorted(names), written, collected=True) == expected
+
+
+TAGS = st.lists(st.sampled_from([("O", ""), *((mark, kind) for mark in "BIES" for kind in "PL")]), max_size=8)
+
+
+@given(st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=4))
+def test_measures_are_those_of_seqeval(rows: list[tuple[list[tuple[str, str]], list[tuple[str, str]]]]) -> None:
+    """Its micro average: entities of both sides, equal in place and type; 0 where there is none to divide by."""
+    labels = ["O", *(f"{mark}-{kind}" for mark in "BIES" for kind in "PL")]
+    rows = [(one[: len(other)], other[: len(one)]) for one, other in rows]
+    ours = [
+        [read(labels, [f"{m}-{k}" if k else "O" for m, k in tags]) for tags in side] for side in zip(*rows, strict=True)
+    ]
+    sides = [
+        {(number, *e) for number, tags in enumerate(side) for e in conlleval(tags)} for side in zip(*rows, strict=True)
+    ]
+    found, wanted = sides
+    right = len(found & wanted)
+    precision, recall = (right / len(side) if side else 0.0 for side in sides)
+    f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+    assert entity_scores(*ours) == pytest.approx({"precision": precision, "recall": recall, "f1": f1})
 
 
 @given(st.sampled_from(list(WAYS)), st.lists(st.sampled_from(["", *KINDS]), min_size=1, max_size=8), st.booleans())

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.train import labels
 from flagai.train.objective import objective_for
@@ -46,13 +48,30 @@ SCHEMES = {
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_tags_of_every_scheme_give_the_same_entities(tmp_path: Path, scheme: str) -> None:
+def test_tags_of_every_scheme_teach_the_same(tmp_path: Path, scheme: str, bert_tokenizer: Tokenizer) -> None:
     records = read(tmp_path, SCHEMES[scheme] + "\n")
     found = spans(records[0], labels.tags_of(records))
     assert found == [("Anna Smith", "PER"), ("Bob", "PER"), ("Rome", "LOC")]
-    objective = objective_for("ner", "bert", records, Recipe())
-    assert objective.names() == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-    assert objective_for("ner-gp", "bert", records, Recipe()).names() == ["LOC", "PER"]
+    plain = read(tmp_path, SCHEMES["IOB2"] + "\n")
+    for task, names in (("ner", ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]), ("ner-gp", ["LOC", "PER"])):
+        ours, theirs = (objective_for(task, "bert", given, Recipe()) for given in (records, plain))
+        assert ours.names() == names
+        batch = ours.batch(bert_tokenizer, records[:1], 0)
+        assert torch.equal(batch["labels"], theirs.batch(bert_tokenizer, plain, 0)["labels"])
+
+
+def test_entities_that_training_passes_over_are_counted(tmp_path: Path, bert_tokenizer: Tokenizer) -> None:
+    tags = ["O"] * 4 + ["B-X", "O", "B-L", "I-L"]
+    rows = [{"text": "一二三四五六北京", "tags": tags}, {"text": "一二三四iphone", "tags": tags[:5] + ["O"] * 5}]
+    records = read(tmp_path, "\n".join(json.dumps(row) for row in rows), "a.jsonl")
+    for task in ("ner", "ner-gp"):
+        short, long = (objective_for(task, "bert", records, Recipe(max_length=length)) for length in (8, 20))
+        assert short.unlearned(bert_tokenizer, records) == (
+            "2 of 3 entities are not learned: 1 begin or end inside of a token of the model, 1 end after max_length=8 "
+            "tokens (raise it, or cut texts)."
+        )
+        assert long.unlearned(bert_tokenizer, records[:1]) == ""
+        assert (short.batch(bert_tokenizer, records, 0)["labels"] > 0).sum() == 1
 
 
 def test_the_whole_file_tells_the_scheme(tmp_path: Path) -> None:

@@ -203,7 +203,10 @@ def _parts(
 
         compile_blocks(model)
     objective.recipe = fitting(recipe, model, objective)
-    return Parts(model, loader.get_tokenizer(), objective, train, held_out, objective.recipe, packing)
+    tokenizer = loader.get_tokenizer()
+    if accelerator.is_main_process and (unlearned := objective.unlearned(tokenizer, train)):
+        logger.warning("%s", unlearned)
+    return Parts(model, tokenizer, objective, train, held_out, objective.recipe, packing)
 
 
 def _described(objective: Objective) -> dict[str, Any]:

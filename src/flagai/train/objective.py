@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from flagai.auto_model.tasks import class_for
 from flagai.data.prepare import bert, bert_pretraining, causal, encoder_decoder, glm, glm_pretraining
 from flagai.data.prepare.batch import Batch
-from flagai.data.prepare.labels import Span
+from flagai.data.prepare.labels import Span, on_tokens
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.model.predictor.predictor import Predictor
@@ -68,6 +68,10 @@ class Objective:
     def texts(self, record: Record) -> tuple[str, ...]:
         """All text of a record, for its length."""
         return tuple(record.text(column) for column in self.columns)
+
+    def unlearned(self, tokenizer: Tokenizer, records: Sequence[Record]) -> str:
+        """What the records have that training passes over, and the cure, for a warning; empty if there is nothing."""
+        return ""
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
         """What the model's ``forward`` takes, with the labels.
@@ -168,6 +172,20 @@ class Entities(Objective):
     def texts(self, record: Record) -> tuple[str, ...]:
         """See the base class."""
         return (labels.tagged(record, self.tags)[0],)
+
+    def unlearned(self, tokenizer: Tokenizer, records: Sequence[Record]) -> str:
+        """See the base class."""
+        spans = [self._entities(record) for record in records]
+        rows = bert.rows(tokenizer, [self.texts(record)[0] for record in records])
+        placed = [on_tokens(found, row.offsets) for found, row in zip(spans, rows, strict=True)]
+        count = sum(map(len, spans))
+        inside = count - sum(map(len, placed))
+        behind = sum(last >= self.recipe.max_length - 1 for found in placed for _, _, last in found)
+        parts = [f"{inside} begin or end inside of a token of the model"] * (inside > 0)
+        parts += [f"{behind} end after max_length={self.recipe.max_length} tokens (raise it, or cut texts)"] * (
+            behind > 0
+        )
+        return f"{inside + behind} of {count} entities are not learned: {', '.join(parts)}." if parts else ""
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
         """See the base class."""
