@@ -1,13 +1,19 @@
 """``flagai download``, ``verify`` and ``cache`` as a user types them."""
 
+import itertools
+import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from flagai.cli import app as everything
 from flagai.cli import hub as commands
-from flagai.hub import ensure
+from flagai.errors import HubError
+from flagai.hub import ensure, progress
 from flagai.hub.remove import remove_downloaded
 from tests.hub.conftest import FILES, contents
 from tests.hub.server import Hub
@@ -92,3 +98,53 @@ def test_cards_of_ones_own(hub: Hub, tmp_path: Path) -> None:
     assert run("verify", "MINE", "--cards", cards).exit_code == 0
     assert run("cache", "remove", "MINE", "--cards", cards, "--yes").exit_code == 0
     assert not (tmp_path / "home" / "Mine").exists()
+
+
+@pytest.mark.parametrize("offline", [True, False])
+@pytest.mark.parametrize(("command", "text"), [("fill", "床前[MASK]月光"), ("write", "春眠")])
+def test_a_default_that_cannot_be_had_is_replaced_by_what_ships(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, command: str, text: str, offline: bool
+) -> None:
+    hub.models = {}
+    monkeypatch.setenv("FLAGAI_OFFLINE", str(int(offline)))
+    result = CliRunner().invoke(everything, [command, text, "--max-length", "4"])
+    assert result.exit_code == 0, result.exception
+    assert "cannot be fetched" in result.stderr
+    assert "using GLM-mini-ch, which ships with flagai" in result.stderr
+    assert result.stdout.strip()
+    asked = CliRunner().invoke(everything, [command, text, "--model", "GLM-large-ch"])
+    assert isinstance(asked.exception, HubError)  # a model that somebody names is not exchanged
+    assert "Without a download: GLM-mini-ch" in str(asked.exception)
+
+
+def test_an_error_of_the_hub_is_printed_once(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)  # as commands do
+    result = run("download", "hf:owner/none", "--path", tmp_path)
+    assert isinstance(result.exception, HubError)
+    assert str(result.exception).count("404") == 1
+    assert "404" not in caplog.text
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = itertools.count(step=4.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    caplog.set_level(logging.INFO, "flagai.hub.progress")
+    with progress.progress("GLM", 6_000_000) as advance:
+        for _ in range(6):
+            advance(1_000_000)
+    assert caplog.messages == ["GLM: 3.0 MB of 6.0 MB, 250.0 kB a second", "GLM: 6.0 MB of 6.0 MB, 250.0 kB a second"]
+
+
+def test_commands_show_the_lines_of_progress() -> None:
+    code = """
+import logging
+from flagai.cli.common import speak_with_one_voice
+speak_with_one_voice(False)
+logging.getLogger("flagai.hub.progress").info("half of it")
+logging.getLogger("flagai.hub.collect").info("details")
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert "half of it" in said
+    assert "details" not in said

@@ -14,11 +14,13 @@ import typer
 
 from flagai import settings
 from flagai.cli.formats import GZIP
-from flagai.errors import InputError
+from flagai.errors import HubError, InputError, OfflineError
 
 if TYPE_CHECKING:
     from flagai.model.predictor.predictor import Predictor
 
+SHIPPED = "GLM-mini-ch"
+_SHIPPED_FOR = "flagai poem, title, write and fill, in Chinese"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your own; see also FLAGAI_CARDS.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -62,7 +64,12 @@ def print_json(entry: object) -> None:
 
 
 def predictor(
-    task: str, model: str, model_dir: Path | None, device: str | None, quantize: str | None = None
+    task: str,
+    model: str,
+    model_dir: Path | None,
+    device: str | None,
+    quantize: str | None = None,
+    instead: str | None = None,
 ) -> "Predictor":
     """A model and its tokenizer, joined for a task; under torchrun, one model is shared by the processes of a machine.
 
@@ -74,14 +81,33 @@ def predictor(
         model_dir: the folder of models.
         device: where to run; None is the best device there is.
         quantize: "int8" or "int4" keeps the weights in fewer bits.
+        instead: a model that ships with flagai, to take if the other one cannot be fetched.
+
+    Raises:
+        HubError: the model cannot be fetched.
     """
     from flagai.auto_model.auto_loader import AutoLoader
     from flagai.model.predictor.predictor import Predictor
 
     check_place(device, quantize)
     shared: dict[str, Any] = {"mesh": "auto"} if settings.world_size() > 1 else {}
-    loader = AutoLoader(task, model_name=model, model_dir=model_dir, device=device, quantize=quantize, **shared)
+    options = {"device": device, "quantize": quantize, **shared}
+    try:
+        loader = AutoLoader(task, model_name=model, model_dir=model_dir, **options)
+        return Predictor(loader.get_model(), loader.get_tokenizer())
+    except HubError as error:
+        if instead is None:
+            raise type(error)(f"{error}\nWithout a download: {SHIPPED} ({_SHIPPED_FOR}).") from error
+        reason = "offline mode is on" if isinstance(error, OfflineError) else "no source has it; -v says more"
+    typer.echo(f"{model} cannot be fetched ({reason}): using {instead}, which ships with flagai.", err=True)
+    loader = AutoLoader(task, model_name=instead, **options)
     return Predictor(loader.get_model(), loader.get_tokenizer())
+
+
+def shipped_by_default(context: typer.Context) -> str | None:
+    """The model that ships with flagai, if the user has named none with --model."""
+    source = context.get_parameter_source("model")
+    return SHIPPED if source is not None and source.name == "DEFAULT" else None
 
 
 def check_place(device: str | None, quantize: str | None = None) -> None:
@@ -110,6 +136,8 @@ def speak_with_one_voice(verbose: bool) -> None:
     level = logging.INFO if verbose else logging.WARNING
     level = logging.ERROR if settings.local_rank() else level
     logging.basicConfig(level=level, format=f"{rank_prefix()}%(levelname)s %(message)s")
+    if not settings.local_rank():  # a download that takes long says so, also without a terminal
+        logging.getLogger("flagai.hub.progress").setLevel(logging.INFO)
     if settings.rank():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flagai.cli.common import Json, predictor
+from flagai.cli.common import Json, predictor, shipped_by_default
 from flagai.cli.entries import (
     BatchSize,
     Device,
@@ -174,7 +174,7 @@ def write(
     check_target(out)
     options = read_strategy(context) | {"input_max_length": 512}
     entries = read_entries(texts, file, field)
-    run = predictor("writing", model, model_dir, device, quantize)
+    run = predictor("writing", model, model_dir, device, quantize, shipped_by_default(context))
     if len(entries) == 1 and n_best == 1 and sys.stdout.isatty() and not as_json and out is None:
         for piece in run.stream(entries[0].text, **options):
             typer.echo(piece, nl=False)
@@ -212,7 +212,7 @@ def fill(
     ignored = given(context, ("beams", "max_length"))
     if ignored and family_at(model, model_dir) == "bert":
         raise InputError(f"{', '.join(ignored)} has no meaning with a BERT, which fills each blank with one token.")
-    run = predictor("masklm", model, model_dir, device, quantize)
+    run = predictor("masklm", model, model_dir, device, quantize, shipped_by_default(context))
 
     def show(_: Entry, found: "list[Filled]") -> None:
         for filled in found:

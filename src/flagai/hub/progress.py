@@ -1,4 +1,4 @@
-"""Show how a download goes: a bar on a terminal, lines in the log elsewhere."""
+"""Show how a download goes: a bar on a terminal, elsewhere a line in the log now and then, which commands print."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 Advance = Callable[[int], None]
-_EVERY = 30.0
+_EVERY = 10.0
 
 
 @contextmanager
@@ -27,7 +27,8 @@ def progress(name: str, total: int | None) -> Iterator[Advance]:
         with _bar(name, total) as show:
             yield show
         return
-    count, told, lock = 0, time.monotonic(), threading.Lock()
+    count, begin, lock = 0, time.monotonic(), threading.Lock()
+    told = begin
 
     def advance(more: int) -> None:
         nonlocal count, told
@@ -35,7 +36,8 @@ def progress(name: str, total: int | None) -> Iterator[Advance]:
             count += more
             if (now := time.monotonic()) - told > _EVERY:
                 told = now
-                logger.info("%s: %s of %s", name, readable(count), readable(total))
+                speed = readable(round(count / (now - begin)))
+                logger.info("%s: %s of %s, %s a second", name, readable(count), readable(total), speed)
 
     yield advance
 
