@@ -1,20 +1,28 @@
 """Convert a checkpoint folder into safetensors, in either layout."""
 
-import shutil
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint.atomic import replace_folder
+from flagai.checkpoint.files import CheckpointFiles
+from flagai.checkpoint.reader import Checkpoint, open_checkpoint
+from flagai.checkpoint.save import WEIGHT_FILES
+from flagai.checkpoint.steady import read_steadily
 from flagai.errors import InputError, ModelNotFoundError
+from flagai.hub.names import MANIFEST, WEIGHTS
 from flagai.model import quantized as quantization
 from flagai.model.base_model import BaseModel
-from flagai.model.obtain import CONFIG_FILE
+from flagai.model.config import ModelConfig
+from flagai.model.obtain import CONFIG_FILE, Found, obtain
 from flagai.model.placement import Dtype
 from flagai.model.registry import class_named, find_class
 from flagai.typed_json import read_json
 
-# What belongs to a model besides configuration and weights.
-_COMPANIONS = (
+logger = logging.getLogger(__name__)
+# What belongs to a model besides configuration and weights, as patterns of paths in its folder.
+_NEEDED = (
     "*vocab*.txt",
     "*vocab*.json",
     "merges.txt",
@@ -22,9 +30,20 @@ _COMPANIONS = (
     "tokenizer*.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.*",
     "generation_config.json",
-    "README*",
-    "LICENSE*",
+    "modules.json",
+    "*_Pooling/config.json",
+    "sentence_*_config.json",
+    "config_sentence_transformers.json",
+)
+_DOCUMENTS = ("README*", "LICENSE*", "NOTICE*")
+# What is replaced in a target that holds another model; its other files stay.
+_OF_A_MODEL = (
+    *WEIGHT_FILES,
+    *(pattern for group in WEIGHTS for pattern in group if "/" not in pattern),
+    *(pattern.partition("/")[0] for pattern in (*_NEEDED, *_DOCUMENTS)),
+    MANIFEST,
 )
 
 
@@ -38,6 +57,7 @@ class Conversion:
         layout: the layout that was written.
         dropped: tensors of the source that the class does not use, so that they are not in the target.
         companions: files that were copied along.
+        left_out: documents that were not, because they are symbolic links out of the folder.
     """
 
     model_class: str
@@ -45,6 +65,18 @@ class Conversion:
     layout: str
     dropped: list[str]
     companions: list[str]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model that was opened: all of it is of one version of the folder."""
+
+    model_class: type[BaseModel]
+    config: ModelConfig
+    checkpoint: Checkpoint
+    companions: Mapping[str, bytes]
+    left_out: list[str]
 
 
 def convert(
@@ -58,11 +90,14 @@ def convert(
     model_class: str | None = None,
     overwrite: bool = False,
 ) -> Conversion:
-    """Read a model folder in any known format and write it as safetensors.
+    """Read a model folder in any known format and write it as safetensors, with the files of its tokenizer.
+
+    The target is built under another name and takes its place in one step: at any time it is the old one or the new
+    one, whole. Of another model in it nothing stays, of other files all.
 
     Args:
-        source: a folder with ``config.json`` and weights.
-        target: the folder to create or update, atomically.
+        source: a folder with ``config.json`` and weights, or the name of a model, which is fetched if it is absent.
+        target: the folder to create or update.
         layout: "huggingface" or "flagai"; default the first, of quantised weights the second.
         dtype: the type to write; default the type of the source.
         quantize: "int8" or "int4" writes the weights of blocks in so many bits.
@@ -73,23 +108,29 @@ def convert(
     Raises:
         FlagAIError: the source is damaged or does not fit its class, or an argument is wrong.
     """
-    source, target = Path(source), Path(target)
-    if not (source / CONFIG_FILE).is_file():
-        raise ModelNotFoundError(f"{source} has no {CONFIG_FILE}; flagai convert reads model folders.")
-    _check_target(source, target, overwrite)
+    found, target = _find(source), Path(target)
+    _check_target(found.folder, target, overwrite)
     layout = layout or ("flagai" if quantize else "huggingface")
-    model, dropped = _load(source, model_class, dtype)
+    opened = read_steadily(found.folder, lambda files: _open(found, files, model_class), found.files)
+    model, dropped = _load(opened, dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if quantize:
         quantization.quantize(model, quantize)
-    model.save_pretrained(target, max_shard_size=max_shard_size, layout=layout)
-    return Conversion(
-        model_class=type(model).__name__,
-        parameters=parameters,
-        layout=layout,
-        dropped=dropped,
-        companions=_copy_companions(source, target),
-    )
+    with replace_folder(target, drop=_OF_A_MODEL) as temporary:
+        model.write_into(temporary, max_shard_size=max_shard_size, layout=layout)
+        for name, content in opened.companions.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_bytes(content)
+    return Conversion(type(model).__name__, parameters, layout, dropped, list(opened.companions), opened.left_out)
+
+
+def _find(source: str | Path) -> Found:
+    path = Path(source).expanduser()
+    if not path.exists():
+        return obtain(source)
+    if not (path / CONFIG_FILE).is_file():
+        raise ModelNotFoundError(f"{path} has no {CONFIG_FILE}; flagai convert reads model folders.")
+    return Found(path)
 
 
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
@@ -99,24 +140,58 @@ def _check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise InputError(f"{target} is not empty. Name another folder, or say --overwrite.")
 
 
-def _load(source: Path, class_name: str | None, dtype: Dtype | None) -> tuple[BaseModel, list[str]]:
-    checkpoint = open_checkpoint(source)
-    found, overrides = find_class(read_json(source / CONFIG_FILE), checkpoint)
+def _open(found: Found, files: CheckpointFiles, class_name: str | None) -> _Source:
+    checkpoint = open_checkpoint(found.folder, files=files)
+    content = read_json(found.folder / CONFIG_FILE) if found.config is None else found.config
+    model_class, overrides = find_class(content, checkpoint)
     if class_name is not None:
-        found = class_named(class_name)
-    model = found.on_meta(found.config_class.from_json(source / CONFIG_FILE, **overrides))
-    report = model.load_checkpoint(checkpoint, dtype=dtype)
+        model_class = class_named(class_name)
+    if found.config is None:
+        config = model_class.config_class.from_json(found.folder / CONFIG_FILE, **overrides)
+    else:
+        config = model_class.config_class.from_dict(found.config, source="the catalog", **overrides)
+    companions, left_out = _read_companions(found.folder)
+    return _Source(model_class, config, checkpoint, companions, left_out)
+
+
+def _load(source: _Source, dtype: Dtype | None) -> tuple[BaseModel, list[str]]:
+    model = source.model_class.on_meta(source.config)
+    report = model.load_checkpoint(source.checkpoint, dtype=dtype)
     if report.fresh:
         raise InputError(
-            f"{source} holds no weights for {', '.join(report.fresh)} of {found.__name__}; random ones are not "
-            "written. Name the class that made the checkpoint with --model-class."
+            f"{source.checkpoint.path} holds no weights for {', '.join(report.fresh)} of "
+            f"{source.model_class.__name__}; random ones are not written. Name the class that made the checkpoint with "
+            "--model-class."
         )
     return model, report.unused
 
 
-def _copy_companions(source: Path, target: Path) -> list[str]:
-    found = sorted({path for pattern in _COMPANIONS for path in source.glob(pattern) if path.is_file()})
-    for path in found:
-        if not (target / path.name).exists():
-            shutil.copy2(path, target / path.name)
-    return [path.name for path in found]
+def _read_companions(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+    """The files that belong to a model, by their path in the folder, and the documents that lie outside of it.
+
+    Raises:
+        InputError: a file that the model needs is a symbolic link out of the folder.
+    """
+    content, left_out = {}, []
+    for path in sorted({path for pattern in (*_NEEDED, *_DOCUMENTS) for path in folder.glob(pattern)}):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file():
+            continue
+        if _is_inside(path, folder):
+            content[name] = path.read_bytes()
+        elif any(path.match(pattern) for pattern in _DOCUMENTS):
+            logger.warning("%s is a symbolic link out of the folder, so it is not copied", path)
+            left_out.append(name)
+        else:
+            raise InputError(
+                f"{path} is a symbolic link to {path.resolve()}, outside of the folder, so it is not copied. Put the "
+                "file itself there if it belongs to the model, or remove the link."
+            )
+    return content, left_out
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file lies in its folder, or in the cache of huggingface_hub, whose folders consist of links."""
+    folder, path = folder.resolve(), path.resolve()
+    blobs = [folder.parent.parent / "blobs"] if folder.parent.name == "snapshots" else []
+    return any(path.is_relative_to(place) for place in (folder, *blobs))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from flagai.catalog.packages import find_model
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import fold
 from flagai.errors import FlagAIError
@@ -26,14 +27,15 @@ def examine(folder: str | Path) -> Iterator[Finding]:
     """Check a model folder step by step; reads every weight once.
 
     Args:
-        folder: the model's folder, or a weights file.
+        folder: the model's folder, a weights file, or the name of a model on this machine; nothing is fetched.
 
     Yields:
         Findings, in the order of the steps. Nothing is raised for a bad folder.
     """
-    folder = Path(folder)
     try:
+        folder = path if (path := Path(folder).expanduser()).exists() else find_model(str(folder))
         checkpoint = open_checkpoint(folder)
+        checkpoint.check_memory()
     except FlagAIError as error:
         yield Finding(True, str(error))
         return

@@ -163,9 +163,11 @@ def test_convert_never_overwrites_by_accident(tmp_path: Path) -> None:
     (source / "vocab.txt").write_text("theirs")
     target = tmp_path / "target"
     target.mkdir()
-    (target / "vocab.txt").write_text("mine")
+    (target / "vocab.txt").write_text("another model's")
+    (target / "notes.txt").write_text("mine")
     assert run("convert", str(source), str(target), "--overwrite").exit_code == 0
-    assert (target / "vocab.txt").read_text() == "mine"
+    assert (target / "vocab.txt").read_text() == "theirs"
+    assert (target / "notes.txt").read_text() == "mine"
 
 
 def test_absent_devices_and_bad_places_are_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A folder with config.json and weights in any known format.")],
+    source: Annotated[str, typer.Argument(help="A model's folder, with weights in any known format, or its name.")],
     target: Annotated[Path, typer.Argument(help="The folder to write.")],
     layout: Annotated[
         str | None, typer.Option(help="Names of tensors: huggingface (default) or flagai (if quantised).")
@@ -39,11 +39,15 @@ def convert(
     typer.echo(f"{target}: {result.model_class}, {result.parameters:,} parameters, layout {result.layout}")
     if result.companions:
         typer.echo(f"copied: {', '.join(result.companions)}")
+    if result.left_out:
+        typer.echo(f"not copied, links out of the folder: {', '.join(result.left_out)}")
     if result.dropped:
         typer.echo(f"not used by {result.model_class}, so not written: {', '.join(fold(result.dropped))}")
 
 
-def doctor(folder: Annotated[Path, typer.Argument(help="A model's folder, or a weights file.")]) -> None:
+def doctor(
+    folder: Annotated[str, typer.Argument(help="A model's folder, its name, or a weights file.")],
+) -> None:
     """Examine a model: are the files whole, do they fit the configuration, are the weights finite?"""
     from flagai.doctor import examine
 

@@ -53,10 +53,26 @@ class Savable(nn.Module):
 
         def write(build: Build) -> None:
             with replace_folder(Path(folder), drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
-                write_shards(temporary, plan, max_shard_size, build)
-                self._write_config(temporary / CONFIG_FILE, layout)
+                self._write_into(temporary, plan, max_shard_size, layout, build)
 
         self._write(plan, write)
+
+    def write_into(self, folder: Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai") -> None:
+        """Write configuration and weights into a folder that nobody reads yet, such as a temporary one.
+
+        Args:
+            folder: the folder.
+            max_shard_size: the largest size of a weights file, as bytes or as in "500MB".
+            layout: names and key order of "flagai" or "huggingface".
+
+        Raises:
+            InputError: the layout or the size is unknown.
+        """
+        self._write_into(folder, self._plan_tensors(layout), max_shard_size, layout, build)
+
+    def _write_into(self, folder: Path, plan: Plan, max_shard_size: int | str, layout: str, build: Build) -> None:
+        write_shards(folder, plan, max_shard_size, build)
+        self._write_config(folder / CONFIG_FILE, layout)
 
     def save_weights(self, checkpoint_path: str | Path, *, layout: str = "flagai") -> None:
         """Write the weights into one file, atomically.
