@@ -68,7 +68,7 @@ STAGES: dict[str, tuple[Any, str, Callable[..., Any], bool]] = {
     "between shards and index": (save, "write_file", crash_after(save.write_file, 3), False),
     "before the configuration": (saving, "write_shards", crash_after(saving.write_shards), False),
     "before other files": (atomic, "_carry_over", crash, False),
-    "before syncing": (atomic, "_sync_tree", crash, False),
+    "before syncing": (atomic, "sync_tree", crash, False),
     "in syncing": (atomic.os, "fsync", crash_after(os.fsync, 4), False),
     "before the exchange": (atomic, "_swap", crash, False),
     "after the exchange": (atomic, "_exchange", crash_after(atomic._exchange), True),
@@ -314,3 +314,80 @@ def test_an_error_keeps_the_old_file_and_folder(tmp_path: Path) -> None:
         ):
             raise ValueError("mine")
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "old")]
+
+
+# -- what killed saves leave ------------------------------------------------------------------------------------
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for place in (folder, folder / "model") for path in place.glob(".*"))
+
+
+def test_the_next_save_sweeps_what_a_killed_one_left(
+    tmp_path: Path, old: Any, new: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    saves: list[Callable[[], Any]] = [
+        lambda: new.save_pretrained(folder, max_shard_size=SHARDS),
+        lambda: new.save_weights(folder / "extra.bin"),
+        lambda: new.save_config(folder),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", crash)
+        assert [in_child(action) for action in saves] == [CRASH] * 3
+    # The save of the configuration has swept what the one of the weights left.
+    assert [name.partition(".saving-")[0] for name in left(tmp_path)] == [".config.json", ".model"]
+    assert equal(GLMModel.from_pretrain(folder), old)
+    new.save_weights(folder / "other.bin")
+    assert [name.partition(".saving-")[0] for name in left(tmp_path)] == [".model"]
+    new.save_pretrained(folder)
+    assert left(tmp_path) == []
+    assert equal(GLMModel.from_pretrain(folder), new)
+
+
+def test_a_save_under_way_is_not_swept(tmp_path: Path, old: Any, new: Any) -> None:
+    folder = tmp_path / "model"
+    with replace_folder(folder) as one, replace_file(tmp_path / "file") as other:
+        (one / "mine.txt").write_text("mine")
+        other.write_text("mine")
+        for save_again in (lambda: new.save_pretrained(folder), lambda: new.save_weights(tmp_path / "x.bin")):
+            assert in_child(save_again) == 0
+            save_again()
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "mine"
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [".model.original", ".model.saving-x", "model.saving-abcdefgh", ".saving-abcdefgh"])
+def test_files_of_the_user_are_not_swept(tmp_path: Path, old: Any, new: Any, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".link.saving-abcdefgh").symlink_to(tmp_path / "elsewhere")
+    new.save_pretrained(tmp_path / "model")
+    assert (tmp_path / name).read_text() == "mine"
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+# -- full disks -------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_one_error_and_leaves_the_old_model(tmp_path: Path, old: Any, new: Any) -> None:
+    """The limit for files of a process stands for the disk: the writers meet it at the same places."""
+    folder = tmp_path / "model"
+
+    def save_all() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        for action in (
+            lambda: new.save_pretrained(folder),
+            lambda: new.save_weights(folder / "model.safetensors"),
+            lambda: new.save_weights(folder / "pytorch_model.bin"),
+        ):
+            with pytest.raises(InputError, match=r"cannot be written.*Free some space"):
+                action()
+
+    assert in_child(save_all) == 0
+    assert left(tmp_path) == []
+    assert equal(GLMModel.from_pretrain(folder), old)

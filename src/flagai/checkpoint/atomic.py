@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from flagai.checkpoint.stale import MARK, own, sweep
 from flagai.errors import InputError
 
 _AT_FDCWD = -100
@@ -36,9 +37,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     with _explained(path):
         path = _target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+        sweep(path.parent)
+        temporary, lock = own(lambda: _made_file(path))
     try:
         with _room(path):
             yield temporary
@@ -48,7 +48,14 @@ def replace_file(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(lock)
     sync(path.parent)
+
+
+def _made_file(path: Path) -> Path:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}{MARK}", dir=path.parent)
+    os.close(handle)
+    return Path(name)
 
 
 def is_stream(path: Path) -> bool:
@@ -109,19 +116,24 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
         raise InputError(f"{folder} is a file. Name a folder to save into.")
     with _explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        sweep(folder.parent)
+        prefix = f".{folder.name}{MARK}"
+        temporary, lock = own(lambda: Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent)))
     try:
         temporary.chmod(folder.stat().st_mode & 0o7777 if folder.exists() else 0o777 & ~_umask())
-        yield temporary
-        _open_to_all(temporary)
-        if folder.exists():
-            _carry_over(folder, temporary, drop)
-        sync_tree(temporary)
+        with _room(folder):
+            yield temporary
+            _open_to_all(temporary)
+            if folder.exists():
+                sweep(folder)
+                _carry_over(folder, temporary, drop)
+            sync_tree(temporary)
         with _explained(folder):
             _swap(temporary, folder)
         sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
 
 
 @contextmanager
@@ -160,7 +172,7 @@ def _swap(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
     elif not _exchange(new, folder):
-        aside = new.with_name(new.name + ".old")
+        aside = new.with_name(f"{new.name}-old")  # which no other process takes for stale
         folder.rename(aside)
         try:
             new.rename(folder)

@@ -1,5 +1,6 @@
 """Write a model's tensors as safetensors, in one file or in shards with an index."""
 
+import errno
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -91,13 +92,18 @@ def write_file(path: Path, plan: Plan, *, pickled: bool = False, build: Build = 
         pickled: write torch's format instead of safetensors.
         build: makes the tensors, which are asked for in the plan's order.
     """
-    tensors = {theirs: build(sources) for theirs, sources in plan.items()}
-    if pickled:
-        torch.save(tensors, path)
-        return
-    from safetensors.torch import save_file  # late: reading needs no safetensors
+    from safetensors import SafetensorError  # late: reading needs no safetensors
+    from safetensors.torch import save_file
 
-    save_file(_separate(tensors), path, metadata=_METADATA)
+    tensors = {theirs: build(sources) for theirs, sources in plan.items()}
+    try:
+        if pickled:
+            torch.save(tensors, path)
+        else:
+            save_file(_separate(tensors), path, metadata=_METADATA)
+    except (RuntimeError, SafetensorError) as error:  # both writers hide the system's error in one of their own
+        reason = str(error).strip().split("\n", 1)[0]
+        raise OSError(errno.ENOSPC, f"{reason:.200} (is the disk full?)", str(path)) from error
 
 
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
