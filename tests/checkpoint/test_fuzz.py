@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from flagai.checkpoint.reader import open_checkpoint
+from flagai.convert import convert
+from flagai.doctor import examine
 from flagai.errors import ConfigError, FlagAIError
 from flagai.model.glm_model import GLMConfig, GLMModel
 from tests.checkpoint.making import saved
@@ -261,3 +263,51 @@ def test_a_changed_model(folder: Path, tmp_path: Path, name: str, changes: list[
     (tmp_path / "config.json").write_bytes((folder / "model" / "config.json").read_bytes())
     (tmp_path / name).write_bytes(changed(content, changes, 4000))
     load(tmp_path)
+
+
+_names = st.sampled_from(["a.weight", "b"]) | st.text(max_size=6)
+_files = st.sampled_from(["model.safetensors", "pytorch_model.bin", "legacy.bin", "config.json", "sub", ".", ".."])
+
+
+@fuzzing
+@given(
+    content=_json
+    | st.fixed_dictionaries(
+        {"weight_map": st.dictionaries(_names, _files | _json, max_size=3) | _json}, optional={"metadata": _json}
+    ),
+    name=st.sampled_from(["model.safetensors.index.json", "pytorch_model.bin.index.json"]),
+)
+def test_any_index(folder: Path, tmp_path: Path, content: Any, name: str) -> None:
+    if not (tmp_path / "sub").is_dir():
+        (tmp_path / "sub").mkdir()
+        for file in ("model.safetensors", "legacy.bin"):
+            shutil.copy(folder / file, tmp_path / f"shard-{file}")
+    (tmp_path / name).write_text(json.dumps(content).replace('"model.safe', '"shard-model.safe'))
+    read(tmp_path)
+    read(tmp_path / name)
+    (tmp_path / name).unlink()
+
+
+@fuzzing
+@given(
+    tag=st.text(max_size=12) | st.binary(max_size=12),
+    name=st.sampled_from(["latest", "latest_checkpointed_iteration.txt"]),
+)
+def test_any_tag(tmp_path: Path, tag: str | bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(tag if isinstance(tag, bytes) else tag.encode(errors="surrogatepass"))
+    read(tmp_path)
+    (tmp_path / name).unlink()
+
+
+@fuzzing
+@given(key=st.text(max_size=4) | st.sampled_from([*GLMConfig.names(), "architectures", "model_type"]), value=_json)
+def test_tools_for_folders_find_problems_and_never_fail(folder: Path, tmp_path: Path, key: str, value: Any) -> None:
+    """A configuration with any value: doctor reports, convert converts or refuses."""
+    target = tmp_path / "model"
+    if not target.is_dir():
+        shutil.copytree(folder / "model", target)
+    content = json.loads((folder / "model" / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(content | {key: value}))
+    assert list(examine(target))
+    with suppress(FlagAIError):
+        convert(target, tmp_path / "converted", overwrite=True)

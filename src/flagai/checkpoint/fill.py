@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from flagai.checkpoint.matching import Matcher, ShardDimension, Source
+from flagai.checkpoint.memory import memory_explained
 from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint
@@ -73,11 +74,13 @@ def fill(
         removable = _removable(optional, list(chosen), report)
     report.raise_if_broken()
     _log(report)
-    with torch.no_grad():
+    device = device or torch.device("cpu")
+    unique = {id(value): value for value in parameters.values()}
+    new = sum(shards.local(value).nbytes for value in unique.values() if value.is_meta)
+    said = f"{report.target} from {report.source}"
+    with torch.no_grad(), memory_explained(said, new, device, lambda: _progress(transfer, checkpoint)):
         with phase("allocate"):
-            unique = {id(value): value for value in parameters.values()}
-            new = sum(shards.local(value).nbytes for value in unique.values() if value.is_meta)
-            transfer = Transfer(device or torch.device("cpu"), new, replicas, checkpoint.take_readers())
+            transfer = Transfer(device, new, replicas, checkpoint.take_readers())
         # Until its end the model is as it was, but for parameters that are overwritten in place.
         with transfer, phase("place"):
             placed = _place_all(parameters, chosen, transfer, report)
@@ -85,6 +88,11 @@ def fill(
         with phase("assign"):
             _assign(model, {**dict.fromkeys(removable), **placed})
     return report
+
+
+def _progress(transfer: Transfer, checkpoint: Checkpoint) -> str:
+    total = sum(tensor.nbytes for part in checkpoint.parts for tensor in part.values())
+    return f"Until then {transfer.bytes_asked / 1e9:,.2f} GB of the {total / 1e9:,.2f} GB of the files had a place."
 
 
 def _place_all(

@@ -77,7 +77,7 @@ def mapped_ahead(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
     """
     todo = spans(tensors)
     # A model larger than this would push itself out of the page cache again.
-    if not _LINUX or sum(end - begin for begin, end in todo) > _memory() // 2:
+    if not _LINUX or not todo or sum(end - begin for begin, end in todo) > _memory() // 2:
         yield
         return
     stop, failed = threading.Event(), threading.Event()
@@ -225,6 +225,7 @@ class FileMap:
     def __init__(self) -> None:
         self._mappings: list[tuple[int, int, int, int, str]] = []
         self._files: dict[tuple[str, int], Path | None] = {}  # those asked for
+        self.inodes: dict[Path, int] = {}  # of those found
         with suppress(OSError):
             for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
                 self._add(line.split(maxsplit=5))
@@ -250,5 +251,7 @@ class FileMap:
         if (name, inode) not in self._files:
             self._files[name, inode] = None
             with suppress(OSError, ValueError):
-                self._files[name, inode] = Path(name) if os.stat(name).st_ino == inode else None
+                if os.stat(name).st_ino == inode:
+                    self._files[name, inode] = Path(name)
+                    self.inodes[Path(name)] = inode
         return self._files[name, inode]

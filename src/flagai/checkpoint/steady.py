@@ -29,7 +29,7 @@ def read_steadily(
         files: where the weights are, if somebody has looked already.
 
     Raises:
-        CheckpointError: the files change without end.
+        CheckpointError: the files change without end, or cannot be read.
     """
     for attempt in range(_TRIES):
         folder = _stamp(path)
@@ -38,9 +38,14 @@ def read_steadily(
             files = files or find_files(path)
             before = list(_stamps(path, files))
             result = read(files)
-        except (FlagAIError, OSError):
+        except Exception as error:
             if folder == _stamp(path) and None not in before and _is_now(before, path, files):
-                raise
+                if isinstance(error, FlagAIError):
+                    raise
+                reason = f"{type(error).__name__}: {error!s:.200}"  # the one place for what a damaged file can raise
+                raise CheckpointError(
+                    f"{path} cannot be read ({reason}). Fetch it again, or check the disk."
+                ) from error
         else:
             if _is_now(before, path, files):
                 return result

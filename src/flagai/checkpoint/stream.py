@@ -180,6 +180,7 @@ class Stream:
         chunks, others = plan(moves, self._limit, self._files)
         self._others += others
         self._size += sum(chunk.end - chunk.begin for chunk in chunks)
+        self._work.inodes = self._files.inodes
         for lane in self._lanes:
             lane.follow()
         self._work.add(chunks)
@@ -201,6 +202,7 @@ class Work:
         # A thread's start needs a stack, for which it would wait until those before it have got their pages: 4 ms each.
         self.all_are_there = threading.Event()
         self.failure: BaseException | None = None
+        self.inodes: dict[Path, int] = {}  # which files are meant: another may have taken a name since it was mapped
 
     def add(self, chunks: Sequence[Chunk]) -> None:
         """Share out more reads.
@@ -277,7 +279,7 @@ class _Reader(threading.Thread):
             self._mark("ready")
             while (chunk := self._work.take(self._index)) is not None:
                 if chunk.file not in files:
-                    files[chunk.file] = _open(chunk.file)
+                    files[chunk.file] = _open(chunk.file, self._work.inodes[chunk.file])
                     stack.callback(os.close, files[chunk.file])
                 if "begun" not in self.marks:
                     self._mark("begun")
@@ -291,11 +293,15 @@ class _Reader(threading.Thread):
         self.marks[name] = time.perf_counter()
 
 
-def _open(file: Path) -> int:
+def _open(file: Path, inode: int) -> int:
     try:
-        return os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}). Check who may read it.") from error
+    if os.fstat(descriptor).st_ino != inode:
+        os.close(descriptor)
+        raise CheckpointError(f"{file} was replaced by another file while it was read. Load again.")
+    return descriptor
 
 
 def read_exactly(descriptor: int, chunk: Chunk, begin: int, buffer: memoryview) -> None:

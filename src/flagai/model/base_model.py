@@ -12,10 +12,12 @@ from torch import nn
 
 from flagai.checkpoint.fill import fill
 from flagai.checkpoint.fingerprint import fingerprint
+from flagai.checkpoint.memory import memory_explained
 from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
+from flagai.errors import ConfigError
 from flagai.model.block.stack import BlockStack
 from flagai.model.building import collector_paused, give_memory, without_memory
 from flagai.model.config import ModelConfig, OpenConfig
@@ -27,7 +29,7 @@ from flagai.model.placement import Device, Dtype, read_device, read_dtype, read_
 from flagai.model.quantized import how_quantized
 from flagai.model.saving import Savable
 from flagai.parallel.plan import Plan, shard_dimension
-from flagai.parallel.shards import same_everywhere
+from flagai.parallel.shards import local, same_everywhere
 from flagai.typed_json import Fields
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
@@ -125,8 +127,14 @@ class BaseModel(Savable):
         """
         if isinstance(config, OpenConfig):
             return cls(config, **config.arguments_of(cls.__init__)).to(dtype)
-        with without_memory(dtype):
-            return cls(config)
+        try:
+            with without_memory(dtype):
+                return cls(config)
+        except (RuntimeError, OverflowError, MemoryError, ArithmeticError) as error:
+            raise ConfigError(
+                f"{cls.__name__} cannot be built as its configuration says ({type(error).__name__}: {error!s:.200}). "
+                "Compare the sizes in config.json with those of the model that it should be."
+            ) from error
 
     def init_weights(self, only: list[str] | None = None) -> None:
         """Draw weights anew.
@@ -284,7 +292,10 @@ class BaseModel(Savable):
         """Draw parameters, in new memory if they have none; tied ones stay tied."""
         if not names:
             return
-        give_memory(self, names, device)
+        unique = {id(parameter): parameter for parameter in map(self.get_parameter, names)}
+        needed = sum(local(parameter).nbytes for parameter in unique.values() if parameter.is_meta)
+        with memory_explained(type(self).__name__, needed, device, lambda: ""):
+            give_memory(self, names, device)
         self.init_weights([name for name, _ in self.named_parameters() if name in names])
 
     # -- running ----------------------------------------------------------------------------------------------

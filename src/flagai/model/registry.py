@@ -98,9 +98,9 @@ def find_class(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[type[
     tensors = {backbone.names.canonical(name): name for name in checkpoint}
     for head in HEADS:
         if head.tensor in tensors:
-            rows = checkpoint.tensors(tensors[head.tensor])[0].shape[0]
-            missing = head.counts and "class_num" not in config
-            return class_named(head.class_name), {"class_num": rows} if missing else {}
+            shape = checkpoint.tensors(tensors[head.tensor])[0].shape
+            missing = head.counts and "class_num" not in config and len(shape) > 0
+            return class_named(head.class_name), {"class_num": shape[0]} if missing else {}
     stated = architecture_of(config)
     found = backbone if stated is None else class_named(stated)
     if found is backbone and MASK_LM.tensor in tensors:

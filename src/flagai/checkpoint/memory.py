@@ -1,0 +1,50 @@
+"""Say what was loaded and what is needed where memory ran out."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from flagai.errors import CheckpointError
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory of the host or of a device ran out; torch has no class for the host's."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+@contextmanager
+def memory_explained(target: str, needed: int, device: torch.device, done: Callable[[], str]) -> Iterator[None]:
+    """Explain an error of the body that says that memory ran out.
+
+    Args:
+        target: what gets the memory.
+        needed: the bytes of its parameters.
+        device: where they shall be.
+        done: says how far it came.
+
+    Raises:
+        CheckpointError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"The memory of {device} does not hold {target}: its parameters take {needed / 1e9:,.2f} GB. {done()}"
+            f"{_free(device)} Name a smaller dtype, such as dtype='bfloat16', quantize='int8' or 'int4', another "
+            "device, or spread the model over processes with mesh='auto'."
+        ) from error
+
+
+def _free(device: torch.device) -> str:
+    if device.type != "cuda":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    return f" Free: {free / 1e9:,.2f} of {total / 1e9:,.2f} GB."
