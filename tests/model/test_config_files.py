@@ -123,6 +123,13 @@ def test_activations_of_every_t5(values: dict[str, Any], gated: bool, activation
     assert (silu.gated, silu.activation) == (False, "silu")
 
 
+def test_an_mt5_stays_one() -> None:
+    content = {key: value for key, value in T5.items() if key != "model_type"}
+    config = T5Config.from_dict(content | {"architectures": ["MT5ForConditionalGeneration"]})
+    again = T5Config.from_dict(config.to_dict() | {"architectures": ["T5Model"]})
+    assert (config.scaled_head, again.scaled_head, again.activation) == (False, False, "gelu_new")
+
+
 # -- the padding id ----------------------------------------------------------------------------------------------------
 
 WORDS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n"

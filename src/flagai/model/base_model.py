@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -21,6 +21,7 @@ from flagai.errors import ConfigError
 from flagai.model.block.stack import BlockStack
 from flagai.model.building import collector_paused, give_memory, without_memory
 from flagai.model.config import ModelConfig, OpenConfig
+from flagai.model.generation_defaults import tell_generation_defaults
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.layer.init import draw
 from flagai.model.obtain import CONFIG_FILE, obtain
@@ -205,6 +206,7 @@ class BaseModel(Savable):
         device = device if layout is None else layout.device
         found = obtain(download_path, model_name, weights=not only_download_config)
         opening = Opening(found, cls.config_class, config_overrides, quantize, layout, mmap)
+        tell_generation_defaults(found.folder)
         if only_download_config:
             config, bits = opening.read_config()
             return bits.apply(cls._spread(config, layout)._drawn(device).to(dtype=dtype))
@@ -264,6 +266,7 @@ class BaseModel(Savable):
         Raises:
             LoadError: something is missing, unknown, or of the wrong shape or type; the model is as it was.
         """
+        self.check_names(checkpoint)
         device, dtype = read_device(device), read_dtype(dtype)
         if next(self.parameters()).is_meta:
             if dtype is None and len(checkpoint.dtypes) > 1:
@@ -287,6 +290,13 @@ class BaseModel(Savable):
                 self.layout.check_untying(report.untied[0], str(checkpoint.path))
             self.config = self.config.replace(tie_word_embeddings=False)
         return report
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Refuse weights whose names contradict the configuration; subclasses that can tell override it.
+
+        Raises:
+            ConfigError: they do.
+        """
 
     def _materialise(self, names: list[str], device: torch.device) -> None:
         """Draw parameters, in new memory if they have none; tied ones stay tied."""

@@ -3,7 +3,7 @@
 Source: Devlin et al. 2019, "BERT".
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,8 +13,8 @@ import torch
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BertBlock, BlockStack
 from flagai.model.building import several
-from flagai.model.config import ModelConfig, architecture_of
-from flagai.model.config_values import Count, Layers, Rate, Scale, Size, TokenId
+from flagai.model.config import ModelConfig, architecture_of, model_type_of
+from flagai.model.config_values import Count, Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
 from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result
 from flagai.model.layer import Embeddings, KVCache, Mask, Packed, PackedRow, Pooler
 from flagai.model.layer.mask import visibility
@@ -46,10 +46,10 @@ class BertConfig(ModelConfig):
         "add_cross_attention": False,
     }
 
-    vocab_size: Size
+    vocab_size: Vocabulary
     hidden_size: Size
     num_hidden_layers: Layers
-    num_attention_heads: Size
+    num_attention_heads: Heads
     intermediate_size: Size | None = None
     hidden_act: str = "gelu"
     hidden_dropout_prob: Rate = 0.1
@@ -63,7 +63,7 @@ class BertConfig(ModelConfig):
     tie_word_embeddings: bool = True
     class_num: Size | None = None
     problem_type: str | None = None
-    inner_dim: Size = 64
+    inner_dim: Heads = 64
 
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -166,7 +166,26 @@ def _roberta(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_roberta(values: Mapping[str, Any]) -> bool:
-    return Fields(values, BertConfig.__name__).text("model_type", "").lower() == "roberta"
+    return model_type_of(values, {"Roberta": "roberta"}) == "roberta"
+
+
+def check_prefix(names: Iterable[str], config: BertConfig) -> None:
+    """Refuse weights whose names say BERT where the configuration says RoBERTa, or the other way round.
+
+    Args:
+        names: of the checkpoint's tensors.
+        config: the model's configuration.
+
+    Raises:
+        ConfigError: positions would count from another number than in training.
+    """
+    wrong = "bert." if config.position_offset else "roberta."
+    name = next((name for name in names if name.removeprefix("module.").startswith(wrong)), None)
+    config.require(
+        name is None,
+        f"position_offset is {config.position_offset}, but the weights are called {name}. Pass position_offset=0 for a "
+        "BERT, or pad_token_id + 1 (2) for a RoBERTa.",
+    )
 
 
 class BertModel(BaseModel):
@@ -208,6 +227,10 @@ class BertModel(BaseModel):
             checkpoint_activations=config.checkpoint_activations,
         )
         self.pooler: Pooler | None = Pooler(config.hidden_size)
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """See the base class."""
+        check_prefix(names, self.config)
 
     def new_cache(self, capacity: int = 0) -> KVCache:
         """An empty cache, for decoding with :class:`BertForSeq2seq`."""

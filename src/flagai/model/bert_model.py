@@ -3,7 +3,7 @@
 Source: Devlin et al. 2019, "BERT"; heads as in FlagAI and transformers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
-from flagai.model.bert_backbone import BertConfig, BertModel
+from flagai.model.bert_backbone import BertConfig, BertModel, check_prefix
 from flagai.model.inputs import Output, checked_ids, picked, real_tokens
 from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, PackedRow, Prefix
 from flagai.model.layer.loss import classification_loss, cross_entropy, masked_cross_entropy, span_loss
@@ -47,6 +47,10 @@ class _BertHead(BaseModel):
         )
         super().__init__(config)
         self.model = BertModel(config)
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """See the base class."""
+        check_prefix(names, self.config)
 
     def _plan_tensors(self, layout: str, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
         if layout == "huggingface" and self.config.position_offset:
@@ -97,7 +101,7 @@ class BertForMaskLM(_BertHead):
         self.head = MaskLMHead(
             config.hidden_size,
             config.vocab_size,
-            config.hidden_act,
+            "gelu" if config.position_offset else config.hidden_act,  # RoBERTa's head has an activation of its own
             config.layer_norm_eps,
             self.model.embed.token if config.tie_word_embeddings else None,
         )

@@ -300,6 +300,21 @@ def architecture_of(values: Mapping[str, Any]) -> str | None:
     return names[0] if names else None
 
 
+def model_type_of(values: Mapping[str, Any], classes: Mapping[str, str]) -> str:
+    """What a configuration says in ``model_type``, in lower case; where it is silent, what its architecture tells.
+
+    Args:
+        values: the content of a config.json.
+        classes: beginnings of transformers' class names, and the ``model_type`` that each means.
+
+    Raises:
+        ConfigError: one of the two is no text.
+    """
+    stated = Fields(values, "config.json").text("model_type", "").lower()
+    name = "" if stated else architecture_of(values) or ""
+    return stated or next((kind for beginning, kind in classes.items() if name.startswith(beginning)), "")
+
+
 def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | None:
     """Name the family that a configuration describes; None if nothing tells.
 

@@ -18,10 +18,13 @@ class Range:
     high: float
 
 
-Size = Annotated[int, Range(1, 2**31)]
-Count = Annotated[int, Range(0, 2**31)]
+# Products of three sizes count fewer bytes than a 64-bit number can.
+Size = Annotated[int, Range(1, 2**20)]
+Vocabulary = Annotated[int, Range(1, 2**24)]
+Heads = Annotated[int, Range(1, 2**12)]
+Count = Annotated[int, Range(0, 2**20)]
 TokenId = Annotated[int, Range(0, 2**31)]
-Layers = Annotated[int, Range(1, 10_000)]
+Layers = Annotated[int, Range(1, 1024)]
 Rate = Annotated[float, Range(0, 1)]
 Scale = Annotated[float, Range(0, 1000)]
 

@@ -15,7 +15,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GLMBlock
 from flagai.model.building import several
 from flagai.model.config import ModelConfig
-from flagai.model.config_values import Count, Layers, Range, Rate, Scale, Size
+from flagai.model.config_values import Count, Heads, Layers, Range, Rate, Scale, Size, Vocabulary
 from flagai.model.inputs import Output, checked_ids, picked, result, visible
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
 from flagai.model.layer.loss import cross_entropy
@@ -45,9 +45,9 @@ class GLMConfig(ModelConfig):
     fixed: ClassVar[dict[str, Any]] = {"relative_encoding": False}  # Transformer-XL; no published GLM has it
 
     num_layers: Layers
-    vocab_size: Size
+    vocab_size: Vocabulary
     hidden_size: Size
-    num_attention_heads: Size
+    num_attention_heads: Heads
     max_sequence_length: Size
     embedding_dropout_prob: Rate = 0.1
     attention_dropout_prob: Rate = 0.1

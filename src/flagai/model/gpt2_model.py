@@ -16,7 +16,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
 from flagai.model.building import several
 from flagai.model.config import ModelConfig
-from flagai.model.config_values import Layers, Rate, Scale, Size, TokenId
+from flagai.model.config_values import Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
 from flagai.model.inputs import Output, checked_ids, decoder_mask, picked, real_tokens, result
 from flagai.model.layer import Attention, Embeddings, FeedForward, KVCache, LayerNorm, Linear
 from flagai.model.layer.loss import next_token_loss
@@ -51,10 +51,10 @@ class GPT2Config(ModelConfig):
         "add_cross_attention": False,
     }
 
-    vocab_size: Size
+    vocab_size: Vocabulary
     n_embd: Size
     n_layer: Layers
-    n_head: Size
+    n_head: Heads
     n_positions: Size = 1024
     n_inner: Size | None = None
     activation_function: str = "gelu_new"

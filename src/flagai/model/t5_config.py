@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from flagai.model.config import ModelConfig
-from flagai.model.config_values import Layers, Rate, Scale, Size, TokenId
+from flagai.model.config import ModelConfig, model_type_of
+from flagai.model.config_values import Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
+from flagai.model.generation_defaults import FILE
 from flagai.typed_json import Fields, read_json, shown
 
 # Since 2022 files also say these two, which count where they differ from feed_forward_proj.
@@ -27,12 +28,12 @@ class T5Config(ModelConfig):
     }
     required: ClassVar[tuple[str, ...]] = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
 
-    vocab_size: Size
+    vocab_size: Vocabulary
     d_model: Size
-    d_kv: Size
+    d_kv: Heads
     d_ff: Size
     num_layers: Layers
-    num_heads: Size
+    num_heads: Heads
     num_decoder_layers: Layers | None = None
     relative_attention_num_buckets: Size = 32
     relative_attention_max_distance: Size = 128
@@ -59,13 +60,13 @@ class T5Config(ModelConfig):
         adapted, stated = dict(values), Fields(values, cls.__name__)
         scaled = stated.flag("scale_decoder_outputs", None)
         if _is_mt5(values):
-            adapted["feed_forward_proj"] = stated.text("feed_forward_proj", "gated-gelu")
+            adapted |= {"model_type": "mt5", "feed_forward_proj": stated.text("feed_forward_proj", "gated-gelu")}
         return adapted if scaled is None else adapted | {"scale_decoder_outputs": scaled}
 
     @classmethod
     def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:
         """See the base class: transformers may write the decoder's first token into generation_config.json only."""
-        path, name = folder / "generation_config.json", "decoder_start_token_id"
+        path, name = folder / FILE, "decoder_start_token_id"
         if values.get(name) is not None or name in settled or not path.is_file():
             return values
         return {**values, name: Fields(read_json(path), str(path)).integer(name, None)}
@@ -124,4 +125,4 @@ class T5Config(ModelConfig):
 
 
 def _is_mt5(values: Mapping[str, Any]) -> bool:
-    return Fields(values, T5Config.__name__).text("model_type", "").lower() == "mt5"
+    return model_type_of(values, {"MT5": "mt5"}) == "mt5"
