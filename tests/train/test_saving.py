@@ -352,7 +352,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(home: Path, step: int) -> None:
 
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(CheckpointError, match=r"cannot be written.*Make room.*step-0000.* is whole"):
+        with pytest.raises(CheckpointError, match=r"cannot be written.*make room.*step-0000.* is whole"):
             finetune(
                 "ner", "RoBERTa-base-ch", home / "ner.jsonl", home / "mine", model_dir=home, recipe=RECIPE, watch=watch
             )
@@ -373,6 +373,20 @@ def test_too_little_memory_says_what_to_lower(error: Exception) -> None:
         raise error
     with pytest.raises(RuntimeError, match="other"), memory_advice(Recipe()):
         raise RuntimeError("other")
+
+
+def test_memory_that_runs_out_in_the_loop_is_no_damage(cut: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The places where other errors of torch mean a damaged checkpoint, or a full disk."""
+
+    def refuse(*_: Any) -> None:
+        torch.empty(2**60)
+
+    for place in ("engine.Engine.load", "engine.Engine.save", "trainer.Trainer._step"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"flagai.train.{place}", refuse)
+            with pytest.raises(InputError, match=r"Out of memory.*--batch-tokens"):
+                train(cut)
+    train(cut)
 
 
 def test_what_cannot_be_is_one_of_the_librarys_errors(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from flagai.model.t5_model import T5Model
 from flagai.train import lora
 from flagai.train.card import write_card
 from flagai.train.curve import write_curve
+from flagai.train.memory import memory_advice
 from flagai.train.metrics import perplexity
 from flagai.train.needs import accelerate
 from flagai.train.objective import Objective, Writing, objective_for
@@ -102,7 +103,8 @@ def finetune(
     library.utils.set_seed(recipe.seed)
     # Labels are those of the whole file, wherever chance puts its rows.
     objective = objective_for(task, family_at(model_name, model_dir), given, recipe)
-    parts = _parts(objective, model_name, model_dir, divided, accelerator)
+    with memory_advice(recipe):
+        parts = _parts(objective, model_name, model_dir, divided, accelerator)
     library.utils.set_seed(recipe.seed, device_specific=True)
     described = {
         "task": task,

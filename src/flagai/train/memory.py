@@ -34,14 +34,18 @@ def memory_advice(recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        refused = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-            words in str(error) for words in _REFUSALS
-        )
-        if not refused or isinstance(error, FlagAIError):
+        if not is_out_of_memory(error):
             raise
         first = str(error).strip().split("\n")[0]
         cures = ["--workers 0 (or fewer)"] if _WORKER in first else _cures(recipe)
         raise InputError(f"Out of memory ({first}). Try one of: {'; '.join(cures)}.") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, Python or the system refused memory."""
+    if isinstance(error, FlagAIError):
+        return False
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _REFUSALS)
 
 
 def _cures(recipe: Recipe) -> list[str]:

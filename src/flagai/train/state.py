@@ -16,6 +16,7 @@ from flagai.errors import CheckpointError, FlagAIError, InputError
 from flagai.train.checksums import Files, check_files, list_files, prefix_digest, read_record, write_record
 from flagai.train.engine import Engine
 from flagai.train.log import Log
+from flagai.train.memory import is_out_of_memory
 from flagai.train.needs import accelerate
 from flagai.train.output import LOG, RunLock, check_out, publish, training_folder
 
@@ -95,6 +96,8 @@ class States:
         try:
             self.engine.load(folder)
         except (*_FAILURES, KeyError, TypeError, AttributeError, EOFError) as error:
+            if is_out_of_memory(error):
+                raise
             raise self._damaged(folder, f"it cannot be read: {type(error).__name__}: {error}.") from error
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -263,13 +266,17 @@ class States:
         try:
             yield
         except _FAILURES as error:
+            if is_out_of_memory(error):
+                raise
             failure = error
         reasons = accelerate().utils.gather_object([None if failure is None else str(failure)])
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is not None:
             found = self._all()
             last = f"{found[-1]} is whole: the same command continues from it" if found else "No checkpoint was written"
-            raise CheckpointError(f"{what} cannot be written: {reason}. Make room on the disk. {last}.") from failure
+            raise CheckpointError(
+                f"{what} cannot be written: {reason} If the disk is full, make room. {last}."
+            ) from failure
 
     def _best_folder(self, step: int) -> Path:
         return self.folder / f"best-{step:08d}"

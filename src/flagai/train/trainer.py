@@ -112,7 +112,8 @@ class Trainer:
             InputError: the folder holds something else, or the checkpoint is of another run.
             CheckpointError: the checkpoint is damaged.
         """
-        self.progress = self.states.load()
+        with memory_advice(self.recipe):
+            self.progress = self.states.load()
 
     def fit(self, finish: Finish | None = None) -> Progress:
         """Train from here to the end, then exchange the best model for what is in the folder of the result.
