@@ -62,7 +62,7 @@ def test_queries_keys_and_values_are_one_product_where_they_are_one_matrix(
     assert [len(block._projections) for block in blocks] == [3 if dtype else 1] * 2
     torch.set_num_threads(2)
     try:
-        prompts, decoding = [Prompt((7, 8, 9, 11, 13))], Decoding(max_new_tokens=30)
+        prompts, decoding = [Prompt((7, 8, 9, 11, 13))], Decoding(max_new_tokens=8)
         fast = generate(model, prompts, decoding)[0][0]
         monkeypatch.setattr(tree, "lean_blocks", lambda _: ())
         monkeypatch.setattr(FewRows, "__call__", lambda self, rows: F.linear(rows, self.weight, self.bias))

@@ -1,6 +1,8 @@
 """Compiles every kernel for compute capability 9 and prints what it takes; no GPU is needed.
 
-    PYTHONPATH=src python tests/kernels/compile_for_h100.py
+    PYTHONPATH=src python tests/kernels/compile_for_h100.py [--few]
+
+``--few`` leaves out further sizes of a kernel, in half of the time.
 
 The interpreter forgives what the compiler does not: results of two types, variables that change theirs in a loop, and
 assembly, which it never sees.
@@ -58,8 +60,12 @@ _SMALL[8] = {name: "*fp32" if "scales" in name else kind for name, kind in _SMAL
 Case = tuple[Any, dict[str, Any], dict[str, str], dict[str, int]]
 
 
-def cases() -> Iterator[Case]:
-    """Kernel, constants, types of parameters, options of the compiler."""
+def cases(few: bool = False) -> Iterator[Case]:
+    """Kernel, constants, types of parameters, options of the compiler.
+
+    Args:
+        few: leave out further sizes of a kernel.
+    """
     step = {"K": 4096, "EARLY": True}
     for count in (1, 4):
         cut = {
@@ -75,7 +81,8 @@ def cases() -> Iterator[Case]:
         yield triton_kernels.attention_kernel, {**lanes, "BD": 64, "BC": 128, "EARLY": True}, {}, {"num_warps": 8}
         ranks = {"RANK": 0, "COUNT": 2}
         yield triton_joint.send_kernel, step | cut | ranks, {}, {"num_warps": 8}
-        yield from _small(step, count, around, lanes)
+        if count == 1 or not few:
+            yield from _small(step, count, around, lanes)
     yield from _choice()
     for scaled in (False, True):
         sums = {"BK": 1024, "SCALED": scaled, "BLOCKS": scaled, "EARLY": True}
@@ -97,7 +104,7 @@ def cases() -> Iterator[Case]:
     yield triton_training.biased_gelu_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
     wide |= {"ROWS": 4, "BK": 1024}
     yield triton_training.biased_gelu_gradient_kernel, wide, {"bias": "*fp32"}, {"num_warps": 8}
-    for size, warps, registers in ((32, 2, 128), (64, 4, 128), (128, 8, None)):
+    for size, warps, registers in ((32, 2, 128), (64, 4, 128), (128, 8, None))[: 1 if few else None]:
         for biased in (False, True):
             tile = {"SHORTEST": 1, "BIAS": biased, "H": 12, "D": 64, "BD": 64, "BS": size}
             options = {"num_warps": warps}
@@ -171,11 +178,11 @@ def in_cuda() -> Iterator[tuple[str, Options]]:
         yield "megakernel", (*cut.options, ("BFLOAT", half), ("ACTIVATION", half))
 
 
-def main() -> int:
+def main(few: bool) -> int:
     failed = 0
     tries: list[tuple[str, Callable[[], Any]]] = [
         (f"{kernel.__name__} {constants}", partial(compiled, kernel, constants, types, options))
-        for kernel, constants, types, options in cases()
+        for kernel, constants, types, options in cases(few)
     ]
     tries += [(f"{folder} {options}", partial(image_of, folder, options, (9, 0))) for folder, options in in_cuda()]
     for name, work in tries:
@@ -189,4 +196,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(few="--few" in sys.argv))

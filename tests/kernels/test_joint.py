@@ -79,15 +79,14 @@ class Again:
         return work
 
 
-def answers(model: Any) -> dict[str, Any]:
+def answers(model: Any, searches: list[str]) -> dict[str, Any]:
     writing = Writer(model, PLAIN[:1])
     return {
-        name: generate(model, writing.prompts, writing.decoding(**options, max_new_tokens=4))
-        for name, options in OPTIONS.items()
+        name: generate(model, writing.prompts, writing.decoding(**OPTIONS[name], max_new_tokens=4)) for name in searches
     }
 
 
-def written(folder: Path, boxes: list[Inbox] | None) -> dict[str, Any]:
+def written(folder: Path, searches: list[str], boxes: list[Inbox] | None) -> dict[str, Any]:
     mesh = make_mesh(tp=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(static, "recorder_for", lambda _: Again())
@@ -95,17 +94,21 @@ def written(folder: Path, boxes: list[Inbox] | None) -> dict[str, Any]:
         patch.setattr(fused, "usable", lambda *_: True)
         patch.setattr(layout, "connect", lambda *_: None if boxes is None else boxes[mesh.get_local_rank()])
         model = type(lively("GLMModel")).from_pretrained(folder, mesh=mesh)
-        found = answers(model)
+        found = answers(model, searches)
         assert all(step.cache.faster for step in static.steps_of(model)._ready)
     return found
 
 
-@pytest.mark.parametrize("way", ["inbox", pytest.param("group", marks=pytest.mark.slow)])
-def test_two_ranks_write_with_kernels_what_one_writes(tmp_path: Path, way: str) -> None:
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("searches", [["greedy"], pytest.param(["greedy", "beams"], marks=SLOW)], ids=len)
+@pytest.mark.parametrize("way", ["inbox", pytest.param("group", marks=SLOW)])
+def test_two_ranks_write_with_kernels_what_one_writes(tmp_path: Path, way: str, searches: list[str]) -> None:
     model = lively("GLMModel", **SHARED["glm"], spell_length=None)
     model.save_pretrained(tmp_path)
-    expected = answers(model)
-    for found in on_ranks(2, written, tmp_path, inboxes(2, 16 * 16) if way == "inbox" else None):
+    expected = answers(model, searches)
+    for found in on_ranks(2, written, tmp_path, searches, inboxes(2, 16 * 16) if way == "inbox" else None):
         for search, wanted in expected.items():
             for ours, theirs in zip(found[search], wanted, strict=True):
                 assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs], search

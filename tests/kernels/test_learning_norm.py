@@ -39,10 +39,9 @@ def gain_and_shift(size: int, *, weak: bool) -> tuple[torch.Tensor, torch.Tensor
     return gain, shift
 
 
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("dropped", [0, 6554, 32768])
+@pytest.mark.parametrize(("dropped", "biased"), [(0, False), (0, True), (6554, True), (32768, False)])
 @pytest.mark.parametrize(
-    ("rows", "size", "weak"), [(1, 48, False), (7, 768, False), (7, 768, True), (300, 48, False), (65, 64, True)]
+    ("rows", "size", "weak"), [(1, 48, False), (7, 768, False), (7, 768, True), (150, 48, False), (65, 64, True)]
 )
 def test_values_and_gradients(rows: int, size: int, dropped: int, biased: bool, weak: bool) -> None:
     hidden, added, weights = (torch.randn(1, rows, size).half() for _ in range(3))

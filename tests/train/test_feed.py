@@ -204,8 +204,9 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
         model.zero_grad(set_to_none=True)
         return found
 
-    # Seven offsets and 25 positions, as above.
-    for row in (PackedRow((9, 7, 3, 2, 2, 2)), PackedRow((33, 5))):
+    # Seven offsets and 25 positions, as above. The interpreter is slow: other lengths are seen without dropout.
+    rows = [PackedRow((9, 7, 3, 2, 2, 2)), PackedRow((33, 5))][: 1 if dropout else 2]
+    for row in rows:
         found = gradients(compiled, row)
         with torch.profiler.profile() as profile:
             again = gradients(compiled, row)
@@ -219,6 +220,6 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     assert norms
     assert gelus
     assert attentions
-    assert added == 2 * [2 * len(compiled.model.blocks)], "where two gradients meet, one is not added to the other"
+    assert added == len(rows) * [2 * len(compiled.model.blocks)], "gradients that meet are not added there"
     assert set(embedded) == {torch.float16}
     assert counters["stats"]["unique_graphs"] == 2, "one for the embeddings, one for all blocks and lengths"
