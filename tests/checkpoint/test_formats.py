@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagai.errors import CheckpointError
+from flagai.errors import CheckpointError, LoadError
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
@@ -136,6 +136,23 @@ def test_files_and_folders_can_be_named_directly(glm: tuple[Any, State, Path], p
     other = GLMModel(model.config)
     other.load_weights(path)
     assert equal(other, model)
+
+
+def test_a_state_dict_may_have_the_names_of_a_file(glm: tuple[Any, State, Path]) -> None:
+    """Scripts for the original load so: model.load_state_dict(torch.load(path)["module"])."""
+    model, state, folder = glm
+    torch.save({"module": {f"module.{name}": tensor for name, tensor in state.items()}}, folder / "x.bin")
+    other = GLMModel(model.config)
+    result = other.load_state_dict(torch.load(folder / "x.bin")["module"])
+    assert (result.missing_keys, result.unexpected_keys) == ([], [])
+    assert equal(other, model)
+    with pytest.raises(LoadError, match=r"state dict does not fit(.|\n)*missing"):
+        other.load_state_dict(dict(list(state.items())[1:]))
+    own = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    assert other.load_state_dict(own) == ([], [])
+    assert not any(parameter.any() for parameter in other.parameters())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict(dict(list(own.items())[1:]))
 
 
 def test_an_index_can_be_named_directly(glm: tuple[Any, State, Path]) -> None:

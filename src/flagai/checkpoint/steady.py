@@ -42,9 +42,8 @@ def read_steadily(
             if folder == _stamp(path) and None not in before and _is_now(before, path, files):
                 if isinstance(error, FlagAIError):
                     raise
-                reason = f"{type(error).__name__}: {error!s:.200}"  # the one place for what a damaged file can raise
-                raise CheckpointError(
-                    f"{path} cannot be read ({reason}). Fetch it again, or check the disk."
+                raise CheckpointError(  # the one place for what damaged files and disks can raise
+                    f"{path} cannot be read ({type(error).__name__}: {error!s:.200}). Fetch it again or check the disk."
                 ) from error
         else:
             if _is_now(before, path, files):

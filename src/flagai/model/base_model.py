@@ -250,6 +250,26 @@ class BaseModel(Savable):
 
         return self.load_checkpoint(alike(self.layout, open_one, fingerprint))
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load tensors under our names, as torch does, or under those of any file, as :meth:`load_weights` does.
+
+        Args:
+            state_dict: tensors by name, such as ``torch.load(path)["module"]`` of a file of the original FlagAI.
+            strict: see :meth:`torch.nn.Module.load_state_dict`.
+            assign: see there.
+
+        Returns:
+            Names that are missing or unexpected; of a file's names there are none.
+
+        Raises:
+            LoadError: the names are a file's, and something is missing, unknown, or of the wrong shape or type.
+        """
+        tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
+        if assign or not strict or not tensors or tensors.keys() & super().state_dict().keys():
+            return super().load_state_dict(state_dict, strict, assign)
+        self.load_checkpoint(Checkpoint(Path("the state dict"), [tensors]))
+        return super().load_state_dict({}, strict=False)._replace(missing_keys=[])
+
     def load_checkpoint(
         self, checkpoint: Checkpoint, *, device: Device = "cpu", dtype: Dtype | None = None
     ) -> LoadReport:
