@@ -29,7 +29,6 @@ SWITCHES = {
 SETTINGS = ("torch.backends", "torch._dynamo.config", "torch._inductor.config", "warnings", "sys")
 ALLOWED = {
     ("checkpoint/atomic.py", "os.umask"): "systems that tell it in no other way; see there",
-    ("checkpoint/pickle_file.py", "torch.serialization.safe_globals"): "torch reads no other list; one load at a time",
     ("cli/common.py", "logging.basicConfig"): "the command line is the program",
     ("cli/common.py", "sys.stdout"): "the command line is the program",
     ("model/building.py", "gc.disable"): "a pause costs other threads nothing, and is taken back",
