@@ -71,3 +71,10 @@ def test_cards_of_the_user_are_shown(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(MINE.replace('licence = "MIT"', 'licence = "[bold]MIT"'))
     assert "[bold]MIT" in run("show", "mine", "--cards", str(tmp_path)).output
     assert "My-Model" in run("list", "--cards", str(tmp_path)).output
+
+
+def test_a_card_does_not_control_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(MINE.replace('licence = "MIT"', 'licence = "\\u001b[31mMIT\\u009b1m"'))
+    shown = run("show", "my-model", "--cards", str(tmp_path))
+    assert "\\x1b[31mMIT\\x9b1m" in shown.output
+    assert not {"\x1b", "\x9b"} & set(shown.output)

@@ -194,3 +194,44 @@ def test_notes_reach_the_disk_before_they_take_their_name(tmp_path: Path, monkey
 def test_names_that_no_folder_can_have(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="no model"):
         obtain(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["lock.1", "failed.json", "staged.json", "commit.json", "id"])
+def test_notes_that_are_nested_without_end(hub: Hub, tmp_path: Path, name: str) -> None:
+    work = tmp_path / "m" / ".flagai"
+    work.mkdir(parents=True)
+    (work / name).write_text("[" * 200_000)
+    ensure("hf:owner/glm", tmp_path / "m", policy=QUICK)
+    assert contents(tmp_path / "m") == FILES
+
+
+def test_what_cannot_be_read_or_removed_is_an_error_of_the_hub(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flagai.hub.remove import remove_downloaded
+
+    folder = ensure("hf:owner/glm", tmp_path / "m", policy=QUICK)
+
+    def forbid(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", forbid)
+        with pytest.raises(HubError, match=r"cannot be removed.*Permission denied"):
+            remove_downloaded(folder)
+    monkeypatch.setattr(Path, "is_file", forbid)
+    with pytest.raises(HubError, match=r"cannot be read.*Permission denied"):
+        ensure("hf:owner/glm", folder)
+
+
+def test_copied_files_reach_the_disk_before_the_notes_claim_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "config.json").write_bytes(FILES["config.json"])
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), real(file))[1])
+    ensure(f"file:{tmp_path / 'made'}", tmp_path / "m", wanted=("config",), policy=QUICK)
+    order = [next(n for n, path in enumerate(synced) if word in path) for word in ("files/config.json", "staged.json")]
+    assert order == sorted(order)

@@ -239,7 +239,7 @@ def test_a_page_to_log_in_is_not_taken_for_a_file(
     hub: Hub, tmp_path: Path, name: str, page: bytes, kind: str | None
 ) -> None:
     if kind == "application/json" and name == "config.json":
-        pytest.skip("a configuration is JSON")
+        kind = "text/html"  # a configuration is JSON itself
     headers = [f"Content-Length: {len(page)}", *([f"Content-Type: {kind}"] if kind else [])]
     answer = head("200 OK", *headers) + page
     with misbehaving(lambda c: c.sendall(answer)) as url, pytest.raises(HubError, match=r"web page|is empty"):

@@ -9,6 +9,7 @@ import typer
 from flagai.catalog.card import Card, File
 from flagai.catalog.catalog import find, list_models
 from flagai.cli.common import Cards, Json, print_json
+from flagai.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,7 @@ def list_command(
         return
     table = _grid("name", "task", "language", "parameters", "available from")
     for card in found:
-        table.add_row(card.name, card.task, card.language, _rounded(card.parameters), card.available_from)
+        table.add_row(printable(card.name), card.task, card.language, _rounded(card.parameters), card.available_from)
     _console().print(table)
 
 
@@ -53,10 +54,10 @@ def show(
     table = _grid("", "")
     table.show_header = False
     for label, value in _rows(card):
-        table.add_row(Text(label, style="bold"), Text(value))
+        table.add_row(Text(label, style="bold"), Text(printable(value)))
     console.print(table)
     for line in ("", *loading_lines(card)):
-        console.print(Text(line, style="green"), soft_wrap=True)
+        console.print(Text(printable(line), style="green"), soft_wrap=True)
 
 
 def loading_lines(card: Card) -> tuple[str, str]:

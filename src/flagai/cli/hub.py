@@ -10,7 +10,7 @@ import typer
 from flagai import settings
 from flagai.cli.command import as_command
 from flagai.cli.common import Cards, Json, print_json
-from flagai.errors import InputError, ModelNotFoundError
+from flagai.errors import InputError, ModelNotFoundError, printable
 
 if TYPE_CHECKING:
     from flagai.hub.order import Model
@@ -88,7 +88,7 @@ def list_cache(path: Home = None, as_json: Json = False) -> None:
         if as_json:
             print_json({"name": folder.name, "bytes": size, "source": known.source if known else None})
         else:
-            typer.echo(f"{readable(size):>12}  {folder.name}  ({state})")
+            typer.echo(printable(f"{readable(size):>12}  {folder.name}  ({state})"))
 
 
 @cache.command("remove")

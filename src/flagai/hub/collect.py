@@ -1,6 +1,7 @@
 """Bring the files of an order together, source after source, and let them appear all at once."""
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -197,6 +198,8 @@ class Collector:
         target.unlink(missing_ok=True)
         version = local_version(path)
         shutil.copyfile(path.resolve(), target)
+        with target.open("rb") as copy:
+            os.fsync(copy.fileno())  # before staged.json says that it is there
         size, sha256 = target.stat().st_size, sha256_of(target, advance)
         facts: list[tuple[str, object, object]] = [("size", size, file.size), ("sha256", sha256, file.sha256)]
         if file.git_sha1 is not None:

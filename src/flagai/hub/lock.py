@@ -57,7 +57,7 @@ def read_beat(folder: Path) -> Beat | None:
     try:
         content = json.loads(text)
         return Beat(numbers[-1], text, content["owner"], content["where"], content["progress"])
-    except (ValueError, KeyError, TypeError):  # made, but not written yet
+    except (ValueError, KeyError, TypeError, RecursionError):  # made, but not written yet
         return Beat(numbers[-1], text, "", "unknown", 0)
 
 

@@ -73,5 +73,5 @@ def _failure(work: Path, owner: str) -> str | None:
     try:
         content = json.loads((work / _FAILED).read_text(encoding="utf-8"))
         return str(content["error"]) if content["owner"] == owner else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -30,6 +30,14 @@ def remove_downloaded(folder: Path) -> list[str]:
     if manifest is None and not (folder / WORK).exists():
         raise HubError(f"{folder} was not downloaded by flagai. Remove it yourself if you do not need it.")
     _check_idle(folder / WORK)
+    try:
+        _remove(folder, manifest)
+    except OSError as error:
+        raise HubError(f"{folder} cannot be removed: {error}. Remove it by hand.") from error
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _remove(folder: Path, manifest: Manifest | None) -> None:
     for name, entry in manifest.files.items() if manifest is not None else ():
         if not _is_as_fetched(folder / name, entry):
             continue
@@ -43,7 +51,6 @@ def remove_downloaded(folder: Path) -> list[str]:
     shutil.rmtree(folder / WORK, ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _is_as_fetched(path: Path, entry: Entry) -> bool:

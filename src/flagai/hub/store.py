@@ -45,7 +45,7 @@ def ensure(
         HubError: no source has everything; the message lists what each of them said.
     """
     order = order_for(model, folder, wanted=wanted, sources=sources, force=force, policy=policy)
-    state = Survey(missing=["everything"]) if force else survey(order.folder, order.wanted)
+    state = Survey(missing=["everything"]) if force else _surveyed(order)
     one_model(order, state.manifest)
     if state.complete:
         return order.folder
@@ -55,6 +55,15 @@ def ensure(
     with suppress(OSError):
         (order.folder / WORK).rmdir()
     return order.folder
+
+
+def _surveyed(order: Order) -> Survey:
+    try:
+        return survey(order.folder, order.wanted)
+    except OSError as error:
+        if isinstance(error, HubError):
+            raise
+        raise HubError(f"{order.folder} cannot be read: {error}. Allow it, or choose another folder.") from error
 
 
 def _fill(order: Order) -> None:
@@ -107,7 +116,7 @@ def look(
     from flagai.hub import offer as offers
 
     order = order_for(model, folder, wanted=wanted, sources=sources)
-    state = survey(order.folder, order.wanted)
+    state = _surveyed(order)
     if state.complete:
         return None
     if settings.offline():
