@@ -19,6 +19,7 @@ from flagai import cli
 from flagai.checkpoint.atomic import replace_file
 from flagai.cli.output import check_target, open_table
 from flagai.errors import InputError
+from flagai.train.records import read_records
 
 ROWS = [{"text": "今天", "n": [1, 2]}, {"text": 'a "b",\n\ud800', "n": {"x": 1.5}}]
 WRITE = "import sys; from pathlib import Path; from flagai.cli.output import open_table\n"
@@ -54,6 +55,15 @@ def test_every_form_holds_the_rows(tmp_path: Path, name: str) -> None:
         assert [row["text"] for row in rows] == ["今天", 'a "b",\n?']
     else:
         assert read_json(text) == ROWS
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.tsv.gz"])
+def test_tables_are_read_back_as_they_were_written(tmp_path: Path, name: str) -> None:
+    texts = ['"一', 'a\tb "c"', "x\ny", "\u2028\x85", "'"]
+    with open_table(tmp_path / name, ["text"]) as put:
+        for text in texts:
+            put({"text": text, "n": [1]})
+    assert [record.fields["text"] for record in read_records(tmp_path / name)] == texts
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npy.gz", "a.safetensors", "a.parquet", "a.xlsx", "a.zip", "a.pdf"])

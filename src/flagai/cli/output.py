@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from flagai import settings
 from flagai.checkpoint.atomic import is_stream, replace_file
@@ -92,7 +92,10 @@ def _table(target: IO[str], separator: str, columns: Sequence[str]) -> Put:
     def put(row: Mapping[str, Any]) -> None:
         nonlocal writer
         if writer is None:
-            writer = csv.DictWriter(target, [*dict.fromkeys([*columns, *row])], delimiter=separator)
+            # A .tsv file counts as quoted only if its header is (train/tables).
+            quoting: Literal[0, 1] = csv.QUOTE_ALL if separator == "\t" else csv.QUOTE_MINIMAL
+            names = [*dict.fromkeys([*columns, *row])]
+            writer = csv.DictWriter(target, names, delimiter=separator, quoting=quoting)
             writer.writeheader()
         writer.writerow({name: _cell(value) for name, value in row.items()})
 
