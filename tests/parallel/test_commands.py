@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flagai.cli.entries import _with_progress
+from flagai.cli.entries import in_batches
 from flagai.cli.training import _watching
 from tests import folders
 
@@ -43,15 +43,15 @@ class Screen(io.StringIO):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_only_the_first_rank_draws_bars(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    texts: list[Any] = [["a"], ["b"]]
+def test_only_the_first_rank_draws_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    texts: list[Any] = ["a", "b"]
     for name, number in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(number))
     monkeypatch.setattr("sys.stderr", screen := Screen())
-    with _watching():
+    with _watching(tmp_path):
         pass
     training = screen.getvalue()
-    assert list(_with_progress(texts, 2)) == texts
+    assert list(in_batches(texts, 1)) == [["a"], ["b"]]
     drawn = bool(training), screen.getvalue() != training
     assert drawn == (rank == 0, rank == 0)
 
