@@ -43,7 +43,7 @@ class KilledError(Exception):
 
 def stop_at(step: int) -> Callable[[dict[str, Any]], None]:
     def watch(entry: dict[str, Any]) -> None:
-        if entry["step"] == step:
+        if entry["step"] >= step > 0:
             raise KilledError
 
     return watch
@@ -440,8 +440,8 @@ def test_two_runs_do_not_write_one_folder(home: Path) -> None:
         output = first.communicate()[1]
     assert "step 1 of " in output  # no terminal: a line every so often
     # The lock went with the process, whatever its workers do.
-    continued = train(home, recipe=Recipe(epochs=40, batch_tokens=64))
-    assert continued["valid_loss"] > 0
+    with pytest.raises(KilledError):
+        train(home, recipe=Recipe(epochs=40, batch_tokens=64), stop=1)
 
 
 def test_the_command_line_overwrites_when_asked(home: Path) -> None:
