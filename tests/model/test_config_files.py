@@ -164,6 +164,12 @@ PADDINGS: dict[str, tuple[dict[str, Any], dict[str, Any], int | None, bool]] = {
         0,
         False,
     ),
+    "RoBERTa that its architecture tells": (
+        {key: value for key, value in BERT.items() if key != "model_type"} | {"architectures": ["RobertaModel"]},
+        {"vocab.json": {"<s>": 0, "<pad>": 1}},
+        1,
+        False,
+    ),
     "RoBERTa": (BERT | {"model_type": "roberta"}, {"vocab.json": {"<s>": 0, "<pad>": 1}}, 1, False),
     "GPT-2, Chinese": (GPT2, {}, 0, False),
     "GPT-2, Chinese, saved by transformers": (
@@ -233,6 +239,15 @@ def test_rows_padded_with_zeros_are_masked_whatever_saving_added(cls: Any, conte
     written(tmp_path / "model", saved | content, {})
     again = cls.from_pretrained(tmp_path / "model")(ids)["logits"][:, :3]
     assert torch.equal(again, wanted)
+
+
+def test_a_bert_called_roberta_has_the_padding_of_its_vocabulary(tmp_path: Path) -> None:
+    content = BERT | {"model_type": "roberta", "pad_token_id": 1, "architectures": ["BertModel"]}
+    file = written(tmp_path, content, {"vocab.txt": WORDS})
+    config = BertConfig.from_json(file, position_offset=0)
+    assert (config.position_offset, config.pad_token_id) == (0, 0)
+    roberta = BertConfig.from_json(file, position_offset=2, pad_token_id=1)
+    assert (roberta.position_offset, roberta.pad_token_id) == (2, 1)
 
 
 def test_the_decoder_starts_as_generation_config_says(tmp_path: Path) -> None:

@@ -88,9 +88,9 @@ class BertConfig(ModelConfig):
         """See the base class: the padding id is that of the vocabulary, if there is one.
 
         Without one, ``"pad_token_id": 1`` is what RoBERTa's defaults have left in configurations of models that are
-        BERTs. Our own files, which say ``position_offset``, mean it.
+        BERTs. Our own files, which say ``position_offset``, mean it, as RoBERTa's do, whose positions count from it.
         """
-        if "pad_token_id" in settled or _is_roberta(values):
+        if "pad_token_id" in settled or (_is_roberta(values) and "position_offset" not in settled):
             return values
         said = Fields(values, str(folder / "config.json"))
         stated, size = said.integer("pad_token_id", 0), said.integer("vocab_size", 0)
