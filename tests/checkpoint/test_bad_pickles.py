@@ -215,6 +215,15 @@ def test_an_archive_of_many_names_is_refused(tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
+def test_an_archive_with_two_contents_is_refused(tmp_path: Path) -> None:
+    """Which of them counts would depend on the reader."""
+    path = write(tmp_path / "zip.bin", WEIGHTS)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/data.pkl", b"\x80\x02}.")
+    with refused(str(path), "same name", kind=CheckpointError):
+        open_checkpoint(path)
+
+
 def test_a_tar_file_is_refused_and_not_unpacked(tmp_path: Path) -> None:
     inside = write(tmp_path / "storages")
     with tarfile.open(tmp_path / "pytorch_model.bin", "w") as archive:

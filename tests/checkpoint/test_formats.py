@@ -231,7 +231,8 @@ def test_prefixes_do_not_matter(tmp_path: Path, name: str, prefix: str) -> None:
         prefix + key.removeprefix(model.prefixes.get("flagai", "")): value for key, value in tensors(tmp_path).items()
     }
     save_file(state, tmp_path / "model.safetensors")
-    assert equal(type(model).from_pretrain(tmp_path), model)
+    said = {"position_offset": 0} if "roberta" in prefix else {}  # the name alone would mean 2
+    assert equal(type(model).from_pretrain(tmp_path, **said), model)
 
 
 @pytest.mark.parametrize("layout", ["flagai", "huggingface"])

@@ -1,5 +1,6 @@
 """A folder that another process exchanges while it is read gives one of its versions, never a mixture."""
 
+import inspect
 import itertools
 import os
 import shutil
@@ -18,6 +19,7 @@ from flagai.checkpoint import reader
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import CheckpointError, FlagAIError
 from flagai.model.bert_model import BertModel
+from flagai.model.config import LOADING_ARGUMENTS
 from tests import tiny
 from tests.checkpoint.making import equal, refused, saved
 
@@ -154,3 +156,10 @@ def test_files_that_are_not_mapped_may_be_rewritten_in_place(tmp_path: Path, nam
     assert equal(live, tiny.build("BertModel"))
     with pytest.raises(FlagAIError):
         BertModel.from_pretrain(tmp_path)
+
+
+def test_all_that_loading_takes_is_told_apart_from_settings() -> None:
+    """AutoLoader and messages about unknown settings go by this list."""
+    parameters = inspect.signature(BertModel.from_pretrain).parameters.values()
+    named = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    assert sorted(named) == sorted(LOADING_ARGUMENTS)

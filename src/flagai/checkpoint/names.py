@@ -182,8 +182,12 @@ class NameMap:
 
     def knows(self, canonical: str) -> bool:
         """Whether a file's tensor belongs to this family, even if the model at hand does not use it."""
+        return any(pattern.fullmatch(canonical) for pattern in self._known)
+
+    @cached_property
+    def _known(self) -> list[re.Pattern[str]]:
         patterns = [pattern for entry in self.rows for pattern in (entry.theirs_pattern, entry.ours_pattern)]
-        return any(pattern.fullmatch(canonical) for pattern in [*patterns, *map(_compile, self.ignored)])
+        return [*patterns, *map(_compile, self.ignored)]
 
     def written(self, names: Iterable[str], layout: str, prefix: str) -> dict[str, list[tuple[Window, str]]]:
         """Plan a file: ``theirs -> [(window, ours), ...]``, the parts of a fused tensor in order.

@@ -67,7 +67,10 @@ class _Bounded:
 
 def _read_zip(path: Path, memory: mmap, is_harmless: Callable[[str], bool]) -> Archive:
     with zipfile.ZipFile(_Bounded(memory)) as archive:  # type: ignore[call-overload]  # all that it uses
-        records = {record.filename.partition("/")[2]: record for record in archive.infolist()}
+        listed = archive.infolist()
+        records = {record.filename.partition("/")[2]: record for record in listed}
+    if len(records) < len(listed):
+        raise DamagedPickleError("several records have the same name")
     if any(record.compress_type != zipfile.ZIP_STORED for record in records.values()):
         raise CheckpointError(
             f"{path} was compressed after torch wrote it. Take the original, or unpack it and zip -0."

@@ -35,6 +35,7 @@ LOADING_ARGUMENTS = (
     "mesh",
     "fsdp",
     "quantize",
+    "mmap",
 )
 
 # What no family implements, with the only value that each accepts.
