@@ -11,7 +11,7 @@ from torch import distributed
 from typer.testing import CliRunner
 
 from flagai.cli import app
-from flagai.model.bert_model import BertModel
+from flagai.model.bert_model import BertForClsClassifier, BertForSequenceLabeling, BertModel
 from flagai.model.glm_model import GLMModel
 from tests import vocabularies
 
@@ -39,6 +39,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         folder = tmp_path / "checkpoints" / name
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
+        model_class.init_from_json(folder / "config.json").save_pretrained(folder)
+    for model_class, task, classes in (
+        (BertForSequenceLabeling, "ner", 7),
+        (BertForClsClassifier, "semantic-matching", 2),
+    ):
+        folder = tmp_path / "checkpoints" / f"RoBERTa-base-ch-{task}"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(BERT | {"class_num": classes}))
         model_class.init_from_json(folder / "config.json").save_pretrained(folder)
     vocabularies.put(tmp_path / "checkpoints", "GLM-large-ch", "RoBERTa-base-ch")
     (tmp_path / "sentences.txt").write_text("A man plays a guitar.\nThe sky is blue.\n")

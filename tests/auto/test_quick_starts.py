@@ -14,6 +14,13 @@ BACKBONES = {
     "GPT2-base-ch": "GPT2Model",
     "T5-base-ch": "T5Model",
 }
+TRAINED = {
+    "ner": ("BertForSequenceLabeling", {"class_num": 7}),
+    "ner-crf": ("BertForSequenceLabelingCRF", {"class_num": 7}),
+    "ner-gp": ("BertForSequenceLabelingGP", {"class_num": 3, "inner_dim": 8}),
+    "semantic-matching": ("BertForClsClassifier", {"class_num": 2}),
+    "classification": ("BertForClsClassifier", {"class_num": 15}),
+}
 LABELS = ["O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
 SCRIPT = """
     import torch
@@ -104,6 +111,9 @@ STARTS = [
 @pytest.fixture(scope="module")
 def working_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
+    for task, (class_name, sizes) in TRAINED.items():
+        name = f"RoBERTa-base-ch-{task}"
+        folders.write(folder / "state_dict", "RoBERTa-base-ch", class_name, folder=name, **sizes)
     for name, class_name in BACKBONES.items():
         folders.write(
             folder / "state_dict", name, class_name, **({"class_num": None} if "BERT" in name.upper() else {})

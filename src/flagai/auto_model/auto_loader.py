@@ -21,8 +21,7 @@ from flagai.typed_json import read_json
 
 logger = logging.getLogger(__name__)
 
-# Arguments of the original that mean nothing here, and those that promise what is not there.
-_WITHOUT_EFFECT = ("low_cpu_mem_usage", "inference_mode", "model_max_length", "all_devices")
+# Arguments of the original that promise what is not there.
 _NOT_THERE = ("lora_dir", "qlora_dir", "adapter_dir")
 _OF_THE_HEAD = ("class_num", "inner_dim", "problem_type")
 
@@ -42,15 +41,21 @@ class AutoLoader:
         only_download_config: read only the configuration and draw new weights.
         device: where the model shall be; default the best device there is.
         torch_dtype: the parameters' type; default the checkpoint's.
+        low_cpu_mem_usage: ignored, as are ``inference_mode``, ``model_max_length`` and ``all_devices``.
+        lora_dir: not supported; must be None.
+        qlora_dir: not supported; must be None.
+        inference_mode: ignored.
+        model_max_length: ignored.
+        all_devices: ignored.
         load_pretrain_params: False draws new weights, as ``only_download_config`` does.
         class_num: number of classes, for heads that need it; ``target_size`` is another name of it. Default what
             config.json or the trained head says; 2 for semantic matching.
         fp16: another way to say ``torch_dtype="float16"``.
         fine_tuned: False takes the model of this very name, to train it, even if there is one that was trained for
             the task.
+        segmenter: for T5-PEGASUS, "jieba" or "characters"; see :meth:`Tokenizer.from_pretrained`.
         **settings_and_others: ``mesh``, ``fsdp`` and ``quantize`` as in :meth:`BaseModel.from_pretrain`; settings that
-            replace those of the configuration; arguments of the original that have no meaning here
-            (``low_cpu_mem_usage``, ``inference_mode``, ``model_max_length``, ``all_devices``) are ignored.
+            replace those of the configuration.
 
     Raises:
         InputError: there is no such task, or the model cannot do it; the message has the lists.
@@ -66,17 +71,24 @@ class AutoLoader:
         only_download_config: bool = False,
         device: Device | None = None,
         torch_dtype: Dtype | None = None,
+        low_cpu_mem_usage: bool = True,
+        lora_dir: None = None,
+        qlora_dir: None = None,
+        inference_mode: bool = True,
+        model_max_length: int | None = None,
+        all_devices: bool = False,
         *,
         load_pretrain_params: bool = True,
         class_num: int | None = None,
         target_size: int | None = None,
         fp16: bool = False,
         fine_tuned: bool = True,
+        segmenter: str | None = None,
         **settings_and_others: Any,
     ) -> None:
         self.task_name = task_named(task_name)
         home, model_name = _place(model_dir, model_name)
-        overrides = _overrides(settings_and_others)
+        overrides = _overrides(settings_and_others | {"lora_dir": lora_dir, "qlora_dir": qlora_dir})
         class_num = target_size if class_num is None else class_num
         if class_num is not None:
             overrides["class_num"] = class_num
@@ -101,7 +113,7 @@ class AutoLoader:
             logger.warning("%s Loading %s instead, which was not trained for %s.", error, model_name, self.task_name)
             found = model_name
             self.model = _load(home, found, self.task_name, options, overrides)
-        self.tokenizer = _tokenizer(home, found, model_name)
+        self.tokenizer = _tokenizer(home, found, model_name, segmenter)
 
     def __repr__(self) -> str:
         return f"AutoLoader({self.task_name!r}: {type(self.model).__name__}, {self.tokenizer!r})"
@@ -139,7 +151,7 @@ def _overrides(others: dict[str, Any]) -> dict[str, Any]:
     for name in _NOT_THERE:
         if others.get(name) is not None:
             raise InputError(f"{name} is not supported. Merge the adapter into the model's weights and load those.")
-    return {name: value for name, value in others.items() if name not in (*_WITHOUT_EFFECT, *_NOT_THERE)}
+    return {name: value for name, value in others.items() if name not in _NOT_THERE}
 
 
 def _load(home: Path, name: str, task: str, options: dict[str, Any], overrides: dict[str, Any]) -> BaseModel:
@@ -232,8 +244,8 @@ def class_at(model_name: str, model_dir: str | Path | None = None, task: str | N
     return find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))[0].__name__
 
 
-def _tokenizer(home: Path, found: str, model_name: str) -> Tokenizer:
+def _tokenizer(home: Path, found: str, model_name: str, segmenter: str | None) -> Tokenizer:
     """The tokenizer from the fine-tuned model's folder if it has one, else from the backbone's."""
     if found != model_name and has_tokenizer(home / found):
-        return Tokenizer.from_folder(home / found)
-    return Tokenizer.from_pretrained(model_name, cache_dir=home)
+        return Tokenizer.from_folder(home / found, segmenter=segmenter)
+    return Tokenizer.from_pretrained(model_name, cache_dir=home, segmenter=segmenter)

@@ -255,7 +255,8 @@ class Trainer:
 
     def _measures(self) -> dict[str, float]:
         with self.engine.precision():
-            return self.parts.objective.measure(Predictor(self.engine.bare, self.parts.tokenizer), self.parts.valid)
+            run = Predictor(self.engine.bare, self.parts.tokenizer, allow_untrained=True)
+            return self.parts.objective.measure(run, self.parts.valid)
 
     # -- batches --------------------------------------------------------------------------------------------------
 

@@ -325,9 +325,19 @@ def classification(
     Returns:
         ``input_ids`` [B, S], ``position_ids`` [B, 2, S], ``attention_mask`` [B], the lengths; ``labels`` [B].
     """
-    batch = collate(classification_rows(tokenizer, texts, max_length), tokenizer.get_command_id("pad"))
-    kept = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
+    kept = classification_batch(tokenizer, classification_rows(tokenizer, texts, max_length))
     return kept if classes is None else {**kept, "labels": torch.tensor(list(classes))}
+
+
+def classification_batch(tokenizer: Tokenizer, rows: Sequence[Row]) -> Batch:
+    """Rows of :func:`classification_rows` as a batch.
+
+    Args:
+        tokenizer: a GLM's tokenizer.
+        rows: the rows.
+    """
+    batch = collate(rows, tokenizer.get_command_id("pad"))
+    return {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
 
 
 def classification_rows(

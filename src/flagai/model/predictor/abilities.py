@@ -34,13 +34,20 @@ ABILITIES: Mapping[str, Classes] = {
 }
 
 
-def require(model: BaseModel, method: str) -> None:
+def require(model: BaseModel, method: str, *, allow_untrained: bool = True) -> None:
     """Accept a model that can do what a method asks for.
+
+    Args:
+        model: the model.
+        method: the Predictor's method.
+        allow_untrained: whether a head that was randomly initialised and never trained will do.
 
     Raises:
         InputError: it cannot; the message says what it can do, and which classes can do this.
     """
     if isinstance(model, ABILITIES[method]):
+        if not allow_untrained:
+            _refuse_untrained(model, method)
         return
     able = [name for name, classes in ABILITIES.items() if isinstance(model, classes)]
     raise InputError(
@@ -48,3 +55,15 @@ def require(model: BaseModel, method: str) -> None:
         f"{method} needs one of {', '.join(cls.__name__ for cls in ABILITIES[method])}: "
         "load one with AutoLoader(task_name, model_name)."
     )
+
+
+def _refuse_untrained(model: BaseModel, method: str) -> None:
+    # GLM's prompt encoder, which most uses leave aside, is no head.
+    names = [name for name in model.untrained() if "prompt" not in name]
+    if names:
+        raise InputError(
+            f"The head of this {type(model).__name__} is randomly initialised: its checkpoint has no "
+            f"{', '.join(sorted({name.rpartition('.')[0] for name in names}))}, so {method} would answer by chance. "
+            "Load a model that was trained for the task, train this one (flagai finetune), or pass "
+            "Predictor(model, tokenizer, allow_untrained=True)."
+        )

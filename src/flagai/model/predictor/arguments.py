@@ -1,5 +1,7 @@
 """What users pass to the Predictor, checked: texts, lengths, names of classes."""
 
+import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -8,6 +10,8 @@ from flagai.errors import InputError
 from flagai.generation.family import position_rows
 from flagai.model.base_model import BaseModel
 from flagai.model.t5_model import T5Model
+
+logger = logging.getLogger(__name__)
 
 
 def check_parts(what: str, model: Any, tokenizer: Any) -> None:
@@ -48,6 +52,15 @@ def many(text: Any) -> list[Any]:
 def is_pair(text: object) -> bool:
     """Whether this is a pair of texts."""
     return isinstance(text, list | tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
+
+
+@functools.cache
+def tell_of_pairs() -> None:
+    """Warn, once, that a list of two texts is one pair for FlagAI's ``predict_cls_classifier``."""
+    logger.warning(
+        "predict_cls_classifier([a, b]) takes the list as one pair of texts, as FlagAI does, and gives one class. "
+        "Write [[a], [b]] for two texts; a tuple (a, b) is a pair without this warning."
+    )
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:

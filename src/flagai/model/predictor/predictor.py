@@ -5,7 +5,6 @@ from typing import Any, overload
 
 import torch
 
-from flagai.data.prepare import glm
 from flagai.data.prepare.labels import checked_labels
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
@@ -13,7 +12,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.glm_model import GLMForSequenceClassification
 from flagai.model.predictor import blanks, reading
 from flagai.model.predictor.abilities import CLASSIFIERS, require
-from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, read_length, whole_number
+from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, tell_of_pairs, whole_number
 from flagai.model.predictor.blanks import Filled
 from flagai.model.predictor.classes import probabilities, require_one_class
 from flagai.model.predictor.entities import checked_types, entities_of, known_labels
@@ -35,18 +34,24 @@ class Predictor:
     Args:
         model: a model; it is put into evaluation mode.
         tokenizer: its tokenizer.
+        allow_untrained: whether a head that was randomly initialised, because the checkpoint has none, may answer
+            before it is trained; else that is an error.
 
     Raises:
         InputError: they are not a model and a tokenizer.
     """
 
-    def __init__(self, model: BaseModel, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, model: BaseModel, tokenizer: Tokenizer | None = None, *, allow_untrained: bool = False) -> None:
         check_parts("Predictor", model, tokenizer)
         self.model = model.eval()
         self.tokenizer: Tokenizer = tokenizer  # type: ignore[assignment]  # checked above
+        self.allow_untrained = allow_untrained
 
     def __repr__(self) -> str:
         return f"Predictor({type(self.model).__name__}, {self.tokenizer!r})"
+
+    def _require(self, method: str) -> None:
+        require(self.model, method, allow_untrained=self.allow_untrained)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -71,7 +76,7 @@ class Predictor:
         Raises:
             InputError: this model does not write, or an option is impossible.
         """
-        require(self.model, "write")
+        self._require("write")
         asked = Options.read(out_max_length, options)
         answers = Writer(self.model, self.tokenizer).write(many(text), asked, input_max_length)
         found: list[Any] = answers if "n_best" in options else [best[0].text for best in answers]
@@ -91,7 +96,7 @@ class Predictor:
         Raises:
             InputError: this model does not write, or an option is impossible.
         """
-        require(self.model, "write")
+        self._require("write")
         return Writer(self.model, self.tokenizer).stream(text, Options.read(out_max_length, options), input_max_length)
 
     def predict_generate_beamsearch(
@@ -200,7 +205,7 @@ class Predictor:
         Raises:
             InputError: this model fills no blanks, a text has none, or an option is impossible.
         """
-        require(self.model, "fill_blanks")
+        self._require("fill_blanks")
         width = max(whole_number("beam_size", beam_size), whole_number("n_best", n_best))
         strategy = {} if options.get("do_sample") else {"num_beams": width}
         asked = Options.read(out_max_length, options, n_best=n_best, **strategy)
@@ -220,11 +225,11 @@ class Predictor:
             text: a text with [MASK], or a list of texts.
             maxlen: how many tokens are read.
         """
-        require(self.model, "predict_masklm")
+        self._require("predict_masklm")
         found = reading.rows(self.model, self.tokenizer, many(text), maxlen)
         nothing = torch.tensor(self.tokenizer.rows_without_token(self.model.config.vocab_size), dtype=torch.long)
-        scores = (logits.index_fill(-1, nothing, -torch.inf) for logits in reading.per_token(self.model, found))
-        decoded = [self.tokenizer.decode(logits.argmax(-1).tolist()) for logits in scores]
+        best = reading.best_tokens(self.model, found, nothing)
+        decoded = [self.tokenizer.decode(ids) for ids in best]
         return decoded[0] if isinstance(text, str) else decoded
 
     @overload
@@ -251,7 +256,7 @@ class Predictor:
         Raises:
             InputError: this model labels no tokens, or the labels do not go with it.
         """
-        require(self.model, "predict_ner")
+        self._require("predict_ner")
         target = known_labels(self.model) if target is None else target
         labels = checked_labels(target, self.model.config.class_num)
         checked_types(labels, self.model)
@@ -266,8 +271,8 @@ class Predictor:
         """The class of a text or a pair of texts.
 
         Args:
-            text: a text, a pair [a, b], or a list of these. A list of exactly two texts is a pair, as in FlagAI;
-                for a batch of two texts write [[a], [b]].
+            text: a text, a pair [a, b], or a list of these. A list of exactly two texts is a pair, as in FlagAI, with
+                a warning; write [[a], [b]] for a batch of two texts, and (a, b) for a pair.
             maxlen: how many tokens are read.
             labels: the names of the classes, which a language model (GPT-2, T5, GLM without a head) is asked for; for
                 a classifier, which needs none, only their number is checked.
@@ -279,9 +284,11 @@ class Predictor:
             InputError: this model classifies nothing, its classes do not exclude each other (it has one output, or
                 its ``problem_type`` says so), or a language model was given no labels.
         """
-        require(self.model, "predict_cls_classifier")
+        self._require("predict_cls_classifier")
         require_one_class(self.model)
         single = isinstance(text, str) or is_pair(text)
+        if single and isinstance(text, list):
+            tell_of_pairs()
         classes = self.class_probabilities([text] if single else text, maxlen, labels).argmax(-1).tolist()
         return classes[0] if single else classes
 
@@ -302,7 +309,7 @@ class Predictor:
         Raises:
             InputError: as in :meth:`predict_cls_classifier`.
         """
-        require(self.model, "predict_cls_classifier")
+        self._require("predict_cls_classifier")
         if isinstance(texts, str):
             raise InputError("class_probabilities takes a list of texts or pairs; put the single text into a list.")
         entries = [entry[0] if isinstance(entry, list | tuple) and len(entry) == 1 else entry for entry in many(texts)]
@@ -311,18 +318,12 @@ class Predictor:
         if not entries:
             return torch.empty(0, classes or len(labels))
         if isinstance(self.model, GLMForSequenceClassification):
-            scores = self._classify_glm(entries, maxlen)
+            scores = reading.per_text_glm(self.model, self.tokenizer, entries, maxlen)
         elif isinstance(self.model, CLASSIFIERS):
             scores = reading.per_text(self.model, reading.rows(self.model, self.tokenizer, entries, maxlen))
         else:
             scores = label_scores(self.model, self.tokenizer, entries, labels, maxlen)
         return probabilities(self.model, scores)
-
-    @torch.inference_mode()
-    def _classify_glm(self, entries: Sequence[Text], maxlen: int | None) -> torch.Tensor:
-        batch = glm.classification(self.tokenizer, entries, max_length=read_length("maxlen", maxlen, self.model))
-        logits = self.model(**{name: value.to(self.model.device) for name, value in batch.items()})["logits"]
-        return logits.float().cpu()
 
     def predict_embedding(self, text: str | Sequence[str], maxlen: int | None = 256) -> torch.Tensor:
         """The meaning of a text as a vector: the mean of its tokens' last hidden states, special ones included.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from flagai.data.prepare import bert
+from flagai.data.prepare import bert, glm
 from flagai.data.prepare.batch import checked_room
 from flagai.data.tokenizer import Tokenizer
 from flagai.model.base_model import BaseModel
@@ -17,6 +17,7 @@ from flagai.model.predictor.arguments import known_ids, read_length, whole_numbe
 logger = logging.getLogger(__name__)
 
 Text = str | Sequence[str]
+_GLM_TEXTS = 64  # that run together
 
 
 def rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> list[bert.Row]:
@@ -61,6 +62,35 @@ def spans(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:
         return [(scores > 0).nonzero() + torch.tensor([0, 1, 1]) for scores in inner]
 
     return _run(model, found, cut)
+
+
+def best_tokens(model: BaseModel, found: Sequence[bert.Row], never: torch.Tensor) -> list[list[int]]:
+    """The most probable token at every position of each text; logits of one pack are held at a time.
+
+    Args:
+        model: a BERT with its masked-word head.
+        found: the texts.
+        never: tokens that are not considered.
+    """
+
+    def cut(row: PackedRow, logits: torch.Tensor) -> list[torch.Tensor]:
+        return list(row.split(logits.index_fill(-1, never, -torch.inf).argmax(-1)))
+
+    return [ids.tolist() for ids in _run(model, found, cut)]
+
+
+@torch.inference_mode()
+def per_text_glm(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> torch.Tensor:
+    """The logits of each text of a GLM with a classifier's head, [N, classes], in batches of like length."""
+    rows = glm.classification_rows(tokenizer, texts, read_length("maxlen", max_length, model))
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+    found: dict[int, torch.Tensor] = {}
+    for begin in range(0, len(order), _GLM_TEXTS):
+        part = order[begin : begin + _GLM_TEXTS]
+        batch = glm.classification_batch(tokenizer, [rows[index] for index in part])
+        logits = model(**{name: value.to(model.device) for name, value in batch.items()})["logits"]
+        found.update(zip(part, logits.float().cpu(), strict=True))
+    return torch.stack([found[index] for index in range(len(rows))])
 
 
 @torch.inference_mode()
