@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -30,7 +29,7 @@ from flagai.model.opening import Opening, alike
 from flagai.model.placement import Device, Dtype, read_device, read_dtype, read_layout
 from flagai.model.quantized import how_quantized
 from flagai.model.saving import Savable
-from flagai.model.untrained import Numbers, first_numbers, untrained
+from flagai.model.untrained import note_drawn
 from flagai.parallel.plan import Plan, shard_dimension
 from flagai.parallel.shards import local, same_everywhere
 from flagai.typed_json import Fields
@@ -69,7 +68,6 @@ class BaseModel(Savable):
     prefixes: ClassVar[Mapping[str, str]] = {}
     architecture: ClassVar[str | None] = None
     needs_classes: ClassVar[bool] = False
-    _drawn_numbers: Mapping[str, Numbers] = MappingProxyType({})  # of what load_checkpoint drew
     # For transformers' Trainer: our losses are means, which it divides when it accumulates gradients.
     accepts_loss_kwargs: ClassVar[bool] = False
 
@@ -308,7 +306,7 @@ class BaseModel(Savable):
             replicas=None if self.layout is None else self.layout.replicas,
         )
         self._materialise(report.fresh, device)
-        self._drawn_numbers = first_numbers(self, report.fresh)
+        note_drawn(self, report.fresh)
         if report.untied:
             if self.layout is not None:
                 self.layout.check_untying(report.untied[0], str(checkpoint.path))
@@ -331,10 +329,6 @@ class BaseModel(Savable):
         with memory_explained(type(self).__name__, needed, device, lambda: ""):
             give_memory(self, names, device)
         self.init_weights([name for name, _ in self.named_parameters() if name in names])
-
-    def untrained(self) -> list[str]:
-        """The parameters that a checkpoint did not have, such as a new head's, while none of them has been trained."""
-        return untrained(self, self._drawn_numbers)
 
     # -- running ----------------------------------------------------------------------------------------------
 

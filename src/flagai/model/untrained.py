@@ -1,31 +1,32 @@
 """Parameters that were randomly initialised because a checkpoint does not have them, and not trained since."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 _COMPARED = 8  # numbers of a parameter; training changes them all
-Numbers = tuple[float, ...]
+_ATTRIBUTE = "_drawn_numbers"
 
 
-def first_numbers(model: nn.Module, names: Iterable[str]) -> dict[str, Numbers]:
-    """The first numbers of parameters, to see later whether they were trained.
+def note_drawn(model: nn.Module, names: Iterable[str]) -> None:
+    """Note the first numbers of parameters that were randomly initialised, to see later whether they were trained.
 
     Args:
         model: the model.
         names: names of parameters.
     """
-    return {name: _first(parameter) for name in names if (parameter := _find(model, name)) is not None}
+    drawn = {name: _first(parameter) for name in names if (parameter := _find(model, name)) is not None}
+    setattr(model, _ATTRIBUTE, drawn)
 
 
-def untrained(model: nn.Module, drawn: Mapping[str, Numbers]) -> list[str]:
-    """The names of the parameters that were randomly initialised, while none of them has been trained.
+def untrained(model: nn.Module) -> list[str]:
+    """The parameters that a checkpoint did not have, such as a new head's, while none of them has been trained.
 
     Args:
         model: the model.
-        drawn: from :func:`first_numbers`.
     """
+    drawn: dict[str, tuple[float, ...]] = getattr(model, _ATTRIBUTE, {})
     for name, numbers in drawn.items():
         parameter = _find(model, name)
         # In the type that the parameter has now, as it may have been cast.
@@ -44,6 +45,6 @@ def _find(model: nn.Module, name: str) -> nn.Parameter | None:
 
 
 @torch.no_grad()
-def _first(parameter: nn.Parameter) -> Numbers:
+def _first(parameter: nn.Parameter) -> tuple[float, ...]:
     local = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # one of several ranks has a part
     return tuple(local.detach().flatten()[:_COMPARED].tolist())

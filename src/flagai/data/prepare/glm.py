@@ -330,12 +330,7 @@ def classification(
 
 
 def classification_batch(tokenizer: Tokenizer, rows: Sequence[Row]) -> Batch:
-    """Rows of :func:`classification_rows` as a batch.
-
-    Args:
-        tokenizer: a GLM's tokenizer.
-        rows: the rows.
-    """
+    """Rows of :func:`classification_rows` as a batch."""
     batch = collate(rows, tokenizer.get_command_id("pad"))
     return {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
 

@@ -16,6 +16,7 @@ from flagai.model.bert_model import (
 from flagai.model.glm_model import GLMForSeq2Seq, GLMForSequenceClassification, GLMModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.model.t5_model import T5Model
+from flagai.model.untrained import untrained
 
 Classes = tuple[type[BaseModel], ...]
 
@@ -59,7 +60,7 @@ def require(model: BaseModel, method: str, *, allow_untrained: bool = True) -> N
 
 def _refuse_untrained(model: BaseModel, method: str) -> None:
     # GLM's prompt encoder, which most uses leave aside, is no head.
-    names = [name for name in model.untrained() if "prompt" not in name]
+    names = [name for name in untrained(model) if "prompt" not in name]
     if names:
         raise InputError(
             f"The head of this {type(model).__name__} is randomly initialised: its checkpoint has no "
