@@ -67,8 +67,10 @@ def used(name: str, folder: Path) -> None:
     ):
         try:
             way()
-        except FlagAIError:
-            continue
+        except FlagAIError as error:
+            longest = max(len(line) for line in str(error).splitlines())
+            if longest > 2000:
+                pytest.fail(f"a message quotes {longest} characters: {str(error)[:300]}")
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -124,6 +126,11 @@ def test_values_that_were_raw_errors(home: Path, tmp_path: Path) -> None:
         ("GPT2Model", dict.fromkeys(("n_embd", "n_head", "vocab_size", "n_inner", "n_positions"), 2**31)),
         ("T5Model", dict.fromkeys(("d_model", "d_kv", "d_ff", "num_heads", "vocab_size"), 2**20)),
         ("T5Model", {"relative_attention_num_buckets": 1}),
+        *(
+            ("BertForClsClassifier", {key: "x" * 10**5})
+            for key in ("model_type", "architectures", "quantized", "hidden_act")
+        ),
+        ("BertForClsClassifier", {"id2label": {"y" * 10**5: "x" * 10**5}, "problem_type": "z" * 10**5}),
     ]
     for number, (name, changes) in enumerate(found):
         target = tmp_path / str(number)

@@ -81,7 +81,7 @@ def class_for(task: str, family: str) -> str:
     if family not in classes:
         able = [name for name, table in CLASSES.items() if family in table]
         raise InputError(
-            f"A {family} model cannot do {task!r}. It can: {', '.join(able)}. "
+            f"A {family:.80} model cannot do {task!r}. It can: {', '.join(able)}. "
             f"{task!r} needs a model of {', '.join(classes)}."
         )
     return classes[family]

@@ -170,7 +170,7 @@ class ModelConfig:
                 f"{source} describes a {found} model, not a {cls.family} model: load it with a class of "
                 f"flagai.model.{found}_model."
                 if found in _SIGNATURES
-                else f"{source} describes a {found!r} model, which is none of {', '.join(_SIGNATURES)}."
+                else f"{source} describes a {shown(found)} model, which is none of {', '.join(_SIGNATURES)}."
             )
 
     @classmethod

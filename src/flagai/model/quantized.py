@@ -22,6 +22,7 @@ from flagai.model.layer.feed_forward import Float32InHalf
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.quantized import BITS, QuantizedLinear
 from flagai.model.layer.quantized_table import QuantizedTable
+from flagai.typed_json import shown
 
 # The entry of config.json that says how a folder's weights are quantised.
 KEY = "quantized"
@@ -127,7 +128,7 @@ class Quantization:
         """
         stored = config.get(KEY)
         if stored is not None and stored not in WAYS:
-            raise ConfigError(f"The configuration says {KEY}={stored!r}. Known: {', '.join(WAYS)}.")
+            raise ConfigError(f"The configuration says {KEY}={shown(stored)}. Known: {', '.join(WAYS)}.")
         if quantize is not None:
             read_bits(quantize)
         if stored is not None and quantize not in (None, stored):

@@ -65,7 +65,7 @@ def class_named(name: str) -> type[BaseModel]:
             found = getattr(importlib.import_module(module), name, None)
             if isinstance(found, type) and issubclass(found, BaseModel):
                 return found
-    raise ConfigError(f"There is no model class {name!r}. Known: {', '.join(class_names())}.")
+    raise ConfigError(f"There is no model class {shown(name)}. Known: {', '.join(class_names())}.")
 
 
 def class_names() -> list[str]:
