@@ -51,8 +51,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _cures(recipe: Recipe) -> list[str]:
     accumulate = f"raise --accumulate ({recipe.accumulate}) by the same factor to learn alike"
     cures = [
-        f"lower --batch-tokens (batch_tokens, now {recipe.batch_tokens}) and {accumulate}",
-        f"lower --max-length (max_length, now {recipe.max_length})",
+        f"lower --batch-tokens (now {recipe.batch_tokens}) and {accumulate}",
+        f"lower --max-length (now {recipe.max_length})",
     ]
     if not recipe.checkpoint_activations:
         cures.append("--checkpoint-activations")

@@ -72,7 +72,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         what = "a model that a finished training wrote" if finished else f"files: {', '.join(found[:5])}"
         raise InputError(
             f"{out} already holds {what}. Choose another folder with --out, or replace the model in it with "
-            "--overwrite (overwrite=True)."
+            "--overwrite."
         )
 
 
