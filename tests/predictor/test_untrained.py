@@ -26,7 +26,7 @@ def home(tmp_path_factory):
 
 
 def load(home, task, name="RoBERTa-base-ch", **options):
-    loader = AutoLoader(task, name, home, device="cpu", **options)
+    loader = AutoLoader(task, name, home, device="cpu", fine_tuned=False, **options)
     return loader.get_model(), loader.get_tokenizer()
 
 
@@ -62,7 +62,7 @@ def test_what_was_trained_or_drawn_on_purpose_answers(home):
         ("ner", lambda run: run.predict_ner("今天", NER)),
         ("embedding", lambda run: run.predict_embedding("今")),
     ):
-        assert not load(home, task)[0].untrained()
+        assert not untrained(load(home, task)[0])
         call(Predictor(*load(home, task)))
     drawn = load(home, "classification", class_num=2, only_download_config=True)
     assert Predictor(*drawn).predict_cls_classifier("今天") in (0, 1)
