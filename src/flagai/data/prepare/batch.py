@@ -94,6 +94,21 @@ def checked_pairs(texts: Sequence[object]) -> list[tuple[str, str | None]]:
     return pairs
 
 
+def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
+    """The encodings of texts, of which equal ones are tokenized once.
+
+    Args:
+        tokenizer: the tokenizer.
+        texts: the texts.
+
+    Raises:
+        InputError: an entry is no text; the message has its index.
+    """
+    different = list(dict.fromkeys(checked_texts(texts)))
+    found = dict(zip(different, tokenizer.encode_batch(different), strict=True))
+    return [found[text] for text in texts]
+
+
 def encoded_pairs(
     tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]]
 ) -> Iterator[tuple[Encoding, Encoding | None]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flagai.data.prepare.batch import Batch, last, padded, shortened
+from flagai.data.prepare.batch import Batch, encoded, last, padded, shortened
 from flagai.data.tokenizer import Tokenizer
 from flagai.generation import Prompt
 
@@ -37,8 +37,7 @@ def pairs(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], 
     end = tokenizer.token_end_id
     start = _start(tokenizer)
     rows, labels = [], []
-    encoded = zip(tokenizer.encode_batch(sources), tokenizer.encode_batch(targets), strict=True)
-    for source, target in encoded:
+    for source, target in zip(encoded(tokenizer, sources), encoded(tokenizer, targets), strict=True):
         own, other = list(source.ids), list(target.ids)
         if max_length is not None:
             own, other = shortened(own, other, max_length - len(start) - 2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flagai.data.prepare.batch import Batch, encoded_pairs, last, padded, shortened
+from flagai.data.prepare.batch import Batch, encoded, encoded_pairs, last, padded, shortened
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation import Prompt
@@ -70,6 +70,13 @@ def _free_mask(tokenizer: Tokenizer) -> str:
     return "[gMASK]" if tokenizer.find_command_id("gMASK") is not None else "[MASK]"
 
 
+def has_mask(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether a text has a mask, without tokenizing it."""
+    ids = {number for name in MASKS if (number := tokenizer.find_command_id(name)) is not None}
+    texts = {token for number in ids for token in tokenizer.spellings_of(number)}
+    return any(token in text for token in texts)
+
+
 def mask_positions(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """Where the masks ([MASK], [sMASK], [gMASK]) of a row are, in ascending order."""
     masks = {tokenizer.find_command_id(name) for name in MASKS}
@@ -127,8 +134,9 @@ def blank_filling(
         InputError: a text has more or fewer masks than answers.
     """
     rows = []
+    contexts = {text: context(tokenizer, text, max_length) for text in dict.fromkeys(texts)}
     for index, (text, fillings) in enumerate(zip(texts, answers, strict=True)):
-        ids = context(tokenizer, text, max_length)
+        ids = contexts[text]
         positions = mask_positions(tokenizer, ids)
         if len(positions) != len(fillings):
             raise InputError(f"Text {index} has {len(positions)} masks, but {len(fillings)} answers: {text!r}.")
@@ -291,7 +299,7 @@ def seq2seq(
         As :func:`collate`; every token of the target and its ``<eop>`` count, nothing else.
     """
     rows = []
-    for source, target in zip(tokenizer.encode_batch(sources), tokenizer.encode_batch(targets), strict=True):
+    for source, target in zip(encoded(tokenizer, sources), encoded(tokenizer, targets), strict=True):
         read = source.ids if max_source_length is None else shortened(source.ids, [], max_source_length - 2)[0]
         written = target.ids if max_target_length is None else shortened(target.ids, [], max_target_length - 1)[0]
         rows.append(causal_row(tokenizer, read, written))

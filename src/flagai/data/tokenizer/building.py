@@ -166,8 +166,11 @@ def _sentencepiece(description: Description) -> Built:
 
 def _added_commands(description: Description) -> "Iterator[CommandToken]":
     """The tokens that a folder's files add to a vocabulary with a table."""
-    for number, token in sorted(description.saved.added.by_id.items()):
-        yield CommandToken(token.content, token.content, number, token.lstrip, token.rstrip, token.special)
+    added = description.saved.added
+    listed = {token.content for token in added.additional or ()}
+    for number, token in sorted(added.by_id.items()):
+        special = token.special or token.content in listed
+        yield CommandToken(token.content, token.content, number, token.lstrip, token.rstrip, special)
 
 
 def _wordpiece(description: Description) -> Built:
@@ -201,6 +204,12 @@ def _with_table(engine: "RustEngine", description: Description, path: Path) -> B
     table = description.table or description.kind
     commands = Commands.of_table(table, engine.size, engine.find, str(path)).joined(_added_commands(description))
     engine.add_commands(sorted(commands.tokens, key=lambda token: token.Id))
+    wrong = next((token for token in commands.tokens if engine.find(token.token) != token.Id), None)
+    if wrong is not None:
+        raise VocabularyError(
+            f"{path}: {wrong.token} should have the id {wrong.Id}, but the vocabulary gives it "
+            f"{engine.find(wrong.token)}. Fetch the tokenizer's files again, all of one model."
+        )
     return Built(engine, commands)
 
 

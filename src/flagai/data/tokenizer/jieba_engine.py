@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,8 @@ from tokenizers import Tokenizer as RustTokenizer
 from flagai.data.tokenizer.encoding import Encoding, Surface
 from flagai.data.tokenizer.rust_engine import Join, RustEngine
 from flagai.errors import ConfigError
+
+_LETTER = re.compile("[a-zA-Z0-9]")
 
 
 class JiebaEngine(RustEngine):
@@ -77,4 +80,34 @@ def _segmenter() -> Callable[[str], Iterator[str]]:
     # What its initialize() does, but without a cache in the folder for temporary files, and without messages.
     segmenter.FREQ, segmenter.total = segmenter.gen_pfdict(segmenter.get_dict_file())
     segmenter.initialized = True
-    return partial(segmenter.cut, HMM=False)
+    return partial(_cut, segmenter, jieba.re_han_default, jieba.re_skip_default)
+
+
+def _cut(segmenter: Any, block: re.Pattern[str], skip: re.Pattern[str], text: str) -> Iterator[str]:
+    """The words of a text."""
+    for part in block.split(text):
+        if block.match(part):
+            yield from _words(segmenter, part)
+            continue
+        for rest in skip.split(part):
+            yield from [rest] if skip.match(rest) else rest
+
+
+def _words(segmenter: Any, block: str) -> Iterator[str]:
+    """The words of a block without blanks; letters and digits in a row are one word.
+
+    jieba's own loop joins such a row letter by letter, which takes the square of its length.
+    """
+    route: dict[int, tuple[float, int]] = {}
+    segmenter.calc(block, segmenter.get_DAG(block), route)
+    start = at = 0
+    while at < len(block):
+        end = route[at][1] + 1
+        if end > at + 1 or not _LETTER.match(block[at]):
+            if start < at:
+                yield block[start:at]
+            yield block[at:end]
+            start = end
+        at = end
+    if start < at:
+        yield block[start:]

@@ -63,27 +63,20 @@ def locate(name: str, cache_dir: str | Path | None) -> Location:
 
 
 def _places(home: Path, name: str, card: "Card | None", base: "Card | None") -> list[Path]:
-    from flagai.catalog.packages import package_folder
+    from flagai.catalog.packages import any_case, package_folder
 
     names = [name, *(known.name for known in (card, base) if known is not None)]
-    places = [_any_case(home, entry) for entry in names]
+    places = [any_case(home, entry) for entry in names]
     places += [home] * (home.name.lower() == name.lower())  # the model's own folder instead of the one above
     packages = [package_folder(known) for known in (card, base) if known is not None]
     return [*places, *(folder for folder in packages if folder is not None)]
 
 
-def _any_case(home: Path, name: str) -> Path:
-    """The folder of this name, however it is spelt."""
-    exact = home / name
-    if exact.is_dir() or not home.is_dir():
-        return exact
-    return next((folder for folder in sorted(home.iterdir()) if folder.name.lower() == name.lower()), exact)
-
-
 def _unknown(home: Path, name: str) -> Path:
     from flagai.catalog.catalog import find
+    from flagai.catalog.packages import any_case
 
-    folder = _any_case(home, name)
+    folder = any_case(home, name)
     if not folder.is_dir():
         try:
             find(name)
@@ -93,6 +86,7 @@ def _unknown(home: Path, name: str) -> Path:
 
 
 def _fetched(card: "Card", home: Path) -> Path:
+    from flagai.catalog.packages import any_case
     from flagai.hub import ensure
 
-    return ensure(card, _any_case(home, card.name), wanted=("tokenizer",))
+    return ensure(card, any_case(home, card.name), wanted=("tokenizer",))

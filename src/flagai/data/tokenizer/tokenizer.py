@@ -216,6 +216,11 @@ class Tokenizer(FlagAINames):
         """What tokens write together, in the form of :meth:`pattern`."""
         return b"".join(self.pieces[number] for number in ids if number < len(self.pieces))
 
+    def spellings_of(self, number: int) -> tuple[str, ...]:
+        """The literal texts that become a command token."""
+        own = [token.token for token in self._commands.tokens if token.Id == number]
+        return tuple(dict.fromkeys([*own, *filter(None, [self._engine.token(number)])]))
+
     def find_token(self, token: str) -> int | None:
         """The id of a token of the vocabulary, or None if there is none."""
         return self._engine.find(token) if token else None
@@ -233,7 +238,8 @@ class Tokenizer(FlagAINames):
             rows: how many rows the model's embedding has.
         """
         beyond = range(self._engine.size, rows)
-        return [number for number in beyond if number not in self.command_ids and not self._engine.token(number)]
+        known = self._commands.by_id
+        return [number for number in beyond if number not in known and not self._engine.token(number)]
 
     def decode_batch(self, rows: Iterable[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
         """The texts of many rows of ids.

@@ -73,23 +73,19 @@ def _batch(
     if isinstance(model, GLMForSeq2Seq):
         batch = glm.seq2seq(tokenizer, sources, labels, room)
     else:
-        asked = [
-            source if _has_mask(tokenizer, source) else f"{_beginning(tokenizer, source, room)} [MASK]"
-            for source in sources
-        ]
-        batch = glm.blank_filling(tokenizer, asked, [[label] for label in labels], max_length)
+        (source,) = set(sources)
+        asked = source if glm.has_mask(tokenizer, source) else f"{_beginning(tokenizer, source, room)} [MASK]"
+        batch = glm.blank_filling(tokenizer, [asked] * len(labels), [[label] for label in labels], max_length)
     targets, weights = batch.pop("target_ids"), batch.pop("loss_mask")
     return batch | {"labels": targets.masked_fill(weights == 0, _IGNORED)}
 
 
-def _has_mask(tokenizer: Tokenizer, text: str) -> bool:
-    return bool(glm.mask_positions(tokenizer, tokenizer.encode(text)))
-
-
 def _beginning(tokenizer: Tokenizer, text: str, room: int | None) -> str:
     """As much of a text as there is room for, beside [CLS], a mask and <eos>."""
+    if room is None:
+        return text
     (encoding,) = tokenizer.encode_batch([text])
-    if room is None or len(encoding.ids) <= room - 3:
+    if len(encoding.ids) <= room - 3:
         return text
     return text[: encoding.offsets[max(room - 3, 1) - 1][1]]
 
