@@ -70,13 +70,6 @@ def _free_mask(tokenizer: Tokenizer) -> str:
     return "[gMASK]" if tokenizer.find_command_id("gMASK") is not None else "[MASK]"
 
 
-def has_mask(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether a text has a mask, without tokenizing it."""
-    ids = {number for name in MASKS if (number := tokenizer.find_command_id(name)) is not None}
-    texts = {token for number in ids for token in tokenizer.spellings_of(number)}
-    return any(token in text for token in texts)
-
-
 def mask_positions(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """Where the masks ([MASK], [sMASK], [gMASK]) of a row are, in ascending order."""
     masks = {tokenizer.find_command_id(name) for name in MASKS}
@@ -136,8 +129,7 @@ def blank_filling(
     rows = []
     contexts = {text: context(tokenizer, text, max_length) for text in dict.fromkeys(texts)}
     for index, (text, fillings) in enumerate(zip(texts, answers, strict=True)):
-        ids = contexts[text]
-        positions = mask_positions(tokenizer, ids)
+        positions = mask_positions(tokenizer, ids := contexts[text])
         if len(positions) != len(fillings):
             raise InputError(f"Text {index} has {len(positions)} masks, but {len(fillings)} answers: {text!r}.")
         tokens = [tokenizer.encode(answer) for answer in fillings]

@@ -21,6 +21,8 @@ class Added:
         single_word: whether it is found between other words only.
         normalized: whether it is looked for in the normalized text.
         special: whether it is a special token, which decoding can leave out.
+        bare: whether a file writes it as a text; as an object with the same flags it counts as another entry, and of
+            several entries for one token the last one holds.
     """
 
     content: str
@@ -29,6 +31,7 @@ class Added:
     single_word: bool = False
     normalized: bool = False
     special: bool = True
+    bare: bool = False
 
     @classmethod
     def read(cls, value: Any, place: str, *, special: bool) -> Self:
@@ -43,7 +46,7 @@ class Added:
             VocabularyError: it is no token.
         """
         if isinstance(value, str) and value:
-            return cls(value)
+            return cls(value, bare=True)
         if not isinstance(value, dict):
             raise VocabularyError(f"{place}: {value!r:.80} is no token. Write its text, or an object with 'content'.")
         fields = Fields(value, place, VocabularyError)

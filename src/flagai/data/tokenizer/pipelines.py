@@ -137,7 +137,7 @@ def _extra(saved: Saved, name: str | None) -> tuple[Added, ...]:
         listed = [token for token in additional or () if _SENTINEL in token.content]
         if listed and count not in (0, len(listed)):
             saved.options.fail("extra_ids", f"{count}, but the folder lists {len(listed)} sentinels. Make them equal.")
-        own = () if listed else tuple(Added(f"{_SENTINEL}{number}>") for number in range(count))
+        own = () if listed else tuple(Added(f"{_SENTINEL}{number}>", bare=True) for number in range(count))
         additional = (*(additional or ()), *own)
     return (additional or ()) if extra is None else extra
 

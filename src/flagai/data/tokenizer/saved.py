@@ -163,7 +163,7 @@ class Saved:
         Args:
             defaults: those of the tokenizer class, where the files name none.
         """
-        named = {name: Added(token) for name, token in defaults.items()} | dict(self.added.named)
+        named = {name: Added(token, bare=True) for name, token in defaults.items()} | dict(self.added.named)
         by_content = {token.content: token for token in self.added.by_id.values()}
         return {name: by_content.get(token.content, token) for name, token in named.items() if token is not None}
 

@@ -216,10 +216,12 @@ class Tokenizer(FlagAINames):
         """What tokens write together, in the form of :meth:`pattern`."""
         return b"".join(self.pieces[number] for number in ids if number < len(self.pieces))
 
-    def spellings_of(self, number: int) -> tuple[str, ...]:
-        """The literal texts that become a command token."""
-        own = [token.token for token in self._commands.tokens if token.Id == number]
-        return tuple(dict.fromkeys([*own, *filter(None, [self._engine.token(number)])]))
+    def has_command(self, text: str, names: Iterable[str]) -> bool:
+        """Whether a text has a command token of one of these names, without tokenizing it."""
+        ids = {number for name in names if (number := self.find_command_id(name)) is not None}
+        literal = {token.token for token in self._commands.tokens if token.Id in ids}
+        literal |= {self._engine.token(number) for number in ids} - {""}
+        return any(token in text for token in literal)
 
     def find_token(self, token: str) -> int | None:
         """The id of a token of the vocabulary, or None if there is none."""

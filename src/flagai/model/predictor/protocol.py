@@ -96,5 +96,5 @@ def protocol_of(model: BaseModel, tokenizer: Tokenizer, text: str) -> Protocol:
     for cls, protocol in ((BertForSeq2seq, UNILM), (GPT2Model, CONTINUATION), (T5Model, ENCODER_DECODER)):
         if isinstance(model, cls):
             return protocol
-    masked = glm.has_mask(tokenizer, text)
+    masked = tokenizer.has_command(text, glm.MASKS)
     return BLANKS if masked or not isinstance(model, GLMForSeq2Seq) else GLM_SEQ2SEQ

@@ -74,7 +74,7 @@ def _batch(
         batch = glm.seq2seq(tokenizer, sources, labels, room)
     else:
         (source,) = set(sources)
-        asked = source if glm.has_mask(tokenizer, source) else f"{_beginning(tokenizer, source, room)} [MASK]"
+        asked = source if tokenizer.has_command(source, glm.MASKS) else f"{_beginning(tokenizer, source, room)} [MASK]"
         batch = glm.blank_filling(tokenizer, [asked] * len(labels), [[label] for label in labels], max_length)
     targets, weights = batch.pop("target_ids"), batch.pop("loss_mask")
     return batch | {"labels": targets.masked_fill(weights == 0, _IGNORED)}
