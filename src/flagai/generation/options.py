@@ -28,6 +28,7 @@ _IDS = ("stop_ids", "banned_ids")
 _SEQUENCES = ("bad_words", "forced_words")
 # Ids and seeds, of which torch takes 64 bits; the n-th sample's seed is n more.
 _MOST = 2**62
+_LARGEST = 1e300  # whole numbers may be too large for torch
 PROCESSORS = ("repetition_penalty", "temperature", "top_k", "top_p")
 
 
@@ -181,7 +182,12 @@ def _check_range(name: str, value: Any, low: float, high: float, closed: bool, w
     right = isinstance(value, int) if whole else isinstance(value, int | float)
     if not right or isinstance(value, bool):
         raise InputError(f"{name} is {value!r}; expected {kind}.")
-    if not (low <= value <= high) or (value == low and not closed) or value == math.inf:
+    if (
+        not (low <= value <= high)
+        or (value == low and not closed)
+        or value == math.inf
+        or (not whole and abs(value) > _LARGEST)
+    ):
         least = f"{'at least' if closed else 'more than'} {low:g}" if low > -math.inf else "a finite number"
         most = f" and at most {high:g}" if high < math.inf else ""
         raise InputError(f"{name} is {value!r}; expected {kind}, {least}{most}.")
