@@ -189,6 +189,18 @@ def test_pickles_without_plain_tensors_are_refused(tmp_path: Path, kind: str, co
         open_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", ["qint8", "quint8", "qint32", "quint4x2", "quint2x4"])
+def test_dtypes_that_torch_cannot_view_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    """A view of a file as a quantized tensor ends the process."""
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"odd": torch.ones(2, 2, dtype=torch.uint16)}, path)
+    changed = repack(
+        path, tmp_path / "changed.bin", lambda _, old: old.replace(b"torch\nuint16\n", f"torch\n{name}\n".encode())
+    )
+    with refused(str(changed), "'odd'", name, kind=CheckpointError):
+        open_checkpoint(changed)
+
+
 def test_parameters_are_read_as_plain_tensors(tmp_path: Path) -> None:
     path = write(tmp_path / "zip.bin", {"a": torch.nn.Parameter(torch.ones(2))})
     assert not open_checkpoint(path).tensors("a")[0].requires_grad

@@ -15,7 +15,12 @@ from flagai.checkpoint.torch_archive import Archive, read_archive
 from flagai.errors import CheckpointError
 from flagai.typed_json import shown
 
-_TYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+# Without quantized ones: torch crashes where memory that it did not allocate becomes a tensor of them.
+_TYPES = {
+    str(value): value
+    for value in vars(torch).values()
+    if isinstance(value, torch.dtype) and not str(value).startswith("torch.q")
+}
 # The classes of torch's storages: all elements of one are of one type.
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -46,6 +51,7 @@ _HARMLESS = (
     "torch.Tensor",
     "torch.device",
     "torch.Q*Storage",
+    "torch.q*int*",
     "torch.per_*",
     "_codecs.encode",
     *(f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind in _BUILTINS),
@@ -96,6 +102,7 @@ def open_pickle(path: Path, *, mapped: bool = True) -> dict[str, torch.Tensor]:
     try:
         archive = read_archive(path, memory, _is_harmless, lambda kind: _storage_type(kind).itemsize)
         references = _references(path, archive.content)
+        _check_types(path, references)
         _check_sharing(path, references, len(memory))
         storages = _Storages(memory, archive)
         return {name: storages.tensor(name, reference) for name, reference in references.items()}
@@ -144,6 +151,15 @@ def _references(path: Path, content: Any) -> dict[str, TensorReference]:
     return found
 
 
+def _check_types(path: Path, references: Mapping[str, TensorReference]) -> None:
+    for name, reference in references.items():
+        if reference.dtype is not None and reference.dtype not in _TYPES:
+            raise CheckpointError(
+                f"{path}: {name!r:.200} is of the type {reference.dtype:.100}, which is not read. "
+                "Save it again as float32."
+            )
+
+
 def _check_sharing(path: Path, references: Mapping[str, TensorReference], size: int) -> None:
     """Refuse tensors that overlap, or a storage under a thousand names; repetitions by a stride of 0 are no memory."""
     total = sum(_stored(reference) * _type_of(reference).itemsize for reference in references.values())
@@ -169,7 +185,7 @@ class _Storages:
     def __init__(self, memory: Any, archive: Archive) -> None:
         self._memory = memory
         self._spans = archive.spans
-        self._made: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self._made: dict[tuple[str, bool], torch.Tensor] = {}
 
     def tensor(self, name: str, reference: TensorReference) -> torch.Tensor:
         dtype, kind = _type_of(reference), _storage_type(reference.storage.kind)
@@ -183,7 +199,10 @@ class _Storages:
             return torch.empty(reference.shape, dtype=dtype)
         if last >= count:
             raise ValueError(f"{name!r:.200} reaches beyond its record")
-        key = (reference.storage.key, dtype)
+        aligned = begin % dtype.itemsize == 0  # kernels expect aligned elements
+        key = (reference.storage.key, aligned)
         if key not in self._made:
-            self._made[key] = tensor_at(self._memory, begin, dtype, (count,))
-        return self._made[key].as_strided(reference.shape, reference.stride, reference.offset)
+            raw = tensor_at(self._memory, begin, torch.uint8, (end - begin,))
+            self._made[key] = raw if aligned else raw.clone()
+        values = self._made[key][: count * dtype.itemsize].view(dtype)
+        return values.as_strided(reference.shape, reference.stride, reference.offset)

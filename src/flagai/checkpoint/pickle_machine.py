@@ -217,6 +217,7 @@ class PickleMachine:
             self._fail("a tensor of what is no storage")
         if len(shape) != len(stride) or len(shape) > MOST_DIMENSIONS:
             self._fail(f"a tensor of {len(shape)} dimensions and {len(stride)} strides")
+        self._left -= len(shape)  # the same tuple may be the shape of many tensors
         if not all(type(number) is int and 0 <= number < 2**62 for number in (offset, *shape, *stride)):
             self._fail("a tensor of impossible extents")
         if math.prod(extent or 1 for extent in shape) >= 2**62:

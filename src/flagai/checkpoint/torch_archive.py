@@ -81,7 +81,10 @@ def _read_zip(path: Path, memory: mmap, is_harmless: Callable[[str], bool]) -> A
         raise _other_order(path)
     machine = PickleMachine(memory, is_harmless, *_span(memory, records["data.pkl"]))
     content = machine.load()
-    return Archive(content, {key: _span(memory, records[f"data/{key}"]) for key in machine.storages})
+    spans = {key: _span(memory, records[f"data/{key}"]) for key in machine.storages}
+    if sum(end - begin for begin, end in spans.values()) > len(memory):
+        raise DamagedPickleError("several records are the same bytes")
+    return Archive(content, spans)
 
 
 def _span(memory: mmap, record: zipfile.ZipInfo) -> Span:
