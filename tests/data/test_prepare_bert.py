@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flagai.data.prepare import bert
-from flagai.data.prepare.batch import padded, shortened
+from flagai.data.prepare.batch import padded
 from flagai.data.prepare.labels import Span, decode, encode
+from flagai.data.tokenizer.formats import kept_lengths
 from flagai.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -48,7 +49,8 @@ def test_a_batch_is_padded_as_in_the_original(bert_tokenizer):
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 40))
 def test_two_texts_are_cut_evenly(first, second, room):
-    own, other = shortened(range(first), range(100, 100 + second), room)
+    lengths = kept_lengths([first, second], room)
+    own, other = list(range(lengths[0])), list(range(100, 100 + lengths[1]))
     assert len(own) + len(other) == min(first + second, room)
     assert own == list(range(len(own)))
     expected = [list(range(first)), list(range(100, 100 + second))]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import transformers
 
+from flagai.data.prepare import bert
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.text import is_chinese
 from flagai.errors import FlagAIError
@@ -33,10 +34,16 @@ def same(variant: Variant) -> str:
         assert ours.encode(first) == ids, first
         inputs = ours.encode_plus(first)
         assert {name: inputs[name] for name in theirs(first)} == dict(theirs(first)), first
-        assert ours.encode_plus(first, second)["input_ids"] == theirs([first], [second])["input_ids"][0], (
-            first,
-            second,
-        )
+        right = {name: values[0] for name, values in theirs([first], [second]).items()}
+        assert {name: ours.encode_plus(first, second)[name] for name in right} == right, (first, second)
+        if ours.frames[0].surrounds:
+            length = variant.random.choice((None, 7, 20))
+            cut = {} if length is None else {"truncation": True, "max_length": length}
+            for texts in ([first], [first, second]):
+                right = {name: values[0] for name, values in theirs(*([text] for text in texts), **cut).items()}
+                (row,) = bert.rows(ours, [texts[0] if len(texts) == 1 else texts], length)
+                assert row.ids == right["input_ids"], (texts, length)
+                assert row.segments == right.get("token_type_ids", [0] * len(row.ids)), (texts, length)
         for skip in (False, True):
             right, found = theirs.decode(ids, skip_special_tokens=skip), ours.decode(ids, skip_special_tokens=skip)
             if dense:

@@ -114,6 +114,7 @@ class Variant:
         self._maybe("split_special_tokens", True, False)
         self._maybe("model_max_length", 512, int(1e30))
         self._maybe("padding_side", "left", "right")
+        self._maybe("truncation_side", "left", "right")
         usual = {
             "bert": {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"},
             "roberta": {

@@ -55,12 +55,13 @@ class Ragged:
         shift = np.repeat(self.starts[rows] - (lengths.cumsum() - lengths), lengths)
         return type(self)(self.values[shift + np.arange(len(shift))], lengths)
 
-    def cut(self, length: int) -> Self:
-        """Every row, but no more than its first numbers."""
+    def cut(self, length: int, side: str = "right") -> Self:
+        """Every row, but no more than ``length`` numbers, dropped on the ``side`` "right" or "left"."""
         if not (self.lengths > length).any():
             return self
         place = np.arange(len(self.values)) - np.repeat(self.starts, self.lengths)
-        return type(self)(self.values[place < length], self.lengths.clip(max=length))
+        first = 0 if side == "right" else np.repeat((self.lengths - length).clip(min=0), self.lengths)
+        return type(self)(self.values[(place >= first) & (place < first + length)], self.lengths.clip(max=length))
 
     def between(self, first: int, last: int) -> Self:
         """Every row with a number in front of it and one behind it."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from flagai.data.tokenizer import Encoding, Tokenizer
-from flagai.data.tokenizer.formats import kept_lengths
 from flagai.errors import InputError
 
 Batch = dict[str, torch.Tensor]
@@ -34,20 +33,33 @@ def padded(rows: Sequence[Sequence[int]], value: int, width: int | None = None) 
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
-def shortened(first: Sequence[int], second: Sequence[int], room: int) -> tuple[list[int], list[int]]:
-    """Cut two rows to ``room`` tokens together, always from the end of the longer one (of the second if equal).
+def shortened(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], room: int) -> list[list[int]]:
+    """Cut one row or two to ``room`` tokens together; see :meth:`Tokenizer.cut`.
 
     Args:
-        first: the first row.
-        second: the second one, perhaps empty.
+        tokenizer: the tokenizer, which knows the side.
+        rows: the rows.
         room: how many tokens may remain.
 
     Raises:
         InputError: there is no room at all.
     """
-    checked_room(room)
-    own, other = kept_lengths([len(first), len(second)], room)
-    return list(first[:own]), list(second[:other])
+    return tokenizer.cut(rows, checked_room(room))
+
+
+def kept(tokenizer: Tokenizer, row: Sequence[int], max_length: int | None, specials: int) -> list[int]:
+    """The tokens of a text that are read; see :meth:`Tokenizer.cut`.
+
+    Args:
+        tokenizer: the tokenizer, which knows the side.
+        row: the tokens.
+        max_length: how many there may be, special ones included; None for all.
+        specials: how many special tokens there are beside them.
+
+    Raises:
+        InputError: there is no room at all.
+    """
+    return list(row) if max_length is None else shortened(tokenizer, [row], max_length - specials)[0]
 
 
 def last(row: Sequence[int], room: int) -> list[int]:
@@ -74,19 +86,22 @@ def checked_room(room: int) -> int:
     return room
 
 
-def checked_pairs(texts: Sequence[object]) -> list[tuple[str, str | None]]:
+def checked_pairs(texts: Sequence[object]) -> list[tuple[str, ...]]:
     """Read texts and pairs of texts.
 
     Args:
         texts: each a text, or a list or tuple of two.
 
+    Returns:
+        For each, one text or two.
+
     Raises:
         InputError: an entry is neither; the message has its index.
     """
-    pairs: list[tuple[str, str | None]] = []
+    pairs: list[tuple[str, ...]] = []
     for index, entry in enumerate(texts):
         if isinstance(entry, str):
-            pairs.append((entry, None))
+            pairs.append((entry,))
         elif isinstance(entry, list | tuple) and len(entry) == 2 and all(isinstance(text, str) for text in entry):
             pairs.append((entry[0], entry[1]))
         else:
@@ -109,10 +124,8 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
     return [found[text] for text in texts]
 
 
-def encoded_pairs(
-    tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]]
-) -> Iterator[tuple[Encoding, Encoding | None]]:
-    """The encodings of texts and pairs of texts, all worked out in one call.
+def encoded_pairs(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]]) -> Iterator[list[Encoding]]:
+    """The encodings of texts (one each) and pairs of texts (two each), all worked out in one call.
 
     Args:
         tokenizer: the tokenizer.
@@ -121,10 +134,10 @@ def encoded_pairs(
     Raises:
         InputError: an entry is neither; the message has its index.
     """
-    pairs = checked_pairs(texts)
-    encodings = iter(tokenizer.encode_batch([text for pair in pairs for text in pair if text is not None]))
-    for _, second in pairs:
-        yield next(encodings), None if second is None else next(encodings)
+    entries = checked_pairs(texts)
+    encodings = iter(tokenizer.encode_batch([text for entry in entries for text in entry]))
+    for entry in entries:
+        yield [next(encodings) for _ in entry]
 
 
 def checked_texts(texts: Sequence[object]) -> list[str]:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 import torch
 
 from flagai.data.prepare import labels as token_labels
-from flagai.data.prepare.batch import Batch, checked_room, checked_texts, encoded_pairs, padded, shortened
+from flagai.data.prepare.batch import Batch, checked_pairs, checked_room, checked_texts, encoded_pairs, padded
 from flagai.data.tokenizer import Encoding, Tokenizer
+from flagai.data.tokenizer.formats import Frames, with_ends
+from flagai.data.tokenizer.text import inside_words
 from flagai.errors import InputError
 from flagai.model.ragged import Ragged
 
 NO_CHARACTERS = (0, 0)
+_Token = tuple[int, tuple[int, int], bool]
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class Row:
     """The tokens of a text or a pair.
 
     Args:
-        ids: ``[CLS] text [SEP]`` or ``[CLS] first [SEP] second [SEP]``.
-        segments: 0 up to the first ``[SEP]``, 1 after it.
+        ids: ``[CLS] text [SEP]`` or ``[CLS] first [SEP] second [SEP]``; of RoBERTa ``<s> first </s></s> second </s>``.
+        segments: what the tokenizer says: of BERT 0 up to the first ``[SEP]`` and 1 after it, of RoBERTa 0.
         offsets: each token's characters in its own text (start, end exclusive); (0, 0) for special tokens.
         inner: whether a token continues a word.
     """
@@ -47,13 +50,27 @@ def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length:
     Args:
         tokenizer: a BERT's tokenizer.
         texts: each a text or a pair.
-        max_length: how many tokens a row may have, special ones included; the longer text is cut from its end.
+        max_length: how many tokens a row may have, special ones included; the longer text is cut, at its end unless the
+            tokenizer's ``truncation_side`` says otherwise.
 
     Raises:
         InputError: an entry is no text, or ``max_length`` leaves no room.
     """
-    cls, sep = tokenizer.get_command_id("cls"), tokenizer.get_command_id("sep")
-    return [_row(first, second, cls, sep, max_length) for first, second in encoded_pairs(tokenizer, texts)]
+    return _rows(tokenizer, texts, max_length, checked_frames(tokenizer))
+
+
+def checked_frames(tokenizer: Tokenizer) -> Frames:
+    """The special tokens that a BERT's tokenizer puts around one text, and around two.
+
+    Raises:
+        InputError: they are not one before a text and one behind it, so that no BERT was trained with it.
+    """
+    if not tokenizer.frames[0].surrounds:
+        raise InputError(
+            f"{tokenizer.description.folder}: this tokenizer does not put one special token before a text and one "
+            "behind it, as a BERT needs. Take the model's own tokenizer, or give its tokenizer.json a post_processor."
+        )
+    return tokenizer.frames
 
 
 def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> Ragged:
@@ -68,29 +85,38 @@ def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None =
         InputError: an entry is no text, or ``max_length`` leaves no room.
     """
     found = Ragged.of(tokenizer.encode_many(checked_texts(texts)))
-    found = found if max_length is None else found.cut(checked_room(max_length - 2))
-    return found.between(tokenizer.get_command_id("cls"), tokenizer.get_command_id("sep"))
-
-
-def _row(first: Encoding, second: Encoding | None, cls: int, sep: int, max_length: int | None) -> Row:
-    other = [] if second is None else list(second.ids)
-    specials = 2 if second is None else 3
-    own = list(first.ids)
+    before, behind = checked_frames(tokenizer)[0].ids([[]])
     if max_length is not None:
-        own, other = shortened(own, other, max_length - specials)
-    ids, offsets = [cls, *own, sep], [NO_CHARACTERS, *first.offsets[: len(own)], NO_CHARACTERS]
-    inner = [False, *_inner(first, len(own)), False]
-    segments = [0] * len(ids)
-    if second is not None:
-        ids += [*other, sep]
-        offsets += [*second.offsets[: len(other)], NO_CHARACTERS]
-        inner += [*_inner(second, len(other)), False]
-        segments += [1] * (len(other) + 1)
-    return Row(ids, segments, offsets, inner)
+        found = found.cut(checked_room(max_length - 2), tokenizer.truncation_side)
+    return found.between(before, behind)
 
 
-def _inner(encoding: Encoding, count: int) -> list[bool]:
-    return [token.startswith("##") for token in encoding.tokens[:count]]
+def _rows(
+    tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None, frames: Frames
+) -> list[Row]:
+    pairs = zip(checked_pairs(texts), encoded_pairs(tokenizer, texts), strict=True)
+    return [
+        _row(tokenizer, [_tokens(tokenizer, text, each) for text, each in zip(*pair, strict=True)], max_length, frames)
+        for pair in pairs
+    ]
+
+
+def _row(tokenizer: Tokenizer, parts: list[list[_Token]], max_length: int | None, frames: Frames) -> Row:
+    frame = frames[len(parts) - 1]
+    if max_length is not None:
+        parts = tokenizer.cut(parts, checked_room(max_length - frame.specials))
+    tokens = frame.laid(parts, lambda number: (number, NO_CHARACTERS, False))
+    ids, offsets, inner = map(list, zip(*tokens, strict=True))
+    return Row(ids, frame.types(parts), offsets, inner)
+
+
+def _tokens(tokenizer: Tokenizer, text: str, encoding: Encoding) -> list[_Token]:
+    """Id, characters, and whether it continues a word, of every token."""
+    if tokenizer.kind == "wordpiece":
+        inner = [token.startswith("##") for token in encoding.tokens]
+    else:
+        inner = inside_words(text, encoding.offsets)
+    return list(zip(encoding.ids, encoding.offsets, inner, strict=True))
 
 
 def collate(found: Sequence[Row], pad_id: int = 0) -> Batch:
@@ -150,7 +176,9 @@ def seq2seq(
         every position.
     """
     texts = sources if targets is None else list(zip(sources, targets, strict=True))
-    batch = collate(rows(tokenizer, texts, max_length), tokenizer.get_command_id("pad"))
+    # UniLM's own rule, whatever the tokenizer's for pairs is: the segments tell what is read and what is written.
+    frames = with_ends(tokenizer.get_command_id("cls"), tokenizer.get_command_id("sep"))
+    batch = collate(_rows(tokenizer, texts, max_length, frames), tokenizer.get_command_id("pad"))
     del batch["attention_mask"]  # the head makes UniLM's mask of the segments
     return batch if targets is None else {**batch, "labels": batch["input_ids"][:, 1:].clone()}
 

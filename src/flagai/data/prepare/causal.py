@@ -40,7 +40,7 @@ def pairs(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], 
     for source, target in zip(encoded(tokenizer, sources), encoded(tokenizer, targets), strict=True):
         own, other = list(source.ids), list(target.ids)
         if max_length is not None:
-            own, other = shortened(own, other, max_length - len(start) - 2)
+            own, other = shortened(tokenizer, [own, other], max_length - len(start) - 2)
         given = [*start, *own, end]
         rows.append([*given, *other, end])
         labels.append([*[-100] * len(given), *other, end])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flagai.data.prepare.batch import Batch, encoded, padded, shortened
+from flagai.data.prepare.batch import Batch, encoded, kept, padded
 from flagai.data.tokenizer import Tokenizer
 from flagai.generation import Prompt
 
@@ -54,7 +54,7 @@ def seq2seq(
     if targets is None:
         return batch
     start, end = start_and_end(tokenizer)
-    written = [[*_cut(row.ids, max_target_length, 1), end] for row in encoded(tokenizer, targets)]
+    written = [[*kept(tokenizer, row.ids, max_target_length, 1), end] for row in encoded(tokenizer, targets)]
     return {
         **batch,
         "decoder_input_ids": padded([[start, *row[:-1]] for row in written], pad),
@@ -66,8 +66,4 @@ def _framed(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) 
     start, end = start_and_end(tokenizer)
     front = [] if tokenizer.kind == "t5" else [start]
     encodings = encoded(tokenizer, texts)
-    return [[*front, *_cut(encoding.ids, max_length, len(front) + 1), end] for encoding in encodings]
-
-
-def _cut(ids: Sequence[int], max_length: int | None, specials: int) -> list[int]:
-    return list(ids) if max_length is None else shortened(ids, [], max_length - specials)[0]
+    return [[*front, *kept(tokenizer, encoding.ids, max_length, len(front) + 1), end] for encoding in encodings]

@@ -5,10 +5,11 @@ Source: Du et al. 2022, "GLM"; section 2 and 3.1 for blanks and their two-dimens
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
-from flagai.data.prepare.batch import Batch, encoded, encoded_pairs, last, padded, shortened
+from flagai.data.prepare.batch import Batch, encoded, encoded_pairs, kept, last, padded, shortened
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation import Prompt
@@ -56,8 +57,8 @@ def context(tokenizer: Tokenizer, text: str, max_length: int | None = None) -> l
         end = tokenizer.encode(_free_mask(tokenizer))
         ends = [] if end == [tokenizer.find_command_id("gMASK")] else [tokenizer.get_command_id("eos")]
         specials = 1 + len(end) + len(ends)
-        kept = tokens if max_length is None or not tokens else last(tokens, max_length - specials)
-        return [cls, *kept, *end, *ends]
+        end_of_text = tokens if max_length is None or not tokens else last(tokens, max_length - specials)
+        return [cls, *end_of_text, *end, *ends]
     ids = [cls, *tokens]
     if not text.endswith("[gMASK]"):
         ids.append(tokenizer.get_command_id("eos"))
@@ -264,11 +265,8 @@ def causal_prompts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int |
         texts: the texts.
         max_length: how many tokens a prompt may have; the end of the text is cut off.
     """
-    found = []
-    for encoding in tokenizer.encode_batch(texts):
-        ids = encoding.ids if max_length is None else shortened(encoding.ids, [], max_length - 2)[0]
-        found.append(Prompt(tuple(causal_row(tokenizer, ids, None).ids)))
-    return found
+    rows = (kept(tokenizer, encoding.ids, max_length, 2) for encoding in tokenizer.encode_batch(texts))
+    return [Prompt(tuple(causal_row(tokenizer, ids, None).ids)) for ids in rows]
 
 
 def seq2seq(
@@ -292,8 +290,8 @@ def seq2seq(
     """
     rows = []
     for source, target in zip(encoded(tokenizer, sources), encoded(tokenizer, targets), strict=True):
-        read = source.ids if max_source_length is None else shortened(source.ids, [], max_source_length - 2)[0]
-        written = target.ids if max_target_length is None else shortened(target.ids, [], max_target_length - 1)[0]
+        read = kept(tokenizer, source.ids, max_source_length, 2)
+        written = kept(tokenizer, target.ids, max_target_length, 1)
         rows.append(causal_row(tokenizer, read, written))
     pad = tokenizer.get_command_id("pad")
     batch = collate(rows, pad)
@@ -325,8 +323,8 @@ def classification(
     Returns:
         ``input_ids`` [B, S], ``position_ids`` [B, 2, S], ``attention_mask`` [B], the lengths; ``labels`` [B].
     """
-    kept = classification_batch(tokenizer, classification_rows(tokenizer, texts, max_length))
-    return kept if classes is None else {**kept, "labels": torch.tensor(list(classes))}
+    batch = classification_batch(tokenizer, classification_rows(tokenizer, texts, max_length))
+    return batch if classes is None else {**batch, "labels": torch.tensor(list(classes))}
 
 
 def classification_batch(tokenizer: Tokenizer, rows: Sequence[Row]) -> Batch:
@@ -341,10 +339,10 @@ def classification_rows(
     """The rows of :func:`classification`, everybody seeing everything."""
     cls, sep, eos = (tokenizer.get_command_id(name) for name in ("cls", "sep", "eos"))
     rows = []
-    for first_text, second_text in encoded_pairs(tokenizer, texts):
-        first, second = list(first_text.ids), [] if second_text is None else list(second_text.ids)
+    for encodings in encoded_pairs(tokenizer, texts):
+        parts, between = [encoding.ids for encoding in encodings], [sep] * (len(encodings) - 1)
         if max_length is not None:
-            first, second = shortened(first, second, max_length - (2 if second_text is None else 3))
-        ids = [cls, *first, *([] if second_text is None else [sep, *second]), eos]
+            parts = shortened(tokenizer, parts, max_length - 2 - len(between))
+        ids = [cls, *parts[0], *between, *chain.from_iterable(parts[1:]), eos]
         rows.append(Row(ids, [*range(len(ids))], [0] * len(ids), len(ids), [], []))
     return rows

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from flagai.data.prepare.batch import Batch, shortened
+from flagai.data.prepare.batch import Batch, kept
 from flagai.data.prepare.glm import Row, blank_row, collate
 from flagai.data.tokenizer import Tokenizer
 
@@ -124,10 +124,10 @@ def pretraining(
 
 def _drawn(tokenizer: Tokenizer, tokens: Sequence[int], chance: random.Random, max_length: int | None) -> Row:
     cls, eos = tokenizer.get_command_id("cls"), tokenizer.get_command_id("eos")
-    kept = tokens if max_length is None else shortened(tokens, [], max_length - 2)[0]
+    read = kept(tokenizer, tokens, max_length, 2)
     long_mask = "gMASK" if tokenizer.find_command_id("gMASK") is not None else "mask"
-    spans = short_spans(len(kept) + 2, chance) if chance.random() < _SHORT else []
+    spans = short_spans(len(read) + 2, chance) if chance.random() < _SHORT else []
     if spans:
-        return block_row(tokenizer, [cls, *kept, eos], spans)
-    ids = [cls, *kept]
+        return block_row(tokenizer, [cls, *read, eos], spans)
+    ids = [cls, *read]
     return block_row(tokenizer, ids, long_end(len(ids), chance), long_mask)

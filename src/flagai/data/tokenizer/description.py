@@ -26,6 +26,7 @@ FILES: dict[str, tuple[tuple[str, ...], ...]] = {
 _KINDS = {"SentencePiece": "sentencepiece", "WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "t5"}
 # The class of a vocabulary that transformers has written, where no file names it.
 _CLASS_OF_KIND = {"wordpiece": "BertTokenizer", "bpe": "GPT2Tokenizer", "t5": "T5Tokenizer"}
+SIDES = ("right", "left")
 SEGMENTERS = ("jieba", "characters")
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
@@ -72,6 +73,20 @@ class Description:
         names = self.saved.options.texts("model_input_names")
         usual = INPUTS if self.class_name in (None, "BertTokenizer") else ("input_ids", "attention_mask")
         return tuple(name for name in INPUTS if name in names) or usual
+
+    @property
+    def truncation_side(self) -> str:
+        """Where tokens are dropped, "right" or "left": as ``tokenizer_config.json`` says, or else ``tokenizer.json``.
+
+        Raises:
+            VocabularyError: it is neither.
+        """
+        options, truncation = self.saved.options, self.saved.pipeline.table.get("truncation")
+        written = truncation.get("direction") if isinstance(truncation, dict) else None
+        side = options.text("truncation_side", None) or str(written or "right").lower()
+        if side not in SIDES:
+            options.fail("truncation_side", f"{side!r:.80}, expected one of {', '.join(SIDES)}.")
+        return side
 
     def changed(self, fix_command_token: bool | None, segmenter: str | None) -> "Description":
         """The description with what a caller wants otherwise.

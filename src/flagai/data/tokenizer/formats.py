@@ -1,31 +1,92 @@
 """What ``encode_plus`` returns: the ids of one text or two, with the command tokens of the model's family."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 from flagai.errors import InputError
 
-
-def with_ends(cls: int, sep: int, first: list[int], second: list[int] | None) -> dict[str, Any]:
-    """BERT: ``[CLS] a [SEP]`` or ``[CLS] a [SEP] b [SEP]``, with types 0 and 1."""
-    ids = [cls, *first, sep]
-    types = [0] * len(ids)
-    if second is not None:
-        ids += [*second, sep]
-        types += [1] * (len(second) + 1)
-    return {"input_ids": ids, "token_type_ids": types}
+_Token = TypeVar("_Token")
 
 
-def with_eos(eos: int, first: list[int], second: list[int] | None) -> dict[str, Any]:
-    """T5: ``a </s>`` or ``a </s> b </s>``."""
-    ids = [*first, eos] if second is None else [*first, eos, *second, eos]
-    return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+class Slot(NamedTuple):
+    """A place of a frame.
+
+    Args:
+        number: the id of a special token; None where a text stands.
+        kind: the token type.
+        part: which text stands here, 0 or 1.
+    """
+
+    number: int | None
+    kind: int = 0
+    part: int = 0
 
 
-def plain(eos: int | None, first: list[int], second: list[int] | None) -> dict[str, Any]:
-    """GPT-2: the text alone, or two with ``<|endoftext|>`` between."""
-    ids = first if second is None else [*first, *([] if eos is None else [eos]), *second]
-    return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+@dataclass(frozen=True)
+class Frame:
+    """The special tokens around one text, or around two.
+
+    Args:
+        slots: special tokens and texts, in order.
+    """
+
+    slots: tuple[Slot, ...]
+
+    @property
+    def specials(self) -> int:
+        """How many special tokens there are."""
+        return sum(slot.number is not None for slot in self.slots)
+
+    @property
+    def surrounds(self) -> bool:
+        """Whether it is one special token, one text and one special token."""
+        return [slot.number is None for slot in self.slots] == [False, True, False]
+
+    @property
+    def untyped(self) -> "Frame":
+        """The same with the token type 0 everywhere, for models that read none."""
+        return Frame(tuple(slot._replace(kind=0) for slot in self.slots))
+
+    def ids(self, parts: Sequence[Sequence[int]]) -> list[int]:
+        """The ids of the texts with the special tokens."""
+        return self.laid(parts, int)
+
+    def types(self, parts: Sequence[Sequence[Any]]) -> list[int]:
+        """The token type of every id."""
+        found: list[int] = []
+        for slot in self.slots:
+            found += [slot.kind] * (len(parts[slot.part]) if slot.number is None else 1)
+        return found
+
+    def laid(self, parts: Sequence[Sequence[_Token]], special: Callable[[int], _Token]) -> list[_Token]:
+        """The tokens of the texts with the special ones, of which ``special`` makes tokens by their ids."""
+        found: list[_Token] = []
+        for slot in self.slots:
+            found += parts[slot.part] if slot.number is None else [special(slot.number)]
+        return found
+
+
+_FIRST, _SECOND = Slot(None, 0, 0), Slot(None, 0, 1)
+Frames = tuple[Frame, Frame]
+
+
+def with_ends(cls: int, sep: int) -> Frames:
+    """BERT: ``[CLS] a [SEP]`` and ``[CLS] a [SEP] b [SEP]``, with types 0 and 1."""
+    alone = (Slot(cls), _FIRST, Slot(sep))
+    return Frame(alone), Frame((*alone, Slot(None, 1, 1), Slot(sep, 1)))
+
+
+def with_eos(eos: int) -> Frames:
+    """T5: ``a </s>`` and ``a </s> b </s>``."""
+    alone = (_FIRST, Slot(eos))
+    return Frame(alone), Frame((*alone, _SECOND, Slot(eos)))
+
+
+def plain(eos: int | None) -> Frames:
+    """GPT-2: the text alone, and two with ``<|endoftext|>`` between."""
+    between = () if eos is None else (Slot(eos),)
+    return Frame((_FIRST,)), Frame((_FIRST, *between, _SECOND))
 
 
 def causal_glm(
@@ -40,22 +101,19 @@ def causal_glm(
 
     Args:
         find: gives the id of a command token.
-        source: ids of the source.
-        target: ids of the target, if there is one.
-        max_length: the input has at most so many tokens, and with ``padding`` exactly so many if there is a target.
+        source: ids of the source, short enough.
+        target: ids of the target, if there is one, short enough.
+        max_length: with ``padding``, the input has so many tokens if there is a target.
         padding: FlagAI's padding, which stands before <|endofpiece|>; without it that follows the target at once.
 
     Returns:
         ``attention_mask`` is GLM's separator: 0 means that all is causal.
     """
-    head = [find("sop"), *(source if max_length is None else source[: max_length - 2]), find("sep")]
+    head = [find("sop"), *source, find("sep")]
     tail: list[int] = []
     if target is not None:
         room = len(target) if max_length is None else max_length - len(head)
-        tail = target[:room]
-        if padding:
-            tail += [find("pad")] * (room - len(tail))
-        tail.append(find("eop"))
+        tail = [*target, *([find("pad")] * (room - len(target)) if padding else []), find("eop")]
     ids = head + tail
     length = len(ids) - (target is not None)
     sample: dict[str, Any] = {
@@ -67,12 +125,19 @@ def causal_glm(
     return sample if target is None else sample | {"target_ids": ids[1:]}
 
 
-def kept_lengths(lengths: Sequence[int], room: int) -> list[int]:
+def cut(row: Sequence[_Token], room: int, side: str) -> list[_Token]:
+    """At most ``room`` ids of a row, dropped on the ``side`` "right" or "left"."""
+    return list(row[:room] if side == "right" else row[max(0, len(row) - room) :])
+
+
+def kept_lengths(lengths: Sequence[int], room: int, *, odd_to_longer: bool = False) -> list[int]:
     """How much of one sequence or two is kept if ids are dropped, one by one, from the longer one.
 
     Args:
         lengths: of one sequence or two; of two equally long ones the second is cut first.
         room: how many ids may stay.
+        odd_to_longer: if both are cut and ``room`` is odd, the longer one (of two equally long ones the second) keeps
+            one more, as in the library ``tokenizers``; else the first does, as in FlagAI.
 
     Raises:
         InputError: there is no room even for the command tokens.
@@ -86,7 +151,8 @@ def kept_lengths(lengths: Sequence[int], room: int) -> list[int]:
     first, second = lengths
     if min(lengths) * 2 <= room:  # the shorter one is not cut
         return [room - second, second] if first > second else [first, room - first]
-    return [room - room // 2, room // 2]
+    less, more = room // 2, room - room // 2
+    return [less, more] if odd_to_longer and first <= second else [more, less]
 
 
 def check_max_length(max_length: int | None) -> None:

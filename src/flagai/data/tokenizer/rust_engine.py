@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Encoding as RustEncoding
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import WordLevel
 
 from flagai.data.tokenizer.commands import CommandToken
 from flagai.data.tokenizer.encoding import Encoding, Surface
-from flagai.data.tokenizer.formats import kept_lengths
+from flagai.data.tokenizer.formats import Frame, Frames, Slot
 from flagai.data.tokenizer.spelling import spaced
 
 Join = Callable[[Iterable[str]], str]
@@ -121,28 +121,18 @@ class RustEngine:
         return list(texts) if self._keep_blank else ["" if text.isspace() else text for text in texts]
 
 
-def post_processed(
-    tokenizer: RustTokenizer, texts: Sequence[str], limit: int | None, side: str = "right"
-) -> dict[str, Any]:
-    """One text or two with the special tokens that the tokenizer's post-processor puts around them.
+def frames_of(tokenizer: RustTokenizer) -> Frames:
+    """The special tokens that a tokenizer's post-processor puts around one text, and around two."""
+    # The post-processor does not look at the texts, so texts of one token each show what it does.
+    bare = RustTokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))  # noqa: S106  # no password
+    bare.post_processor = tokenizer.post_processor
+    first, second = bare.encode_batch(["a", "b"], add_special_tokens=False)
+    return _frame(bare.post_process(first)), _frame(bare.post_process(first, second))
 
-    Args:
-        tokenizer: the tokenizer.
-        texts: one or two.
-        limit: at most so many ids.
-        side: where ids are dropped, "right" or "left".
 
-    Raises:
-        InputError: there is no room even for the command tokens.
-    """
-    parts = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    if limit is not None:
-        lengths = [len(part.ids) for part in parts]
-        room = limit - tokenizer.num_special_tokens_to_add(len(parts) == 2)
-        for part, kept in zip(parts, kept_lengths(lengths, room), strict=True):
-            part.truncate(kept, direction=side)
-    whole = tokenizer.post_process(parts[0], parts[1] if len(parts) == 2 else None)
-    return {"input_ids": whole.ids, "token_type_ids": whole.type_ids, "attention_mask": whole.attention_mask}
+def _frame(whole: RustEncoding) -> Frame:
+    rows = zip(whole.ids, whole.type_ids, whole.special_tokens_mask, strict=True)
+    return Frame(tuple(Slot(number, kind) if special else Slot(None, kind, number) for number, kind, special in rows))
 
 
 def _surface(entry: RustEncoding, stripping: frozenset[str]) -> Surface:

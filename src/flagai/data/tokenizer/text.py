@@ -104,5 +104,24 @@ def parted(left: str, right: str) -> bool:
     return _is_word(last) and (word_follows or first in _OPENS)
 
 
+def inside_words(text: str, offsets: Iterable[tuple[int, int]]) -> list[bool]:
+    """Which tokens continue a word: letters and digits without a blank before them; a Han character is a word alone.
+
+    Args:
+        text: the text.
+        offsets: each token's characters (start, end exclusive), in order.
+    """
+    found, before = [], 0
+    for start, end in offsets:
+        touching = start == before and all(map(_goes_on, text[max(0, start - 1) : start + 1]))
+        found.append((start > 0 and touching) or start < before)  # or a further byte of one character
+        before = max(before, end)
+    return found
+
+
+def _goes_on(character: str) -> bool:
+    return _is_word(character) and _HAN.match(character) is None
+
+
 def _is_word(character: str) -> bool:
     return character.isalnum() or unicodedata.category(character).startswith("M")

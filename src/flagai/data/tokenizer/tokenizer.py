@@ -4,7 +4,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from flagai.data.tokenizer import formats
 from flagai.data.tokenizer.building import Built, build
@@ -18,6 +18,7 @@ from flagai.errors import InputError
 
 # Embeddings have a multiple of so many rows; a model without training can choose one that no token has.
 _ROWS = 128
+_Token = TypeVar("_Token")
 
 
 class Tokenizer(FlagAINames):
@@ -35,6 +36,7 @@ class Tokenizer(FlagAINames):
         self._engine = built.engine
         self._commands = built.commands
         self.command_ids = built.commands.special_ids
+        self.truncation_side = description.truncation_side
 
     @classmethod
     def from_pretrained(
@@ -158,7 +160,8 @@ class Tokenizer(FlagAINames):
             text: the (first) text.
             second_text: the second text; for GLM the target.
             target_text: the same; FlagAI has a name for each.
-            truncation: whether ``max_length`` is kept, by dropping tokens from the end of the longer text.
+            truncation: whether ``max_length`` is kept, by dropping tokens of the longer text, at its end unless
+                ``truncation_side`` says otherwise.
             max_length: at most so many ids, command tokens included.
             padding: for GLM with a target and ``max_length``, pad as FlagAI does: before ``<|endofpiece|>``.
 
@@ -169,21 +172,43 @@ class Tokenizer(FlagAINames):
         texts = [entry for entry in (text, second_text if target_text is None else target_text) if entry is not None]
         if text is None:
             raise InputError("encode_plus needs a text, but got None.")
-        rows: list[list[int] | None] = [*self._engine.encode_ids(clean(texts)), None]
-        first, second = rows[0] or [], rows[1]
+        rows = self._engine.encode_ids(clean(texts))
         limit = max_length if truncation else None
         if self.description.family == "glm":
-            if limit is not None and limit < 2:
-                raise InputError(f"max_length={limit} leaves no room for the 2 command tokens. Give a larger one.")
-            return formats.causal_glm(self.get_command_id, first, second, limit, padding=padding)
+            return self._causal_glm(rows, limit, padding=padding)
+        frame = self.frames[len(rows) - 1]
+        rows = rows if limit is None else self.cut(rows, limit - frame.specials)
+        ids = frame.ids(rows)
+        found = {"input_ids": ids, "token_type_ids": frame.types(rows), "attention_mask": [1] * len(ids)}
+        return {name: found[name] for name in self._inputs}
+
+    @cached_property
+    def frames(self) -> formats.Frames:
+        """The special tokens that belong around one text, and around two."""
         if self.description.table is None:
-            from flagai.data.tokenizer.rust_engine import RustEngine, post_processed
+            from flagai.data.tokenizer.rust_engine import RustEngine, frames_of
 
             assert isinstance(self._engine, RustEngine)  # noqa: S101  # all that are built as transformers does
-            side = self.description.saved.options.text("truncation_side", "right")
-            found = post_processed(self._engine.tokenizer, clean(texts), limit, side)
-            return {name: found[name] for name in self.description.inputs}
-        return self._with_commands(first, second, limit)
+            alone, pair = frames_of(self._engine.tokenizer)
+            return (alone, pair) if "token_type_ids" in self.description.inputs else (alone.untyped, pair.untyped)
+        cls, sep, eos = (self.find_command_id(name) for name in ("cls", "sep", "eos"))
+        if self.kind == "t5" and eos is not None:
+            return formats.with_eos(eos)
+        return formats.plain(eos) if cls is None or sep is None else formats.with_ends(cls, sep)
+
+    def cut(self, rows: Sequence[Sequence[_Token]], room: int) -> list[list[_Token]]:
+        """Drop tokens of one text or two, one by one from the longer one, on ``truncation_side``.
+
+        Args:
+            rows: the tokens of each text.
+            room: how many may stay.
+
+        Raises:
+            InputError: there is no room even for the command tokens.
+        """
+        as_in_transformers = self.description.table is None
+        lengths = formats.kept_lengths([len(row) for row in rows], room, odd_to_longer=as_in_transformers)
+        return [formats.cut(row, length, self.truncation_side) for row, length in zip(rows, lengths, strict=True)]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids.
@@ -251,24 +276,22 @@ class Tokenizer(FlagAINames):
         """
         return [self.decode(row, skip_special_tokens) for row in rows]
 
-    def _with_commands(self, first: list[int], second: list[int] | None, limit: int | None) -> dict[str, Any]:
-        """The ids with the command tokens of families other than GLM."""
-        cls, sep, eos = (self.find_command_id(name) for name in ("cls", "sep", "eos"))
-        if self.kind == "t5" and eos is not None:
-            added = 1 if second is None else 2
-        elif cls is not None and sep is not None:
-            added = 2 if second is None else 3
-        else:
-            added = int(second is not None and eos is not None)
-        if limit is not None:
-            rows = [first] if second is None else [first, second]
-            for row, kept in zip(rows, formats.kept_lengths([len(row) for row in rows], limit - added), strict=True):
-                del row[kept:]
-        if self.kind == "t5" and eos is not None:
-            return formats.with_eos(eos, first, second)
-        if cls is not None and sep is not None:
-            return formats.with_ends(cls, sep, first, second)
-        return formats.plain(eos, first, second)
+    @property
+    def _inputs(self) -> tuple[str, ...]:
+        """The names of what :meth:`encode_plus` gives."""
+        if self.description.table is None:
+            return self.description.inputs
+        # FlagAI's BERT has no mask, and its T5 and GPT-2 have no types.
+        return ("input_ids", "token_type_ids" if self.frames[0].surrounds else "attention_mask")
+
+    def _causal_glm(self, rows: list[list[int]], limit: int | None, *, padding: bool) -> dict[str, Any]:
+        if limit is not None and limit < 2:
+            raise InputError(f"max_length={limit} leaves no room for the 2 command tokens. Give a larger one.")
+        first, second = rows[0], rows[1] if len(rows) == 2 else None
+        first = first if limit is None else formats.cut(first, limit - 2, self.truncation_side)
+        if second is not None and limit is not None:
+            second = formats.cut(second, limit - 2 - len(first), self.truncation_side)
+        return formats.causal_glm(self.get_command_id, first, second, limit, padding=padding)
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         ids = ids.tolist() if hasattr(ids, "tolist") else ids

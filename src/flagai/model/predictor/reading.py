@@ -34,14 +34,17 @@ def whole_rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max
     long = [index for index, row in enumerate(found) if max_length is not None and len(row.ids) > max_length]
     if not long or max_length is None:
         return found
-    first = found[long[0]]
+    first, left = found[long[0]], tokenizer.truncation_side == "left"
+    count = len(first.ids)
+    lost = first.offsets[count - max_length + 1 if left else max_length - 1][0]
     logger.warning(
-        "Text %d has %d tokens, of which maxlen=%d are read: not its characters from %d on%s. Leave maxlen out to read "
-        "texts of any length.",
-        *(long[0], len(first.ids), max_length, first.offsets[max_length - 1][0]),
+        "Text %d has %d tokens, of which maxlen=%d are read: not its characters %s%s. Leave maxlen out to read texts "
+        "of any length.",
+        *(long[0], count, max_length, f"before {lost}" if left else f"from {lost} on"),
         f" (and so {len(long) - 1} more texts)" if long[1:] else "",
     )
-    return [row.part(0, max_length) if len(row.ids) > max_length else row for row in found]
+    begins = [max(0, len(row.ids) - max_length) if left else 0 for row in found]
+    return [row.part(begin, min(len(row.ids), begin + max_length)) for row, begin in zip(found, begins, strict=True)]
 
 
 def per_token(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:

@@ -44,7 +44,7 @@ def label_scores(
     """
     if not labels:
         raise InputError("A language model classifies by the names of the classes: give labels=['good', 'bad'].")
-    sources = [first if second is None else f"{first} {second}" for first, second in checked_pairs(texts)]
+    sources = [" ".join(pair) for pair in checked_pairs(texts)]
     max_length = read_length("maxlen", max_length, model)
     found = []
     for source in sources:
