@@ -1,12 +1,18 @@
 """Whether a model can do what is asked of it; checked before its first step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from flagai.checkpoint.memory import is_out_of_memory
 from flagai.errors import InputError
 from flagai.generation.family import Family, position_rows, room
 from flagai.generation.options import Decoding
 from flagai.generation.types import Prompt
+
+# Bytes: of the matrix of what the answers to one text see, and of the scores of a step.
+_MOST_SEEN = 2**30
+_MOST_SCORES = 2**32
 
 
 def start_id_of(model: Any, family: Family, decoding: Decoding) -> int | None:
@@ -42,6 +48,7 @@ def check(model: Any, family: Family, prompts: Sequence[Prompt], decoding: Decod
     }
     for name, ids in named.items():
         _check_ids(model, name, ids)
+    _check_size(model, prompts, decoding)
     for number, prompt in enumerate(prompts):
         if not prompt.ids:
             raise InputError(f"Prompt {number} has no ids; give at least one token.")
@@ -60,6 +67,40 @@ def _check_ids(model: Any, what: str, ids: Sequence[int]) -> None:
             f"{what} has the id {outside[0]}, but the model's tokens are 0..{vocabulary - 1}. "
             "Compare the tokenizer with the model."
         )
+
+
+def _check_size(model: Any, prompts: Sequence[Prompt], decoding: Decoding) -> None:
+    """Refuse answers of one text that no memory holds side by side."""
+    lanes, pieces = decoding.lanes, max((len(prompt.blanks) for prompt in prompts), default=0) or 1
+    seen = lanes**2 * pieces * decoding.max_new_tokens
+    scores = lanes * model.config.vocab_size * 4
+    if lanes > 1 and (seen > _MOST_SEEN or scores > _MOST_SCORES):
+        raise InputError(
+            f"{lanes} answers or candidates of {decoding.max_new_tokens} tokens side by side are too many to hold. "
+            "Lower num_beams, n_best or top_k, or max_new_tokens."
+        )
+
+
+@contextmanager
+def memory_advice(count: int, decoding: Decoding) -> Iterator[None]:
+    """Where the body runs out of memory, say what to lower.
+
+    Args:
+        count: number of texts.
+        decoding: how their answers are written.
+
+    Raises:
+        InputError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"Out of memory for {count} texts with {decoding.lanes} answers or candidates of {decoding.max_new_tokens} "
+            f"tokens each ({str(error).strip().splitlines()[0]:.200}). Lower max_new_tokens, num_beams or n_best."
+        ) from error
 
 
 def _check_room(model: Any, number: int, prompt: Prompt, new: int) -> None:

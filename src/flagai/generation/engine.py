@@ -8,6 +8,7 @@ import torch
 
 from flagai.generation.beam import BeamSearch
 from flagai.generation.chain import Chain
+from flagai.generation.checks import memory_advice
 from flagai.generation.contrastive import ContrastiveSearch
 from flagai.generation.evaluating import evaluating
 from flagai.generation.lanes import IndependentLanes
@@ -128,6 +129,7 @@ def _steps(
         return
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
+        stack.enter_context(memory_advice(len(prompts), decoding))
         search = _search(model, prompts, decoding, processors, stop)
         tree = search.tree
         patience = patience or _patience(search)
@@ -163,7 +165,7 @@ def _search(
         chain = Chain(model, prompts, decoding, 1 + decoding.prompt_lookup)
         return PromptLookup(chain, Pipeline(decoding, processors, chain), stop)
     contrastive = decoding.contrastive_alpha is not None
-    tree = Tree(model, prompts, decoding, (decoding.top_k or 1) if contrastive else decoding.width)
+    tree = Tree(model, prompts, decoding, decoding.lanes)
     pipeline = Pipeline(decoding, processors, tree)
     kind: type[Search] = IndependentLanes
     if contrastive:

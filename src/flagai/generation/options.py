@@ -7,20 +7,24 @@ from typing import Any, Literal
 
 from flagai.errors import InputError
 
-# option: (lowest, highest, whether the lowest itself is allowed, whether only whole numbers are)
+# So many tokens an answer may have, and so many answers may be written side by side: what is more is a slip of the pen.
+MOST_TOKENS = 2**20
+MOST_LANES = 4096
+# option: (lowest, highest, whether the lowest itself is allowed, whether only whole numbers are). Factors above 1e9 and
+# powers of a length above 10 leave float32.
 _RANGES: dict[str, tuple[float, float, bool, bool]] = {
-    "max_new_tokens": (1, math.inf, True, True),
-    "min_new_tokens": (0, math.inf, True, True),
-    "temperature": (0, math.inf, False, False),
+    "max_new_tokens": (1, MOST_TOKENS, True, True),
+    "min_new_tokens": (0, MOST_TOKENS, True, True),
+    "temperature": (0, 1e9, False, False),
     "top_k": (0, math.inf, True, True),
     "top_p": (0, 1, True, False),
-    "repetition_penalty": (0, math.inf, False, False),
+    "repetition_penalty": (0, 1e9, False, False),
     "no_repeat_ngram_size": (0, math.inf, True, True),
-    "num_beams": (1, math.inf, True, True),
-    "n_best": (1, math.inf, True, True),
-    "length_penalty": (-math.inf, math.inf, False, False),
+    "num_beams": (1, MOST_LANES, True, True),
+    "n_best": (1, MOST_LANES, True, True),
+    "length_penalty": (-10, 10, True, False),
     "beam_groups": (1, math.inf, True, True),
-    "diversity_penalty": (0, math.inf, True, False),
+    "diversity_penalty": (0, 1e9, True, False),
     "contrastive_alpha": (0, 1, True, False),
     "prompt_lookup": (0, 63, True, True),
 }
@@ -28,7 +32,6 @@ _IDS = ("stop_ids", "banned_ids")
 _SEQUENCES = ("bad_words", "forced_words")
 # Ids and seeds, of which torch takes 64 bits; the n-th sample's seed is n more.
 _MOST = 2**62
-_LARGEST = 1e300  # whole numbers may be too large for torch
 PROCESSORS = ("repetition_penalty", "temperature", "top_k", "top_p")
 
 
@@ -124,8 +127,11 @@ class Decoding:
         self._check_together()
 
     def _check_choices(self) -> None:
-        if self.early_stopping not in (True, False, "never"):
-            raise InputError(f"early_stopping is {self.early_stopping!r}; expected True, False or 'never'.")
+        for name in ("do_sample", "cuda_graphs"):
+            check_flag(name, getattr(self, name))
+        early = self.early_stopping
+        if not isinstance(early, bool | str) or early not in (True, False, "never"):
+            raise InputError(f"early_stopping is {early!r:.80}; expected True, False or 'never'.")
         unknown = [name for name in self.processors if name not in PROCESSORS]
         if unknown or len(set(self.processors)) < len(self.processors):
             raise InputError(f"processors are {self.processors}; expected some of {PROCESSORS}, each once.")
@@ -139,6 +145,10 @@ class Decoding:
             (self.do_sample and beams, "do_sample=True does not go with num_beams > 1; choose one"),
             (contrastive and (self.do_sample or beams), "contrastive_alpha goes without do_sample and num_beams"),
             (contrastive and not self.top_k, "contrastive_alpha needs top_k, the number of candidates (4 is usual)"),
+            (
+                self.lanes > MOST_LANES,
+                f"contrastive_alpha compares top_k {self.top_k} candidates; expected at most {MOST_LANES}",
+            ),
             (beams and self.n_best > self.num_beams, f"n_best {self.n_best} exceeds num_beams {self.num_beams}"),
             (
                 not beams and not self.do_sample and self.n_best > 1,
@@ -174,6 +184,21 @@ class Decoding:
         """How many answers to a text are written side by side."""
         return self.num_beams if self.num_beams > 1 else self.n_best
 
+    @property
+    def lanes(self) -> int:
+        """How many tokens of a text are scored in a step: one for each of its answers, or for each candidate."""
+        return self.width if self.contrastive_alpha is None else self.top_k or 1
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        InputError: it is neither; the message has the option's name.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r:.80}; expected True or False.")
+
 
 def _check_range(name: str, value: Any, low: float, high: float, closed: bool, whole: bool) -> None:
     if value is None and name in ("top_k", "contrastive_alpha"):
@@ -181,27 +206,25 @@ def _check_range(name: str, value: Any, low: float, high: float, closed: bool, w
     kind = "a whole number" if whole else "a number"
     right = isinstance(value, int) if whole else isinstance(value, int | float)
     if not right or isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; expected {kind}.")
-    if (
-        not (low <= value <= high)
-        or (value == low and not closed)
-        or value == math.inf
-        or (not whole and abs(value) > _LARGEST)
-    ):
-        least = f"{'at least' if closed else 'more than'} {low:g}" if low > -math.inf else "a finite number"
-        most = f" and at most {high:g}" if high < math.inf else ""
-        raise InputError(f"{name} is {value!r}; expected {kind}, {least}{most}.")
+        raise InputError(f"{name} is {value!r:.80}; expected {kind}.")
+    if not (low <= value <= high) or (value == low and not closed):
+        least = f"{'at least' if closed else 'more than'} {low:,}"
+        most = f" and at most {high:,.0f}" if high < math.inf else ""
+        raise InputError(f"{name} is {value!r:.80}; expected {kind}, {least}{most}.")
 
 
 def _many(name: str, value: Any) -> Iterable[Any]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise InputError(f"{name} is {value!r}; expected a sequence.")
+        raise InputError(f"{name} is {value!r:.80}; expected a sequence.")
     return value
 
 
 def _ids(name: str, values: Any) -> tuple[int, ...]:
-    ids = tuple(_many(name, values))
+    try:
+        ids = tuple(_many(name, values))
+    except TypeError as error:  # an array without dimensions
+        raise InputError(f"{name} is {values!r:.80}; expected a sequence.") from error
     for value in ids:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST:
-            raise InputError(f"{name} holds {value!r}; expected whole numbers of at least 0, below 2**62.")
+            raise InputError(f"{name} holds {value!r:.80}; expected whole numbers of at least 0, below 2**62.")
     return ids

@@ -7,9 +7,11 @@ Source: the order and the definitions are FlagAI's; the n-gram and bad-word rule
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
+from flagai.errors import InputError
 from flagai.generation.options import Decoding
 from flagai.generation.tree import Tree
 from flagai.generation.types import LogitsProcessor
@@ -70,6 +72,14 @@ def forbid_sequences(ids: torch.Tensor, scores: torch.Tensor, sequences: Sequenc
         complete = (tail == same_length[:, :-1]).all(-1)
         scores = _forbid(scores, same_length[:, -1].expand_as(complete), complete)
     return scores
+
+
+def _checked(found: Any, scores: torch.Tensor) -> torch.Tensor:
+    """What a caller's processor returns, if it is scores."""
+    if not isinstance(found, torch.Tensor) or found.shape != scores.shape or not found.is_floating_point():
+        what = f"{found.dtype} {list(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+        raise InputError(f"A logits processor returned {what}; expected scores {list(scores.shape)}, as it was given.")
+    return found
 
 
 def _forbid(scores: torch.Tensor, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
@@ -147,7 +157,7 @@ class Pipeline:
         ids = self.tree.history() if self.looks_back else self.tree.past
         scores = self._limited(ids, plain)
         for processor in self.added:
-            scores = processor(ids, scores)
+            scores = _checked(processor(ids, scores), scores)
         for function, value in self.ordered:
             scores = function(ids, scores, value)
         if not self.tree.family.spans:

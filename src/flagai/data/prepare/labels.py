@@ -31,7 +31,7 @@ def checked_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
         InputError: there are more or fewer, or they are no texts.
     """
     if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
-        raise InputError(f"The labels are {labels!r}; expected a list of names, such as ['O', 'B-LOC', 'I-LOC'].")
+        raise InputError(f"The labels are {labels!r:.80}; expected a list of names, such as ['O', 'B-LOC', 'I-LOC'].")
     if len(labels) != classes:
         raise InputError(
             f"There are {len(labels)} labels, but the model knows {classes} classes: {list(labels)}. "

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -46,7 +47,10 @@ def many(text: Any) -> list[Any]:
         return [text]
     if isinstance(text, bytes | Mapping | Set) or not isinstance(text, Iterable):
         raise InputError(f"Expected a text or a list of texts, but found {type(text).__name__}.")
-    return list(text)
+    try:
+        return list(text)
+    except TypeError as error:  # an array without dimensions
+        raise InputError(f"Expected a text or a list of texts, but found {text!r:.80}.") from error
 
 
 def is_pair(text: object) -> bool:
@@ -63,14 +67,15 @@ def tell_of_pairs() -> None:
     )
 
 
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least ``least``.
+def whole_number(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+    """A whole number of at least ``least`` and at most ``most``.
 
     Raises:
         InputError: it is none; the message has the argument's name.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r}; expected a whole number of at least {least}.")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limit = "" if most == math.inf else f" and at most {most:,}"
+        raise InputError(f"{name} is {value!r:.80}; expected a whole number of at least {least}{limit}.")
     return value
 
 
@@ -134,7 +139,7 @@ def class_names(labels: Sequence[str], classes: int | None) -> tuple[str, ...]:
     """
     right = isinstance(labels, list | tuple) and all(isinstance(label, str) and label for label in labels)
     if not right or len(set(labels)) < len(labels):
-        raise InputError(f"labels is {labels!r}; expected a list of different names, such as ['good', 'bad'].")
+        raise InputError(f"labels is {labels!r:.80}; expected a list of different names, such as ['good', 'bad'].")
     if labels and classes is not None and len(labels) != classes:
         raise InputError(
             f"There are {len(labels)} labels, but the model knows {classes} classes: {list(labels)}. "

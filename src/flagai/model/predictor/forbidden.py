@@ -21,7 +21,7 @@ class ForbiddenTexts:
     """
 
     def __init__(self, texts: Iterable[str], tokenizer: Tokenizer, rows: int) -> None:
-        self.patterns = [pattern for pattern in map(tokenizer.pattern, texts) if pattern]
+        self.patterns = [pattern for pattern in map(tokenizer.pattern, dict.fromkeys(texts)) if pattern]
         if not self.patterns:
             return
         self._pieces = tokenizer.pieces

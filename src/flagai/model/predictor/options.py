@@ -8,6 +8,7 @@ from typing import Any
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation import Decoding
+from flagai.generation.options import MOST_TOKENS, check_flag
 from flagai.generation.types import LogitsProcessor
 from flagai.model.predictor.arguments import whole_number
 from flagai.model.predictor.forbidden import ForbiddenTexts
@@ -74,7 +75,8 @@ class Options:
                 near = difflib.get_close_matches(name, NAMES, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise InputError(f"There is no option {name!r} of generation.{hint} Known: {', '.join(NAMES)}.")
-        whole_number("out_max_length", max_new_tokens)
+        whole_number("out_max_length", max_new_tokens, most=MOST_TOKENS)
+        check_flag("do_sample", given.get("do_sample", False))
         values = dict(decoding)
         values |= {name: given[name] for name in _AS_THEY_ARE if name in given}
         if "min_length" in given:
@@ -82,7 +84,7 @@ class Options:
         texts = {name: _texts(name, given.get(name, ())) for name in _TEXTS}
         processors = given.get("logits_processors", ())
         if not isinstance(processors, list | tuple) or not all(map(callable, processors)):
-            raise InputError(f"logits_processors is {processors!r}; expected a list of functions.")
+            raise InputError(f"logits_processors is {processors!r:.80}; expected a list of functions.")
         return cls(max_new_tokens, values, logits_processors=tuple(processors), **texts)
 
     def with_seeds(self, seeds: Sequence[Any]) -> "Options":
@@ -124,7 +126,7 @@ class Options:
         forced = tuple(self._forced(text, tokenizer) for text in self.forced_words)
         if not all(forced):
             raise InputError(
-                f"One of forced_words {list(self.forced_words)} has more tokens than an answer may have "
+                f"One of forced_words {list(self.forced_words)!r:.80} has more tokens than an answer may have "
                 f"({self.max_new_tokens}). Raise out_max_length."
             )
         return Decoding(
@@ -150,14 +152,14 @@ class Options:
     def _forced(self, text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
         """The spellings of a text that an answer has room for."""
         if not tokenizer.can_write(text):
-            raise InputError(f"forced_words has {text!r}, which the model's vocabulary cannot write. Leave it out.")
+            raise InputError(f"forced_words has {text!r:.80}, which the model's vocabulary cannot write. Leave it out.")
         return tuple(ids for ids in spellings(text, tokenizer) if len(ids) <= self.max_new_tokens)
 
 
 def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
-        raise InputError(f"{name} is {value!r}; expected texts that are not empty.")
+        raise InputError(f"{name} is {value!r:.80}; expected texts that are not empty.")
     return tuple(texts)
 
 

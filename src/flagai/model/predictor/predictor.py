@@ -8,6 +8,7 @@ import torch
 from flagai.data.prepare.labels import checked_labels
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.generation.options import MOST_LANES
 from flagai.model.base_model import BaseModel
 from flagai.model.glm_model import GLMForSequenceClassification
 from flagai.model.predictor import blanks, reading
@@ -206,8 +207,9 @@ class Predictor:
             InputError: this model fills no blanks, a text has none, or an option is impossible.
         """
         self._require("fill_blanks")
-        width = max(whole_number("beam_size", beam_size), whole_number("n_best", n_best))
-        strategy = {} if options.get("do_sample") else {"num_beams": width}
+        wanted = {"beam_size": beam_size, "n_best": n_best}
+        width = max(whole_number(name, value, most=MOST_LANES) for name, value in wanted.items())
+        strategy = {} if options.get("do_sample") is True else {"num_beams": width}
         asked = Options.read(out_max_length, options, n_best=n_best, **strategy)
         found = blanks.fill(Writer(self.model, self.tokenizer), many(texts), asked, n_best)
         return found[0] if isinstance(texts, str) else found

@@ -92,11 +92,12 @@ def _windows(model: BaseModel, prompts: Sequence[Prompt], decoding: Decoding) ->
 def _bytes(model: BaseModel, prompt: Prompt, decoding: Decoding) -> int:
     """What a prompt and its answers take: keys and values of every token, and logits of the newest ones."""
     backbone: Any = getattr(model, "model", model)
-    lanes = decoding.width if decoding.contrastive_alpha is None else decoding.top_k or 1
+    lanes = decoding.lanes
     tokens = len(prompt.ids) + lanes * decoding.max_new_tokens * max(len(prompt.blanks), 1)
     numbers = 2 * backbone.new_cache().num_layers * backbone.embed.token.embedding_dim
     cache = tokens * numbers * next(model.parameters()).element_size()
-    return int(cache + lanes * model.config.vocab_size * 4 * _LOGITS)
+    seen = lanes * tokens  # a byte for each that a lane may see
+    return int(cache + seen + lanes * model.config.vocab_size * 4 * _LOGITS)
 
 
 def _budget(device: torch.device) -> int:
