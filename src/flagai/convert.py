@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagai.checkpoint.atomic import replace_folder
+from flagai.checkpoint.atomic import replace_folder, target_folder
 from flagai.checkpoint.files import CheckpointFiles
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.save import WEIGHT_FILES
 from flagai.checkpoint.steady import read_steadily
-from flagai.errors import InputError, ModelNotFoundError
+from flagai.errors import FlagAIError, InputError, ModelNotFoundError
 from flagai.hub.names import MANIFEST, WEIGHTS
 from flagai.model import quantized as quantization
 from flagai.model.base_model import BaseModel
@@ -37,6 +37,8 @@ _NEEDED = (
     "sentence_*_config.json",
     "config_sentence_transformers.json",
 )
+# Far above any vocabulary; all companions are in memory until they are written.
+_LARGEST = 256 << 20
 _DOCUMENTS = ("README*", "LICENSE*", "NOTICE*")
 # What is replaced in a target that holds another model; its other files stay.
 _OF_A_MODEL = (
@@ -125,8 +127,12 @@ def convert(
 
 
 def _find(source: str | Path) -> Found:
-    path = Path(source).expanduser()
-    if not path.exists():
+    try:
+        path = Path(source).expanduser()
+        absent = not path.exists()
+    except (OSError, RuntimeError):  # no such name or home: what looks for models says so
+        absent = True
+    if absent:
         return obtain(source)
     if not (path / CONFIG_FILE).is_file():
         raise ModelNotFoundError(f"{path} has no {CONFIG_FILE}; flagai convert reads model folders.")
@@ -134,9 +140,15 @@ def _find(source: str | Path) -> Found:
 
 
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    if target.resolve() == source.resolve():
+    try:
+        place = target_folder(target)
+    except OSError as error:
+        if isinstance(error, FlagAIError):
+            raise
+        raise InputError(f"{target} cannot be a folder: {error}. Choose another name.") from error
+    if place == source.resolve():
         raise InputError(f"{target} is the source itself. Name another folder; the original is never overwritten.")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
+    if place.is_dir() and any(place.iterdir()) and not overwrite:
         raise InputError(f"{target} is not empty. Name another folder, or say --overwrite.")
 
 
@@ -178,7 +190,7 @@ def _read_companions(folder: Path) -> tuple[dict[str, bytes], list[str]]:
         if not path.is_file():
             continue
         if _is_inside(path, folder):
-            content[name] = path.read_bytes()
+            content[name] = _read(path)
         elif any(path.match(pattern) for pattern in _DOCUMENTS):
             logger.warning("%s is a symbolic link out of the folder, so it is not copied", path)
             left_out.append(name)
@@ -188,6 +200,14 @@ def _read_companions(folder: Path) -> tuple[dict[str, bytes], list[str]]:
                 "file itself there if it belongs to the model, or remove the link."
             )
     return content, left_out
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise InputError(f"{path} is larger than {_LARGEST:,} bytes, too large for such a file. Put it elsewhere.")
+    return content
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -1,12 +1,14 @@
 """Reading JSON that others wrote: bounded, strict, typed; every fault is an error that names file and field."""
 
+import errno
 import json
 import math
 import re
 import reprlib
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from flagai.errors import ConfigError, FlagAIError
 
@@ -40,7 +42,7 @@ def read_json(path: Path, error: type[FlagAIError] = ConfigError, *, limit: int 
         FlagAIError: of the class ``error``: the file cannot be read, is too large, is not JSON or not an object.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except (OSError, ValueError) as problem:  # ValueError: no file can have this name
         raise error(f"{path} cannot be read ({getattr(problem, 'strerror', None) or problem}).") from problem
@@ -52,6 +54,17 @@ def read_json(path: Path, error: type[FlagAIError] = ConfigError, *, limit: int 
             f"{path} holds a JSON {type(content).__name__} where an object is expected. Fetch it again or repair it."
         )
     return content
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read bytes, but nothing that may never end, such as a pipe or a device.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.open("rb")
 
 
 def parse_json(data: bytes | str, place: str, error: type[FlagAIError] = ConfigError) -> Any:

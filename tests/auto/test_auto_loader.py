@@ -8,10 +8,12 @@ import torch
 
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.tasks import ALIASES, CLASSES
+from flagai.data.tokenizer import Tokenizer
 from flagai.errors import ConfigError, InputError, LoadError, ModelNotFoundError
+from flagai.model.predictor.embedder import SentenceEmbedder
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.registry import class_named
-from tests import folders
+from tests import folders, tiny
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "autoloader_table.json").read_text(encoding="utf-8"))
 BACKBONES = {
@@ -86,6 +88,36 @@ def test_a_fine_tuned_folder_is_found_first(tmp_path):
         loader = AutoLoader("ner", model_name=name, model_dir=tmp_path, device="cpu")
         assert loader.get_model().config.class_num == 7
         assert loader.get_tokenizer().encode("今天") == [791, 1921]
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+@pytest.mark.parametrize("load", ["AutoLoader", "SentenceEmbedder"])
+def test_a_model_exchanged_before_its_vocabulary_is_read_has_its_own(load, turns, tmp_path, monkeypatch):
+    """A third of the loads had the vocabulary of the other model, when a folder was exchanged again and again."""
+    for count in (7, 8):
+        folder = tmp_path / f"new-{count}"
+        tiny.build("BertModel", seed=count, class_num=count).save_pretrained(folder)
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{count * number}" for number in range(26))]
+        (folder / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "new-7").rename(tmp_path / "model")
+    changes = list(range(turns))
+    read = Tokenizer.from_folder.__func__
+
+    def exchange(*arguments, **options):
+        if changes:
+            changes.pop()
+            for old, new in (("model", "old"), ("new-8", "model"), ("old", "new-8")):
+                (tmp_path / old).rename(tmp_path / new)
+        return read(Tokenizer, *arguments, **options)
+
+    monkeypatch.setattr(Tokenizer, "from_folder", exchange)
+    monkeypatch.setattr(Tokenizer, "from_pretrained", lambda name, cache_dir, **_: exchange(cache_dir / name))
+    if load == "AutoLoader":
+        loaded = AutoLoader("embedding", "model", tmp_path, device="cpu")
+    else:
+        loaded = SentenceEmbedder.from_folder(tmp_path / "model")
+    assert loaded.model.config.class_num == (8 if turns % 2 else 7)
+    assert loaded.tokenizer.convert_ids_to_tokens([6]) == [f"word{loaded.model.config.class_num}"]
 
 
 def test_the_backbone_is_loaded_where_the_fine_tuned_model_cannot_be_fetched(home, caplog):

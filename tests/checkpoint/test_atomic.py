@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import torch
 
 from flagai.checkpoint import atomic, save
 from flagai.checkpoint.atomic import replace_file, replace_folder
+from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import InputError
 from flagai.model import saving
 from flagai.model.glm_model import GLMModel
@@ -391,3 +393,49 @@ def test_a_full_disk_is_one_error_and_leaves_the_old_model(tmp_path: Path, old: 
     assert in_child(save_all) == 0
     assert left(tmp_path) == []
     assert equal(GLMModel.from_pretrain(folder), old)
+
+
+WRITERS: dict[str, Callable[[Any, Path], None]] = {
+    "folder": lambda model, path: model.save_pretrained(path),
+    "weights": lambda model, path: model.save_weights(path),
+    "config": lambda model, path: model.save_config(path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("name", ["circle", "circle/x", "n" * 300, "a\0b", "file/x"])
+def test_places_that_cannot_be_are_one_error(tmp_path: Path, new: Any, writer: str, name: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="cannot be written"):
+        WRITERS[writer](new, tmp_path / name)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_weights_go_through_a_pipe_which_stays(tmp_path: Path, new: Any, name: str) -> None:
+    """safetensors puts a new file in the place of what is there: a pipe, or /dev/null."""
+    os.mkfifo(tmp_path / name)
+    reader = subprocess.Popen(["cat", tmp_path / name], stdout=subprocess.PIPE)
+    new.save_weights(tmp_path / name)
+    content, _ = reader.communicate(timeout=60)
+    assert stat.S_ISFIFO((tmp_path / name).stat().st_mode)
+    (tmp_path / f"copy-{name}").write_bytes(content)
+    new.save_weights(tmp_path / f"file-{name}")
+    copy, file = (open_checkpoint(tmp_path / f"{place}-{name}").parts[0] for place in ("copy", "file"))
+    assert copy.keys() == file.keys()
+    assert all(torch.equal(copy[key], file[key]) for key in file)
+
+
+@pytest.mark.parametrize("inside", [".", "logs"])
+def test_the_working_directory_is_not_exchanged(
+    tmp_path: Path, old: Any, new: Any, inside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell would be left in a folder that is gone, which shows no files."""
+    (tmp_path / "model" / "logs").mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / "model" / inside)
+    before = sorted(path.name for path in (tmp_path / "model").iterdir())
+    with pytest.raises(InputError, match="working directory"):
+        new.save_pretrained(tmp_path / "model")
+    assert sorted(path.name for path in Path(tmp_path / "model").iterdir()) == before
+    assert Path.cwd().exists()

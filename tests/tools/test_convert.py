@@ -1,5 +1,6 @@
 """What convert leaves behind: one whole model, whatever was there and whenever it was killed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,20 @@ def test_the_links_of_the_hub_cache_are_followed(models: Path) -> None:
         (snapshot / path.name).symlink_to(f"../../blobs/{number}")
     assert convert(snapshot, models / "c").companions == ["vocab.txt"]
     assert (models / "c" / "vocab.txt").read_text() == "vocabulary of a\n"
+
+
+def test_a_companion_too_large_for_memory_is_refused(models: Path) -> None:
+    os.truncate(models / "a" / "vocab.txt", 1 << 30)
+    with pytest.raises(InputError, match="too large"):
+        convert(models / "a", models / "c")
+
+
+@pytest.mark.parametrize("name", ["circle", "n" * 300, "a\0b", "file"])
+def test_targets_that_cannot_be_are_one_error(models: Path, name: str) -> None:
+    (models / "circle").symlink_to("circle")
+    (models / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"cannot be a folder|is a file"):
+        convert(models / "a", models / name, overwrite=True)
 
 
 # Converts a over b in children that kill themselves at the n-th access to a file, for each n until one survives.

@@ -9,6 +9,7 @@ from flagai import settings
 from flagai.auto_model.tasks import class_for, task_named
 from flagai.catalog.packages import find_model
 from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint.steady import read_from_one
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
@@ -98,8 +99,21 @@ class AutoLoader:
             "dtype": "float16" if fp16 and torch_dtype is None else torch_dtype,
         }
         found = _fine_tuned(home, model_name, self.task_name) if fine_tuned else model_name
+        self.model, self.tokenizer = read_from_one(
+            home / found, lambda: self._open(home, found, model_name, segmenter, options, overrides)
+        )
+
+    def _open(
+        self,
+        home: Path,
+        found: str,
+        model_name: str,
+        segmenter: str | None,
+        options: dict[str, Any],
+        overrides: dict[str, Any],
+    ) -> tuple[BaseModel, Tokenizer]:
         try:
-            self.model = _load(home, found, self.task_name, options, overrides)
+            model = _load(home, found, self.task_name, options, overrides)
         except LoadError as error:
             if found == model_name:
                 raise
@@ -112,8 +126,8 @@ class AutoLoader:
                 raise
             logger.warning("%s Loading %s instead, which was not trained for %s.", error, model_name, self.task_name)
             found = model_name
-            self.model = _load(home, found, self.task_name, options, overrides)
-        self.tokenizer = _tokenizer(home, found, model_name, segmenter)
+            model = _load(home, found, self.task_name, options, overrides)
+        return model, _tokenizer(home, found, model_name, segmenter)
 
     def __repr__(self) -> str:
         return f"AutoLoader({self.task_name!r}: {type(self.model).__name__}, {self.tokenizer!r})"

@@ -30,7 +30,9 @@ def replace_file(path: Path) -> Iterator[Path]:
     Raises:
         InputError: nothing can be written there, or the disk is full.
     """
-    if is_stream(path):
+    with _explained(path):
+        stream = is_stream(path)
+    if stream:
         with _room(path):
             yield path
         return
@@ -72,12 +74,42 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def _target(path: Path) -> Path:
-    """The file that a path leads to through symbolic links."""
+def _resolved(path: Path) -> Path:
+    """Where a path leads through symbolic links.
+
+    Raises:
+        OSError: nowhere.
+    """
     try:
-        found = path.resolve()
+        return path.resolve()
     except RuntimeError as error:  # links in a circle
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
+
+
+def target_folder(path: Path) -> Path:
+    """The folder that a path leads to, if it can be exchanged for another one.
+
+    Raises:
+        InputError: it is a file, or this process works in it and would be left in a folder that is gone.
+        OSError: the path leads nowhere.
+    """
+    folder = _resolved(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file. Name a folder to save into.")
+    with suppress(FileNotFoundError):  # the working directory is gone already
+        if Path.cwd().is_relative_to(folder):
+            raise InputError(
+                f"{folder} is the working directory, or above it; it would be exchanged for a new folder. Name another "
+                "folder, or work from elsewhere."
+            )
+    return folder
+
+
+def _target(path: Path) -> Path:
+    """The file that a path leads to through symbolic links."""
+    found = _resolved(path)
     if found.is_dir():
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return found
@@ -111,10 +143,8 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
     Raises:
         InputError: nothing can be written there, or a file is in the way.
     """
-    folder = folder.resolve()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file. Name a folder to save into.")
     with _explained(folder):
+        folder = target_folder(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep(folder.parent)
         prefix = f".{folder.name}{MARK}"

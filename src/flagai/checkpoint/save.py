@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from flagai.checkpoint.atomic import is_stream
 from flagai.checkpoint.names import NameMap, Window
 from flagai.errors import InputError
 
@@ -93,11 +94,17 @@ def write_file(path: Path, plan: Plan, *, pickled: bool = False, build: Build = 
         build: makes the tensors, which are asked for in the plan's order.
     """
     from safetensors import SafetensorError  # late: reading needs no safetensors
-    from safetensors.torch import save_file
+    from safetensors.torch import save, save_file
 
     tensors = {theirs: build(sources) for theirs, sources in plan.items()}
     try:
-        if pickled:
+        if is_stream(path):  # save_file would put a regular file in its place
+            with path.open("ab") as stream:
+                if pickled:
+                    torch.save(tensors, stream)
+                else:
+                    stream.write(save(_separate(tensors), metadata=_METADATA))
+        elif pickled:
             torch.save(tensors, path)
         else:
             save_file(_separate(tensors), path, metadata=_METADATA)

@@ -1,7 +1,9 @@
 """Read a folder that another process may exchange meanwhile: all of it from one version, or again."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,7 +52,51 @@ def read_steadily(
                 return result
         files = None
         time.sleep(_PAUSE * attempt)
-    raise CheckpointError(
+    raise _restless(path)
+
+
+def read_from_one(folder: Path, read: Callable[[], Result]) -> Result:
+    """Read a folder in several steps, again and again until it was not exchanged for another one meanwhile.
+
+    Args:
+        folder: the folder; if it is absent, :obj:`read` may fetch it.
+        read: reads what belongs together, such as weights and vocabulary.
+
+    Raises:
+        CheckpointError: the folder is exchanged without end.
+    """
+    for attempt in range(_TRIES):
+        with _held(folder) as is_same:
+            try:
+                result = read()
+            except Exception:
+                if is_same():
+                    raise
+            else:
+                if is_same():
+                    return result
+                del result  # before the next one takes its memory
+        time.sleep(_PAUSE * attempt)
+    raise _restless(folder)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Tell whether a folder is still the same; as long as it is open, no other one gets its number."""
+    try:
+        opened = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError):
+        yield lambda: True
+        return
+    try:
+        begin = os.fstat(opened)
+        yield lambda: _stamp(folder) in (None, (begin.st_dev, begin.st_ino))
+    finally:
+        os.close(opened)
+
+
+def _restless(path: Path) -> CheckpointError:
+    return CheckpointError(
         f"{path} changed {_TRIES} times while it was read. Save less often, or save elsewhere and load from there."
     )
 

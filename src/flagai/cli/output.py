@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ def check_target(path: Path | None, *also: str) -> None:
     """
     if path is None or path == STDOUT:
         return
-    if path.is_dir():
+    if os.path.isdir(path):  # also if no file can have this name
         raise InputError(f"--out {path} cannot be written: it is a folder. Name a file in it.")
     if path.suffix not in also:
         written = ".jsonl (JSON lines), .csv and .tsv, each also as .gz"

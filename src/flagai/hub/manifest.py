@@ -13,7 +13,7 @@ from typing import Any
 
 from flagai.errors import HubError
 from flagai.hub.names import MANIFEST, safe_name
-from flagai.typed_json import Fields, parse_json
+from flagai.typed_json import Fields, open_regular, parse_json
 
 logger = logging.getLogger(__name__)
 _FORMAT = 1
@@ -82,7 +82,7 @@ class Manifest:
             HubError: it is damaged.
         """
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 text = file.read(_LONGEST + 1).decode()
         except (FileNotFoundError, NotADirectoryError):
             return None

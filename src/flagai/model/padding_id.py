@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flagai.errors import ConfigError
-from flagai.typed_json import as_int, read_json
+from flagai.typed_json import as_int, open_regular, read_json
 
 logger = logging.getLogger(__name__)
 _USUAL = ("[PAD]", "<pad>")
@@ -78,6 +78,14 @@ def _content(path: Path, limit: int = 8 << 20) -> dict[str, Any]:
         return {}
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.read(_TOKENIZER_LIMIT)
+    except OSError:
+        return b""
+
+
 def _text(token: Any) -> str | None:
     """A special token's text; some files say more of it."""
     text = token.get("content") if isinstance(token, Mapping) else token
@@ -91,20 +99,14 @@ def _in_added(settings: Any, name: str) -> int | None:
 
 
 def _in_lines(path: Path, name: str) -> int | None:
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError:
-        return None
+    lines = _bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     word = name.encode()
     return next((number for number, line in enumerate(lines) if line.rstrip(b"\r") == word), None)
 
 
 def _in_mapping(path: Path, name: str) -> int | None:
     """Search the text of a flat object, which is a megabyte: to parse it takes ten times longer."""
-    try:
-        text = path.read_bytes()
-    except OSError:
-        return None
+    text = _bytes(path)
     found = re.search(re.escape(json.dumps(name).encode()) + rb"\s*:\s*(\d{1,9})\b", text)
     return int(found[1]) if found else None
 

@@ -1,5 +1,6 @@
 """Writing a model: configuration and weights, whole or not at all."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -86,7 +87,7 @@ class Savable(nn.Module):
             InputError: the layout is unknown, or the path is a folder.
         """
         path = Path(checkpoint_path)
-        if path.is_dir():
+        if os.path.isdir(path):  # also if no file can have this name
             raise InputError(f"{path} is a folder. Name a file in it, or use save_pretrained({str(path)!r}).")
         plan = self._plan_tensors(layout)
 
@@ -103,7 +104,7 @@ class Savable(nn.Module):
             config_path: the file, or the folder to write ``config.json`` into.
         """
         path = Path(config_path)
-        file = path / CONFIG_FILE if path.is_dir() else path
+        file = path / CONFIG_FILE if os.path.isdir(path) else path
         self._write({}, lambda _: self._write_config(file, "flagai"))
 
     def _write(self, plan: Plan, write: Callable[[Build], None]) -> None:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from flagai.checkpoint.steady import read_from_one
 from flagai.data.tokenizer import formats
 from flagai.data.tokenizer.building import Built, build
 from flagai.data.tokenizer.description import Description, describe
@@ -96,9 +97,12 @@ class Tokenizer(FlagAINames):
     def _from_location(
         cls, location: Location, name: str, fix_command_token: bool | None, segmenter: str | None
     ) -> Self:
-        found = describe(location.folder, name if location.card is None else location.card.name, location.card)
-        description = found.changed(fix_command_token, segmenter)
-        return cls(description, build(description))
+        def read() -> tuple[Description, Built]:
+            found = describe(location.folder, name if location.card is None else location.card.name, location.card)
+            description = found.changed(fix_command_token, segmenter)
+            return description, build(description)
+
+        return cls(*read_from_one(location.folder, read))
 
     @property
     def kind(self) -> str:

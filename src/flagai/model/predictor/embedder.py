@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch.nn import functional as F
 
+from flagai.checkpoint.steady import read_from_one
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
@@ -70,12 +71,18 @@ class SentenceEmbedder:
         """
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
-        model = BertForEmbedding.from_pretrained(folder, device=device, dtype=dtype, quantize=quantize)
+        model, tokenizer = read_from_one(
+            Path(folder).expanduser(),
+            lambda: (
+                BertForEmbedding.from_pretrained(folder, device=device, dtype=dtype, quantize=quantize),
+                Tokenizer.from_folder(folder),
+            ),
+        )
         if compile:
             from flagai.model.compiled import compile_blocks  # imports the compiler
 
             compile_blocks(model)
-        return cls(model, Tokenizer.from_folder(folder), max_length)
+        return cls(model, tokenizer, max_length)
 
     def embed(self, texts: Sequence[str], *, normalize: bool = False) -> torch.Tensor:
         """Embed sentences.
