@@ -81,7 +81,7 @@ def parse_json(data: bytes | str, place: str, error: type[FlagAIError] = ConfigE
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix("\ufeff")
         content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
-        _check_depth(content)
+        check_depth(content)
         if _SURROGATE.search(text):
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except RecursionError as problem:
@@ -111,7 +111,15 @@ def _finite(digits: str) -> float:
     return value
 
 
-def _check_depth(content: Any) -> None:
+def check_depth(content: Any) -> None:
+    """Refuse parsed JSON with more levels than any of ours; Python from 3.12 on parses thousands.
+
+    Args:
+        content: what a JSON parser returned.
+
+    Raises:
+        ValueError: it is nested too deeply.
+    """
     level = [content]
     for _ in range(DEPTH_LIMIT):
         level = [child for node in level for child in _children(node) if isinstance(child, dict | list)]

@@ -73,6 +73,19 @@ def test_sizes_that_no_model_has_are_an_error_of_the_configuration(tmp_path: Pat
     saved(tmp_path, "BertModel")
     content = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(content | {"hidden_size": 3 * 2**29}))
+    with pytest.raises(ConfigError, match=r"config\.json.*hidden_size is 1610612736"):
+        BertModel.from_pretrain(tmp_path)
+
+
+def test_what_torch_cannot_build_is_an_error_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, "BertModel")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("Storage size calculation overflowed")
+
+    monkeypatch.setattr(BertModel, "__init__", fail)
     with pytest.raises(ConfigError, match=r"BertModel cannot be built.*config\.json"):
         BertModel.from_pretrain(tmp_path)
 

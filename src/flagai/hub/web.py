@@ -19,6 +19,7 @@ from flagai.errors import HubError, OfflineError, quoted
 from flagai.hub.policy import Policy
 from flagai.hub.session import Clock, Session, redirect_of
 from flagai.hub.spec import UNREADABLE, origin, shown
+from flagai.typed_json import check_depth
 
 _T = TypeVar("_T")
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
@@ -167,9 +168,11 @@ class Web:
         """Fetch and parse a short JSON text, patiently."""
         text = self.text(method, url, headers, body)
         try:
-            return json.loads(text)  # names with half a character are refused one by one
+            content = json.loads(text)  # names with half a character are refused one by one
+            check_depth(content)
         except (ValueError, RecursionError) as error:
             raise HubError(f"{method} {shown(url)}: the answer is no JSON: {quoted(text, 80)!r}") from error
+        return content
 
     def text(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None

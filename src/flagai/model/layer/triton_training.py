@@ -92,7 +92,7 @@ _SHIFT, _LEAST = tl.constexpr(8.0), tl.constexpr(2.0**-10)
 @triton.jit
 def _weak(gains, shifts):
     """Whether the norm of any column does not tell what was normalised."""
-    strong = (tl.abs(shifts) <= _SHIFT * tl.abs(gains)) & (tl.abs(gains) >= _LEAST)
+    strong = (tl.abs(shifts) <= tl.abs(gains) * _SHIFT) & (tl.abs(gains) >= _LEAST)
     return tl.min(strong.to(tl.int32)) == 0
 
 
