@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Arguments of the original that promise what is not there.
 _NOT_THERE = ("lora_dir", "qlora_dir", "adapter_dir")
+_LONGEST_NAME = 255
 _OF_THE_HEAD = ("class_num", "inner_dim", "problem_type")
 
 
@@ -155,6 +156,11 @@ class AutoLoader:
 
 def _place(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
     """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
+    for argument, value in (("model_name", model_name), ("model_dir", "" if model_dir is None else model_dir)):
+        if not isinstance(value, str | Path):
+            raise InputError(f"{argument} is {value!r:.80}; expected a text or a path.")
+        if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(value).parts):
+            raise InputError(f"{argument} is {str(value)!r:.80}; no file system has names of over 255 bytes.")
     path = Path(model_name).expanduser()
     if model_dir is None and path.is_dir():
         return path.absolute().parent, path.absolute().name
