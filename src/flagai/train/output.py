@@ -9,6 +9,7 @@ import shutil
 import socket
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -46,6 +47,31 @@ def training_folder(out: Path) -> Path:
     return place.with_name(f"{place.name}.training")
 
 
+def finished_folder(folder: Path) -> Path:
+    """What a training folder is called when its result is published, until it is removed."""
+    return folder.with_name(f"{folder.name}.old")
+
+
+def remove_own(folder: Path) -> None:
+    """Remove a training folder; what tells that it is one goes last, so that the next run can go on with it."""
+    with suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != _LOCK:
+                entry.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse to work in a folder of the user, whose files would be removed at the end."""
+    if not (folder / _LOCK).is_file() and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder} is where a run for this --out works, but it holds files that no run wrote. Rename it, or choose "
+            "another --out."
+        )
+
+
 def check_out(out: Path, *, overwrite: bool) -> None:
     """Refuse a folder that holds what this run did not write.
 
@@ -61,6 +87,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         for path in (out, folder):
             if path.exists() and not path.is_dir():
                 raise InputError(f"{path} is a file, not a folder. Choose another name.")
+        _check_own(folder)
+        _check_own(finished_folder(folder))
         entries = out.iterdir() if out.is_dir() else ()
         found = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, a circle of links
@@ -79,7 +107,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
 def _published(folder: Path, out: Path) -> bool:
     """Whether the run of this training folder has put its result there, and was cut off before it tidied up."""
     try:
-        return (folder / LOG).read_bytes() == (out / LOG).read_bytes()
+        written = (folder / LOG).read_bytes()
+        return bool(written) and written == (out / LOG).read_bytes()
     except OSError:
         return False
 
