@@ -16,7 +16,9 @@ from typing import TextIO
 from flagai.checkpoint.atomic import link, replace_folder
 from flagai.checkpoint.save import WEIGHT_FILES
 from flagai.data.tokenizer import Tokenizer
+from flagai.data.tokenizer.carry import carried
 from flagai.data.tokenizer.description import FILES
+from flagai.data.tokenizer.saved import BESIDE
 from flagai.errors import FlagAIError, InputError
 from flagai.hub.names import MANIFEST
 
@@ -26,12 +28,10 @@ LOG = "log.jsonl"
 CURVE = "curve.svg"
 CARD = "README.md"
 _LOCK = "lock"
-# Files of a tokenizer that belong to its vocabulary.
-_BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # What belongs to the model that is replaced; all other files of a folder stay.
 _OF_A_MODEL = (
     *WEIGHT_FILES, "pytorch_model*.bin", "pytorch_model*.bin.index.json", "generation_config.json", MANIFEST,
-    *{name for lists in FILES.values() for files in lists for name in files}, *_BESIDE, LOG, CURVE, CARD,
+    *{name for lists in FILES.values() for files in lists for name in files}, *BESIDE, LOG, CURVE, CARD,
 )  # fmt: skip
 
 
@@ -125,16 +125,14 @@ def publish(staged: Path, out: Path) -> None:
 
 
 def put_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Copy a tokenizer's files, so that the folder can be used without the base model's.
+    """Write a tokenizer's files, so that the folder can be used without the base model's, under any name.
 
     Args:
         tokenizer: the tokenizer.
         folder: where to.
     """
-    source = tokenizer.description.folder
-    for name in (*tokenizer.description.files, *_BESIDE):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    for name, content in carried(tokenizer.description).items():
+        (folder / name).write_bytes(content)
 
 
 class RunLock:
