@@ -277,6 +277,15 @@ class Tokenizer(FlagAINames):
         known = self._commands.by_id
         return [number for number in beyond if number not in known and not self._engine.token(number)]
 
+    def rows_needed(self, *, commands: bool) -> int:
+        """How many rows an embedding must have at least.
+
+        Args:
+            commands: whether command tokens behind the vocabulary count.
+        """
+        highest = max((token.Id for token in self._commands.tokens), default=-1) + 1
+        return max(self._engine.size, highest if commands else 0)
+
     def decode_batch(self, rows: Iterable[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
         """The texts of many rows of ids.
 
