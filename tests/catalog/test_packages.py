@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flagai.catalog.packages import installed_folder
-from flagai.errors import HubError
+from flagai.catalog.catalog import list_models
+from flagai.catalog.packages import find_model, installed_folder
+from flagai.errors import HubError, ModelNotFoundError
 from flagai.hub import ensure
 
 
@@ -59,3 +60,16 @@ def test_a_model_in_a_package_below_another_is_copied(site: Path, tmp_path: Path
     with pytest.raises(HubError, match=r"outer_pkg\.absent"):
         ensure("package:outer_pkg.absent/model", tmp_path / "none", wanted=("config",))
     assert "outer_pkg" not in sys.modules
+
+
+@pytest.mark.parametrize("card", list_models(), ids=lambda card: card.name)
+def test_an_absent_model_names_what_can_work(card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`flagai download` reaches hubs and web servers, no packages."""
+    monkeypatch.setattr("flagai.catalog.packages.package_folder", lambda _: None)
+    with pytest.raises(ModelNotFoundError) as found:
+        find_model(card.name, tmp_path)
+    message = str(found.value)
+    fetched = any(place.scheme != "package" for place in card.places())
+    assert (f"flagai download {card.name}" in message) == fetched
+    assert card.install is None or card.install in message
+    assert "Type: " in message or "Put its files there" in message

@@ -200,3 +200,21 @@ def test_the_coldest_temperature_takes_the_best(writer):
 
 def test_no_piece_of_a_stream_is_empty(writer):
     assert all(writer.stream("今天", out_max_length=8))
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        ("GLM-large-ch", "GLMModel"),
+        ("GLM-large-ch", "GLMForSeq2Seq"),
+        ("T5-base-en", "T5Model"),
+        ("GPT2-base-ch", "GPT2Model"),
+        ("RoBERTa-base-ch", "BertForSeq2seq"),
+    ],
+)
+def test_labels_that_the_vocabulary_does_not_know_are_named(predictor, name, class_name):
+    run = predictor(name, class_name)
+    with pytest.raises(InputError, match=r"labels has \['😀'\], which the model's vocabulary does not know"):
+        run.predict_cls_classifier("a good day", labels=["good", "😀"])
+    with pytest.raises(InputError, match=r"the same tokens"):
+        run.predict_cls_classifier("a good day", labels=["good 😀", "good 😁"])

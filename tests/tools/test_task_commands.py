@@ -196,3 +196,21 @@ def test_wrong_calls_say_what_is_wrong(error, arguments, text, message):
 
 def test_no_text_gives_no_answer():
     assert run("title", text="") == ""
+
+
+def test_matches_go_to_a_file_in_batches(tmp_path):
+    """As the siblings do: every field of the input stays, and a table in gives a table out."""
+    pairs = [{"id": number, "text1": "今天" * (number + 1), "text2": "明天"} for number in range(5)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    found = {}
+    for model in ("RoBERTa-base-ch", "RoBERTa-base-ch-semantic-matching"):
+        for size in ("2", "9"):
+            out = tmp_path / f"{model}{size}.jsonl"
+            options = ["--model", model, "--batch-size", size, "--out", str(out)]
+            assert run("match", "--file", str(tmp_path / "in.jsonl"), *options) == ""
+            found[size] = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [{name: row[name] for name in pairs[0]} for row in found["2"]] == pairs
+        for few, all_ in zip(found["2"], found["9"], strict=True):
+            assert few["similarity"] == pytest.approx(all_["similarity"], abs=1e-5)
+    run("match", "--file", str(tmp_path / "in.jsonl"), "--model", "RoBERTa-base-ch", "--out", str(tmp_path / "o.csv"))
+    assert (tmp_path / "o.csv").read_text().splitlines()[0] == "id,text1,text2,similarity"

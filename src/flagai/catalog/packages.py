@@ -39,11 +39,11 @@ def find_model(
     for place in (folder, packaged):
         if place is not None and is_here(place):
             return place
-    hint = f" Or: {card.install}" if card.install is not None else ""
+    ways = [f"flagai download {card.name}"] if any(place.scheme != "package" for place in card.places()) else []
+    ways += [card.install] if card.install is not None else []
     where = "" if card.online else f" Available from: {card.available_from}."
-    raise ModelNotFoundError(
-        f"{card.name} is not on this machine (not in {folder}). Type: flagai download {card.name}{hint}{where}"
-    )
+    cure = f" Type: {' Or: '.join(ways)}" if ways else " Put its files there."
+    raise ModelNotFoundError(f"{card.name} is not on this machine (not in {folder}).{cure}{where}")
 
 
 def own_folder(name_or_path: str, home: str | Path | None) -> Path:

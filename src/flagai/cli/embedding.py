@@ -1,6 +1,7 @@
 """``flagai match`` and ``flagai embed``."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from flagai.cli.entries import (
     Field,
     Home,
     InFile,
+    OutFile,
     Texts,
     answer,
     in_batches,
@@ -58,6 +60,8 @@ def match(
             "--file", "-f", help="Pairs: JSON lines, .csv or .tsv with text1 and text2, also .gz; - is stdin."
         ),
     ] = None,
+    out: OutFile = None,
+    batch_size: BatchSize = 1024,
     model_dir: Home = None,
     device: Device = None,
     as_json: Json = False,
@@ -67,23 +71,38 @@ def match(
     From -1 to 1, the cosine of their embeddings; with a model that was fine-tuned for semantic matching, from 0 to 1,
     the probability that they mean the same; with a regression, its number.
     """
+    check_target(out)
     pairs = _pairs(first, second, file)
-    model = _suited(context, model, model_dir, [text for pair in pairs for text in pair])
-    for (text1, text2), score in zip(pairs, _similarities(pairs, model, model_dir, device), strict=True):
-        if as_json:
-            print_json({"text1": text1, "text2": text2, "similarity": round(score, 6)})
-        else:
-            typer.echo("\t".join([f"{score:.4f}", *([] if file is None else clean([text1, text2]))]))
+    model = _suited(context, model, model_dir, [text for entry in pairs for text in _both(entry)])
+    similarities = _similarities(model, model_dir, device)
+
+    def show(entry: Entry, score: float) -> None:
+        typer.echo("\t".join([f"{score:.4f}", *([] if file is None else clean(_both(entry)))]))
+
+    answer(
+        pairs,
+        lambda batch: similarities([_both(entry) for entry in batch]),
+        as_fields=lambda score: {"similarity": round(score, 6)},
+        show=show,
+        batch_size=batch_size,
+        as_json=as_json,
+        out=out,
+    )
 
 
-def _similarities(pairs: list[tuple[str, str]], model: str, home: Path | None, device: str | None) -> list[float]:
+def _both(entry: Entry) -> tuple[str, str]:
+    return entry.fields["text1"], entry.fields["text2"]
+
+
+def _similarities(model: str, home: Path | None, device: str | None) -> Callable[[list[tuple[str, str]]], list[float]]:
+    """What tells how similar the texts of each pair are, by a loaded model."""
     if _classifies(model, home):
         run = predictor("semantic-matching", model, home, device)
         if run.model.config.class_num > 2:
             raise InputError(f"{model} has {run.model.config.class_num} classes, not whether two texts mean the same.")
-        return [float(row[-1]) for row in run.class_probabilities(pairs)]
+        return lambda pairs: [float(row[-1]) for row in run.class_probabilities(pairs)]
     embedder = _embedder(model, home, device)
-    return [float(score) for score in embedder.match([pair[0] for pair in pairs], [pair[1] for pair in pairs])]
+    return lambda pairs: [float(score) for score in embedder.match(*map(list, zip(*pairs, strict=True)))]
 
 
 def _classifies(model: str, home: Path | None) -> bool:
@@ -102,11 +121,11 @@ def _classifies(model: str, home: Path | None) -> bool:
         return False
 
 
-def _pairs(first: str | None, second: str | None, file: Path | None) -> list[tuple[str, str]]:
+def _pairs(first: str | None, second: str | None, file: Path | None) -> list[Entry]:
     if file is None:
         if first is None or second is None:
             raise InputError("match needs two sentences, or --file with pairs.")
-        return [(first, second)]
+        return [Entry(first, {"text1": first, "text2": second}, "Pair 1")]
     if first is not None:
         raise InputError("match takes two sentences or --file, not both.")
     pairs = []
@@ -115,7 +134,7 @@ def _pairs(first: str | None, second: str | None, file: Path | None) -> list[tup
         text1, text2 = found.get("text1"), found.get("text2")
         if not isinstance(text1, str) or not isinstance(text2, str):
             raise InputError(f"{place}: expected an object with text1 and text2, two texts.")
-        pairs.append((text1, text2))
+        pairs.append(Entry(text1, fields, place))
     return pairs
 
 

@@ -40,10 +40,11 @@ def label_scores(
         max_length: how many tokens of a text are read.
 
     Raises:
-        InputError: there are no labels.
+        InputError: there are no labels, or the vocabulary does not know one, or does not tell two apart.
     """
     if not labels:
         raise InputError("A language model classifies by the names of the classes: give labels=['good', 'bad'].")
+    _check_known(tokenizer, labels)
     sources = [" ".join(pair) for pair in checked_pairs(texts)]
     max_length = read_length("maxlen", max_length, model)
     found = []
@@ -53,6 +54,21 @@ def label_scores(
         logits = model(**{name: value.to(model.device) for name, value in batch.items()})["logits"]
         found.append(_sums(logits, targets.to(logits.device)).cpu())
     return torch.stack(found)
+
+
+def _check_known(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
+    # SentencePiece writes a blank before an unknown word.
+    unknown = {tokenizer.find_command_id("unk"), tokenizer.find_token("<unk>"), tokenizer.find_token("▁")}
+    rows = dict(zip(labels, map(tuple, tokenizer.encode_many(labels)), strict=True))
+    strange = [label for label, ids in rows.items() if unknown.issuperset(ids)]
+    if strange:
+        raise InputError(
+            f"labels has {strange!r:.200}, which the model's vocabulary does not know. Name the classes in words of "
+            "the model's language."
+        )
+    equal = [label for label, ids in rows.items() if list(rows.values()).count(ids) > 1]
+    if equal:
+        raise InputError(f"labels has {equal!r:.200}, which are the same tokens to the model. Name them otherwise.")
 
 
 def _batch(
