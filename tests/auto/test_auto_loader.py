@@ -150,6 +150,8 @@ def test_options_of_the_original(home):
     assert loader.get_task_name("bert") == "bert_ner"
     half = AutoLoader("lm", model_name="GPT2-base-ch", model_dir=home, fp16=True, device="cpu").get_model()
     assert next(half.parameters()).dtype is torch.float16
+    half = AutoLoader("lm", model_name="GPT2-base-ch", model_dir=home, dtype="float16", device="cpu").get_model()
+    assert next(half.parameters()).dtype is torch.float16
     fresh = AutoLoader("lm", model_name="GPT2-base-ch", model_dir=home, only_download_config=True, device="cpu")
     assert not torch.equal(fresh.get_model().embed.token.weight, half.embed.token.weight.float())
     fresh.load_pretrain_params(home / "GPT2-base-ch")
@@ -174,6 +176,8 @@ def test_what_does_not_exist_is_named(arguments, error, message, home):
 def test_adapters_are_refused_and_settings_checked(home):
     with pytest.raises(InputError, match="lora_dir"):
         AutoLoader("lm", model_name="GLM-large-ch", model_dir=home, lora_dir="x")
+    with pytest.raises(InputError, match="model_dir"):
+        AutoLoader("lm", model_name="GLM-large-ch", download_path=home)
     with pytest.raises(ConfigError, match="hidden_dropout"):
         AutoLoader("lm", model_name="RoBERTa-base-ch", model_dir=home, hidden_dropout_pro=0.1)
 

@@ -147,6 +147,33 @@ def test_a_token_that_is_there_twice_moves_no_other(tmp_path) -> None:
     assert (tokenizer.encode("a b"), tokenizer.get_command_id("sop")) == ([6, 7], 8)
 
 
+def test_an_added_token_beside_a_doubled_one_needs_its_id(tmp_path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\na\nb\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    assert Tokenizer.from_folder(tmp_path).encode("a b") == [6, 7]
+    (tmp_path / "special_tokens_map.json").write_text('{"additional_special_tokens": ["[E]"]}')
+    with pytest.raises(VocabularyError, match=r"vocab.txt has a token twice.* open: \[E\]"):
+        Tokenizer.from_folder(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"[E]": 8}')
+    assert Tokenizer.from_folder(tmp_path).encode("a [E]") == [6, 8]
+
+
+@pytest.mark.parametrize("unk", [{"content": "<|endoftext|>", "lstrip": True}, "<|endoftext|>", None])
+def test_one_token_with_several_meanings_has_transformers_flags(tmp_path, unk) -> None:
+    vocabularies.put(tmp_path, "GPT2-base-en")
+    folder = tmp_path / "GPT2-base-en"
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    ends = {
+        "bos_token": {"content": "<|endoftext|>", "lstrip": True},
+        "eos_token": {"content": "<|endoftext|>", "rstrip": True},
+    }
+    (folder / "special_tokens_map.json").write_text(json.dumps(ends | ({"unk_token": unk} if unk else {})))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    text = "a  <|endoftext|>  b"
+    assert Tokenizer.from_folder(folder).encode(text) == theirs(text)["input_ids"]
+
+
 # -- tokenizer.json -----------------------------------------------------------------------------------------------
 
 

@@ -112,6 +112,17 @@ def test_generation_defaults_are_told(home: Path, tmp_path: Path, caplog: pytest
         tiny.CLASSES["T5Model"].from_pretrained(target)
 
 
+@pytest.mark.parametrize("name", ["GPT2Model", "T5Model"])
+def test_end_tokens_of_generation_config_replace_the_configurations(name: str, home: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    shutil.copytree(home / name, target)
+    (target / "generation_config.json").write_text('{"eos_token_id": [2, 3]}')
+    assert tiny.CLASSES[name].from_pretrained(target).config["eos_token_id"] == [2, 3]
+    (target / "generation_config.json").write_text('{"eos_token_id": "two"}')
+    with pytest.raises(FlagAIError, match=r"generation_config\.json, eos_token_id: .*an id or a list of ids"):
+        tiny.CLASSES[name].from_pretrained(target)
+
+
 def test_the_fuzz_reaches_the_models(home: Path) -> None:
     for name in CLASSES:
         tiny.CLASSES[name].from_pretrained(home / name)(**tiny.batch(name))

@@ -93,6 +93,16 @@ def test_a_near_miss_warns_once(name: str, caplog: pytest.LogCaptureFixture) -> 
     assert "'attention_mask'" in record.message
 
 
+@torch.no_grad()
+def test_an_ignored_argument_that_counts_in_transformers_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    inputs.warn_of_near_miss.cache_clear()
+    model, arguments = tiny.build("GPT2Model"), tiny.batch("GPT2Model")
+    model(**arguments, token_type_ids=None)
+    assert not caplog.records
+    model(**arguments, token_type_ids=torch.zeros_like(arguments["input_ids"]))
+    assert "ignores the argument 'token_type_ids'; a model of transformers may not" in caplog.text
+
+
 # -- configurations ----------------------------------------------------------------------------------------------------
 
 CONFIGS: list[type[ModelConfig]] = [GLMConfig, BertConfig, GPT2Config, T5Config]

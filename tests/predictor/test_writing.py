@@ -1,9 +1,11 @@
 """Every model that writes: a batch answers as its texts alone, options do what they say, errors name the cure."""
 
 import pytest
+import torch
 
 from flagai.errors import InputError
 from flagai.model.predictor.predictor import Predictor
+from flagai.model.predictor.scoring import label_scores
 from flagai.model.predictor.writer import Written
 
 CHINESE = ["今天天气不错", "可穿戴产品的设计原则，以及它们的十大特点", "", "春江花月夜：七言绝句"]
@@ -164,3 +166,48 @@ def test_a_model_that_does_not_write_says_what_it_does(predictor):
         run.predict_generate_beamsearch("今天")
     with pytest.raises(InputError, match="tokenizer"):
         Predictor(run.model)
+
+
+@pytest.mark.parametrize(("name", "class_name"), [("GPT2-base-ch", "GPT2Model"), ("T5-base-en", "T5Model")])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_end_tokens_of_the_configuration_end_answers(predictor, name, class_name, as_list):
+    run = predictor(name, class_name)
+    config, text = run.model.config, "今天天气" if name.endswith("ch") else "Hello world"
+    tokens: list[int] = []
+
+    def noted(history, scores):
+        tokens.append(int(scores[0, 0].argmax()))
+        return scores
+
+    run.write(text, out_max_length=6, logits_processors=[noted])
+    third = tokens[2]
+    ends = [config.vocab_size + 5, third] if as_list else third
+    try:
+        run.model.config = config.replace(extra={**config.extra, "eos_token_id": ends})
+        (answer,) = run.write(text, out_max_length=6, n_best=1)
+    finally:
+        run.model.config = config
+    assert answer.finished
+    kept = tokens[: tokens.index(third)]
+    assert answer.written == run.tokenizer.decode(kept, skip_special_tokens=True)
+
+
+@torch.no_grad()
+def test_a_t5_begins_with_the_token_of_its_configuration(predictor):
+    run = predictor("T5-base-en", "T5Model")
+    config = run.model.config
+    inputs = torch.tensor([run.tokenizer.encode_plus("Hello world")["input_ids"]])
+    try:
+        for start in (0, 42):
+            run.model.config = config.replace(decoder_start_token_id=start)
+            ids = torch.tensor([[start]])
+            for _ in range(4):
+                logits = run.model(inputs, decoder_input_ids=ids)["logits"][:, -1]
+                ids = torch.cat([ids, logits[:, : run.tokenizer.vocab_size].argmax(-1)[None]], dim=1)
+            right = run.tokenizer.decode(ids[0, 1:].tolist(), skip_special_tokens=True)
+            assert run.write("Hello world", out_max_length=4, min_length=4) == right
+            scores = run.model(inputs, labels=(labels := torch.tensor([[*run.tokenizer.encode("good"), 1]])))["logits"]
+            wanted = scores.log_softmax(-1).gather(-1, labels[..., None]).sum()
+            assert torch.allclose(label_scores(run.model, run.tokenizer, ["Hello world"], ["good"], None)[0, 0], wanted)
+    finally:
+        run.model.config = config

@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 # Arguments of the original that promise what is not there.
 _NOT_THERE = ("lora_dir", "qlora_dir", "adapter_dir")
-_LONGEST_NAME = 255
-_BACKBONES = {"bert": "BertModel", "glm": "GLMModel"}
 _OF_THE_HEAD = ("class_num", "inner_dim", "problem_type")
 
 
@@ -43,7 +41,7 @@ class AutoLoader:
         model_dir: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
         only_download_config: read only the configuration and draw new weights.
         device: where the model shall be; default the best device there is.
-        torch_dtype: the parameters' type; default the checkpoint's.
+        torch_dtype: the parameters' type; default the checkpoint's. ``dtype`` is another name of it.
         low_cpu_mem_usage: ignored, as are ``inference_mode``, ``model_max_length`` and ``all_devices``.
         lora_dir: not supported; must be None.
         qlora_dir: not supported; must be None.
@@ -57,6 +55,7 @@ class AutoLoader:
         fine_tuned: False takes the model of this very name, to train it, even if there is one that was trained for
             the task.
         segmenter: for T5-PEGASUS, "jieba" or "characters"; see :meth:`Tokenizer.from_pretrained`.
+        dtype: another name of ``torch_dtype``.
         **settings_and_others: ``mesh``, ``fsdp`` and ``quantize`` as in :meth:`BaseModel.from_pretrain`; settings that
             replace those of the configuration.
 
@@ -87,11 +86,13 @@ class AutoLoader:
         fp16: bool = False,
         fine_tuned: bool = True,
         segmenter: str | None = None,
+        dtype: Dtype | None = None,
         **settings_and_others: Any,
     ) -> None:
         self.task_name = task_named(task_name)
         home, model_name = _place(model_dir, model_name)
         overrides = _overrides(settings_and_others | {"lora_dir": lora_dir, "qlora_dir": qlora_dir})
+        torch_dtype = dtype if torch_dtype is None else torch_dtype
         class_num = target_size if class_num is None else class_num
         if class_num is not None:
             overrides["class_num"] = class_num
@@ -118,7 +119,7 @@ class AutoLoader:
             model = _load(home, found, self.task_name, options, overrides)
         except LoadError as error:
             if found == model_name:
-                raise _with_cure(error, home / found, overrides) from error
+                raise
             raise LoadError(
                 f"{error}\n{found} is taken because it was fine-tuned for {self.task_name!r}. To take {model_name} "
                 "itself, with a new head, add fine_tuned=False."
@@ -157,11 +158,6 @@ class AutoLoader:
 
 def _place(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
     """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
-    for argument, value in (("model_name", model_name), ("model_dir", "" if model_dir is None else model_dir)):
-        if not isinstance(value, str | Path):
-            raise InputError(f"{argument} is {value!r:.80}; expected a text or a path.")
-        if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(value).parts):
-            raise InputError(f"{argument} is {str(value)!r:.80}; no file system has names of over 255 bytes.")
     path = Path(model_name).expanduser()
     if model_dir is None and path.is_dir():
         return path.absolute().parent, path.absolute().name
@@ -172,6 +168,8 @@ def _overrides(others: dict[str, Any]) -> dict[str, Any]:
     for name in _NOT_THERE:
         if others.get(name) is not None:
             raise InputError(f"{name} is not supported. Merge the adapter into the model's weights and load those.")
+    if "download_path" in others:
+        raise InputError("AutoLoader has no argument 'download_path'. Pass the folder of models as model_dir.")
     return {name: value for name, value in others.items() if name not in _NOT_THERE}
 
 
@@ -183,18 +181,6 @@ def _load(home: Path, name: str, task: str, options: dict[str, Any], overrides: 
     if model_class.needs_classes and "class_num" not in wanted:
         wanted |= _class_count(home / name, model_class, task, wanted)
     return model_class.from_pretrain(home, name, **options, **wanted)
-
-
-def _with_cure(error: LoadError, folder: Path, overrides: dict[str, Any]) -> LoadError:
-    """The error, and where a trained head has another number of classes than is asked for, the way to a new one."""
-    family = family_of(read_json(folder / CONFIG_FILE), str(folder)) if (folder / CONFIG_FILE).is_file() else None
-    if family not in _BACKBONES or "class_num" not in overrides or "of the wrong shape" not in str(error):
-        return error
-    return LoadError(
-        f"{error}\nThe head of {folder} was trained for another number of classes than class_num="
-        f"{overrides['class_num']}. To train a new one, take the backbone alone: flagai convert {folder} BACKBONE "
-        f"--model-class {_BACKBONES[family]}, and start from the folder BACKBONE."
-    )
 
 
 def _class_count(folder: Path, model_class: type[BaseModel], task: str, overrides: dict[str, Any]) -> dict[str, int]:

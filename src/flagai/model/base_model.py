@@ -343,5 +343,5 @@ class BaseModel(Savable):
         Args:
             redundant: the arguments that ``forward`` did not name.
         """
-        for name in redundant:
+        for name in (name for name, value in redundant.items() if value is not None):
             warn_of_near_miss(type(self), name)  # type: ignore[arg-type]  # classes are hashable

@@ -1,13 +1,18 @@
-"""What a folder sets for transformers' ``generate``: told, not followed, since ``write`` has defaults of its own."""
+"""What a folder sets for transformers' ``generate``: told, not followed, since ``write`` has defaults of its own.
+
+What ends an answer, ``eos_token_id``, belongs to the model and is followed.
+"""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flagai.typed_json import read_json, shown
+from flagai.typed_json import Fields, as_int, read_json, shown
 
 logger = logging.getLogger(__name__)
 FILE = "generation_config.json"
+_ENDS = "eos_token_id"
 # Settings that change what is written -> the values with which they do not.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "do_sample": (False,),
@@ -58,3 +63,47 @@ def tell_generation_defaults(folder: Path) -> None:
             path,
             ", ".join(asked),
         )
+
+
+def token_ids(stated: Fields, name: str) -> list[int]:
+    """The ids that a file states: one id, a list of ids, or none.
+
+    Args:
+        stated: the file's content.
+        name: the key, such as ``eos_token_id``.
+
+    Raises:
+        ConfigError: the value is neither.
+    """
+    value = stated.table.get(name)
+    ids = [as_int(entry) for entry in (value if isinstance(value, list) else [] if value is None else [value])]
+    return [number if number is not None else stated.wrong(name, "an id or a list of ids") for number in ids]
+
+
+def with_end_tokens(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A configuration whose ``eos_token_id`` is that of generation_config.json, if it states one.
+
+    Args:
+        values: the content of config.json.
+        folder: where the files are.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = folder / FILE
+    ends = token_ids(Fields(read_json(path), str(path)), _ENDS) if path.is_file() else []
+    return {**values, _ENDS: ends} if ends else values
+
+
+def end_tokens(config: Mapping[str, Any], rows: int) -> tuple[int, ...]:
+    """The ids that a configuration names as ``eos_token_id``, without those beyond the vocabulary.
+
+    Args:
+        config: the configuration.
+        rows: how many tokens the model scores.
+
+    Raises:
+        ConfigError: the value is neither an id nor a list of ids.
+    """
+    stated = Fields({_ENDS: config.get(_ENDS)}, type(config).__name__)
+    return tuple(number for number in token_ids(stated, _ENDS) if 0 <= number < rows)

@@ -17,13 +17,14 @@ from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
 from flagai.model.building import several
 from flagai.model.config import ModelConfig
 from flagai.model.config_values import Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
+from flagai.model.generation_defaults import token_ids, with_end_tokens
 from flagai.model.inputs import Output, checked_ids, decoder_mask, picked, real_tokens, result
 from flagai.model.layer import Attention, Embeddings, FeedForward, KVCache, LayerNorm, Linear
 from flagai.model.layer.loss import next_token_loss
 from flagai.model.layer.mask import visibility
 from flagai.model.padding_id import vocabulary_padding
 from flagai.model.weights import gpt2
-from flagai.typed_json import Fields, as_int
+from flagai.typed_json import Fields
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +81,11 @@ class GPT2Config(ModelConfig):
         """See the base class: the padding id is that of the vocabulary, if there is one."""
         size = Fields(values, str(folder / "config.json")).integer("vocab_size", 0)
         found = None if "pad_token_id" in settled else vocabulary_padding(folder, size)
+        completed = with_end_tokens(values, folder)
         if found is None:
-            return values
+            return completed
         stated = _padding(values)
-        return values if found.id == stated else found.instead_of(stated, values, folder)
+        return completed if found.id == stated else found.instead_of(stated, completed, folder)
 
     def check(self) -> None:
         """See the base class."""
@@ -101,7 +103,7 @@ def _padding(values: Mapping[str, Any]) -> int | None:
     """
     stated = Fields(values, GPT2Config.__name__)
     pad, size = stated.integer("pad_token_id", None), stated.integer("vocab_size", 0)
-    ends = [number for name in ("bos_token_id", "eos_token_id") for number in _ids(stated, name)]
+    ends = [number for name in ("bos_token_id", "eos_token_id") for number in token_ids(stated, name)]
     if pad is not None and pad < size:
         return None if pad and pad in ends else pad
     odd = [number for number in (pad, *ends) if number is not None and number >= size]
@@ -113,13 +115,6 @@ def _padding(values: Mapping[str, Any]) -> int | None:
         )
         return 0
     return None if ends or "pad_token_id" in values else 0
-
-
-def _ids(stated: Fields, name: str) -> list[int]:
-    """One id, a list of ids, or none."""
-    value = stated.table.get(name)
-    ids = [as_int(entry) for entry in (value if isinstance(value, list) else [] if value is None else [value])]
-    return [number if number is not None else stated.wrong(name, "an id or a list of ids") for number in ids]
 
 
 class GPT2Model(BaseModel):

@@ -15,6 +15,8 @@ from flagai.model.layer.mask import Causal, Dense, Mask, Padding
 from flagai.model.layer.packed_row import Lengths, PackedRow
 
 logger = logging.getLogger(__name__)
+# Arguments that no model here takes, but that change what transformers' models of the same kind compute.
+_COUNTS_ELSEWHERE = ("token_type_ids", "inputs_embeds", "decoder_inputs_embeds", "encoder_hidden_states")
 Output = dict[str, Any]
 
 
@@ -176,7 +178,7 @@ def packed_row(input_ids: torch.Tensor, lengths: Lengths | None, **others: Any) 
 
 @functools.cache
 def warn_of_near_miss(cls: type[nn.Module], name: str) -> None:
-    """Warn, once, if an argument that a model ignores looks like a misspelt one of its ``forward``.
+    """Warn, once, if an argument that a model ignores looks like a misspelt one, or counts in transformers.
 
     Args:
         cls: the model's class.
@@ -185,5 +187,7 @@ def warn_of_near_miss(cls: type[nn.Module], name: str) -> None:
     parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
     known = [entry.name for entry in parameters if entry.kind is not entry.VAR_KEYWORD]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-    if near:
+    if name in _COUNTS_ELSEWHERE:
+        logger.warning("%s ignores the argument %r; a model of transformers may not.", cls.__name__, name)
+    elif near:
         logger.warning("%s ignores the argument %r. Did you mean %r?", cls.__name__, name, near[0])

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from flagai.model.config import ModelConfig, model_type_of
 from flagai.model.config_values import Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
-from flagai.model.generation_defaults import FILE
+from flagai.model.generation_defaults import FILE, with_end_tokens
 from flagai.typed_json import Fields, read_json, shown
 
 # Since 2022 files also say these two, which count where they differ from feed_forward_proj.
@@ -66,6 +66,7 @@ class T5Config(ModelConfig):
     @classmethod
     def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:
         """See the base class: transformers may write the decoder's first token into generation_config.json only."""
+        values = with_end_tokens(values, folder)
         path, name = folder / FILE, "decoder_start_token_id"
         if values.get(name) is not None or name in settled or not path.is_file():
             return values

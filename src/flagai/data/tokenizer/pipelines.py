@@ -14,7 +14,7 @@ from flagai.data.tokenizer.added import NAMED, Added
 from flagai.data.tokenizer.border import vocabulary_errors
 from flagai.data.tokenizer.byte_bpe import byte_level, read_merges, read_vocabulary
 from flagai.data.tokenizer.saved import CLASSES, Saved
-from flagai.data.tokenizer.wordpiece import read_tokens
+from flagai.data.tokenizer.wordpiece import is_doubled, read_tokens
 from flagai.errors import VocabularyError
 
 
@@ -66,7 +66,9 @@ def load_saved(saved: Saved, name: str | None, files: tuple[Path, ...]) -> tuple
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = saved.options.flag("split_special_tokens", False)
-        tokenizer.add_tokens([rust_token(token) for token in _to_add(saved, name, tokenizer, special)])
+        added = _to_add(saved, name, tokenizer, special)
+        _refuse_open_ids(saved, tokenizer, added, files[0])
+        tokenizer.add_tokens([rust_token(token) for token in added])
         check_ids(saved, tokenizer.token_to_id)
         if name is not None:
             tokenizer.post_processor = _FRAMES[name](source, tokenizer)
@@ -113,6 +115,18 @@ def _refuse(saved: Saved, name: str | None, path: Path) -> None:
         raise VocabularyError(
             f"{path} holds a {saved.model_type} vocabulary, but a {name} has {CLASSES[name].model}. Correct "
             "tokenizer_class in tokenizer_config.json, or fetch the files again."
+        )
+
+
+def _refuse_open_ids(saved: Saved, tokenizer: Tokenizer, added: Iterable[Added], path: Path) -> None:
+    """Refuse new tokens beside a vocabulary with a token twice: its length and its last id leave open what they get."""
+    stated = {entry.content for entry in saved.added.stated}
+    contents = [token.content for token in added if token.content not in stated]
+    new = [content for content in contents if tokenizer.token_to_id(content) is None]
+    if new and any(is_doubled(token) for token in tokenizer.get_vocab(with_added_tokens=False)):
+        raise VocabularyError(
+            f"{path} has a token twice, which leaves the ids of added tokens open: {', '.join(new)!s:.200}. State them "
+            "in added_tokens.json."
         )
 
 

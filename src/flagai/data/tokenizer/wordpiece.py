@@ -69,6 +69,11 @@ def read_tokens(path: Path) -> dict[str, int]:
     return vocabulary
 
 
+def is_doubled(token: str) -> bool:
+    """Whether :func:`read_tokens` put this entry in the place of a token that is there twice."""
+    return "\n" in token
+
+
 def _final_sigma() -> Normalizer:
     """At the end of a word Σ becomes ς; the library, which looks at single characters, would write σ."""
     return Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")

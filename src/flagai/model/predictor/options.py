@@ -111,13 +111,14 @@ class Options:
         if others:
             raise InputError(f"{', '.join(others)} has no meaning here: {who}. Leave it out.")
 
-    def for_model(self, protocol: Protocol, tokenizer: Tokenizer, rows: int) -> Decoding:
+    def for_model(self, protocol: Protocol, tokenizer: Tokenizer, rows: int, ends: Sequence[int] = ()) -> Decoding:
         """What the engine takes, for a kind of model.
 
         Args:
             protocol: how the model is asked.
             tokenizer: its tokenizer.
             rows: how many tokens the model scores; those that the tokenizer does not have are never written.
+            ends: tokens that end an answer, besides those of the protocol.
         """
         start = protocol.start(tokenizer)
         banned = (*protocol.never(tokenizer), *tokenizer.rows_without_token(rows))
@@ -131,7 +132,7 @@ class Options:
             )
         return Decoding(
             max_new_tokens=self.max_new_tokens,
-            stop_ids=protocol.stop(tokenizer),
+            stop_ids=tuple(dict.fromkeys((*protocol.stop(tokenizer), *ends))),
             start_id=start[0] if start else None,
             banned_ids=banned,
             forced_choices=forced,

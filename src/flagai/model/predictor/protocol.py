@@ -27,6 +27,7 @@ class Protocol:
         never_sampled: tokens that are not written by chance.
         start: the token that starts an answer, if the prompt's end does not.
         order: the order in which scores are changed before a token is drawn.
+        configured_ends: whether the configuration's ``eos_token_id`` ends an answer, too, as in transformers.
     """
 
     prompts: Prompts
@@ -35,6 +36,7 @@ class Protocol:
     never_sampled: Tokens
     start: Tokens
     order: tuple[str, ...]
+    configured_ends: bool = False
 
 
 def _named(*names: str) -> Tokens:
@@ -71,7 +73,15 @@ GLM_SEQ2SEQ = Protocol(
     ("temperature", "top_p", "repetition_penalty", "top_k"),
 )
 UNILM = Protocol(_bert_prompts, _named("sep"), _NONE, _UNKNOWN, _NONE, _USUAL)
-CONTINUATION = Protocol(causal.prompts, lambda tokenizer: (tokenizer.token_end_id,), _NONE, _UNKNOWN, _NONE, _USUAL)
+CONTINUATION = Protocol(
+    causal.prompts,
+    lambda tokenizer: (tokenizer.token_end_id,),
+    _NONE,
+    _UNKNOWN,
+    _NONE,
+    _USUAL,
+    configured_ends=True,
+)
 ENCODER_DECODER = Protocol(
     encoder_decoder.prompts,
     lambda tokenizer: (encoder_decoder.start_and_end(tokenizer)[1],),
@@ -79,6 +89,7 @@ ENCODER_DECODER = Protocol(
     _UNKNOWN,
     lambda tokenizer: (encoder_decoder.start_and_end(tokenizer)[0],),
     _USUAL,
+    configured_ends=True,
 )
 
 
@@ -98,3 +109,13 @@ def protocol_of(model: BaseModel, tokenizer: Tokenizer, text: str) -> Protocol:
             return protocol
     masked = tokenizer.has_command(text, glm.MASKS)
     return BLANKS if masked or not isinstance(model, GLMForSeq2Seq) else GLM_SEQ2SEQ
+
+
+def first_token(model: BaseModel, tokenizer: Tokenizer) -> int | None:
+    """The decoder's first token where the configuration decides it, as T5's does; None where the protocol does.
+
+    Args:
+        model: one of the writers.
+        tokenizer: its tokenizer; T5s with a BERT vocabulary begin with [CLS], whatever they are configured to.
+    """
+    return model.config.start_token if isinstance(model, T5Model) and tokenizer.kind == "t5" else None

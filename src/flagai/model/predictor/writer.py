@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.generation import Hypothesis, Prompt, stream
+from flagai.generation import Decoding, Hypothesis, Prompt, stream
 from flagai.model.base_model import BaseModel
+from flagai.model.generation_defaults import end_tokens
 from flagai.model.predictor.arguments import known_ids, read_length
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.prompt_windows import generate_in_windows, seeds_for
-from flagai.model.predictor.protocol import BLANKS, Protocol, protocol_of
+from flagai.model.predictor.protocol import BLANKS, Protocol, first_token, protocol_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Writer:
         return generate_in_windows(
             self.model,
             prompts,
-            options.for_model(protocol, self.tokenizer, self.model.config.vocab_size),
+            self._decoding(protocol, options),
             logits_processors=options.processors_for(self.tokenizer, self.model.config.vocab_size),
             stop=self._stop(options),
         )
@@ -98,7 +99,7 @@ class Writer:
         (text,) = checked_texts([text])
         protocol = protocol_of(self.model, self.tokenizer, text)
         prompts = self._prompts(protocol, [text], options, max_length)
-        decoding = options.for_model(protocol, self.tokenizer, self.model.config.vocab_size)
+        decoding = self._decoding(protocol, options)
         ids: dict[int, list[int]] = {}
         shown = ""
         for event in stream(
@@ -120,6 +121,13 @@ class Writer:
     def piece(self, ids: Sequence[int], options: Options) -> str:
         """The text of an answer's tokens, up to the first stop text."""
         return _before(self._plain(ids), options.stop)
+
+    def _decoding(self, protocol: Protocol, options: Options) -> Decoding:
+        config, rows = self.model.config, self.model.config.vocab_size
+        ends = end_tokens(config, rows) if protocol.configured_ends else ()
+        decoding = options.for_model(protocol, self.tokenizer, rows, ends)
+        first = first_token(self.model, self.tokenizer)
+        return decoding if first is None else replace(decoding, start_id=first)
 
     def _prompts(
         self, protocol: Protocol, texts: Sequence[str], options: Options, max_length: int | None
