@@ -10,6 +10,10 @@ from flagai.checkpoint.files import CheckpointFiles
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.save import WEIGHT_FILES
 from flagai.checkpoint.steady import read_steadily
+from flagai.data.tokenizer.carry import carried
+from flagai.data.tokenizer.description import describe
+from flagai.data.tokenizer.location import find_card
+from flagai.data.tokenizer.saved import OPTIONS_FILE
 from flagai.errors import FlagAIError, InputError, ModelNotFoundError
 from flagai.hub.names import MANIFEST, WEIGHTS
 from flagai.model import quantized as quantization
@@ -163,6 +167,7 @@ def _open(found: Found, files: CheckpointFiles, class_name: str | None) -> _Sour
     else:
         config = model_class.config_class.from_dict(found.config, source="the catalog", **overrides)
     companions, left_out = _read_companions(found.folder)
+    companions |= _decided(found.folder)
     return _Source(model_class, config, checkpoint, companions, left_out)
 
 
@@ -208,6 +213,16 @@ def _read(path: Path) -> bytes:
     if len(content) > _LARGEST:
         raise InputError(f"{path} is larger than {_LARGEST:,} bytes, too large for such a file. Put it elsewhere.")
     return content
+
+
+def _decided(folder: Path) -> dict[str, bytes]:
+    """The tokenizer's settings, if the source's name decides one of them; the target may have another name."""
+    try:
+        name = folder.resolve().name
+        description = describe(folder, name, find_card(name))
+    except FlagAIError:  # no tokenizer, or one that cannot be read here and is only copied
+        return {}
+    return {OPTIONS_FILE: carried(description)[OPTIONS_FILE]} if description.decided else {}
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagai.errors import CheckpointError, LoadError
+from flagai.errors import CheckpointError, ConfigError, LoadError
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
@@ -233,6 +234,21 @@ def test_prefixes_do_not_matter(tmp_path: Path, name: str, prefix: str) -> None:
     }
     save_file(state, tmp_path / "model.safetensors")
     assert equal(type(model).from_pretrain(tmp_path), model)
+
+
+@pytest.mark.parametrize(("prefix", "offset"), [("roberta.", 0), ("bert.", 2)])
+def test_the_advice_about_positions_is_right(tmp_path: Path, prefix: str, offset: int) -> None:
+    model = saved(tmp_path, "BertModel", position_offset=offset)
+    own = model.prefixes.get("flagai", "")
+    state = {prefix + key.removeprefix(own): value for key, value in tensors(tmp_path).items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(
+        ConfigError, match=f"position_offset is {offset}, but the weights are called {prefix}"
+    ) as caught:
+        type(model).from_pretrain(tmp_path)
+    advice = dict(re.findall(r"(position_offset|pad_token_id)=(\d+)", str(caught.value)))
+    settings = {name: int(value) for name, value in advice.items()}
+    assert type(model).from_pretrain(tmp_path, **settings).config.position_offset == 2 - offset
 
 
 @pytest.mark.parametrize("layout", ["flagai", "huggingface"])

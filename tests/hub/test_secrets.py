@@ -35,7 +35,7 @@ def told(folder: Path, caplog: pytest.LogCaptureFixture, *texts: object) -> str:
 
 @pytest.fixture(autouse=True)
 def _all_messages(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "flagai")
+    caplog.set_level(logging.DEBUG)
 
 
 def test_a_folder_behind_a_password(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -90,3 +90,25 @@ def test_commands_print_what_there_is(tmp_path, monkeypatch):
     refused = called("match", "北京", "上海", "--model", "three", "--device", "cpu")
     assert isinstance(refused, InputError)
     assert "3 classes" in str(refused)
+
+
+def test_a_plain_glm_reads_a_text_once_for_all_labels(predictor, monkeypatch):
+    run = predictor("GLM-large-ch", "GLMModel")
+    text, labels, read = "今天天气很好，我们去公园" * 9, ["好", "不好"], []
+    encode = run.tokenizer._engine.encode_ids
+    monkeypatch.setattr(run.tokenizer._engine, "encode_ids", lambda texts: read.extend(texts) or encode(texts))
+    cut = run.class_probabilities([text], 40, labels)
+    assert sum("公园" in each for each in read) == 1
+    kept = run.tokenizer.decode(run.tokenizer.encode(text)[: 40 - max(len(encode([one])[0]) for one in labels) - 4])
+    torch.testing.assert_close(cut, run.class_probabilities([f"{kept} [MASK]"], 40, labels))
+
+
+def test_parts_of_two_models_are_named(predictor):
+    chinese, english = (predictor(name, "BertModel") for name in ("RoBERTa-base-ch", "BERT-base-en"))
+    with pytest.raises(
+        InputError, match=r"Tokenizer\('BERT-base-en'.* of .*BERT-base-en has ids up to 30521, .*BertModel "
+    ):
+        Predictor(chinese.model, english.tokenizer)
+    glm = predictor("GLM-large-ch", "GLMModel")
+    with pytest.raises(InputError, match="has ids up to 50010, but this GLMModel has an embedding of 50000 rows"):
+        Predictor(tiny.build("GLMModel", vocab_size=50000), glm.tokenizer)

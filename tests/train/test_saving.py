@@ -205,6 +205,25 @@ def test_a_model_is_exchanged_whole_or_not_at_all(home: Path, stop: int) -> None
     assert not [path for path in home.iterdir() if "training" in path.name]
 
 
+@pytest.mark.parametrize("name", ["mine.training", "mine.training.old"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_the_user_is_not_worked_in(home: Path, name: str, overwrite: bool) -> None:
+    """All that was in it was removed at the end of the run."""
+    (home / name / "notes").mkdir(parents=True)
+    (home / name / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="no run wrote"):
+        train(home, overwrite=overwrite)
+    assert (home / name / "notes" / "mine.txt").read_text() == "mine"
+
+
+def test_removing_a_training_folder_that_is_cut_off_can_be_gone_on_with(home: Path) -> None:
+    folder = home / "mine.training.old"
+    (folder / "step-00000002").mkdir(parents=True)
+    (folder / "lock").write_text("{}")
+    train(home)
+    assert not folder.exists()
+
+
 def test_a_link_to_a_folder_stays_one(home: Path) -> None:
     (home / "disk").mkdir()
     (home / "mine").symlink_to(home / "disk")

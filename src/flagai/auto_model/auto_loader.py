@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Arguments of the original that promise what is not there.
 _NOT_THERE = ("lora_dir", "qlora_dir", "adapter_dir")
+_LONGEST_NAME = 255
+_BACKBONES = {"bert": "BertModel", "glm": "GLMModel"}
 _OF_THE_HEAD = ("class_num", "inner_dim", "problem_type")
 
 
@@ -119,7 +121,7 @@ class AutoLoader:
             model = _load(home, found, self.task_name, options, overrides)
         except LoadError as error:
             if found == model_name:
-                raise
+                raise _with_cure(error, home / found, overrides) from error
             raise LoadError(
                 f"{error}\n{found} is taken because it was fine-tuned for {self.task_name!r}. To take {model_name} "
                 "itself, with a new head, add fine_tuned=False."
@@ -158,6 +160,11 @@ class AutoLoader:
 
 def _place(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
     """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
+    for argument, value in (("model_name", model_name), ("model_dir", "" if model_dir is None else model_dir)):
+        if not isinstance(value, str | Path):
+            raise InputError(f"{argument} is {value!r:.80}; expected a text or a path.")
+        if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(value).parts):
+            raise InputError(f"{argument} is {str(value)!r:.80}; no file system has names of over 255 bytes.")
     path = Path(model_name).expanduser()
     if model_dir is None and path.is_dir():
         return path.absolute().parent, path.absolute().name
@@ -181,6 +188,18 @@ def _load(home: Path, name: str, task: str, options: dict[str, Any], overrides: 
     if model_class.needs_classes and "class_num" not in wanted:
         wanted |= _class_count(home / name, model_class, task, wanted)
     return model_class.from_pretrain(home, name, **options, **wanted)
+
+
+def _with_cure(error: LoadError, folder: Path, overrides: dict[str, Any]) -> LoadError:
+    """The error, and where a trained head has another number of classes than is asked for, the way to a new one."""
+    family = family_of(read_json(folder / CONFIG_FILE), str(folder)) if (folder / CONFIG_FILE).is_file() else None
+    if family not in _BACKBONES or "class_num" not in overrides or "of the wrong shape" not in str(error):
+        return error
+    return LoadError(
+        f"{error}\nThe head of {folder} was trained for another number of classes than class_num="
+        f"{overrides['class_num']}. To train a new one, take the backbone alone: flagai convert {folder} BACKBONE "
+        f"--model-class {_BACKBONES[family]}, and start from the folder BACKBONE."
+    )
 
 
 def _class_count(folder: Path, model_class: type[BaseModel], task: str, overrides: dict[str, Any]) -> dict[str, int]:

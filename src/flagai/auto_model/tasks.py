@@ -60,10 +60,14 @@ def task_named(name: str) -> str:
     Raises:
         InputError: there is no such task; the message has all of them.
     """
+    if not isinstance(name, str):
+        raise InputError(f"task_name is {name!r:.80}; expected a text, such as 'ner'.")
     key = name.strip().lower().replace("_", "-").replace(" ", "-")
     task = ALIASES.get(key, key)
     if task not in CLASSES:
-        raise InputError(f"There is no task {name!r}. Known: {', '.join(CLASSES)}; also {', '.join(sorted(ALIASES))}.")
+        raise InputError(
+            f"There is no task {name!r:.80}. Known: {', '.join(CLASSES)}; also {', '.join(sorted(ALIASES))}."
+        )
     return task
 
 

@@ -323,4 +323,4 @@ class _Transfer:
         if remote.unproven:
             if not size:
                 raise PageError(f"{self._what} is empty, and no checksum says that it should be")
-            refuse_page(remote.name, "", self.part.read(0, 512))
+            refuse_page(remote.name, "", self.part.read(0, 4096))

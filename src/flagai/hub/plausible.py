@@ -6,8 +6,14 @@ from flagai.errors import HubError, quoted
 from flagai.hub.policy import Policy
 from flagai.hub.progress import readable
 
-_PAGE = re.compile(rb"\s*<(!doctype|!--|\?xml|html|head|body|title|meta|script)(?!\w)", re.IGNORECASE)
+_PAGE = re.compile(
+    rb"<(!doctype|!--|\?xml|html|head|body|title|meta|script|div|form|center|svg|error|listbucketresult)(?!\w)",
+    re.IGNORECASE,
+)
+# Byte order marks and what may stand before a page's first tag, also in UTF-16.
+_BEFORE = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n\f"
 _PAGES = ("text/html", "application/xhtml+xml")
+_NO_TAGS = (".json", ".bin", ".pt", ".safetensors", ".model")
 _SIDE_FILES = (".json", ".txt", ".model")
 
 
@@ -25,7 +31,10 @@ def check_size(name: str, size: int, policy: Policy, sized: bool = True) -> None
 def refuse_page(name: str, kind: str, begin: bytes) -> None:
     """Refuse what is shown to people, such as a page to log in, in the place of a file without a checksum."""
     kind = kind.partition(";")[0].strip().lower()
-    page = kind in _PAGES or _PAGE.match(begin.removeprefix(b"\xef\xbb\xbf")) is not None
+    begin = begin.lstrip(_BEFORE).replace(b"\0", b"")
+    # A vocabulary may begin with "<s>", but neither JSON nor weights do with "<".
+    page = kind in _PAGES or _PAGE.match(begin) is not None
+    page = page or (begin.startswith(b"<") and name.endswith(_NO_TAGS))
     if (page or (kind.endswith("json") and not name.endswith(".json"))) and not name.endswith((".html", ".htm")):
         raise PageError(
             f"{name}: the server sends a web page or a message instead of the file ({quoted(kind) or 'HTML'}). Open "

@@ -6,6 +6,7 @@ are read by ``http.client`` in loops of its own, so the deadline stands below it
 
 import http.client
 import io
+import logging
 import time
 from typing import Any
 
@@ -13,6 +14,23 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+
+class _WithoutQueries(logging.Filter):
+    """Cuts the queries of addresses, which may hold what is secret, out of what urllib3 logs at DEBUG."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_cut(value) if isinstance(value, str) else value for value in record.args)
+        return True
+
+
+def _cut(text: str) -> str:
+    begin, mark, _ = text.partition("?")
+    return f"{begin}?..." if mark else text
+
+
+_QUIET = _WithoutQueries()
 
 
 class Clock:
@@ -45,6 +63,7 @@ class Session(requests.Session):
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
+        logging.getLogger("urllib3.connectionpool").addFilter(_QUIET)
         adapter = _Adapter(clock)
         for scheme in ("http://", "https://"):
             self.mount(scheme, adapter)

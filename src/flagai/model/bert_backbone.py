@@ -179,12 +179,13 @@ def check_prefix(names: Iterable[str], config: BertConfig) -> None:
     Raises:
         ConfigError: positions would count from another number than in training.
     """
-    wrong = "bert." if config.position_offset else "roberta."
+    wrong, pad = "roberta.", config.pad_token_id or 1
+    cure = f"Pass position_offset={pad + 1}, pad_token_id={pad} for these weights of a RoBERTa."
+    if config.position_offset:
+        wrong, cure = "bert.", "Pass position_offset=0 for these weights of a BERT."
     name = next((name for name in names if name.removeprefix("module.").startswith(wrong)), None)
     config.require(
-        name is None,
-        f"position_offset is {config.position_offset}, but the weights are called {name}. Pass position_offset=0 for a "
-        "BERT, or pad_token_id + 1 (2) for a RoBERTa.",
+        name is None, f"position_offset is {config.position_offset}, but the weights are called {name}. {cure}"
     )
 
 

@@ -23,7 +23,8 @@ class Objective:
     """Base of the objectives.
 
     Class variables: ``columns`` that a record needs; ``metric``, the measure that says which model is the best, the
-    larger the better (``-loss``: the smaller the loss); ``packable``, whether encoders may train without padding.
+    larger the better (``-loss``: the smaller the loss); ``packable``, whether encoders may train without padding;
+    ``limits``, the settings that cut records.
 
     Args:
         task: the task's name.
@@ -35,6 +36,7 @@ class Objective:
     columns: ClassVar[tuple[str, ...]] = ("text",)
     metric: ClassVar[str] = "-loss"
     packable: ClassVar[bool] = False
+    limits: ClassVar[tuple[str, ...]] = ("max_length",)
 
     def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
         self.task, self.family, self.recipe = task, family, recipe
@@ -71,7 +73,22 @@ class Objective:
 
     def unlearned(self, tokenizer: Tokenizer, records: Sequence[Record]) -> str:
         """What the records have that training passes over, and the cure, for a warning; empty if there is nothing."""
-        return ""
+        texts = [self.texts(record) for record in records]
+        ids = iter(tokenizer.encode_many([text for each in texts for text in each]))
+        count = sum(self.is_cut(tokenizer, [len(next(ids)) for _ in each]) for each in texts)
+        limits = " and ".join(f"{name}={getattr(self.recipe, name)}" for name in self.limits)
+        said = f"{count} of {len(texts)} records are cut to {limits} tokens: raise it, or shorten the texts."
+        return said if count else ""
+
+    def is_cut(self, tokenizer: Tokenizer, counts: Sequence[int]) -> bool:
+        """Whether a record has more tokens than training reads.
+
+        Args:
+            tokenizer: the model's.
+            counts: the numbers of tokens of its texts.
+        """
+        frame = tokenizer.frames[len(counts) - 1]
+        return sum(counts) + (frame.specials if self.family == "bert" else len(counts) + 1) > self.recipe.max_length
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
         """What the model's ``forward`` takes, with the labels.
@@ -225,6 +242,7 @@ class Writing(Objective):
     """A text to read and one to write: titles, poems."""
 
     columns: ClassVar[tuple[str, ...]] = ("text", "title")
+    limits = ("max_length", "max_target_length")
 
     def texts(self, record: Record) -> tuple[str, ...]:
         """What is read and what is written."""
@@ -236,6 +254,15 @@ class Writing(Objective):
         """See the base class."""
         sources, targets = zip(*(self.texts(record) for record in records), strict=True)
         return _WRITERS[self.family](tokenizer, sources, targets, self.recipe)
+
+    def is_cut(self, tokenizer: Tokenizer, counts: Sequence[int]) -> bool:
+        """See the base class."""
+        (source, target), recipe = counts, self.recipe
+        specials = len(causal.start(tokenizer)) + 2 if self.family == "gpt2" else 3
+        if self.family in ("bert", "gpt2"):
+            return source + target + specials > recipe.max_length + recipe.max_target_length
+        around = 1 if tokenizer.kind == "t5" else 2
+        return source + around > recipe.max_length or target + 1 > recipe.max_target_length
 
     def measure_once(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """ROUGE-L on characters of the most probable texts."""

@@ -9,13 +9,16 @@ import shutil
 import socket
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from flagai.checkpoint.atomic import link, replace_folder
 from flagai.checkpoint.save import WEIGHT_FILES
 from flagai.data.tokenizer import Tokenizer
+from flagai.data.tokenizer.carry import carried
 from flagai.data.tokenizer.description import FILES
+from flagai.data.tokenizer.saved import BESIDE
 from flagai.errors import FlagAIError, InputError
 from flagai.hub.names import MANIFEST
 
@@ -25,12 +28,10 @@ LOG = "log.jsonl"
 CURVE = "curve.svg"
 CARD = "README.md"
 _LOCK = "lock"
-# Files of a tokenizer that belong to its vocabulary.
-_BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # What belongs to the model that is replaced; all other files of a folder stay.
 _OF_A_MODEL = (
     *WEIGHT_FILES, "pytorch_model*.bin", "pytorch_model*.bin.index.json", "generation_config.json", MANIFEST,
-    *{name for lists in FILES.values() for files in lists for name in files}, *_BESIDE, LOG, CURVE, CARD,
+    *{name for lists in FILES.values() for files in lists for name in files}, *BESIDE, LOG, CURVE, CARD,
 )  # fmt: skip
 
 
@@ -44,6 +45,31 @@ def training_folder(out: Path) -> Path:
     if not place.name or place == Path.cwd():
         raise InputError(f"{out} is the working directory or has no parent. Name a new folder for the result.")
     return place.with_name(f"{place.name}.training")
+
+
+def finished_folder(folder: Path) -> Path:
+    """What a training folder is called when its result is published, until it is removed."""
+    return folder.with_name(f"{folder.name}.old")
+
+
+def remove_own(folder: Path) -> None:
+    """Remove a training folder; what tells that it is one goes last, so that the next run can go on with it."""
+    with suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != _LOCK:
+                entry.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse to work in a folder of the user, whose files would be removed at the end."""
+    if not (folder / _LOCK).is_file() and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder} is where a run for this --out works, but it holds files that no run wrote. Rename it, or choose "
+            "another --out."
+        )
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -61,6 +87,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         for path in (out, folder):
             if path.exists() and not path.is_dir():
                 raise InputError(f"{path} is a file, not a folder. Choose another name.")
+        _check_own(folder)
+        _check_own(finished_folder(folder))
         entries = out.iterdir() if out.is_dir() else ()
         found = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, a circle of links
@@ -79,7 +107,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
 def _published(folder: Path, out: Path) -> bool:
     """Whether the run of this training folder has put its result there, and was cut off before it tidied up."""
     try:
-        return (folder / LOG).read_bytes() == (out / LOG).read_bytes()
+        written = (folder / LOG).read_bytes()
+        return bool(written) and written == (out / LOG).read_bytes()
     except OSError:
         return False
 
@@ -96,16 +125,14 @@ def publish(staged: Path, out: Path) -> None:
 
 
 def put_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Copy a tokenizer's files, so that the folder can be used without the base model's.
+    """Write a tokenizer's files, so that the folder can be used without the base model's, under any name.
 
     Args:
         tokenizer: the tokenizer.
         folder: where to.
     """
-    source = tokenizer.description.folder
-    for name in (*tokenizer.description.files, *_BESIDE):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    for name, content in carried(tokenizer.description).items():
+        (folder / name).write_bytes(content)
 
 
 class RunLock:

@@ -18,7 +18,15 @@ from flagai.train.engine import Engine
 from flagai.train.log import Log
 from flagai.train.memory import is_out_of_memory
 from flagai.train.needs import accelerate
-from flagai.train.output import LOG, RunLock, check_out, publish, training_folder
+from flagai.train.output import (
+    LOG,
+    RunLock,
+    check_out,
+    finished_folder,
+    publish,
+    remove_own,
+    training_folder,
+)
 
 _PROGRESS = "progress.json"
 _KEYS = ("settings", "progress", "files", "best", "log")
@@ -104,7 +112,7 @@ class States:
         """The newest checkpoint and its record, all files of which were checked."""
         check_out(self.out, overwrite=self.overwrite)
         self._lock = self._lock or RunLock(self.folder)
-        shutil.rmtree(self._finished, ignore_errors=True)
+        remove_own(self._finished)
         check_out(self.out, overwrite=self.overwrite)  # again: another run may just have ended
         found = self._all()
         content = self._checked(found[-1]) if found else None
@@ -233,7 +241,7 @@ class States:
             shutil.copyfile(self.log.path, folder / LOG)
             publish(folder, self.out)
             # In one step: half a folder would be taken for a damaged checkpoint.
-            shutil.rmtree(self.folder.rename(self._finished), ignore_errors=True)
+            remove_own(self.folder.rename(self._finished))
 
         with self._alike(self.out):
             self._on_first(exchange)
@@ -283,7 +291,7 @@ class States:
 
     @property
     def _finished(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.old")
+        return finished_folder(self.folder)
 
     def _all(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d{8}\+*", path.name))

@@ -146,6 +146,10 @@ def checked_texts(texts: Sequence[object]) -> list[str]:
     Raises:
         InputError: one is not; the message has its index.
     """
+    try:
+        texts = list(texts)
+    except TypeError as error:
+        raise InputError(f"Expected a list of texts, but found {texts!r:.80}.") from error
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"Text {index} is {type(text).__name__}; expected a text.")

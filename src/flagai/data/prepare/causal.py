@@ -35,13 +35,13 @@ def pairs(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], 
         source and at padding.
     """
     end = tokenizer.token_end_id
-    start = _start(tokenizer)
+    begin = start(tokenizer)
     rows, labels = [], []
     for source, target in zip(encoded(tokenizer, sources), encoded(tokenizer, targets), strict=True):
         own, other = list(source.ids), list(target.ids)
         if max_length is not None:
-            own, other = shortened(tokenizer, [own, other], max_length - len(start) - 2)
-        given = [*start, *own, end]
+            own, other = shortened(tokenizer, [own, other], max_length - len(begin) - 2)
+        given = [*begin, *own, end]
         rows.append([*given, *other, end])
         labels.append([*[-100] * len(given), *other, end])
     return {
@@ -51,16 +51,16 @@ def pairs(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], 
     }
 
 
-def _start(tokenizer: Tokenizer) -> list[int]:
+def start(tokenizer: Tokenizer) -> list[int]:
     """What a text begins with: ``[CLS]`` where the vocabulary is BERT's, nothing in a byte-level one."""
     cls = tokenizer.find_command_id("cls") if tokenizer.kind != "bpe" else None
     return [] if cls is None else [cls]
 
 
 def _sources(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
-    start = _start(tokenizer)
+    begin = start(tokenizer)
     rows = []
     for encoding in tokenizer.encode_batch(texts):
-        ids = encoding.ids if max_length is None else last(encoding.ids, max_length - len(start))
-        rows.append([*start, *ids] or [tokenizer.token_start_id])
+        ids = encoding.ids if max_length is None else last(encoding.ids, max_length - len(begin))
+        rows.append([*begin, *ids] or [tokenizer.token_start_id])
     return rows

@@ -114,9 +114,11 @@ def read_added(options: Fields, special_map: Fields, added: Fields, pipeline: Fi
         _id(number, added, content): Added(content, normalized=content not in special, special=content in special)
         for content, number in added.table.items()
     }
-    stated = [
+    # GLM's [gMASK] and <|endofpiece|> may share an id, so not by ids.
+    own = [Stated(added.place, content, _id(number, added, content)) for content, number in added.table.items()]
+    stated = own + [
         Stated(fields.place, token.content, number)
-        for fields, tokens in ((options, decoder or {}), (added, plain), (pipeline, listed))
+        for fields, tokens in ((options, decoder or {}), (pipeline, listed))
         for number, token in tokens.items()
     ]
     return AddedTokens(plain | listed if decoder is None else decoder, named, stated=tuple(stated), **extra)

@@ -189,6 +189,8 @@ class Commands:
 
     def find(self, name: str) -> int | None:
         """The id of a command token, or None if there is none of this name."""
+        if not isinstance(name, str):
+            raise InputError(f"The name of a command token is {name!r:.80}; expected a text, such as 'cls'.")
         token = self.by_name.get(_ALIASES.get(name, name))
         return None if token is None else token.Id
 
@@ -203,7 +205,7 @@ class Commands:
             near = difflib.get_close_matches(name, self.by_name, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             known = ", ".join([entry for entry in self.by_name if not entry.startswith("extra_id_")])
-            raise InputError(f"This tokenizer has no command token {name!r}.{hint} It has: {known or 'none'}.")
+            raise InputError(f"This tokenizer has no command token {name!r:.80}.{hint} It has: {known or 'none'}.")
         return found
 
     def split(self, text: str) -> Iterator[Part]:

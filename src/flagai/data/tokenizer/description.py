@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flagai.data.tokenizer.saved import CLASSES, FAST_FILE, Saved
+from flagai.data.tokenizer.saved import CLASSES, FAST_FILE, TABLE_KEY, Saved
 from flagai.errors import ConfigError, ModelNotFoundError, VocabularyError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ FILES: dict[str, tuple[tuple[str, ...], ...]] = {
 _KINDS = {"SentencePiece": "sentencepiece", "WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "t5"}
 # The class of a vocabulary that transformers has written, where no file names it.
 _CLASS_OF_KIND = {"wordpiece": "BertTokenizer", "bpe": "GPT2Tokenizer", "t5": "T5Tokenizer"}
+_G_MASK = "[gMASK]"
 SIDES = ("right", "left")
 SEGMENTERS = ("jieba", "characters")
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
@@ -87,6 +88,13 @@ class Description:
         if side not in SIDES:
             options.fail("truncation_side", f"{side!r:.80}, expected one of {', '.join(SIDES)}.")
         return side
+
+    @property
+    def decided(self) -> dict[str, str]:
+        """What ``tokenizer_config.json`` has to say where a name or a caller decided which command tokens there are."""
+        stated = _G_MASK in {entry.content for entry in self.saved.added.stated} and self.kind == "sentencepiece"
+        open_ = self.table is not None and self.kind != "t5" and not stated and _class_table(self.saved) is None
+        return {TABLE_KEY: str(self.table)} if open_ else {}
 
     def changed(self, fix_command_token: bool | None, segmenter: str | None) -> "Description":
         """The description with what a caller wants otherwise.
@@ -161,7 +169,7 @@ def _stated_kind(saved: Saved) -> str | None:
 def _of_transformers(saved: Saved, name: str, card: "Card | None") -> Description | None:
     """A folder that transformers has written, or None."""
     class_name, files = saved.class_name, _present(saved.folder, "fast")
-    if CLASSES[class_name].table if class_name else saved.family == "glm":
+    if saved.command_table or (_class_table(saved) if class_name else saved.family == "glm"):
         return None
     if files:
         return Description(saved, name, _fast_kind(saved), files, class_name, family=_known_family(saved, card))
@@ -236,9 +244,9 @@ def _of_table(saved: Saved, name: str, card: "Card | None") -> Description:
 
 
 def _table(saved: Saved, kind: str, family: str | None, card: "Card | None") -> str | None:
-    class_table = None if saved.class_name is None else CLASSES[saved.class_name].table
-    if class_table is not None:
-        return class_table
+    stated = saved.command_table or _class_table(saved)
+    if stated is not None:
+        return stated
     if kind == "sentencepiece":
         return _chinese_table(saved, card)
     if kind == "bpe":
@@ -246,11 +254,15 @@ def _table(saved: Saved, kind: str, family: str | None, card: "Card | None") -> 
     return {"wordpiece": "wordpiece", "t5": "t5"}.get(kind)
 
 
+def _class_table(saved: Saved) -> str | None:
+    return None if saved.class_name is None else CLASSES[saved.class_name].table
+
+
 def _chinese_table(saved: Saved, card: "Card | None") -> str:
     """Whether [gMASK] of Chinese GLM has an id of its own."""
     stated = {entry.content: entry.number for entry in saved.added.stated}
-    if "[gMASK]" in stated:
-        return "unfixed" if stated["[gMASK]"] == stated.get("<|endofpiece|>") else "fixed"
+    if _G_MASK in stated:
+        return "unfixed" if stated[_G_MASK] == stated.get("<|endofpiece|>") else "fixed"
     if "auto_map" in saved.config.table or "auto_map" in saved.options.table:
         return "fixed"  # Hugging Face's GLM has no other
     own = None if card is None else card.tokenizer.command_table

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
+from flagai.data.tokenizer import formats
 from flagai.data.tokenizer.building import Engine
 from flagai.data.tokenizer.commands import Commands, CommandToken
 from flagai.data.tokenizer.encoding import Encoding
@@ -11,6 +12,14 @@ from flagai.errors import InputError
 
 _STARTS = ("<s>", "[CLS]", "<pad>", "<|endoftext|>")
 _ENDS = ("</s>", "<|endoftext|>", "[SEP]")
+
+
+def _processed(text: str, process_fn: Callable[[str], str] | None) -> str:
+    if process_fn is None:
+        return text
+    if not callable(process_fn):
+        raise InputError(f"process_fn is {process_fn!r:.80}; expected a function from text to text.")
+    return process_fn(text)
 
 
 class FlagAINames(ABC):
@@ -104,16 +113,16 @@ class FlagAINames(ABC):
 
     def CommandTokenIds(self, exception: Iterable[str] | None = None) -> list[int]:
         """The ids of all command tokens except those with the given names."""
-        left_out = set(exception or ())
+        left_out = () if exception is None else clean(exception)
         return [token.Id for token in self._commands.tokens if token.name not in left_out]
 
     def EncodeAsIds(self, text: str, process_fn: Callable[[str], str] | None = None) -> list[int]:
         """The ids of a text, which ``process_fn`` may change before."""
-        return self.encode(text if process_fn is None else process_fn(text))
+        return self.encode(_processed(text, process_fn))
 
     def EncodeAsTokens(self, text: str, process_fn: Callable[[str], str] | None = None) -> list[str]:
         """The tokens of a text, which ``process_fn`` may change before."""
-        return self.tokenize(text if process_fn is None else process_fn(text))
+        return self.tokenize(_processed(text, process_fn))
 
     def DecodeIds(self, ids: Sequence[int]) -> str:
         """The text of ids."""
@@ -134,6 +143,7 @@ class FlagAINames(ABC):
         Raises:
             InputError: it is no text, or ``maxlen`` leaves no room.
         """
+        formats.check_max_length(maxlen, "maxlen", 0)
         tokens = self.encode_batch([text])[0].tokens
         ends = [self.get_command(name).token for name in ("cls", "sep")] if add_spatial_tokens else []
         if maxlen is not None:
@@ -153,7 +163,7 @@ class FlagAINames(ABC):
         own = list(zip(encoding.tokens, encoding.offsets, strict=True))
         found: list[list[int]] = []
         at = 0
-        for token in tokens:
+        for token in clean(tokens):
             place = next((index for index in range(at, len(own)) if own[index][0] == token), None)
             hidden = place is None or (token.startswith("[") and token.endswith("]") and len(token) > 1)
             found.append([] if hidden or place is None else list(range(*own[place][1])))

@@ -155,11 +155,12 @@ def kept_lengths(lengths: Sequence[int], room: int, *, odd_to_longer: bool = Fal
     return [less, more] if odd_to_longer and first <= second else [more, less]
 
 
-def check_max_length(max_length: int | None) -> None:
+def check_max_length(max_length: int | None, name: str = "max_length", least: int = 1) -> None:
     """Refuse a length that cannot be meant.
 
     Raises:
-        InputError: it is no whole number above 0.
+        InputError: it is no whole number of at least ``least``.
     """
-    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1):
-        raise InputError(f"max_length={max_length!r} is no number of tokens. Give a whole number above 0.")
+    right = isinstance(max_length, int) and not isinstance(max_length, bool) and max_length >= least
+    if max_length is not None and not right:
+        raise InputError(f"{name}={max_length!r:.80} is no number of tokens. Give a whole number of at least {least}.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flagai.data.tokenizer.added import Added, AddedTokens, read_added
+from flagai.data.tokenizer.commands import TABLES
 from flagai.errors import ConfigError, FlagAIError, VocabularyError
 from flagai.typed_json import SIZE_LIMIT, Fields, read_json
 
@@ -14,6 +15,8 @@ FAST_FILE = "tokenizer.json"
 OPTIONS_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
+# A key of tokenizer_config.json: this library's, where the folder's name would have to tell it.
+TABLE_KEY = "command_table"
 BESIDE = (OPTIONS_FILE, SPECIAL_FILE, ADDED_FILE)
 # A vocabulary of a million tokens with merges has a tenth of it.
 VOCABULARY_LIMIT = 256 << 20
@@ -115,6 +118,14 @@ class Saved:
     def added(self) -> AddedTokens:
         """The tokens that the files add."""
         return read_added(self.options, self.special_map, self.added_file, self.pipeline)
+
+    @property
+    def command_table(self) -> str | None:
+        """The table of command tokens that ``tokenizer_config.json`` names, as training and ``convert`` write it."""
+        table = self.options.text(TABLE_KEY, None)
+        return (
+            table if table is None or table in TABLES else self.options.wrong(TABLE_KEY, f"one of {', '.join(TABLES)}")
+        )
 
     @property
     def beside(self) -> bool:

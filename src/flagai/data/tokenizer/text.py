@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from flagai.errors import InputError
 
@@ -22,7 +22,7 @@ _CLEANED = {f" {mark}": mark for mark in (".", "?", "!", ",")}
 _CLEANED |= {" ' ": "'"} | {f" {end}": end for end in ("n't", "'m", "'s", "'ve", "'re")}
 
 
-def clean(texts: Sequence[str]) -> list[str]:
+def clean(texts: Iterable[str]) -> list[str]:
     """Check texts, and put U+FFFD in place of lone surrogates, which no encoding of text can hold.
 
     Raises:
@@ -30,6 +30,10 @@ def clean(texts: Sequence[str]) -> list[str]:
     """
     if isinstance(texts, str):
         raise InputError("A batch is a list of texts; put the single one into a list.")
+    try:
+        texts = list(texts)
+    except TypeError as error:
+        raise InputError(f"Expected a list of texts, but found {texts!r:.80}.") from error
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"Text {index} is a {type(text).__name__}, not a str. Give texts only.")

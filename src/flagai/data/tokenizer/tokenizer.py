@@ -19,6 +19,7 @@ from flagai.errors import InputError
 
 # Embeddings have a multiple of so many rows; a model without training can choose one that no token has.
 _ROWS = 128
+_MOST_ROWS = 2**24
 _Token = TypeVar("_Token")
 
 
@@ -243,18 +244,20 @@ class Tokenizer(FlagAINames):
 
     def written(self, ids: Sequence[int]) -> bytes:
         """What tokens write together, in the form of :meth:`pattern`."""
-        return b"".join(self.pieces[number] for number in ids if number < len(self.pieces))
+        return b"".join(self.pieces[number] for number in self._checked(ids) if number < len(self.pieces))
 
     def has_command(self, text: str, names: Iterable[str]) -> bool:
         """Whether a text has a command token of one of these names, without tokenizing it."""
-        ids = {number for name in names if (number := self.find_command_id(name)) is not None}
+        (text,) = clean([text])
+        ids = {number for name in clean(names) if (number := self.find_command_id(name)) is not None}
         literal = {token.token for token in self._commands.tokens if token.Id in ids}
         literal |= {self._engine.token(number) for number in ids} - {""}
         return any(token in text for token in literal)
 
     def find_token(self, token: str) -> int | None:
         """The id of a token of the vocabulary, or None if there is none."""
-        return self._engine.find(token) if token else None
+        (known,) = clean([token])
+        return self._engine.find(known) if known else None
 
     def can_write(self, text: str) -> bool:
         """Whether the vocabulary has tokens for all of a text; it has none for blanks alone."""
@@ -268,9 +271,20 @@ class Tokenizer(FlagAINames):
         Args:
             rows: how many rows the model's embedding has.
         """
+        if not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
+            raise InputError(f"rows is {rows!r:.80}; expected a whole number of at most {_MOST_ROWS:,}.")
         beyond = range(self._engine.size, rows)
         known = self._commands.by_id
         return [number for number in beyond if number not in known and not self._engine.token(number)]
+
+    def rows_needed(self, *, commands: bool) -> int:
+        """How many rows an embedding must have at least.
+
+        Args:
+            commands: whether command tokens behind the vocabulary count.
+        """
+        highest = max((token.Id for token in self._commands.tokens), default=-1) + 1
+        return max(self._engine.size, highest if commands else 0)
 
     def decode_batch(self, rows: Iterable[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
         """The texts of many rows of ids.
@@ -278,6 +292,10 @@ class Tokenizer(FlagAINames):
         Raises:
             InputError: an id is not in the vocabulary.
         """
+        try:
+            rows = list(rows)
+        except TypeError as error:
+            raise InputError(f"decode_batch takes a list of rows of ids, but got {rows!r:.80}.") from error
         return [self.decode(row, skip_special_tokens) for row in rows]
 
     @property

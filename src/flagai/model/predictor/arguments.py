@@ -35,6 +35,14 @@ def check_parts(what: str, model: Any, tokenizer: Any) -> None:
         raise InputError(f"The tokenizer is missing. Write {right}, or Tokenizer.from_pretrained(model_name).")
     if not isinstance(tokenizer, Tokenizer):
         raise InputError(f"The tokenizer is a {type(tokenizer).__name__}; expected a flagai Tokenizer. Write {right}.")
+    # GLM's command tokens have rows; the other families' tokenizers know them without (see strange_ids).
+    size, rows = tokenizer.rows_needed(commands=model.config.family == "glm"), model.config.vocab_size
+    if size > rows:
+        raise InputError(
+            f"{tokenizer!r} of {tokenizer.description.folder} has ids up to {size - 1}, but this "
+            f"{type(model).__name__} has an embedding of {rows} rows (vocab_size): they are not of one "
+            f"model. Write {right}."
+        )
 
 
 def many(text: Any) -> list[Any]:

@@ -109,7 +109,7 @@ class SentenceEmbedder:
         Raises:
             InputError: a text is empty or longer than the model's positions.
         """
-        return packed_means(self.model, texts)
+        return packed_means(self.model, many(texts))
 
     def match(self, first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
         """The cosine similarity of each pair of sentences, [len(first)].

@@ -94,20 +94,22 @@ def _batch(
         batch = glm.seq2seq(tokenizer, sources, labels, room)
     else:
         (source,) = set(sources)
-        asked = source if tokenizer.has_command(source, glm.MASKS) else f"{_beginning(tokenizer, source, room)} [MASK]"
-        batch = glm.blank_filling(tokenizer, [asked] * len(labels), [[label] for label in labels], max_length)
+        if tokenizer.has_command(source, glm.MASKS):
+            answers = [[label] for label in labels]
+            batch = glm.blank_filling(tokenizer, [source] * len(labels), answers, max_length)
+        else:
+            batch = _asked_at_the_end(tokenizer, source, labels, room)
     targets, weights = batch.pop("target_ids"), batch.pop("loss_mask")
     return batch | {"labels": targets.masked_fill(weights == 0, _IGNORED)}
 
 
-def _beginning(tokenizer: Tokenizer, text: str, room: int | None) -> str:
-    """As much of a text as there is room for, beside [CLS], a mask and <eos>."""
-    if room is None:
-        return text
-    (encoding,) = tokenizer.encode_batch([text])
-    if len(encoding.ids) <= room - 3:
-        return text
-    return text[: encoding.offsets[max(room - 3, 1) - 1][1]]
+def _asked_at_the_end(tokenizer: Tokenizer, source: str, labels: Sequence[str], room: int | None) -> Batch:
+    """A blank behind as much of a text as there is room for, beside [CLS], the mask and <eos>."""
+    *tokens, mask = tokenizer.encode(f"{source} [MASK]")
+    kept = tokens if room is None else tokens[: max(room - 3, 1)]
+    ids = [tokenizer.get_command_id("cls"), *kept, mask, tokenizer.get_command_id("eos")]
+    rows = [glm.blank_row(tokenizer, ids, [(len(kept) + 1, tokenizer.encode(label))]) for label in labels]
+    return glm.collate(rows, tokenizer.get_command_id("pad"))
 
 
 def _next(tokens: torch.Tensor) -> torch.Tensor:

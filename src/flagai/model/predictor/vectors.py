@@ -9,6 +9,7 @@ import torch
 from flagai.data.prepare import bert, causal, encoder_decoder, glm
 from flagai.data.prepare.batch import checked_texts, padded
 from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.model.packing import Pack, check_lengths, rows_packed
@@ -85,6 +86,9 @@ def packed_means(model: BaseModel, rows: Sequence[Sequence[int]]) -> torch.Tenso
     """
     if not rows:
         return torch.empty(0, model.config.hidden_size)
+    for row in rows:
+        if isinstance(row, str | bytes) or not hasattr(row, "__getitem__") or getattr(row, "shape", None) == ():
+            raise InputError(f"Expected rows of token ids, but found {row!r:.80}.")
     check_lengths([len(row) for row in rows], model.config.longest_text)
     return in_windows(rows, Ragged.of, partial(_bert_means, model), model.device)
 
