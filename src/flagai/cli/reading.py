@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flagai.cli.common import Json, predictor
+from flagai.cli.common import Json, check_place, predictor
 from flagai.cli.entries import (
     BatchSize,
     Device,
@@ -87,6 +87,7 @@ def classify(
     entries = read_entries(texts, file, field)
     from flagai.model.predictor.classes import names_one_class
 
+    check_place(device)
     given = _split(labels)
     task = _classifying_task(model, model_dir, given)
     run = predictor(task, model, model_dir, device)
