@@ -1,5 +1,6 @@
 """Lookup, the user's own cards, and what is said of broken ones."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def complaint(folder: Path, text: str) -> str:
     with pytest.raises(CatalogError) as caught:
         list_models(cards=folder)
     return str(caught.value)
+
+
+def test_a_pipe_in_the_place_of_a_card_is_passed_over(cards: Path) -> None:
+    """Reading it would never end."""
+    os.mkfifo(cards / "pipe.toml")
+    with pytest.raises(CatalogError, match="no regular file"):
+        list_models(cards=cards)
 
 
 @pytest.mark.parametrize("name", ["glm-large-ch", "GLM_large_CH", " GLM-large-ch ", "GLM large ch"])

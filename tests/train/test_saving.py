@@ -224,6 +224,17 @@ def test_removing_a_training_folder_that_is_cut_off_can_be_gone_on_with(home: Pa
     assert not folder.exists()
 
 
+def test_the_vocabulary_is_that_of_the_weights_if_the_base_is_exchanged(home: Path) -> None:
+    vocabulary = home / "RoBERTa-base-ch" / "vocab.txt"
+    before = vocabulary.read_bytes()
+
+    def watch(entry: dict[str, Any]) -> None:
+        vocabulary.write_bytes(b"another model's\n")
+
+    finetune("ner", "RoBERTa-base-ch", home / "ner.jsonl", home / "mine", model_dir=home, recipe=RECIPE, watch=watch)
+    assert (home / "mine" / "vocab.txt").read_bytes() == before
+
+
 def test_a_link_to_a_folder_stays_one(home: Path) -> None:
     (home / "disk").mkdir()
     (home / "mine").symlink_to(home / "disk")

@@ -13,7 +13,7 @@ from flagai import settings
 from flagai.catalog.card import Card, parse_card
 from flagai.catalog.fields import Fields
 from flagai.errors import CatalogError, ModelNotFoundError
-from flagai.typed_json import shown
+from flagai.typed_json import open_regular, shown
 
 logger = logging.getLogger(__name__)
 # The largest card that ships has 10 KB, and at most 10 dots in a line.
@@ -193,7 +193,7 @@ def _read_file(path: Path) -> tuple[_Draft, ...]:
 
 def _read_card_text(path: Path) -> str:
     """The text of a card; not one that takes tomllib for ever: its time grows with the cube of a key's parts."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         text = file.read(_CARD_LIMIT + 1).decode("utf-8-sig")
     if len(text) > _CARD_LIMIT:
         raise ValueError(f"it is larger than {_CARD_LIMIT:,} bytes")

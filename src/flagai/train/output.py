@@ -8,15 +8,13 @@ import os
 import shutil
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from flagai.checkpoint.atomic import link, replace_folder
 from flagai.checkpoint.save import WEIGHT_FILES
-from flagai.data.tokenizer import Tokenizer
-from flagai.data.tokenizer.carry import carried
 from flagai.data.tokenizer.description import FILES
 from flagai.data.tokenizer.saved import BESIDE
 from flagai.errors import FlagAIError, InputError
@@ -124,14 +122,14 @@ def publish(staged: Path, out: Path) -> None:
         shutil.copytree(staged, temporary, dirs_exist_ok=True, copy_function=link)
 
 
-def put_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def put_files(files: Mapping[str, bytes], folder: Path) -> None:
     """Write a tokenizer's files, so that the folder can be used without the base model's, under any name.
 
     Args:
-        tokenizer: the tokenizer.
+        files: content by name, as it was when the training began: the base model may be exchanged for another one.
         folder: where to.
     """
-    for name, content in carried(tokenizer.description).items():
+    for name, content in files.items():
         (folder / name).write_bytes(content)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from flagai.data.prepare.batch import Batch
 from flagai.data.tokenizer import Tokenizer
+from flagai.data.tokenizer.carry import carried
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.building import collector_settled
@@ -28,7 +29,7 @@ from flagai.train.log import Entry
 from flagai.train.memory import memory_advice
 from flagai.train.objective import Objective, weight
 from flagai.train.open_step import OpenStep, towards_host
-from flagai.train.output import put_tokenizer
+from flagai.train.output import put_files
 from flagai.train.pace import Pace
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
@@ -88,6 +89,7 @@ class Trainer:
     ) -> None:
         self.parts, self.accelerator, self.watch = parts, accelerator, watch
         self.recipe = parts.recipe
+        self._vocabulary = carried(parts.tokenizer.description)
         self.lengths = _lengths(parts.tokenizer, parts.objective, parts.train, self.recipe)
         self.epochs = [self._plan(epoch) for epoch in range(self.recipe.epochs)]
         self.steps = sum(map(len, self.epochs))
@@ -219,7 +221,7 @@ class Trainer:
         if better:
             self.progress.best, self.progress.best_loss = value, found["valid_loss"]
             self.progress.best_step = self.progress.step
-            self.states.keep_best(self.progress.step, functools.partial(put_tokenizer, self.parts.tokenizer))
+            self.states.keep_best(self.progress.step, functools.partial(put_files, self._vocabulary))
         self._tell({"step": self.progress.step, **found, "best": better})
         self._save()
         self._clock = time.perf_counter()
