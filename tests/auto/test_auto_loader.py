@@ -204,6 +204,8 @@ def test_the_number_of_classes_is_that_of_the_trained_head(name, class_name, tmp
 def test_a_new_head_needs_the_number_of_classes(home):
     with pytest.raises(ConfigError, match=r"'classification' needs the number of classes.*pass class_num=N"):
         AutoLoader("classification", model_name="RoBERTa-base-ch", model_dir=home)
+    with pytest.raises(ConfigError, match="has no trained head that tells it"):  # in an installed package
+        AutoLoader("classification", model_name="all-MiniLM-L6-v2", model_dir=home)
     matching = AutoLoader("semantic-matching", model_name="RoBERTa-base-ch", model_dir=home, device="cpu")
     assert matching.get_model().config.class_num == 2
 
@@ -217,3 +219,23 @@ def test_other_classes_than_those_of_the_fine_tuned_model_are_an_error_with_the_
     caplog.clear()
     assert AutoLoader("classification", fine_tuned=False, **options).get_model().config.class_num == 5
     assert "counts" not in caplog.text  # of the file's value, which the caller replaces
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task_name": None}, "task_name is None; expected a text"),
+        ({"model_name": None}, "model_name is None; expected a text or a path"),
+        ({"model_name": ""}, "model_name is empty; expected a model's name or folder"),
+        ({"model_dir": 5}, "model_dir is 5; expected a text or a path"),
+    ],
+)
+def test_odd_arguments_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        AutoLoader(**arguments)
+
+
+def test_a_folder_without_a_configuration_is_not_called_absent(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ModelNotFoundError, match=r"mine has no config\.json"):
+        AutoLoader("lm", model_name=str(tmp_path / "mine"))

@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from flagai import cli
 from flagai.auto_model import auto_loader
 from flagai.cli import entries
 from flagai.cli.command import in_options
+from flagai.cli.common import as_typed
 from flagai.errors import InputError
+from flagai.model.predictor.predictor import Predictor
 from tests import folders
 
 
@@ -72,7 +75,10 @@ REFUSED = {
     "write 花 --beams 3 --temperature 2": "--beams has no meaning",
     "title 花 --top-k 3 --seed 1": "--seed, --top-k has no meaning with --search. Add --sample",
     "title 花 --sample --length-penalty 1": "--length-penalty has no meaning",
-    "title 花 --prompt-lookup 7": "--prompt-lookup goes with one answer",
+    "title 花 --prompt-lookup 7": "chosen token by token: expected --beams 1 and --n-best 1.",
+    "title 花 --length-penalty inf": "--length-penalty is inf; expected a number, at least",
+    "title \udcff": "Text 1 is not UTF-8: '\\udcff'. Convert it first.",
+    "match 花 \udcff": "The second text is not UTF-8",
     "title 花 -n 5": "--n-best 5 exceeds --beams 4",
     "title 花 --max-length 0": "--max-length is 0; expected a whole number",
     "poem 花 --temperature 0": "--temperature is 0.0; expected a number, more than 0",
@@ -92,6 +98,38 @@ REFUSED = {
 @pytest.mark.parametrize("command", REFUSED)
 def test_what_is_impossible_is_refused_before_loading(monkeypatch, command):
     assert REFUSED[command] in refused(monkeypatch, *command.split(" "))
+
+
+def test_arguments_and_stdin_are_utf8_in_any_locale():
+    """In an ASCII locale, Python hands over the bytes of an argument as lone surrogates."""
+    assert as_typed("花", "Text 1") == "花"
+    program = (
+        "import sys; from flagai.cli.common import *; print(ascii((as_typed(sys.argv[1], ''), *read_lines(Path('-')))))"
+    )
+    ascii_only = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+    }
+    command = [sys.executable, "-c", program, "花"]
+    found = subprocess.run(command, env=ascii_only, input="花\n".encode(), capture_output=True, check=True)
+    assert found.stdout.decode().split() == ["('\\u82b1',", "'\\u82b1')"]
+
+
+def test_a_file_without_text_is_told(caplog):
+    assert run("title", "--file", "-", text="\n\n") == ""
+    assert "the standard input holds no text" in caplog.text
+
+
+def test_out_of_memory_says_what_to_lower(monkeypatch):
+    refusal = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+    monkeypatch.setattr(Predictor, "write", lambda *_, **__: (_ for _ in ()).throw(refusal))
+    result = CliRunner().invoke(cli.app, ["title", "花", "--model", "GLM-large-ch"])
+    assert isinstance(result.exception, InputError)
+    assert "you tried to allocate 9 bytes" in str(result.exception)
+    assert "Lower --batch-size, --beams, --n-best, --max-length" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +180,8 @@ def test_a_pipe_holds_what_a_terminal_shows(text):
 
 def test_blank_lines_are_named_by_their_number(monkeypatch, caplog, tmp_path):
     text = "桃花\n\n月\n \n"
-    assert "-, line 2: '' is no title" in refused(monkeypatch, "poem", text=text)
-    assert "-, line 1 has no blank" in refused(monkeypatch, "fill", text=text)
+    assert "the standard input, line 2: '' is no title" in refused(monkeypatch, "poem", text=text)
+    assert "the standard input, line 1 has no blank" in refused(monkeypatch, "fill", text=text)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     rows = lines(run("embed", "--file", str(tmp_path / "a.txt"), "--model", "RoBERTa-base-ch"))
     assert [row["text"] for row in rows] == ["桃花", "", "月", " "]

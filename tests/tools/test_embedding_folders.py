@@ -91,7 +91,7 @@ def test_a_named_model_must_know_the_words(caplog: pytest.LogCaptureFixture) -> 
 def test_unknown_tokens_are_counted_per_row() -> None:
     rows = Ragged.of([[2, 9, 9, 9, 9, 3], [2, 9, 1, 1, 9, 3], [2, 1, 1, 3], [2, 3], [2, 1, 9, 9, 9, 3]])
     with pytest.raises(InputError, match=r"1 of 5 texts .* 'b'"):
-        UnknownTokens(1, 2, strict=True).look(list("abcde"), rows)
+        UnknownTokens(1, 2, strict=True).look(list("ab🙂de"), rows)
     assert UnknownTokens(None, 2, strict=True).look(list("abcde"), rows) is rows
 
 
@@ -174,3 +174,17 @@ def test_parts_in_each_others_place_are_named() -> None:
                 cls(first, second)
         assert repr(cls(model, tokenizer)).startswith(f"{cls.__name__}(BertForEmbedding, Tokenizer('")
     assert repr(loader).startswith("AutoLoader('embedding': BertForEmbedding, Tokenizer(")
+
+
+@pytest.mark.parametrize("texts", [None, 5, b"a", {"a": 1}, {"a"}])
+def test_what_is_no_list_of_texts_is_refused(texts: Any) -> None:
+    with pytest.raises(InputError, match="Expected a text or a list of texts"):
+        SentenceEmbedder.from_folder(MINILM).embed(texts)
+
+
+def test_short_texts_of_another_language_are_refused_and_emoji_are_not() -> None:
+    embedder = SentenceEmbedder.from_folder(MINILM)
+    embedder.strict = True
+    assert embedder.embed(["\U0001fae8"]).shape == (1, 384)
+    with pytest.raises(InputError, match="does not know, such as '你好'"):
+        embedder.embed(["你好"])

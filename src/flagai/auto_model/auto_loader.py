@@ -165,6 +165,8 @@ def _place(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
             raise InputError(f"{argument} is {value!r:.80}; expected a text or a path.")
         if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(value).parts):
             raise InputError(f"{argument} is {str(value)!r:.80}; no file system has names of over 255 bytes.")
+    if not str(model_name):
+        raise InputError("model_name is empty; expected a model's name or folder.")
     path = Path(model_name).expanduser()
     if model_dir is None and path.is_dir():
         return path.absolute().parent, path.absolute().name
@@ -204,6 +206,8 @@ def _with_cure(error: LoadError, folder: Path, overrides: dict[str, Any]) -> Loa
 
 def _class_count(folder: Path, model_class: type[BaseModel], task: str, overrides: dict[str, Any]) -> dict[str, int]:
     """The number of classes where neither the caller nor config.json says it: that of a trained head in the weights."""
+    with contextlib.suppress(ModelNotFoundError):
+        folder = find_model(folder.name, folder.parent)
     if not (folder / CONFIG_FILE).is_file():
         return {}
     settings_alone = {key: value for key, value in overrides.items() if key not in LOADING_ARGUMENTS}
@@ -218,8 +222,8 @@ def _class_count(folder: Path, model_class: type[BaseModel], task: str, override
     if task == "semantic-matching":
         return {"class_num": 2}
     raise ConfigError(
-        f"{task!r} needs the number of classes, and {folder} has no trained head that tells it: pass class_num=N to "
-        "train a new head, or name a model that was fine-tuned for the task."
+        f"{task!r} needs the number of classes, and {folder} has no trained head that tells it: name a model "
+        "that was fine-tuned for the task, train this one (flagai finetune), or, in Python, pass class_num=N."
     )
 
 
@@ -247,7 +251,9 @@ def _family(home: Path, name: str) -> str:
     try:
         return find(name).family
     except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"There is no folder {(home / name).absolute()}. {error}") from error
+        folder = (home / name).absolute()
+        found = f"{folder} has no {CONFIG_FILE}" if folder.is_dir() else f"There is no folder {folder}"
+        raise ModelNotFoundError(f"{found}. {error}") from error
 
 
 def family_at(model_name: str, model_dir: str | Path | None = None) -> str:

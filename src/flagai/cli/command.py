@@ -11,7 +11,7 @@ import typer
 from typer.models import OptionInfo
 
 from flagai import settings
-from flagai.errors import InputError
+from flagai.errors import FlagAIError, InputError, quoted
 
 # Arguments of the library whose option has another name: argument -> the command's parameter.
 _OTHER_NAMES = {
@@ -23,6 +23,8 @@ _OTHER_NAMES = {
     "lora_rank": "lora",
     "model_name": "model",
 }
+# Options that decide how much memory answers take.
+_OF_MEMORY = ("batch_size", "beams", "n_best", "max_length")
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")]
 
 
@@ -44,6 +46,9 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
         except InputError as error:
             error.args = (in_options(str(error), options),)
             raise
+        except (RuntimeError, MemoryError) as error:
+            _explain_memory(error, options)
+            raise
 
     own = list(inspect.signature(function).parameters.values())
     own.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False))
@@ -51,6 +56,20 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
     run.__annotations__ = hints
     return run
+
+
+def _explain_memory(error: Exception, options: Mapping[str, str]) -> None:
+    """Say what to lower, if an error says that memory ran out.
+
+    Raises:
+        InputError: memory ran out.
+    """
+    from flagai.checkpoint.memory import is_out_of_memory
+
+    if is_out_of_memory(error) and not isinstance(error, FlagAIError):
+        cures = [options[name] for name in _OF_MEMORY if name in options]
+        advice = f" Lower {', '.join(cures)}, or take a smaller model." if cures else ""
+        raise InputError(f"Out of memory ({quoted(error)}).{advice}") from error
 
 
 def log_everything() -> None:

@@ -34,16 +34,39 @@ def read_text(file: Path) -> str:
     """
     try:
         if str(file) == "-":
-            text = sys.stdin.read()
+            text = sys.stdin.buffer.read().decode("utf-8")  # whatever the locale says
         elif file.suffix == GZIP:
             text = gzip.decompress(file.read_bytes()).decode("utf-8")
         else:
             text = file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 (byte {error.start}). Convert it first.") from error
+        raise InputError(f"{file_name(file)} is not UTF-8 (byte {error.start}). Convert it first.") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        raise InputError(f"{file_name(file)} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     return text.removeprefix("\ufeff")  # some editors begin a file so
+
+
+def file_name(file: Path) -> str:
+    """A file's name for messages; ``-`` is the standard input."""
+    return "the standard input" if str(file) == "-" else str(file)
+
+
+def as_typed(text: str, place: str) -> str:
+    """A text of the command line, read as UTF-8 also where the locale is another one.
+
+    Args:
+        text: the argument; Python writes bytes that the locale does not know as lone surrogates.
+        place: which argument it is, for the message.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    if not _SURROGATE.search(text):
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError as error:
+        raise InputError(f"{place} is not UTF-8: {text[:60]!r}. Convert it first.") from error
 
 
 def read_lines(file: Path) -> list[str]:
@@ -98,7 +121,7 @@ def predictor(
     except HubError as error:
         if instead is None:
             raise type(error)(f"{error}\nWithout a download: {SHIPPED} ({_SHIPPED_FOR}).") from error
-        reason = "offline mode is on" if isinstance(error, OfflineError) else "no source has it; -v says more"
+        reason = "offline mode is on" if isinstance(error, OfflineError) else "no source gave it; -v says more"
     typer.echo(f"{model} cannot be fetched ({reason}): using {instead}, which ships with flagai.", err=True)
     loader = AutoLoader(task, model_name=instead, **options)
     return Predictor(loader.get_model(), loader.get_tokenizer())

@@ -9,7 +9,7 @@ import typer
 
 from flagai import settings
 from flagai.catalog.packages import DEFAULT_EMBEDDING
-from flagai.cli.common import Json, predictor, print_json
+from flagai.cli.common import Json, as_typed, predictor, print_json
 from flagai.cli.entries import (
     BatchSize,
     Device,
@@ -125,6 +125,7 @@ def _pairs(first: str | None, second: str | None, file: Path | None) -> list[Ent
     if file is None:
         if first is None or second is None:
             raise InputError("match needs two sentences, or --file with pairs.")
+        first, second = as_typed(first, "The first text"), as_typed(second, "The second text")
         return [Entry(first, {"text1": first, "text2": second}, "Pair 1")]
     if first is not None:
         raise InputError("match takes two sentences or --file, not both.")

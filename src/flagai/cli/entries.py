@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from flagai import settings
-from flagai.cli.common import print_json, read_lines
+from flagai.cli.common import as_typed, file_name, print_json, read_lines
 from flagai.cli.formats import JSON_LINES, TABLES, refuse_binary, suffix_of
 from flagai.cli.output import STDOUT, open_table
 from flagai.data.tokenizer.text import clean
@@ -82,7 +82,8 @@ def read_entries(texts: Sequence[str] | None, file: Path | None, field: str = "t
     if texts:
         if file is not None:
             raise InputError("Give texts as arguments or by --file, not both.")
-        return [Entry(text, {field: text}, f"Text {number}") for number, text in enumerate(clean(texts), 1)]
+        typed = [as_typed(text, f"Text {number}") for number, text in enumerate(texts, 1)]
+        return [Entry(text, {field: text}, f"Text {number}") for number, text in enumerate(clean(typed), 1)]
     if file is None:
         if sys.stdin.isatty():
             raise InputError("There is no text. Give some as arguments, by --file, or on the standard input.")
@@ -106,7 +107,7 @@ def read_rows(file: Path, field: str) -> list[tuple[str, Any]]:
 
         return [(record.place, dict(record.fields)) for record in read_records(file)]
     lines = read_lines(file)
-    numbered = [(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)]
+    numbered = [(f"{file_name(file)}, line {number}", line) for number, line in enumerate(lines, 1)]
     first = next((line for line in lines if line.strip()), "")
     if suffix_of(file) in JSON_LINES or first.startswith("{"):
         return [(place, _parsed(place, line)) for place, line in numbered if line.strip()]
@@ -130,10 +131,14 @@ def _entry(place: str, fields: Any, field: str) -> Entry:
 
 def _tell_blank(file: Path, lines: Sequence[str]) -> None:
     """Say which lines are blank: each counts as an empty text, so that answers stay beside their lines."""
+    if not lines:
+        logger.warning("%s holds no text", file_name(file))
     blank = [str(number) for number, line in enumerate(lines, 1) if not line.strip()]
     if blank:
         more = f" and {len(blank) - _LINES_NAMED} more" if len(blank) > _LINES_NAMED else ""
-        logger.warning("%s: line %s%s blank, read as an empty text", file, ", ".join(blank[:_LINES_NAMED]), more)
+        logger.warning(
+            "%s: line %s%s blank, read as an empty text", file_name(file), ", ".join(blank[:_LINES_NAMED]), more
+        )
 
 
 def answer(

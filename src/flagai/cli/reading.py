@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flagai.cli.common import Json, check_place, predictor
+from flagai.cli.common import Json, as_typed, check_place, predictor
 from flagai.cli.entries import (
     BatchSize,
     Device,
@@ -117,7 +117,11 @@ def _split(labels: str | None) -> list[str]:
     """The names that --labels has, checked."""
     from flagai.model.predictor.arguments import class_names
 
-    return [] if labels is None else list(class_names([name.strip() for name in labels.split(",")], None))
+    return (
+        []
+        if labels is None
+        else list(class_names([name.strip() for name in as_typed(labels, "--labels").split(",")], None))
+    )
 
 
 def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
@@ -149,6 +153,6 @@ def _class_names(model: "BaseModel") -> list[str]:
 def _labels(given: str | None, model: "BaseModel") -> list[str] | None:
     """The labels that were given, or FlagAI's for its own model; None for those of the configuration."""
     if given is not None:
-        return [label.strip() for label in given.split(",")]
+        return [label.strip() for label in as_typed(given, "--labels").split(",")]
     unnamed = not model.config.get("id2label") and model.config.class_num == len(_NER_LABELS)
     return list(_NER_LABELS) if unnamed else None

@@ -166,8 +166,8 @@ class Decoding:
             (bool(self.forced) and self.beam_groups > 1, "forced_words goes without beam_groups"),
             (
                 self.prompt_lookup and (contrastive or self.width > 1),
-                "prompt_lookup goes with one answer that is "
-                "chosen token by token, so without num_beams, n_best and contrastive_alpha",
+                "prompt_lookup goes with one answer that is chosen token by token: expected "
+                + ("no contrastive_alpha" if contrastive else "num_beams=1 and n_best=1"),
             ),
             (self.seed is not None and self.seeds is not None, "give seed or seeds, not both"),
         ):

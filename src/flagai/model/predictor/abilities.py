@@ -48,7 +48,7 @@ def require(model: BaseModel, method: str, *, allow_untrained: bool = True) -> N
     """
     if isinstance(model, ABILITIES[method]):
         if not allow_untrained:
-            _refuse_untrained(model, method)
+            _refuse_untrained(model)
         return
     able = [name for name, classes in ABILITIES.items() if isinstance(model, classes)]
     raise InputError(
@@ -58,13 +58,13 @@ def require(model: BaseModel, method: str, *, allow_untrained: bool = True) -> N
     )
 
 
-def _refuse_untrained(model: BaseModel, method: str) -> None:
+def _refuse_untrained(model: BaseModel) -> None:
     # GLM's prompt encoder, which most uses leave aside, is no head.
     names = [name for name in untrained(model) if "prompt" not in name]
     if names:
         raise InputError(
             f"The head of this {type(model).__name__} is randomly initialised: its checkpoint has no "
-            f"{', '.join(sorted({name.rpartition('.')[0] for name in names}))}, so {method} would answer by chance. "
-            "Load a model that was trained for the task, train this one (flagai finetune), or pass "
-            "Predictor(model, tokenizer, allow_untrained=True)."
+            f"{', '.join(sorted({name.rpartition('.')[0] for name in names}))}, so its answers would be chance. "
+            "Load a model that was trained for the task, or train this one (flagai finetune). In Python, "
+            "Predictor(model, tokenizer, allow_untrained=True) answers all the same."
         )

@@ -100,7 +100,7 @@ class SentenceEmbedder:
         """
         if isinstance(texts, str):
             raise InputError("embed takes a list of sentences; put the single one into a list.")
-        vectors = text_vectors(self.model, self.tokenizer, texts, self.max_length, strict=self.strict)
+        vectors = text_vectors(self.model, self.tokenizer, many(texts), self.max_length, strict=self.strict)
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
     def embed_ids(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:

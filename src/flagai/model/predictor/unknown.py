@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 # 95 % of STS-B's Chinese sentences have at least 40 % unknown tokens with an English vocabulary; sentences in the
 # language of a vocabulary have next to none.
 _SHARE = 0.25
-_FEWEST = 3  # a text of one or two tokens may be an emoji
+_FEWEST = 3  # a text of one or two tokens may be an emoji, unless it has letters
 
 
 class UnknownTokens:
@@ -48,11 +48,12 @@ class UnknownTokens:
         sums = np.concatenate([[0], hits.cumsum()])
         counts = sums[rows.starts + rows.lengths] - sums[rows.starts]
         own = rows.lengths - self._specials
-        found = np.flatnonzero((own >= _FEWEST) & (counts > _SHARE * own))
-        if len(found) and self._first is None:
-            self._first = texts[int(found[0])]
+        many = np.flatnonzero(counts > _SHARE * own)
+        found = [row for row in many.tolist() if own[row] >= _FEWEST or any(map(str.isalpha, texts[row]))]
+        if found and self._first is None:
+            self._first = texts[found[0]]
         self._count += len(found)
-        if len(found) and self._strict:
+        if found and self._strict:
             raise InputError(self._message(len(texts)))
         return rows
 
