@@ -13,6 +13,7 @@ from flagai.checkpoint.steady import read_from_one
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
+from flagai.given_path import given_path
 from flagai.model.base_model import BaseModel
 from flagai.model.config import LOADING_ARGUMENTS, family_of
 from flagai.model.obtain import CONFIG_FILE, variant
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 # Arguments of the original that promise what is not there.
 _NOT_THERE = ("lora_dir", "qlora_dir", "adapter_dir")
-_LONGEST_NAME = 255
 _BACKBONES = {"bert": "BertModel", "glm": "GLMModel"}
 _OF_THE_HEAD = ("class_num", "inner_dim", "problem_type")
 
@@ -161,10 +161,7 @@ class AutoLoader:
 def _place(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
     """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
     for argument, value in (("model_name", model_name), ("model_dir", "" if model_dir is None else model_dir)):
-        if not isinstance(value, str | Path):
-            raise InputError(f"{argument} is {value!r:.80}; expected a text or a path.")
-        if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(value).parts):
-            raise InputError(f"{argument} is {str(value)!r:.80}; no file system has names of over 255 bytes.")
+        given_path(value, argument)
     if not str(model_name):
         raise InputError("model_name is empty; expected a model's name or folder.")
     path = Path(model_name).expanduser()

@@ -11,6 +11,7 @@ from flagai.catalog.card import Card
 from flagai.catalog.packages import any_case, card_folder, find_model, is_folder, own_folder
 from flagai.checkpoint.files import CheckpointFiles, find_files
 from flagai.errors import FlagAIError, ModelNotFoundError, quoted
+from flagai.given_path import given_path
 from flagai.hub import EVERYTHING, ensure
 from flagai.hub.order import Place
 from flagai.hub.survey import intact, provenance
@@ -49,6 +50,8 @@ def obtain(download_path: str | Path | None, model_name: str = "", *, weights: b
         HubError: the files cannot be fetched.
     """
     home = settings.home() if download_path is None else download_path
+    given_path(home, "download_path")
+    given_path("" if model_name is None else model_name, "model_name")
     name, place = (model_name, home) if model_name else (str(home), None)
     try:
         return _found(name, place, weights)

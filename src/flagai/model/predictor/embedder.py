@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from flagai.checkpoint.steady import read_from_one
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.given_path import given_path
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.placement import Device, Dtype, read_device
@@ -69,10 +70,11 @@ class SentenceEmbedder:
         Raises:
             FlagAIError: the folder is not complete or does not fit together.
         """
+        folder = given_path(folder, "folder")
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
         model, tokenizer = read_from_one(
-            Path(folder).expanduser(),
+            folder,
             lambda: (
                 BertForEmbedding.from_pretrained(folder, device=device, dtype=dtype, quantize=quantize),
                 Tokenizer.from_folder(folder),
