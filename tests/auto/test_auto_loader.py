@@ -61,13 +61,14 @@ def test_every_pair_works_or_says_who_can(name, task, home):
         return
     loader = AutoLoader(task, model_name=name, model_dir=home, class_num=3, device="cpu")
     run = Predictor(loader.get_model(), loader.get_tokenizer(), allow_untrained=True)
+    labels = ["good", "bad", "fair"] if name.endswith("-en") else ["好", "坏", "中"]
     calls = {
         "ner": lambda: run.predict_ner("今天", ["O", "B-A", "I-A"]),
         "ner-crf": lambda: run.predict_ner("今天", ["O", "B-A", "I-A"]),
         "ner-gp": lambda: run.predict_ner("今天", ["A", "B", "C"]),
         "masklm": lambda: run.fill_blanks("今[MASK]", out_max_length=2),
-        "classification": lambda: run.predict_cls_classifier("今天", labels=["好", "坏", "中"]),
-        "semantic-matching": lambda: run.predict_cls_classifier(["今天", "明天"], labels=["好", "坏", "中"]),
+        "classification": lambda: run.predict_cls_classifier("今天", labels=labels),
+        "semantic-matching": lambda: run.predict_cls_classifier(["今天", "明天"], labels=labels),
         "embedding": lambda: run.predict_embedding("今天"),
     }
     default = run.predict_embedding if (family, task) == ("bert", "lm") else run.predict_generate_beamsearch
