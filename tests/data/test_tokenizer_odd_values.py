@@ -34,7 +34,7 @@ ODD = [
 ]
 RIGHT = {"text": "今天", "ids": [1, 2], "texts": ["今"], "tokens": ["a"], "token": "a", "id": 1, "names": ["cls"]}
 RIGHT |= {"name": "cls", "rows": 30, "second_text": "天"}
-_INTERNAL = {"cut", "split"}
+_INTERNAL = {"cut", "split", "rows_needed"}
 METHODS = [
     name
     for name, entry in inspect.getmembers(Tokenizer, inspect.isfunction)
