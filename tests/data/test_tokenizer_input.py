@@ -18,9 +18,9 @@ EVERY = pytest.mark.parametrize("name", FILES)
 @EVERY
 def test_not_text_is_named(load, name) -> None:
     tokenizer = load(name)
-    with pytest.raises(InputError, match="Text 1 is a int"):
+    with pytest.raises(InputError, match="Text 1 is of type int"):
         tokenizer.encode_batch(["好", 3])
-    with pytest.raises(InputError, match="Text 0 is a NoneType"):
+    with pytest.raises(InputError, match="Text 0 is of type NoneType"):
         tokenizer.encode(None)
     with pytest.raises(InputError, match="list of texts"):
         tokenizer.encode_batch("好")

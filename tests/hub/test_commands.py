@@ -117,6 +117,14 @@ def test_a_default_that_cannot_be_had_is_replaced_by_what_ships(
     assert "Without a download: GLM-mini-ch" in str(asked.exception)
 
 
+@pytest.mark.parametrize("command", ["ner", "classify"])
+def test_no_model_is_offered_that_cannot_do_the_task(hub: Hub, command: str) -> None:
+    hub.models = {}
+    asked = CliRunner().invoke(everything, [command, "春眠", "--model", "RoBERTa-base-ch"])
+    assert isinstance(asked.exception, HubError)
+    assert "Without a download" not in str(asked.exception)
+
+
 def test_an_error_of_the_hub_is_printed_once(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)  # as commands do
     result = run("download", "hf:owner/none", "--path", tmp_path)

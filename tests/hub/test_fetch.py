@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 
 from flagai.errors import HubError
 from flagai.hub import ensure
 from flagai.hub.order import Place
+from flagai.hub.web import _reason
 from tests.hub.conftest import FILES, QUICK, WEIGHTS, contents
 from tests.hub.server import Fault, Hub
 
@@ -266,6 +268,12 @@ def test_a_ticket_that_leads_elsewhere(hub: Hub, tmp_path: Path, ticket: dict[st
 def test_a_closed_port(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGAI_BAAI_URL", "http://127.0.0.1:9")
     fails(hub, tmp_path / "m", "baai:GLM-large-ch", "(?i)connection refused.*given up after 3 attempts")
+
+
+@pytest.mark.parametrize("owner", ["Secure", "SecurePool", "HTTPSConnection"])
+def test_a_connection_is_told_by_its_host(owner: str) -> None:
+    error = requests.ConnectionError(OSError(f"{owner}(host='hub.example', port=443): Read timed out."))
+    assert _reason(error) == "connection to hub.example:443: Read timed out."
 
 
 @pytest.mark.parametrize("source", ["hf:owner/\ud800", "baai:\ud800/glm", "https://host/\ud800/x"])

@@ -73,7 +73,7 @@ def test_wrong_masks_of_glm_are_refused(mask: torch.Tensor) -> None:
 
 
 def test_memories_must_be_memories() -> None:
-    with pytest.raises(InputError, match="mems is a list"):
+    with pytest.raises(InputError, match="mems is of type list"):
         build("GLMModel")(TOKENS, mems=[torch.zeros(2, 3, 12)])
 
 

@@ -340,7 +340,7 @@ def test_an_empty_list_of_memories_is_no_memory() -> None:
     ids = torch.tensor([[2, 3, 4]])
     assert isinstance(model, GLMModel)
     assert torch.equal(model(ids, mems=[])["logits"], model(ids)["logits"])
-    with pytest.raises(InputError, match="mems is a list"):
+    with pytest.raises(InputError, match="mems is of type list"):
         model(ids, mems=[ids])
 
 

@@ -140,6 +140,8 @@ def test_out_of_memory_says_what_to_lower(monkeypatch):
         ("Raise out_max_length.", "Raise --max-length."),
         ("quantize='int3' is unknown", "--quantize 'int3' is unknown"),
         ("There are 3 labels, my_top_k and top_k2", "There are 3 labels, my_top_k and top_k2"),
+        ("Recipe: top_k is -1, expected", "--top-k is -1, expected"),
+        ("Recipe: seed is 'a', expected int", "--seed is 'a', expected int"),
         ("The file 'top_k' is absent", "The file 'top_k' is absent"),
     ],
 )

@@ -166,9 +166,9 @@ def test_parts_in_each_others_place_are_named() -> None:
         for first, second, message in (
             (tokenizer, model, "in each other's place"),
             (model, None, "The tokenizer is missing"),
-            (None, tokenizer, "The model is a NoneType"),
-            (model, model, "The tokenizer is a Bert"),
-            ("name", tokenizer, "The model is a str"),
+            (None, tokenizer, "The model is of type NoneType"),
+            (model, model, "The tokenizer is of type Bert"),
+            ("name", tokenizer, "The model is of type str"),
         ):
             with pytest.raises(InputError, match=message):
                 cls(first, second)

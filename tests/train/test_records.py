@@ -50,7 +50,7 @@ def test_conll_becomes_text_and_entities(tmp_path: Path) -> None:
     [
         ("a.jsonl", "", "no data"),
         ("a.jsonl", '{"text": "a"}\n{"text": ', "line 2 is not valid JSON.*Each line must be one object"),
-        ("a.jsonl", "[1]", "line 1 is a list"),
+        ("a.jsonl", "[1]", "line 1 is of type list"),
         ("a.jsonl", "二\n一".encode("gb18030"), "line 1 is not UTF-8.*iconv"),
         ("a.csv", 'text,label\na,b\na,b,"c\nd"\n', "line 3 has 3 columns, the header 2.*quotes"),
         ("a.csv", "text,label\na,b\na,b,c\n", "line 3 has 3 columns"),

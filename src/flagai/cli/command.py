@@ -85,6 +85,7 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
         message: such as "out_max_length is 0; expected a whole number".
         options: the command's parameters and the option of each.
     """
+    message = message.removeprefix("Recipe: ")  # finetune's options are its fields
     names = {**options} | {name: options[own] for name, own in _OTHER_NAMES.items() if own in options}
     for name, option in names.items():
         # A name of one word is an argument only where a value follows.

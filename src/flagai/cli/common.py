@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flagai.model.predictor.predictor import Predictor
 
 SHIPPED = "GLM-mini-ch"
+# What it can do: AutoLoader's tasks, and the commands.
+_SHIPPED_TASKS = ("title-generation", "poetry", "writing", "masklm")
 _SHIPPED_FOR = "flagai poem, title, write and fill, in Chinese"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your own; see also FLAGAI_CARDS.")]
@@ -120,6 +122,8 @@ def predictor(
         return Predictor(loader.get_model(), loader.get_tokenizer())
     except HubError as error:
         if instead is None:
+            if task not in _SHIPPED_TASKS:
+                raise
             raise type(error)(f"{error}\nWithout a download: {SHIPPED} ({_SHIPPED_FOR}).") from error
         reason = "offline mode is on" if isinstance(error, OfflineError) else "no source gave it; -v says more"
     typer.echo(f"{model} cannot be fetched ({reason}): using {instead}, which ships with flagai.", err=True)

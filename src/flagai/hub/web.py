@@ -23,6 +23,8 @@ from flagai.typed_json import check_depth
 
 _T = TypeVar("_T")
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
+# How urllib3 writes a connection (or a pool of them): by its class.
+_CONNECTION = re.compile(r"\b\w+\(host='([^']*)', port=(\d+)\)")
 _SECRETS = re.compile(r"(?<=//)\S*@|\?\S*")  # of a URL: user, password and query
 
 
@@ -305,6 +307,7 @@ def _reason(error: BaseException) -> str:
             break
         inner = following
     text = str(inner).rpartition(">: ")[2] or type(inner).__name__
+    text = _CONNECTION.sub(r"connection to \1:\2", text)
     return quoted(_SECRETS.sub("", text))
 
 

@@ -194,7 +194,7 @@ class GLMModel(BaseModel):
         if isinstance(mems, list | tuple) and not mems:  # no memory, as the original returns it
             mems = None
         if mems is not None and not isinstance(mems, KVCache):
-            raise InputError(f"mems is a {type(mems).__name__}; expected what return_memory=True gave.")
+            raise InputError(f"mems is of type {type(mems).__name__}; expected what return_memory=True gave.")
         memory = mems.branch() if mems is not None else cache
         if memory is None and return_memory:
             memory = self.new_cache()

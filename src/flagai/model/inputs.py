@@ -35,7 +35,7 @@ def checked_ids(
         InputError: they are absent or have another form.
     """
     if not isinstance(input_ids, torch.Tensor):
-        found = "missing" if input_ids is None else f"a {type(input_ids).__name__}"
+        found = "missing" if input_ids is None else f"of type {type(input_ids).__name__}"
         raise InputError(f"{name} are {found}; expected a tensor of token ids.")
     if input_ids.dim() not in dimensions or not input_ids.shape[-1]:
         shapes = " or ".join({2: "[B, S]", 3: "[B, C, S]"}[count] for count in dimensions)
@@ -50,7 +50,7 @@ def visible(attention_mask: torch.Tensor) -> torch.Tensor:
         InputError: it is no tensor, or (checked on a CPU) holds other numbers, as additive masks do.
     """
     if not isinstance(attention_mask, torch.Tensor):
-        raise InputError(f"attention_mask is a {type(attention_mask).__name__}; expected a tensor of zeros and ones.")
+        raise InputError(f"attention_mask is of type {type(attention_mask).__name__}; expected a tensor of 0 and 1.")
     checked = attention_mask.device.type == "cpu" and not torch.compiler.is_compiling()
     if checked and attention_mask.dtype is not torch.bool:
         odd = attention_mask[(attention_mask != 0) & (attention_mask != 1)]

@@ -123,7 +123,7 @@ def _json(content: str, path: Path) -> Iterator[Record]:
     for place, fields in entries:
         if not isinstance(fields, dict):
             found = type(fields).__name__
-            raise InputError(f"{path}, {place} is a {found}; expected an object such as {{'text': ...}}.")
+            raise InputError(f"{path}, {place} is of type {found}; expected an object such as {{'text': ...}}.")
         yield Record(fields, f"{path}, {place}")
 
 

@@ -36,7 +36,7 @@ def clean(texts: Iterable[str]) -> list[str]:
         raise InputError(f"Expected a list of texts, but found {texts!r:.80}.") from error
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"Text {index} is a {type(text).__name__}, not a str. Give texts only.")
+            raise InputError(f"Text {index} is of type {type(text).__name__}, not str. Give texts only.")
     return [text if text.isascii() else _SURROGATE.sub("\ufffd", text) for text in texts]
 
 

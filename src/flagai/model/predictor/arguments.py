@@ -30,11 +30,13 @@ def check_parts(what: str, model: Any, tokenizer: Any) -> None:
     if isinstance(model, Tokenizer) and isinstance(tokenizer, BaseModel):
         raise InputError(f"The model and the tokenizer are in each other's place. Write {right}.")
     if not isinstance(model, BaseModel):
-        raise InputError(f"The model is a {type(model).__name__}; expected a model of flagai.model. Write {right}.")
+        found = type(model).__name__
+        raise InputError(f"The model is of type {found}; expected a model of flagai.model. Write {right}.")
     if tokenizer is None:
         raise InputError(f"The tokenizer is missing. Write {right}, or Tokenizer.from_pretrained(model_name).")
     if not isinstance(tokenizer, Tokenizer):
-        raise InputError(f"The tokenizer is a {type(tokenizer).__name__}; expected a flagai Tokenizer. Write {right}.")
+        found = type(tokenizer).__name__
+        raise InputError(f"The tokenizer is of type {found}; expected a flagai Tokenizer. Write {right}.")
     # GLM's command tokens have rows; the other families' tokenizers know them without (see strange_ids).
     size, rows = tokenizer.rows_needed(commands=model.config.family == "glm"), model.config.vocab_size
     if size > rows:
