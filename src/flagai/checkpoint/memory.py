@@ -1,4 +1,4 @@
-"""Say what was loaded and what is needed where memory ran out."""
+"""Say what was loaded, what is needed and what to lower where memory ran out."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -6,16 +6,43 @@ from contextlib import contextmanager
 
 import torch
 
-from flagai.errors import CheckpointError
+from flagai.errors import CheckpointError, FlagAIError, InputError
+
+# Torch has no class for what a CPU's allocator, a library on a GPU, or the system (a worker that it ended) refuses.
+_REFUSALS = (
+    "allocate memory",
+    "not enough memory",
+    "out of memory",
+    "_ALLOC_FAILED",
+    "DataLoader worker",
+)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory of the host or of a device ran out; torch has no class for the host's."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory of the host or of a device ran out."""
+    if isinstance(error, FlagAIError):
+        return False
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _REFUSALS)
+
+
+@contextmanager
+def memory_advised(advice: Callable[[str], str]) -> Iterator[None]:
+    """Where the body runs out of memory, say what to lower.
+
+    Args:
+        advice: makes the message from the first line of the original one.
+
+    Raises:
+        InputError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(advice(f"{str(error).strip().partition(chr(10))[0]:.200}")) from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 from typer.models import OptionInfo
 
 from flagai import settings
-from flagai.errors import FlagAIError, InputError, quoted
+from flagai.errors import InputError, quoted
 
 # Arguments of the library whose option has another name: argument -> the command's parameter.
 _OTHER_NAMES = {
@@ -66,7 +66,7 @@ def _explain_memory(error: Exception, options: Mapping[str, str]) -> None:
     """
     from flagai.checkpoint.memory import is_out_of_memory
 
-    if is_out_of_memory(error) and not isinstance(error, FlagAIError):
+    if is_out_of_memory(error):
         cures = [options[name] for name in _OF_MEMORY if name in options]
         advice = f" Lower {', '.join(cures)}, or take a smaller model." if cures else ""
         raise InputError(f"Out of memory ({quoted(error)}).{advice}") from error

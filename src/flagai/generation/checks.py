@@ -1,10 +1,10 @@
 """Whether a model can do what is asked of it; checked before its first step."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from flagai.checkpoint.memory import is_out_of_memory
+from flagai.checkpoint.memory import memory_advised
 from flagai.errors import InputError
 from flagai.generation.family import Family, position_rows, room
 from flagai.generation.options import Decoding
@@ -81,26 +81,19 @@ def _check_size(model: Any, prompts: Sequence[Prompt], decoding: Decoding) -> No
         )
 
 
-@contextmanager
-def memory_advice(count: int, decoding: Decoding) -> Iterator[None]:
-    """Where the body runs out of memory, say what to lower.
+def memory_advice(count: int, decoding: Decoding) -> AbstractContextManager[None]:
+    """Where the body runs out of memory, raise an InputError that says what to lower.
 
     Args:
         count: number of texts.
         decoding: how their answers are written.
-
-    Raises:
-        InputError: memory ran out.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"Out of memory for {count} texts with {decoding.lanes} answers or candidates of {decoding.max_new_tokens} "
-            f"tokens each ({str(error).strip().splitlines()[0]:.200}). Lower max_new_tokens, num_beams or n_best."
-        ) from error
+    return memory_advised(
+        lambda first: (
+            f"Out of memory for {count} texts with {decoding.lanes} answers or candidates of "
+            f"{decoding.max_new_tokens} tokens each ({first}). Lower max_new_tokens, num_beams or n_best."
+        )
+    )
 
 
 def _check_room(model: Any, number: int, prompt: Prompt, new: int) -> None:

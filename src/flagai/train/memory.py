@@ -1,51 +1,23 @@
 """What to lower when a training does not fit into memory."""
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
-import torch
-
-from flagai.errors import FlagAIError, InputError
+from flagai.checkpoint.memory import memory_advised
 from flagai.train.recipe import Recipe
 
-# A process that makes batches was ended by the system.
-_WORKER = "DataLoader worker"
-# Torch has no type of its own for what a CPU's memory, or a library on a GPU, refuses.
-_REFUSALS = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "_ALLOC_FAILED",
-    "Cannot allocate memory",
-    _WORKER,
-)
 
-
-@contextlib.contextmanager
-def memory_advice(recipe: Recipe) -> Iterator[None]:
-    """Where the body runs out of memory, say what to lower.
+def memory_advice(recipe: Recipe) -> AbstractContextManager[None]:
+    """Where the body runs out of memory, raise an InputError that says what to lower.
 
     Args:
         recipe: how the body trains.
-
-    Raises:
-        InputError: memory ran out.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        first = str(error).strip().split("\n")[0]
-        cures = ["--workers 0 (or fewer)"] if _WORKER in first else _cures(recipe)
-        raise InputError(f"Out of memory ({first}). Try one of: {'; '.join(cures)}.") from error
 
+    def advice(first: str) -> str:
+        cures = ["--workers 0 (or fewer)"] if "DataLoader worker" in first else _cures(recipe)
+        return f"Out of memory ({first}). Try one of: {'; '.join(cures)}."
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, Python or the system refused memory."""
-    if isinstance(error, FlagAIError):
-        return False
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _REFUSALS)
+    return memory_advised(advice)
 
 
 def _cures(recipe: Recipe) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from flagai.checkpoint.atomic import sync, sync_tree
+from flagai.checkpoint.memory import is_out_of_memory
 from flagai.errors import CheckpointError, FlagAIError, InputError
 from flagai.train.checksums import Files, check_files, list_files, prefix_digest, read_record, write_record
 from flagai.train.engine import Engine
 from flagai.train.log import Log
-from flagai.train.memory import is_out_of_memory
 from flagai.train.needs import accelerate
 from flagai.train.output import (
     LOG,
