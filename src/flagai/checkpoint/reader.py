@@ -16,6 +16,8 @@ from flagai.checkpoint.safetensors_file import open_safetensors
 from flagai.checkpoint.steady import read_steadily
 from flagai.checkpoint.stream import Stream, exactly
 from flagai.errors import CheckpointError
+from flagai.given_flag import check_flag
+from flagai.given_path import given_path
 from flagai.typed_json import shown
 
 # What a clone without Git LFS leaves in the place of a large file.
@@ -140,7 +142,8 @@ def open_checkpoint(
         ModelNotFoundError: no weights are there.
         CheckpointError: files are missing, damaged or unsafe.
     """
-    path = Path(path)
+    check_flag("mmap", mmap)
+    path = given_path(path, "checkpoint_path")
     if files is not None:
         return _open_files(path, files, widen, mmap)
     return read_steadily(path, lambda found: _open_files(path, found, widen, mmap))

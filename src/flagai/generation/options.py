@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flagai.errors import InputError
+from flagai.given_flag import check_flag
 
 # So many tokens an answer may have, and so many answers may be written side by side: what is more is a slip of the pen.
 MOST_TOKENS = 2**20
@@ -188,16 +189,6 @@ class Decoding:
     def lanes(self) -> int:
         """How many tokens of a text are scored in a step: one for each of its answers, or for each candidate."""
         return self.width if self.contrastive_alpha is None else self.top_k or 1
-
-
-def check_flag(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False.
-
-    Raises:
-        InputError: it is neither; the message has the option's name.
-    """
-    if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r:.80}; expected True or False.")
 
 
 def _check_range(name: str, value: Any, low: float, high: float, closed: bool, whole: bool) -> None:

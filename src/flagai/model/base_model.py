@@ -18,6 +18,7 @@ from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
 from flagai.errors import ConfigError
+from flagai.given_flag import check_flag
 from flagai.model.block.stack import BlockStack
 from flagai.model.building import collector_paused, give_memory, without_memory
 from flagai.model.config import ModelConfig, OpenConfig
@@ -202,6 +203,8 @@ class BaseModel(Savable):
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
             InputError: there is no such device, type or way to quantise, or they do not go together.
         """
+        check_flag("mmap", mmap)
+        check_flag("only_download_config", only_download_config)
         device, dtype = read_device(device), read_dtype(dtype)
         layout = read_layout(mesh, fsdp, device)
         device = device if layout is None else layout.device

@@ -41,11 +41,11 @@ class _BertHead(BaseModel):
     optional: ClassVar[tuple[str, ...]] = ("model.pooler",)
 
     def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
         config.require(
             config.class_num is not None or not self.needs_classes,
             f"{type(self).__name__} needs class_num=<number of classes>",
         )
-        super().__init__(config)
         self.model = BertModel(config)
 
     def check_names(self, names: Iterable[str]) -> None:

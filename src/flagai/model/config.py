@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 from flagai.checkpoint.atomic import replace_file
 from flagai.errors import ConfigError
 from flagai.given_path import given_path
-from flagai.model.config_values import accepts_null, checked, field_kinds
+from flagai.model.config_values import accepts_null, check_mapping, checked, field_kinds
 from flagai.typed_json import Fields, as_int, read_json, shown
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class ModelConfig:
         Raises:
             ConfigError: a model of another family, a missing key, a wrong type or an unknown override.
         """
+        check_mapping(values, source)
         cls._check_family(values, source)
         for name in overrides:
             if name not in cls.names():
@@ -250,6 +251,7 @@ class OpenConfig(ModelConfig):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration", **overrides: Any) -> Self:
         """See the base class; overrides may have any name."""
+        check_mapping(values, source)
         config = super().from_dict({**values, **overrides}, source)
         config.__dict__["_passed"] = overrides
         return config

@@ -3,10 +3,11 @@
 import functools
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from flagai.errors import ConfigError
+from flagai.errors import ConfigError, InputError
 from flagai.typed_json import as_bool, as_float, as_int, shown
 
 
@@ -82,6 +83,20 @@ def _kind(hint: Any) -> Kind | None:
 def accepts_null(kinds: tuple[Kind, ...]) -> bool:
     """Whether null is a value of its own; else it means that the field is not set."""
     return not kinds or any(kind.type is types.NoneType for kind in kinds)
+
+
+def check_mapping(values: Any, source: str) -> None:
+    """Refuse what holds no settings.
+
+    Args:
+        values: what should be the content of a config.json.
+        source: where it comes from, for messages.
+
+    Raises:
+        InputError: it is no mapping.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source} is {shown(values)}; expected settings, as <config class>.from_json(path) reads.")
 
 
 def checked(owner: str, name: str, value: Any, kinds: tuple[Kind, ...]) -> Any:

@@ -38,9 +38,9 @@ class _GLMHead(BaseModel):
     plan = glm.PLAN
     fresh = ("model.prompt.*", "pool.*", "classifier.*")
 
-    def __init__(self, config: GLMConfig) -> None:
+    def __init__(self, config: GLMConfig, **of_backbone: Any) -> None:
         super().__init__(config)
-        self.model = GLMModel(config)
+        self.model = GLMModel(config.replace(**of_backbone) if of_backbone else config)
 
     def init_std(self, name: str) -> float:
         """See the base class."""
@@ -285,9 +285,8 @@ class GLMForSequenceClassification(_GLMHead):
     needs_classes: ClassVar[bool] = True
 
     def __init__(self, config: GLMConfig) -> None:
+        super().__init__(config, output_predict=False)  # of the backbone; what is saved serves the other classes too
         config.require(config.class_num is not None, "GLMForSequenceClassification needs class_num=<number of classes>")
-        super().__init__(config.replace(output_predict=False))
-        self.config = config  # what is saved serves the other classes too
         self.pool = Pooler(config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.class_num or 1)

@@ -12,6 +12,7 @@ from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.checkpoint.names import LAYOUTS, NATIVE, NameMap
 from flagai.checkpoint.save import WEIGHT_FILES, Build, Plan, build, plan_tensors, write_file, write_shards
 from flagai.errors import InputError
+from flagai.given_path import given_path
 from flagai.hub.names import MANIFEST
 from flagai.model.obtain import CONFIG_FILE
 from flagai.model.quantized import KEY, how_quantized
@@ -50,10 +51,11 @@ class Savable(nn.Module):
         Raises:
             InputError: the layout or the size is unknown.
         """
+        path = given_path(folder, "folder")
         plan = self._plan_tensors(layout, state_dict)
 
         def write(build: Build) -> None:
-            with replace_folder(Path(folder), drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
+            with replace_folder(path, drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
                 self._write_into(temporary, plan, max_shard_size, layout, build)
 
         self._write(plan, write)
@@ -86,7 +88,7 @@ class Savable(nn.Module):
         Raises:
             InputError: the layout is unknown, or the path is a folder.
         """
-        path = Path(checkpoint_path)
+        path = given_path(checkpoint_path, "checkpoint_path")
         if os.path.isdir(path):  # also if no file can have this name
             raise InputError(f"{path} is a folder. Name a file in it, or use save_pretrained({str(path)!r}).")
         plan = self._plan_tensors(layout)
@@ -103,7 +105,7 @@ class Savable(nn.Module):
         Args:
             config_path: the file, or the folder to write ``config.json`` into.
         """
-        path = Path(config_path)
+        path = given_path(config_path, "config_path")
         file = path / CONFIG_FILE if os.path.isdir(path) else path
         self._write({}, lambda _: self._write_config(file, "flagai"))
 

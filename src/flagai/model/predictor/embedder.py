@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from flagai.checkpoint.steady import read_from_one
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.given_flag import check_flag
 from flagai.given_path import given_path
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForEmbedding
@@ -38,6 +39,7 @@ class SentenceEmbedder:
         self, model: BaseModel, tokenizer: Tokenizer, max_length: int | None = None, *, strict: bool = False
     ) -> None:
         check_parts("SentenceEmbedder", model, tokenizer)
+        check_flag("strict", strict)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -71,6 +73,7 @@ class SentenceEmbedder:
             FlagAIError: the folder is not complete or does not fit together.
         """
         folder = given_path(folder, "folder")
+        check_flag("compile", compile)
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
         model, tokenizer = read_from_one(
@@ -100,6 +103,7 @@ class SentenceEmbedder:
             InputError: an element is not text, or of another language (with ``strict``).
             ConfigError: the folder asks for a pooling other than the mean, or for a prompt.
         """
+        check_flag("normalize", normalize)
         if isinstance(texts, str):
             raise InputError("embed takes a list of sentences; put the single one into a list.")
         vectors = text_vectors(self.model, self.tokenizer, many(texts), self.max_length, strict=self.strict)

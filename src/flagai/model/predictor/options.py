@@ -8,8 +8,9 @@ from typing import Any
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation import Decoding
-from flagai.generation.options import MOST_TOKENS, check_flag
+from flagai.generation.options import MOST_TOKENS
 from flagai.generation.types import LogitsProcessor
+from flagai.given_flag import check_flag
 from flagai.model.predictor.arguments import whole_number
 from flagai.model.predictor.forbidden import ForbiddenTexts
 from flagai.model.predictor.protocol import Protocol
