@@ -221,7 +221,7 @@ def test_tables_and_odd_files_are_read_or_named(tmp_path, monkeypatch):
     assert run("match", "--file", str(tmp_path / "e.csv")) == "1.0000\ta\ta\n"
 
 
-def test_classes_have_the_names_of_the_configuration(home):
+def test_classes_have_the_names_of_the_configuration(home, caplog):
     names = {"0": "差评", "1": "好评"}
     folder = folders.write(home, "RoBERTa-base-ch", "BertForClsClassifier", folder="named", class_num=2)
     config = json.loads((folder / "config.json").read_text())
@@ -230,6 +230,23 @@ def test_classes_have_the_names_of_the_configuration(home):
     (row,) = lines(run("classify", "今天", "--model", "named", "--json"))
     assert set(row["scores"]) == set(names.values())
     assert row["class"] in names.values()
+    assert "renames" not in caplog.text
+    (row,) = lines(run("classify", "今天", "--model", "named", "--labels", "x,y", "--json"))
+    assert set(row["scores"]) == {"x", "y"}
+    assert "差评, 好评 (config.json) are called x, y" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ner", "今天", "--labels", ""), "empty name"),
+        (("ner", "今天", "--labels", "O,,B-PER"), "empty name"),
+        (("ner", "今天", "--head", "gp", "--labels", "B-PER,I-PER"), "types alone"),
+        (("classify", "今天", "--model", "GLM-large-ch", "--labels", "好评"), "single class"),
+    ],
+)
+def test_impossible_labels_are_refused_before_loading(monkeypatch, arguments, message):
+    assert message in refused(monkeypatch, *arguments)
 
 
 @pytest.mark.parametrize("model", ["GLM-large-ch", "GPT2-base-ch"])

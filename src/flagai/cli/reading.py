@@ -1,5 +1,6 @@
 """``flagai ner`` and ``flagai classify``."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ from flagai.errors import InputError
 if TYPE_CHECKING:
     from flagai.model.base_model import BaseModel
 
+logger = logging.getLogger(__name__)
 Labels = Annotated[
     str | None,
     typer.Option(help="The names of the classes, joined by commas; default those of the model's config.json."),
@@ -53,8 +55,10 @@ def ner(
         raise InputError(f"There is no head {head!r}. Known: {', '.join(tasks)}.")
     check_target(out)
     entries = read_entries(texts, file, field)
+    given = _tags(labels, head)
     run = predictor(tasks[head], model, model_dir, device)
-    target = _labels(labels, run.model)
+    _tell_of_renaming(given, run.model)
+    target = given or _default_tags(run.model)
 
     def as_fields(found: list[tuple[int, int, str]]) -> dict[str, Any]:
         return {"entities": [{"start": start, "end": end, "type": label} for start, end, label in found]}
@@ -91,6 +95,8 @@ def classify(
     given = _split(labels)
     task = _classifying_task(model, model_dir, given)
     run = predictor(task, model, model_dir, device)
+    if task == "classification":
+        _tell_of_renaming(given, run.model)
     names = given or _class_names(run.model)
 
     one_class = names_one_class(run.model)
@@ -128,7 +134,7 @@ def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
     """The task that loads the head of a model, or the language model that scores labels.
 
     Raises:
-        InputError: a language model was given no labels.
+        InputError: a language model was given no labels, or a single one, which is always the best.
     """
     from flagai.auto_model.auto_loader import class_at, family_at
 
@@ -137,22 +143,57 @@ def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
         return "classification"
     if not labels:
         raise InputError(f"{model} is a language model without a trained head: name the classes, --labels good,bad.")
+    if len(labels) == 1:
+        raise InputError(f"{labels[0]!r} is a single class: name at least two to choose from, --labels good,bad.")
     return "lm"
 
 
 def _class_names(model: "BaseModel") -> list[str]:
     """The names of the classes that the configuration has, else their numbers."""
+    return _own_names(model) or [str(number) for number in range(model.config.class_num)]
+
+
+def _own_names(model: "BaseModel") -> list[str]:
+    """The names of the classes that the configuration has; none if it has none."""
     from flagai.model.predictor.entities import known_labels
 
     try:
         return list(known_labels(model))
     except InputError:
-        return [str(number) for number in range(model.config.class_num)]
+        return []
 
 
-def _labels(given: str | None, model: "BaseModel") -> list[str] | None:
-    """The labels that were given, or FlagAI's for its own model; None for those of the configuration."""
-    if given is not None:
-        return [label.strip() for label in as_typed(given, "--labels").split(",")]
+def _tell_of_renaming(given: list[str], model: "BaseModel") -> None:
+    """Warn if --labels names the classes of a trained head otherwise than its configuration."""
+    own = _own_names(model)
+    if own and given != own and len(given) == len(own):
+        logger.warning(
+            "--labels renames the classes of the trained head: %s (config.json) are called %s. Without --labels they "
+            "keep their names.",
+            ", ".join(own),
+            ", ".join(given),
+        )
+
+
+def _tags(labels: str | None, head: str) -> list[str]:
+    """The labels of tokens, or types, that --labels has, checked before a model is fetched.
+
+    Raises:
+        InputError: a name is empty, or they are not of the form that the head needs.
+    """
+    if labels is None:
+        return []
+    given = [label.strip() for label in as_typed(labels, "--labels").split(",")]
+    if not all(given):
+        raise InputError(f"--labels is {labels!r}, with an empty name. Name every class, as in O,B-LOC,I-LOC.")
+    if head == "gp":
+        from flagai.model.predictor.entities import check_types
+
+        check_types(given)
+    return given
+
+
+def _default_tags(model: "BaseModel") -> list[str] | None:
+    """The labels of FlagAI's own model, whose configuration names none; None for those of the configuration."""
     unnamed = not model.config.get("id2label") and model.config.class_num == len(_NER_LABELS)
     return list(_NER_LABELS) if unnamed else None

@@ -67,18 +67,17 @@ def read_entities(
     return decode(scores.argmax(-1).tolist(), labels, offsets, inner)
 
 
-def checked_types(labels: Sequence[str], model: BaseModel) -> None:
+def check_types(labels: Sequence[str]) -> None:
     """Refuse labels of tokens for GlobalPointer, which has one class for each type ("LOC").
 
     Raises:
         InputError: the labels are of the other form.
     """
-    if isinstance(model, BertForSequenceLabelingGP):
-        tags = [tag for tag in read_tags(tuple(labels)) if tag != OUTSIDE]
-        if "O" in labels or len({tag.kind for tag in tags}) < len(tags):
-            raise InputError(
-                f"GlobalPointer's labels are types alone, such as ['LOC', 'ORG', 'PER']; found {list(labels)}."
-            )
+    tags = [tag for tag in read_tags(tuple(labels)) if tag != OUTSIDE]
+    if "O" in labels or len({tag.kind for tag in tags}) < len(tags):
+        raise InputError(
+            f"GlobalPointer's labels are types alone, such as ['LOC', 'ORG', 'PER']; found {list(labels)}."
+        )
 
 
 def known_labels(model: BaseModel) -> tuple[str, ...]:

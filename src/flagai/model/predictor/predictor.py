@@ -10,13 +10,14 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation.options import MOST_LANES
 from flagai.model.base_model import BaseModel
+from flagai.model.bert_model import BertForSequenceLabelingGP
 from flagai.model.glm_model import GLMForSequenceClassification
 from flagai.model.predictor import blanks, reading
 from flagai.model.predictor.abilities import CLASSIFIERS, require
 from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, tell_of_pairs, whole_number
 from flagai.model.predictor.blanks import Filled
 from flagai.model.predictor.classes import probabilities, require_one_class
-from flagai.model.predictor.entities import checked_types, entities_of, known_labels
+from flagai.model.predictor.entities import check_types, entities_of, known_labels
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.scoring import label_scores
 from flagai.model.predictor.vectors import text_vectors
@@ -261,7 +262,8 @@ class Predictor:
         self._require("predict_ner")
         target = known_labels(self.model) if target is None else target
         labels = checked_labels(target, self.model.config.class_num)
-        checked_types(labels, self.model)
+        if isinstance(self.model, BertForSequenceLabelingGP):
+            check_types(labels)
         rows = reading.whole_rows(self.model, self.tokenizer, many(text), maxlen)
         found = entities_of(self.model, rows, labels)
         entities = [[(span.start, span.end, span.label) for span in spans] for spans in found]
