@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flagai.errors import HubError, ModelNotFoundError, OfflineError
+from flagai.errors import HubError, InputError, OfflineError
 from flagai.hub import ensure
 from flagai.hub.manifest import Manifest, write_json
 from flagai.hub.part import Identity, Part
@@ -192,7 +192,7 @@ def test_notes_reach_the_disk_before_they_take_their_name(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("name", ["\ud800", "a\0b"])
 def test_names_that_no_folder_can_have(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ModelNotFoundError, match="no model"):
+    with pytest.raises(InputError, match="model_name is"):
         obtain(tmp_path, name)
 
 

@@ -328,7 +328,7 @@ def test_messages_do_not_propose_what_was_typed(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         model(torch.tensor([[2, 3]]), redundant=1)
         assert "Did you mean" not in caplog.text
-        model(torch.tensor([[2, 3]]), atention_mask=None)
+        model(torch.tensor([[2, 3]]), atention_mask=torch.ones(1, 2))
         assert "Did you mean 'attention_mask'" in caplog.text
     with pytest.raises(InputError, match="lower the answer's"):
         checked_room(0)

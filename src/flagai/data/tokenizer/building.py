@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from flagai.data.tokenizer.commands import SENTINELS, Commands, CommandToken
+from flagai.data.tokenizer.commands import SENTINELS, TABLES, Commands, CommandToken
 from flagai.data.tokenizer.description import Description
 from flagai.data.tokenizer.saved import FAST_FILE
 from flagai.data.tokenizer.text import cleaned, is_chinese, join_chinese, join_english
@@ -203,13 +203,15 @@ def _with_table(engine: "RustEngine", description: Description, path: Path) -> B
     """Add a table's command tokens to an engine that cuts them out of the text itself."""
     table = description.table or description.kind
     commands = Commands.of_table(table, engine.size, engine.find, str(path)).joined(_added_commands(description))
+    written = {row.written for row in TABLES[table]}  # spellings of other tokens
+    before = [None if token.token in written else engine.find(token.token) for token in commands.tokens]
     engine.add_commands(sorted(commands.tokens, key=lambda token: token.Id))
-    wrong = next((token for token in commands.tokens if engine.find(token.token) != token.Id), None)
-    if wrong is not None:
-        raise VocabularyError(
-            f"{path}: {wrong.token} should have the id {wrong.Id}, but the vocabulary gives it "
-            f"{engine.find(wrong.token)}. Fetch the tokenizer's files again, all of one model."
-        )
+    for token, found in zip(commands.tokens, before, strict=True):
+        if (found := engine.find(token.token) if found is None else found) != token.Id:
+            raise VocabularyError(
+                f"{path}: {token.token} should have the id {token.Id}, but the vocabulary gives it {found}. Fetch the "
+                "tokenizer's files again, all of one model."
+            )
     return Built(engine, commands)
 
 

@@ -49,10 +49,11 @@ class RustEngine:
     def add_commands(self, tokens: Iterable[CommandToken]) -> None:
         """Cut literal command tokens out of texts; one that the vocabulary lacks is put behind it, in order.
 
-        One whose id is that of another token of the vocabulary is another spelling of that.
+        One whose id is that of another token of the vocabulary is another spelling of that, also where the vocabulary
+        has its text under an id that no text leads to, as RoBERTa's has ``<|endoftext|>``.
         """
         tokens = list(tokens)
-        spellings = [token for token in tokens if self.find(token.token) is None and token.Id < self.size]
+        spellings = [token for token in tokens if self.find(token.token) != token.Id < self.size]
         entries = [
             AddedToken(
                 self.token(token.Id) if token in spellings else token.token,
