@@ -407,7 +407,7 @@ WRITERS: dict[str, Callable[[Any, Path], None]] = {
 def test_places_that_cannot_be_are_one_error(tmp_path: Path, new: Any, writer: str, name: str) -> None:
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"cannot be written|no file has a null"):
         WRITERS[writer](new, tmp_path / name)
     assert left(tmp_path) == []
 
