@@ -160,14 +160,13 @@ class AutoLoader:
 
 def _place(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
     """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
-    for argument, value in (("model_name", model_name), ("model_dir", "" if model_dir is None else model_dir)):
-        given_path(value, argument)
+    path = given_path(model_name, "model_name")
+    home = settings.home() if model_dir is None else given_path(model_dir, "model_dir")
     if not str(model_name):
         raise InputError("model_name is empty; expected a model's name or folder.")
-    path = Path(model_name).expanduser()
     if model_dir is None and path.is_dir():
         return path.absolute().parent, path.absolute().name
-    return (settings.home() if model_dir is None else Path(model_dir)), model_name
+    return home, model_name
 
 
 def _overrides(others: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flagai import settings
 from flagai.catalog.packages import DEFAULT_EMBEDDING
 from flagai.cli.common import Json, as_typed, predictor, print_json
 from flagai.cli.entries import (
@@ -29,7 +28,6 @@ from flagai.cli.output import check_target, open_bytes
 from flagai.cli.strategy import given
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError, ModelNotFoundError
-from flagai.typed_json import read_json
 
 CONFIG_FILE = "config.json"
 Embedding = Annotated[
@@ -107,16 +105,12 @@ def _similarities(model: str, home: Path | None, device: str | None) -> Callable
 
 def _classifies(model: str, home: Path | None) -> bool:
     """Whether a model was fine-tuned to tell whether two texts mean the same."""
+    from flagai.auto_model.auto_loader import class_at
     from flagai.catalog.catalog import find
-    from flagai.checkpoint.reader import open_checkpoint
-    from flagai.model.registry import find_class
 
-    folder = Path(model) if Path(model).is_dir() else (settings.home() if home is None else home) / model
     try:
-        if (folder / CONFIG_FILE).is_file():
-            found, _ = find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
-            return found.__name__ == "BertForClsClassifier"
-        return find(model).task == "semantic-matching"
+        found = class_at(model, None if Path(model).is_dir() else home)
+        return find(model).task == "semantic-matching" if found is None else found == "BertForClsClassifier"
     except ModelNotFoundError:
         return False
 
