@@ -11,12 +11,13 @@ import torch
 from benchmarks._decode_common import clocked, kernel_times, made, noted, replaced
 from benchmarks._decode_peers import bert_peer
 from flagai.data.tokenizer import Tokenizer
+from flagai.kernels.packed import attention as encoding
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.block import residual
-from flagai.model.layer import encoding, kernel
+from flagai.model.layer import sdpa as kernel
 from flagai.model.packing import Pack, packs
 from flagai.model.predictor.embedder import SentenceEmbedder
-from flagai.model.predictor.vectors import packed_means
+from flagai.model.predictor.embedding import packed_means
 
 BERT_BASE = {
     "model_type": "bert", "vocab_size": 21128, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from flagai.generation import Decoding, Prompt, generate, static
+from flagai.generation import Decoding, Prompt, generate
+from flagai.generation.replay import steps as static
 
 HALF = torch.bfloat16
 # Steady speeds are wanted, not those of a machine that has yet to compile: wait for kernels.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.model.layer.decoding import Slots, Tiling, attend_slots, product, product_reference, project
+from flagai.kernels.decode.ops import Slots, Tiling, attend_slots, product, product_reference, project
 
 # name: (outputs, inputs, with norm, activation, with residual)
 SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {

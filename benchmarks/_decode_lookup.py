@@ -8,8 +8,9 @@ import torch
 from benchmarks._decode_common import clocked, made, noted, prompt
 from benchmarks.lookup import LAWS, compare, timed
 from flagai.auto_model.auto_loader import AutoLoader
-from flagai.generation import Decoding, Prompt, generate, static
-from flagai.model.predictor.writer import Writer
+from flagai.generation import Decoding, Prompt, generate
+from flagai.generation.replay import steps as static
+from flagai.model.predictor.text_generation import Writer
 
 DRAFTS = (0, 1, 3, 7, 15)
 _STEPS, _ROOM = 60, 900

@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:. python benchmarks/_decode_quantized.py [--only check,tune,many,peers,block] [--out FILE]
 
-It chooses nothing by itself: the best tilings are put into ``flagai.model.layer.decoding_quantized`` by hand. Kernels
+It chooses nothing by itself: the best tilings are put into ``flagai.kernels.decode.quantized_ops`` by hand. Kernels
 are compiled by many processes first; everything is printed as it is found, and what fails is a result.
 """
 
@@ -25,9 +25,9 @@ from benchmarks._decode_common import HALF
 from benchmarks._decode_kernels import replayed
 from benchmarks._decode_small import SHAPES, layer
 from benchmarks._measure import copy_bandwidth
-from flagai.model.layer.decoding import Slots, attend_slots, product_reference, project_reference
-from flagai.model.layer.decoding_quantized import TUNED, Way, quantized_product, quantized_project, way_of
-from flagai.model.layer.quantized import QuantizedLinear
+from flagai.kernels.decode.ops import Slots, attend_slots, product_reference, project_reference
+from flagai.kernels.decode.quantized_ops import TUNED, Way, quantized_linear_act_residual, quantized_project, way_of
+from flagai.model.layer.quantized_linear import QuantizedLinear
 
 # Up to so many tokens, whole rows in registers are tried.
 _FEW = 4
@@ -85,7 +85,7 @@ def _compile(task: tuple[int, int, int, Way]) -> str | None:
     bits, tokens, inputs, way = task
     try:
         x = torch.randn(tokens, inputs, device="cuda", dtype=HALF)
-        quantized_product(x, layer(256, inputs, bits), way=way)
+        quantized_linear_act_residual(x, layer(256, inputs, bits), way=way)
         torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - it will fail again where it is looked at
         return f"{bits} bits, {tokens} tokens, {inputs} inputs, {way}: {error!r}"[:300]
@@ -148,7 +148,7 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
 
 def _each(layers: list[QuantizedLinear], x: torch.Tensor, way: Way) -> None:
     for each in layers:
-        quantized_product(x, each, way=way)
+        quantized_linear_act_residual(x, each, way=way)
 
 
 @torch.inference_mode()
@@ -168,7 +168,7 @@ def _check(task: tuple[int, tuple[Any, ...]]) -> str:
             extra = {"norm": norm, "activation_name": "gelu_new"}
         wanted = product_reference(x.double(), exact, **_doubled(extra))
         torchs = product_reference(x, plain, **extra)
-        got = quantized_product(x, made, **extra, way=way)
+        got = quantized_linear_act_residual(x, made, **extra, way=way)
         ours, theirs = (float((each.double() - wanted).abs().max() / wanted.abs().max()) for each in (got, torchs))
     except Exception as error:  # noqa: BLE001 - one failure must not end the run
         return f"FAILED {label}: {error!r}"[:300]
@@ -268,11 +268,15 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
             first = (each["q"], each["k"], each["v"])
             query = quantized_project(hidden, before, first, slots, way=way(each["q"], 3), early=early)
             attended = attend_slots(query, slots, seen, None) if attention else query
-            hidden = quantized_product(attended, each["out"], residual=hidden, way=way(each["out"]), early=early)
-            inner = quantized_product(
+            hidden = quantized_linear_act_residual(
+                attended, each["out"], residual=hidden, way=way(each["out"]), early=early
+            )
+            inner = quantized_linear_act_residual(
                 hidden, each["up"], norm=before, activation_name="gelu_new", way=way(each["up"]), early=early
             )
-            hidden = quantized_product(inner, each["down"], residual=hidden, way=way(each["down"]), early=early)
+            hidden = quantized_linear_act_residual(
+                inner, each["down"], residual=hidden, way=way(each["down"]), early=early
+            )
 
     found: dict[str, Any] = {"MB": round(weights / 1e6, 1)}
     for label, options in (

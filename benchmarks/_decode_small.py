@@ -8,11 +8,11 @@ import torch
 from benchmarks._decode_common import HALF, logits_difference, made, noted, prompt, speeds
 from benchmarks._decode_kernels import replayed
 from flagai.generation import Decoding, generate
+from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual, way_of
 from flagai.model.glm_model import GLMModel
-from flagai.model.layer.decoding_quantized import quantized_product, way_of
-from flagai.model.layer.quantized import BITS, QuantizedLinear
-from flagai.model.layer.quantized_table import QuantizedTable
-from flagai.model.quantized import quantize
+from flagai.model.layer.quantized_embedding import QuantizedTable
+from flagai.model.layer.quantized_linear import BITS, QuantizedLinear
+from flagai.model.quantization import quantize
 
 GLM_10B = {
     "num_layers": 48, "vocab_size": 50048, "hidden_size": 4096, "num_attention_heads": 64, "max_sequence_length": 1024,
@@ -112,7 +112,7 @@ def small_kernels(options: Any) -> list[dict[str, Any]]:
 @torch.inference_mode()
 def _timed(layers: list[QuantizedLinear], rows: int, size: int) -> dict[str, Any]:
     x = torch.randn(rows, layers[0].in_features, device="cuda", dtype=HALF)
-    seconds = replayed(lambda: [quantized_product(x, each) for each in layers] and None) / len(layers)
+    seconds = replayed(lambda: [quantized_linear_act_residual(x, each) for each in layers] and None) / len(layers)
     return {
         "way": str(way_of(layers[0], rows)),
         "us": round(1e6 * seconds, 2),

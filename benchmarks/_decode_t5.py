@@ -7,7 +7,8 @@ import torch
 
 from benchmarks._decode_common import HALF, logits_difference, made, noted, profile, prompt, replaced, speeds
 from benchmarks._decode_peers import t5_peer
-from flagai.generation import Decoding, generate, static
+from flagai.generation import Decoding, generate
+from flagai.generation.replay import steps as static
 from flagai.model.t5_model import T5Model
 
 T5_BASE = {

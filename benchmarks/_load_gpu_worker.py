@@ -61,11 +61,11 @@ def prepare(task: dict[str, Any]) -> tuple[Any, dict[str, Any], _Notes]:
     if task["library"] == "transformers":
         options = {"dtype": dtype, "device_map": _DEVICE}
     else:
-        logger = logging.getLogger("flagai.checkpoint.stream")
+        logger = logging.getLogger("flagai.checkpoint.stream.readers")
         logger.setLevel(logging.DEBUG)
         logger.addHandler(notes)
         if "stream" in task:
-            from flagai.checkpoint import stream
+            from flagai.checkpoint.stream import readers as stream
 
             stream.StreamPlan = functools.partial(stream.StreamPlan, **task["stream"])
     return getattr(importlib.import_module(module), cls), options, notes

@@ -21,8 +21,9 @@ def other_loads(load: Load, mesh: Any, ranks: int, device: str) -> dict[str, Any
         ranks: how many there are.
         device: their kind.
     """
-    from flagai.checkpoint import stream, transfer
-    from flagai.parallel.layout import Layout
+    from flagai.checkpoint.stream import readers as stream
+    from flagai.checkpoint.stream import transfer
+    from flagai.parallel.sharding import Layout
     from flagai.parallel.world import make_mesh
 
     found: dict[str, Any] = {}

@@ -180,13 +180,13 @@ def equal(task: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def _torch_blocks() -> Any:
-    from flagai.generation import static
+    from flagai.generation.replay import steps as static
 
     return static, "faster_blocks", lambda *_: ()
 
 
 def _nccl_sums() -> Any:
-    from flagai.parallel.layout import Layout
+    from flagai.parallel.sharding import Layout
 
     return Layout, "inbox", lambda *_: None
 
@@ -198,7 +198,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {"torch's products": _torch_blocks, "ke
 @contextmanager
 def changed(model: Any, what: Callable[[], Any]) -> Iterator[None]:
     """Another way of computing in the body; recordings of before are not used there, nor its own afterwards."""
-    from flagai.generation.static import steps_of
+    from flagai.generation.replay.steps import steps_of
 
     module, name, value = what()
     kept = getattr(module, name)
@@ -220,7 +220,7 @@ def exact(task: dict[str, Any], mesh: Any) -> dict[str, Any]:
         model = GLMModel.from_pretrained(task["small"], mesh=mesh, device=task["device"], dtype=dtype)
         found[dtype] = equal(task, model)
         if task["device"] != "cpu":
-            from flagai.generation.static import steps_of
+            from flagai.generation.replay.steps import steps_of
 
             found[dtype]["kernels"] = any(step.cache.faster for step in steps_of(model)._ready)
     return found

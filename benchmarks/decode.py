@@ -42,7 +42,8 @@ from benchmarks._decode_peers import gpt2_peer
 from benchmarks._decode_small import GLM_10B, small, small_kernels
 from benchmarks._decode_t5 import T5_BASE, equal_t5, t5
 from benchmarks._measure import copy_bandwidth, machine, versions
-from flagai.generation import Decoding, Prompt, generate, static, stream
+from flagai.generation import Decoding, Prompt, generate, stream
+from flagai.generation.replay import steps as static
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.model.t5_model import T5Model

@@ -20,10 +20,10 @@ import torch
 from benchmarks._measure import machine, versions
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.generation import Prompt
-from flagai.generation.tree import Tree
+from flagai.generation.decoding_state import Tree
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.protocol import protocol_of
-from flagai.model.predictor.writer import Writer
+from flagai.model.predictor.text_generation import Writer
 
 # Chinese laws, which are in the public domain; their titles repeat words of their first articles.
 LAWS = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from flagai.checkpoint.quantised import write_quantised
+from flagai.checkpoint.quantization import write_quantised
 from flagai.checkpoint.reader import open_checkpoint
 
 _MOST = 19_000_000

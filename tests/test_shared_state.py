@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flagai.checkpoint.atomic import replace_file
-from flagai.model.building import collector_paused, collector_settled
+from flagai.model.meta_init import collector_paused, collector_settled
 from tests.threads import together
 
 SOURCE = Path(__file__).parent.parent / "src" / "flagai"
@@ -31,10 +31,10 @@ ALLOWED = {
     ("checkpoint/atomic.py", "os.umask"): "systems that tell it in no other way; see there",
     ("cli/common.py", "logging.basicConfig"): "the command line is the program",
     ("cli/common.py", "sys.stdout"): "the command line is the program",
-    ("model/building.py", "gc.disable"): "a pause costs other threads nothing, and is taken back",
-    ("model/building.py", "gc.enable"): "the end of the pause",
-    ("model/building.py", "gc.freeze"): "not if somebody else has frozen objects",
-    ("model/building.py", "gc.unfreeze"): "its end",
+    ("model/meta_init.py", "gc.disable"): "a pause costs other threads nothing, and is taken back",
+    ("model/meta_init.py", "gc.enable"): "the end of the pause",
+    ("model/meta_init.py", "gc.freeze"): "not if somebody else has frozen objects",
+    ("model/meta_init.py", "gc.unfreeze"): "its end",
     ("settings.py", "os.environ"): "the one place that reads the environment",
 }
 

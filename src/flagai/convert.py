@@ -16,12 +16,12 @@ from flagai.data.tokenizer.location import find_card
 from flagai.data.tokenizer.saved import OPTIONS_FILE
 from flagai.errors import FlagAIError, InputError, ModelNotFoundError
 from flagai.hub.names import MANIFEST, WEIGHTS
-from flagai.model import quantized as quantization
+from flagai.model import quantization
 from flagai.model.base_model import BaseModel
 from flagai.model.config import ModelConfig
-from flagai.model.obtain import CONFIG_FILE, Found, obtain
-from flagai.model.placement import Dtype
+from flagai.model.device import Dtype
 from flagai.model.registry import class_named, find_class
+from flagai.model.resolve import CONFIG_FILE, Found, obtain
 from flagai.typed_json import read_json
 
 logger = logging.getLogger(__name__)

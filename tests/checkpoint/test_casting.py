@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from flagai.checkpoint import casting, pages
-from flagai.checkpoint.casting import cast
-from flagai.checkpoint.pages import Supply, empty_like, extent
-from flagai.checkpoint.pieces import Move
+from flagai.checkpoint.stream import cast as casting
+from flagai.checkpoint.stream import memory as pages
+from flagai.checkpoint.stream.cast import cast
+from flagai.checkpoint.stream.memory import Supply, empty_like, extent
+from flagai.checkpoint.stream.plan import Move
 
 MEGABYTE = 1 << 20
 HALVES = [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)]

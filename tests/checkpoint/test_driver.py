@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.checkpoint import driver as drivers
-from flagai.checkpoint.driver import Driver
+from flagai.checkpoint.stream import cuda_driver as drivers
+from flagai.checkpoint.stream.cuda_driver import Driver
 
 EVENT, FAR = 0x7F00_0000_1230, (1 << 47) + 5
 _POINTER = ctypes.c_void_p

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.checkpoint import lanes
-from flagai.checkpoint import stream as streaming
-from flagai.checkpoint.lanes import CudaLane, Lane, open_lane
-from flagai.checkpoint.pieces import Chunk, Move
-from flagai.checkpoint.stream import StreamPlan, stream
+from flagai.checkpoint.stream import readers as streaming
+from flagai.checkpoint.stream import staging as lanes
+from flagai.checkpoint.stream.plan import Chunk, Move
+from flagai.checkpoint.stream.readers import StreamPlan, stream
+from flagai.checkpoint.stream.staging import CudaLane, Lane, open_lane
 from tests.checkpoint.test_stream import stacked
 
 CPU = torch.device("cpu")

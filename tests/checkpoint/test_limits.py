@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from flagai.checkpoint import fill, reader
-from flagai.checkpoint.pieces import Move
 from flagai.checkpoint.reader import open_checkpoint
-from flagai.checkpoint.stream import Stream
+from flagai.checkpoint.stream.plan import Move
+from flagai.checkpoint.stream.readers import Stream
 from flagai.errors import CheckpointError, ConfigError, LoadError
 from flagai.model import base_model
 from flagai.model.bert_model import BertModel

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagai.checkpoint import pages
-from flagai.checkpoint.casting import cast
-from flagai.checkpoint.pages import FileMap, empty_like, mapped_ahead
-from flagai.checkpoint.pieces import Move
 from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint.stream import memory as pages
+from flagai.checkpoint.stream.cast import cast
+from flagai.checkpoint.stream.memory import FileMap, empty_like, mapped_ahead
+from flagai.checkpoint.stream.plan import Move
 from flagai.errors import CheckpointError
-from flagai.model.building import collector_paused
+from flagai.model.meta_init import collector_paused
 from tests.checkpoint.making import equal, saved
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagai.checkpoint.quantised import quantised, write_quantised
+from flagai.checkpoint.quantization import quantised, write_quantised
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import CheckpointError
 

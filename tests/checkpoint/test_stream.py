@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagai.checkpoint import stream as streaming
-from flagai.checkpoint import transfer
-from flagai.checkpoint.lanes import Lane
-from flagai.checkpoint.pieces import PAGE, Move, plan
 from flagai.checkpoint.reader import open_checkpoint
-from flagai.checkpoint.stream import Stream, StreamPlan, Work, stream
+from flagai.checkpoint.stream import readers as streaming
+from flagai.checkpoint.stream import transfer
+from flagai.checkpoint.stream.plan import PAGE, Move, plan
+from flagai.checkpoint.stream.readers import Stream, StreamPlan, Work, stream
+from flagai.checkpoint.stream.staging import Lane
 from flagai.errors import CheckpointError, FlagAIError
 from tests import tiny
 from tests.checkpoint.making import equal, saved

@@ -41,7 +41,7 @@ def _wait(found: Any) -> None:
 
 
 class TapeRecorder:
-    """See :class:`flagai.generation.recording.Recorder`."""
+    """See :class:`flagai.generation.replay.cuda_graph.Recorder`."""
 
     def __init__(self) -> None:
         self.recorded = 0

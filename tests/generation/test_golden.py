@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.generation import Decoding, Prompt, generate, lanes, processors
+from flagai.generation import Decoding, Prompt, generate, processors
+from flagai.generation import sampling as lanes
 from tests.generation.toys import toy
 from tests.generation.writers import lively
 

@@ -48,7 +48,7 @@ def test_groups_change_no_answer(kind: str, search: str, monkeypatch: pytest.Mon
         return moved(cache, *arguments).fill_(torch.nan) if not cache.length else moved(cache, *arguments)
 
     moved = KVCache._moved
-    monkeypatch.setattr("flagai.generation.tree.read_apart", counted)
+    monkeypatch.setattr("flagai.generation.decoding_state.read_apart", counted)
     monkeypatch.setattr(KVCache, "_moved", unclean)  # memory that holds no numbers
     monkeypatch.setattr(groups, "_CALL", 0)
     for ours, theirs in zip(generate(writing.model, writing.prompts, decoding), wanted, strict=True):

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flagai.generation import Decoding, Prompt, generate, tree
-from flagai.model.block import lean
-from flagai.model.block.lean import LeanPreNorm, lean_blocks
+from flagai.generation import Decoding, Prompt, generate
+from flagai.generation import decoding_state as tree
+from flagai.kernels.cpu import decode_block as lean
+from flagai.kernels.cpu.decode_block import LeanPreNorm, lean_blocks
+from flagai.kernels.cpu.linear import FewRows
 from flagai.model.gpt2_model import GPT2Model
-from flagai.model.layer.products import FewRows
 from tests.generation.writers import KINDS, SEARCHES, writer
 
 GPT2 = {"vocab_size": 300, "n_embd": 192, "n_layer": 2, "n_head": 3, "n_positions": 60}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.generation import Hypothesis, Prompt, engine, generate, stream
-from flagai.generation.lookup import look_up
+from flagai.generation.prompt_lookup import look_up
 from flagai.model.predictor.predictor import Predictor
 from tests import tiny
 from tests.generation.writers import KINDS, Writer, writer

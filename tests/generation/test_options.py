@@ -7,8 +7,8 @@ import torch
 
 from flagai.errors import InputError
 from flagai.generation import Decoding, Prompt, generate, room, stream
-from flagai.generation.lanes import draw
 from flagai.generation.processors import no_repeat_ngram
+from flagai.generation.sampling import draw
 from tests import tiny
 from tests.generation.writers import KINDS, PLAIN, SEARCHES, Writer, lively, writer
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.generation import recording
-from flagai.generation.recording import CudaRecorder
+from flagai.generation.replay import cuda_graph as recording
+from flagai.generation.replay.cuda_graph import CudaRecorder
 
 
 @pytest.fixture

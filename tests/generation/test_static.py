@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.generation import generate, static, stream
-from flagai.generation.static import StaticSteps, steps_of
-from flagai.generation.tree import Tree
+from flagai.generation import generate, stream
+from flagai.generation.decoding_state import Tree
+from flagai.generation.replay import steps as static
+from flagai.generation.replay.steps import StaticSteps, steps_of
 from flagai.model.layer.static_cache import bucket
 from tests.generation.tape import TapeRecorder
 from tests.generation.writers import KINDS, SEARCHES, writer

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.generation import generate, static, stream
-from flagai.generation.static import steps_of
+from flagai.generation import generate, stream
+from flagai.generation.replay import steps as static
+from flagai.generation.replay.steps import steps_of
 from tests.generation.tape import TapeRecorder
 from tests.generation.writers import Writer, writer
 

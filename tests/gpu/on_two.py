@@ -10,9 +10,9 @@ import torch
 from torch import distributed
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.static import steps_of
+from flagai.generation.replay.steps import steps_of
 from flagai.model.glm_model import GLMForSeq2Seq, GLMModel
-from flagai.parallel import shards
+from flagai.parallel import dtensor as shards
 from flagai.parallel.fsdp import FullyShard
 from flagai.parallel.world import make_mesh
 from tests import tiny

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.model.layer import PackedRow, encoding
-from flagai.model.layer import kernel as kernel_module
-from flagai.model.predictor import windows
-from flagai.model.predictor.vectors import packed_means
+from flagai.kernels.packed import attention as encoding
+from flagai.model.layer import PackedRow
+from flagai.model.predictor import prefetch as windows
+from flagai.model.predictor.embedding import packed_means
 from tests.tiny import EVERY, batch, build, ids, label
 
 pytestmark = [
@@ -83,8 +83,8 @@ WIDE = {"hidden_size": 24, "intermediate_size": 40}
 )
 def test_packed_texts_equal_padded_ones(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    varlen = kernel_module._attend_varlen
-    monkeypatch.setattr(kernel_module, "_attend_varlen", lambda *given: calls.append(1) or varlen(*given))
+    varlen = encoding._attend_rows
+    monkeypatch.setattr(encoding, "_attend_rows", lambda *given: calls.append(1) or varlen(*given))
     model, tokens = build("BertForMaskLM", **WIDE), ids(31, 1, PACKED.total)
     expected = model(PACKED.pad(tokens), attention_mask=PACKED.valid().long())["logits"]
     packed = model.cuda().to(dtype)(tokens.cuda(), lengths=PACKED)["logits"]

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.generation import Decoding, Prompt, generate, greedy, static
-from flagai.generation.static import steps_of
-from flagai.model.layer import decoding as kernels
+from flagai.generation import Decoding, Prompt, generate
+from flagai.generation.replay import greedy
+from flagai.generation.replay import steps as static
+from flagai.generation.replay.steps import steps_of
+from flagai.kernels.decode import ops as kernels
 from tests import tiny
 from tests.generation.writers import KINDS, PAIRS, SEARCHES, writer
 

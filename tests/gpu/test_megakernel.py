@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.static import steps_of
-from flagai.model.block.fused import FusedPreNorm, faster_blocks
-from flagai.model.block.megakernel import Megakernel
+from flagai.generation.replay.steps import steps_of
+from flagai.kernels.cuda.nvrtc import CudaKernel
+from flagai.kernels.cuda.whole_stack import Megakernel
+from flagai.kernels.decode.block import FusedPreNorm, faster_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.mask import Visibility
-from flagai.model.layer.nvrtc import CudaKernel
 from flagai.model.layer.static_cache import StaticCache
-from flagai.model.quantized import quantize
+from flagai.model.quantization import quantize
 from tests import tiny
 
 pytestmark = [
@@ -158,7 +158,7 @@ def test_what_is_no_number_stays_so(bits: str | None) -> None:
 @every
 @pytest.mark.parametrize("name", ["GLMModel", "GPT2Model"])
 def test_texts(name: str, bits: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flagai.generation.static._PATIENCE", None)
+    monkeypatch.setattr("flagai.generation.replay.steps._PATIENCE", None)
     model = build(3, name=name, bits=bits)
     prompts = [Prompt((3, 50, 7, 9))]
     fast, plain = (
@@ -184,7 +184,7 @@ def test_rows_of_several_tiles(bits: str | None) -> None:
 
 def test_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two models, each on a stream of its own: programs of one must not keep those of the other from meeting."""
-    monkeypatch.setattr("flagai.generation.static._PATIENCE", None)
+    monkeypatch.setattr("flagai.generation.replay.steps._PATIENCE", None)
     models = [build(2), build(2, name="GPT2Model", bits="int8")]
     prompts = [Prompt((3, 50, 7, 9))]
 

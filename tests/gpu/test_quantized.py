@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.static import steps_of
-from flagai.model.layer.decoding_quantized import suits
-from flagai.model.layer.quantized import QuantizedLinear
-from flagai.model.quantized import how_quantized, quantize
+from flagai.generation.replay.steps import steps_of
+from flagai.kernels.decode.quantized_ops import suits
+from flagai.model.layer.quantized_linear import QuantizedLinear
+from flagai.model.quantization import how_quantized, quantize
 from tests import tiny
 
 pytestmark = [
@@ -30,7 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SIZES)
 def test_recorded_steps(name: str, how: str, search: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Both follow their own answers, which rounding may separate; so the scores are compared."""
-    monkeypatch.setattr("flagai.generation.static._PATIENCE", None)
+    monkeypatch.setattr("flagai.generation.replay.steps._PATIENCE", None)
     model = tiny.build(name, **SIZES[name]).cuda().bfloat16()
     quantize(model, how)
     prompts = [Prompt((3, 50, 7, 9)), Prompt((4, 8))]
@@ -53,7 +53,7 @@ def test_layers(how: int, count: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer = QuantizedLinear.of(nn.Linear(1024, 768, device="cuda"), how).to(dtype)
     hidden = torch.randn(1, count, 1024, device="cuda", dtype=dtype)
-    assert suits(layer, hidden, count) == (count <= 16)
+    assert suits(layer, hidden) == (count <= 16)
     wanted = hidden.float() @ layer.widened(torch.float32).T + layer.bias.float()
     torch.testing.assert_close(layer(hidden).float(), wanted, atol=0.02, rtol=0.02)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagai.checkpoint import stream as streaming
-from flagai.checkpoint.pieces import Move
 from flagai.checkpoint.reader import open_checkpoint
-from flagai.checkpoint.stream import StreamPlan, stream
+from flagai.checkpoint.stream import readers as streaming
+from flagai.checkpoint.stream.plan import Move
+from flagai.checkpoint.stream.readers import StreamPlan, stream
 from flagai.errors import CheckpointError
 from tests.tiny import EVERY, build, label
 

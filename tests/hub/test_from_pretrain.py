@@ -20,8 +20,8 @@ from flagai.cli import app
 from flagai.errors import HubError, ModelNotFoundError, OfflineError
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
-from flagai.model.obtain import variant
 from flagai.model.registry import class_named
+from flagai.model.resolve import variant
 from tests import vocabularies
 from tests.hub.server import Hub
 from tests.tiny import randomised

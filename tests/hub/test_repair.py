@@ -14,7 +14,7 @@ from flagai.hub import ensure
 from flagai.hub.manifest import Manifest, write_json
 from flagai.hub.part import Identity, Part
 from flagai.model.bert_model import BertModel
-from flagai.model.obtain import obtain
+from flagai.model.resolve import obtain
 from tests import tiny
 from tests.hub.conftest import FILES, QUICK, VOCABULARY, contents
 from tests.hub.server import COMMIT, Fault, Hub, git_sha1, sha256

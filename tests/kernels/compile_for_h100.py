@@ -20,17 +20,17 @@ from triton import compiler
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from flagai.model.block.megakernel import Cut
-from flagai.model.layer import (
-    triton_choice,
-    triton_encoder,
-    triton_joint,
-    triton_kernels,
-    triton_quantized,
-    triton_t5,
-    triton_training,
+from flagai.kernels.cuda.nvrtc import Options, image_of
+from flagai.kernels.cuda.whole_stack import Cut
+from flagai.kernels.triton import (
+    all_reduce,
+    decode,
+    greedy,
+    packed,
+    packed_backward,
+    quantized,
+    rms_norm,
 )
-from flagai.model.layer.nvrtc import Options, image_of
 
 _TARGET = GPUTarget("cuda", 90, 32)
 # Of parameters that are no pointers to bfloat16; those in capitals that are not constants are sizes.
@@ -75,50 +75,50 @@ def cases(few: bool = False) -> Iterator[Case]:
             "BK": 4096 if count == 1 else 256,
         }
         around = {"ACTIVATION": "gelu", "BIAS": True, "RESIDUAL": True}
-        yield triton_kernels.product_kernel, step | cut | around, {}, {"num_warps": 8}
+        yield decode.product_kernel, step | cut | around, {}, {"num_warps": 8}
         lanes = {"LANES": count, "D": 64}
-        yield triton_kernels.projection_kernel, step | cut | lanes, {}, {"num_warps": 8}
-        yield triton_kernels.attention_kernel, {**lanes, "BD": 64, "BC": 128, "EARLY": True}, {}, {"num_warps": 8}
+        yield decode.projection_kernel, step | cut | lanes, {}, {"num_warps": 8}
+        yield decode.attention_kernel, {**lanes, "BD": 64, "BC": 128, "EARLY": True}, {}, {"num_warps": 8}
         ranks = {"RANK": 0, "COUNT": 2}
-        yield triton_joint.send_kernel, step | cut | ranks, {}, {"num_warps": 8}
+        yield all_reduce.send_kernel, step | cut | ranks, {}, {"num_warps": 8}
         if count == 1 or not few:
             yield from _small(step, count, around, lanes)
     yield from _choice()
     for scaled in (False, True):
         sums = {"BK": 1024, "SCALED": scaled, "BLOCKS": scaled, "EARLY": True}
         types = {"tokens": "*i8", "scale": "*fp32"} if scaled else {}
-        yield triton_kernels.embedding_kernel, sums, types, {}
-    yield triton_kernels.norm_kernel, {**step, "BK": 4096}, {}, {"num_warps": 8}
+        yield decode.embedding_kernel, sums, types, {}
+    yield decode.norm_kernel, {**step, "BK": 4096}, {}, {"num_warps": 8}
     after = {"N": 4096, "BK": 4096, "BIAS": True, "NORM": True, "EARLY": True}
-    yield triton_joint.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}
-    yield triton_joint.finish_kernel, {**after, "EARLY": False}, {"sums": "*bf16"}, {"num_warps": 16}
-    yield triton_t5.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
+    yield all_reduce.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}
+    yield all_reduce.finish_kernel, {**after, "EARLY": False}, {"sums": "*bf16"}, {"num_warps": 16}
+    yield rms_norm.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
     row, wide = {"K": 768, "ROWS": 2, "BK": 1024}, {"K": 3072, "ROWS": 8, "BK": 256}
-    yield triton_encoder.added_norm_kernel, row, {}, {"num_warps": 4}
+    yield packed.added_norm_kernel, row, {}, {"num_warps": 4}
     for kernel, rows in (
-        (triton_training.added_norm_learning_kernel, 4),
-        (triton_training.added_norm_gradient_kernel, 2),
+        (packed_backward.added_norm_learning_kernel, 4),
+        (packed_backward.added_norm_gradient_kernel, 2),
     ):
         yield kernel, {**row, "ROWS": rows, "BIAS": True, "DROPPED": 6554}, {"bias": "*fp32"}, {"num_warps": 4}
         yield kernel, {**row, "ROWS": rows, "BIAS": False, "DROPPED": 0}, {}, {"num_warps": 4}
-    yield triton_training.biased_gelu_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
+    yield packed_backward.biased_gelu_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
     wide |= {"ROWS": 4, "BK": 1024}
-    yield triton_training.biased_gelu_gradient_kernel, wide, {"bias": "*fp32"}, {"num_warps": 8}
+    yield packed_backward.biased_gelu_gradient_kernel, wide, {"bias": "*fp32"}, {"num_warps": 8}
     for size, warps, registers in ((32, 2, 128), (64, 4, 128), (128, 8, None))[: 1 if few else None]:
         for biased in (False, True):
             tile = {"SHORTEST": 1, "BIAS": biased, "H": 12, "D": 64, "BD": 64, "BS": size}
             options = {"num_warps": warps}
-            yield triton_encoder.short_attention_kernel, tile, {"bias": "*fp32"}, options
+            yield packed.short_attention_kernel, tile, {"bias": "*fp32"}, options
             learning = options if registers is None else options | {"maxnreg": registers}
-            yield triton_training.short_attention_gradient_kernel, tile, {"bias": "*fp32"}, learning
+            yield packed_backward.short_attention_gradient_kernel, tile, {"bias": "*fp32"}, learning
 
 
 def _choice() -> Iterator[Case]:
     """Greedy choices of one text and of many, with blanks and without."""
-    yield triton_choice.best_kernel, {"CHUNK": 1024, "EARLY": True}, _STATE, {}
+    yield greedy.best_kernel, {"CHUNK": 1024, "EARLY": True}, _STATE, {}
     for rows, spans in ((1, False), (1, True), (32, False), (32, True)):
         sizes = {"BP": rows, "CP": 64, "SPANS": spans, "EARLY": True}
-        yield triton_choice.grow_kernel, sizes, _STATE, {}
+        yield greedy.grow_kernel, sizes, _STATE, {}
 
 
 def _small(step: dict[str, Any], count: int, around: dict[str, Any], lanes: dict[str, int]) -> Iterator[Case]:
@@ -141,8 +141,8 @@ def _small(step: dict[str, Any], count: int, around: dict[str, Any], lanes: dict
                 types |= {name: "*i8" for name in types if name.endswith("matrix")}
             early = {**step, "EARLY": kind != "tiles"}
             options = {"num_warps": warps, "num_stages": 1 if kind != "tiles" else 3}
-            yield triton_quantized.quantized_product_kernel, early | cut | around, types, options
-            yield triton_quantized.quantized_projection_kernel, early | cut | lanes, types, options
+            yield quantized.quantized_product_kernel, early | cut | around, types, options
+            yield quantized.quantized_projection_kernel, early | cut | lanes, types, options
 
 
 def compiled(kernel: Any, constants: dict[str, Any], types: dict[str, str], options: dict[str, int]) -> None:

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.generation import generate, static
-from flagai.generation.static import steps_of
-from flagai.model.layer import Embeddings, embedding_sum
-from flagai.model.layer.embedding_sum import SummedEmbeddings, faster_embeddings
-from flagai.model.layer.quantized_table import QuantizedTable
+from flagai.generation import generate
+from flagai.generation.replay import steps as static
+from flagai.generation.replay.steps import steps_of
+from flagai.kernels.decode import embeddings as embedding_sum
+from flagai.kernels.decode.embeddings import SummedEmbeddings, faster_embeddings
+from flagai.model.layer import Embeddings
+from flagai.model.layer.quantized_embedding import QuantizedTable
 from tests.generation.writers import writer
 from tests.kernels.conftest import DEVICE
 from tests.kernels.test_steps import EveryTime

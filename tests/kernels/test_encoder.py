@@ -7,15 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.model.layer import encoding
-from flagai.model.layer.encoding import added_norm, attend_short, one_tile
+from flagai.kernels.packed import add_norm
+from flagai.kernels.packed.attention import attend_short, one_tile
+from flagai.model.layer.norm import added_norm
 from flagai.model.layer.packed_row import PackedRow
 
 
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(encoding, "usable", lambda *_: True)
-    monkeypatch.setattr(encoding, "_FEWEST_ROWS", 1)
+    monkeypatch.setattr(add_norm, "usable", lambda *_: True)
+    monkeypatch.setattr(add_norm, "_FEWEST_ROWS", 1)
     with device, torch.no_grad():
         torch.manual_seed(0)
         yield

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.generation import generate, greedy, static, stream
-from flagai.generation.greedy import GreedyChoice
-from flagai.generation.static import steps_of
+from flagai.generation import generate, stream
+from flagai.generation.replay import greedy
+from flagai.generation.replay import steps as static
+from flagai.generation.replay.greedy import GreedyChoice
+from flagai.generation.replay.steps import steps_of
 from tests.generation.writers import KINDS, SEARCHES, Writer, writer
 from tests.kernels.conftest import DEVICE
 from tests.kernels.test_steps import EveryTime
@@ -96,7 +98,7 @@ def test_of_equals_the_first(dtype: torch.dtype, device: torch.device) -> None:
     logits[3, 70] = 9
     banned = torch.tensor([0, 70], device=device)
     parts, firsts = torch.zeros(3, 5, 5, device=device), torch.zeros(5, 5, dtype=torch.int32, device=device)
-    from flagai.model.layer.triton_choice import best_kernel  # needs triton
+    from flagai.kernels.triton.greedy import best_kernel  # needs triton
 
     best_kernel[(5, 5)](logits, banned, parts, firsts, 75, 2, CHUNK=16, EARLY=False)
     scores = logits.log_softmax(-1, dtype=torch.float32).index_fill(-1, banned, -torch.inf)

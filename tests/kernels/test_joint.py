@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.generation import generate, static
-from flagai.model.block import fused
-from flagai.model.layer.joint import Meeting, Part, joint_product, joint_product_reference
-from flagai.parallel import layout
-from flagai.parallel.inbox import Inbox
+from flagai.generation import generate
+from flagai.generation.replay import steps as static
+from flagai.kernels.decode import block as fused
+from flagai.kernels.decode.fused_all_reduce import Meeting, Part, joint_product, joint_product_reference
+from flagai.parallel import sharding as layout
+from flagai.parallel.symmetric_memory import Inbox
 from flagai.parallel.world import make_mesh
 from tests.generation.writers import PLAIN, Writer, lively
 from tests.parallel.comparing import SHARED

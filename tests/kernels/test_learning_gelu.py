@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flagai.model.layer import learning_gelu as module
+from flagai.kernels.compiled import bias_gelu as module
+from flagai.kernels.compiled.bias_gelu import _biased_gelu, learning_features
 from flagai.model.layer.feed_forward import FeedForward, inner_features
-from flagai.model.layer.learning_gelu import _biased_gelu, learning_features
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_operators_hold_what_the_compiler_expects() -> None:
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_new"])
 def test_exact_gelu_only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from flagai.model.layer import learning
+    from flagai.kernels.compiled import eligible as learning
 
     monkeypatch.setattr(learning, "usable", lambda *_: True)
     called = []

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.model.layer import learning
-from flagai.model.layer import learning_norm as module
-from flagai.model.layer.learning_norm import _added_norm, learning_norm, plain
+from flagai.kernels.compiled import add_norm as module
+from flagai.kernels.compiled import eligible as learning
+from flagai.kernels.compiled.add_norm import _added_norm, learning_norm, plain
 from flagai.model.layer.linear import Linear
 
 

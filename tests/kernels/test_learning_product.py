@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flagai.model.layer import learning
-from flagai.model.layer.learning_product import _add_product, linear_beside
+from flagai.kernels.compiled import eligible as learning
+from flagai.kernels.compiled.linear_residual import _add_product, linear_beside
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.model.block import megakernel
-from flagai.model.block.megakernel import Cut, Megakernel, megakernel_blocks
+from flagai.kernels.cuda import whole_stack as megakernel
+from flagai.kernels.cuda.whole_stack import Cut, Megakernel, megakernel_blocks
 from flagai.model.block.residual import linear_layers
-from flagai.model.layer.quantized import QuantizedLinear
-from flagai.model.quantized import quantize
+from flagai.model.layer.quantized_linear import QuantizedLinear
+from flagai.model.quantization import quantize
 from tests import tiny
 
 # Multiprocessors and shared memory of an H100.

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.model.layer import nvrtc
-from flagai.model.layer.nvrtc import can_compile, image_of
+from flagai.kernels.cuda import nvrtc
+from flagai.kernels.cuda.nvrtc import can_compile, image_of
 
 OPTIONS = (("HIDDEN", 4096), ("RING", 20))
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.generation import Decoding, Prompt, generate, static
-from flagai.generation.static import steps_of
-from flagai.model.block import fused
-from flagai.model.layer import decoding_quantized as module
-from flagai.model.layer.decoding import Slots, product_reference, project_reference
-from flagai.model.layer.decoding_quantized import Way, quantized_product, quantized_project
-from flagai.model.layer.quantized import QuantizedLinear
-from flagai.model.quantized import quantize
+from flagai.generation import Decoding, Prompt, generate
+from flagai.generation.replay import steps as static
+from flagai.generation.replay.steps import steps_of
+from flagai.kernels.decode import block as fused
+from flagai.kernels.decode import quantized_ops as module
+from flagai.kernels.decode.ops import Slots, product_reference, project_reference
+from flagai.kernels.decode.quantized_ops import Way, quantized_linear_act_residual, quantized_project
+from flagai.model.layer.quantized_linear import QuantizedLinear
+from flagai.model.quantization import quantize
 from tests import tiny
 from tests.kernels.conftest import DEVICE
 from tests.kernels.test_steps import EveryTime
@@ -78,10 +79,10 @@ def test_products(bits: int, inputs: int, outputs: int, dtype: torch.dtype, coun
     active = product_reference(tokens.float(), plain, norm=exact, activation_name="gelu_new")
     bare = tokens.float() @ plain.weight.T
     for way in ways(made, count):
-        close(quantized_product(tokens, made, residual=residual, way=way), added)
-        close(quantized_product(tokens, made, norm=normed, activation_name="gelu_new", way=way), active)
+        close(quantized_linear_act_residual(tokens, made, residual=residual, way=way), added)
+        close(quantized_linear_act_residual(tokens, made, norm=normed, activation_name="gelu_new", way=way), active)
     made.bias = None
-    close(quantized_product(tokens, made, way=ways(made, count)[-1]), bare)
+    close(quantized_linear_act_residual(tokens, made, way=ways(made, count)[-1]), bare)
 
 
 @pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (2, 2)])

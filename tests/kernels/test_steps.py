@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.generation import generate, static
-from flagai.generation.static import steps_of
-from flagai.model.block import fused_t5
+from flagai.generation import generate
+from flagai.generation.replay import steps as static
+from flagai.generation.replay.steps import steps_of
+from flagai.kernels.decode import t5_block as fused_t5
 from tests.generation.writers import PLAIN, SEARCHES, Writer, lively
 from tests.kernels.conftest import DEVICE
 from tests.tiny import GATED
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take 
 
 
 class EveryTime:
-    """See :class:`flagai.generation.recording.Recorder`: does the work again every time, as it is."""
+    """See :class:`flagai.generation.replay.cuda_graph.Recorder`: does the work again every time, as it is."""
 
     def rehearse(self, work: Callable[[], None]) -> None:
         work()

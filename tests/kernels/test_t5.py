@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.model.block.fused_t5 import normed
+from flagai.kernels.decode.t5_block import normed
 from flagai.model.layer.norm import RMSNorm
 
 

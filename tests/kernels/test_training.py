@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from flagai.kernels.packed.attention_autograd import attend_jointly, attend_learning, classes_of, tiles_of
 from flagai.model.layer.packed_row import PackedRow
-from flagai.model.layer.training import attend_jointly, attend_learning, classes_of, tiles_of
 
 
 @pytest.fixture(autouse=True)

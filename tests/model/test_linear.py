@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flagai.model.layer import Linear, Table, products
+from flagai.kernels.cpu import linear as products
+from flagai.model.layer import Linear, Table
 from flagai.model.layer.activation import _ACTIVATIONS, activation
 from flagai.model.layer.linear import activated
 

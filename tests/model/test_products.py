@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.model.layer import products
-from flagai.model.layer.products import FewRows, linear
+from flagai.kernels.cpu import linear as products
+from flagai.kernels.cpu.linear import FewRows, linear
 
 LAYOUTS: dict[str, Callable[[int, int], torch.Tensor]] = {
     "rows": lambda out, size: torch.randn(out, size),

@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.checkpoint.quantised import GROUPS, eight_bits, four_bits, numbers_of, steps_of, widen, write_quantised
+from flagai.checkpoint.quantization import GROUPS, eight_bits, four_bits, numbers_of, steps_of, widen, write_quantised
 from flagai.convert import convert
 from flagai.doctor import examine
 from flagai.errors import CheckpointError, ConfigError, InputError, LoadError
 from flagai.generation import Decoding, Prompt, generate
-from flagai.model.layer import Linear, cpu_quantized
+from flagai.kernels.cpu import quantized_linear as cpu_quantized
+from flagai.model.layer import Linear
 from flagai.model.layer.embedding import Table
 from flagai.model.layer.feed_forward import Float32InHalf
-from flagai.model.layer.quantized import BITS, QuantizedLinear
-from flagai.model.layer.quantized_table import QuantizedTable
-from flagai.model.quantized import how_quantized, quantize
+from flagai.model.layer.quantized_embedding import QuantizedTable
+from flagai.model.layer.quantized_linear import BITS, QuantizedLinear
+from flagai.model.quantization import how_quantized, quantize
 from tests import tiny
 
 # Sizes that can be packed; others of a family's tiny model stay.
@@ -89,7 +90,7 @@ def test_the_ith_word_of_a_group_has_the_numbers_at_every_eighth_of_the_group() 
 
 @pytest.mark.parametrize(("pack", "most"), [(eight_bits, 0.51), (four_bits, 0.55)])
 def test_errors_are_within_half_a_step(pack: Any, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flagai.checkpoint.quantised._DRAWN_IN", (1.0,))
+    monkeypatch.setattr("flagai.checkpoint.quantization._DRAWN_IN", (1.0,))
     torch.manual_seed(0)
     matrix = torch.randn(40, 256) * torch.logspace(-4, 2, 40)[:, None]
     numbers, scale = pack(matrix)
@@ -106,7 +107,7 @@ def test_drawing_groups_in_lessens_the_error(monkeypatch: pytest.MonkeyPatch) ->
         return float((widen(*four_bits(matrix)) - matrix).square().mean())
 
     drawn = error()
-    monkeypatch.setattr("flagai.checkpoint.quantised._DRAWN_IN", (1.0,))
+    monkeypatch.setattr("flagai.checkpoint.quantization._DRAWN_IN", (1.0,))
     assert drawn < 0.95 * error()
 
 
@@ -161,7 +162,7 @@ def test_layers_on_a_cpu(how: str, dtype: torch.dtype, tokens: int, bias: bool) 
 def test_cpu_kernels_follow_weights_that_change(how: str) -> None:
     layer = QuantizedLinear.of(nn.Linear(64, 64), BITS[how])
     hidden = torch.randn(1, 64)
-    assert cpu_quantized.suits(layer, hidden, 1)
+    assert cpu_quantized._suits(layer, hidden)
     before = layer(hidden)
     other = QuantizedLinear.of(nn.Linear(64, 64), BITS[how])
     layer.load_state_dict(other.state_dict())

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flagai.data.ragged import Ragged
 from flagai.errors import InputError
-from flagai.model.ragged import Ragged
 
 Rows = list[list[int]]
 rows = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6)

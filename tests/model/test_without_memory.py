@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from flagai.model import opening
-from flagai.model.building import several, without_memory
 from flagai.model.layer import Embeddings, FeedForward, RMSNorm
+from flagai.model.meta_init import several, without_memory
 from tests import tiny
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from flagai.parallel import shards
+from flagai.parallel import dtensor as shards
 from tests import tiny
 
 # Sizes that two and four ranks can share; vocabularies stay odd.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-import flagai.parallel.layout  # noqa: F401 - loaded once, before the processes fork
+import flagai.parallel.sharding  # noqa: F401 - loaded once, before the processes fork
 
 torch.compiler.disable(print)  # loads the compiler, which distributed tensors need: once, before the processes fork
 _FORK = multiprocessing.get_context("fork")

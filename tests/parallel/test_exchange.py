@@ -9,14 +9,15 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import Shard
 
-from flagai.checkpoint import exchange as exchange_module
-from flagai.checkpoint import pieces, transfer
-from flagai.checkpoint.pieces import Move, plan
 from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint.stream import exchange as exchange_module
+from flagai.checkpoint.stream import plan as pieces
+from flagai.checkpoint.stream import transfer
+from flagai.checkpoint.stream.plan import Move, plan
 from flagai.errors import CheckpointError
 from flagai.model.glm_model import GLMModel
-from flagai.parallel import shards
-from flagai.parallel.layout import read_layout
+from flagai.parallel import dtensor as shards
+from flagai.parallel.sharding import read_layout
 from flagai.parallel.world import make_mesh
 from tests import tiny
 from tests.checkpoint.making import saved

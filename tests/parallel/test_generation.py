@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from flagai.generation import Hypothesis, generate
-from flagai.parallel import bricks
-from flagai.parallel.edges import put_together
+from flagai.parallel import layers as bricks
+from flagai.parallel.collectives import put_together
 from flagai.parallel.world import make_mesh
 from tests.generation.writers import BLANKS, PLAIN, Writer, lively
 from tests.parallel.comparing import SHARED

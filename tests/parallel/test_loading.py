@@ -16,8 +16,8 @@ from flagai.model import opening
 from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
-from flagai.parallel import shards
-from flagai.parallel.layout import read_layout
+from flagai.parallel import dtensor as shards
+from flagai.parallel.sharding import read_layout
 from flagai.parallel.world import make_mesh
 from tests import tiny
 from tests.checkpoint.making import saved, tensors

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from flagai.generation import generate, static
-from flagai.generation.static import steps_of
+from flagai.generation import generate
+from flagai.generation.replay import steps as static
+from flagai.generation.replay.steps import steps_of
 from flagai.parallel.world import make_mesh
 from tests.generation.tape import TapeRecorder
 from tests.parallel import test_generation as plain

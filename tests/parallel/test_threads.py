@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.parallel.shards import in_parts, is_sharded, local, vocabularies
+from flagai.parallel.dtensor import in_parts, is_sharded, local, vocabularies
 from flagai.parallel.world import make_mesh
 from tests import tiny
 from tests.parallel.comparing import folder, make

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from flagai.errors import InputError
-from flagai.parallel import shards
+from flagai.parallel import dtensor as shards
 from flagai.parallel.fsdp import FullyShard
-from flagai.parallel.tensor import keep_logits_sharded
+from flagai.parallel.tensor_parallel import keep_logits_sharded
 from flagai.parallel.world import make_mesh
 from tests import tiny
 from tests.parallel.comparing import compare, computed, folder, make, sizes

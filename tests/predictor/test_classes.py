@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from flagai import cli
 from flagai.errors import InputError
 from flagai.model.bert_model import BertForClsClassifier
-from flagai.model.predictor import reading
+from flagai.model.predictor import encoder_heads as reading
 from flagai.model.predictor.predictor import Predictor
 from tests import folders, tiny
 

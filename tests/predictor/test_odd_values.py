@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flagai.errors import FlagAIError, InputError
-from flagai.generation.tree import Tree
+from flagai.generation.decoding_state import Tree
 from flagai.model.predictor.options import NAMES
 from flagai.model.predictor.predictor import Predictor
 

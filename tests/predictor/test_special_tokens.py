@@ -12,7 +12,7 @@ from flagai.data.prepare import bert
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError, VocabularyError
 from flagai.model.bert_model import BertForMaskLM
-from flagai.model.predictor import reading
+from flagai.model.predictor import encoder_heads as reading
 from tests.data.variants import byte_level, wordpiece
 
 TEXTS = ["the quick brown fox", "Hello world! It's a new day", "lazy dog"]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from flagai.data.ragged import Ragged
 from flagai.errors import InputError
-from flagai.model.predictor import windows
-from flagai.model.predictor.windows import in_windows
-from flagai.model.ragged import Ragged
+from flagai.model.predictor import prefetch as windows
+from flagai.model.predictor.prefetch import in_windows
 
 
 def test_rows_are_in_the_order_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,11 @@ from flagai import cli
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.catalog.packages import find_model
 from flagai.cli.languages import script_of
+from flagai.data.ragged import Ragged
 from flagai.errors import ConfigError, InputError
 from flagai.model.predictor.embedder import SentenceEmbedder
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.predictor.unknown import UnknownTokens
-from flagai.model.ragged import Ragged
 from tests import folders
 
 MINILM = find_model("all-MiniLM-L6-v2")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.model import compiled as module
-from flagai.model.compiled import _has_known_parts, compile_blocks
+from flagai.kernels.compiled import blocks as module
+from flagai.kernels.compiled.blocks import _has_known_parts, compile_blocks
 from flagai.model.layer import PackedRow
 from flagai.model.layer.mask import Visibility
 from flagai.train.feed import feed, workers_for
@@ -81,7 +81,7 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
     """As on a GPU: without memory, the kernel has shapes only, but is traced all the same."""
     from torch._dynamo.utils import counters
 
-    from flagai.model import compiled
+    from flagai.kernels.compiled import blocks as compiled
 
     compile_it = nn.Module.compile
     monkeypatch.setattr(
@@ -166,7 +166,10 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     pytest.importorskip("triton")
     from torch._dynamo.utils import counters
 
-    from flagai.model.layer import learning, learning_gelu, learning_norm, training
+    from flagai.kernels.compiled import add_norm as learning_norm
+    from flagai.kernels.compiled import bias_gelu as learning_gelu
+    from flagai.kernels.compiled import eligible as learning
+    from flagai.kernels.packed import attention_autograd as training
 
     class OnGpu(module.Seen):
         def __init__(self, whole: Visibility, device: torch.device) -> None:

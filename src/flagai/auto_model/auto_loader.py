@@ -16,9 +16,9 @@ from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNot
 from flagai.given_path import given_path
 from flagai.model.base_model import BaseModel
 from flagai.model.config import LOADING_ARGUMENTS, family_of
-from flagai.model.obtain import CONFIG_FILE, variant
-from flagai.model.placement import Device, Dtype, best_device
+from flagai.model.device import Device, Dtype, best_device
 from flagai.model.registry import class_named, find_class
+from flagai.model.resolve import CONFIG_FILE, variant
 from flagai.typed_json import read_json
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint
 from flagai.checkpoint.report import LoadReport, fold
-from flagai.checkpoint.transfer import Transfer
-from flagai.parallel import shards
+from flagai.checkpoint.stream.transfer import Transfer
+from flagai.parallel import dtensor as shards
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -15,7 +15,7 @@ from functools import cached_property
 
 import torch
 
-from flagai.checkpoint.quantised import SCALE
+from flagai.checkpoint.quantization import SCALE
 
 LAYOUTS = ("huggingface", "flagai")
 # Our own parameters under their own names, as our training files and quantised models have them.

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from flagai.checkpoint.files import CheckpointFiles
-from flagai.checkpoint.pages import mapped_ahead
+from flagai.checkpoint.formats.pickle_file import open_pickle
+from flagai.checkpoint.formats.safetensors_file import open_safetensors
 from flagai.checkpoint.phases import phase
-from flagai.checkpoint.pickle_file import open_pickle
-from flagai.checkpoint.quantised import widened
-from flagai.checkpoint.safetensors_file import open_safetensors
+from flagai.checkpoint.quantization import widened
 from flagai.checkpoint.steady import read_steadily
-from flagai.checkpoint.stream import Stream, exactly
+from flagai.checkpoint.stream.memory import mapped_ahead
+from flagai.checkpoint.stream.readers import Stream, exactly
 from flagai.errors import CheckpointError
 from flagai.given_flag import check_flag
 from flagai.given_path import given_path
@@ -97,7 +97,7 @@ class Checkpoint:
                 )
 
     def mapped_ahead(self) -> AbstractContextManager[None]:
-        """Bring all files into memory while the body runs; see :func:`flagai.checkpoint.pages.mapped_ahead`."""
+        """Bring all files into memory while the body runs; see :func:`flagai.checkpoint.stream.memory.mapped_ahead`."""
         return mapped_ahead(tensor for part in self.parts for tensor in part.values())
 
     @contextmanager

@@ -143,8 +143,8 @@ def check_place(device: str | None, quantize: str | None = None) -> None:
     Raises:
         InputError: there is none of this name.
     """
-    from flagai.model.placement import read_device
-    from flagai.model.quantized import read_bits
+    from flagai.model.device import read_device
+    from flagai.model.quantization import read_bits
 
     if device is not None:
         read_device(device)

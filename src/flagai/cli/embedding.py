@@ -197,7 +197,7 @@ def _embedder(model: str, home: Path | None, device: str | None) -> "SentenceEmb
     import torch
 
     from flagai.auto_model.auto_loader import AutoLoader
-    from flagai.model.placement import best_device, read_device
+    from flagai.model.device import best_device, read_device
     from flagai.model.predictor.embedder import SentenceEmbedder
 
     place = read_device(best_device() if device is None else device)

@@ -3,10 +3,10 @@
 import torch
 
 from flagai.generation.beam_group import BeamGroup
+from flagai.generation.decoding_state import Scored, Tree
 from flagai.generation.forced import ForcedWords
 from flagai.generation.processors import Pipeline
 from flagai.generation.search import Choice, Search
-from flagai.generation.tree import Scored, Tree
 from flagai.generation.types import Hypothesis, StopHook
 
 

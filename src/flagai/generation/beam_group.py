@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from flagai.generation.decoding_state import Tree
 from flagai.generation.forced import ForcedWords
 from flagai.generation.options import Decoding
-from flagai.generation.tree import Tree
 
 
 @dataclass

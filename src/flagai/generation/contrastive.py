@@ -6,9 +6,9 @@ Source: Su et al. 2022, "A Contrastive Framework for Neural Text Generation", se
 import torch
 from torch.nn import functional as F
 
+from flagai.generation.decoding_state import Scored, Tree
 from flagai.generation.processors import Pipeline
 from flagai.generation.search import Choice, Search
-from flagai.generation.tree import Scored, Tree
 from flagai.generation.types import Hypothesis, StopHook
 
 

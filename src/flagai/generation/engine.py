@@ -7,17 +7,17 @@ from typing import Any
 import torch
 
 from flagai.generation.beam import BeamSearch
-from flagai.generation.chain import Chain
 from flagai.generation.checks import memory_advice
 from flagai.generation.contrastive import ContrastiveSearch
+from flagai.generation.decoding_state import Tree
+from flagai.generation.draft_state import Chain
 from flagai.generation.evaluating import evaluating
-from flagai.generation.lanes import IndependentLanes
-from flagai.generation.lookup import PromptLookup
 from flagai.generation.options import Decoding
 from flagai.generation.processors import Pipeline
+from flagai.generation.prompt_lookup import PromptLookup
+from flagai.generation.sampling import IndependentLanes
 from flagai.generation.search import Search
 from flagai.generation.stepper import Stepper
-from flagai.generation.tree import Tree
 from flagai.generation.types import Event, Hypothesis, LogitsProcessor, Prompt, StopHook
 
 # Texts leave the batch when this share of it is finished: leaving copies the cache, so not for each one.

@@ -2,9 +2,9 @@
 
 import torch
 
-from flagai.generation.lanes import IndependentLanes
+from flagai.generation.decoding_state import Scored
+from flagai.generation.sampling import IndependentLanes
 from flagai.generation.search import Choice
-from flagai.generation.tree import Scored
 from flagai.parallel.best import best_tokens
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from flagai.errors import InputError
+from flagai.generation.decoding_state import Tree
 from flagai.generation.options import Decoding
-from flagai.generation.tree import Tree
 from flagai.generation.types import LogitsProcessor
 
 _COLDEST = 1e-30

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import torch
 
+from flagai.generation.decoding_state import Scored, Tree
 from flagai.generation.processors import Pipeline
-from flagai.generation.tree import Scored, Tree
 from flagai.generation.types import Hypothesis, StopHook
 
 

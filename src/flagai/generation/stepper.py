@@ -2,9 +2,9 @@
 
 from contextlib import ExitStack
 
+from flagai.generation.decoding_state import Scored
+from flagai.generation.replay.steps import Choosing, steps_of, suits
 from flagai.generation.search import Search
-from flagai.generation.static import Choosing, steps_of, suits
-from flagai.generation.tree import Scored
 
 
 class Stepper:

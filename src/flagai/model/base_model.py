@@ -20,26 +20,26 @@ from flagai.checkpoint.report import LoadReport
 from flagai.errors import ConfigError
 from flagai.given_flag import check_flag
 from flagai.model.block.stack import BlockStack
-from flagai.model.building import collector_paused, give_memory, without_memory
 from flagai.model.config import ModelConfig, OpenConfig
+from flagai.model.device import Device, Dtype, read_device, read_dtype, read_layout
 from flagai.model.generation_defaults import tell_generation_defaults
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.layer.init import draw
-from flagai.model.obtain import CONFIG_FILE, obtain
+from flagai.model.meta_init import collector_paused, give_memory, without_memory
 from flagai.model.opening import Opening, alike
-from flagai.model.placement import Device, Dtype, read_device, read_dtype, read_layout
-from flagai.model.quantized import how_quantized
+from flagai.model.quantization import how_quantized
+from flagai.model.resolve import CONFIG_FILE, obtain
 from flagai.model.saving import Savable
 from flagai.model.untrained import note_drawn
+from flagai.parallel.dtensor import local, same_everywhere
 from flagai.parallel.plan import Plan, shard_dimension
-from flagai.parallel.shards import local, same_everywhere
 from flagai.typed_json import Fields
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
     from torch.distributed.device_mesh import DeviceMesh
 
     from flagai.parallel.fsdp import FullyShard
-    from flagai.parallel.layout import Layout
+    from flagai.parallel.sharding import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class BaseModel(Savable):
                 (replicas), or "auto" (see :mod:`flagai.parallel.world`). Each process reads its part only.
             fsdp: shard over ``dp`` instead of keeping replicas.
             quantize: "int8" or "int4" keeps the weights of the blocks in so many bits, "int8-all" and "int4-all" also
-                the table of tokens in eight (:mod:`flagai.model.quantized`). A folder that was saved so needs no word.
+                the table of tokens in eight (:mod:`flagai.model.quantization`). A folder saved so needs no option.
             mmap: map the files of weights. False reads them into this process' memory at once: then they may be
                 rewritten in place, which would end a process that maps them (SIGBUS).
             **config_overrides: settings that replace those of config.json, such as ``class_num=3``.

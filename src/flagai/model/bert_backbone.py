@@ -12,13 +12,13 @@ import torch
 
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BertBlock, BlockStack
-from flagai.model.building import several
 from flagai.model.config import ModelConfig, architecture_of, model_type_of
 from flagai.model.config_values import Count, Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
 from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result
 from flagai.model.layer import Embeddings, KVCache, Mask, Packed, PackedRow, Pooler
 from flagai.model.layer.mask import visibility
 from flagai.model.layer.packed_row import Lengths
+from flagai.model.meta_init import several
 from flagai.model.padding_id import VocabularyPadding, vocabulary_padding
 from flagai.model.weights import bert
 from flagai.typed_json import Fields, shown

@@ -13,13 +13,13 @@ import torch
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GLMBlock
-from flagai.model.building import several
 from flagai.model.config import ModelConfig
 from flagai.model.config_values import Count, Heads, Layers, Range, Rate, Scale, Size, Vocabulary
 from flagai.model.inputs import Output, checked_ids, picked, result, visible
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
+from flagai.model.meta_init import several
 from flagai.model.weights import glm
 from flagai.typed_json import Fields
 

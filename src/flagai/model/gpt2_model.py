@@ -14,7 +14,6 @@ from torch import nn
 
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
-from flagai.model.building import several
 from flagai.model.config import ModelConfig
 from flagai.model.config_values import Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
 from flagai.model.generation_defaults import token_ids, with_end_tokens
@@ -22,6 +21,7 @@ from flagai.model.inputs import Output, checked_ids, decoder_mask, picked, real_
 from flagai.model.layer import Attention, Embeddings, FeedForward, KVCache, LayerNorm, Linear
 from flagai.model.layer.loss import next_token_loss
 from flagai.model.layer.mask import visibility
+from flagai.model.meta_init import several
 from flagai.model.padding_id import vocabulary_padding
 from flagai.model.weights import gpt2
 from flagai.typed_json import Fields

@@ -9,11 +9,11 @@ from flagai.checkpoint.fingerprint import fingerprint
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.steady import read_steadily
 from flagai.model.config import ModelConfig
-from flagai.model.obtain import CONFIG_FILE, Found
-from flagai.model.quantized import Quantization
+from flagai.model.quantization import Quantization
+from flagai.model.resolve import CONFIG_FILE, Found
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
-    from flagai.parallel.layout import Layout
+    from flagai.parallel.sharding import Layout
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from flagai.data.ragged import Numbers, Ragged
 from flagai.errors import InputError
 from flagai.model.layer.packed_row import PackedRow, check_length, on_device
-from flagai.model.ragged import Numbers, Ragged
 
 # Tokens of one pack. On a CPU the activations of a block should stay in its caches (all-MiniLM-L6-v2: 1.8 s with
 # 1,024, 1.5 s with 2,048 and 4,096, 1.7 s with 8,192; BERT-base: all alike); a GPU wants to be filled.

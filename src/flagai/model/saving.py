@@ -14,8 +14,8 @@ from flagai.checkpoint.save import WEIGHT_FILES, Build, Plan, build, plan_tensor
 from flagai.errors import InputError
 from flagai.given_path import given_path
 from flagai.hub.names import MANIFEST
-from flagai.model.obtain import CONFIG_FILE
-from flagai.model.quantized import KEY, how_quantized
+from flagai.model.quantization import KEY, how_quantized
+from flagai.model.resolve import CONFIG_FILE
 
 
 class Savable(nn.Module):
@@ -114,7 +114,7 @@ class Savable(nn.Module):
         if self.layout is None:
             write(build)
             return
-        from flagai.checkpoint.together import write_together
+        from flagai.checkpoint.save_distributed import write_together
 
         write_together(plan, write)
 

@@ -12,7 +12,6 @@ from torch import nn
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, T5Block
-from flagai.model.building import several
 from flagai.model.inputs import (
     Output,
     checked_ids,
@@ -27,6 +26,7 @@ from flagai.model.layer import Embeddings, KVCache, Linear, Mask, Packed, Relati
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import visibility
 from flagai.model.layer.packed_row import Lengths
+from flagai.model.meta_init import several
 from flagai.model.t5_config import T5Config
 from flagai.model.weights import t5
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import distributed
 
-from flagai.parallel.shards import local
+from flagai.parallel.dtensor import local
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

@@ -6,7 +6,7 @@ import torch
 from torch import distributed
 
 from flagai.errors import InputError
-from flagai.parallel.edges import add_up
+from flagai.parallel.collectives import add_up
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

@@ -201,7 +201,7 @@ def _parts(
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
     if recipe.compile:
-        from flagai.model.compiled import compile_blocks  # loads the compiler
+        from flagai.kernels.compiled.blocks import compile_blocks  # loads the compiler
 
         compile_blocks(model)
     objective.recipe = fitting(recipe, model, objective)

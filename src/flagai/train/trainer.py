@@ -18,9 +18,9 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.carry import carried
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
-from flagai.model.building import collector_settled
 from flagai.model.layer import PackedRow
 from flagai.model.layer.packed_row import on_device
+from flagai.model.meta_init import collector_settled
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.batches import batches, packed
 from flagai.train.engine import Engine, ShardedEngine

@@ -7,11 +7,11 @@ import torch
 
 from flagai.data.prepare import labels as token_labels
 from flagai.data.prepare.batch import Batch, checked_pairs, checked_room, checked_texts, encoded_pairs, padded
+from flagai.data.ragged import Ragged
 from flagai.data.tokenizer import Encoding, Tokenizer
 from flagai.data.tokenizer.formats import Frames, with_ends
 from flagai.data.tokenizer.text import inside_words
 from flagai.errors import InputError
-from flagai.model.ragged import Ragged
 
 NO_CHARACTERS = (0, 0)
 _Token = tuple[int, tuple[int, int], bool]

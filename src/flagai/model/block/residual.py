@@ -8,8 +8,8 @@ from torch import nn
 
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.encoding import added_norm
 from flagai.model.layer.mask import Visibility
+from flagai.model.layer.norm import added_norm
 
 
 class PreNormBlock(nn.Module):

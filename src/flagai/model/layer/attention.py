@@ -7,9 +7,9 @@ from torch import nn
 
 from flagai.errors import InputError
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.kernel import attend
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import Visibility
+from flagai.model.layer.sdpa import attend
 
 
 class Attention(nn.Module):

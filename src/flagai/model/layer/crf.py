@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from flagai.errors import InputError
-from flagai.parallel.shards import local
+from flagai.parallel.dtensor import local
 
 
 class CRF(nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.errors import InputError
-from flagai.model.layer.products import linear
+from flagai.model.layer.linear import linear
 
 
 def check_ids(ids: torch.Tensor, rows: int, what: str) -> None:

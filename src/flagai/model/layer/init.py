@@ -5,7 +5,7 @@ from torch import nn
 
 from flagai.model.layer.crf import CRF
 from flagai.model.layer.norm import RMSNorm
-from flagai.parallel.shards import is_sharded, local, take_from_first_rank
+from flagai.parallel.dtensor import is_sharded, local, take_from_first_rank
 
 
 @torch.no_grad()

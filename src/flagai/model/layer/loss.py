@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from flagai.errors import InputError
-from flagai.parallel.shards import is_sharded
+from flagai.parallel.dtensor import is_sharded
 
 _NONE = -100
 

@@ -14,7 +14,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForMaskLM
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.protocol import BLANKS, ENCODER_DECODER
-from flagai.model.predictor.writer import Writer
+from flagai.model.predictor.text_generation import Writer
 from flagai.model.t5_model import T5Model
 
 _MASKS = re.compile(r"\[(?:MASK|sMASK|gMASK)\]")

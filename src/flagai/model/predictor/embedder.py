@@ -14,10 +14,10 @@ from flagai.given_flag import check_flag
 from flagai.given_path import given_path
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForEmbedding
-from flagai.model.placement import Device, Dtype, read_device
+from flagai.model.device import Device, Dtype, read_device
 from flagai.model.predictor.arguments import check_parts, many
+from flagai.model.predictor.embedding import packed_means, text_vectors
 from flagai.model.predictor.sentence_folder import check_similarity
-from flagai.model.predictor.vectors import packed_means, text_vectors
 
 
 class SentenceEmbedder:
@@ -84,7 +84,7 @@ class SentenceEmbedder:
             ),
         )
         if compile:
-            from flagai.model.compiled import compile_blocks  # imports the compiler
+            from flagai.kernels.compiled.blocks import compile_blocks  # imports the compiler
 
             compile_blocks(model)
         return cls(model, tokenizer, max_length)

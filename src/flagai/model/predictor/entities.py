@@ -11,7 +11,7 @@ from flagai.data.prepare.scheme import OUTSIDE, read_tags
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForSequenceLabelingCRF, BertForSequenceLabelingGP
-from flagai.model.predictor import reading
+from flagai.model.predictor import encoder_heads as reading
 from flagai.model.predictor.arguments import read_length
 from flagai.model.predictor.text_windows import joined, windows_of
 

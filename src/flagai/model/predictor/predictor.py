@@ -12,16 +12,17 @@ from flagai.generation.options import MOST_LANES
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForSequenceLabelingGP
 from flagai.model.glm_model import GLMForSequenceClassification
-from flagai.model.predictor import blanks, reading
+from flagai.model.predictor import blanks
+from flagai.model.predictor import encoder_heads as reading
 from flagai.model.predictor.abilities import CLASSIFIERS, require
 from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, tell_of_pairs, whole_number
 from flagai.model.predictor.blanks import Filled
 from flagai.model.predictor.classes import probabilities, require_one_class
+from flagai.model.predictor.embedding import text_vectors
 from flagai.model.predictor.entities import check_types, entities_of, known_labels
+from flagai.model.predictor.label_scoring import label_scores
 from flagai.model.predictor.options import Options
-from flagai.model.predictor.scoring import label_scores
-from flagai.model.predictor.vectors import text_vectors
-from flagai.model.predictor.writer import Writer
+from flagai.model.predictor.text_generation import Writer
 
 Entity = tuple[int, int, str]
 Text = str | Sequence[str]

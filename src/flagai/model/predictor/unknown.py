@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flagai.data.ragged import Ragged
 from flagai.errors import InputError
-from flagai.model.ragged import Ragged
 
 logger = logging.getLogger(__name__)
 

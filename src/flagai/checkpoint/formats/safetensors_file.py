@@ -1,0 +1,128 @@
+"""Read a safetensors file as views of one memory mapping: no copy, no byte read before it is used."""
+
+import math
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flagai.checkpoint.formats.pickle_values import LONGEST_NAME, MOST_DIMENSIONS
+from flagai.checkpoint.mapping import map_file, tensor_at
+from flagai.errors import CheckpointError
+from flagai.typed_json import parse_json, shown
+
+# Parsed, a header takes 25 times its size. 100 bytes describe a tensor; the format itself allows 100 MB.
+_HEADER_LIMIT = 25 << 20
+# A small file has a small header, or an eighth of it is one.
+_HEADER_ALLOWANCE = 1 << 20
+_HEADER_SHARE = 8
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def open_safetensors(path: Path, *, mapped: bool = True) -> dict[str, torch.Tensor]:
+    """Map a safetensors file and return its tensors by name.
+
+    The tensors are private views of the page cache: processes that open the same file share its
+    memory, and writing to a tensor changes only this process' copy of the touched pages.
+
+    Args:
+        path: the file.
+        mapped: map the file; see :func:`flagai.checkpoint.mapping.map_file`.
+
+    Raises:
+        CheckpointError: the file is shorter than its header says, or the header is not consistent.
+    """
+    size = path.stat().st_size
+    if size < 8:
+        raise CheckpointError(f"{path} has {size} bytes, too few for a safetensors file. Fetch it again.")
+    memory = map_file(path, mapped=mapped)
+    header, start = _read_header(path, memory)
+    entries = _check_header(path, header, len(memory) - start)
+    return {name: tensor_at(memory, start + begin, dtype, shape) for name, (dtype, shape, begin) in entries.items()}
+
+
+def _read_header(path: Path, memory: mmap) -> tuple[dict[str, Any], int]:
+    size, length = len(memory), int.from_bytes(memory[:8], "little")
+    limit = min(_HEADER_LIMIT, max(_HEADER_ALLOWANCE, size // _HEADER_SHARE))
+    if length > min(limit, size - 8):
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file: it announces a header of {length:,} bytes and has {size:,} "
+            f"bytes in all; at most {limit:,} are read. Fetch it again."
+        )
+    header = parse_json(memory[8 : 8 + length], f"The header of {path}", CheckpointError)
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} has a safetensors header that is no JSON object. Fetch it again.")
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
+def _check_header(path: Path, header: dict[str, Any], available: int) -> dict[str, tuple[torch.dtype, list[int], int]]:
+    """Return ``name -> (dtype, shape, first byte)`` after checking that the tensors tile the data exactly."""
+    entries = {}
+    spans = []
+    for name, entry in header.items():
+        if len(name) > LONGEST_NAME:
+            raise CheckpointError(f"{path}: a name has {len(name):,} characters: {shown(name)}. Fetch it again.")
+        try:
+            dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+            begin, end = entry["data_offsets"]
+            numbers = [*shape, begin, end]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: the header entry of {shown(name)} cannot be read: {shown(entry)}. Fetch it again."
+            ) from error
+        if len(shape) > MOST_DIMENSIONS or not _are_possible(numbers):
+            raise CheckpointError(
+                f"{path}: the header entry of {shown(name)} has impossible numbers: {shown(entry)}. Fetch it again."
+            )
+        length = dtype.itemsize * math.prod(shape)
+        if end - begin != length:
+            raise CheckpointError(
+                f"{path}: the header gives {shown(name)} {end - begin} bytes, but {entry['dtype']} {shape} takes "
+                f"{length}. Fetch it again."
+            )
+        entries[name] = (dtype, shape, begin)
+        spans.append((begin, end, name))
+    _check_tiling(path, sorted(spans), available)
+    return entries
+
+
+def _are_possible(numbers: list[Any]) -> bool:
+    """Whether extents and offsets are whole numbers whose product torch can count, zeros left aside."""
+    return all(type(number) is int and 0 <= number < 2**62 for number in numbers) and (
+        math.prod(number or 1 for number in numbers[:-2]) < 2**62
+    )
+
+
+def _check_tiling(path: Path, spans: list[tuple[int, int, str]], available: int) -> None:
+    expected = 0
+    for begin, end, name in spans:
+        if begin != expected:
+            raise CheckpointError(
+                f"{path}: {shown(name)} begins at byte {begin} where byte {expected} is due. Fetch it again."
+            )
+        expected = end
+    if expected != available:
+        raise CheckpointError(
+            f"{path} is {'truncated' if expected > available else 'too long'}: the header describes {expected} bytes "
+            f"of tensors and {available} are there. Fetch it again."
+        )

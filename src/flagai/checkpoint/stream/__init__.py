@@ -1,0 +1,1 @@
+"""How bytes travel from files to parameters."""

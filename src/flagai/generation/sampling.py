@@ -1,0 +1,165 @@
+"""Greedy search and sampling: lanes that do not know of each other."""
+
+import torch
+
+from flagai.errors import InputError
+from flagai.generation.decoding_state import Scored, Tree
+from flagai.generation.processors import Pipeline
+from flagai.generation.search import Choice, Search
+from flagai.generation.types import Hypothesis, StopHook
+
+
+class IndependentLanes(Search):
+    """Each lane takes its best token, or draws one.
+
+    Scores are sums of what the tokens were chosen by: in greedy search, the processed log-probabilities (as in a beam
+    search); in sampling, the model's own, so that samples drawn hot or cold compare.
+
+    Args:
+        tree: the texts.
+        pipeline: from logits to scores.
+        hook: ends pieces; None for none.
+
+    Raises:
+        InputError: there is not one seed per text.
+    """
+
+    def __init__(self, tree: Tree, pipeline: Pipeline, hook: StopHook | None) -> None:
+        super().__init__(tree, pipeline, hook)
+        batch, width = len(tree.ids), self.decoding.width
+        self.score = torch.zeros(batch, width, device=tree.device)
+        self.kept = torch.zeros(batch, width, dtype=torch.long, device=tree.device)
+        self.length = torch.zeros_like(self.kept)
+        self.ended = torch.zeros_like(self.kept, dtype=torch.bool)
+        self.stopped = torch.zeros_like(self.ended)
+        self.uniforms = _uniforms(tree, width) if self.decoding.do_sample else self.score[..., None]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """See the base class."""
+        names = ("score", "kept", "length", "ended", "stopped", "uniforms")
+        return {name: getattr(self, name) for name in names}
+
+    def choose(self, scored: Scored) -> Choice:
+        """See the base class."""
+        plain, scores = self.pipeline(scored.logits)
+        tokens = self.pick(scores)
+        # Only at the first step there is one lane for all.
+        parents = torch.zeros_like(tokens) if scores.shape[1] < tokens.shape[1] else None
+        return Choice(tokens, parents, self.account(tokens, plain, scores, parents)[1])
+
+    def pick(self, scores: torch.Tensor) -> torch.Tensor:
+        """The token that follows in each lane, [B, W]; ``scores`` are [B, 1 or W, V]."""
+        width = max(scores.shape[1], self.decoding.width)
+        if not self.decoding.do_sample:
+            return scores.argmax(-1).expand(-1, width)
+        step = (self.tree.grown() - int(self.tree.family.starts)).clamp(max=self.tree.limit - 1)
+        uniforms = self.uniforms.expand(-1, width, -1)
+        return draw(scores, uniforms.gather(2, step.expand(len(scores), width)[..., None])[..., 0])
+
+    def account(
+        self, tokens: torch.Tensor, plain: torch.Tensor, scores: torch.Tensor, parents: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Note scores and ends.
+
+        Args:
+            tokens: chosen, [B, W].
+            plain: the model's own scores, [B, 1 or W, V].
+            scores: those by which tokens were chosen, [B, 1 or W, V].
+            parents: the lanes that the tokens continue, [B, W]; None if each continues its own.
+
+        Returns:
+            Which tokens the answers gain, and where the hook ends pieces (None without one); [B, W] each.
+        """
+        chosen = _value(scores, tokens)
+        value = _value(plain, tokens) if self.decoding.do_sample else chosen
+        return self.note(tokens, value, chosen == -torch.inf, parents)
+
+    def note(
+        self, tokens: torch.Tensor, value: torch.Tensor, dead: torch.Tensor, parents: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same, where it is known what tokens add to scores and where every token is forbidden, [B, W] each."""
+        last, stop = self.tree.in_last_blank(), self.tree.stops(tokens)
+        full = last & (self.tree.lanes.piece + 1 >= self.decoding.max_new_tokens)
+        ends, closes = stop | dead | full, None
+        gained, stopped = self.gained(tokens, ends), last & stop
+        # Every question costs a GPU a kernel, so what nobody has asked for is left out.
+        if self.hook is not None:
+            closes = self.hooked(tokens, parents, gained & ~stop & ~dead)
+            gained, stopped = self.gained(tokens, ends | closes), last & (stop | closes)
+        counted = gained & ~dead
+        self.score = self.score + self.total(value.masked_fill(~counted, 0))
+        self.length = self.length + self.total(counted)
+        self.kept = self.kept + self.total(counted & ~(last & stop))
+        self.stopped = self.stopped | (self.total(counted & stopped) > 0)
+        self.ended = self.ended | (self.total(gained & (stopped | dead | full)) > 0)
+        self.done = self.ended.all(1)
+        return gained, closes
+
+    def gained(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Which of these tokens the answers gain; ``ends`` is where nothing may follow; [B, W] each."""
+        return ~self.ended
+
+    def total(self, lanes: torch.Tensor) -> torch.Tensor:
+        """What the lanes of each answer have together, [B, W] -> [B, answers]."""
+        return lanes
+
+    def hypotheses(self, row: int) -> list[Hypothesis]:
+        """See the base class."""
+        written, kept = self.tree.written()[row], self.kept[row].tolist()
+        numbers = zip(self.score[row].tolist(), self.length[row].tolist(), self.stopped[row].tolist(), strict=True)
+        found = [self.hypothesis(row, written[lane, : kept[lane]], *entry) for lane, entry in enumerate(numbers)]
+        return sorted(found, key=lambda hypothesis: -hypothesis.score)
+
+    def possible(self, row: int) -> list[list[int]]:
+        """See the base class."""
+        written = self.tree.written()[row].tolist()
+        return [ids[:kept] for ids, kept in zip(written, self.kept[row].tolist(), strict=True)]
+
+
+def _value(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The scores of tokens, [B, W]; ``scores`` are [B, 1 or W, V]."""
+    return scores.expand(-1, tokens.shape[1], -1).gather(-1, tokens[..., None])[..., 0]
+
+
+def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Draw a token from each distribution by inverting its cumulative sum; a forbidden token is never drawn.
+
+    Args:
+        scores: [B, 1 or W, V]
+        uniforms: numbers in [0, 1), [B, W].
+
+    Shape:
+        -> [B, W]
+    """
+    reached = scores.double().softmax(-1).cumsum(-1).expand(-1, uniforms.shape[1], -1).contiguous()
+    # The number is taken as a share of the actual sum, so it stays below it; 24 bits leave room for rounding.
+    wanted = uniforms * reached[..., -1]
+    found = torch.searchsorted(reached, wanted[..., None], right=True)[..., 0]
+    return found.clamp(max=scores.shape[-1] - 1)
+
+
+def _uniforms(tree: Tree, width: int) -> torch.Tensor:
+    """All random numbers of all answers, [B, width, steps].
+
+    They are drawn before the first step, on the CPU and for each lane from its own seed: so a text's answer depends
+    neither on its neighbours nor on the device, and no step waits for a random generator.
+    """
+    decoding, batch = tree.decoding, len(tree.ids)
+    seeds = decoding.seeds
+    if seeds is None:
+        one = [decoding.seed] * batch if decoding.seed is not None else None
+        seeds = tuple(one or _any_seeds(tree).tolist())
+    if len(seeds) != batch:
+        raise InputError(f"seeds has {len(seeds)} entries for {batch} prompts; give one per prompt.")
+    lanes = [
+        [torch.rand(tree.limit, generator=torch.Generator().manual_seed(seed + lane)) for lane in range(width)]
+        for seed in seeds
+    ]
+    return torch.stack([torch.stack(row) for row in lanes]).double().to(tree.device)
+
+
+def _any_seeds(tree: Tree) -> torch.Tensor:
+    """Seeds by chance; ranks that share a model must draw the same."""
+    seeds = torch.randint(2**62, [len(tree.ids)])
+    layout = getattr(tree.model, "layout", None)
+    return seeds if layout is None else layout.agreed(seeds)

@@ -1,0 +1,12 @@
+"""Faster equals of plain operations; deleting this folder changes nothing but time.
+
+:mod:`flagai.model.layer.operation` is the door. README.md in this folder has a row for each operation.
+"""
+
+# Which modules register implementations, by the operation's name; imported at its first call.
+MODULES: dict[str, tuple[str, ...]] = {
+    "linear": ("cpu.linear",),
+    "attend": ("packed.attention",),
+    "added_norm": ("packed.add_norm",),
+    "quantized_product": ("decode.quantized_ops", "cpu.quantized_linear"),
+}

@@ -1,0 +1,1 @@
+"""CUDA C++ and its compilation."""

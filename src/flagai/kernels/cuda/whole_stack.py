@@ -1,0 +1,290 @@
+"""All blocks of a decoding step in one kernel, which never stops reading; what it computes: :mod:`.fused`.
+
+It is for one token and for large blocks: smaller ones are read before multiprocessors have told each other what they
+have found.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from flagai.kernels.cuda.nvrtc import CudaKernel, Options, can_compile
+from flagai.kernels.decode.ops import ACTIVATIONS, HALF
+from flagai.model.block.residual import linear_layers
+from flagai.model.layer.cache import LayerCache
+from flagai.model.layer.linear import Linear
+from flagai.model.layer.mask import Visibility
+from flagai.model.layer.quantized_linear import QuantizedLinear
+from flagai.model.layer.static_cache import StaticCache
+
+logger = logging.getLogger(__name__)
+Block = Callable[..., torch.Tensor]
+# What follows is as in megakernel/: the activations by their numbers in step.cu, the rest as in layout.cuh,
+_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
+# a tile's rows and the bytes of each, numbers that share a scale, features of a head,
+_ROWS, _ROW_BYTES, _GROUP, _WIDTH = 4, 2048, 128, 64
+# threads that compute and, by the bits of a weight, that fetch,
+_THREADS, _FETCHERS = 512, {4: 64, 8: 32, 16: 32}
+# bytes of a tile's two barriers, of its results, of a block's addresses, and of the rest.
+_BARRIERS, _RESULTS, _ADDRESSES, _REST = 16, 256, 192, 16 * _THREADS + 128
+# Tiles that a multiprocessor asks for at once, by the bits of a weight. With fewer the memory rests; with more, whoever
+# asks for anything else waits for all of them.
+_FLIGHT = {4: 3, 8: 5, 16: 6}
+# Tiles in the ring below which it would run empty whenever multiprocessors wait for each other.
+_LEAST_RING = 12
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the kernel is cut for a stack of blocks and a GPU.
+
+    Args:
+        hidden: numbers of a token.
+        inner: numbers between the feed-forward layer's matrices.
+        blocks: how many there are.
+        bits: of a weight.
+        multiprocessors: of the GPU.
+        memory: bytes of shared memory that a program may have.
+    """
+
+    hidden: int
+    inner: int
+    blocks: int
+    bits: int
+    multiprocessors: int
+    memory: int
+
+    @classmethod
+    def of(cls, blocks: Sequence[Any]) -> Self:
+        """For blocks that are alike, on their GPU."""
+        weight, up = blocks[0].norm1.weight, blocks[0].feed_forward.up
+        gpu: Any = torch.cuda.get_device_properties(weight.device)
+        memory = gpu.shared_memory_per_block_optin
+        return cls(weight.numel(), up.out_features, len(blocks), _bits(up), gpu.multi_processor_count, memory)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the kernel can be cut like that."""
+        return (
+            self.hidden % (8 * _THREADS) == 0
+            and self._length & (self._length - 1) == 0
+            and self.inner % self.hidden == 0
+            # Every program has a part of every result.
+            and self.multiprocessors <= self.hidden // _ROWS
+            # Every thread finishes a row at most.
+            and -(-3 * self.hidden // _ROWS // self.multiprocessors) * _ROWS <= _THREADS
+            and self.ring >= _LEAST_RING
+        )
+
+    @property
+    def tiles(self) -> int:
+        """The most tiles of a product that a multiprocessor takes."""
+        rows = -(-self.hidden // _ROWS // self.multiprocessors)
+        return rows * self._length * max(3, self.inner // self.hidden)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a program."""
+        return _THREADS + _FETCHERS[self.bits]
+
+    @property
+    def _length(self) -> int:
+        """Tiles that make up rows of a matrix."""
+        return self.hidden * self.bits // 8 // _ROW_BYTES
+
+    @property
+    def _slot(self) -> int:
+        """Bytes of a tile in the ring, with what goes with it."""
+        steps = 4 * 2 * _ROW_BYTES // _GROUP if self.bits == 4 else 0
+        return _ROWS * (_ROW_BYTES + steps) + _BARRIERS
+
+    @property
+    def _around(self) -> int:
+        """Bytes of shared memory besides the ring: a token's numbers, digits and scales, results, addresses."""
+        token = 2 * self.hidden + 8 * self.hidden // _GROUP
+        return token + _RESULTS * self.tiles + _ADDRESSES * self.blocks + _REST
+
+    @property
+    def ring(self) -> int:
+        """Tiles in the ring."""
+        return (self.memory - self._around) // self._slot
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory of a program."""
+        return self._around + self.ring * self._slot
+
+    @property
+    def options(self) -> Options:
+        """What the kernel's source leaves open, without what blocks say."""
+        return (
+            ("HIDDEN", self.hidden),
+            ("INNER", self.inner),
+            ("HEADS", self.hidden // _WIDTH),
+            ("BLOCKS", self.blocks),
+            ("BITS", self.bits),
+            ("TILES", self.tiles),
+            ("RING", self.ring),
+            ("FLIGHT", _FLIGHT[self.bits]),
+            ("SHARED", self.shared),
+        )
+
+
+class Megakernel:
+    """Computes all blocks of a stack, for one token over a static cache.
+
+    It has no parameters of its own: it reads the blocks' where they are.
+
+    Args:
+        blocks: what :func:`megakernel_blocks` accepts.
+        otherwise: what computes each of them where the kernel cannot be had.
+    """
+
+    def __init__(self, blocks: Sequence[Any], otherwise: Sequence[Block]) -> None:
+        self._blocks = blocks
+        self._otherwise = otherwise
+        self._cut = Cut.of(blocks)
+        # For each cache: the addresses of everything, what programs tell each other, and how many blocks they computed.
+        self._kept: WeakKeyDictionary[StaticCache, tuple[torch.Tensor, ...]] = WeakKeyDictionary()
+
+    def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
+        """[1, 1, width] -> [1, 1, width]; ``visibility`` has booleans, [1, 1, 1, capacity]."""
+        static, first, kernel = cast(StaticCache, cache.cache), self._blocks[0], self._kernel
+        if kernel is None:
+            for index, block in enumerate(self._otherwise):
+                hidden = block(hidden, visibility, cache=static.layer(index))
+            return hidden
+        if static not in self._kept:
+            self._kept[static] = self._prepared(static)
+        addresses, notes, turn = self._kept[static]
+        seen, scale = cast(torch.Tensor, visibility.tensor).view(torch.uint8), first.attention.scale
+        out = torch.empty_like(hidden)
+        kernel.run_together(
+            self._cut.multiprocessors,
+            self._cut.threads,
+            addresses,
+            hidden.contiguous(),
+            out,
+            notes,
+            turn,
+            seen,
+            static.now,
+            seen.shape[-1],
+            float(first.norm1.eps),
+            float(_WIDTH**-0.5 if scale is None else scale),
+        )
+        return out
+
+    @cached_property
+    def _kernel(self) -> CudaKernel | None:
+        weight, name = self._blocks[0].norm1.weight, ACTIVATIONS[self._blocks[0].feed_forward.activation_name]
+        half, device = int(weight.dtype is torch.bfloat16), weight.device
+        options = (*self._cut.options, ("BFLOAT", half), ("ACTIVATION", _ACTIVATIONS.index(name)))
+        try:
+            return CudaKernel.of("megakernel", "step_kernel", options, self._cut.shared, device)
+        except RuntimeError as error:
+            logger.warning("Blocks are computed one by one; there is no kernel for all of them here. %s", error)
+            return None
+
+    def _prepared(self, static: StaticCache) -> tuple[torch.Tensor, ...]:
+        rows = []
+        for index, block in enumerate(self._blocks):
+            layers, norms = linear_layers(block), (block.norm1, block.norm2)
+            tensors = [
+                *(layer.weight for layer in layers),
+                *(getattr(layer, "weight_scale", None) for layer in layers),
+                *(layer.bias for layer in layers),
+                *(norm.weight for norm in norms),
+                *(norm.bias for norm in norms),
+                *static.buffers(index),
+            ]
+            rows.append([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
+        device = static.now.device
+        return (
+            torch.tensor(rows, dtype=torch.int64, device=device),
+            torch.full((2, 6 * self._cut.hidden + self._cut.inner), -1, dtype=torch.int16, device=device),
+            torch.zeros(1, dtype=torch.int32, device=device),
+        )
+
+
+def unchanged(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    """A block of which nothing is left to do."""
+    return hidden
+
+
+def megakernel_blocks(blocks: Sequence[Any], rows: int, otherwise: Sequence[Block]) -> Sequence[Block]:
+    """What computes blocks in one kernel, in the first one's place; empty if nothing does.
+
+    Args:
+        blocks: those that :class:`.fused.FusedPreNorm` computes.
+        rows: number of tokens in a step.
+        otherwise: what computes each of them by itself.
+    """
+    device = blocks[0].norm1.weight.device
+    suits = (
+        rows == 1
+        and can_compile(device)
+        and all(map(_has_one_kind_of_weights, blocks))
+        and len({_numbers(block) for block in blocks}) == 1
+        and _has_square_attention(blocks[0])
+        and all(_lies_well(tensor) for block in blocks for tensor in _read_by_lines(block))
+        and {parameter.device for block in blocks for parameter in block.parameters()} == {device}
+        and Cut.of(blocks).fits
+    )
+    return [Megakernel(blocks, otherwise), *[unchanged] * (len(blocks) - 1)] if suits else ()
+
+
+def _bits(layer: Any) -> int:
+    return layer.bits if type(layer) is QuantizedLinear else 16
+
+
+def _is_known(layer: Any) -> bool:
+    """Whether the kernel knows how a layer's weights lie."""
+    if type(layer) is QuantizedLinear:
+        return layer.bits == 8 or layer.group == _GROUP
+    return type(layer) is Linear and type(layer.weight) is nn.Parameter and layer.weight.dtype in HALF
+
+
+def _has_one_kind_of_weights(block: Any) -> bool:
+    layers = linear_layers(block)
+    return len({(type(layer), _bits(layer)) for layer in layers}) == 1 and all(map(_is_known, layers))
+
+
+def _numbers(block: Any) -> tuple[Any, ...]:
+    """What the kernel is told once for all blocks."""
+    attention, norms = block.attention, (block.norm1, block.norm2)
+    layers = tuple((layer.out_features, layer.in_features, _bits(layer)) for layer in linear_layers(block))
+    types = tuple((norm.weight.dtype, norm.eps) for norm in norms)
+    return layers, types, attention.head_dim, attention.scale, block.feed_forward.activation_name
+
+
+def _has_square_attention(block: Any) -> bool:
+    *squares, up, down = linear_layers(block)
+    hidden, inner = block.norm1.weight.numel(), up.out_features
+    return (
+        all((layer.out_features, layer.in_features) == (hidden, hidden) for layer in squares)
+        and (up.in_features, down.out_features, down.in_features) == (hidden, hidden, inner)
+        and block.attention.head_dim == _WIDTH
+        and block.norm1.eps == block.norm2.eps
+    )
+
+
+def _read_by_lines(block: Any) -> Iterator[torch.Tensor]:
+    """What is read by 16 bytes and more."""
+    for layer in linear_layers(block):
+        yield layer.weight
+        if type(layer) is QuantizedLinear:
+            yield layer.weight_scale
+    for norm in (block.norm1, block.norm2):
+        yield norm.weight
+        yield norm.bias
+
+
+def _lies_well(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.data_ptr() % 16 == 0

@@ -1,0 +1,154 @@
+"""Sums that several GPUs compute together in a decoding step, and what follows a sum: bias, residual, norm."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.distributed import ProcessGroup
+from torch.nn import functional as F
+
+from flagai.kernels.decode.ops import Tiling, _early, _power, product
+from flagai.parallel.symmetric_memory import Inbox
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How the ranks of a group add up.
+
+    Args:
+        group: the ranks.
+        inbox: memory that their GPUs share; None goes through the group's own sums.
+    """
+
+    group: ProcessGroup
+    inbox: Inbox | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A linear layer of which this rank holds some input features.
+
+    Args:
+        layer: with this rank's columns, and without a bias.
+        bias: added to the sum of all ranks, once.
+    """
+
+    layer: nn.Linear
+    bias: torch.Tensor
+
+
+def joint_product(
+    tokens: torch.Tensor,
+    part: Part,
+    meeting: Meeting,
+    number: int,
+    *,
+    residual: torch.Tensor,
+    norm: nn.LayerNorm | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of all ranks' products, a bias and a residual; all ranks call it at once and get the same numbers.
+
+    Args:
+        tokens: this rank's features, contiguous, [M, K].
+        part: the layer, [N, K].
+        meeting: the ranks.
+        number: which sum of the step it is; of sums that follow each other, one is even and one odd.
+        residual: added in the end, [M, N].
+        norm: applied to a copy of the result.
+
+    Shape:
+        -> [M, N], and the same after the norm
+    """
+    out = torch.empty_like(residual)
+    normed = out if norm is None else torch.empty_like(residual)
+    after = _after(part, residual, norm, out, normed)
+    if meeting.inbox is None:
+        sums = product(tokens, part.layer)
+        distributed.all_reduce(sums, group=meeting.group)
+        _finish(sums, after)
+    else:
+        _send(tokens, part.layer, meeting.inbox, number)
+        _receive(meeting.inbox, number, after)
+    return out, normed
+
+
+def _after(
+    part: Part, residual: torch.Tensor, norm: nn.LayerNorm | None, out: torch.Tensor, normed: torch.Tensor
+) -> dict[str, Any]:
+    """What the kernels do with a sum, as their arguments."""
+    return {
+        "bias": part.bias,
+        "residual": residual,
+        "gain": out if norm is None else norm.weight,
+        "shift": out if norm is None else norm.bias,
+        "eps": 0.0 if norm is None else norm.eps,
+        "out": out,
+        "normed": normed,
+        "N": residual.shape[1],
+        "BK": _power(residual.shape[1]),
+        "BIAS": True,
+        "NORM": norm is not None,
+        "num_warps": 16,
+    }
+
+
+def _finish(sums: torch.Tensor, after: dict[str, Any]) -> None:
+    from flagai.kernels.triton.all_reduce import finish_kernel
+
+    finish_kernel[(len(sums),)](sums, **after, **_early(sums.device, wanted=False))
+
+
+def _send(tokens: torch.Tensor, layer: nn.Linear, inbox: Inbox, number: int) -> None:
+    from flagai.kernels.triton.all_reduce import send_kernel
+
+    (count, size), outputs = tokens.shape, len(layer.weight)
+    tiling = Tiling.of(outputs, size, count)
+    send_kernel[(-(-outputs // tiling.rows),)](
+        tokens,
+        layer.weight,
+        inbox.places,
+        inbox.clock,
+        number,
+        outputs,
+        inbox.room,
+        K=size,
+        M=count,
+        MP=1 if count == 1 else 16,
+        BN=tiling.rows,
+        BK=tiling.columns,
+        RANK=inbox.rank,
+        COUNT=inbox.count,
+        num_warps=tiling.warps,
+        num_stages=tiling.stages,
+        **_early(tokens.device),
+    )
+
+
+def _receive(inbox: Inbox, number: int, after: dict[str, Any]) -> None:
+    from flagai.kernels.triton.all_reduce import receive_kernel
+
+    receive_kernel[(len(after["out"]),)](
+        inbox.words,
+        inbox.clock,
+        number,
+        ROOM=inbox.room,
+        COUNT=inbox.count,
+        **after,
+        **_early(inbox.words.device),
+    )
+
+
+def joint_product_reference(
+    tokens: torch.Tensor,
+    part: Part,
+    meeting: Meeting,
+    *,
+    residual: torch.Tensor,
+    norm: nn.LayerNorm | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`joint_product` computes."""
+    sums = F.linear(tokens, part.layer.weight)
+    distributed.all_reduce(sums, group=meeting.group)
+    out = sums + part.bias + residual
+    return out, out if norm is None else norm(out)

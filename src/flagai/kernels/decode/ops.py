@@ -1,0 +1,315 @@
+"""The products and the attention of a decoding step with few rows: Triton kernels, and what they compute in torch."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flagai.model.layer.activation import activation
+from flagai.model.layer.quantized_linear import Quantized, QuantizedLinear
+
+# More tokens than this are better served by torch's products.
+MOST_ROWS = 16
+# One token meets whole rows of a matrix, in the registers of one program.
+WIDEST = 16384
+# Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.
+_NUMBERS = 32768
+_MULTIPROCESSORS = 128
+HALF = (torch.float16, torch.bfloat16)
+AnyLinear = nn.Linear | QuantizedLinear
+# Activations that the kernels know, by the names of configurations.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a product is cut into programs.
+
+    Args:
+        rows: rows of the matrix that a program takes.
+        columns: how many of their numbers it takes at once.
+        warps: warps of a program.
+        stages: how many tiles are under way at once.
+    """
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int = 1
+
+    @classmethod
+    def of(cls, count: int, size: int, tokens: int) -> "Tiling":
+        """Cut a matrix [count, size] that meets so many tokens.
+
+        One token: whole rows in registers. Several: tiles for tensor cores, through shared memory.
+        """
+        if tokens > 1:
+            return cls(32 if count >= 32 * _MULTIPROCESSORS else 16, min(256, max(16, _power(size))), 4, 5)
+        columns = _power(size)
+        rows = max(1, _NUMBERS // columns)
+        while rows > 1 and count // rows < 2 * _MULTIPROCESSORS:
+            rows //= 2
+        return cls(rows, columns, 8 if rows * columns >= _NUMBERS else 4)
+
+
+def _power(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def usable(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels run on a device with weights of a type."""
+    return dtype in HALF and _capable(device)
+
+
+@cache
+def _capable(device: torch.device) -> bool:
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def fits(layer: nn.Linear | Quantized) -> bool:
+    """Whether a layer is of a size that the kernels compute."""
+    # Threads read 16 bytes at a time.
+    return layer.in_features <= WIDEST and (not isinstance(layer, Quantized) or layer.in_features % 32 == 0)
+
+
+@cache
+def _early(device: torch.device, wanted: bool = True) -> dict[str, Any]:
+    """The launch option with which kernels start before their predecessors end, where there is one."""
+    if not wanted or device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return {"EARLY": False}
+    import triton.language as tl
+    from triton.backends.nvidia.compiler import CUDAOptions
+
+    known = hasattr(tl.extra.cuda, "gdc_wait") and "launch_pdl" in CUDAOptions.__dataclass_fields__
+    return {"EARLY": True, "launch_pdl": True} if known else {"EARLY": False}
+
+
+def product(
+    tokens: torch.Tensor,
+    layer: AnyLinear,
+    *,
+    norm: nn.LayerNorm | None = None,
+    activation_name: str | None = None,
+    residual: torch.Tensor | None = None,
+    tiling: Tiling | None = None,
+    early: bool = True,
+) -> torch.Tensor:
+    """A linear layer and what stands around it, for few tokens.
+
+    Args:
+        tokens: contiguous, [M, K].
+        layer: the layer, [N, K].
+        norm: applied to the tokens first.
+        activation_name: applied to the result.
+        residual: added in the end, [M, N].
+        tiling: how to cut the work.
+        early: whether to start before the kernel before has ended, where that is possible.
+
+    Shape:
+        -> [M, N]
+    """
+    if isinstance(layer, QuantizedLinear):
+        from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual
+
+        return quantized_linear_act_residual(
+            tokens, layer, norm=norm, activation_name=activation_name, residual=residual
+        )
+    from flagai.kernels.triton.decode import product_kernel
+
+    (count, size), matrix = tokens.shape, layer.weight
+    outputs = len(matrix)
+    tiling = tiling or Tiling.of(outputs, size, count)
+    tokens = tokens if norm is None else _normed(tokens, norm, early)
+    out = tokens.new_empty(count, outputs)
+    product_kernel[(-(-outputs // tiling.rows),)](
+        tokens,
+        matrix,
+        matrix if layer.bias is None else layer.bias,
+        tokens if residual is None else residual,
+        out,
+        outputs,
+        K=size,
+        M=count,
+        MP=1 if count == 1 else 16,
+        BN=tiling.rows,
+        BK=tiling.columns,
+        ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
+        BIAS=layer.bias is not None,
+        RESIDUAL=residual is not None,
+        num_warps=tiling.warps,
+        num_stages=tiling.stages,
+        **_early(tokens.device, early),
+    )
+    return out
+
+
+def _normed(tokens: torch.Tensor, norm: nn.LayerNorm, early: bool) -> torch.Tensor:
+    """The norm by itself: in the products it would take the registers that loading needs; measured, 6 % slower."""
+    from flagai.kernels.triton.decode import norm_kernel
+
+    out, size = torch.empty_like(tokens), tokens.shape[1]
+    norm_kernel[(len(tokens),)](
+        tokens,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        out,
+        K=size,
+        BK=_power(size),
+        num_warps=8,
+        **_early(tokens.device, early),
+    )
+    return out
+
+
+def product_reference(
+    tokens: torch.Tensor,
+    layer: nn.Linear,
+    *,
+    norm: nn.LayerNorm | None = None,
+    activation_name: str | None = None,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What :func:`product` computes."""
+    normed = tokens if norm is None else norm(tokens)
+    found = F.linear(normed, layer.weight, layer.bias)
+    found = found if activation_name is None else activation(activation_name)(found)
+    return found if residual is None else found + residual
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where a step's keys and values go.
+
+    Args:
+        keys: a layer's buffer, [B, H, capacity, D].
+        values: the same.
+        now: the slots of the W lanes, [W].
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    now: torch.Tensor
+
+
+def project(
+    tokens: torch.Tensor, norm: nn.LayerNorm | None, query: AnyLinear, key: AnyLinear, value: AnyLinear, slots: Slots
+) -> torch.Tensor:
+    """Normalise tokens, write their keys and values into the cache, and return their queries.
+
+    One kernel reads the three matrices where they lie; so parameters need not be joined.
+
+    Args:
+        tokens: contiguous, [M, K], where token b * W + w is lane w of text b.
+        norm: applied to the tokens first; None if they are normalised.
+        query: [N, K]
+        key: [N, K]
+        value: [N, K]
+        slots: the cache.
+
+    Shape:
+        -> [M, N]
+    """
+    if isinstance(query, QuantizedLinear):
+        from flagai.kernels.decode.quantized_ops import quantized_project
+
+        return quantized_project(tokens, norm, cast(tuple[QuantizedLinear, ...], (query, key, value)), slots)
+    from flagai.kernels.triton.decode import projection_kernel
+
+    count, size = tokens.shape
+    outputs = query.out_features
+    tiling = Tiling.of(outputs if count > 1 else 3 * outputs, size, count)
+    out = tokens.new_empty(count, outputs)
+    projection_kernel[(3 * -(-outputs // tiling.rows),)](
+        tokens if norm is None else _normed(tokens, norm, early=True),
+        *(layer.weight for layer in (query, key, value)),
+        *(layer.bias for layer in (query, key, value)),
+        out,
+        slots.keys,
+        slots.values,
+        slots.now,
+        outputs,
+        slots.keys.shape[2],
+        K=size,
+        M=count,
+        MP=1 if count == 1 else 16,
+        LANES=len(slots.now),
+        D=slots.keys.shape[3],
+        BN=tiling.rows,
+        BK=tiling.columns,
+        num_warps=tiling.warps,
+        num_stages=tiling.stages,
+        **_early(tokens.device),
+    )
+    return out
+
+
+def project_reference(
+    tokens: torch.Tensor, norm: nn.LayerNorm, query: nn.Linear, key: nn.Linear, value: nn.Linear, slots: Slots
+) -> torch.Tensor:
+    """What :func:`project` computes."""
+    normed, (batch, _, _, width) = norm(tokens), slots.keys.shape
+    for layer, buffer in ((key, slots.keys), (value, slots.values)):
+        found = F.linear(normed, layer.weight, layer.bias).view(batch, len(slots.now), -1, width)
+        buffer.index_copy_(2, slots.now, found.transpose(1, 2))
+    return F.linear(normed, query.weight, query.bias)
+
+
+def attend_slots(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """Attention of a step's tokens to the written slots of the cache.
+
+    Args:
+        query: [M, H * D], where token b * W + w is lane w of text b.
+        slots: the cache, with this step's keys and values in it.
+        seen: which slots each token sees, booleans [B, W, capacity]; none after this step's.
+        scale: factor on the scores; None means D ** -0.5.
+
+    Shape:
+        -> [M, H * D]
+    """
+    from flagai.kernels.triton.decode import attention_kernel
+
+    _, heads, capacity, width = slots.keys.shape
+    out = torch.empty_like(query)
+    attention_kernel[(len(query), heads)](
+        query,
+        slots.keys,
+        slots.values,
+        seen.view(torch.uint8),
+        slots.now,
+        out,
+        width**-0.5 if scale is None else scale,
+        heads,
+        capacity,
+        seen.stride(0),
+        seen.stride(1),
+        LANES=len(slots.now),
+        D=width,
+        BD=_power(width),
+        BC=max(16, 8192 // _power(width)),
+        num_warps=8,
+        **_early(query.device),
+    )
+    return out
+
+
+def attend_slots_reference(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """What :func:`attend_slots` computes."""
+    batch, heads, _, width = slots.keys.shape
+    asked = query.view(batch, -1, heads, width).transpose(1, 2)
+    found = F.scaled_dot_product_attention(asked, slots.keys, slots.values, attn_mask=seen[:, None], scale=scale)
+    return found.transpose(1, 2).flatten(2).flatten(0, 1)

@@ -1,0 +1,1 @@
+"""Kernels for packed (varlen) sequences on a GPU."""

@@ -1,0 +1,141 @@
+"""Triton kernels of a greedy choice; :mod:`flagai.generation.replay.greedy` calls them.
+
+The first finds what is best in each chunk of the vocabulary, for which a GPU needs many programs. The second is one
+program for all texts: it compares the chunks, and does all that follows from the tokens, in place. Being alone, it may
+read a counter, use it, and count on.
+"""
+
+import triton
+import triton.language as tl
+
+# Above every token.
+_NONE = tl.constexpr(0x7FFFFFFF)
+
+
+@triton.jit(do_not_specialize=["BANNED"])
+def best_kernel(logits, banned, parts, firsts, V, BANNED, CHUNK: tl.constexpr, EARLY: tl.constexpr):
+    """A chunk of a row of logits[B, V]: its highest, the sum of exp(logit - highest), its best that is not banned.
+
+    These are parts[3, B, chunks]; firsts[B, chunks] are the first tokens that are as good as the best.
+    """
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    row = tl.program_id(1)
+    columns = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    inside = columns < V
+    scores = tl.load(logits + row.to(tl.int64) * V + columns, mask=inside, other=-float("inf")).to(tl.float32)
+    highest = tl.max(scores, axis=0)
+    level = tl.where(highest == -float("inf"), 0.0, highest)
+    total = tl.sum(tl.exp(scores - level), axis=0)
+    for index in range(BANNED):
+        scores = tl.where(columns == tl.load(banned + index), -float("inf"), scores)
+    best = tl.max(scores, axis=0)
+    first = tl.min(tl.where((scores == best) & inside, columns, _NONE), axis=0)
+    size = tl.num_programs(0) * tl.num_programs(1)
+    place = row * tl.num_programs(0) + tl.program_id(0)
+    tl.store(parts + place, highest)
+    tl.store(parts + size + place, total)
+    tl.store(parts + 2 * size + place, best)
+    tl.store(firsts + place, first)
+
+
+@triton.jit
+def _best(parts, firsts, rows, real, B, CHUNKS, CP: tl.constexpr):
+    # The best token of each row and its log-probability. Scores that are no numbers give token 0, as torch's argmax.
+    chunks = tl.arange(0, CP)
+    inside = real[:, None] & (chunks < CHUNKS)[None, :]
+    places = rows[:, None] * CHUNKS + chunks[None, :]
+    highs = tl.load(parts + places, mask=inside, other=-float("inf"))
+    totals = tl.load(parts + B * CHUNKS + places, mask=inside, other=0.0)
+    bests = tl.load(parts + 2 * B * CHUNKS + places, mask=inside, other=-float("inf"))
+    tokens = tl.load(firsts + places, mask=inside, other=_NONE)
+    top = tl.max(highs, axis=1)
+    level = tl.where(top == -float("inf"), 0.0, top)
+    total = tl.sum(totals * tl.exp(highs - level[:, None]), axis=1)
+    best = tl.max(bests, axis=1)
+    value = best - top - tl.log(total)
+    token = tl.min(tl.where(bests == best[:, None], tokens, _NONE), axis=1)
+    return tl.where((value == value) & (token < _NONE), token, 0).to(tl.int64), value
+
+
+@triton.jit
+def _note(score, kept, length, ended, stopped, done, rows, real, value, stops, full):
+    # What each answer gains, and whether it ends. All threads have read, here and before, when one of them writes.
+    scored = tl.load(score + rows, mask=real, other=0.0)
+    keeps = tl.load(kept + rows, mask=real, other=0)
+    counts = tl.load(length + rows, mask=real, other=0)
+    over = tl.load(ended + rows, mask=real, other=0) != 0
+    halted = tl.load(stopped + rows, mask=real, other=0) != 0
+    tl.debug_barrier()
+    dead = value == -float("inf")
+    counted = ~over & ~dead
+    over = over | stops | dead | full
+    tl.store(score + rows, tl.where(counted, scored + value, scored), mask=real)
+    tl.store(kept + rows, keeps + (counted & ~stops).to(tl.int64), mask=real)
+    tl.store(length + rows, counts + counted.to(tl.int64), mask=real)
+    tl.store(stopped + rows, (halted | (counted & stops)).to(tl.uint8), mask=real)
+    tl.store(ended + rows, over.to(tl.uint8), mask=real)
+    tl.store(done + rows, over.to(tl.uint8), mask=real)
+
+
+@triton.jit(
+    do_not_specialize=["B", "CHUNKS", "STOPS", "MOST", "STEPS", "CAPACITY", "BLANKS", "START", "CLOSING", "HIGHEST"]
+)
+def grow_kernel(
+    parts, firsts, stop_ids,
+    score, kept, length, ended, stopped, done,
+    piece, position, block, blank, last_blank, blanks, fed, seen, clock, slot,
+    next_ids, next_position, next_block, next_seen,
+    B, CHUNKS, STOPS, MOST, STEPS, CAPACITY, BLANKS, START, CLOSING, HIGHEST,
+    BP: tl.constexpr, CP: tl.constexpr, SPANS: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """Choose a token for each of B texts, note it, put it into the tree, and feed it to the model's step.
+
+    What :class:`~flagai.generation.sampling.IndependentLanes` and
+    :class:`~flagai.generation.decoding_state.Tree` do, for one lane.
+    """
+    rows = tl.arange(0, BP)
+    real = rows < B
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    token, value = _best(parts, firsts, rows, real, B, CHUNKS, CP)
+    written = tl.load(piece + rows, mask=real, other=0)
+    stands = tl.load(position + rows, mask=real, other=0)
+    now = tl.load(clock)
+    here = tl.load(slot)
+    last = real
+    if SPANS:
+        inner = tl.load(block + rows, mask=real, other=0)
+        which = tl.load(blank + rows, mask=real, other=0)
+        last = which >= tl.load(last_blank + rows, mask=real, other=0)
+        # A full blank must be closed, which costs nothing.
+        closing = (written >= MOST) & ~last
+        token = tl.where(closing, CLOSING, token)
+        value = tl.where(closing, 0.0, value)
+    stop = token < 0
+    for index in range(STOPS):
+        stop = stop | (token == tl.load(stop_ids + index))
+    written += 1
+    _note(score, kept, length, ended, stopped, done, rows, real, value, last & stop, last & (written >= MOST))
+    if SPANS:
+        turns = stop & ~last
+        which += turns.to(tl.int64)
+        stands = tl.where(turns, tl.load(blanks + rows * BLANKS + which, mask=real & turns, other=0), stands)
+        # Texts that are finished are fed on; they must not run off the table.
+        inner = tl.minimum(tl.where(turns, 1, inner + 1), HIGHEST)
+        written = tl.where(turns, 0, written)
+        token = tl.where(turns, START, token)
+        tl.store(blank + rows, which, mask=real)
+        tl.store(block + rows, inner, mask=real)
+        tl.store(next_block + rows, inner, mask=real)
+    else:
+        stands += 1
+    tl.store(piece + rows, written, mask=real)
+    tl.store(position + rows, stands, mask=real)
+    tl.store(next_position + rows, stands, mask=real)
+    tl.store(fed + rows * STEPS + now, token, mask=real)
+    tl.store(next_ids + rows, token, mask=real)
+    tl.store(seen + rows * CAPACITY + here, 1, mask=real)
+    tl.store(next_seen + rows * CAPACITY + here, 1, mask=real)
+    tl.store(clock, now + 1)

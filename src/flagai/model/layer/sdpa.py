@@ -1,0 +1,58 @@
+"""Scaled dot-product attention, of padded or packed sequences."""
+
+import torch
+from torch.nn import functional as F
+
+from flagai.model.layer.mask import Visibility
+from flagai.model.layer.operation import operation
+from flagai.model.layer.packed_row import PackedRow
+
+
+@operation
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    visibility: Visibility,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Scaled dot-product attention.
+
+    Args:
+        query: [B, H, Q, D]
+        key: [B, H, K, D]
+        value: [B, H, K, D]
+        visibility: which keys each query sees, and scores to add.
+        scale: factor on the scores; None means D ** -0.5.
+        dropout: probability of dropping an attention weight.
+
+    Shape:
+        -> [B, H, Q, D]
+    """
+    mask = visibility.tensor
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(query.dtype)
+    if visibility.row is None:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=visibility.causal, scale=scale
+        )
+    # [1, H, T, D] -> [T, H, D]: heads were split from the features, so this is how the numbers lie in memory.
+    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    return _attend_runs(rows, visibility.row, mask, scale, dropout).transpose(0, 1)[None]
+
+
+def _attend_runs(
+    rows: list[torch.Tensor], row: PackedRow, bias: torch.Tensor | None, scale: float | None, dropout: float
+) -> torch.Tensor:
+    """Packed texts, as many at once as stand beside each other with the same length, [T, H, D]."""
+    pieces, begin = [], 0
+    for count, length in row.runs:
+        end = begin + count * length
+        query, key, value = (part[begin:end].unflatten(0, (count, length)).transpose(1, 2) for part in rows)
+        mask = None if bias is None else bias[..., :length, :length]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+        pieces.append(attended.transpose(1, 2).flatten(0, 1))
+        begin = end
+    return torch.cat(pieces)

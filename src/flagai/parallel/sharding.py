@@ -1,0 +1,156 @@
+"""How a model is spread over processes: the mesh, what each dimension does, and this process' device."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from flagai.errors import ConfigError, InputError
+from flagai.parallel.fsdp import FullyShard, shard
+from flagai.parallel.plan import Plan
+from flagai.parallel.symmetric_memory import Inbox, connect
+from flagai.parallel.tensor_parallel import cut
+from flagai.parallel.world import AUTO, make_mesh, own_device, read_mesh
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A mesh and its use.
+
+    Args:
+        mesh: with dimensions among ``dp`` and ``tp``.
+        device: where this process computes.
+        fsdp: shard over ``dp``; None keeps replicas there.
+    """
+
+    mesh: DeviceMesh
+    device: torch.device
+    fsdp: FullyShard | None
+
+    def apply(self, model: nn.Module, plan: Plan, blocks: Iterable[nn.Module]) -> None:
+        """Spread a model that has no memory yet.
+
+        Args:
+            model: the model.
+            plan: how tensor parallelism cuts it.
+            blocks: its blocks, the units of FSDP.
+
+        Raises:
+            ConfigError: heads or features cannot be shared out evenly.
+        """
+        names = self.mesh.mesh_dim_names or ()
+        if "tp" in names and self.mesh["tp"].size() > 1:
+            cut(model, plan, self.mesh["tp"])
+        if self.fsdp is not None:
+            shard(model, blocks, self.mesh["dp"], self.fsdp)
+
+    @property
+    def sharing(self) -> distributed.ProcessGroup | None:
+        """The ranks that share this rank's model by tensor parallelism; None if it is alone."""
+        return self._group("tp")
+
+    @property
+    def replicas(self) -> distributed.ProcessGroup | None:
+        """The ranks that hold the same parameters as this one; None if it is alone."""
+        return None if self.fsdp is not None else self._group("dp")
+
+    @property
+    def groups(self) -> list[distributed.ProcessGroup]:
+        """This rank's group in each dimension of the mesh: whoever hears from all of them hears from all ranks."""
+        names = self.mesh.mesh_dim_names or ()
+        return [group for name in names if (group := self._group(name)) is not None]
+
+    def _group(self, dimension: str) -> distributed.ProcessGroup | None:
+        names = self.mesh.mesh_dim_names or ()
+        if dimension not in names or self.mesh[dimension].size() == 1:
+            return None
+        return self.mesh[dimension].get_group()
+
+    def agreed(self, values: torch.Tensor) -> torch.Tensor:
+        """The values that the first of those ranks has that share this rank's model.
+
+        Args:
+            values: numbers on the CPU.
+        """
+        if self.sharing is None:
+            return values
+        shared = values.to(self.device)
+        distributed.broadcast(shared, group=self.sharing, group_src=0)
+        return shared.cpu()
+
+    def all_wish(self, wish: bool) -> bool:
+        """Whether all ranks that share this rank's model wish something; all get the same answer.
+
+        Args:
+            wish: what this rank wishes.
+        """
+        if self.sharing is None:
+            return wish
+        votes = torch.tensor(int(wish), device=self.device)
+        distributed.all_reduce(votes, op=distributed.ReduceOp.MIN, group=self.sharing)
+        return bool(votes)
+
+    def inbox(self, room: int) -> Inbox | None:
+        """Memory in which those ranks' GPUs leave numbers for each other; all ask for it together.
+
+        Args:
+            room: how many numbers a rank may leave at once.
+
+        Returns:
+            The same for every later request of that size; None where GPUs cannot share memory.
+        """
+        if self.sharing is None:
+            return None
+        if room not in self._inboxes:
+            self._inboxes[room] = connect(self.sharing, room, self.device)
+        return self._inboxes[room]
+
+    @cached_property
+    def _inboxes(self) -> dict[int, Inbox | None]:
+        return {}
+
+    def check_untying(self, name: str, source: str) -> None:
+        """Refuse to give a parameter, tied by the configuration, values of its own where FSDP cannot.
+
+        Args:
+            name: the parameter.
+            source: the checkpoint, for the message.
+
+        Raises:
+            ConfigError: the model is sharded by FSDP.
+        """
+        if self.fsdp is not None:
+            raise ConfigError(
+                f"{source} has two values for {name}, which the configuration ties. FSDP cannot untie it: "
+                "load with tie_word_embeddings=False."
+            )
+
+
+def read_layout(mesh: DeviceMesh | str, fsdp: FullyShard | bool, device: torch.device) -> Layout | None:
+    """Understand ``mesh`` and ``fsdp`` as users write them.
+
+    Args:
+        mesh: a mesh, or "auto"; with ``fsdp``, "auto" shards over all processes.
+        fsdp: whether to shard over ``dp``, and how.
+        device: the type of device for "auto"; a mesh knows its own.
+
+    Returns:
+        The layout; None if there is only this process.
+
+    Raises:
+        InputError: they cannot be understood, or do not go together.
+    """
+    how = FullyShard() if fsdp is True else fsdp or None
+    if how is not None and not isinstance(how, FullyShard):
+        raise InputError(f"fsdp={fsdp!r} is no way to shard. Pass True or flagai.parallel.fsdp.FullyShard(...).")
+    found = read_mesh(mesh, device)
+    if found is None:
+        return None
+    if mesh == AUTO and how is not None:
+        found = make_mesh(device.type, dp=found.size(), tp=1)
+    if how is not None and "dp" not in (found.mesh_dim_names or ()):
+        raise InputError("fsdp shards over the dimension dp, which the mesh lacks. Make it with make_mesh(dp=...).")
+    return Layout(found, own_device(found.device_type), how)

@@ -1,0 +1,129 @@
+"""Tensor parallelism: cut a model over ranks as its plan says.
+
+Parameters become DTensors, also those that every rank holds whole, so that optimizers, gradient clipping, FSDP and
+distributed checkpoints see one kind of parameter. The layers compute with the local parts (see
+:mod:`flagai.parallel.layers`): two sums a block, and no DTensor arithmetic in between.
+"""
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import Replicate, Shard
+
+from flagai.errors import ConfigError
+from flagai.parallel.dtensor import as_parameter, distributed_tensor, vocabularies
+from flagai.parallel.layers import (
+    Brick,
+    Entrance,
+    Group,
+    Local,
+    LocalRecurrent,
+    Row,
+    Vocabulary,
+    VocabularyHead,
+    become,
+)
+from flagai.parallel.plan import STYLES, Plan, style
+
+_BRICKS: dict[str, type[Brick]] = {"column": Local, "row": Row, "vocab": Vocabulary, "table": Local, "copy": Local}
+
+
+def cut(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
+    """Cut a model over the ranks of a mesh; tied parameters stay tied.
+
+    Args:
+        model: the model, best without memory (:meth:`BaseModel.on_meta`); otherwise the same on all ranks.
+        plan: how its parameters are cut.
+        mesh: one dimension.
+
+    Raises:
+        ConfigError: heads or features cannot be shared out evenly; the model is as it was.
+    """
+    modules = dict(model.named_modules())
+    styles = {
+        name: style(plan, name)
+        for name, module in modules.items()
+        if any(parameter is not None for parameter in module._parameters.values())
+    }
+    _check(model, modules, styles, mesh.size())
+    group, rank = Group(mesh, mesh.get_group()), mesh.get_local_rank()
+    placed: dict[int, nn.Parameter] = {}
+    for name, kind in styles.items():
+        _place_parameters(modules[name], kind, mesh, rank, placed)
+        become(modules[name], _brick(modules[name], kind), group)
+    entrances = {name.rpartition(".")[0] for name, kind in styles.items() if kind == "column"}
+    for name in entrances:
+        become(modules[name], Entrance, group)
+
+
+def keep_logits_sharded(model: nn.Module, keep: bool = True) -> None:
+    """Let each rank keep its part of the logits instead of gathering them: less memory and traffic in training.
+
+    The loss of models that predict tokens (``labels``, ``target_ids``) is computed from the parts; ``logits`` is then a
+    DTensor, whose ``full_tensor()`` gathers it. The cloze heads of GLM need whole logits.
+
+    Args:
+        model: a model that is cut.
+        keep: False gathers again.
+    """
+    for head in vocabularies(model):
+        head.keep_sharded = keep  # type: ignore[assignment]
+
+
+def _brick(module: nn.Module, kind: str) -> type[Brick]:
+    if isinstance(module, nn.RNNBase):
+        return LocalRecurrent
+    return VocabularyHead if kind == "vocab" and isinstance(module, nn.Linear) else _BRICKS[kind]
+
+
+def _place_parameters(
+    module: nn.Module, kind: str, mesh: DeviceMesh, rank: int, placed: dict[int, nn.Parameter]
+) -> None:
+    for leaf, parameter in module._parameters.items():
+        if parameter is None:
+            continue
+        if id(parameter) not in placed:
+            values = _distributed(parameter.detach(), STYLES[kind].get(leaf), mesh, rank)
+            placed[id(parameter)] = as_parameter(values, parameter.requires_grad)
+        module._parameters[leaf] = placed[id(parameter)]
+
+
+def _distributed(tensor: torch.Tensor, dimension: int | None, mesh: DeviceMesh, rank: int) -> torch.Tensor:
+    """This rank's part of a tensor that all ranks have, as a distributed tensor; nothing is communicated."""
+    part, placement = tensor, (Replicate() if dimension is None else Shard(dimension),)
+    if dimension is not None:
+        each = -(-tensor.shape[dimension] // mesh.size())  # as torch cuts: the last parts may be smaller
+        begin = rank * each
+        part = tensor.narrow(dimension, begin, min(each, tensor.shape[dimension] - begin)).contiguous()
+    return distributed_tensor(part, mesh, placement, tensor.shape, tensor.stride())
+
+
+def _check(model: nn.Module, modules: dict[str, nn.Module], styles: dict[str, str], degree: int) -> None:
+    """Refuse degrees that would cut through a head, or leave a rank without tokens."""
+    for name, kind in styles.items():
+        for leaf, dimension in STYLES[kind].items():
+            parameter = getattr(modules[name], leaf, None)
+            if parameter is None:
+                continue
+            extent = parameter.shape[dimension]
+            if kind == "vocab":
+                _check_vocabulary(model, extent, degree)
+                continue
+            unit = getattr(modules[name.rpartition(".")[0]], "head_dim", 1)
+            if extent // unit % degree:
+                what = "attention heads" if unit > 1 or kind == "table" else "inner features"
+                raise _refusal(model, f"{extent // unit} {what} ({name})", extent // unit, degree)
+
+
+def _check_vocabulary(model: nn.Module, extent: int, degree: int) -> None:
+    each = -(-extent // degree)
+    if (degree - 1) * each >= extent:
+        raise ConfigError(f"{type(model).__name__}: {extent} tokens are too few for {degree} ranks (mesh tp={degree}).")
+
+
+def _refusal(model: nn.Module, what: str, count: int, degree: int) -> ConfigError:
+    fitting = ", ".join(str(number) for number in range(1, min(count, 128) + 1) if count % number == 0)
+    return ConfigError(
+        f"{type(model).__name__}: {what} cannot be shared out evenly among the {degree} ranks of tp. "
+        f"Degrees that fit: {fitting}; further ranks can be dp."
+    )
