@@ -10,7 +10,7 @@ from benchmarks._decode_kernels import replayed
 from flagai.generation import Decoding, generate
 from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual, way_of
 from flagai.model.glm_model import GLMModel
-from flagai.model.layer.quantized_embedding import QuantizedTable
+from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 from flagai.model.layer.quantized_linear import BITS, QuantizedLinear
 from flagai.model.quantization import quantize
 
@@ -42,12 +42,12 @@ def small(how: str, options: Any) -> dict[str, Any]:
     start = time.perf_counter()
     quantize(model, how)
     torch.cuda.synchronize()
-    found["seconds to quantise"] = round(time.perf_counter() - start, 2)
+    found["seconds to quantize"] = round(time.perf_counter() - start, 2)
     if options.quick:
         del work["beams 4"]
     for way in (how, f"{how}-all"):
         if way != how:
-            model.embed.token = QuantizedTable.of(model.embed.token)
+            model.embed.token = QuantizedEmbedding.of(model.embed.token)
         found[f"{way}, GB"] = _gigabytes(model)
         for name, measure in work.items():
             before, after = f"bfloat16, {name}", f"{way}, {name}"

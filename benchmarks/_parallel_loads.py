@@ -23,7 +23,7 @@ def other_loads(load: Load, mesh: Any, ranks: int, device: str) -> dict[str, Any
     """
     from flagai.checkpoint.stream import readers as stream
     from flagai.checkpoint.stream import transfer
-    from flagai.parallel.sharding import Layout
+    from flagai.parallel.sharding import Sharding
     from flagai.parallel.world import make_mesh
 
     found: dict[str, Any] = {}
@@ -55,10 +55,10 @@ def other_loads(load: Load, mesh: Any, ranks: int, device: str) -> dict[str, Any
     replicas = make_mesh(device, dp=ranks, tp=1)
     timed("replicas that gather", replicas)
     timed("replicas that gather, again", replicas)
-    kept_property = Layout.replicas
-    Layout.replicas = None  # type: ignore[assignment]
+    kept_property = Sharding.replicas
+    Sharding.replicas = None  # type: ignore[assignment]
     try:
         timed("replicas that read all", replicas)
     finally:
-        Layout.replicas = kept_property  # type: ignore[method-assign]
+        Sharding.replicas = kept_property  # type: ignore[method-assign]
     return found

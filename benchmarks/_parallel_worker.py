@@ -186,9 +186,9 @@ def _torch_blocks() -> Any:
 
 
 def _nccl_sums() -> Any:
-    from flagai.parallel.sharding import Layout
+    from flagai.parallel.sharding import Sharding
 
-    return Layout, "inbox", lambda *_: None
+    return Sharding, "inbox", lambda *_: None
 
 
 # What else the step could be made of: (module, name, replacement).

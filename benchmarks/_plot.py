@@ -10,10 +10,10 @@ from flagai.train.curve import text
 _LEFT, _RIGHT, _LINE, _TOP, _WIDTH = 270, 300, 26, 64, 1040
 _INK, _FAINT, _MET, _MISSED, _LIMIT = "#7d8590", "#7d859055", "#2da44e", "#d4772c", "#4c8eda"
 _TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
-Table = Sequence[tuple[Row, Line | None]]
+CheckedEmbedding = Sequence[tuple[Row, Line | None]]
 
 
-def picture(table: Table, title: str) -> str:
+def picture(table: CheckedEmbedding, title: str) -> str:
     """A bar for each row: how many times better than the tuned peer, and, faint, than the peer as it runs by default.
 
     A stroke shows the target, a dotted one the hardware's limit, both relative to the peer as it runs by default.
@@ -73,7 +73,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def markdown(table: Table) -> str:
+def markdown(table: CheckedEmbedding) -> str:
     """The same as a table of text."""
     head = ("work", "where", "flagai", "peer", "peer by default", "ratio", "peer tuned", "ratio", "target", "limit")
     rows = [_cells(head), _cells(["---"] * len(head))]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from flagai.checkpoint.quantization import write_quantised
+from flagai.checkpoint.quantization import write_quantized
 from flagai.checkpoint.reader import open_checkpoint
 
 _MOST = 19_000_000
@@ -37,7 +37,7 @@ def main() -> None:
         index = {"weight_map": {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}}
         (arguments.out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
     for name, shard in zip(names, shards, strict=True):
-        write_quantised(arguments.out / name, shard)
+        write_quantized(arguments.out / name, shard)
         print(name, (arguments.out / name).stat().st_size, "bytes")
 
 

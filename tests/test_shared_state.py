@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flagai.checkpoint.atomic import replace_file
-from flagai.model.meta_init import collector_paused, collector_settled
+from flagai.model.meta_init import gc_paused, gc_settled
 from tests.threads import together
 
 SOURCE = Path(__file__).parent.parent / "src" / "flagai"
@@ -59,19 +59,19 @@ def test_the_library_changes_nothing_for_the_whole_process() -> None:
 def test_objects_that_the_caller_has_frozen_stay_so() -> None:
     gc.freeze()
     try:
-        with collector_settled():
+        with gc_settled():
             pass
         assert gc.get_freeze_count()
     finally:
         gc.unfreeze()
-    with collector_settled():
+    with gc_settled():
         assert gc.get_freeze_count()
     assert not gc.get_freeze_count()
 
 
 def test_the_collector_goes_on_after_pauses_on_threads() -> None:
     def pause() -> None:
-        with collector_paused():
+        with gc_paused():
             pass
 
     together(pause, times=200)

@@ -21,7 +21,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.config import ModelConfig
 from flagai.model.device import Dtype
 from flagai.model.registry import class_named, find_class
-from flagai.model.resolve import CONFIG_FILE, Found, obtain
+from flagai.model.resolve import CONFIG_FILE, ResolvedModel, resolve
 from flagai.typed_json import read_json
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def convert(
     Args:
         source: a folder with ``config.json`` and weights, or the name of a model, which is fetched if it is absent.
         target: the folder to create or update.
-        layout: "huggingface" or "flagai"; default the first, of quantised weights the second.
+        layout: "huggingface" or "flagai"; default the first, of quantized weights the second.
         dtype: the type to write; default the type of the source.
         quantize: "int8" or "int4" writes the weights of blocks in so many bits.
         max_shard_size: the largest size of a weights file, as in "5GB".
@@ -130,17 +130,17 @@ def convert(
     return Conversion(type(model).__name__, parameters, layout, dropped, list(opened.companions), opened.left_out)
 
 
-def _find(source: str | Path) -> Found:
+def _find(source: str | Path) -> ResolvedModel:
     try:
         path = Path(source).expanduser()
         absent = not path.exists()
     except (OSError, RuntimeError):  # no such name or home: what looks for models says so
         absent = True
     if absent:
-        return obtain(source)
+        return resolve(source)
     if not (path / CONFIG_FILE).is_file():
         raise ModelNotFoundError(f"{path} has no {CONFIG_FILE}; flagai convert reads model folders.")
-    return Found(path)
+    return ResolvedModel(path)
 
 
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
@@ -156,7 +156,7 @@ def _check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise InputError(f"{target} is not empty. Name another folder, or say --overwrite.")
 
 
-def _open(found: Found, files: CheckpointFiles, class_name: str | None) -> _Source:
+def _open(found: ResolvedModel, files: CheckpointFiles, class_name: str | None) -> _Source:
     checkpoint = open_checkpoint(found.folder, files=files)
     content = read_json(found.folder / CONFIG_FILE) if found.config is None else found.config
     model_class, overrides = find_class(content, checkpoint)

@@ -13,7 +13,7 @@ from flagai.catalog.packages import find_model
 from flagai.errors import FlagAIError, ModelNotFoundError
 from flagai.hub.order import Order
 from flagai.hub.policy import Policy
-from flagai.model.resolve import obtain, variant
+from flagai.model.resolve import fine_tuned_name, resolve
 
 ODD: list[Any] = [
     None, True, -1, 0, 1, 10**30, 1.5, float("nan"), "", " ", "x", "../x", "/x", "a\0b", "\x1b[31m", "\u202e",
@@ -91,7 +91,7 @@ def test_a_model_that_no_source_is_known_to_have_says_so(tmp_path: Path) -> None
     with pytest.raises(ModelNotFoundError, match="Available from: BAAI hub only, not seen to answer"):
         find_model("RoBERTa-base-ch-ner", tmp_path)
     with pytest.raises(FlagAIError, match=r"Its source: BAAI hub only, not seen to answer"):
-        obtain(tmp_path, "RoBERTa-base-ch-ner")
+        resolve(tmp_path, "RoBERTa-base-ch-ner")
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_a_folder_in_another_case_is_found(tmp_path: Path, asked: str, folder: s
 
 def test_a_variant_s_folder_in_another_case_is_found(tmp_path: Path) -> None:
     (tmp_path / "My-Model-NER").mkdir()
-    assert variant(tmp_path, "my-model", "ner") == "My-Model-NER"
+    assert fine_tuned_name(tmp_path, "my-model", "ner") == "My-Model-NER"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" * 3_000, "\ud800", "a\0b", "~nobody-here/x", "", ".", ".."])
 def test_odd_names_of_models(tmp_path: Path, name: str) -> None:
     with pytest.raises(FlagAIError):
-        obtain(tmp_path, name)
+        resolve(tmp_path, name)
     with pytest.raises(FlagAIError):
-        obtain(name or "\0")
+        resolve(name or "\0")

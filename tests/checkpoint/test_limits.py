@@ -53,7 +53,7 @@ def test_out_of_memory_of_new_weights(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_: Any) -> None:
         raise OUT[1]
 
-    monkeypatch.setattr(base_model, "give_memory", fail)
+    monkeypatch.setattr(base_model, "materialize", fail)
     with pytest.raises(CheckpointError, match="cpu does not hold BertModel: its parameters take"):
         BertModel.init_from_json(tmp_path / "config.json")
 

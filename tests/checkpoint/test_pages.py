@@ -14,7 +14,7 @@ from flagai.checkpoint.stream.cast import cast
 from flagai.checkpoint.stream.memory import FileMap, empty_like, mapped_ahead
 from flagai.checkpoint.stream.plan import Move
 from flagai.errors import CheckpointError
-from flagai.model.meta_init import collector_paused
+from flagai.model.meta_init import gc_paused
 from tests.checkpoint.making import equal, saved
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
@@ -104,6 +104,6 @@ def test_the_collector_runs_again_after_a_load(tmp_path: Path) -> None:
     assert gc.isenabled()
     assert equal(type(model).from_pretrained(tmp_path), model)
     assert gc.isenabled()
-    with pytest.raises(KeyError), collector_paused():
+    with pytest.raises(KeyError), gc_paused():
         raise KeyError(gc.isenabled())
     assert gc.isenabled()

@@ -13,7 +13,7 @@ from flagai.kernels.cuda.nvrtc import CudaKernel
 from flagai.kernels.cuda.whole_stack import Megakernel
 from flagai.kernels.decode.block import FusedPreNorm, faster_blocks
 from flagai.model.layer.cache import KVCache
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
 from flagai.model.quantization import quantize
 from tests import tiny
@@ -70,20 +70,20 @@ def cache_of(model: Any, capacity: int, written: int) -> StaticCache:
     return cache
 
 
-def one_by_one(model: Any, hidden: torch.Tensor, visible: Visibility, cache: StaticCache) -> torch.Tensor:
+def one_by_one(model: Any, hidden: torch.Tensor, visible: AttentionMask, cache: StaticCache) -> torch.Tensor:
     """What the kernels of each block make of a token."""
     for index, block in enumerate(model.blocks):
         hidden = FusedPreNorm(block)(hidden, visible, cache=cache.layer(index))
     return hidden
 
 
-def together(model: Any, hidden: torch.Tensor, visible: Visibility, cache: StaticCache) -> torch.Tensor:
+def together(model: Any, hidden: torch.Tensor, visible: AttentionMask, cache: StaticCache) -> torch.Tensor:
     """What the kernel of all blocks makes of it."""
     return Megakernel(list(model.blocks), ())(hidden, visible, cache=cache.layer(0))
 
 
-def seeing(count: int, capacity: int = 128) -> Visibility:
-    return Visibility((torch.arange(capacity, device="cuda") < count)[None, None, None])
+def seeing(count: int, capacity: int = 128) -> AttentionMask:
+    return AttentionMask((torch.arange(capacity, device="cuda") < count)[None, None, None])
 
 
 def token(width: int = WIDTH, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -107,7 +107,7 @@ def test_it_computes_what_the_blocks_compute(
     for step in range(4):
         seen = torch.arange(capacity, device="cuda") <= written + step
         seen[3:7] = written < 3
-        visible = Visibility(seen[None, None, None])
+        visible = AttentionMask(seen[None, None, None])
         hidden = token(dtype=dtype)
         found, wanted = kernel(hidden, visible, cache=ours.layer(0)), one_by_one(model, hidden, visible, theirs)
         assert (found - wanted).float().norm() < 0.02 * wanted.float().norm()

@@ -1,4 +1,4 @@
-"""Quantised models on a GPU: recorded steps with the small numbers write what the blocks themselves write."""
+"""Quantized models on a GPU: recorded steps with the small numbers write what the blocks themselves write."""
 
 from pathlib import Path
 from typing import Any

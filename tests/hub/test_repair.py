@@ -14,7 +14,7 @@ from flagai.hub import ensure
 from flagai.hub.manifest import Manifest, write_json
 from flagai.hub.part import Identity, Part
 from flagai.model.bert_model import BertModel
-from flagai.model.resolve import obtain
+from flagai.model.resolve import resolve
 from tests import tiny
 from tests.hub.conftest import FILES, QUICK, VOCABULARY, contents
 from tests.hub.server import COMMIT, Fault, Hub, git_sha1, sha256
@@ -84,7 +84,7 @@ def test_loading_finishes_an_interrupted_commit_without_the_network(
     (folder / "config.json").write_bytes(b"{}")  # the folder looks complete, and is not
     (folder / NAME).write_bytes(b"old")
     monkeypatch.setenv("FLAGAI_OFFLINE", "1")
-    assert obtain(folder).folder == folder
+    assert resolve(folder).folder == folder
     assert contents(folder) == FILES
 
 
@@ -193,7 +193,7 @@ def test_notes_reach_the_disk_before_they_take_their_name(tmp_path: Path, monkey
 @pytest.mark.parametrize("name", ["\ud800", "a\0b"])
 def test_names_that_no_folder_can_have(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="model_name is"):
-        obtain(tmp_path, name)
+        resolve(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["lock.1", "failed.json", "staged.json", "commit.json", "id"])

@@ -12,7 +12,7 @@ from flagai.generation.replay.steps import steps_of
 from flagai.kernels.decode import embeddings as embedding_sum
 from flagai.kernels.decode.embeddings import SummedEmbeddings, faster_embeddings
 from flagai.model.layer import Embeddings
-from flagai.model.layer.quantized_embedding import QuantizedTable
+from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 from tests.generation.writers import writer
 from tests.kernels.conftest import DEVICE
 from tests.kernels.test_steps import EveryTime
@@ -33,7 +33,7 @@ def test_sums(dtype: torch.dtype, blocks: int, device: torch.device) -> None:
     named: dict[str, Any] = {"position_ids": places[:, 0]} | ({"block_position_ids": places[:, 1]} if blocks else {})
     got = SummedEmbeddings(embeddings)(tokens, **named)
     torch.testing.assert_close(got, embeddings(tokens, **named), atol=0, rtol=0)
-    embeddings.token = QuantizedTable.of(embeddings.token)
+    embeddings.token = QuantizedEmbedding.of(embeddings.token)
     got = SummedEmbeddings(embeddings)(tokens, **named)
     torch.testing.assert_close(got, embeddings(tokens, **named), atol=0, rtol=0)
 
@@ -64,7 +64,7 @@ def test_tables_that_somebody_has_changed_are_called(monkeypatch: pytest.MonkeyP
         assert faster_embeddings(model) is None
         handle.remove()
     assert faster_embeddings(model) is not None
-    model.embed.token = QuantizedTable.of(model.embed.token)
+    model.embed.token = QuantizedEmbedding.of(model.embed.token)
     assert faster_embeddings(model) is not None
     model.embed.token = nn.Embedding(37, 16)
     assert faster_embeddings(model) is None

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from flagai.kernels.cpu import linear as products
-from flagai.model.layer import Linear, Table
+from flagai.model.layer import CheckedEmbedding, Linear
 from flagai.model.layer.activation import _ACTIVATIONS, activation
-from flagai.model.layer.linear import activated
+from flagai.model.layer.linear import linear_act
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_few_rows_equal_torch(rows: int, name: str | None, bias: bool, monkeypat
 
 @torch.no_grad()
 def test_a_vocabulary_is_worth_preparing_for_few_rows(fast_products: list[str]) -> None:
-    table, hidden = Table(9000, 100, "token"), torch.randn(2, 3, 100)
+    table, hidden = CheckedEmbedding(9000, 100, "token"), torch.randn(2, 3, 100)
     torch.testing.assert_close(table.score(hidden), F.linear(hidden, table.weight), atol=1e-4, rtol=1e-5)
     assert len(fast_products) == 1
 
@@ -100,4 +100,4 @@ def test_a_transposed_weight_is_left_to_torch(fast_products: list[str]) -> None:
 @torch.no_grad()
 def test_a_layer_put_in_place_of_ours_is_activated_too() -> None:
     foreign, hidden = torch.nn.Sequential(torch.nn.Linear(256, 2048)), torch.randn(20, 256)
-    torch.testing.assert_close(activated(foreign, hidden, "relu"), foreign(hidden).relu())
+    torch.testing.assert_close(linear_act(foreign, hidden, "relu"), foreign(hidden).relu())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flagai.model.layer import Causal, Padding, RelativeBias
-from flagai.model.layer.mask import Dense, visibility
+from flagai.model.layer.mask import Dense, prepare_mask
 
 
 @pytest.mark.parametrize("queries", [1, 4])
@@ -18,7 +18,7 @@ def test_scores_of_distances_lie_as_fused_attention_reads_them(rows: int, querie
     seen[..., 0], seen[..., 1] = True, False
     padded = torch.arange(keys) < torch.tensor([[5], [9], [7]])[:rows]
     for mask in (Dense(seen, sighted=True), Dense(seen), Causal() & Padding(padded)):
-        found = visibility(mask, queries, keys, device, bias=bias).tensor
+        found = prepare_mask(mask, queries, keys, device, bias=bias).tensor
         assert found is not None
         assert found.shape == (rows, 6, queries, keys)
         assert found.is_contiguous()

@@ -7,7 +7,7 @@ import torch
 
 from flagai.errors import InputError
 from flagai.model.layer import Causal, Packed, PackedRow
-from flagai.model.layer.mask import visibility
+from flagai.model.layer.mask import prepare_mask
 from flagai.model.packing import Pack, packs, run_packed
 from tests.tiny import build, ids
 
@@ -132,7 +132,7 @@ def test_the_mask_is_block_diagonal_and_joins_others() -> None:
     row = PackedRow((2, 1))
     expected = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
     assert torch.equal(Packed(row).dense(3, 3, torch.device("cpu"))[0, 0], expected)
-    joined = visibility(Packed(row) & Causal(), 3, 3, torch.device("cpu")).tensor
+    joined = prepare_mask(Packed(row) & Causal(), 3, 3, torch.device("cpu")).tensor
     assert joined is not None
     assert torch.equal(joined[0, 0], expected.tril())
 

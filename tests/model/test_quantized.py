@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.checkpoint.quantization import GROUPS, eight_bits, four_bits, numbers_of, steps_of, widen, write_quantised
+from flagai.checkpoint.quantization import GROUPS, eight_bits, four_bits, numbers_of, steps_of, widen, write_quantized
 from flagai.convert import convert
 from flagai.doctor import examine
 from flagai.errors import CheckpointError, ConfigError, InputError, LoadError
 from flagai.generation import Decoding, Prompt, generate
 from flagai.kernels.cpu import quantized_linear as cpu_quantized
 from flagai.model.layer import Linear
-from flagai.model.layer.embedding import Table
+from flagai.model.layer.embedding import CheckedEmbedding
 from flagai.model.layer.feed_forward import Float32InHalf
-from flagai.model.layer.quantized_embedding import QuantizedTable
+from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 from flagai.model.layer.quantized_linear import BITS, QuantizedLinear
 from flagai.model.quantization import how_quantized, quantize
 from tests import tiny
@@ -38,13 +38,13 @@ def made(name: str, seed: int = 0) -> Any:
     return tiny.build(name, seed, **WIDE[name])
 
 
-def dequantised(model: Any) -> Any:
+def dequantized(model: Any) -> Any:
     """The same model with ordinary layers that hold the small numbers' values."""
     plain = copy.deepcopy(model)
     for owner in list(plain.modules()):
         for name, layer in list(owner.named_children()):
-            if isinstance(layer, QuantizedTable):
-                table = Table(layer.num_embeddings, layer.embedding_dim, layer.what)
+            if isinstance(layer, QuantizedEmbedding):
+                table = CheckedEmbedding(layer.num_embeddings, layer.embedding_dim, layer.what)
                 table.weight.data = layer.widened(torch.float32)
                 setattr(owner, name, table)
             elif isinstance(layer, QuantizedLinear):
@@ -132,7 +132,7 @@ def test_a_model_computes_what_its_widened_form_computes(name: str, how: str) ->
     alone = name in ("GLMModel", "GPT2Model")
     assert how_quantized(model) == (how if alone else how.removesuffix("-all"))
     arguments = tiny.batch(name, **WIDE[name])
-    found, wanted, before = (each(**arguments)["logits"] for each in (model, dequantised(model), original))
+    found, wanted, before = (each(**arguments)["logits"] for each in (model, dequantized(model), original))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     share = float((found - before).norm() / before.norm())
     assert 0 < share < (0.02 if how == "int8" else 0.3)
@@ -178,7 +178,7 @@ def test_writing(name: str, search: dict[str, Any], how: str) -> None:
     quantize(model, how)
     prompts = [Prompt((3, 5, 7, 9)), Prompt((4, 8))]
     found, wanted = (
-        generate(each, prompts, Decoding(max_new_tokens=6, **search)) for each in (model, dequantised(model))
+        generate(each, prompts, Decoding(max_new_tokens=6, **search)) for each in (model, dequantized(model))
     )
     assert [row[0].ids for row in found] == [row[0].ids for row in wanted]
 
@@ -202,10 +202,10 @@ def test_files(name: str, how: str, tmp_path: Path) -> None:
         for folder in ("plain", "small")
     }
     assert size["small"] < 0.7 * size["plain"]
-    # An ordinary model takes the widened values, and a quantised one its own in place.
+    # An ordinary model takes the widened values, and a quantized one its own in place.
     plain = made(name, 3)
     plain.load_weights(tmp_path / "small")
-    wanted = dequantised(model)
+    wanted = dequantized(model)
     torch.testing.assert_close(plain.state_dict(), wanted.state_dict(), atol=0, rtol=0)
     other = made(name, 4)
     quantize(other, how)
@@ -217,7 +217,7 @@ def test_weights_of_eight_bits_are_taken_as_they_were_shipped(tmp_path: Path) ->
     """What a recipe has packed in eight bits, a scale a row, is not rounded a second time."""
     model = made("GLMModel")
     model.save_pretrained(tmp_path)
-    write_quantised(tmp_path / "model.safetensors", _tensors(tmp_path))
+    write_quantized(tmp_path / "model.safetensors", _tensors(tmp_path))
     found = tiny.CLASSES["GLMModel"].from_pretrained(tmp_path, quantize="int8")
     wanted = tiny.CLASSES["GLMModel"].from_pretrained(tmp_path)
     with torch.no_grad():
@@ -281,13 +281,13 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "small")
     with pytest.raises(InputError, match="The weights are int8 already; quantize='int4' needs the original ones"):
         cls.from_pretrained(tmp_path / "small", quantize="int4")
-    with pytest.raises(LoadError, match="the checkpoint is quantised and the model is not, or the other way round"):
+    with pytest.raises(LoadError, match="the checkpoint is quantized and the model is not, or the other way round"):
         model.load_weights(tmp_path / "plain")
     config = tmp_path / "small" / "config.json"
     config.write_text(config.read_text().replace('"int8"', '"int5"'))
     with pytest.raises(ConfigError, match=r"quantized=.int5.\. Known: int8, int4, int8-all, int4-all"):
         cls.from_pretrained(tmp_path / "small")
-    with pytest.raises(InputError, match=r"Layers with \[12, 48\] inputs cannot be quantised: 32 must divide"):
+    with pytest.raises(InputError, match=r"Layers with \[12, 48\] inputs cannot be quantized: 32 must divide"):
         quantize(tiny.build("GLMModel"), "int4")
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from flagai.model import opening
 from flagai.model.layer import Embeddings, FeedForward, RMSNorm
-from flagai.model.meta_init import several, without_memory
+from flagai.model.meta_init import build_layers, without_memory
 from tests import tiny
 
 
@@ -63,9 +63,9 @@ def block() -> nn.Module:
 
 def test_blocks_without_memory_are_as_if_each_was_built() -> None:
     with without_memory(torch.bfloat16):
-        first, second, third = several(block, 3)
+        first, second, third = build_layers(block, 3)
         built = block()
-        assert not list(several(block, 0))
+        assert not list(build_layers(block, 0))
     assert str(third) == str(built)
     assert all(module.__dict__.keys() == same.__dict__.keys() for module, same in pairs(third, built))
     for (name, parameter), (same, expected) in zip(third.named_parameters(), built.named_parameters(), strict=True):
@@ -88,7 +88,7 @@ def pairs(one: nn.Module, other: nn.Module) -> list[tuple[nn.Module, nn.Module]]
 
 
 def test_blocks_with_memory_are_drawn_each() -> None:
-    first, second = several(block, 2)
+    first, second = build_layers(block, 2)
     assert not torch.equal(first[0].up.weight, second[0].up.weight)
 
 

@@ -17,7 +17,7 @@ from flagai.checkpoint.stream.plan import Move, plan
 from flagai.errors import CheckpointError
 from flagai.model.glm_model import GLMModel
 from flagai.parallel import dtensor as shards
-from flagai.parallel.sharding import read_layout
+from flagai.parallel.sharding import read_sharding
 from flagai.parallel.world import make_mesh
 from tests import tiny
 from tests.checkpoint.making import saved
@@ -25,7 +25,7 @@ from tests.parallel.comparing import SHARED
 from tests.parallel.ranks import on_ranks
 from tests.parallel.test_loading import FAMILIES, GLM, holds
 
-SAVED = [(name, layout) for name in FAMILIES for layout in ("flagai", "huggingface")]
+SAVED = [(name, sharding) for name in FAMILIES for sharding in ("flagai", "huggingface")]
 
 
 class Reader:
@@ -49,10 +49,10 @@ class Reader:
 def exchange(root: Path, dimensions: dict[str, int], fsdp: bool) -> dict[str, tuple[int, Any]]:
     """Load matrices as devices do: the bytes that this rank wants, and the chunks that it reads, by checkpoint."""
     found = {}
-    layout = read_layout(make_mesh(**dimensions), fsdp=fsdp, device=torch.device("cpu"))
+    sharding = read_sharding(make_mesh(**dimensions), fsdp=fsdp, device=torch.device("cpu"))
     for name, written in SAVED:
         folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
-        model = kind._spread(kind.config_class.from_json(folder / "config.json"), layout)
+        model = kind._spread(kind.config_class.from_json(folder / "config.json"), sharding)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(transfer, "swaps_on", lambda _: True)
             patch.setattr(transfer, "cast", reader := Reader())
@@ -71,9 +71,9 @@ def exchange(root: Path, dimensions: dict[str, int], fsdp: bool) -> dict[str, tu
 )
 def test_a_node_reads_each_byte_once_and_its_ranks_swap(tmp_path: Path, dimensions: dict[str, int], fsdp: bool) -> None:
     """Matrices that ranks cut into columns are read in rows: in long pieces, and no byte twice."""
-    for name, layout in SAVED:
+    for name, sharding in SAVED:
         model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
-        model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
+        model.save_pretrained(tmp_path / f"{name}-{sharding}", sharding=sharding)
     ranks = on_ranks(dimensions.get("dp", 1) * dimensions["tp"], exchange, tmp_path, dimensions, fsdp)
     for folder in ranks[0]:
         chunks = sorted(chunk for rank in ranks for chunk in rank[folder][1])
@@ -85,9 +85,9 @@ def test_a_node_reads_each_byte_once_and_its_ranks_swap(tmp_path: Path, dimensio
 
 @pytest.mark.parametrize("dimensions", [{"dp": 2}, {"dp": 2, "tp": 2}], ids=str)
 def test_replicas_read_a_share_each_and_gather(tmp_path: Path, dimensions: dict[str, int]) -> None:
-    for name, layout in SAVED:
+    for name, sharding in SAVED:
         model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
-        model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
+        model.save_pretrained(tmp_path / f"{name}-{sharding}", sharding=sharding)
     ranks = on_ranks(2 * dimensions.get("tp", 1), replicas, tmp_path, dimensions)
     for rank in ranks:
         for folder, (asked, held) in rank.items():
@@ -100,8 +100,8 @@ def replicas(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, int
     mesh = make_mesh(**dimensions)
     for name, written in SAVED:
         folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
-        layout = read_layout(mesh, fsdp=False, device=torch.device("cpu"))
-        model = kind._spread(kind.config_class.from_json(folder / "config.json"), layout)
+        sharding = read_sharding(mesh, fsdp=False, device=torch.device("cpu"))
+        model = kind._spread(kind.config_class.from_json(folder / "config.json"), sharding)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(transfer, "swaps_on", lambda _: True)
             patch.setattr(exchange_module, "_WORTH", 1)

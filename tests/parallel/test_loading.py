@@ -17,7 +17,7 @@ from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.parallel import dtensor as shards
-from flagai.parallel.sharding import read_layout
+from flagai.parallel.sharding import read_sharding
 from flagai.parallel.world import make_mesh
 from tests import tiny
 from tests.checkpoint.making import saved, tensors
@@ -122,8 +122,8 @@ def test_ranks_open_again_what_was_saved_meanwhile(tmp_path: Path) -> None:
 
 def count_bytes(folder: Path, dimensions: dict[str, int]) -> tuple[int, int]:
     """Bytes asked of the reader, and bytes of parameters that all ranks of tp hold."""
-    layout = read_layout(make_mesh(**dimensions), fsdp="dp" in dimensions, device=torch.device("cpu"))
-    model = GLMModel._spread(GLMModel.config_class.from_json(folder / "config.json"), layout)
+    sharding = read_sharding(make_mesh(**dimensions), fsdp="dp" in dimensions, device=torch.device("cpu"))
+    model = GLMModel._spread(GLMModel.config_class.from_json(folder / "config.json"), sharding)
     report = model.load_checkpoint(open_checkpoint(folder))
     copies = [parameter for parameter in model.parameters() if parameter.placements[-1].is_replicate()]
     return report.bytes_asked, sum(parameter.numel() * parameter.element_size() for parameter in copies)
@@ -286,7 +286,7 @@ def test_fsdp_needs_a_mesh(tmp_path: Path) -> None:
 def test_auto_without_torchrun_is_an_ordinary_load(tmp_path: Path) -> None:
     model = saved(tmp_path, **GLM)
     alone = GLMModel.from_pretrain(tmp_path, mesh="auto")
-    assert alone.layout is None
+    assert alone.sharding is None
     assert not any(shards.is_sharded(parameter) for parameter in alone.parameters())
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
 
@@ -294,9 +294,9 @@ def test_auto_without_torchrun_is_an_ordinary_load(tmp_path: Path) -> None:
 def load_auto(folder: Path) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
     shared = GLMModel.from_pretrain(folder, mesh="auto")
     sharded = GLMModel.from_pretrain(folder, mesh="auto", fsdp=True)
-    assert shared.layout is not None
-    assert sharded.layout is not None
-    return shared.layout.mesh.mesh_dim_names, shared.layout.mesh.size(), sharded.layout.mesh.mesh_dim_names
+    assert shared.sharding is not None
+    assert sharded.sharding is not None
+    return shared.sharding.mesh.mesh_dim_names, shared.sharding.mesh.size(), sharded.sharding.mesh.mesh_dim_names
 
 
 def test_auto_shares_the_model_among_the_processes_of_a_machine(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from flagai.kernels.compiled import blocks as module
 from flagai.kernels.compiled.blocks import _has_known_parts, compile_blocks
 from flagai.model.layer import PackedRow
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.train.feed import feed, workers_for
 from flagai.train.finetune import finetune
 from flagai.train.recipe import Recipe
@@ -89,7 +89,7 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
     )
 
     class OnGpu(compiled.Seen):
-        def __init__(self, whole: Visibility, device: torch.device) -> None:
+        def __init__(self, whole: AttentionMask, device: torch.device) -> None:
             super().__init__(whole, device)
             self.reach, self.ours = "short", ours
 
@@ -105,7 +105,7 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
         row = PackedRow(tuple(lengths))
         hidden = torch.empty(1, sum(lengths), model.config.hidden_size, device="meta", dtype=torch.bfloat16)
         offsets = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
-        model.model.blocks(hidden.requires_grad_(), Visibility(row=row, offsets=offsets)).sum().backward()
+        model.model.blocks(hidden.requires_grad_(), AttentionMask(row=row, offsets=offsets)).sum().backward()
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
 
@@ -128,7 +128,7 @@ def test_blocks_that_cannot_be_compiled_run_as_they_are(
     torch._dynamo.reset()
     compile_blocks(model)
     with pytest.raises(RuntimeError):
-        model.model.blocks[0](torch.zeros(1, 2, 3), module.Seen(Visibility(), torch.device("cpu")))
+        model.model.blocks[0](torch.zeros(1, 2, 3), module.Seen(AttentionMask(), torch.device("cpu")))
     assert not said(), "the input did not fit"
     for found in (torch.no_grad()(lambda: model(**batch)["logits"])() for _ in range(2)):
         torch.testing.assert_close(found, plain)
@@ -172,7 +172,7 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     from flagai.kernels.packed import attention_autograd as training
 
     class OnGpu(module.Seen):
-        def __init__(self, whole: Visibility, device: torch.device) -> None:
+        def __init__(self, whole: AttentionMask, device: torch.device) -> None:
             super().__init__(whole, device)
             self.reach, self.ours, self.classes = "short", True, training.classes_of(whole.row)
 

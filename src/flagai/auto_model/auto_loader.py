@@ -18,7 +18,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.config import LOADING_ARGUMENTS, family_of
 from flagai.model.device import Device, Dtype, best_device
 from flagai.model.registry import class_named, find_class
-from flagai.model.resolve import CONFIG_FILE, variant
+from flagai.model.resolve import CONFIG_FILE, fine_tuned_name
 from flagai.typed_json import read_json
 
 logger = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def _fine_tuned(home: Path, name: str, task: str) -> str:
             return name
     except ModelNotFoundError:
         pass
-    return variant(home, name, task)
+    return fine_tuned_name(home, name, task)
 
 
 def _family(home: Path, name: str) -> str:

@@ -18,11 +18,11 @@ import torch
 from flagai.checkpoint.quantization import SCALE
 
 LAYOUTS = ("huggingface", "flagai")
-# Our own parameters under their own names, as our training files and quantised models have them.
+# Our own parameters under their own names, as our training files and quantized models have them.
 NATIVE = "native"
 # Composite models hold their backbone under this name; so do FlagAI's trainer files.
 BACKBONE = "model."
-# What follows the name of a quantised parameter in the name of its scale.
+# What follows the name of a quantized parameter in the name of its scale.
 OUR_SCALE = "_scale"
 _PLACEHOLDERS = {r"\{i\}": r"(?P<i>\d+)", r"\{p\}": r"(?P<p>weight|bias)", r"\{\*\}": r"(?P<rest>.+)"}
 
@@ -156,7 +156,7 @@ class NameMap:
 
     def windows(self, ours: str) -> list[Window]:
         """The windows where a parameter may lie, best first; the last one is its own name (our training files)."""
-        if ours.endswith(OUR_SCALE):  # a quantised matrix' scale lies beside it, in files too
+        if ours.endswith(OUR_SCALE):  # a quantized matrix' scale lies beside it, in files too
             matrix = self.windows(ours.removesuffix(OUR_SCALE))
             return [Window(window.row, window.theirs + SCALE) for window in matrix]
         ours = ours.removeprefix(BACKBONE)

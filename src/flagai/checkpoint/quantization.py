@@ -9,7 +9,7 @@ value is its number, 0 to 15, times the step, plus the least. The i-th word of a
 its numbers from the i-th on, the first in the lowest bits: so neighbouring numbers come from the same bits of
 neighbouring words, and are unpacked together.
 
-A model that is not quantised gets them widened when the file is opened.
+A model that is not quantized gets them widened when the file is opened.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ import torch
 from flagai.checkpoint.atomic import replace_file
 from flagai.errors import CheckpointError
 
-# What follows the name of a quantised tensor in the name of its scale.
+# What follows the name of a quantized tensor in the name of its scale.
 SCALE = ".scale"
 _PACKED = (torch.int8, torch.int32)
 _LARGEST = 127
@@ -34,7 +34,7 @@ _IN_WORD = 8
 _MOST = 15
 # How far a group's ends are drawn in to make the steps smaller; the one with the least error is taken.
 _DRAWN_IN = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-# Values that are quantised at once: temporary tensors stay small beside the model.
+# Values that are quantized at once: temporary tensors stay small beside the model.
 _AT_ONCE = 1 << 24
 
 
@@ -101,7 +101,7 @@ def _numbers(groups: torch.Tensor, step: torch.Tensor, least: torch.Tensor) -> t
 
 
 def widen(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The values of a quantised tensor, in float32.
+    """The values of a quantized tensor, in float32.
 
     Args:
         numbers: int8, or words of four bits.
@@ -126,7 +126,7 @@ def numbers_of(words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return ((words.unflatten(1, (scale.shape[1], 1, -1)) >> shifts) & _MOST).flatten(1)
 
 
-def quantised(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def quantized(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Matrices as int8 with their scales; everything else as it is.
 
     Args:
@@ -183,7 +183,7 @@ def _is_scale(whole: torch.Tensor, scale: torch.Tensor) -> bool:
     return whole.shape[1] * _IN_WORD in [scale.shape[1] * group for group in GROUPS]
 
 
-def write_quantised(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def write_quantized(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a safetensors file in eight bits, atomically.
 
     Args:
@@ -193,4 +193,4 @@ def write_quantised(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
     with replace_file(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in quantised(tensors).items()}, temporary)
+        save_file({name: tensor.contiguous() for name, tensor in quantized(tensors).items()}, temporary)

@@ -71,7 +71,7 @@ class LoadReport:
             )
         if self.mistyped:
             return (
-                "Most likely the checkpoint is quantised and the model is not, or the other way round: take the "
+                "Most likely the checkpoint is quantized and the model is not, or the other way round: take the "
                 "original one, in float32, float16 or bfloat16."
             )
         if self.missing:

@@ -12,7 +12,7 @@ def convert(
     source: Annotated[str, typer.Argument(help="A model's folder, with weights in any known format, or its name.")],
     target: Annotated[Path, typer.Argument(help="The folder to write.")],
     layout: Annotated[
-        str | None, typer.Option(help="Names of tensors: huggingface (default) or flagai (if quantised).")
+        str | None, typer.Option(help="Names of tensors: huggingface (default) or flagai (if quantized).")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help=f"Type to write: {', '.join(_DTYPES)}; default as it is.")] = None,
     quantize: Annotated[

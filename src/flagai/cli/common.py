@@ -138,7 +138,7 @@ def shipped_by_default(context: typer.Context) -> str | None:
 
 
 def check_place(device: str | None, quantize: str | None = None) -> None:
-    """Refuse a device or a way to quantise before a model is looked for.
+    """Refuse a device or a way to quantize before a model is looked for.
 
     Raises:
         InputError: there is none of this name.

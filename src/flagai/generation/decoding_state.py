@@ -168,7 +168,7 @@ class Tree:
 
     def _read_prompt(self, real: torch.Tensor) -> Scored:
         # A GPU is quicker with one call, and processes that share a model must make the same calls.
-        alone = self.device.type == "cpu" and self.model.layout is None
+        alone = self.device.type == "cpu" and self.model.sharding is None
         lengths = self.lengths.tolist() if alone else []
         groups = like_length(lengths, torch.get_num_threads())
         if len(groups) < 2:
@@ -285,7 +285,7 @@ class Tree:
 
     def leave_in_parts(self) -> bool:
         """From now on, let each rank keep the logits that it computes, if ranks share the vocabulary."""
-        if self.model.layout is not None and self.model.layout.sharing is not None:
+        if self.model.sharding is not None and self.model.sharding.sharing is not None:
             self.heads = vocabularies(self.model)
         return bool(self.heads)
 

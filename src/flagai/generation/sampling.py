@@ -161,5 +161,5 @@ def _uniforms(tree: Tree, width: int) -> torch.Tensor:
 def _any_seeds(tree: Tree) -> torch.Tensor:
     """Seeds by chance; ranks that share a model must draw the same."""
     seeds = torch.randint(2**62, [len(tree.ids)])
-    layout = getattr(tree.model, "layout", None)
-    return seeds if layout is None else layout.agreed(seeds)
+    sharding = getattr(tree.model, "sharding", None)
+    return seeds if sharding is None else sharding.agreed(seeds)

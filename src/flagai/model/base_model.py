@@ -21,14 +21,14 @@ from flagai.errors import ConfigError
 from flagai.given_flag import check_flag
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig, OpenConfig
-from flagai.model.device import Device, Dtype, read_device, read_dtype, read_layout
+from flagai.model.device import Device, Dtype, read_device, read_dtype, read_sharding
 from flagai.model.generation_defaults import tell_generation_defaults
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.layer.init import draw
-from flagai.model.meta_init import collector_paused, give_memory, without_memory
+from flagai.model.meta_init import gc_paused, materialize, without_memory
 from flagai.model.opening import Opening, alike
 from flagai.model.quantization import how_quantized
-from flagai.model.resolve import CONFIG_FILE, obtain
+from flagai.model.resolve import CONFIG_FILE, resolve
 from flagai.model.saving import Savable
 from flagai.model.untrained import note_drawn
 from flagai.parallel.dtensor import local, same_everywhere
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # loaded when a mesh is used: seconds
     from torch.distributed.device_mesh import DeviceMesh
 
     from flagai.parallel.fsdp import FullyShard
-    from flagai.parallel.sharding import Layout
+    from flagai.parallel.sharding import Sharding
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class BaseModel(Savable):
     def __init__(self, config: ModelConfig | Mapping[str, Any], **redundant: Any) -> None:
         super().__init__()
         self.config: Any = config if isinstance(config, ModelConfig) else self.config_class.from_dict(config)
-        self.layout: Layout | None = None
+        self.sharding: Sharding | None = None
         self._own_class = type(self)  # FSDP replaces the class
 
     @property
@@ -99,14 +99,14 @@ class BaseModel(Savable):
         return cls._spread(cls.config_class.from_json(config_file, **overrides), None)._drawn(torch.device("cpu"))
 
     @classmethod
-    def _spread(cls, config: ModelConfig, layout: "Layout | None", dtype: torch.dtype | None = None) -> Self:
+    def _spread(cls, config: ModelConfig, sharding: "Sharding | None", dtype: torch.dtype | None = None) -> Self:
         """A model without memory, spread over processes; it has its type before, when that costs least."""
         with phase("meta"):
             model = cls.on_meta(config, dtype)
-        if layout is not None:
+        if sharding is not None:
             with phase("cut"):
-                layout.apply(model, cls.plan, model.blocks_to_shard())
-            model.layout = layout
+                sharding.apply(model, cls.plan, model.blocks_to_shard())
+            model.sharding = sharding
         return model
 
     def blocks_to_shard(self) -> Iterator[nn.Module]:
@@ -148,7 +148,7 @@ class BaseModel(Savable):
         for name in only if only is not None else [name for name, _ in self.named_parameters()]:
             owner, _, leaf = name.rpartition(".")
             draw(self.get_submodule(owner), leaf, self.init_std(name))
-            if self.layout is not None:
+            if self.sharding is not None:
                 same_everywhere(self.get_parameter(name))
 
     def init_std(self, name: str) -> float:
@@ -201,27 +201,27 @@ class BaseModel(Savable):
             HubError: the model is not here and cannot be fetched; the message has what each source said.
             ConfigError: the configuration is broken or of another family, or an override is unknown.
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
-            InputError: there is no such device, type or way to quantise, or they do not go together.
+            InputError: there is no such device, type or way to quantize, or they do not go together.
         """
         check_flag("mmap", mmap)
         check_flag("only_download_config", only_download_config)
         device, dtype = read_device(device), read_dtype(dtype)
-        layout = read_layout(mesh, fsdp, device)
-        device = device if layout is None else layout.device
-        found = obtain(download_path, model_name, weights=not only_download_config)
-        opening = Opening(found, cls.config_class, config_overrides, quantize, layout, mmap)
+        sharding = read_sharding(mesh, fsdp, device)
+        device = device if sharding is None else sharding.device
+        found = resolve(download_path, model_name, weights=not only_download_config)
+        opening = Opening(found, cls.config_class, config_overrides, quantize, sharding, mmap)
         tell_generation_defaults(found.folder)
         if only_download_config:
             config, bits = opening.read_config()
-            return bits.apply(cls._spread(config, layout)._drawn(device).to(dtype=dtype))
-        with collector_paused():
+            return bits.apply(cls._spread(config, sharding)._drawn(device).to(dtype=dtype))
+        with gc_paused():
             with phase("open"):
                 opened = opening.open()
             config, checkpoint = opened.config, opened.checkpoint
-            whole_files = device.type == "cpu" and layout is None  # a rank needs its windows only
-            readers = checkpoint.readers_ahead(device, 1 if layout is None else layout.mesh.size())
+            whole_files = device.type == "cpu" and sharding is None  # a rank needs its windows only
+            readers = checkpoint.readers_ahead(device, 1 if sharding is None else sharding.mesh.size())
             with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
-                model = cls._spread(config, layout, dtype or checkpoint.model_dtype())
+                model = cls._spread(config, sharding, dtype or checkpoint.model_dtype())
                 opened.bits.load(model, checkpoint, device, dtype)
             return model.to(device).eval() if isinstance(config, OpenConfig) else model.eval()
 
@@ -252,7 +252,7 @@ class BaseModel(Savable):
         def open_one() -> Checkpoint:
             return open_checkpoint(checkpoint_path, widen=how_quantized(self) is None, mmap=mmap)
 
-        return self.load_checkpoint(alike(self.layout, open_one, fingerprint))
+        return self.load_checkpoint(alike(self.sharding, open_one, fingerprint))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load tensors under our names, as torch does, or under those of any file, as :meth:`load_weights` does.
@@ -306,13 +306,13 @@ class BaseModel(Savable):
             fresh=self.fresh,
             optional=self.optional,
             device=device,
-            replicas=None if self.layout is None else self.layout.replicas,
+            replicas=None if self.sharding is None else self.sharding.replicas,
         )
         self._materialise(report.fresh, device)
         note_drawn(self, report.fresh)
         if report.untied:
-            if self.layout is not None:
-                self.layout.check_untying(report.untied[0], str(checkpoint.path))
+            if self.sharding is not None:
+                self.sharding.check_untying(report.untied[0], str(checkpoint.path))
             self.config = self.config.replace(tie_word_embeddings=False)
         return report
 
@@ -330,7 +330,7 @@ class BaseModel(Savable):
         unique = {id(parameter): parameter for parameter in map(self.get_parameter, names)}
         needed = sum(local(parameter).nbytes for parameter in unique.values() if parameter.is_meta)
         with memory_explained(type(self).__name__, needed, device, lambda: ""):
-            give_memory(self, names, device)
+            materialize(self, names, device)
         self.init_weights([name for name, _ in self.named_parameters() if name in names])
 
     # -- running ----------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from flagai.model.config import ModelConfig, architecture_of, model_type_of
 from flagai.model.config_values import Count, Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
 from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result
 from flagai.model.layer import Embeddings, KVCache, Mask, Packed, PackedRow, Pooler
-from flagai.model.layer.mask import visibility
+from flagai.model.layer.mask import prepare_mask
 from flagai.model.layer.packed_row import Lengths
-from flagai.model.meta_init import several
+from flagai.model.meta_init import build_layers
 from flagai.model.padding_id import VocabularyPadding, vocabulary_padding
 from flagai.model.weights import bert
 from flagai.typed_json import Fields, shown
@@ -213,7 +213,7 @@ class BertModel(BaseModel):
             dropout=config.hidden_dropout_prob,
         )
         self.blocks = BlockStack(
-            several(
+            build_layers(
                 lambda: BertBlock(
                     config.hidden_size,
                     config.num_attention_heads,
@@ -293,7 +293,7 @@ class BertModel(BaseModel):
             segment_ids=torch.zeros_like(input_ids) if segments is None else segments,
         )
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        seen = visibility(mask, count, past + count, input_ids.device)
+        seen = prepare_mask(mask, count, past + count, input_ids.device)
         hidden = self.blocks(embedded, seen, cache=cache, states=states)
         first = hidden[:, 0] if row is None else row.first(hidden)
         pooled = None if self.pooler is None else self.pooler(first)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # loaded when a mesh is used: seconds
     from torch.distributed.device_mesh import DeviceMesh
 
     from flagai.parallel.fsdp import FullyShard
-    from flagai.parallel.sharding import Layout
+    from flagai.parallel.sharding import Sharding
 
 Device = str | int | torch.device
 Dtype = str | torch.dtype
@@ -64,8 +64,10 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def read_layout(mesh: "DeviceMesh | str | None", fsdp: "FullyShard | bool", device: torch.device) -> "Layout | None":
-    """How the model is spread over processes; None if it is not. See :func:`flagai.parallel.sharding.read_layout`.
+def read_sharding(
+    mesh: "DeviceMesh | str | None", fsdp: "FullyShard | bool", device: torch.device
+) -> "Sharding | None":
+    """How the model is spread over processes; None if it is not. See :func:`flagai.parallel.sharding.read_sharding`.
 
     Raises:
         InputError: ``mesh`` and ``fsdp`` cannot be understood, or do not go together.
@@ -74,6 +76,6 @@ def read_layout(mesh: "DeviceMesh | str | None", fsdp: "FullyShard | bool", devi
         if fsdp:
             raise InputError("fsdp shards over the processes of a mesh. Pass mesh too, such as mesh='auto'.")
         return None
-    from flagai.parallel import sharding as layout
+    from flagai.parallel import sharding as sharding
 
-    return layout.read_layout(mesh, fsdp, device)
+    return sharding.read_sharding(mesh, fsdp, device)

@@ -18,8 +18,8 @@ from flagai.model.config_values import Count, Heads, Layers, Range, Rate, Scale,
 from flagai.model.inputs import Output, checked_ids, picked, result, visible
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
 from flagai.model.layer.loss import cross_entropy
-from flagai.model.layer.mask import visibility
-from flagai.model.meta_init import several
+from flagai.model.layer.mask import prepare_mask
+from flagai.model.meta_init import build_layers
 from flagai.model.weights import glm
 from flagai.typed_json import Fields
 
@@ -115,7 +115,7 @@ class GLMModel(BaseModel):
             PromptSpell(config.spell_length, config.hidden_size, config.spell_func) if config.spell_length else None
         )
         self.blocks = BlockStack(
-            several(
+            build_layers(
                 lambda: GLMBlock(
                     config.hidden_size,
                     config.num_attention_heads,
@@ -207,7 +207,7 @@ class GLMModel(BaseModel):
             words, embed = self._with_prompt(self.embed.token(input_ids), prompt_pos), self.embed
         embedded = embed(words, position_ids=positions, block_position_ids=blocks)
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        seen = visibility(mask, count, past + count, input_ids.device)
+        seen = prepare_mask(mask, count, past + count, input_ids.device)
         hidden = self.norm(self.blocks(embedded, seen, cache=memory, states=states))
         logits = self._logits(picked(hidden, logits_at))
         return result(

@@ -20,8 +20,8 @@ from flagai.model.generation_defaults import token_ids, with_end_tokens
 from flagai.model.inputs import Output, checked_ids, decoder_mask, picked, real_tokens, result
 from flagai.model.layer import Attention, Embeddings, FeedForward, KVCache, LayerNorm, Linear
 from flagai.model.layer.loss import next_token_loss
-from flagai.model.layer.mask import visibility
-from flagai.model.meta_init import several
+from flagai.model.layer.mask import prepare_mask
+from flagai.model.meta_init import build_layers
 from flagai.model.padding_id import vocabulary_padding
 from flagai.model.weights import gpt2
 from flagai.typed_json import Fields
@@ -136,7 +136,7 @@ class GPT2Model(BaseModel):
             config.vocab_size, config.n_embd, positions=config.n_positions, dropout=config.embd_pdrop
         )
         self.blocks = BlockStack(
-            several(lambda: _block(config), config.n_layer), checkpoint_activations=config.checkpoint_activations
+            build_layers(lambda: _block(config), config.n_layer), checkpoint_activations=config.checkpoint_activations
         )
         self.norm = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head = None if config.tie_word_embeddings else Linear(config.n_embd, config.vocab_size, bias=False)
@@ -203,7 +203,7 @@ class GPT2Model(BaseModel):
         if position_ids is None:
             position_ids = torch.arange(past, past + count, device=input_ids.device)[None]
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        seen = visibility(mask, count, past + count, input_ids.device)
+        seen = prepare_mask(mask, count, past + count, input_ids.device)
         embed = self.embed if cache is None else cache.embeddings(self.embed)
         embedded = embed(input_ids, position_ids=position_ids)
         hidden = self.norm(self.blocks(embedded, seen, cache=cache, states=states))

@@ -56,7 +56,7 @@ class _ShapesOnly(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def several(make: Callable[[], Module], count: int) -> Iterator[Module]:
+def build_layers(make: Callable[[], Module], count: int) -> Iterator[Module]:
     """Modules of one kind. Without memory all are made after the first, in a third of the time.
 
     Args:
@@ -87,7 +87,7 @@ def _twin(module: Module) -> Module:
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Leave garbage uncollected in the body.
 
     A model is thousands of objects that all stay, enough to set off a full collection: it looks at everything that
@@ -107,7 +107,7 @@ def collector_paused() -> Iterator[None]:
 
 
 @contextmanager
-def collector_settled() -> Iterator[None]:
+def gc_settled() -> Iterator[None]:
     """Leave all objects that are there uncollected in the body; new ones are collected as always.
 
     A training goes on with what it begins with: records, a model, an optimizer. To look at all of it again and again
@@ -124,7 +124,7 @@ def collector_settled() -> Iterator[None]:
         gc.unfreeze()
 
 
-def give_memory(model: nn.Module, names: list[str], device: torch.device) -> None:
+def materialize(model: nn.Module, names: list[str], device: torch.device) -> None:
     """Give memory to parameters that have none; tied ones stay tied.
 
     Args:

@@ -1,4 +1,4 @@
-"""Quantise the weights of a model's blocks: eight or four bits instead of sixteen, read by every step of decoding.
+"""Quantize the weights of a model's blocks: eight or four bits instead of sixteen, read by every step of decoding.
 
 "int8" and "int4" are for the blocks. "int8-all" and "int4-all" also keep the table of tokens in eight bits, if no other
 parameter shares it: it is the head of GLM and GPT-2, and a fourteenth of the bytes of a GLM-10b step in int4.
@@ -17,14 +17,14 @@ from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import ConfigError, InputError
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig
-from flagai.model.layer.embedding import Embeddings, Table
+from flagai.model.layer.embedding import CheckedEmbedding, Embeddings
 from flagai.model.layer.feed_forward import Float32InHalf
 from flagai.model.layer.linear import Linear
-from flagai.model.layer.quantized_embedding import QuantizedTable
+from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 from flagai.model.layer.quantized_linear import BITS, QuantizedLinear
 from flagai.typed_json import shown
 
-# The entry of config.json that says how a folder's weights are quantised.
+# The entry of config.json that says how a folder's weights are quantized.
 KEY = "quantized"
 _ALL = "-all"
 WAYS = (*BITS, *(how + _ALL for how in BITS))
@@ -32,35 +32,35 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def quantize(model: Any, how: str, *, device: torch.device | None = None) -> None:
-    """Quantise the linear layers of a model's blocks, in place, one after the other.
+    """Quantize the linear layers of a model's blocks, in place, one after the other.
 
     Embeddings, norms, biases and heads keep their type, but for the table of tokens in the ways that end in "-all".
 
     Args:
         model: a model of any family; for decoding and encoding only, it cannot be trained any more.
         how: one of ``WAYS``.
-        device: where each quantised layer shall be, and is computed; default where the layer is.
+        device: where each quantized layer shall be, and is computed; default where the layer is.
 
     Raises:
-        InputError: there is no such way; the model is quantised already, spread over processes, or of a width that
+        InputError: there is no such way; the model is quantized already, spread over processes, or of a width that
             cannot be packed.
     """
     bits = read_bits(how)
     present = how_quantized(model)
     if present is not None:
         raise InputError(f"The model is {present} already. Load it anew with quantize={how!r}.")
-    if getattr(model, "layout", None) is not None:
-        raise InputError("Models spread over processes (mesh=, fsdp=) cannot be quantised.")
+    if getattr(model, "sharding", None) is not None:
+        raise InputError("Models spread over processes (mesh=, fsdp=) cannot be quantized.")
     found = list(_layers(model))
     odd = sorted({layer.in_features for _, _, layer in found if layer.in_features % GROUPS[-1]})
     if odd:
-        raise InputError(f"Layers with {odd} inputs cannot be quantised: {GROUPS[-1]} must divide their number.")
+        raise InputError(f"Layers with {odd} inputs cannot be quantized: {GROUPS[-1]} must divide their number.")
     for owner, name, layer in found:
         made = QuantizedLinear.of(layer, bits, wide=isinstance(layer, Float32InHalf), device=device)
         setattr(owner, name, made)
     if how.endswith(_ALL):
         for owner, name, table in list(_tables(model)):
-            setattr(owner, name, QuantizedTable.of(table, device=device))
+            setattr(owner, name, QuantizedEmbedding.of(table, device=device))
     model.eval()
 
 
@@ -76,10 +76,10 @@ def read_bits(how: str) -> int:
 
 
 def how_quantized(model: nn.Module) -> str | None:
-    """How a model is quantised: one of ``WAYS``, or None."""
+    """How a model is quantized: one of ``WAYS``, or None."""
     bits = next((layer.bits for layer in model.modules() if isinstance(layer, QuantizedLinear)), None)
     how = next((how for how, number in BITS.items() if number == bits), None)
-    tables = any(isinstance(layer, QuantizedTable) for layer in model.modules())
+    tables = any(isinstance(layer, QuantizedEmbedding) for layer in model.modules())
     return how + _ALL if how and tables else how
 
 
@@ -93,17 +93,21 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
                         yield owner, name, layer  # type: ignore[misc]
 
 
-def _tables(model: nn.Module) -> Iterator[tuple[nn.Module, str, Table]]:
+def _tables(model: nn.Module) -> Iterator[tuple[nn.Module, str, CheckedEmbedding]]:
     """The tables of tokens that are no other layer's matrix too: who has them, under which name, and themselves."""
     names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for owner in model.modules():
-        if isinstance(owner, Embeddings) and type(owner.token) is Table and names[id(owner.token.weight)] == 1:
+        if (
+            isinstance(owner, Embeddings)
+            and type(owner.token) is CheckedEmbedding
+            and names[id(owner.token.weight)] == 1
+        ):
             yield owner, "token", owner.token
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a model is quantised while it is loaded.
+    """How a model is quantized while it is loaded.
 
     Args:
         stored: how the files are.
@@ -134,22 +138,22 @@ class Quantization:
         if stored is not None and quantize not in (None, stored):
             raise InputError(f"The weights are {stored} already; quantize={quantize!r} needs the original ones.")
         if spread and (stored or quantize):
-            raise InputError("Models spread over processes (mesh=, fsdp=) cannot be quantised.")
+            raise InputError("Models spread over processes (mesh=, fsdp=) cannot be quantized.")
         return cls(stored, None if stored else quantize)
 
     def apply(self, model: Model) -> Model:
-        """Quantise a model whose weights were drawn."""
+        """Quantize a model whose weights were drawn."""
         how = self.stored or self.wanted
         if how is not None:
             quantize(model, how)
         return model
 
     def load(self, model: Any, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> None:
-        """Fill a model without memory; what is quantised now goes to the device layer by layer.
+        """Fill a model without memory; what is quantized now goes to the device layer by layer.
 
         Args:
             model: the model.
-            checkpoint: opened without widening if it is quantised.
+            checkpoint: opened without widening if it is quantized.
             device: where the model shall be.
             dtype: the type of its numbers; default the checkpoint's.
         """

@@ -20,7 +20,7 @@ CONFIG_FILE = "config.json"
 
 
 @dataclass(frozen=True)
-class Found:
+class ResolvedModel:
     """A model's folder.
 
     Args:
@@ -34,7 +34,7 @@ class Found:
     files: CheckpointFiles | None = None
 
 
-def obtain(download_path: str | Path | None, model_name: str = "", *, weights: bool = True) -> Found:
+def resolve(download_path: str | Path | None, model_name: str = "", *, weights: bool = True) -> ResolvedModel:
     """Find a model as :func:`flagai.catalog.packages.find_model` does, or else fetch it.
 
     If the folder has what is asked for, nothing else is looked at: no catalog, no connection. If a download into it was
@@ -61,7 +61,7 @@ def obtain(download_path: str | Path | None, model_name: str = "", *, weights: b
         raise ModelNotFoundError(f"{quoted(name)!r} cannot be read: {error}.") from error  # no rights, or no such name
 
 
-def _found(name: str, place: str | Path | None, weights: bool) -> Found:
+def _found(name: str, place: str | Path | None, weights: bool) -> ResolvedModel:
     files: dict[Path, CheckpointFiles] = {}
     try:
         folder = find_model(name, place, is_here=lambda folder: _is_here(folder, name, weights, files))
@@ -69,10 +69,10 @@ def _found(name: str, place: str | Path | None, weights: bool) -> Found:
         folder = _fetched(name, place, weights, error)
         files.clear()
     card = None if (folder / CONFIG_FILE).is_file() else _card(name)
-    return Found(folder, None if card is None else card.config, files.get(folder))
+    return ResolvedModel(folder, None if card is None else card.config, files.get(folder))
 
 
-def variant(download_path: str | Path | None, model_name: str, task: str) -> str:
+def fine_tuned_name(download_path: str | Path | None, model_name: str, task: str) -> str:
     """The name under which a model fine-tuned for a task is found; the model's own name if there is none.
 
     A folder ``model_name-task`` on this machine comes first; only then is the catalog asked.

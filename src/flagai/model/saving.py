@@ -25,7 +25,7 @@ class Savable(nn.Module):
     prefixes: ClassVar[Mapping[str, str]]
     architecture: ClassVar[str | None]
     config: Any
-    layout: Any
+    sharding: Any
     _own_class: type
 
     def save_pretrained(
@@ -111,7 +111,7 @@ class Savable(nn.Module):
 
     def _write(self, plan: Plan, write: Callable[[Build], None]) -> None:
         """Write files; of several processes that share the model or hold replicas, the first one does."""
-        if self.layout is None:
+        if self.sharding is None:
             write(build)
             return
         from flagai.checkpoint.save_distributed import write_together
@@ -128,7 +128,7 @@ class Savable(nn.Module):
         if layout not in LAYOUTS:
             raise InputError(f"There is no layout {layout!r}. Known: {', '.join(LAYOUTS)}.")
         if layout != "flagai" and how_quantized(self) is not None:
-            raise InputError(f"Quantised weights are written in the layout 'flagai' only, not {layout!r}.")
+            raise InputError(f"Quantized weights are written in the layout 'flagai' only, not {layout!r}.")
         if how_quantized(self) is not None:
             layout = NATIVE  # others join and transpose matrices, which packed ones cannot be
         parameters = dict(self.named_parameters(remove_duplicate=False))

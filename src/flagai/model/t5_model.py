@@ -22,11 +22,11 @@ from flagai.model.inputs import (
     result,
     visible,
 )
-from flagai.model.layer import Embeddings, KVCache, Linear, Mask, Packed, RelativeBias, RMSNorm, Visibility
+from flagai.model.layer import AttentionMask, Embeddings, KVCache, Linear, Mask, Packed, RelativeBias, RMSNorm
 from flagai.model.layer.loss import cross_entropy
-from flagai.model.layer.mask import visibility
+from flagai.model.layer.mask import prepare_mask
 from flagai.model.layer.packed_row import Lengths
-from flagai.model.meta_init import several
+from flagai.model.meta_init import build_layers
 from flagai.model.t5_config import T5Config
 from flagai.model.weights import t5
 
@@ -51,7 +51,7 @@ class T5Stack(nn.Module):
             bidirectional=not decoder,
         )
         self.blocks = BlockStack(
-            several(
+            build_layers(
                 lambda: T5Block(
                     config.d_model,
                     config.num_heads,
@@ -90,7 +90,7 @@ class T5Stack(nn.Module):
             bias = self.bias(count, keys)
         else:
             bias = self.bias.between(positions, positions if cache is None else cache.positions(positions))
-        seen = visibility(mask, count, keys, embedded.device, bias=bias)
+        seen = prepare_mask(mask, count, keys, embedded.device, bias=bias)
         hidden = self.blocks(embedded, seen, cache=cache, states=states, **cross)
         return self.dropout(self.norm(hidden))
 
@@ -231,7 +231,7 @@ class T5Model(BaseModel):
             states=decoder_states,
             positions=decoder_position_ids,
             memory=memory,
-            memory_visibility=self._memory_visibility(attention_mask, cache, count),
+            memory_attn_mask=self._memory_visibility(attention_mask, cache, count),
         )
         logits = self._logits(hidden)
         return result(
@@ -267,15 +267,15 @@ class T5Model(BaseModel):
         return self.encode(input_ids, attention_mask, states)
 
     @staticmethod
-    def _memory_visibility(attention_mask: torch.Tensor | None, cache: KVCache | None, count: int) -> Visibility:
+    def _memory_visibility(attention_mask: torch.Tensor | None, cache: KVCache | None, count: int) -> AttentionMask:
         if attention_mask is None and cache is not None:
             attention_mask = cache.memory_mask
         if attention_mask is None:
-            return Visibility()
+            return AttentionMask()
         if cache is not None:
             cache.memory_mask = attention_mask
         mask = padding_and_matrix(visible(attention_mask), None, None, count)
-        return visibility(mask, count, attention_mask.shape[1], attention_mask.device)
+        return prepare_mask(mask, count, attention_mask.shape[1], attention_mask.device)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.config.scaled_head:

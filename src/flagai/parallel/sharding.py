@@ -17,7 +17,7 @@ from flagai.parallel.world import AUTO, make_mesh, own_device, read_mesh
 
 
 @dataclass(frozen=True)
-class Layout:
+class Sharding:
     """A mesh and its use.
 
     Args:
@@ -129,7 +129,7 @@ class Layout:
             )
 
 
-def read_layout(mesh: DeviceMesh | str, fsdp: FullyShard | bool, device: torch.device) -> Layout | None:
+def read_sharding(mesh: DeviceMesh | str, fsdp: FullyShard | bool, device: torch.device) -> Sharding | None:
     """Understand ``mesh`` and ``fsdp`` as users write them.
 
     Args:
@@ -138,7 +138,7 @@ def read_layout(mesh: DeviceMesh | str, fsdp: FullyShard | bool, device: torch.d
         device: the type of device for "auto"; a mesh knows its own.
 
     Returns:
-        The layout; None if there is only this process.
+        The sharding; None if there is only this process.
 
     Raises:
         InputError: they cannot be understood, or do not go together.
@@ -153,4 +153,4 @@ def read_layout(mesh: DeviceMesh | str, fsdp: FullyShard | bool, device: torch.d
         found = make_mesh(device.type, dp=found.size(), tp=1)
     if how is not None and "dp" not in (found.mesh_dim_names or ()):
         raise InputError("fsdp shards over the dimension dp, which the mesh lacks. Make it with make_mesh(dp=...).")
-    return Layout(found, own_device(found.device_type), how)
+    return Sharding(found, own_device(found.device_type), how)

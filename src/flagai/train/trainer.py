@@ -20,7 +20,7 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
 from flagai.model.layer.packed_row import on_device
-from flagai.model.meta_init import collector_settled
+from flagai.model.meta_init import gc_settled
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.batches import batches, packed
 from flagai.train.engine import Engine, ShardedEngine
@@ -93,7 +93,7 @@ class Trainer:
         self.lengths = _lengths(parts.tokenizer, parts.objective, parts.train, self.recipe)
         self.epochs = [self._plan(epoch) for epoch in range(self.recipe.epochs)]
         self.steps = sum(map(len, self.epochs))
-        kind = ShardedEngine if parts.model.layout is not None else Engine
+        kind = ShardedEngine if parts.model.sharding is not None else Engine
         optimizer = _optimizer(parts.model, self.recipe)
         self.engine = kind(accelerator, parts.model, optimizer, adapters=bool(self.recipe.lora_rank))
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
@@ -128,7 +128,7 @@ class Trainer:
             CheckpointError: a checkpoint cannot be written.
         """
         try:
-            with collector_settled(), memory_advice(self.recipe):
+            with gc_settled(), memory_advice(self.recipe):
                 self._fit()
                 self.states.publish(self.progress.best_step, finish or (lambda _: None))
             return self.progress

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from flagai.model.meta_init import collector_paused
+from flagai.model.meta_init import gc_paused
 
 Work = Callable[[], None]
 
@@ -61,7 +61,7 @@ class CudaRecorder:
         stream.wait_stream(current)
         # Not torch.cuda.graph, which waits for the device, collects garbage and gives back free memory: for a
         # recording of milliseconds, that is most of the time.
-        with collector_paused(), torch.cuda.stream(stream):
+        with gc_paused(), torch.cuda.stream(stream):
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 work()

@@ -133,7 +133,7 @@ def _suits(search: IndependentLanes, logits: torch.Tensor) -> bool:
         and pipeline.only_bans
         and len(pipeline.banned) <= _MOST_BANNED
         # Ranks that share a model would have to agree about what has been compiled.
-        and tree.model.layout is None
+        and tree.model.sharding is None
         and not is_sharded(logits)
         and logits.is_contiguous()
         and usable(logits.device, logits.dtype)

@@ -250,14 +250,14 @@ class StaticSteps:
     @contextmanager
     def lend(self, tree: Tree) -> Iterator[ModelStep]:
         """A step for these texts, which nobody else uses meanwhile."""
-        shape, layout = Shape.of(tree), tree.model.layout
+        shape, sharding = Shape.of(tree), tree.model.sharding
         step = self._take(shape)
-        if layout is not None and not layout.all_wish(step is not None):
+        if sharding is not None and not sharding.all_wish(step is not None):
             step = None  # all ranks begin anew where one has to
         if step is None:
             step = ModelStep(tree.model, shape, tree.cache, self.recorder(tree.device))
             # Processes that share a model must all take the same way.
-            step.quicken(tree.model, tree.cache, _PATIENCE if layout is None else None)
+            step.quicken(tree.model, tree.cache, _PATIENCE if sharding is None else None)
         step.cache.load(tree.cache)
         try:
             yield step
@@ -309,15 +309,15 @@ def records(tree: Tree) -> bool:
 
     Ranks that share a model must all replay or all not, or they would wait for each other: they vote.
     """
-    layout = tree.model.layout
+    sharding = tree.model.sharding
     wish = (
         tree.decoding.cuda_graphs
         and can_record(tree.device)
         and tree.limit >= _WORTH
         # FSDP gathers parameters into new memory at every step.
-        and (layout is None or layout.fsdp is None)
+        and (sharding is None or sharding.fsdp is None)
         # A replay calls nobody, and goes on doing what somebody did who has left since.
         and not any(map(is_hooked, tree.model.modules()))
         and not torch.is_autocast_enabled(tree.device.type)
     )
-    return wish if layout is None else layout.all_wish(wish)
+    return wish if sharding is None else sharding.all_wish(wish)

@@ -20,7 +20,7 @@ from flagai.model.block import BlockStack, PostNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.embedding import Embeddings
 from flagai.model.layer.feed_forward import FeedForward
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.sdpa import attend
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Seen:
         device: where the model computes.
     """
 
-    def __init__(self, whole: Visibility, device: torch.device) -> None:
+    def __init__(self, whole: AttentionMask, device: torch.device) -> None:
         self.whole = whole
         self.tensor, self.causal, self.packed = whole.tensor, whole.causal, whole.row is not None
         self.offsets = whole.offsets
@@ -157,7 +157,7 @@ def _with_what_is_seen(
     device = positional[0].device
 
     def exchanged(value: Any) -> Any:
-        return Seen(value, device) if isinstance(value, Visibility) else value
+        return Seen(value, device) if isinstance(value, AttentionMask) else value
 
     return tuple(map(exchanged, positional)), {name: exchanged(value) for name, value in named.items()}
 

@@ -12,7 +12,7 @@ from flagai.kernels.decode.block import is_untouched
 from flagai.model.block.stack import BlockStack
 from flagai.model.layer.activation import activation
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.sdpa import attend
 
 
@@ -38,11 +38,11 @@ class LeanPreNorm:
         self._scale = attention.scale
         self._head_dim = attention.head_dim
 
-    def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]."""
         batch, count, width = hidden.shape
         if batch * count > MOST_ROWS:
-            whole: torch.Tensor = self._block(hidden, visibility, cache=cache)
+            whole: torch.Tensor = self._block(hidden, attn_mask, cache=cache)
             return whole
         rows = hidden.reshape(-1, width)
         normed = _norm(rows, self._block.norm1)
@@ -51,7 +51,7 @@ class LeanPreNorm:
         # [B * S, 3 * H * D] -> three of [B, H, S, D]
         query, key, value = heads.view(batch, count, 3, -1, self._head_dim).permute(2, 0, 3, 1, 4).unbind()
         key, value = cache.append(key, value)
-        attended = attend(query, key, value, visibility, scale=self._scale)
+        attended = attend(query, key, value, attn_mask, scale=self._scale)
         rows = rows + self._out(attended.transpose(1, 2).reshape(len(rows), -1))
         inner = self._activate(self._up(_norm(rows, self._block.norm2)))
         return (rows + self._down(inner)).view(batch, count, width)

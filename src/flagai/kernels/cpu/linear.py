@@ -136,7 +136,7 @@ class FewRows:
 def is_plain(parameter: torch.Tensor) -> bool:
     """Whether a matrix or a bias is float32 on a CPU with MKL, in a memory order that its products take.
 
-    Parameters of other types (quantised, distributed) have products of their own.
+    Parameters of other types (quantized, distributed) have products of their own.
     """
     return (
         _HAS_MKL

@@ -19,7 +19,7 @@ from flagai.kernels.decode.ops import ACTIVATIONS, HALF
 from flagai.model.block.residual import linear_layers
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.linear import Linear
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.layer.static_cache import StaticCache
 
@@ -153,17 +153,17 @@ class Megakernel:
         # For each cache: the addresses of everything, what programs tell each other, and how many blocks they computed.
         self._kept: WeakKeyDictionary[StaticCache, tuple[torch.Tensor, ...]] = WeakKeyDictionary()
 
-    def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
-        """[1, 1, width] -> [1, 1, width]; ``visibility`` has booleans, [1, 1, 1, capacity]."""
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache) -> torch.Tensor:
+        """[1, 1, width] -> [1, 1, width]; ``attn_mask`` has booleans, [1, 1, 1, capacity]."""
         static, first, kernel = cast(StaticCache, cache.cache), self._blocks[0], self._kernel
         if kernel is None:
             for index, block in enumerate(self._otherwise):
-                hidden = block(hidden, visibility, cache=static.layer(index))
+                hidden = block(hidden, attn_mask, cache=static.layer(index))
             return hidden
         if static not in self._kept:
             self._kept[static] = self._prepared(static)
         addresses, notes, turn = self._kept[static]
-        seen, scale = cast(torch.Tensor, visibility.tensor).view(torch.uint8), first.attention.scale
+        seen, scale = cast(torch.Tensor, attn_mask.tensor).view(torch.uint8), first.attention.scale
         out = torch.empty_like(hidden)
         kernel.run_together(
             self._cut.multiprocessors,

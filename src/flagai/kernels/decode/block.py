@@ -16,7 +16,7 @@ from flagai.model.layer.attention import Attention
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.linear import Linear
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.layer.static_cache import StaticCache
 from flagai.parallel.dtensor import is_sharded, local, plain_type
@@ -34,10 +34,10 @@ class FusedPreNorm:
     def __init__(self, block: Any) -> None:
         self._block = block
 
-    def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
-        """[B, W, width] -> [B, W, width]; ``visibility`` has booleans, [B, 1, W, capacity]."""
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache) -> torch.Tensor:
+        """[B, W, width] -> [B, W, width]; ``attn_mask`` has booleans, [B, 1, W, capacity]."""
         static, block = cast(StaticCache, cache.cache), self._block
-        seen = cast(torch.Tensor, visibility.tensor)[:, 0]
+        seen = cast(torch.Tensor, attn_mask.tensor)[:, 0]
         tokens = hidden.flatten(0, 1).contiguous()
         attention, feed_forward = block.attention, block.feed_forward
         slots = Slots(*static.buffers(cache.index), static.now)
@@ -60,21 +60,21 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
         return faster_t5_blocks(model)
     found = list(blocks) if isinstance(blocks, BlockStack) else []
     fits = bool(found) and rows <= MOST_ROWS and all(is_untouched(block) and _fits(block) for block in found)
-    if model.layout is not None and model.layout.sharing is not None:
-        return _joint(model.layout, found, fits)
+    if model.sharding is not None and model.sharding.sharing is not None:
+        return _joint(model.sharding, found, fits)
     if not fits:
         return ()
     single = [FusedPreNorm(block) for block in found]
     return megakernel_blocks(found, rows, single) or single
 
 
-def _joint(layout: Any, blocks: list[nn.Module], fits: bool) -> Sequence[Callable[..., torch.Tensor]]:
+def _joint(sharding: Any, blocks: list[nn.Module], fits: bool) -> Sequence[Callable[..., torch.Tensor]]:
     """The same for ranks that share a model, who use the kernels together or not at all."""
-    if not layout.all_wish(fits):
+    if not sharding.all_wish(fits):
         return ()
     from flagai.kernels.decode.tensor_parallel_block import joint_blocks
 
-    return joint_blocks(blocks, layout, cast(Any, blocks[0]).norm1.weight.numel())
+    return joint_blocks(blocks, sharding, cast(Any, blocks[0]).norm1.weight.numel())
 
 
 def is_untouched(block: nn.Module) -> bool:
@@ -102,13 +102,13 @@ def _fits(block: Any) -> bool:
         block.feed_forward.activation_name in ACTIVATIONS
         and all(fits(layer) for layer in linear)
         and block.attention.head_dim <= 256
-        and _plain([parameter for parameter in block.parameters() if not _is_quantised(parameter, linear)])
+        and _plain([parameter for parameter in block.parameters() if not _is_quantized(parameter, linear)])
     )
 
 
-def _is_quantised(parameter: nn.Parameter, layers: Sequence[nn.Module]) -> bool:
-    quantised = (layer for layer in layers if type(layer) is QuantizedLinear)
-    return any(parameter is layer.weight or parameter is layer.weight_scale for layer in quantised)
+def _is_quantized(parameter: nn.Parameter, layers: Sequence[nn.Module]) -> bool:
+    quantized = (layer for layer in layers if type(layer) is QuantizedLinear)
+    return any(parameter is layer.weight or parameter is layer.weight_scale for layer in quantized)
 
 
 def _plain(parameters: list[nn.Parameter]) -> bool:

@@ -8,8 +8,8 @@ from torch import nn
 
 from flagai.kernels.decode.ops import _early, usable
 from flagai.kernels.hooks import is_hooked
-from flagai.model.layer.embedding import Embeddings, Table
-from flagai.model.layer.quantized_embedding import QuantizedTable
+from flagai.model.layer.embedding import CheckedEmbedding, Embeddings
+from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 
 # Features that a program adds up.
 _FEATURES = 1024
@@ -41,7 +41,7 @@ class SummedEmbeddings:
         )
         table, positions, blocks = token.weight, position.weight, None if block is None else block.weight
         out = positions.new_empty(*tokens.shape, positions.shape[1])
-        scaled = type(token) is QuantizedTable
+        scaled = type(token) is QuantizedEmbedding
         with_blocks = blocks is not None and block_position_ids is not None
         embedding_kernel[(tokens.numel(), -(-table.shape[1] // _FEATURES))](
             tokens.contiguous(),
@@ -78,8 +78,8 @@ def faster_embeddings(model: Any) -> Callable[..., torch.Tensor] | None:
 
 def _is_plain(table: nn.Module, dtype: torch.dtype) -> bool:
     """Whether a table is one in one piece, which gives numbers of the others' type."""
-    if type(table) not in (Table, QuantizedTable):
+    if type(table) not in (CheckedEmbedding, QuantizedEmbedding):
         return False
     weight = cast(nn.Parameter, table.weight)
-    gives = table.dtype if type(table) is QuantizedTable else weight.dtype
+    gives = table.dtype if type(table) is QuantizedEmbedding else weight.dtype
     return gives is dtype and type(weight) is nn.Parameter and weight.is_contiguous() and usable(weight.device, dtype)

@@ -19,8 +19,8 @@ from flagai.model.block.t5_block import T5Block
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.feed_forward import FeedForward, Float32InHalf, GatedFeedForward
-from flagai.model.layer.linear import Linear, activated
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.linear import Linear, linear_act
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.norm import RMSNorm
 
 # Features of a token that one program of the norm holds.
@@ -42,17 +42,17 @@ class FusedT5:
     def __call__(
         self,
         hidden: torch.Tensor,
-        visibility: Visibility,
+        attn_mask: AttentionMask,
         *,
         cache: LayerCache,
         memory: torch.Tensor | None = None,
-        memory_visibility: Visibility | None = None,
+        memory_attn_mask: AttentionMask | None = None,
     ) -> torch.Tensor:
         """[B, W, width] -> [B, W, width]; see :meth:`PreNormBlock.forward`."""
         block = self._block
-        attended = _attended(block.attention, normed(hidden, block.norm1), visibility, cache)
+        attended = _attended(block.attention, normed(hidden, block.norm1), attn_mask, cache)
         hidden = _added(hidden, attended, block.attention.out)
-        asking, seen = normed(hidden, block.norm_cross), memory_visibility or Visibility()
+        asking, seen = normed(hidden, block.norm_cross), memory_attn_mask or AttentionMask()
         attended = _attended(block.cross_attention, asking, seen, cache, memory)
         hidden = _added(hidden, attended, block.cross_attention.out)
         feed_forward = block.feed_forward
@@ -74,14 +74,14 @@ def normed(hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
 def _attended(
     attention: Any,
     hidden: torch.Tensor,
-    visibility: Visibility,
+    attn_mask: AttentionMask,
     cache: LayerCache,
     memory: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What attention has found, before its last layer, [B, W, H * D]."""
     query = attention._heads(attention.q(hidden))
     key, value = attention.keys_and_values(hidden, memory, cache)
-    found: torch.Tensor = attention.kernel(query, key, value, visibility, scale=attention.scale)
+    found: torch.Tensor = attention.kernel(query, key, value, attn_mask, scale=attention.scale)
     return found.transpose(1, 2).flatten(2)
 
 
@@ -89,9 +89,9 @@ def _inner(feed_forward: Any, hidden: torch.Tensor) -> torch.Tensor:
     """What goes into the last layer, in its type."""
     dtype = feed_forward.down.weight.dtype
     if isinstance(feed_forward, GatedFeedForward):
-        gate = activated(feed_forward.gate, hidden, feed_forward.activation_name)
+        gate = linear_act(feed_forward.gate, hidden, feed_forward.activation_name)
         return gate.to(dtype) * feed_forward.value(hidden).to(dtype)
-    return activated(feed_forward.up, hidden, feed_forward.activation_name).to(dtype)
+    return linear_act(feed_forward.up, hidden, feed_forward.activation_name).to(dtype)
 
 
 def _added(residual: torch.Tensor, hidden: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
@@ -125,7 +125,7 @@ def _fits(block: nn.Module) -> bool:
     hooked = any(map(is_hooked, block.modules()))
     return (
         not hooked
-        and bool(linear)  # quantised layers are others
+        and bool(linear)  # quantized layers are others
         and type(feed_forward) in (FeedForward, GatedFeedForward)
         and all(type(layer) in (Linear, Float32InHalf) and layer.bias is None for layer in linear)
         and all(type(norm) is RMSNorm for norm in (block.norm1, block.norm_cross, block.norm2))

@@ -10,10 +10,10 @@ from flagai.kernels.decode.fused_all_reduce import Meeting, Part, joint_product
 from flagai.kernels.decode.ops import MOST_ROWS, Slots, attend_slots, product, project
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.linear import Linear
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
 from flagai.parallel.dtensor import local
-from flagai.parallel.sharding import Layout
+from flagai.parallel.sharding import Sharding
 
 
 class JointPreNorm:
@@ -41,10 +41,10 @@ class JointPreNorm:
         self._following = following
         self._normed: torch.Tensor | None = None  # what the block before has left
 
-    def __call__(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache) -> torch.Tensor:
-        """[B, W, width] -> [B, W, width]; ``visibility`` has booleans, [B, 1, W, capacity]."""
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache) -> torch.Tensor:
+        """[B, W, width] -> [B, W, width]; ``attn_mask`` has booleans, [B, 1, W, capacity]."""
         static = cast(StaticCache, cache.cache)
-        seen = cast(torch.Tensor, visibility.tensor)[:, 0]
+        seen = cast(torch.Tensor, attn_mask.tensor)[:, 0]
         tokens = hidden.flatten(0, 1).contiguous()
         inbox, following = self._meeting.inbox, self._following
         if inbox is not None and self._number == 0:
@@ -66,18 +66,18 @@ class JointPreNorm:
         return tokens.view_as(hidden)
 
 
-def joint_blocks(blocks: Sequence[nn.Module], layout: Layout, width: int) -> Sequence[Callable[..., torch.Tensor]]:
-    """What computes blocks that are cut over ranks; all ranks of the layout call it together.
+def joint_blocks(blocks: Sequence[nn.Module], sharding: Sharding, width: int) -> Sequence[Callable[..., torch.Tensor]]:
+    """What computes blocks that are cut over ranks; all ranks of the sharding call it together.
 
     Args:
         blocks: all blocks of a decoder.
-        layout: how the model is spread.
+        sharding: how the model is spread.
         width: size of the hidden states.
     """
-    group = layout.sharing
+    group = sharding.sharing
     if group is None:
         return ()
-    meeting = Meeting(group, layout.inbox(MOST_ROWS * width))
+    meeting = Meeting(group, sharding.inbox(MOST_ROWS * width))
     made: list[JointPreNorm] = []
     for number, block in reversed(list(enumerate(blocks))):
         made.append(JointPreNorm(block, number, meeting, made[-1] if made else None))

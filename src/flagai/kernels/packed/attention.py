@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 import torch
 
 from flagai.kernels.decode.ops import _power, usable
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.packed_row import PackedRow
 from flagai.model.layer.sdpa import attend
 
@@ -116,16 +116,16 @@ def _suits(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    visibility: Visibility,
+    attn_mask: AttentionMask,
     *,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> bool:
     """Whether flash attention takes these packed sequences."""
     return (
-        visibility.row is not None
-        and visibility.offsets is not None
-        and visibility.tensor is None
+        attn_mask.row is not None
+        and attn_mask.offsets is not None
+        and attn_mask.tensor is None
         and scale is None
         and not dropout
         and query.is_cuda
@@ -141,7 +141,7 @@ def attend_packed(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    visibility: Visibility,
+    attn_mask: AttentionMask,
     *,
     scale: float | None = None,
     dropout: float = 0.0,
@@ -149,11 +149,11 @@ def attend_packed(
     """Packed sequences in one kernel: ours for short ones, else flash attention."""
     # [1, H, T, D] -> [T, H, D]
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return _attend_rows(query, key, value, visibility).transpose(0, 1)[None]
+    return _attend_rows(query, key, value, attn_mask).transpose(0, 1)[None]
 
 
-def _attend_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visibility: Visibility) -> torch.Tensor:
-    row, offsets = cast(PackedRow, visibility.row), cast(torch.Tensor, visibility.offsets)
+def _attend_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: AttentionMask) -> torch.Tensor:
+    row, offsets = cast(PackedRow, attn_mask.row), cast(torch.Tensor, attn_mask.offsets)
     if short_texts(query, row.longest):
         from flagai.kernels.packed.attention_autograd import WIDEST_HEAD, attend_learning, classes_of
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.norm import added_norm
 
 
@@ -53,16 +53,16 @@ class PreNormBlock(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
-        visibility: Visibility,
+        attn_mask: AttentionMask,
         *,
         cache: LayerCache | None = None,
         memory: torch.Tensor | None = None,
-        memory_visibility: Visibility | None = None,
+        memory_attn_mask: AttentionMask | None = None,
     ) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]; ``memory`` is the encoder's output, [B, K, width]."""
-        hidden = hidden + self.dropout(self.attention(self.norm1(hidden), visibility, cache=cache))
+        hidden = hidden + self.dropout(self.attention(self.norm1(hidden), attn_mask, cache=cache))
         if self.cross_attention is not None and self.norm_cross is not None:
-            seen = memory_visibility or Visibility()
+            seen = memory_attn_mask or AttentionMask()
             attended = self.cross_attention(self.norm_cross(hidden), seen, memory=memory, cache=cache)
             hidden = hidden + self.dropout(attended)
         return hidden + self.dropout(self.feed_forward(self.norm2(hidden)))
@@ -108,16 +108,18 @@ class PostNormBlock(nn.Module):
         # Whoever compiles a model puts one here that computes all of the block.
         self.whole_kernel: Callable[..., torch.Tensor] | None = None
 
-    def forward(self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache | None = None) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache | None = None
+    ) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]."""
         if self.whole_kernel is not None and cache is None:
-            return self.whole_kernel(self, hidden, visibility)
-        return self.by_parts(hidden, visibility, cache=cache)
+            return self.whole_kernel(self, hidden, attn_mask)
+        return self.by_parts(hidden, attn_mask, cache=cache)
 
     def by_parts(
-        self, hidden: torch.Tensor, visibility: Visibility, *, cache: LayerCache | None = None
+        self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache | None = None
     ) -> torch.Tensor:
         """The same, each layer called by itself."""
-        attended = self.attention(hidden, visibility, cache=cache)
+        attended = self.attention(hidden, attn_mask, cache=cache)
         hidden = added_norm(self.norm1, hidden, self.dropout(attended))
         return added_norm(self.norm2, hidden, self.dropout(self.feed_forward(hidden)))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from flagai.model.layer.cache import KVCache
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 
 
 class BlockStack(nn.ModuleList):
@@ -29,7 +29,7 @@ class BlockStack(nn.ModuleList):
     def forward(
         self,
         hidden: torch.Tensor,
-        visibility: Visibility,
+        attn_mask: AttentionMask,
         *,
         cache: KVCache | None = None,
         states: list[torch.Tensor] | None = None,
@@ -39,10 +39,10 @@ class BlockStack(nn.ModuleList):
 
         Args:
             hidden: the embeddings, [B, S, width].
-            visibility: who sees whom.
+            attn_mask: who sees whom.
             cache: past keys and values; advanced by S positions.
             states: if given, the input and the output of every block are appended.
-            **cross: for decoders: ``memory`` and ``memory_visibility``.
+            **cross: for decoders: ``memory`` and ``memory_attn_mask``.
 
         Shape:
             -> [B, S, width]
@@ -53,9 +53,9 @@ class BlockStack(nn.ModuleList):
         for start in range(0, len(self), self.group):
             indices = range(start, min(start + self.group, len(self)))
             if recompute:
-                hidden, outputs = checkpoint(self._run, indices, hidden, visibility, None, cross, use_reentrant=False)
+                hidden, outputs = checkpoint(self._run, indices, hidden, attn_mask, None, cross, use_reentrant=False)
             else:
-                hidden, outputs = self._run(indices, hidden, visibility, cache, cross)
+                hidden, outputs = self._run(indices, hidden, attn_mask, cache, cross)
             if collected is not None:
                 collected += outputs
         if states is not None and collected is not None:
@@ -68,15 +68,15 @@ class BlockStack(nn.ModuleList):
         self,
         indices: range,
         hidden: torch.Tensor,
-        visibility: Visibility,
+        attn_mask: AttentionMask,
         cache: KVCache | None,
         cross: dict[str, Any],
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         outputs = []
         for index in indices:
             if cache is None:
-                hidden = self[index](hidden, visibility, **cross)
+                hidden = self[index](hidden, attn_mask, **cross)
             else:
-                hidden = cache.block(index, self[index])(hidden, visibility, cache=cache.layer(index), **cross)
+                hidden = cache.block(index, self[index])(hidden, attn_mask, cache=cache.layer(index), **cross)
             outputs.append(hidden)
         return hidden, outputs

@@ -8,7 +8,7 @@ from torch import nn
 from flagai.errors import InputError
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.linear import Linear
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.sdpa import attend
 
 
@@ -55,7 +55,7 @@ class Attention(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
-        visibility: Visibility,
+        attn_mask: AttentionMask,
         *,
         memory: torch.Tensor | None = None,
         cache: LayerCache | None = None,
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
         Args:
             hidden: [B, Q, width]
-            visibility: which keys each query sees.
+            attn_mask: which keys each query sees.
             memory: the encoder's output, [B, K, width].
             cache: past keys and values.
 
@@ -72,11 +72,11 @@ class Attention(nn.Module):
             -> [B, Q, width]
         """
         if self.whole_kernel is not None and cache is None:
-            return self.out(self.whole_kernel(self, hidden, visibility))
+            return self.out(self.whole_kernel(self, hidden, attn_mask))
         query = self._heads(self.q(hidden))
         key, value = self.keys_and_values(hidden, memory, cache)
         dropout = self.dropout if self.training else 0.0
-        attended = self.kernel(query, key, value, visibility, scale=self.scale, dropout=dropout)
+        attended = self.kernel(query, key, value, attn_mask, scale=self.scale, dropout=dropout)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def keys_and_values(

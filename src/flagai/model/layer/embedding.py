@@ -33,7 +33,7 @@ def check_ids(ids: torch.Tensor, rows: int, what: str) -> None:
             )
 
 
-class Table(nn.Embedding):
+class CheckedEmbedding(nn.Embedding):
     """A lookup table that names the offending id when one lies outside of it.
 
     On a GPU the check would wait for the device, so there it is left to the kernel.
@@ -102,10 +102,10 @@ class Embeddings(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.token = Table(vocab_size, width, "token id")
-        self.position = Table(positions, width, "position") if positions else None
-        self.block_position = Table(block_positions, width, "block position") if block_positions else None
-        self.segment = Table(segments, width, "segment id") if segments else None
+        self.token = CheckedEmbedding(vocab_size, width, "token id")
+        self.position = CheckedEmbedding(positions, width, "position") if positions else None
+        self.block_position = CheckedEmbedding(block_positions, width, "block position") if block_positions else None
+        self.segment = CheckedEmbedding(segments, width, "segment id") if segments else None
         self.norm = nn.LayerNorm(width, eps=norm_eps) if norm_eps is not None else None
         self.dropout = nn.Dropout(dropout)
         self.finish = Finish()

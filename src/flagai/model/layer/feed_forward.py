@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from flagai.model.layer.activation import activation
-from flagai.model.layer.linear import Linear, activated, type_of
+from flagai.model.layer.linear import Linear, compute_dtype, linear_act
 
 
 class Float32InHalf(Linear):
@@ -66,7 +66,7 @@ class FeedForward(nn.Module):
 
 def inner_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
     """What the second layer reads, before dropout and in its type, [..., width] -> [..., inner]."""
-    return activated(layer.up, hidden, layer.activation_name).to(type_of(layer.down))
+    return linear_act(layer.up, hidden, layer.activation_name).to(compute_dtype(layer.down))
 
 
 class GatedFeedForward(nn.Module):
@@ -104,6 +104,6 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]; the product is formed in the last layer's type, where it cannot overflow."""
-        dtype = type_of(self.down)
-        inner = activated(self.gate, hidden, self.activation_name).to(dtype) * self.value(hidden).to(dtype)
+        dtype = compute_dtype(self.down)
+        inner = linear_act(self.gate, hidden, self.activation_name).to(dtype) * self.value(hidden).to(dtype)
         return self.down(self.dropout(inner))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from flagai.model.layer.activation import activation
-from flagai.model.layer.linear import Linear, activated
+from flagai.model.layer.linear import Linear, linear_act
 
 
 class Pooler(nn.Module):
@@ -48,7 +48,7 @@ class MaskLMHead(nn.Module):
 
     def features(self, hidden: torch.Tensor) -> torch.Tensor:
         """The transformed states that are scored, [B, S, width] (FlagAI returns them as ``hidden_states``)."""
-        return self.norm(activated(self.transform, hidden, self.activation_name))
+        return self.norm(linear_act(self.transform, hidden, self.activation_name))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[B, S, width] -> [B, S, V]."""

@@ -51,13 +51,13 @@ class Linear(nn.Linear, ActivatedLinear):
         return linear(hidden, self.weight, self.bias, activation_name)
 
 
-def activated(layer: nn.Module, hidden: torch.Tensor, activation_name: str) -> torch.Tensor:
+def linear_act(layer: nn.Module, hidden: torch.Tensor, activation_name: str) -> torch.Tensor:
     """A layer and its activation; the layer may be one that was put in place of ours and knows no activation."""
     if isinstance(layer, ActivatedLinear):
         return layer(hidden, activation_name)
     return activation(activation_name)(layer(hidden))
 
 
-def type_of(layer: nn.Module) -> torch.dtype:
+def compute_dtype(layer: nn.Module) -> torch.dtype:
     """The type of the numbers that a layer takes and gives."""
     return layer.dtype if isinstance(layer, ActivatedLinear) else cast(torch.Tensor, layer.weight).dtype

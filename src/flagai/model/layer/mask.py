@@ -1,6 +1,6 @@
 """Typed attention masks: who sees whom, said once per forward pass.
 
-Masks are values that are joined with ``&``; :func:`visibility` turns them into what the kernel needs.
+Masks are values that are joined with ``&``; :func:`attn_mask` turns them into what the kernel needs.
 Queries are the last ``queries`` of ``keys`` positions: with a cache, the earlier keys lie in it.
 """
 
@@ -116,7 +116,7 @@ class Both(Mask):
 
 
 @dataclass(frozen=True)
-class Visibility:
+class AttentionMask:
     """A mask in the form that attention kernels take.
 
     Args:
@@ -132,13 +132,13 @@ class Visibility:
     offsets: torch.Tensor | None = None
 
 
-def visibility(
+def prepare_mask(
     mask: Mask | None,
     queries: int,
     keys: int,
     device: torch.device,
     bias: torch.Tensor | None = None,
-) -> Visibility:
+) -> AttentionMask:
     """Choose the cheapest form of a mask; computed once and used by every layer.
 
     A row that sees nothing (the row of a padding token) sees everything instead: its output means nothing,
@@ -153,14 +153,14 @@ def visibility(
             scores of the longest, of which shorter ones take the first rows and columns.
     """
     if isinstance(mask, Packed):
-        return Visibility(bias, row=mask.row, offsets=mask.row.on(device).offsets)
+        return AttentionMask(bias, row=mask.row, offsets=mask.row.on(device).offsets)
     if mask is None or (isinstance(mask, Causal) and queries == 1):
-        return Visibility(bias)
+        return AttentionMask(bias)
     if isinstance(mask, Causal) and queries == keys and bias is None:
-        return Visibility(causal=True)
+        return AttentionMask(causal=True)
     visible = mask.dense(queries, keys, device)
     if visible.device.type == "cpu" and not torch.compiler.is_compiling() and bool(visible.all()):
-        return Visibility(bias)
+        return AttentionMask(bias)
     if not (isinstance(mask, Dense) and mask.sighted):
         visible = visible | ~visible.any(-1, keepdim=True)
-    return Visibility(visible if bias is None else bias.where(visible, -torch.inf))
+    return AttentionMask(visible if bias is None else bias.where(visible, -torch.inf))

@@ -5,11 +5,11 @@ from typing import Self
 import torch
 from torch.nn import functional as F
 
-from flagai.model.layer.embedding import Table, check_ids
+from flagai.model.layer.embedding import CheckedEmbedding, check_ids
 from flagai.model.layer.quantized_linear import Quantized
 
 
-class QuantizedTable(Quantized):
+class QuantizedEmbedding(Quantized):
     """A table of embeddings in eight bits, which is also the head that scores tokens.
 
     Args:
@@ -24,14 +24,14 @@ class QuantizedTable(Quantized):
         self.num_embeddings, self.embedding_dim, self.what = rows, width, what
 
     @classmethod
-    def of(cls, table: Table, *, device: torch.device | None = None) -> Self:
-        """The quantised form of a table; see :meth:`flagai.model.layer.quantized_linear.QuantizedLinear.of`."""
+    def of(cls, table: CheckedEmbedding, *, device: torch.device | None = None) -> Self:
+        """The quantized form of a table; see :meth:`flagai.model.layer.quantized_linear.QuantizedLinear.of`."""
         with torch.device("meta"):
             made = cls(table.num_embeddings, table.embedding_dim, table.what, table.weight.dtype)
         return made.take(table.weight, None, device)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """[...] -> [..., width]; see :class:`flagai.model.layer.embedding.Table`."""
+        """[...] -> [..., width]; see :class:`flagai.model.layer.embedding.CheckedEmbedding`."""
         check_ids(ids, self.num_embeddings, self.what)
         scale = F.embedding(ids, self.weight_scale[:, None])
         return (F.embedding(ids, self.weight).float() * scale).to(self.dtype)

@@ -58,7 +58,7 @@ class Quantized(ActivatedLinear):
 
     @torch.no_grad()
     def take(self, matrix: torch.Tensor, bias: torch.Tensor | None, device: torch.device | None) -> Self:
-        """Become the quantised form of a matrix.
+        """Become the quantized form of a matrix.
 
         Args:
             matrix: [outputs, inputs], on any device.
@@ -87,7 +87,7 @@ class Quantized(ActivatedLinear):
             InputError: it shall be trained.
         """
         if mode:
-            raise InputError("Quantised weights cannot be trained. Load the model without quantize=.")
+            raise InputError("Quantized weights cannot be trained. Load the model without quantize=.")
         return super().train(mode)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
@@ -117,7 +117,7 @@ class Quantized(ActivatedLinear):
 
 @operation
 def quantized_product(layer: Quantized, hidden: torch.Tensor) -> torch.Tensor:
-    """Multiply tokens by a quantised matrix and add its bias, [..., in] -> [..., out]."""
+    """Multiply tokens by a quantized matrix and add its bias, [..., in] -> [..., out]."""
     return F.linear(hidden, layer.widened(hidden.dtype), layer.bias)
 
 
@@ -126,7 +126,7 @@ class QuantizedLinear(Quantized):
 
     @classmethod
     def of(cls, layer: nn.Linear, bits: int, *, wide: bool = False, device: torch.device | None = None) -> Self:
-        """The quantised form of a layer.
+        """The quantized form of a layer.
 
         Args:
             layer: the layer; it stays as it is.

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from flagai.model.layer.mask import Visibility
+from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.operation import operation
 from flagai.model.layer.packed_row import PackedRow
 
@@ -13,7 +13,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    visibility: Visibility,
+    attn_mask: AttentionMask,
     *,
     scale: float | None = None,
     dropout: float = 0.0,
@@ -24,23 +24,23 @@ def attend(
         query: [B, H, Q, D]
         key: [B, H, K, D]
         value: [B, H, K, D]
-        visibility: which keys each query sees, and scores to add.
+        attn_mask: which keys each query sees, and scores to add.
         scale: factor on the scores; None means D ** -0.5.
         dropout: probability of dropping an attention weight.
 
     Shape:
         -> [B, H, Q, D]
     """
-    mask = visibility.tensor
+    mask = attn_mask.tensor
     if mask is not None and mask.is_floating_point():
         mask = mask.to(query.dtype)
-    if visibility.row is None:
+    if attn_mask.row is None:
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=visibility.causal, scale=scale
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=attn_mask.causal, scale=scale
         )
     # [1, H, T, D] -> [T, H, D]: heads were split from the features, so this is how the numbers lie in memory.
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-    return _attend_runs(rows, visibility.row, mask, scale, dropout).transpose(0, 1)[None]
+    return _attend_runs(rows, attn_mask.row, mask, scale, dropout).transpose(0, 1)[None]
 
 
 def _attend_runs(

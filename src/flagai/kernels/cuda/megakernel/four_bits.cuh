@@ -1,4 +1,4 @@
-// Weights of four bits, as flagai.checkpoint.quantised says: in unit u (four words) of a group, nibble j of word w is
+// Weights of four bits, as flagai.checkpoint.quantized says: in unit u (four words) of a group, nibble j of word w is
 // number 16 j + 4 u + w. Four nibbles of a word are four bytes by one operation.
 
 // Where the digits for half a unit (two words) are; in this order, neither who writes nor who reads meets a bank twice.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagai.checkpoint.quantization import quantised, write_quantised
+from flagai.checkpoint.quantization import quantized, write_quantized
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import CheckpointError
 
@@ -16,7 +16,7 @@ def test_every_value_is_within_half_a_step_of_its_row(tmp_path: Path) -> None:
     weights = torch.randn(80, 64) * torch.logspace(-3, 1, 80)[:, None]
     weights[3] = 0
     vector = torch.randn(64)
-    write_quantised(tmp_path / "model.safetensors", {"a.weight": weights, "a.bias": vector})
+    write_quantized(tmp_path / "model.safetensors", {"a.weight": weights, "a.bias": vector})
     read = open_checkpoint(tmp_path)
     assert list(read) == ["a.weight", "a.bias"] or set(read) == {"a.weight", "a.bias"}
     found = read.tensors("a.weight")[0]
@@ -28,7 +28,7 @@ def test_every_value_is_within_half_a_step_of_its_row(tmp_path: Path) -> None:
 
 
 def test_a_scale_of_another_shape_is_refused(tmp_path: Path) -> None:
-    tensors = quantised({"a.weight": torch.randn(80, 64)})
+    tensors = quantized({"a.weight": torch.randn(80, 64)})
     tensors["a.weight.scale"] = tensors["a.weight.scale"][:-1]
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"'a.weight' is \[80, 64\], but its scale \[79\]"):
