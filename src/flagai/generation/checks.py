@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from flagai.checkpoint.memory import memory_advised
+from flagai.data.prompt import Prompt
 from flagai.errors import InputError
 from flagai.generation.family import Family, position_rows, room
 from flagai.generation.options import Decoding
-from flagai.generation.types import Prompt
 
 # Bytes: of the matrix of what the answers to one text see, and of the scores of a step.
 _MOST_SEEN = 2**30

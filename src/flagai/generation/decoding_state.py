@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from flagai.data.prompt import Prompt
 from flagai.generation.checks import check, start_id_of
 from flagai.generation.family import Places, family_of, position_rows
 from flagai.generation.groups import like_length, read_apart
 from flagai.generation.options import Decoding
 from flagai.generation.replay.inputs import Inputs
-from flagai.generation.types import Prompt
 from flagai.kernels.cpu.decode_block import lean_blocks
 from flagai.model.layer.cache import RowsOfCache
 from flagai.parallel.dtensor import in_parts, vocabularies

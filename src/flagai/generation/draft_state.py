@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from flagai.data.prompt import Prompt
 from flagai.generation.decoding_state import Tree
 from flagai.generation.options import Decoding
-from flagai.generation.types import Prompt
 
 _NO_END = 2**62
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from flagai.data.prompt import Prompt
 from flagai.generation.beam import BeamSearch
 from flagai.generation.checks import memory_advice
 from flagai.generation.contrastive import ContrastiveSearch
@@ -18,7 +19,7 @@ from flagai.generation.prompt_lookup import PromptLookup
 from flagai.generation.sampling import IndependentLanes
 from flagai.generation.search import Search
 from flagai.generation.stepper import Stepper
-from flagai.generation.types import Event, Hypothesis, LogitsProcessor, Prompt, StopHook
+from flagai.generation.types import Event, Hypothesis, LogitsProcessor, StopHook
 
 # Texts leave the batch when this share of it is finished: leaving copies the cache, so not for each one.
 _IDLE = 0.5

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from flagai.data.prompt import Prompt
 from flagai.errors import InputError
-from flagai.generation.types import Prompt
 from flagai.model.bert_model import BertForSeq2seq
 from flagai.model.glm_model import GLMForSeq2Seq, GLMModel
 from flagai.model.gpt2_model import GPT2Model

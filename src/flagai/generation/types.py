@@ -14,23 +14,6 @@ StopHook = Callable[[int, tuple[int, ...]], bool]
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """The ids of one text that is to be continued or whose blanks are to be filled.
-
-    Args:
-        ids: the text with its command tokens, as the family expects it; for T5, the encoder's text.
-        blanks: where GLM's masks stand that are to be filled, in this order; () for a plain continuation.
-    """
-
-    ids: tuple[int, ...]
-    blanks: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", tuple(self.ids))
-        object.__setattr__(self, "blanks", tuple(self.blanks))
-
-
-@dataclass(frozen=True)
 class Hypothesis:
     """One answer.
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from flagai.data.prepare.batch import Batch, encoded, last, padded, shortened
+from flagai.data.prompt import Prompt
 from flagai.data.tokenizer import Tokenizer
-from flagai.generation import Prompt
 
 
 def prompts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[Prompt]:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from flagai.data.prepare.batch import Batch, encoded, kept, padded
+from flagai.data.prompt import Prompt
 from flagai.data.tokenizer import Tokenizer
-from flagai.generation import Prompt
 
 
 def start_and_end(tokenizer: Tokenizer) -> tuple[int, int]:

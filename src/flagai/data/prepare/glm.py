@@ -10,9 +10,9 @@ from itertools import chain
 import torch
 
 from flagai.data.prepare.batch import Batch, encoded, encoded_pairs, kept, last, padded, shortened
+from flagai.data.prompt import Prompt
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.generation import Prompt
 
 MASKS = ("mask", "sMASK", "gMASK")
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flagai.data.prepare import bert, causal, encoder_decoder, glm
+from flagai.data.prompt import Prompt
 from flagai.data.tokenizer import Tokenizer
-from flagai.generation import Prompt
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForSeq2seq
 from flagai.model.glm_model import GLMForSeq2Seq
