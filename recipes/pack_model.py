@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from flagai.checkpoint.quantization import write_quantized
 from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint.save import write_quantized
 
 _MOST = 19_000_000
 _BESIDE = ("config.json", "vocab.txt", "tokenizer_config.json", "metrics.json", "log.jsonl")

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagai.checkpoint.quantization import quantized, write_quantized
+from flagai.checkpoint.quantization import quantize_tensors
 from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint.save import write_quantized
 from flagai.errors import CheckpointError
 
 
@@ -28,7 +29,7 @@ def test_every_value_is_within_half_a_step_of_its_row(tmp_path: Path) -> None:
 
 
 def test_a_scale_of_another_shape_is_refused(tmp_path: Path) -> None:
-    tensors = quantized({"a.weight": torch.randn(80, 64)})
+    tensors = quantize_tensors({"a.weight": torch.randn(80, 64)})
     tensors["a.weight.scale"] = tensors["a.weight.scale"][:-1]
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"'a.weight' is \[80, 64\], but its scale \[79\]"):

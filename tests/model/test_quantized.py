@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.checkpoint.quantization import GROUPS, eight_bits, four_bits, numbers_of, steps_of, widen, write_quantized
+from flagai.checkpoint.quantization import (
+    GROUPS,
+    dequantize,
+    quantize_int4,
+    quantize_int8,
+    scales_and_minima,
+    unpack_int4,
+)
+from flagai.checkpoint.save import write_quantized
 from flagai.convert import convert
 from flagai.doctor import examine
 from flagai.errors import CheckpointError, ConfigError, InputError, LoadError
@@ -70,13 +78,13 @@ def test_four_bits_hold_what_was_packed(columns: int) -> None:
     numbers[:, :, 0], numbers[:, :, 1] = 0, 15
     step = (torch.rand(5, columns // group, 1) + 1).bfloat16().float()
     exact = (numbers * step - 8 * step).flatten(1)
-    words, scale = four_bits(exact)
+    words, scale = quantize_int4(exact)
     assert words.shape == (5, columns // 8)
     assert words.dtype == scale.dtype == torch.int32
     assert scale.shape == (5, columns // group)
-    assert torch.equal(numbers_of(words, scale), numbers.flatten(1).int())
-    assert torch.equal(steps_of(scale)[0], step[:, :, 0])
-    assert torch.equal(widen(words, scale), exact)
+    assert torch.equal(unpack_int4(words, scale), numbers.flatten(1).int())
+    assert torch.equal(scales_and_minima(scale)[0], step[:, :, 0])
+    assert torch.equal(dequantize(words, scale), exact)
 
 
 def test_the_ith_word_of_a_group_has_the_numbers_at_every_eighth_of_the_group() -> None:
@@ -84,18 +92,22 @@ def test_the_ith_word_of_a_group_has_the_numbers_at_every_eighth_of_the_group() 
     matrix = torch.zeros(1, 128)
     matrix[0, 0], matrix[0, 127] = -8, 7
     matrix[0, 3 * 16 + 5] = 4  # the fourth nibble of word 5
-    words, _ = four_bits(matrix)
+    words, _ = quantize_int4(matrix)
     assert [(int(words[0, 5]) >> (4 * place)) & 15 for place in range(8)] == [8, 8, 8, 12, 8, 8, 8, 8]
 
 
-@pytest.mark.parametrize(("pack", "most"), [(eight_bits, 0.51), (four_bits, 0.55)])
+@pytest.mark.parametrize(("pack", "most"), [(quantize_int8, 0.51), (quantize_int4, 0.55)])
 def test_errors_are_within_half_a_step(pack: Any, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flagai.checkpoint.quantization._DRAWN_IN", (1.0,))
     torch.manual_seed(0)
     matrix = torch.randn(40, 256) * torch.logspace(-4, 2, 40)[:, None]
     numbers, scale = pack(matrix)
-    step = scale[:, None].expand(40, 256) if pack is eight_bits else steps_of(scale)[0].repeat_interleave(128, 1)
-    assert ((widen(numbers, scale) - matrix).abs() <= most * step).all()
+    step = (
+        scale[:, None].expand(40, 256)
+        if pack is quantize_int8
+        else scales_and_minima(scale)[0].repeat_interleave(128, 1)
+    )
+    assert ((dequantize(numbers, scale) - matrix).abs() <= most * step).all()
 
 
 def test_drawing_groups_in_lessens_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +116,7 @@ def test_drawing_groups_in_lessens_the_error(monkeypatch: pytest.MonkeyPatch) ->
     matrix[::4, ::128] *= 2
 
     def error() -> float:
-        return float((widen(*four_bits(matrix)) - matrix).square().mean())
+        return float((dequantize(*quantize_int4(matrix)) - matrix).square().mean())
 
     drawn = error()
     monkeypatch.setattr("flagai.checkpoint.quantization._DRAWN_IN", (1.0,))
@@ -294,7 +306,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
 def test_scales_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    words, scale = four_bits(torch.randn(8, 128))
+    words, scale = quantize_int4(torch.randn(8, 128))
     save_file({"a.weight": words, "a.weight.scale": scale.repeat(1, 3)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="one int32 for each group of a row"):
         _tensors(tmp_path)

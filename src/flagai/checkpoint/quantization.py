@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from flagai.checkpoint.atomic import replace_file
 from flagai.errors import CheckpointError
 
 # What follows the name of a quantized tensor in the name of its scale.
@@ -38,7 +37,7 @@ _DRAWN_IN = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 _AT_ONCE = 1 << 24
 
 
-def eight_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_int8(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A matrix as int8, and each row's scale.
 
     Args:
@@ -52,12 +51,12 @@ def eight_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (rows / scale[:, None]).round().to(torch.int8), scale
 
 
-def group_of(columns: int) -> int | None:
+def group_size(columns: int) -> int | None:
     """How many numbers of a row share a step in four bits; None if such rows cannot be packed."""
     return next((group for group in GROUPS if columns % group == 0), None)
 
 
-def four_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_int4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A matrix as words of eight numbers, and each group's step and least value.
 
     Args:
@@ -67,12 +66,12 @@ def four_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         -> [rows, columns / 8] int32; [rows, groups] int32
     """
     parts = matrix.split(max(1, _AT_ONCE // matrix.shape[1]))
-    words, scale = zip(*(_four_bits(part.float()) for part in parts), strict=True)
+    words, scale = zip(*(_quantize_int4(part.float()) for part in parts), strict=True)
     return torch.cat(words), torch.cat(scale)
 
 
-def _four_bits(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    group = group_of(matrix.shape[1])
+def _quantize_int4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    group = group_size(matrix.shape[1])
     if group is None:
         raise ValueError(f"{matrix.shape[1]} columns cannot be cut into groups of {GROUPS}")
     groups = matrix.unflatten(1, (-1, group))
@@ -100,48 +99,48 @@ def _numbers(groups: torch.Tensor, step: torch.Tensor, least: torch.Tensor) -> t
     return ((groups - least) / step).round().clamp(0, _MOST)
 
 
-def widen(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def dequantize(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The values of a quantized tensor, in float32.
 
     Args:
         numbers: int8, or words of four bits.
-        scale: as :func:`eight_bits` or :func:`four_bits` gives it.
+        scale: as :func:`quantize_int8` or :func:`quantize_int4` gives it.
     """
     if numbers.dtype == torch.int8:
         return numbers.float() * scale.float().view(-1, *[1] * (numbers.dim() - 1))
-    step, least = steps_of(scale)
-    values = numbers_of(numbers, scale).unflatten(1, (scale.shape[1], -1))
+    step, least = scales_and_minima(scale)
+    values = unpack_int4(numbers, scale).unflatten(1, (scale.shape[1], -1))
     return (values * step[:, :, None] + least[:, :, None]).flatten(1)
 
 
-def steps_of(scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def scales_and_minima(scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each group's step and least value, two of [rows, groups] in float32."""
     step, least = scale.contiguous().view(torch.bfloat16).float().unflatten(1, (-1, 2)).unbind(2)
     return step, least
 
 
-def numbers_of(words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def unpack_int4(words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The numbers in words of four bits, 0 to 15, [rows, columns] int32."""
     shifts = 4 * torch.arange(_IN_WORD, dtype=torch.int32, device=words.device)[:, None]
     return ((words.unflatten(1, (scale.shape[1], 1, -1)) >> shifts) & _MOST).flatten(1)
 
 
-def quantized(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def quantize_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Matrices as int8 with their scales; everything else as it is.
 
     Args:
         tensors: by name, of any floating-point type.
     """
-    found: dict[str, torch.Tensor] = {}
+    result: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if tensor.dim() != 2 or tensor.numel() < _FEWEST:
-            found[name] = tensor
+            result[name] = tensor
             continue
-        found[name], found[name + SCALE] = eight_bits(tensor)
-    return found
+        result[name], result[name + SCALE] = quantize_int8(tensor)
+    return result
 
 
-def widened(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+def dequantize_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
     """Tensors with those of eight and four bits turned into float32; without any, the same dictionary.
 
     Args:
@@ -161,9 +160,9 @@ def widened(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Ten
                 f"{expected}. Fetch the file again."
             )
         if whole.dtype == torch.int8:  # an expanded tensor stays one: the file has no more values
-            tensors[name] = widen(distinct(whole), distinct(scale)).expand(whole.shape)
+            tensors[name] = dequantize(distinct(whole), distinct(scale)).expand(whole.shape)
         else:
-            tensors[name] = widen(whole, scale)
+            tensors[name] = dequantize(whole, scale)
     return tensors
 
 
@@ -181,16 +180,3 @@ def _is_scale(whole: torch.Tensor, scale: torch.Tensor) -> bool:
     if whole.dim() != 2 or scale.dim() != 2 or scale.dtype != torch.int32 or len(whole) != len(scale):
         return False
     return whole.shape[1] * _IN_WORD in [scale.shape[1] * group for group in GROUPS]
-
-
-def write_quantized(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file in eight bits, atomically.
-
-    Args:
-        path: the file.
-        tensors: by name, of any floating-point type.
-    """
-    from safetensors.torch import save_file
-
-    with replace_file(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in quantized(tensors).items()}, temporary)

@@ -11,7 +11,7 @@ from flagai.checkpoint.files import CheckpointFiles
 from flagai.checkpoint.formats.pickle_file import open_pickle
 from flagai.checkpoint.formats.safetensors_file import open_safetensors
 from flagai.checkpoint.phases import phase
-from flagai.checkpoint.quantization import widened
+from flagai.checkpoint.quantization import dequantize_tensors
 from flagai.checkpoint.steady import read_steadily
 from flagai.checkpoint.stream.memory import mapped_ahead
 from flagai.checkpoint.stream.readers import Stream, exactly
@@ -128,13 +128,13 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: str | Path, *, widen: bool = True, mmap: bool = True, files: CheckpointFiles | None = None
+    path: str | Path, *, dequantize: bool = True, mmap: bool = True, files: CheckpointFiles | None = None
 ) -> Checkpoint:
     """Open the weights at ``path``; all files of one version, if another process exchanges the folder meanwhile.
 
     Args:
         path: a weights file, or a folder in any layout that :mod:`flagai.checkpoint.files` knows.
-        widen: turn weights of eight and four bits into float32; a quantized model takes them as they are.
+        dequantize: turn weights of eight and four bits into float32; a quantized model takes them as they are.
         mmap: map the files; False reads them at once, so that a file may be rewritten in place afterwards.
         files: the files at ``path``, if the caller has found them and watches them himself.
 
@@ -145,15 +145,15 @@ def open_checkpoint(
     check_flag("mmap", mmap)
     path = given_path(path, "checkpoint_path")
     if files is not None:
-        return _open_files(path, files, widen, mmap)
-    return read_steadily(path, lambda found: _open_files(path, found, widen, mmap))
+        return _open_files(path, files, dequantize, mmap)
+    return read_steadily(path, lambda found: _open_files(path, found, dequantize, mmap))
 
 
-def _open_files(path: Path, files: CheckpointFiles, widen: bool, mapped: bool) -> Checkpoint:
+def _open_files(path: Path, files: CheckpointFiles, dequantize: bool, mapped: bool) -> Checkpoint:
     parts = [_join(path, part, mapped) for part in files.parts]
     _check_placement(files, parts[0])
-    if widen:  # of all files together: a matrix and its scale may stand in two of them
-        parts = [widened(part, path) for part in parts]
+    if dequantize:  # of all files together: a matrix and its scale may stand in two of them
+        parts = [dequantize_tensors(part, path) for part in parts]
     for rank, part in enumerate(parts):
         if part.keys() != parts[0].keys():
             odd = sorted(part.keys() ^ parts[0].keys())[0]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from flagai.checkpoint.atomic import is_stream
+from flagai.checkpoint.atomic import is_stream, replace_file
 from flagai.checkpoint.names import NameMap, Window
+from flagai.checkpoint.quantization import quantize_tensors
 from flagai.errors import InputError
 
 # What this module writes, and may therefore replace.
@@ -111,6 +112,19 @@ def write_file(path: Path, plan: Plan, *, pickled: bool = False, build: Build = 
     except (RuntimeError, SafetensorError) as error:  # both writers hide the system's error in one of their own
         reason = str(error).strip().split("\n", 1)[0]
         raise OSError(errno.ENOSPC, f"{reason:.200} (is the disk full?)", str(path)) from error
+
+
+def write_quantized(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file in eight bits, atomically.
+
+    Args:
+        path: the file.
+        tensors: by name, of any floating-point type.
+    """
+    from safetensors.torch import save_file
+
+    with replace_file(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in quantize_tensors(tensors).items()}, temporary)
 
 
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -250,7 +250,7 @@ class BaseModel(Savable):
         """
 
         def open_one() -> Checkpoint:
-            return open_checkpoint(checkpoint_path, widen=how_quantized(self) is None, mmap=mmap)
+            return open_checkpoint(checkpoint_path, dequantize=how_quantized(self) is None, mmap=mmap)
 
         return self.load_checkpoint(alike(self.sharding, open_one, fingerprint))
 

@@ -70,8 +70,10 @@ class Opening:
 
     def _read(self, files: CheckpointFiles) -> Opened:
         config, bits = self.read_config()
-        widen = bits.stored is None
-        return Opened(config, bits, open_checkpoint(self.found.folder, widen=widen, mmap=self.mmap, files=files))
+        dequantize = bits.stored is None
+        return Opened(
+            config, bits, open_checkpoint(self.found.folder, dequantize=dequantize, mmap=self.mmap, files=files)
+        )
 
 
 def alike(sharding: "Sharding | None", open_one: Callable[[], T], mark: Callable[[T], str]) -> T:

@@ -2,7 +2,7 @@
 
 import torch
 
-from flagai.checkpoint.quantization import numbers_of, steps_of
+from flagai.checkpoint.quantization import scales_and_minima, unpack_int4
 from flagai.model.layer.quantized_linear import Quantized, quantized_product
 
 # More tokens than this are served better by a widened matrix. One core, 4096 x 1024, one token: bfloat16 0.8 ms as it
@@ -52,8 +52,8 @@ def _packed(layer: Quantized, dtype: torch.dtype) -> tuple[torch.Tensor, torch.T
     key = (layer.weight.data_ptr(), version, dtype)
     kept = layer.__dict__.get("cpu_form")
     if kept is None or kept[0] != key:
-        step, least = steps_of(layer.weight_scale)
-        matrix = torch._convert_weight_to_int4pack_for_cpu(numbers_of(layer.weight, layer.weight_scale), 1)
+        step, least = scales_and_minima(layer.weight_scale)
+        matrix = torch._convert_weight_to_int4pack_for_cpu(unpack_int4(layer.weight, layer.weight_scale), 1)
         scales = torch.stack([step, least + 8 * step], dim=2).transpose(0, 1).contiguous().to(dtype)
         kept = layer.__dict__["cpu_form"] = (key, matrix, scales)
     return kept[1], kept[2]

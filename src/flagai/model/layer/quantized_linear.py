@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.checkpoint.quantization import eight_bits, four_bits, group_of, widen
+from flagai.checkpoint.quantization import dequantize, group_size, quantize_int4, quantize_int8
 from flagai.errors import InputError
 from flagai.model.layer.activation import activation
 from flagai.model.layer.linear import ActivatedLinear
@@ -40,7 +40,7 @@ class Quantized(ActivatedLinear):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.bits, self.wide = inputs, outputs, bits, wide
-        self.group = inputs if bits == 8 else (group_of(inputs) or 0)
+        self.group = inputs if bits == 8 else (group_size(inputs) or 0)
         if not self.group:
             raise InputError(f"A matrix with {inputs} columns cannot have four bits: 32 does not divide it.")
         if bits == 8:
@@ -67,7 +67,7 @@ class Quantized(ActivatedLinear):
         """
         device = matrix.device if device is None else device
         if device.type != "meta":
-            numbers, scale = (eight_bits if self.bits == 8 else four_bits)(matrix.detach().to(device))
+            numbers, scale = (quantize_int8 if self.bits == 8 else quantize_int4)(matrix.detach().to(device))
             self.weight = nn.Parameter(numbers, requires_grad=False)
             self.weight_scale = nn.Parameter(scale, requires_grad=False)
             self._like = torch.empty(0, dtype=matrix.dtype, device=device)
@@ -103,7 +103,7 @@ class Quantized(ActivatedLinear):
 
     def widened(self, dtype: torch.dtype) -> torch.Tensor:
         """The matrix, [out, in]."""
-        return widen(self.weight, self.weight_scale).to(dtype)
+        return dequantize(self.weight, self.weight_scale).to(dtype)
 
     def product(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., in] -> [..., out], with the bias."""
