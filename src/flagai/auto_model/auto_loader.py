@@ -10,10 +10,10 @@ from flagai.auto_model.tasks import class_for, task_named
 from flagai.catalog.packages import find_model
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.steady import read_from_one
+from flagai.checks import check_path
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
-from flagai.given_path import given_path
 from flagai.model.base_model import BaseModel
 from flagai.model.config import LOADING_ARGUMENTS, family_of
 from flagai.model.device import Device, Dtype, best_device
@@ -160,8 +160,8 @@ class AutoLoader:
 
 def _place(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
     """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
-    path = given_path(model_name, "model_name")
-    home = settings.home() if model_dir is None else given_path(model_dir, "model_dir")
+    path = check_path("model_name", model_name)
+    home = settings.home() if model_dir is None else check_path("model_dir", model_dir)
     if not str(model_name):
         raise InputError("model_name is empty; expected a model's name or folder.")
     if model_dir is None and path.is_dir():

@@ -15,9 +15,8 @@ from flagai.checkpoint.quantization import dequantize_tensors
 from flagai.checkpoint.steady import read_steadily
 from flagai.checkpoint.stream.memory import mapped_ahead
 from flagai.checkpoint.stream.readers import Stream, exactly
+from flagai.checks import check_flag, check_path
 from flagai.errors import CheckpointError
-from flagai.given_flag import check_flag
-from flagai.given_path import given_path
 from flagai.typed_json import shown
 
 # What a clone without Git LFS leaves in the place of a large file.
@@ -143,7 +142,7 @@ def open_checkpoint(
         CheckpointError: files are missing, damaged or unsafe.
     """
     check_flag("mmap", mmap)
-    path = given_path(path, "checkpoint_path")
+    path = check_path("checkpoint_path", path)
     if files is not None:
         return _open_files(path, files, dequantize, mmap)
     return read_steadily(path, lambda found: _open_files(path, found, dequantize, mmap))

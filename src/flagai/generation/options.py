@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flagai.checks import check_flag, check_number
 from flagai.errors import InputError
-from flagai.given_flag import check_flag
 
 # So many tokens an answer may have, and so many answers may be written side by side: what is more is a slip of the pen.
 MOST_TOKENS = 2**20
@@ -29,6 +29,7 @@ _RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "contrastive_alpha": (0, 1, True, False),
     "prompt_lookup": (0, 63, True, True),
 }
+_OPTIONAL = ("top_k", "contrastive_alpha")
 _IDS = ("stop_ids", "banned_ids")
 _SEQUENCES = ("bad_words", "forced_words")
 # Ids and seeds, of which torch takes 64 bits; the n-th sample's seed is n more.
@@ -107,8 +108,10 @@ class Decoding:
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
-        for name, limits in _RANGES.items():
-            _check_range(name, getattr(self, name), *limits)
+        for name, (low, high, closed, integer) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                check_number(name, value, low, high, above=not closed, integer=integer)
         for name in _IDS:
             object.__setattr__(self, name, _ids(name, getattr(self, name)))
         for name in _SEQUENCES:
@@ -189,19 +192,6 @@ class Decoding:
     def lanes(self) -> int:
         """How many tokens of a text are scored in a step: one for each of its answers, or for each candidate."""
         return self.width if self.contrastive_alpha is None else self.top_k or 1
-
-
-def _check_range(name: str, value: Any, low: float, high: float, closed: bool, whole: bool) -> None:
-    if value is None and name in ("top_k", "contrastive_alpha"):
-        return
-    kind = "a whole number" if whole else "a number"
-    right = isinstance(value, int) if whole else isinstance(value, int | float)
-    if not right or isinstance(value, bool):
-        raise InputError(f"{name} is {value!r:.80}; expected {kind}.")
-    if not (low <= value <= high) or (value == low and not closed):
-        least = f"{'at least' if closed else 'more than'} {low:,}"
-        most = f" and at most {high:,.0f}" if high < math.inf else ""
-        raise InputError(f"{name} is {value!r:.80}; expected {kind}, {least}{most}.")
 
 
 def _many(name: str, value: Any) -> Iterable[Any]:

@@ -17,8 +17,8 @@ from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
+from flagai.checks import check_flag
 from flagai.errors import ConfigError
-from flagai.given_flag import check_flag
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig, OpenConfig
 from flagai.model.device import Device, Dtype, read_device, read_dtype, read_sharding

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from flagai.checkpoint.atomic import replace_file
+from flagai.checks import check_path
 from flagai.errors import ConfigError
-from flagai.given_path import given_path
 from flagai.model.config_values import accepts_null, check_mapping, checked, field_kinds
 from flagai.typed_json import Fields, as_int, read_json, shown
 
@@ -182,7 +182,7 @@ class ModelConfig:
         Raises:
             ConfigError: the file is absent or no JSON object, or its content is wrong.
         """
-        path = given_path(path, "config_file")
+        path = check_path("config_file", path)
         if not path.is_file():
             raise ConfigError(f"There is no configuration file {path}.")
         values = cls.beside(read_json(path), path.parent, overrides)

@@ -10,8 +10,8 @@ from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.catalog.packages import any_case, card_folder, find_model, is_folder, own_folder
 from flagai.checkpoint.files import CheckpointFiles, find_files
+from flagai.checks import check_path
 from flagai.errors import FlagAIError, ModelNotFoundError, quoted
-from flagai.given_path import given_path
 from flagai.hub import EVERYTHING, ensure
 from flagai.hub.order import Place
 from flagai.hub.survey import intact, provenance
@@ -50,8 +50,8 @@ def resolve(download_path: str | Path | None, model_name: str = "", *, weights: 
         HubError: the files cannot be fetched.
     """
     home = settings.home() if download_path is None else download_path
-    given_path(home, "download_path")
-    given_path("" if model_name is None else model_name, "model_name")
+    check_path("download_path", home)
+    check_path("model_name", "" if model_name is None else model_name)
     name, place = (model_name, home) if model_name else (str(home), None)
     try:
         return _found(name, place, weights)

@@ -11,8 +11,8 @@ from torch import nn
 from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.checkpoint.names import LAYOUTS, NATIVE, NameMap
 from flagai.checkpoint.save import WEIGHT_FILES, Build, Plan, build, plan_tensors, write_file, write_shards
+from flagai.checks import check_path
 from flagai.errors import InputError
-from flagai.given_path import given_path
 from flagai.hub.names import MANIFEST
 from flagai.model.quantization import KEY, how_quantized
 from flagai.model.resolve import CONFIG_FILE
@@ -51,7 +51,7 @@ class Savable(nn.Module):
         Raises:
             InputError: the layout or the size is unknown.
         """
-        path = given_path(folder, "folder")
+        path = check_path("folder", folder)
         plan = self._plan_tensors(layout, state_dict)
 
         def write(build: Build) -> None:
@@ -88,7 +88,7 @@ class Savable(nn.Module):
         Raises:
             InputError: the layout is unknown, or the path is a folder.
         """
-        path = given_path(checkpoint_path, "checkpoint_path")
+        path = check_path("checkpoint_path", checkpoint_path)
         if os.path.isdir(path):  # also if no file can have this name
             raise InputError(f"{path} is a folder. Name a file in it, or use save_pretrained({str(path)!r}).")
         plan = self._plan_tensors(layout)
@@ -105,7 +105,7 @@ class Savable(nn.Module):
         Args:
             config_path: the file, or the folder to write ``config.json`` into.
         """
-        path = given_path(config_path, "config_path")
+        path = check_path("config_path", config_path)
         file = path / CONFIG_FILE if os.path.isdir(path) else path
         self._write({}, lambda _: self._write_config(file, "flagai"))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from flagai.checkpoint.steady import read_from_one
+from flagai.checks import check_path
 from flagai.data.tokenizer import formats
 from flagai.data.tokenizer.building import Built, build
 from flagai.data.tokenizer.description import Description, describe
@@ -16,7 +17,6 @@ from flagai.data.tokenizer.location import Location, find_card, locate
 from flagai.data.tokenizer.spelling import pieces
 from flagai.data.tokenizer.text import clean, is_chinese
 from flagai.errors import InputError
-from flagai.given_path import given_path
 
 # Embeddings have a multiple of so many rows; a model without training can choose one that no token has.
 _ROWS = 128
@@ -66,8 +66,8 @@ class Tokenizer(FlagAINames):
             VocabularyError: a file is damaged.
             ConfigError: something that is needed is not installed.
         """
-        given_path(tokenizer_model_name, "tokenizer_model_name")
-        given_path("" if cache_dir is None else cache_dir, "cache_dir")
+        check_path("tokenizer_model_name", tokenizer_model_name)
+        check_path("cache_dir", "" if cache_dir is None else cache_dir)
         location = locate(str(tokenizer_model_name), cache_dir)
         return cls._from_location(location, location.folder.name, fix_command_token, segmenter)
 
@@ -93,8 +93,8 @@ class Tokenizer(FlagAINames):
             VocabularyError: a file is damaged.
             ConfigError: something that is needed is not installed.
         """
-        folder = given_path(folder, "folder")
-        name = str(given_path(name, "name")) if name else folder.resolve().name
+        folder = check_path("folder", folder)
+        name = str(check_path("name", name)) if name else folder.resolve().name
         return cls._from_location(Location(folder, find_card(name)), name, fix_command_token, segmenter)
 
     @classmethod

@@ -2,10 +2,10 @@
 
 import functools
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
+from flagai.checks import check_integer
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation.family import position_rows
@@ -77,18 +77,6 @@ def tell_of_pairs() -> None:
     )
 
 
-def whole_number(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
-    """A whole number of at least ``least`` and at most ``most``.
-
-    Raises:
-        InputError: it is none; the message has the argument's name.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        limit = "" if most == math.inf else f" and at most {most:,}"
-        raise InputError(f"{name} is {value!r:.80}; expected a whole number of at least {least}{limit}.")
-    return value
-
-
 def read_length(name: str, value: Any, model: BaseModel) -> int | None:
     """How many tokens of a text are read: what the caller wants, but no more than the model has positions.
 
@@ -106,7 +94,7 @@ def read_length(name: str, value: Any, model: BaseModel) -> int | None:
         rows = None if isinstance(model, T5Model) else position_rows(model)
     if value is None:
         return rows
-    return whole_number(name, value) if rows is None else min(whole_number(name, value), rows)
+    return check_integer(name, value) if rows is None else min(check_integer(name, value), rows)
 
 
 def strange_ids(tokenizer: Tokenizer, model: BaseModel) -> list[int]:

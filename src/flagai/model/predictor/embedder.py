@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from flagai.checkpoint.steady import read_from_one
+from flagai.checks import check_flag, check_path
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.given_flag import check_flag
-from flagai.given_path import given_path
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.device import Device, Dtype, read_device
@@ -72,7 +71,7 @@ class SentenceEmbedder:
         Raises:
             FlagAIError: the folder is not complete or does not fit together.
         """
-        folder = given_path(folder, "folder")
+        folder = check_path("folder", folder)
         check_flag("compile", compile)
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import torch
 
+from flagai.checks import check_integer
 from flagai.data.prepare import bert, glm
 from flagai.data.prepare.batch import checked_room
 from flagai.data.tokenizer import Tokenizer
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
 from flagai.model.packing import Pack, run_packed
-from flagai.model.predictor.arguments import known_ids, read_length, whole_number
+from flagai.model.predictor.arguments import known_ids, read_length
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_leng
 def whole_rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> list[bert.Row]:
     """The tokens of texts, also more than the model has positions for; a warning names what ``max_length`` cuts off."""
     if max_length is not None:
-        checked_room(whole_number("maxlen", max_length) - 2)
+        checked_room(check_integer("maxlen", max_length) - 2)
     found = [replace(row, ids=known_ids(row.ids, tokenizer, model)) for row in bert.rows(tokenizer, texts)]
     long = [index for index, row in enumerate(found) if max_length is not None and len(row.ids) > max_length]
     if not long or max_length is None:

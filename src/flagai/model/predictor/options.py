@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from flagai.checks import check_flag, check_integer
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation import Decoding
 from flagai.generation.options import MOST_TOKENS
 from flagai.generation.types import LogitsProcessor
-from flagai.given_flag import check_flag
-from flagai.model.predictor.arguments import whole_number
 from flagai.model.predictor.forbidden import ForbiddenTexts
 from flagai.model.predictor.protocol import Protocol
 
@@ -76,7 +75,7 @@ class Options:
                 near = difflib.get_close_matches(name, NAMES, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise InputError(f"There is no option {name!r} of generation.{hint} Known: {', '.join(NAMES)}.")
-        whole_number("out_max_length", max_new_tokens, most=MOST_TOKENS)
+        check_integer("out_max_length", max_new_tokens, high=MOST_TOKENS)
         check_flag("do_sample", given.get("do_sample", False))
         values = dict(decoding)
         values |= {name: given[name] for name in _AS_THEY_ARE if name in given}

@@ -5,6 +5,7 @@ from typing import Any, overload
 
 import torch
 
+from flagai.checks import check_integer
 from flagai.data.prepare.labels import checked_labels
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
@@ -15,7 +16,7 @@ from flagai.model.glm_model import GLMForSequenceClassification
 from flagai.model.predictor import blanks
 from flagai.model.predictor import encoder_heads as reading
 from flagai.model.predictor.abilities import CLASSIFIERS, require
-from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, tell_of_pairs, whole_number
+from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, tell_of_pairs
 from flagai.model.predictor.blanks import Filled
 from flagai.model.predictor.classes import probabilities, require_one_class
 from flagai.model.predictor.embedding import text_vectors
@@ -210,7 +211,7 @@ class Predictor:
         """
         self._require("fill_blanks")
         wanted = {"beam_size": beam_size, "n_best": n_best}
-        width = max(whole_number(name, value, most=MOST_LANES) for name, value in wanted.items())
+        width = max(check_integer(name, value, high=MOST_LANES) for name, value in wanted.items())
         strategy = {} if options.get("do_sample") is True else {"num_beams": width}
         asked = Options.read(out_max_length, options, n_best=n_best, **strategy)
         found = blanks.fill(Writer(self.model, self.tokenizer), many(texts), asked, n_best)

@@ -1,0 +1,88 @@
+"""Checks of a caller's arguments; each error names the argument, before any work begins."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from flagai.errors import InputError
+from flagai.typed_json import shown
+
+_LONGEST_NAME = 255  # bytes; the limit of the usual file systems
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse a value that is neither True nor False, which Python would take as one of them in silence.
+
+    Args:
+        name: the argument's name, for messages.
+        value: the argument.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r:.80}; expected True or False.")
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False, integer: bool = False
+) -> None:
+    """Refuse a value that is not a number of this range.
+
+    Args:
+        name: the argument's name, for messages.
+        value: the argument.
+        low: the smallest number.
+        high: the largest number.
+        above: whether ``low`` itself is refused.
+        integer: whether only integers are numbers here.
+
+    Raises:
+        InputError: it is of another type, or out of the range.
+    """
+    kind = "a whole number" if integer else "a number"
+    if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
+        raise InputError(f"{name} is {value!r:.80}; expected {kind}.")
+    if not low <= value <= high or (above and value == low):
+        most = f" and at most {high:,.0f}" if high < math.inf else ""
+        least = f"{'more than' if above else 'at least'} {low:,}"
+        raise InputError(f"{name} is {value!r:.80}; expected {kind}, {least}{most}.")
+
+
+def check_integer(name: str, value: Any, low: int = 1, high: float = math.inf) -> int:
+    """An argument that must be an integer of a range.
+
+    Args:
+        name: the argument's name, for messages.
+        value: the argument.
+        low: the smallest integer.
+        high: the largest integer.
+
+    Raises:
+        InputError: it is of another type, or out of the range.
+    """
+    check_number(name, value, low, high, integer=True)
+    return int(value)
+
+
+def check_path(name: str, value: Any) -> Path:
+    """An argument that must be a path, with the home folder expanded.
+
+    Args:
+        name: the argument's name, for messages.
+        value: the argument.
+
+    Raises:
+        InputError: it is neither a text nor a path, or no file system has such a name.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name} is {shown(value)}; expected a text or a path.")
+    try:
+        path = Path(value).expanduser()
+        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    except (TypeError, ValueError, RuntimeError) as error:  # bytes, half a character, the home of an unknown user
+        raise InputError(f"{name} is {shown(value)}, which is no path: {error}.") from error
+    if "\0" in str(path) or longest > _LONGEST_NAME:
+        raise InputError(f"{name} is {shown(value)}; no file has a null character or over 255 bytes in its name.")
+    return path
