@@ -12,6 +12,7 @@ from flagai.generation.replay import greedy
 from flagai.generation.replay import steps as static
 from flagai.generation.replay.steps import steps_of
 from flagai.kernels.decode import ops as kernels
+from flagai.kernels.hardware import has_triton_half
 from tests import tiny
 from tests.generation.writers import KINDS, PAIRS, SEARCHES, writer
 
@@ -126,8 +127,8 @@ def test_greedy_kernels_choose_as_torch_does(kind: str, dtype: torch.dtype, monk
     for stops in ((2, 17), tuple(range(2, 30, 4)), (model.config.vocab_size - 1,)):
         options: dict[str, Any] = {"stop_ids": stops, "max_new_tokens": 24 if kind != "glm-blanks" else 12}
         found = []
-        for usable in (kernels.usable, lambda *_: False):
-            monkeypatch.setattr(greedy, "usable", usable)
+        for suits in (has_triton_half, lambda *_: False):
+            monkeypatch.setattr(greedy, "has_triton_half", suits)
             found.append(generate(model, writing.prompts, writing.decoding(**options)))
         check_same(*found, tolerance=1e-4)
         assert [row[0].finished for row in found[0]] == [row[0].finished for row in found[1]]

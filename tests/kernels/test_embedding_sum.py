@@ -44,7 +44,7 @@ def test_whole_answers(kind: str, monkeypatch: pytest.MonkeyPatch, device: torch
     monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
     monkeypatch.setattr(static, "can_record", lambda _: device.type == "cpu")
     monkeypatch.setattr(static, "_PATIENCE", 100)
-    monkeypatch.setattr(embedding_sum, "usable", lambda *_: True)
+    monkeypatch.setattr(embedding_sum, "has_triton_half", lambda *_: True)
     writing = writer(kind)
     wanted = generate(writing.model, writing.prompts[:2], writing.decoding(cuda_graphs=False))
     got = generate(writing.model, writing.prompts[:2], writing.decoding())
@@ -56,7 +56,7 @@ def test_whole_answers(kind: str, monkeypatch: pytest.MonkeyPatch, device: torch
 
 
 def test_tables_that_somebody_has_changed_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_sum, "usable", lambda *_: True)
+    monkeypatch.setattr(embedding_sum, "has_triton_half", lambda *_: True)
     model = writer("gpt2").model
     assert faster_embeddings(model) is not None
     for module in model.embed.modules():

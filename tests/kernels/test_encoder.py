@@ -15,7 +15,7 @@ from flagai.model.layer.packed_row import PackedRow
 
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(add_norm, "usable", lambda *_: True)
+    monkeypatch.setattr(add_norm, "has_triton_half", lambda *_: True)
     monkeypatch.setattr(add_norm, "_FEWEST_ROWS", 1)
     with device, torch.no_grad():
         torch.manual_seed(0)

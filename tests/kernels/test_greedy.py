@@ -37,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> list[GreedyC
     monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
     monkeypatch.setattr(static, "can_record", lambda _: device.type == "cpu")
     monkeypatch.setattr(static, "_PATIENCE", 100)
-    monkeypatch.setattr(greedy, "usable", lambda *_: True)
+    monkeypatch.setattr(greedy, "has_triton_half", lambda *_: True)
     # More than one chunk of the tiny vocabularies.
     monkeypatch.setattr(greedy, "_CHUNK", 32)
     return found
@@ -76,8 +76,8 @@ def test_everything_is_left_as_torch_leaves_it(
         states.append((tree.count, found))
 
     monkeypatch.setattr(static.Choosing, "__call__", noted)
-    for usable in (True, False):
-        monkeypatch.setattr(greedy, "usable", lambda *_, usable=usable: usable)
+    for kernels in (True, False):
+        monkeypatch.setattr(greedy, "has_triton_half", lambda *_, kernels=kernels: kernels)
         generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=6, stop_ids=stops))
     half = len(states) // 2
     assert half > 4

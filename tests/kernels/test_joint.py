@@ -92,7 +92,7 @@ def written(folder: Path, searches: list[str], boxes: list[Inbox] | None) -> dic
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(static, "recorder_for", lambda _: Again())
         patch.setattr(static, "can_record", lambda _: True)
-        patch.setattr(fused, "usable", lambda *_: True)
+        patch.setattr(fused, "has_triton_half", lambda *_: True)
         patch.setattr(layout, "connect", lambda *_: None if boxes is None else boxes[mesh.get_local_rank()])
         model = type(lively("GLMModel")).from_pretrained(folder, mesh=mesh)
         found = answers(model, searches)

@@ -56,7 +56,7 @@ def test_operators_hold_what_the_compiler_expects() -> None:
 def test_exact_gelu_only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from flagai.kernels.compiled import eligible as learning
 
-    monkeypatch.setattr(learning, "usable", lambda *_: True)
+    monkeypatch.setattr(learning, "has_triton_half", lambda *_: True)
     called = []
     monkeypatch.setattr(module, "_parts", lambda width, _: called.append(width) or 1)
     layer, hidden = FeedForward(16, 32, name), torch.randn(1, 5, 16)

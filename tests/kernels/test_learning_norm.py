@@ -16,7 +16,7 @@ from flagai.model.layer.linear import Linear
 
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(learning, "usable", lambda *_: True)
+    monkeypatch.setattr(learning, "has_triton_half", lambda *_: True)
     # Few programs: each has several strides over the rows, the last of them not full.
     monkeypatch.setattr(module, "_PROGRAMS", 2)
     with device:

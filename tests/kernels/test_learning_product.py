@@ -12,7 +12,7 @@ from flagai.kernels.compiled.linear_residual import _add_product, linear_beside
 
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(learning, "usable", lambda *_: True)
+    monkeypatch.setattr(learning, "has_triton_half", lambda *_: True)
     with device:
         torch.manual_seed(0)
         yield

@@ -10,7 +10,7 @@ from torch import nn
 
 from flagai.kernels.cuda import whole_stack as megakernel
 from flagai.kernels.cuda.whole_stack import Cut, Megakernel, megakernel_blocks
-from flagai.model.block.residual import linear_layers
+from flagai.kernels.eligible import linear_layers
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.quantization import quantize
 from tests import tiny

@@ -137,7 +137,7 @@ def test_whole_answers(how: str, search: dict[str, Any], monkeypatch: pytest.Mon
     monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
     monkeypatch.setattr(static, "can_record", lambda _: True)
     monkeypatch.setattr(static, "_PATIENCE", None)
-    monkeypatch.setattr(fused, "usable", lambda *_: True)
+    monkeypatch.setattr(fused, "has_triton_half", lambda *_: True)
     # Few programs: the interpreter runs them one after the other.
     monkeypatch.setattr(module, "way_of", lambda made, tokens, **_: ways(made, tokens)[-1])
     found = generate(model, prompts, decoding)

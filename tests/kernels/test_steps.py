@@ -34,7 +34,7 @@ def test_t5(search: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
     monkeypatch.setattr(static, "can_record", lambda _: True)
     monkeypatch.setattr(static, "_PATIENCE", 100)
-    monkeypatch.setattr(fused_t5, "usable", lambda *_: True)
+    monkeypatch.setattr(fused_t5, "has_triton_half", lambda *_: True)
     got = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search], max_new_tokens=5))
     assert all(step.cache.faster for step in steps_of(writing.model)._ready)
     for ours, theirs in zip(got, wanted, strict=True):

@@ -182,7 +182,7 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     monkeypatch.setattr(training, "tiles_of", lambda classes: attentions.append(1) or tiles(classes))
     monkeypatch.setattr(learning_norm, "_sizes", lambda width, most: norms.append(width) or shapes(width, most))
     monkeypatch.setattr(learning_gelu, "_parts", lambda width, tile: gelus.append(width) or parts(width, tile))
-    monkeypatch.setattr(learning, "usable", lambda *_: True)
+    monkeypatch.setattr(learning, "has_triton_half", lambda *_: True)
     compile_it = nn.Module.compile
     monkeypatch.setattr(
         nn.Module, "compile", lambda self, **more: compile_it(self, backend="aot_eager", fullgraph=True, **more)

@@ -9,7 +9,7 @@ import torch
 from flagai.generation.decoding_state import Scored, StaticStep, Tree
 from flagai.generation.sampling import IndependentLanes
 from flagai.generation.search import Search
-from flagai.kernels.decode.ops import _early, _power, usable
+from flagai.kernels.hardware import has_triton_half, next_power_of_2, pdl_options
 from flagai.parallel.dtensor import is_sharded
 
 # Texts that one program takes.
@@ -89,7 +89,7 @@ class GreedyChoice:
         """Choose, and grow."""
         from flagai.kernels.triton.greedy import best_kernel, grow_kernel
 
-        (batch, vocabulary), early = self.logits.shape, _early(self.logits.device)
+        (batch, vocabulary), early = self.logits.shape, pdl_options(self.logits.device)
         chunks, parts, firsts = self.numbers["CHUNKS"], self.tensors["parts"], self.tensors["firsts"]
         best_kernel[(chunks, batch)](
             self.logits,
@@ -106,7 +106,12 @@ class GreedyChoice:
             for name, tensor in self.tensors.items()
         }
         grow_kernel[(1,)](
-            **bytes_for_bools, **self.numbers, BP=_power(batch), CP=_power(chunks), SPANS=self.spans, **early
+            **bytes_for_bools,
+            **self.numbers,
+            BP=next_power_of_2(batch),
+            CP=next_power_of_2(chunks),
+            SPANS=self.spans,
+            **early,
         )
 
 
@@ -136,9 +141,9 @@ def _suits(search: IndependentLanes, logits: torch.Tensor) -> bool:
         and tree.model.sharding is None
         and not is_sharded(logits)
         and logits.is_contiguous()
-        and usable(logits.device, logits.dtype)
+        and has_triton_half(logits.device, logits.dtype)
     )
 
 
 def _chunk(vocabulary: int) -> int:
-    return max(_CHUNK, _power(-(-vocabulary // _CHUNKS)))
+    return max(_CHUNK, next_power_of_2(-(-vocabulary // _CHUNKS)))

@@ -20,7 +20,7 @@ from flagai.generation.search import Search
 from flagai.kernels.cuda.whole_stack import unchanged
 from flagai.kernels.decode.block import faster_blocks
 from flagai.kernels.decode.embeddings import faster_embeddings
-from flagai.kernels.hooks import is_hooked
+from flagai.kernels.eligible import is_hooked
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.static_cache import StaticCache, bucket
 from flagai.parallel.dtensor import from_part, in_parts, local, vocabularies

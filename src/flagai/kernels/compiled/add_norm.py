@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.compiled.eligible import half_type, is_plain
-from flagai.kernels.decode.ops import _MULTIPROCESSORS, _power
-from flagai.kernels.hooks import is_hooked
+from flagai.kernels.eligible import is_hooked
+from flagai.kernels.hardware import MULTIPROCESSORS, next_power_of_2
 
 _WIDEST = 8192
 # Numbers that a program holds at once, of the norm and of its gradient, whose programs keep sums of their own: so many.
-_NUMBERS, _NUMBERS_OF_GRADIENT, _PROGRAMS = 4096, 2048, 4 * _MULTIPROCESSORS
+_NUMBERS, _NUMBERS_OF_GRADIENT, _PROGRAMS = 4096, 2048, 4 * MULTIPROCESSORS
 # The probability of dropout is a whole number of these: the kernels draw 16 bits for each number.
 _PARTS = 1 << 16
 _SEEDS = (1 << 31) - 1
@@ -62,7 +62,7 @@ def learning_norm(
 
 
 def _sizes(width: int, numbers: int) -> dict[str, int]:
-    block = max(8, _power(width))
+    block = max(8, next_power_of_2(width))
     return {"K": width, "BK": block, "ROWS": max(1, numbers // block), "num_warps": max(4, block // 512)}
 
 

@@ -11,8 +11,8 @@ from flagai.kernels.compiled.add_norm import learning_norm, plain
 from flagai.kernels.compiled.bias_gelu import features_beside, learning_features
 from flagai.kernels.compiled.eligible import is_plain
 from flagai.kernels.compiled.linear_residual import linear_beside
-from flagai.kernels.decode.ops import usable
-from flagai.kernels.hooks import is_hooked
+from flagai.kernels.eligible import is_hooked
+from flagai.kernels.hardware import has_triton_half
 from flagai.kernels.packed.attention import LONGEST
 from flagai.kernels.packed.attention_autograd import WIDEST_HEAD, attend_jointly, attend_learning, classes_of
 from flagai.model.base_model import BaseModel
@@ -52,7 +52,7 @@ class Seen:
             longest, capable = whole.row.longest, torch.cuda.get_device_capability(device) >= _CAPABILITY
             self.reach = next((name for name, reach in _REACHES.items() if capable and longest <= reach), None)
         # Whether a kernel of our own is there for the shortest.
-        self.ours = self.reach == "short" and usable(device, torch.float16)
+        self.ours = self.reach == "short" and has_triton_half(device, torch.float16)
         self.classes = classes_of(whole.row) if self.ours and whole.row is not None else None
 
 

@@ -5,8 +5,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from flagai.kernels.decode.ops import usable
-from flagai.kernels.hooks import is_hooked
+from flagai.kernels.eligible import is_hooked
+from flagai.kernels.hardware import has_triton_half
 from flagai.model.layer.linear import Linear
 
 
@@ -20,7 +20,7 @@ def half_type(hidden: torch.Tensor) -> torch.dtype | None:
 
 
 def _usable(device: torch.device, dtype: torch.dtype) -> bool:
-    return usable(device, dtype)
+    return has_triton_half(device, dtype)
 
 
 # The compiler asks once.

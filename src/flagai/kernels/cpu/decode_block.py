@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.cpu.linear import MOST_ROWS, FewRows, is_plain
-from flagai.kernels.decode.block import is_untouched
+from flagai.kernels.eligible import is_untouched
 from flagai.model.block.stack import BlockStack
 from flagai.model.layer.activation import activation
 from flagai.model.layer.cache import LayerCache

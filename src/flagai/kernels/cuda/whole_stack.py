@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from flagai.kernels.cuda.nvrtc import CudaKernel, Options, can_compile
-from flagai.kernels.decode.ops import ACTIVATIONS, HALF
-from flagai.model.block.residual import linear_layers
+from flagai.kernels.decode.ops import ACTIVATIONS
+from flagai.kernels.eligible import linear_layers
+from flagai.kernels.hardware import HALF
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import AttentionMask

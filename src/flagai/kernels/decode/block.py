@@ -7,19 +7,16 @@ import torch
 from torch import nn
 
 from flagai.kernels.cuda.whole_stack import megakernel_blocks
-from flagai.kernels.decode.ops import ACTIVATIONS, MOST_ROWS, Slots, attend_slots, fits, product, project, usable
+from flagai.kernels.decode.ops import ACTIVATIONS, MOST_ROWS, Slots, attend_slots, fits, product, project
 from flagai.kernels.decode.t5_block import faster_t5_blocks
-from flagai.kernels.hooks import is_hooked
-from flagai.model.block.residual import PreNormBlock, linear_layers
+from flagai.kernels.eligible import is_untouched, linear_layers
+from flagai.kernels.hardware import has_triton_half
 from flagai.model.block.stack import BlockStack
-from flagai.model.layer.attention import Attention
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.feed_forward import FeedForward
-from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.layer.static_cache import StaticCache
-from flagai.parallel.dtensor import is_sharded, local, plain_type
+from flagai.parallel.dtensor import is_sharded, local
 
 
 class FusedPreNorm:
@@ -77,24 +74,6 @@ def _joint(sharding: Any, blocks: list[nn.Module], fits: bool) -> Sequence[Calla
     return joint_blocks(blocks, sharding, cast(Any, blocks[0]).norm1.weight.numel())
 
 
-def is_untouched(block: nn.Module) -> bool:
-    """Whether a block is made of just the bricks of GPT-2, which nobody has changed."""
-    if not isinstance(block, PreNormBlock) or type(block).forward is not PreNormBlock.forward:
-        return False
-    attention, feed_forward = block.attention, block.feed_forward
-    if plain_type(attention) is not Attention or plain_type(feed_forward) is not FeedForward:
-        return False
-    linear, norms = linear_layers(block), (block.norm1, block.norm2)
-    hooked = any(map(is_hooked, block.modules()))
-    return (
-        not hooked
-        and block.cross_attention is None
-        and len({(plain_type(layer), getattr(layer, "bits", None)) for layer in linear}) == 1
-        and all(plain_type(layer) in (Linear, QuantizedLinear) and layer.bias is not None for layer in linear)
-        and all(plain_type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
-    )
-
-
 def _fits(block: Any) -> bool:
     """Whether the kernels take a block of these bricks."""
     linear = linear_layers(block)
@@ -114,7 +93,7 @@ def _is_quantized(parameter: nn.Parameter, layers: Sequence[nn.Module]) -> bool:
 def _plain(parameters: list[nn.Parameter]) -> bool:
     """Whether parameters are ordinary ones, of one type that the kernels take, in one piece."""
     first = parameters[0]
-    return usable(first.device, first.dtype) and all(
+    return has_triton_half(first.device, first.dtype) and all(
         (type(parameter) is nn.Parameter or is_sharded(parameter))
         and parameter.dtype is first.dtype
         and local(parameter).is_contiguous()

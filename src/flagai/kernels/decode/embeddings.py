@@ -6,8 +6,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from flagai.kernels.decode.ops import _early, usable
-from flagai.kernels.hooks import is_hooked
+from flagai.kernels.eligible import is_hooked
+from flagai.kernels.hardware import has_triton_half, pdl_options
 from flagai.model.layer.embedding import CheckedEmbedding, Embeddings
 from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 
@@ -57,7 +57,7 @@ class SummedEmbeddings:
             SCALED=scaled,
             BLOCKS=with_blocks,
             # For the next one: this one is the first, and waits for the choice.
-            EARLY=_early(tokens.device)["EARLY"],
+            EARLY=pdl_options(tokens.device)["EARLY"],
         )
         return out
 
@@ -82,4 +82,9 @@ def _is_plain(table: nn.Module, dtype: torch.dtype) -> bool:
         return False
     weight = cast(nn.Parameter, table.weight)
     gives = table.dtype if type(table) is QuantizedEmbedding else weight.dtype
-    return gives is dtype and type(weight) is nn.Parameter and weight.is_contiguous() and usable(weight.device, dtype)
+    return (
+        gives is dtype
+        and type(weight) is nn.Parameter
+        and weight.is_contiguous()
+        and has_triton_half(weight.device, dtype)
+    )

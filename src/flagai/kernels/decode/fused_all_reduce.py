@@ -8,7 +8,8 @@ from torch import distributed, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
-from flagai.kernels.decode.ops import Tiling, _early, _power, product
+from flagai.kernels.decode.ops import Tiling, product
+from flagai.kernels.hardware import next_power_of_2, pdl_options
 from flagai.parallel.symmetric_memory import Inbox
 
 
@@ -86,7 +87,7 @@ def _after(
         "out": out,
         "normed": normed,
         "N": residual.shape[1],
-        "BK": _power(residual.shape[1]),
+        "BK": next_power_of_2(residual.shape[1]),
         "BIAS": True,
         "NORM": norm is not None,
         "num_warps": 16,
@@ -96,7 +97,7 @@ def _after(
 def _finish(sums: torch.Tensor, after: dict[str, Any]) -> None:
     from flagai.kernels.triton.all_reduce import finish_kernel
 
-    finish_kernel[(len(sums),)](sums, **after, **_early(sums.device, wanted=False))
+    finish_kernel[(len(sums),)](sums, **after, **pdl_options(sums.device, wanted=False))
 
 
 def _send(tokens: torch.Tensor, layer: nn.Linear, inbox: Inbox, number: int) -> None:
@@ -121,7 +122,7 @@ def _send(tokens: torch.Tensor, layer: nn.Linear, inbox: Inbox, number: int) -> 
         COUNT=inbox.count,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
-        **_early(tokens.device),
+        **pdl_options(tokens.device),
     )
 
 
@@ -135,7 +136,7 @@ def _receive(inbox: Inbox, number: int, after: dict[str, Any]) -> None:
         ROOM=inbox.room,
         COUNT=inbox.count,
         **after,
-        **_early(inbox.words.device),
+        **pdl_options(inbox.words.device),
     )
 
 

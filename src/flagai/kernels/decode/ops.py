@@ -1,14 +1,13 @@
 """The products and the attention of a decoding step with few rows: Triton kernels, and what they compute in torch."""
 
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flagai.kernels.hardware import MULTIPROCESSORS, next_power_of_2, pdl_options
 from flagai.model.layer.activation import activation
 from flagai.model.layer.quantized_linear import Quantized, QuantizedLinear
 
@@ -18,8 +17,6 @@ MOST_ROWS = 16
 WIDEST = 16384
 # Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.
 _NUMBERS = 32768
-_MULTIPROCESSORS = 128
-HALF = (torch.float16, torch.bfloat16)
 AnyLinear = nn.Linear | QuantizedLinear
 # Activations that the kernels know, by the names of configurations.
 ACTIVATIONS = {
@@ -56,46 +53,18 @@ class Tiling:
         One token: whole rows in registers. Several: tiles for tensor cores, through shared memory.
         """
         if tokens > 1:
-            return cls(32 if count >= 32 * _MULTIPROCESSORS else 16, min(256, max(16, _power(size))), 4, 5)
-        columns = _power(size)
+            return cls(32 if count >= 32 * MULTIPROCESSORS else 16, min(256, max(16, next_power_of_2(size))), 4, 5)
+        columns = next_power_of_2(size)
         rows = max(1, _NUMBERS // columns)
-        while rows > 1 and count // rows < 2 * _MULTIPROCESSORS:
+        while rows > 1 and count // rows < 2 * MULTIPROCESSORS:
             rows //= 2
         return cls(rows, columns, 8 if rows * columns >= _NUMBERS else 4)
-
-
-def _power(size: int) -> int:
-    return 1 << (size - 1).bit_length()
-
-
-def usable(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels run on a device with weights of a type."""
-    return dtype in HALF and _capable(device)
-
-
-@cache
-def _capable(device: torch.device) -> bool:
-    if device.type != "cuda" or find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def fits(layer: nn.Linear | Quantized) -> bool:
     """Whether a layer is of a size that the kernels compute."""
     # Threads read 16 bytes at a time.
     return layer.in_features <= WIDEST and (not isinstance(layer, Quantized) or layer.in_features % 32 == 0)
-
-
-@cache
-def _early(device: torch.device, wanted: bool = True) -> dict[str, Any]:
-    """The launch option with which kernels start before their predecessors end, where there is one."""
-    if not wanted or device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
-        return {"EARLY": False}
-    import triton.language as tl
-    from triton.backends.nvidia.compiler import CUDAOptions
-
-    known = hasattr(tl.extra.cuda, "gdc_wait") and "launch_pdl" in CUDAOptions.__dataclass_fields__
-    return {"EARLY": True, "launch_pdl": True} if known else {"EARLY": False}
 
 
 def product(
@@ -152,7 +121,7 @@ def product(
         RESIDUAL=residual is not None,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
-        **_early(tokens.device, early),
+        **pdl_options(tokens.device, early),
     )
     return out
 
@@ -169,9 +138,9 @@ def _normed(tokens: torch.Tensor, norm: nn.LayerNorm, early: bool) -> torch.Tens
         norm.eps,
         out,
         K=size,
-        BK=_power(size),
+        BK=next_power_of_2(size),
         num_warps=8,
-        **_early(tokens.device, early),
+        **pdl_options(tokens.device, early),
     )
     return out
 
@@ -253,7 +222,7 @@ def project(
         BK=tiling.columns,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
-        **_early(tokens.device),
+        **pdl_options(tokens.device),
     )
     return out
 
@@ -299,10 +268,10 @@ def attend_slots(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: f
         seen.stride(1),
         LANES=len(slots.now),
         D=width,
-        BD=_power(width),
-        BC=max(16, 8192 // _power(width)),
+        BD=next_power_of_2(width),
+        BC=max(16, 8192 // next_power_of_2(width)),
         num_warps=8,
-        **_early(query.device),
+        **pdl_options(query.device),
     )
     return out
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagai.kernels.decode.ops import ACTIVATIONS, MOST_ROWS, Slots, _early, _normed, _power, fits, usable
+from flagai.kernels.decode.ops import ACTIVATIONS, MOST_ROWS, Slots, _normed, fits
+from flagai.kernels.hardware import has_triton_half, next_power_of_2, pdl_options
 from flagai.model.layer.quantized_linear import Quantized, quantized_product
 
 
@@ -59,7 +60,7 @@ def suits(layer: Quantized, hidden: torch.Tensor) -> bool:
     """Whether the kernels compute a product."""
     return (
         0 < hidden.numel() // layer.in_features <= MOST_ROWS
-        and usable(hidden.device, hidden.dtype)
+        and has_triton_half(hidden.device, hidden.dtype)
         and fits(layer)
         and not (torch.is_grad_enabled() and hidden.requires_grad)
     )
@@ -86,7 +87,7 @@ def way_of(layer: Quantized, tokens: int, matrices: int = 1) -> Way:
     if tuned is not None:
         return tuned
     if tokens == 1:
-        units = _power(layer.in_features * layer.bits // 128)
+        units = next_power_of_2(layer.in_features * layer.bits // 128)
         rows = max(1, min(8, 2048 // units))
         while rows > 1 and outputs // rows < 256:
             rows //= 2
@@ -202,7 +203,7 @@ def _compiled() -> bool:
 
 def _beginning(device: torch.device, way: Way, early: bool) -> dict[str, Any]:
     """How programs begin. With tiles they would only take the room of those that they wait for."""
-    return _early(device, early and way.kind != "tiles")
+    return pdl_options(device, early and way.kind != "tiles")
 
 
 def _numbers(layer: Quantized, way: Way) -> torch.Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.kernels.decode.ops import usable
-from flagai.kernels.hooks import is_hooked
+from flagai.kernels.eligible import is_hooked
+from flagai.kernels.hardware import has_triton_half
 from flagai.model.block.residual import PreNormBlock
 from flagai.model.block.stack import BlockStack
 from flagai.model.block.t5_block import T5Block
@@ -137,7 +137,7 @@ def _ordinary(block: T5Block) -> bool:
     """Whether parameters are plain ones, of types that the kernel takes."""
     gain = cast(nn.Parameter, block.norm1.weight)
     return (
-        usable(gain.device, gain.dtype)
+        has_triton_half(gain.device, gain.dtype)
         and len(gain) <= _WIDEST
         and all(type(parameter) is nn.Parameter for parameter in block.parameters())
     )

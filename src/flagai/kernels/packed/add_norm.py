@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from flagai.kernels.decode.ops import _power, usable
-from flagai.kernels.hooks import is_hooked
+from flagai.kernels.eligible import is_hooked
+from flagai.kernels.hardware import has_triton_half, next_power_of_2
 from flagai.model.layer.norm import added_norm
 
 # Fewer rows are not worth a kernel that has to be compiled: a decoding step has less.
@@ -19,7 +19,7 @@ def _suits(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) -> bool:
     return (
         type(norm) is nn.LayerNorm
         and not torch.is_grad_enabled()
-        and usable(hidden.device, hidden.dtype)
+        and has_triton_half(hidden.device, hidden.dtype)
         and hidden.numel() >= _FEWEST_ROWS * hidden.shape[-1]
         and hidden.shape[-1] <= _WIDEST
         and norm.normalized_shape == hidden.shape[-1:]
@@ -40,7 +40,7 @@ def added_norm_once(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) 
     from flagai.kernels.triton.packed import added_norm_kernel
 
     size = hidden.shape[-1]
-    count, out, block = hidden.numel() // size, torch.empty_like(hidden), _power(size)
+    count, out, block = hidden.numel() // size, torch.empty_like(hidden), next_power_of_2(size)
     rows = max(1, _NUMBERS // block)
     added_norm_kernel[(-(-count // rows),)](
         hidden, added, norm.weight, norm.bias, norm.eps, out, count, K=size, ROWS=rows, BK=block, num_warps=4

@@ -4,7 +4,7 @@ from typing import NamedTuple, cast
 
 import torch
 
-from flagai.kernels.decode.ops import _power, usable
+from flagai.kernels.hardware import has_triton_half, next_power_of_2
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.packed_row import PackedRow
 from flagai.model.layer.sdpa import attend
@@ -25,7 +25,7 @@ def short_texts(query: torch.Tensor, longest: int) -> bool:
     return (
         longest <= LONGEST
         and query.shape[2] <= _WIDEST_HEAD
-        and usable(query.device, query.dtype)
+        and has_triton_half(query.device, query.dtype)
         and not torch.compiler.is_compiling()
     )
 
@@ -52,13 +52,19 @@ class Tile(NamedTuple):
 
     def options(self, heads: int, width: int) -> dict[str, int]:
         """The constants of a kernel for this launch, by the number of heads and their width."""
-        sizes = {"SHORTEST": self.shortest, "BS": self.size, "H": heads, "D": width, "BD": max(16, _power(width))}
+        sizes = {
+            "SHORTEST": self.shortest,
+            "BS": self.size,
+            "H": heads,
+            "D": width,
+            "BD": max(16, next_power_of_2(width)),
+        }
         return sizes | {"num_warps": self.warps}
 
 
 def one_tile(longest: int) -> list[Tile]:
     """One launch for all texts, none longer than ``longest``; best where their lengths are about the same."""
-    size = max(16, _power(longest))
+    size = max(16, next_power_of_2(longest))
     return [Tile(1, size, WARPS[size])]
 
 

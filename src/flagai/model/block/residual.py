@@ -1,7 +1,6 @@
 """The two shapes of a transformer block. A family's block is one of them with its bricks put in."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -66,12 +65,6 @@ class PreNormBlock(nn.Module):
             attended = self.cross_attention(self.norm_cross(hidden), seen, memory=memory, cache=cache)
             hidden = hidden + self.dropout(attended)
         return hidden + self.dropout(self.feed_forward(self.norm2(hidden)))
-
-
-def linear_layers(block: Any) -> tuple[Any, ...]:
-    """The matrices of a block of GPT-2's bricks: queries, keys, values, out, up, down."""
-    attention, feed_forward = block.attention, block.feed_forward
-    return (attention.q, attention.k, attention.v, attention.out, feed_forward.up, feed_forward.down)
 
 
 class PostNormBlock(nn.Module):
