@@ -1,18 +1,14 @@
-"""What an import costs, and the limits of the house."""
+"""What an import costs, and what takes the place of modules that are absent."""
 
-import ast
 import importlib
 import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from flagai.absent import INSTEAD
-
-SOURCE = Path(__file__).parent.parent / "src" / "flagai"
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -37,16 +33,6 @@ def test_a_model_class_loads_little_besides_torch() -> None:
     extra = loaded_by("from flagai.model.glm_model import GLMModel") - loaded_by("import torch")
     assert not {name for name in extra if name.startswith(("transformers", "safetensors", "tokenizers", "typer"))}
     assert not {name for name in extra if name.startswith(("torch.distributed.tensor", "torch._dynamo"))}
-
-
-def test_files_and_functions_stay_small() -> None:
-    for path in SOURCE.rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 350, path
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
-                documented = len((ast.get_docstring(node) or "").splitlines())
-                assert node.end_lineno - node.lineno - documented <= 60, f"{path}: {node.name}"
 
 
 @pytest.mark.parametrize("name", INSTEAD)

@@ -1,0 +1,64 @@
+"""Files, functions and rooms stay small enough to be read, and no name means two types."""
+
+import ast
+from collections import Counter, defaultdict
+
+from tests.structure.sources import modules
+
+LONGEST_FILE = 300
+LONGEST_FUNCTION = 60
+BIGGEST_ROOM = 0.25
+# Still longer, and names of several types; empty in the end.
+KNOWN_LONG = {
+    "train/state.py", "data/tokenizer/pipelines.py", "model/bert_backbone.py", "model/bert_model.py",
+    "kernels/decode/ops.py", "checkpoint/stream/readers.py", "data/tokenizer/description.py",
+    "generation/replay/steps.py", "catalog/card.py", "hub/web.py", "hub/fetch.py", "train/trainer.py",
+    "data/tokenizer/tokenizer.py", "model/glm_model.py", "generation/decoding_state.py",
+    "model/predictor/predictor.py", "checkpoint/formats/pickle_machine.py", "model/config.py", "data/prepare/glm.py",
+    "train/objective.py", "model/base_model.py",
+}  # fmt: skip
+KNOWN_TWICE = {
+    "Source", "Tokenizer", "Fields", "Row", "Window", "Place", "Reader", "Transfer", "Entry", "Engine", "Part",
+    "Finding", "Cut",
+}  # fmt: skip
+
+
+def functions() -> dict[str, int]:
+    """The lines of every function, without its docstring."""
+    found = {}
+    for module in modules().values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                documented = len((ast.get_docstring(node, clean=False) or "").splitlines())
+                found[f"{module.path}:{node.name}"] = (node.end_lineno or node.lineno) - node.lineno + 1 - documented
+    return found
+
+
+def types() -> dict[str, set[str]]:
+    """The files that define a type, by its name without a leading underscore."""
+    found = defaultdict(set)
+    for module in modules().values():
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef):
+                found[node.name.removeprefix("_")].add(module.path)
+    return found
+
+
+def test_files_are_short() -> None:
+    assert {module.path for module in modules().values() if module.lines > LONGEST_FILE} <= KNOWN_LONG
+
+
+def test_functions_are_short() -> None:
+    assert {name for name, lines in functions().items() if lines > LONGEST_FUNCTION} == set()
+
+
+def test_no_room_is_a_quarter_of_the_house() -> None:
+    lines = Counter[str]()
+    for module in modules().values():
+        lines[module.room] += module.lines
+    room, most = lines.most_common(1)[0]
+    assert most <= BIGGEST_ROOM * lines.total(), room
+
+
+def test_a_type_name_means_one_type() -> None:
+    assert {name for name, files in types().items() if len(files) > 1} <= KNOWN_TWICE
