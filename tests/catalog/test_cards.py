@@ -10,7 +10,7 @@ import pytest
 from flagai.catalog.card import Card
 from flagai.catalog.catalog import find, list_models
 from flagai.catalog.packages import package_folder
-from flagai.model.config import family_of
+from flagai.model.config_content import family_of
 from flagai.model.registry import class_named
 
 CARDS = list_models()

@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from flagai.errors import ConfigError, InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertConfig, BertForSequenceLabeling, BertModel
 from flagai.model.config import ModelConfig
-from flagai.model.config_values import Range
+from flagai.model.config_fields import setting
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Config, GPT2Model
 from flagai.model.t5_model import T5Config
@@ -270,7 +270,7 @@ class OwnConfig(ModelConfig):
     num_experts: int = 0
     dropout_seed: int = -1
     layers: int = 0
-    heads: Annotated[int, Range(1, 8)] = 2
+    heads: int = setting(2, range=(1, 8), aliases=("num_heads",))
     sizes: list[int] | None = None
     anything: Any = None
 
@@ -279,7 +279,7 @@ def test_ranges_belong_to_fields_and_not_to_names() -> None:
     config = OwnConfig.from_dict({"anything": {"a": 1}, "sizes": [1]})
     assert (config.rope_scale, config.num_experts, config.dropout_seed, config.layers) == (0.5, 0, -1, 0)
     with pytest.raises(ConfigError, match="heads is 9, expected a number from 1 to 8"):
-        OwnConfig.from_dict({"heads": 9})
+        OwnConfig.from_dict({"num_heads": 9})
     with pytest.raises(ConfigError, match="sizes"):
         OwnConfig.from_dict({"sizes": 3})
 

@@ -15,7 +15,8 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
 from flagai.model.base_model import BaseModel
-from flagai.model.config import LOADING_ARGUMENTS, family_of
+from flagai.model.config import LOADING_ARGUMENTS
+from flagai.model.config_content import family_of
 from flagai.model.device import Device, Dtype, best_device
 from flagai.model.registry import class_named, find_class
 from flagai.model.resolve import CONFIG_FILE, fine_tuned_name

@@ -62,6 +62,7 @@ class BaseModel(Savable):
     """
 
     config_class: ClassVar[type[ModelConfig]] = OpenConfig
+    own_class: "type[BaseModel]"
     names: ClassVar[NameMap] = NameMap()
     plan: ClassVar[Plan] = {}
     fresh: ClassVar[tuple[str, ...]] = ()
@@ -76,12 +77,7 @@ class BaseModel(Savable):
         super().__init__()
         self.config: Any = config if isinstance(config, ModelConfig) else self.config_class.from_dict(config)
         self.sharding: Sharding | None = None
-        self._own_class = type(self)  # FSDP replaces the class
-
-    @property
-    def own_class(self) -> type[Self]:
-        """The class that the model was made of; FSDP puts one of its own before it."""
-        return self._own_class
+        self.own_class = type(self)  # FSDP replaces the class
 
     # -- building ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
-from flagai.model.bert_backbone import BertConfig, BertModel, check_prefix
+from flagai.model.bert_backbone import BertModel
+from flagai.model.bert_config import BertConfig, check_prefix
 from flagai.model.inputs import Output, checked_ids, picked, real_tokens
 from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, PackedRow, Prefix
 from flagai.model.layer.loss import classification_loss, cross_entropy, masked_cross_entropy, span_loss

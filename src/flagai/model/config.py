@@ -6,25 +6,18 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from flagai.checkpoint.atomic import replace_file
 from flagai.checks import check_path
 from flagai.errors import ConfigError
-from flagai.model.config_values import accepts_null, check_mapping, checked, field_kinds
-from flagai.typed_json import Fields, as_int, read_json, shown
+from flagai.model.config_content import SIGNATURES, check_mapping, family_of, with_labels
+from flagai.model.config_fields import field_aliases, field_specs, setting
+from flagai.typed_json import read_json, shown
 
 logger = logging.getLogger(__name__)
-
-# Keys that only one family's configuration has: they tell families apart where `model_type` is absent.
-_SIGNATURES = {
-    "glm": ("max_sequence_length", "block_position_encoding"),
-    "gpt2": ("n_embd", "n_layer"),
-    "t5": ("d_model", "d_kv"),
-    "bert": ("num_hidden_layers", "type_vocab_size"),
-}
 
 # What from_pretrain takes besides settings; for the nearest name in messages.
 LOADING_ARGUMENTS = (
@@ -42,34 +35,28 @@ LOADING_ARGUMENTS = (
 # What no family implements, with the only value that each accepts.
 _NOT_SUPPORTED: dict[str, Any] = {"pruned_heads": {}, "per_layer_config": {}, "quantization_config": {}}
 
-# Values of `model_type` that mean a family under another name.
-_SYNONYMS = {"mt5": "t5", "roberta": "bert"}
-
 
 @dataclass(kw_only=True)
 class ModelConfig:
     """Base of the configurations: a dataclass that never changes and can also be read like a dictionary.
 
-    Subclasses declare their fields under the names of the published files and set the class variables:
-    ``family``; ``model_types``, the values of `model_type` that they accept; ``aliases``, other names of fields
-    (an alias in the file wins over the field); ``required``, keys that a file must have; ``fixed``, keys of
-    variants that the model does not implement, with the only value that it accepts. A field whose type is
-    ``Annotated[int, Range(1, 100)]`` (:mod:`flagai.model.config_values`) accepts numbers of this range.
+    Subclasses declare their fields under the names of the published files, by
+    :func:`flagai.model.config_fields.setting` or as any dataclass does, and set the class variables: ``family``;
+    ``model_types``, the values of `model_type` that they accept; ``fixed``, keys of variants that the model does not
+    implement, with the only value that it accepts.
     """
 
     family: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
-    aliases: ClassVar[Mapping[str, str]] = {}
-    required: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[Mapping[str, Any]] = {}
 
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool = setting(False, doc="recompute activations in the backward pass, to save memory")
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check types and values."""
-        for name, kinds in field_kinds(type(self)).items():  # type: ignore[arg-type]  # classes are hashable
-            setattr(self, name, checked(type(self).__name__, name, getattr(self, name), kinds))
+        for name, spec in field_specs(type(self)).items():
+            setattr(self, name, spec.parse(getattr(self, name), type(self).__name__))
         for name, value in {**_NOT_SUPPORTED, **self.fixed}.items():
             given = self.get(name)
             same = given is None or given == value or not (given or value)
@@ -79,7 +66,7 @@ class ModelConfig:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Fields never change; what others set beside them, as transformers' Trainer does, means nothing to us."""
-        if "_complete" in self.__dict__ and name in {entry.name for entry in fields(self)}:
+        if "_complete" in self.__dict__ and (name == "extra" or name in field_specs(type(self))):
             raise ConfigError(f"{type(self).__name__}.{name} cannot be set. Take config.replace({name}={value!r}).")
         super().__setattr__(name, value)
 
@@ -98,7 +85,7 @@ class ModelConfig:
     @classmethod
     def names(cls) -> list[str]:
         """The names that overrides may use: fields and their aliases."""
-        return [entry.name for entry in fields(cls) if entry.name != "extra"] + list(cls.aliases)
+        return [*field_specs(cls), *field_aliases(cls)]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration", **overrides: Any) -> Self:
@@ -120,17 +107,17 @@ class ModelConfig:
         for name in overrides:
             if name not in cls.names():
                 raise ConfigError(_unknown_override(cls, name))
-        own = {entry.name for entry in fields(cls) if entry.name != "extra"}
+        specs, aliases = field_specs(cls), field_aliases(cls)
         try:
-            settled = {cls.aliases.get(name, name) for name in overrides}
-            values = {key: value for key, value in values.items() if cls.aliases.get(key, key) not in settled}
+            settled = {aliases.get(name, name) for name in overrides}
+            values = {key: value for key, value in values.items() if aliases.get(key, key) not in settled}
             given = cls._with_field_names(cls.adapt(with_labels({**values, **overrides}, cls.__name__)))
             given |= cls._with_field_names(overrides)
-            absent = [name for name in cls.required if name not in given]
+            absent = [name for name, spec in specs.items() if spec.required and name not in given]
             if absent:
                 raise ConfigError(f"lacks {', '.join(absent)}, so it does not describe a {cls.family} model.")
-            extra = {key: value for key, value in given.items() if key not in own}
-            return cls(**{key: value for key, value in given.items() if key in own}, extra=extra)
+            extra = {key: value for key, value in given.items() if key not in specs}
+            return cls(**{key: value for key, value in given.items() if key in specs}, extra=extra)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
 
@@ -153,16 +140,17 @@ class ModelConfig:
     @classmethod
     def _with_field_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Content under the names of fields, without what is null and thereby not set."""
-        kinds = field_kinds(cls)  # type: ignore[arg-type]  # classes are hashable
-        found = {key: value for key, value in values.items() if key not in cls.aliases}
-        for alias, name in cls.aliases.items():
+        specs, aliases = field_specs(cls), field_aliases(cls)
+        found = {key: value for key, value in values.items() if key not in aliases}
+        for alias, name in aliases.items():
             value = values.get(alias)
             if value is None:
                 continue
             if found.get(name) not in (None, value):
                 logger.warning("%s=%s counts, %s=%s does not.", alias, shown(value), name, shown(found[name]))
             found[name] = value
-        return {key: value for key, value in found.items() if value is not None or accepts_null(kinds.get(key, ()))}
+        never_null = {name for name, spec in specs.items() if not spec.nullable}
+        return {key: value for key, value in found.items() if value is not None or key not in never_null}
 
     @classmethod
     def _check_family(cls, values: Mapping[str, Any], source: str) -> None:
@@ -171,8 +159,8 @@ class ModelConfig:
             raise ConfigError(
                 f"{source} describes a {found} model, not a {cls.family} model: load it with a class of "
                 f"flagai.model.{found}_model."
-                if found in _SIGNATURES
-                else f"{source} describes a {shown(found)} model, which is none of {', '.join(_SIGNATURES)}."
+                if found in SIGNATURES
+                else f"{source} describes a {shown(found)} model, which is none of {', '.join(SIGNATURES)}."
             )
 
     @classmethod
@@ -190,7 +178,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the keys kept from the file, under their published names."""
-        own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "extra"}
+        own = {name: getattr(self, name) for name in field_specs(type(self))}
         return {**self.extra, **own, "model_type": self.extra.get("model_type", self.model_types[0])}
 
     def to_json(self, path: str | Path, **additions: Any) -> None:
@@ -227,10 +215,8 @@ class ModelConfig:
 
     def get(self, name: str, default: Any = None) -> Any:
         """A field by name or alias, or a key kept from the file, or the default."""
-        name = self.aliases.get(name, name)
-        if name in {entry.name for entry in fields(self)}:
-            return getattr(self, name)
-        return self.extra.get(name, default)
+        name = field_aliases(type(self)).get(name, name)
+        return getattr(self, name) if name in field_specs(type(self)) else self.extra.get(name, default)
 
 
 _ABSENT = object()
@@ -272,71 +258,6 @@ class OpenConfig(ModelConfig):
         if name in extra:
             return extra[name]
         raise AttributeError(f"The configuration has no {name!r}. It has: {', '.join(sorted(extra))}.")
-
-
-def with_labels(values: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Content whose ``id2label`` is a table from numbers, written as texts, to names; absent if it names nothing.
-
-    Args:
-        values: the content of a config.json, where it may also be a list, or null.
-        place: where it comes from, for messages.
-
-    Raises:
-        ConfigError: it is no table of names, or its keys are no numbers.
-    """
-    named = values.get("id2label")
-    table = dict(enumerate(named)) if isinstance(named, list) else Fields(values, place).mapping("id2label")
-    numbers = [as_int(key) for key in table]
-    if None in numbers or not all(isinstance(name, str | int | float) for name in table.values()):
-        raise ConfigError(f'{place}, id2label: {shown(named)} is no table of numbers and names, as {{"0": "O"}} is.')
-    rest = {key: value for key, value in values.items() if key != "id2label"}
-    return {**rest, "id2label": dict(zip(map(str, numbers), table.values(), strict=True))} if table else rest
-
-
-def architecture_of(values: Mapping[str, Any]) -> str | None:
-    """The class that a configuration names in ``architectures``, a list or a text; None if it names none.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    stated = values.get("architectures")
-    names = [stated] if isinstance(stated, str) else Fields(values, "config.json").texts("architectures")
-    return names[0] if names else None
-
-
-def model_type_of(values: Mapping[str, Any], classes: Mapping[str, str]) -> str:
-    """What a configuration says in ``model_type``, in lower case; where it is silent, what its architecture tells.
-
-    Args:
-        values: the content of a config.json.
-        classes: beginnings of transformers' class names, and the ``model_type`` that each means.
-
-    Raises:
-        ConfigError: one of the two is no text.
-    """
-    stated = Fields(values, "config.json").text("model_type", "").lower()
-    name = "" if stated else architecture_of(values) or ""
-    return stated or next((kind for beginning, kind in classes.items() if name.startswith(beginning)), "")
-
-
-def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | None:
-    """Name the family that a configuration describes; None if nothing tells.
-
-    GLM-4 and its successors also call themselves "glm"; only the original series has its own keys.
-
-    Args:
-        values: the content of a config.json.
-        place: where it comes from, for messages.
-
-    Raises:
-        ConfigError: ``model_type`` is no text.
-    """
-    stated = Fields(values, place).text("model_type", "").lower()
-    if stated == "glm":
-        return "glm" if "num_layers" in values else "glm (the GLM-4 architecture)"
-    if stated:
-        return _SYNONYMS.get(stated, stated)
-    return next((family for family, keys in _SIGNATURES.items() if all(key in values for key in keys)), None)
 
 
 def _unknown_override(cls: type[ModelConfig], name: str) -> str:

@@ -1,90 +1,24 @@
-"""GLM, the original series: configuration and backbone. The heads are in :mod:`flagai.model.glm_model`.
+"""GLM, the original series: the backbone. The heads are in :mod:`flagai.model.glm_model`.
 
 Source: Du et al. 2022, "GLM: General Language Model Pretraining with Autoregressive Blank Infilling";
 behaviour checked against THUDM/GLM and FlagAI.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GLMBlock
-from flagai.model.config import ModelConfig
-from flagai.model.config_values import Count, Heads, Layers, Range, Rate, Scale, Size, Vocabulary
+from flagai.model.glm_config import GLMConfig
 from flagai.model.inputs import Output, checked_ids, picked, result, visible
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import prepare_mask
 from flagai.model.meta_init import build_layers
 from flagai.model.weights import glm
-from flagai.typed_json import Fields
-
-
-@dataclass(kw_only=True)
-class GLMConfig(ModelConfig):
-    """GLM's configuration, under the key names of FlagAI's and THUDM's files.
-
-    ``max_memory_length`` and ``parallel_output`` are kept for the files' sake and change nothing;
-    ``attention_scale`` guards the original's kernel against overflow and is neutral in exact arithmetic.
-    """
-
-    family: ClassVar[str] = "glm"
-    model_types: ClassVar[tuple[str, ...]] = ("glm",)
-    aliases: ClassVar[dict[str, str]] = {"num_labels": "class_num"}
-    required: ClassVar[tuple[str, ...]] = (
-        "num_layers",
-        "vocab_size",
-        "hidden_size",
-        "num_attention_heads",
-        "max_sequence_length",
-    )
-    fixed: ClassVar[dict[str, Any]] = {"relative_encoding": False}  # Transformer-XL; no published GLM has it
-
-    num_layers: Layers
-    vocab_size: Vocabulary
-    hidden_size: Size
-    num_attention_heads: Heads
-    max_sequence_length: Size
-    embedding_dropout_prob: Rate = 0.1
-    attention_dropout_prob: Rate = 0.1
-    output_dropout_prob: Rate = 0.1
-    max_memory_length: Count = 0
-    checkpoint_num_layers: Layers = 1
-    parallel_output: bool = True
-    relative_encoding: bool = False
-    block_position_encoding: bool = True
-    output_predict: bool = True
-    spell_length: Count | None = None
-    spell_func: str = "lstm"
-    attention_scale: Annotated[float, Range(1, 2**31)] = 1.0
-    layernorm_epsilon: Rate = 1e-5
-    initializer_range: Scale = 0.02
-    class_num: Size | None = None
-    hidden_dropout: Rate = 0.1
-    pool_token: str = "cls"  # noqa: S105 - a token of a text
-    take_softmax: bool | None = None
-    length_penalty: Annotated[float, Range(-1000, 1000)] = 0.0
-
-    @classmethod
-    def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See the base class; a padding id serves to fill rows up."""
-        padding = Fields(values, cls.__name__).integer("pad_token_id", None)
-        return values if padding is None else {**values, "pad_token_id": padding}
-
-    def check(self) -> None:
-        """See the base class."""
-        heads = self.num_attention_heads
-        self.require(
-            heads > 0 and self.hidden_size % heads == 0,
-            f"hidden_size {self.hidden_size} is no multiple of {heads} heads",
-        )
-        self.require(
-            self.pool_token in ("cls", "start", "pad"), f"pool_token is {self.pool_token!r}; known: cls, start, pad"
-        )
 
 
 class GLMModel(BaseModel):

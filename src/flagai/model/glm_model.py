@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
-from flagai.model.glm_backbone import GLMConfig, GLMModel
+from flagai.model.glm_backbone import GLMModel
+from flagai.model.glm_config import GLMConfig
 from flagai.model.inputs import Output, checked_ids
 from flagai.model.layer import Causal, KVCache, Pooler
 from flagai.model.layer.loss import cross_entropy, masked_cross_entropy

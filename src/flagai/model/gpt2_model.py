@@ -1,12 +1,9 @@
-"""GPT-2: configuration and model.
+"""GPT-2: the model.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
-import logging
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,107 +11,13 @@ from torch import nn
 
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
-from flagai.model.config import ModelConfig
-from flagai.model.config_values import Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
-from flagai.model.generation_defaults import token_ids, with_end_tokens
+from flagai.model.gpt2_config import GPT2Config
 from flagai.model.inputs import Output, checked_ids, decoder_mask, picked, real_tokens, result
 from flagai.model.layer import Attention, Embeddings, FeedForward, KVCache, LayerNorm, Linear
 from flagai.model.layer.loss import next_token_loss
 from flagai.model.layer.mask import prepare_mask
 from flagai.model.meta_init import build_layers
-from flagai.model.padding_id import vocabulary_padding
 from flagai.model.weights import gpt2
-from flagai.typed_json import Fields
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class GPT2Config(ModelConfig):
-    """GPT-2's configuration, under the key names of Hugging Face's files, which FlagAI shares.
-
-    ``pad_token_id`` is the token that nobody sees unless an attention mask says otherwise: 0 in FlagAI's Chinese
-    models, none in byte-level ones (whose files name a ``bos_token_id`` and no padding).
-    """
-
-    family: ClassVar[str] = "gpt2"
-    model_types: ClassVar[tuple[str, ...]] = ("gpt2",)
-    aliases: ClassVar[Mapping[str, str]] = {
-        "hidden_size": "n_embd",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "max_position_embeddings": "n_positions",
-    }
-    required: ClassVar[tuple[str, ...]] = ("vocab_size", "n_embd", "n_layer", "n_head")
-    fixed: ClassVar[Mapping[str, Any]] = {
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
-    }
-
-    vocab_size: Vocabulary
-    n_embd: Size
-    n_layer: Layers
-    n_head: Heads
-    n_positions: Size = 1024
-    n_inner: Size | None = None
-    activation_function: str = "gelu_new"
-    attn_pdrop: Rate = 0.1
-    embd_pdrop: Rate = 0.1
-    resid_pdrop: Rate = 0.1
-    layer_norm_epsilon: Rate = 1e-5
-    do_layer_norm_before: bool = True
-    pad_token_id: TokenId | None = 0
-    initializer_range: Scale = 0.02
-    tie_word_embeddings: bool = True
-
-    @classmethod
-    def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See the base class."""
-        adapted = dict(values)
-        if values.get("n_positions") is None:
-            adapted["n_positions"] = values.get("n_ctx")
-        return adapted | {"pad_token_id": _padding(values)}
-
-    @classmethod
-    def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:
-        """See the base class: the padding id is that of the vocabulary, if there is one."""
-        size = Fields(values, str(folder / "config.json")).integer("vocab_size", 0)
-        found = None if "pad_token_id" in settled else vocabulary_padding(folder, size)
-        completed = with_end_tokens(values, folder)
-        if found is None:
-            return completed
-        stated = _padding(values)
-        return completed if found.id == stated else found.instead_of(stated, completed, folder)
-
-    def check(self) -> None:
-        """See the base class."""
-        self.require(
-            self.n_head > 0 and self.n_embd % self.n_head == 0,
-            f"n_embd {self.n_embd} is no multiple of {self.n_head} heads",
-        )
-
-
-def _padding(values: Mapping[str, Any]) -> int | None:
-    """The padding id that a configuration means.
-
-    Files of Chinese models that Hugging Face saved name ``bos_token_id`` 50256, the default, beyond their vocabulary.
-    A padding id that also ends texts does not tell padding from text.
-    """
-    stated = Fields(values, GPT2Config.__name__)
-    pad, size = stated.integer("pad_token_id", None), stated.integer("vocab_size", 0)
-    ends = [number for name in ("bos_token_id", "eos_token_id") for number in token_ids(stated, name)]
-    if pad is not None and pad < size:
-        return None if pad and pad in ends else pad
-    odd = [number for number in (pad, *ends) if number is not None and number >= size]
-    if odd:
-        logger.warning(
-            "config.json names token ids %s beyond its vocab_size %s: they do not count, and padding is id 0.",
-            odd,
-            size,
-        )
-        return 0
-    return None if ends or "pad_token_id" in values else 0
 
 
 class GPT2Model(BaseModel):

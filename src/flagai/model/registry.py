@@ -8,7 +8,7 @@ from typing import Any
 from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import ConfigError
 from flagai.model.base_model import BaseModel
-from flagai.model.config import architecture_of, family_of
+from flagai.model.config_content import architecture_of, family_of
 from flagai.typed_json import shown
 
 MODULES = {

@@ -26,7 +26,7 @@ class Savable(nn.Module):
     architecture: ClassVar[str | None]
     config: Any
     sharding: Any
-    _own_class: type
+    own_class: type
 
     def save_pretrained(
         self,
@@ -119,7 +119,7 @@ class Savable(nn.Module):
         write_together(plan, write)
 
     def _write_config(self, path: Path, layout: str) -> None:
-        name = self.architecture if layout == "huggingface" and self.architecture else self._own_class.__name__
+        name = self.architecture if layout == "huggingface" and self.architecture else self.own_class.__name__
         how = how_quantized(self)
         said = {KEY: how} if how is not None or KEY in self.config else {}
         self.config.to_json(path, architectures=[name], **said)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from flagai.model.config import ModelConfig, model_type_of
-from flagai.model.config_values import Heads, Layers, Rate, Scale, Size, TokenId, Vocabulary
+from flagai.model.config import ModelConfig
+from flagai.model.config_content import model_type_of
+from flagai.model.config_fields import HEADS, LAYERS, PROBABILITY, SCALE, SIZE, TOKEN_ID, VOCABULARY, setting
 from flagai.model.generation_defaults import FILE, with_end_tokens
 from flagai.typed_json import Fields, read_json, shown
 
@@ -20,32 +21,35 @@ class T5Config(ModelConfig):
 
     family: ClassVar[str] = "t5"
     model_types: ClassVar[tuple[str, ...]] = ("t5", "mt5")
-    aliases: ClassVar[Mapping[str, str]] = {
-        "hidden_size": "d_model",
-        "num_attention_heads": "num_heads",
-        "num_hidden_layers": "num_layers",
-        "head_dim": "d_kv",
-    }
-    required: ClassVar[tuple[str, ...]] = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
 
-    vocab_size: Vocabulary
-    d_model: Size
-    d_kv: Heads
-    d_ff: Size
-    num_layers: Layers
-    num_heads: Heads
-    num_decoder_layers: Layers | None = None
-    relative_attention_num_buckets: Size = 32
-    relative_attention_max_distance: Size = 128
-    dropout_rate: Rate = 0.1
-    layer_norm_epsilon: Rate = 1e-6
-    feed_forward_proj: str = "relu"
-    dense_act_fn: str | None = None
-    is_gated_act: bool | None = None
-    pad_token_id: TokenId = 0
-    decoder_start_token_id: TokenId | None = None
-    initializer_factor: Scale = 1.0
-    tie_word_embeddings: bool = True
+    vocab_size: int = setting(range=VOCABULARY, doc="rows of the token embedding")
+    d_model: int = setting(range=SIZE, aliases=("hidden_size",), doc="size of the hidden states")
+    d_kv: int = setting(range=HEADS, aliases=("head_dim",), doc="size of a head; heads need not divide d_model")
+    d_ff: int = setting(range=SIZE, doc="inner size of the feed-forward layers")
+    num_layers: int = setting(range=LAYERS, aliases=("num_hidden_layers",), doc="number of encoder blocks")
+    num_heads: int = setting(range=HEADS, aliases=("num_attention_heads",), doc="number of attention heads")
+    num_decoder_layers: int | None = setting(None, range=LAYERS, doc="number of decoder blocks; null for num_layers")
+    relative_attention_num_buckets: int = setting(
+        32, range=SIZE, doc="rows of the table of relative positions; at least 4"
+    )
+    relative_attention_max_distance: int = setting(128, range=SIZE, doc="distance from which on all share one bucket")
+    dropout_rate: float = setting(0.1, range=PROBABILITY, doc="dropout")
+    layer_norm_epsilon: float = setting(1e-6, range=PROBABILITY, doc="epsilon of the norms")
+    feed_forward_proj: str = setting(
+        "relu", doc='activation of the feed-forward layers, after "gated-" if they are gated'
+    )
+    dense_act_fn: str | None = setting(None, doc="the activation; counts where it differs from feed_forward_proj")
+    is_gated_act: bool | None = setting(
+        None, doc="gated feed-forward layers; counts where it differs from feed_forward_proj"
+    )
+    pad_token_id: int = setting(0, range=TOKEN_ID, doc="the padding token")
+    decoder_start_token_id: int | None = setting(
+        None, range=TOKEN_ID, doc="first token of the decoder; null for pad_token_id"
+    )
+    initializer_factor: float = setting(
+        1.0, range=SCALE, doc="factor on the standard deviations of randomly initialized weights"
+    )
+    tie_word_embeddings: bool = setting(True, doc="the language-model head shares the token embedding")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration", **overrides: Any) -> Self:

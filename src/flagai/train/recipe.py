@@ -2,14 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
 
 from flagai.errors import ConfigError, InputError
-from flagai.model.config_values import Count, Range, Rate, Scale, Size, checked, field_kinds
+from flagai.model.config_fields import COUNT, PROBABILITY, SCALE, SIZE, field_specs, setting
 
 SCHEDULES = ("cosine", "linear", "constant")
-Share = Annotated[float, Range(0, math.nextafter(1, 0))]
-Seed = Annotated[int, Range(0, 2**31)]  # numpy's generator takes 32 bits, and each process adds its number
+_SHARE = (0, math.nextafter(1, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,30 +42,30 @@ class Recipe:
         generated: how many titles or poems of the validation part are written for ROUGE at the end.
     """
 
-    epochs: Size = 3
-    learning_rate: Rate = 5e-5
-    head_rate: Scale = 1.0
-    batch_tokens: Size = 4096
-    accumulate: Size = 1
-    warmup: Share = 0.1
+    epochs: int = setting(3, range=SIZE)
+    learning_rate: float = setting(5e-5, range=PROBABILITY)
+    head_rate: float = setting(1.0, range=SCALE)
+    batch_tokens: int = setting(4096, range=SIZE)
+    accumulate: int = setting(1, range=SIZE)
+    warmup: float = setting(0.1, range=_SHARE)
     schedule: str = "cosine"
-    weight_decay: Scale = 0.01
-    clip: Annotated[float, Range(1e-9, 1e9)] = 1.0
-    seed: Seed = 1
-    max_length: Annotated[int, Range(8, 2**31)] = 256
-    max_target_length: Annotated[int, Range(2, 2**31)] = 80
-    held_out: Share = 0.1
-    evaluate_every: Count = 0
-    patience: Count = 0
-    save_every: Count = 0
-    save_minutes: Annotated[float, Range(0, 1e6)] = 10.0
-    lora_rank: Count = 0
+    weight_decay: float = setting(0.01, range=SCALE)
+    clip: float = setting(1.0, range=(1e-9, 1e9))
+    seed: int = setting(1, range=(0, 2**31))  # numpy's generator takes 32 bits, and each process adds its number
+    max_length: int = setting(256, range=(8, 2**31))
+    max_target_length: int = setting(80, range=(2, 2**31))
+    held_out: float = setting(0.1, range=_SHARE)
+    evaluate_every: int = setting(0, range=COUNT)
+    patience: int = setting(0, range=COUNT)
+    save_every: int = setting(0, range=COUNT)
+    save_minutes: float = setting(10.0, range=(0, 1e6))
+    lora_rank: int = setting(0, range=COUNT)
     checkpoint_activations: bool = False
     packing: bool | None = None
     fsdp: bool = False
     compile: bool = False
-    workers: Annotated[int, Range(0, 1024)] | None = None
-    generated: Count = 100
+    workers: int | None = setting(None, range=(0, 1024))
+    generated: int = setting(100, range=COUNT)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
@@ -76,8 +74,8 @@ class Recipe:
             InputError: a value is of another type, or out of its range.
         """
         try:
-            for name, kinds in field_kinds(Recipe).items():
-                object.__setattr__(self, name, checked("Recipe", name, getattr(self, name), kinds))
+            for name, spec in field_specs(Recipe).items():
+                object.__setattr__(self, name, spec.parse(getattr(self, name), "Recipe"))
         except ConfigError as error:
             raise InputError(str(error)) from error
         if self.schedule not in SCHEDULES:

@@ -1,0 +1,96 @@
+"""What a config.json says of its model, whichever class reads it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flagai.errors import ConfigError, InputError
+from flagai.typed_json import Fields, as_int, shown
+
+# Keys that only one family's configuration has: they tell families apart where `model_type` is absent.
+SIGNATURES = {
+    "glm": ("max_sequence_length", "block_position_encoding"),
+    "gpt2": ("n_embd", "n_layer"),
+    "t5": ("d_model", "d_kv"),
+    "bert": ("num_hidden_layers", "type_vocab_size"),
+}
+# Values of `model_type` that mean a family under another name.
+_SYNONYMS = {"mt5": "t5", "roberta": "bert"}
+
+
+def check_mapping(values: Any, source: str) -> None:
+    """Refuse what holds no settings.
+
+    Args:
+        values: what should be the content of a config.json.
+        source: where it comes from, for messages.
+
+    Raises:
+        InputError: it is no mapping.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source} is {shown(values)}; expected settings, as <config class>.from_json(path) reads.")
+
+
+def with_labels(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Content whose ``id2label`` is a table from numbers, written as texts, to names; absent if it names nothing.
+
+    Args:
+        values: the content of a config.json, where it may also be a list, or null.
+        place: where it comes from, for messages.
+
+    Raises:
+        ConfigError: it is no table of names, or its keys are no numbers.
+    """
+    named = values.get("id2label")
+    table = dict(enumerate(named)) if isinstance(named, list) else Fields(values, place).mapping("id2label")
+    numbers = [as_int(key) for key in table]
+    if None in numbers or not all(isinstance(name, str | int | float) for name in table.values()):
+        raise ConfigError(f'{place}, id2label: {shown(named)} is no table of numbers and names, as {{"0": "O"}} is.')
+    rest = {key: value for key, value in values.items() if key != "id2label"}
+    return {**rest, "id2label": dict(zip(map(str, numbers), table.values(), strict=True))} if table else rest
+
+
+def architecture_of(values: Mapping[str, Any]) -> str | None:
+    """The class that a configuration names in ``architectures``, a list or a text; None if it names none.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    stated = values.get("architectures")
+    names = [stated] if isinstance(stated, str) else Fields(values, "config.json").texts("architectures")
+    return names[0] if names else None
+
+
+def model_type_of(values: Mapping[str, Any], classes: Mapping[str, str]) -> str:
+    """What a configuration says in ``model_type``, in lower case; where it is silent, what its architecture tells.
+
+    Args:
+        values: the content of a config.json.
+        classes: beginnings of transformers' class names, and the ``model_type`` that each means.
+
+    Raises:
+        ConfigError: one of the two is no text.
+    """
+    stated = Fields(values, "config.json").text("model_type", "").lower()
+    name = "" if stated else architecture_of(values) or ""
+    return stated or next((kind for beginning, kind in classes.items() if name.startswith(beginning)), "")
+
+
+def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | None:
+    """Name the family that a configuration describes; None if nothing tells.
+
+    GLM-4 and its successors also call themselves "glm"; only the original series has its own keys.
+
+    Args:
+        values: the content of a config.json.
+        place: where it comes from, for messages.
+
+    Raises:
+        ConfigError: ``model_type`` is no text.
+    """
+    stated = Fields(values, place).text("model_type", "").lower()
+    if stated == "glm":
+        return "glm" if "num_layers" in values else "glm (the GLM-4 architecture)"
+    if stated:
+        return _SYNONYMS.get(stated, stated)
+    return next((family for family, keys in SIGNATURES.items() if all(key in values for key in keys)), None)
