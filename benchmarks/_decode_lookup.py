@@ -69,7 +69,7 @@ def costs(model: Any, prompts: list[Prompt], most: int = 64) -> dict[str, Any]:
 def ceiling(model: Any, prompts: list[Prompt], count: int = 256) -> dict[str, Any]:
     """Tokens a second if every draft is right: with blocks that add nothing, the model repeats its last token."""
     with torch.no_grad():
-        for block in getattr(model, "model", model).blocks:
+        for block in model.backbone.blocks:
             for layer in (block.attention.out, block.feed_forward.down):
                 layer.weight.zero_()
                 layer.bias.zero_()

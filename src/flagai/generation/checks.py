@@ -7,7 +7,7 @@ from typing import Any
 from flagai.checkpoint.memory import memory_advised
 from flagai.data.prompt import Prompt
 from flagai.errors import InputError
-from flagai.generation.family import Family, position_rows, room
+from flagai.generation.family import Family, room
 from flagai.generation.options import Decoding
 
 # Bytes: of the matrix of what the answers to one text see, and of the scores of a step.
@@ -101,6 +101,6 @@ def _check_room(model: Any, number: int, prompt: Prompt, new: int) -> None:
     if allowed is not None and new > allowed:
         raise InputError(
             f"Prompt {number} has {len(prompt.ids)} ids, and max_new_tokens is {new}, but the model has only "
-            f"{position_rows(model)} positions: there is room for {allowed} new ones. Shorten the text or "
+            f"{model.max_positions} positions: there is room for {allowed} new ones. Shorten the text or "
             "max_new_tokens."
         )

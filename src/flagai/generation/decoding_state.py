@@ -14,7 +14,7 @@ import torch
 
 from flagai.data.prompt import Prompt
 from flagai.generation.checks import check, start_id_of
-from flagai.generation.family import Places, family_of, position_rows
+from flagai.generation.family import Places, family_of
 from flagai.generation.groups import like_length, read_apart
 from flagai.generation.options import Decoding
 from flagai.generation.replay.inputs import Inputs
@@ -100,7 +100,7 @@ class Tree:
         self.decoding = decoding
         self.width = width
         self.device = next(model.parameters()).device
-        self.rows = position_rows(model)
+        self.rows = model.max_positions
         self.start_id = start_id_of(model, self.family, decoding)
         check(model, self.family, prompts, decoding)
         pieces = max((len(prompt.blanks) for prompt in prompts), default=0) or 1

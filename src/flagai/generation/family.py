@@ -138,13 +138,6 @@ def family_of(model: Any, prompts: Sequence[Prompt]) -> Family:
     return blanks
 
 
-def position_rows(model: Any) -> int | None:
-    """The number of positions that a model's table has; None if its positions are relative."""
-    inner = getattr(model, "model", model)
-    table = inner.embed.position
-    return None if table is None else table.num_embeddings
-
-
 def room(model: Any, prompt: Prompt) -> int | None:
     """The largest ``max_new_tokens`` for which a model has positions; None if there is no limit.
 
@@ -155,7 +148,7 @@ def room(model: Any, prompt: Prompt) -> int | None:
         model: the model.
         prompt: the text; its answer has no room, 0, if it alone is too long.
     """
-    rows = position_rows(model)
+    rows: int | None = model.max_positions
     if rows is None:
         return None
     if len(prompt.ids) > rows:

@@ -79,8 +79,6 @@ class BaseModel(Savable):
         self.sharding: Sharding | None = None
         self.own_class = type(self)  # FSDP replaces the class
 
-    # -- building ---------------------------------------------------------------------------------------------
-
     @classmethod
     def init_from_json(cls, config_file: str | Path = CONFIG_FILE, **overrides: Any) -> Self:
         """Build a model with newly drawn weights.
@@ -150,8 +148,6 @@ class BaseModel(Savable):
     def init_std(self, name: str) -> float:
         """The standard deviation with which a parameter is drawn."""
         return Fields(self.config, type(self.config).__name__).number("initializer_range", 0.02)
-
-    # -- loading ----------------------------------------------------------------------------------------------
 
     @classmethod
     def from_pretrain(
@@ -223,12 +219,7 @@ class BaseModel(Savable):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> Self:
-        """Load the model in the folder ``path``, or of that name; the ecosystem's :meth:`from_pretrain`.
-
-        Args:
-            path: the model's folder, or its name in the catalog.
-            **options: those of :meth:`from_pretrain`, such as ``device`` and ``dtype``, and settings.
-        """
+        """Load the model in the folder ``path``, or of that name in the catalog; see :meth:`from_pretrain`."""
         return cls.from_pretrain(path, **options)
 
     def load_weights(self, checkpoint_path: str | Path, *, mmap: bool = True) -> LoadReport:
@@ -244,10 +235,8 @@ class BaseModel(Savable):
         Raises:
             CheckpointError: the weights are damaged or unsafe, or do not fit.
         """
-
-        def open_one() -> Checkpoint:
-            return open_checkpoint(checkpoint_path, dequantize=how_quantized(self) is None, mmap=mmap)
-
+        dequantize = how_quantized(self) is None
+        open_one = functools.partial(open_checkpoint, checkpoint_path, dequantize=dequantize, mmap=mmap)
         return self.load_checkpoint(alike(self.sharding, open_one, fingerprint))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -329,12 +318,24 @@ class BaseModel(Savable):
             materialize(self, names, device)
         self.init_weights([name for name, _ in self.named_parameters() if name in names])
 
-    # -- running ----------------------------------------------------------------------------------------------
-
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def backbone(self) -> "BaseModel":
+        """The model below the head; the model itself if it has no head."""
+        inner = self._modules.get("model")
+        return inner if isinstance(inner, BaseModel) else self
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many tokens have a position; None if positions are relative."""
+        if self.backbone is not self:
+            return self.backbone.max_positions
+        table = getattr(getattr(self, "embed", None), "position", None)
+        return None if table is None else int(table.num_embeddings)
 
     def ignore(self, redundant: Mapping[str, Any]) -> None:
         """Drop redundant arguments of ``forward``, with a warning if one looks like a misspelt real one.

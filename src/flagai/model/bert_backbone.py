@@ -63,6 +63,12 @@ class BertModel(BaseModel):
         """See the base class."""
         check_prefix(names, self.config)
 
+    @property
+    def max_positions(self) -> int:
+        """See the base class; RoBERTa's positions begin behind its padding id."""
+        limit: int = self.config.longest_text
+        return limit
+
     def new_cache(self, capacity: int = 0) -> KVCache:
         """An empty cache, for decoding with :class:`BertForSeq2seq`."""
         return KVCache(self.config.num_hidden_layers, capacity)

@@ -15,11 +15,8 @@ from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader, family_at
 from flagai.auto_model.tasks import task_named
 from flagai.errors import ConfigError, InputError
-from flagai.generation.family import position_rows
 from flagai.model.base_model import BaseModel
-from flagai.model.bert_model import BertConfig
 from flagai.model.predictor.predictor import Predictor
-from flagai.model.t5_model import T5Model
 from flagai.train import lora
 from flagai.train.card import write_card
 from flagai.train.curve import write_curve
@@ -238,9 +235,7 @@ def _settings(recipe: Recipe, packing: bool, precision: str) -> dict[str, Any]:
 
 def fitting(recipe: Recipe, model: BaseModel, objective: Objective) -> Recipe:
     """The recipe with lengths that the model has positions for."""
-    rows = None if isinstance(model, T5Model) else position_rows(model)
-    if isinstance(model.config, BertConfig):
-        rows = model.config.longest_text
+    rows = model.max_positions
     if rows is None:
         return recipe
     written = recipe.max_target_length if isinstance(objective, Writing) else 0

@@ -91,7 +91,7 @@ def lean_blocks(model: Any) -> Sequence[Callable[..., torch.Tensor]]:
     Args:
         model: a model that writes.
     """
-    blocks = getattr(getattr(model, "model", model), "blocks", None)
+    blocks = getattr(model.backbone, "blocks", None)
     if not isinstance(blocks, BlockStack) or not all(is_untouched(block) and _fits(block) for block in blocks):
         return ()
     return [LeanPreNorm(block) for block in blocks]

@@ -52,7 +52,7 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
         model: a model that writes.
         rows: number of tokens in a step.
     """
-    blocks = getattr(getattr(model, "model", model), "blocks", None)
+    blocks = getattr(model.backbone, "blocks", None)
     if blocks is None:
         return faster_t5_blocks(model)
     found = list(blocks) if isinstance(blocks, BlockStack) else []

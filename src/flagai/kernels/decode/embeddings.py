@@ -68,7 +68,7 @@ def faster_embeddings(model: Any) -> Callable[..., torch.Tensor] | None:
     Args:
         model: a model that writes.
     """
-    found = getattr(getattr(model, "model", model), "embed", None)
+    found = getattr(model.backbone, "embed", None)
     if type(found) is not Embeddings or found.norm is not None or found.position is None:
         return None
     tables = [each for each in (found.token, found.position, found.block_position) if each is not None]

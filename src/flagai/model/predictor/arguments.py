@@ -8,9 +8,7 @@ from typing import Any
 from flagai.checks import check_integer
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.generation.family import position_rows
 from flagai.model.base_model import BaseModel
-from flagai.model.t5_model import T5Model
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +86,7 @@ def read_length(name: str, value: Any, model: BaseModel) -> int | None:
     Raises:
         InputError: it is no whole number of at least 1.
     """
-    if model.config.family == "bert":
-        rows = model.config.longest_text
-    else:
-        rows = None if isinstance(model, T5Model) else position_rows(model)
+    rows = model.max_positions
     if value is None:
         return rows
     return check_integer(name, value) if rows is None else min(check_integer(name, value), rows)

@@ -42,7 +42,7 @@ def text_vectors(
         ConfigError: the folder asks for another way to embed.
     """
     texts = checked_texts(texts)
-    backbone: Any = getattr(model, "model", model)
+    backbone: Any = model.backbone
     settings = SentenceSettings.read(tokenizer.description.folder)
     max_length = read_length("maxlen", settings.max_length if max_length is None else max_length, backbone)
     texts = [text.lower() for text in texts] if settings.lower else texts

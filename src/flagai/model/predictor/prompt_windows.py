@@ -91,7 +91,7 @@ def _windows(model: BaseModel, prompts: Sequence[Prompt], decoding: Decoding) ->
 
 def _bytes(model: BaseModel, prompt: Prompt, decoding: Decoding) -> int:
     """What a prompt and its answers take: keys and values of every token, and logits of the newest ones."""
-    backbone: Any = getattr(model, "model", model)
+    backbone: Any = model.backbone
     lanes = decoding.lanes
     tokens = len(prompt.ids) + lanes * decoding.max_new_tokens * max(len(prompt.blanks), 1)
     numbers = 2 * backbone.new_cache().num_layers * backbone.embed.token.embedding_dim
