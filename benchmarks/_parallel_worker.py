@@ -188,7 +188,7 @@ def _torch_blocks() -> Any:
 def _nccl_sums() -> Any:
     from flagai.parallel.sharding import Sharding
 
-    return Sharding, "inbox", lambda *_: None
+    return Sharding, "symmetric_buffer", lambda *_: None
 
 
 # What else the step could be made of: (module, name, replacement).

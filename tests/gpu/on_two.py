@@ -12,7 +12,7 @@ from torch import distributed
 from flagai.generation import Decoding, Prompt, generate
 from flagai.generation.replay.steps import steps_of
 from flagai.model.glm_model import GLMForSeq2Seq, GLMModel
-from flagai.parallel import dtensor as shards
+from flagai.parallel import dtensor
 from flagai.parallel.fsdp import FullyShard
 from flagai.parallel.world import make_mesh
 from tests import tiny
@@ -43,9 +43,9 @@ def shared(make: Any) -> Path:
 def same_parts(model: Any, alone: Any) -> None:
     expected = dict(alone.named_parameters())
     for name, parameter in model.named_parameters():
-        part = shards.local(parameter.detach())
+        part = dtensor.local(parameter.detach())
         assert part.is_cuda
-        assert torch.equal(part.cpu(), expected[name].detach()[shards.window(parameter) or ...]), name
+        assert torch.equal(part.cpu(), expected[name].detach()[dtensor.window(parameter) or ...]), name
 
 
 def check_loading() -> None:

@@ -12,8 +12,8 @@ from flagai.generation import generate
 from flagai.generation.replay import steps as static
 from flagai.kernels.decode import block as fused
 from flagai.kernels.decode.fused_all_reduce import Meeting, Part, joint_product, joint_product_reference
-from flagai.parallel import sharding as layout
-from flagai.parallel.symmetric_memory import Inbox
+from flagai.parallel import sharding
+from flagai.parallel.symmetric_memory import SymmetricBuffer
 from flagai.parallel.world import make_mesh
 from tests.generation.writers import PLAIN, Writer, lively
 from tests.parallel.comparing import SHARED
@@ -22,17 +22,17 @@ from tests.parallel.ranks import on_ranks
 pytestmark = pytest.mark.usefixtures("device")  # reads kernels for the interpreter
 
 
-def inboxes(count: int, room: int) -> list[Inbox]:
-    """Inboxes in memory that processes share once they have forked: at the same addresses."""
-    words = [torch.zeros(2, count, room, dtype=torch.int64).share_memory_() for _ in range(count)]
+def symmetric_buffers(count: int, capacity: int) -> list[SymmetricBuffer]:
+    """Buffers in memory that processes share once they have forked: at the same addresses."""
+    words = [torch.zeros(2, count, capacity, dtype=torch.int64).share_memory_() for _ in range(count)]
     places = torch.tensor([each.data_ptr() for each in words])
-    return [Inbox(each, places, torch.zeros(1, dtype=torch.int64), rank) for rank, each in enumerate(words)]
+    return [SymmetricBuffer(each, places, torch.zeros(1, dtype=torch.int64), rank) for rank, each in enumerate(words)]
 
 
 # -- one product --------------------------------------------------------------------------------------------------
 
 
-def several_sums(boxes: list[Inbox] | None, tokens: int, dtype: torch.dtype) -> list[Any]:
+def several_sums(boxes: list[SymmetricBuffer] | None, tokens: int, dtype: torch.dtype) -> list[Any]:
     mesh = make_mesh(tp=2)
     rank, group = mesh.get_local_rank(), mesh.get_group()
     meeting = Meeting(group, None if boxes is None else boxes[rank])
@@ -57,10 +57,10 @@ def several_sums(boxes: list[Inbox] | None, tokens: int, dtype: torch.dtype) -> 
     return found
 
 
-@pytest.mark.parametrize("way", ["inbox", "group"])
+@pytest.mark.parametrize("way", ["buffer", "group"])
 @pytest.mark.parametrize(("tokens", "dtype"), [(1, torch.float16), (3, torch.float16), (16, torch.float32)], ids=str)
 def test_sums_of_two_ranks(tokens: int, dtype: torch.dtype, way: str) -> None:
-    first, second = on_ranks(2, several_sums, inboxes(2, 16 * 40) if way == "inbox" else None, tokens, dtype)
+    first, second = on_ranks(2, several_sums, symmetric_buffers(2, 16 * 40) if way == "buffer" else None, tokens, dtype)
     assert first == second, "bit for bit, or ranks part ways"
 
 
@@ -87,13 +87,13 @@ def answers(model: Any, searches: list[str]) -> dict[str, Any]:
     }
 
 
-def written(folder: Path, searches: list[str], boxes: list[Inbox] | None) -> dict[str, Any]:
+def written(folder: Path, searches: list[str], boxes: list[SymmetricBuffer] | None) -> dict[str, Any]:
     mesh = make_mesh(tp=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(static, "recorder_for", lambda _: Again())
         patch.setattr(static, "can_record", lambda _: True)
         patch.setattr(fused, "has_triton_half", lambda *_: True)
-        patch.setattr(layout, "connect", lambda *_: None if boxes is None else boxes[mesh.get_local_rank()])
+        patch.setattr(sharding, "rendezvous", lambda *_: None if boxes is None else boxes[mesh.get_local_rank()])
         model = type(lively("GLMModel")).from_pretrained(folder, mesh=mesh)
         found = answers(model, searches)
         assert all(step.cache.faster for step in static.steps_of(model)._ready)
@@ -104,12 +104,12 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("searches", [["greedy"], pytest.param(["greedy", "beams"], marks=SLOW)], ids=len)
-@pytest.mark.parametrize("way", ["inbox", pytest.param("group", marks=SLOW)])
+@pytest.mark.parametrize("way", ["buffer", pytest.param("group", marks=SLOW)])
 def test_two_ranks_write_with_kernels_what_one_writes(tmp_path: Path, way: str, searches: list[str]) -> None:
     model = lively("GLMModel", **SHARED["glm"], spell_length=None)
     model.save_pretrained(tmp_path)
     expected = answers(model, searches)
-    for found in on_ranks(2, written, tmp_path, searches, inboxes(2, 16 * 16) if way == "inbox" else None):
+    for found in on_ranks(2, written, tmp_path, searches, symmetric_buffers(2, 16 * 16) if way == "buffer" else None):
         for search, wanted in expected.items():
             for ours, theirs in zip(found[search], wanted, strict=True):
                 assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs], search

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from flagai.parallel import dtensor as shards
+from flagai.parallel import dtensor
 from tests import tiny
 
 # Sizes that two and four ranks can share; vocabularies stay odd.
@@ -39,11 +39,11 @@ def make(root: Path, entries: list[tuple[str, dict[str, Any]]]) -> None:
 def computed(model: Any, name: str, changes: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Logits, loss and, where there is a loss, gradients, as whole tensors."""
     output = model(**tiny.batch(name, **changes))
-    found = {key: shards.whole(output[key].detach()) for key in ("logits", "hidden_states", "loss") if key in output}
+    found = {key: dtensor.whole(output[key].detach()) for key in ("logits", "hidden_states", "loss") if key in output}
     if "loss" in output:
         output["loss"].backward()
         found |= {
-            f"gradient of {name}": shards.whole(parameter.grad)
+            f"gradient of {name}": dtensor.whole(parameter.grad)
             for name, parameter in model.named_parameters()
             if parameter.grad is not None
         }

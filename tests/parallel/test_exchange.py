@@ -16,7 +16,7 @@ from flagai.checkpoint.stream import transfer
 from flagai.checkpoint.stream.plan import Move, plan
 from flagai.errors import CheckpointError
 from flagai.model.glm_model import GLMModel
-from flagai.parallel import dtensor as shards
+from flagai.parallel import dtensor
 from flagai.parallel.sharding import read_sharding
 from flagai.parallel.world import make_mesh
 from tests import tiny
@@ -107,7 +107,7 @@ def replicas(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, int
             patch.setattr(exchange_module, "_WORTH", 1)
             report = model.load_checkpoint(open_checkpoint(folder), dtype=torch.float64)  # a cast: no views
         holds(model, kind.from_pretrain(folder, dtype=torch.float64), cut="tp" in dimensions)
-        held = sum(4 * shards.local(parameter).numel() for parameter in model.parameters())
+        held = sum(4 * dtensor.local(parameter).numel() for parameter in model.parameters())
         found[folder.name] = (report.bytes_asked, held)
     return found
 
@@ -143,8 +143,8 @@ def group_of_the_second_beginning(folder: Path) -> tuple[bool, float]:
             distributed.init_process_group("gloo", init_method=f"file://{folder}/again", rank=rank, world_size=count)
         mesh = make_mesh(tp=count)
         part = torch.ones(2, 4)
-        tensor = shards.distributed_tensor(part, mesh, (Shard(0),), torch.Size([2 * count, 4]), (4, 1))
-        (cut,) = shards.cuts(tensor)
+        tensor = dtensor.distributed_tensor(part, mesh, (Shard(0),), torch.Size([2 * count, 4]), (4, 1))
+        (cut,) = dtensor.cuts(tensor)
     total = torch.ones(())
     distributed.all_reduce(total, group=cut.ranks)
     return cut.ranks is mesh.get_group(), float(total)

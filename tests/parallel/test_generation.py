@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from flagai.generation import Hypothesis, generate
-from flagai.parallel import layers as bricks
-from flagai.parallel.collectives import put_together
+from flagai.parallel import layers
+from flagai.parallel.collectives import all_gather
 from flagai.parallel.world import make_mesh
 from tests.generation.writers import BLANKS, PLAIN, Writer, lively
 from tests.parallel.comparing import SHARED
@@ -85,9 +85,9 @@ def gathered(root: Path) -> dict[str, int]:
 
             def spy(*arguments: Any, calls: list[int] = calls) -> Any:
                 calls.append(1)
-                return put_together(*arguments)
+                return all_gather(*arguments)
 
-            patch.setattr(bricks, "put_together", spy)
+            patch.setattr(layers, "all_gather", spy)
             generate(model, PLAIN, Writer(model, PLAIN).decoding(**options))
             counts[name] = len(calls)
     return counts

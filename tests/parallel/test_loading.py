@@ -16,7 +16,7 @@ from flagai.model import opening
 from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
-from flagai.parallel import dtensor as shards
+from flagai.parallel import dtensor
 from flagai.parallel.sharding import read_sharding
 from flagai.parallel.world import make_mesh
 from tests import tiny
@@ -37,8 +37,8 @@ def holds(model: Any, reference: Any, cut: bool = True) -> None:
     assert got.keys() == expected.keys()
     for name, parameter in got.items():
         whole = expected[name].detach()
-        part = shards.local(parameter.detach())
-        assert torch.equal(part, whole[shards.window(parameter) or ...]), name
+        part = dtensor.local(parameter.detach())
+        assert torch.equal(part, whole[dtensor.window(parameter) or ...]), name
         if cut and parameter.dim() == 2 and ".blocks." in f".{name}":
             assert part.numel() * 2 <= whole.numel(), f"{name} is not cut"
 
@@ -150,7 +150,7 @@ def mapped(folder: Path) -> tuple[int, int, int]:
     ]
     found = {"file": 0, "columns": 0, "else": 0}
     for name, parameter in model.named_parameters():
-        part = shards.local(parameter.detach())
+        part = dtensor.local(parameter.detach())
         inside = any(begin <= part.data_ptr() < end for begin, end in spans)
         column = name.endswith(("out.weight", "down.weight"))
         found["file" if inside else "columns" if column else "else"] += part.nbytes
@@ -215,7 +215,7 @@ def test_two_values_for_tied_weights_are_cut_too(tmp_path: Path) -> None:
 
 
 def values(parameter: torch.Tensor) -> list[float]:
-    found: list[float] = shards.whole(parameter.detach()).flatten().tolist()
+    found: list[float] = dtensor.whole(parameter.detach()).flatten().tolist()
     return found
 
 
@@ -287,7 +287,7 @@ def test_auto_without_torchrun_is_an_ordinary_load(tmp_path: Path) -> None:
     model = saved(tmp_path, **GLM)
     alone = GLMModel.from_pretrain(tmp_path, mesh="auto")
     assert alone.sharding is None
-    assert not any(shards.is_sharded(parameter) for parameter in alone.parameters())
+    assert not any(dtensor.is_sharded(parameter) for parameter in alone.parameters())
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.parallel.dtensor import in_parts, is_sharded, local, vocabularies
+from flagai.parallel.dtensor import is_sharded, local, sharded_logits
 from flagai.parallel.world import make_mesh
 from tests import tiny
 from tests.parallel.comparing import folder, make
@@ -53,7 +53,7 @@ def logits_beside_parts(root: Path) -> None:
     inside, over = Event(), Event()
 
     def other() -> None:
-        with in_parts(vocabularies(model)):
+        with sharded_logits():
             inside.set()
             over.wait()
 
@@ -64,7 +64,7 @@ def logits_beside_parts(root: Path) -> None:
     try:
         with torch.no_grad():
             whole = model(**arguments)["logits"]
-            with in_parts(vocabularies(model)):
+            with sharded_logits():
                 part = model(**arguments)["logits"]
             again = model(**arguments)["logits"]
     finally:
@@ -80,5 +80,5 @@ def test_layers_keep_nothing_of_a_call_that_another_thread_could_see(models: Pat
     on_ranks(2, layers_in_threads, models)
 
 
-def test_logits_in_parts_are_for_the_thread_that_asked(models: Path) -> None:
+def test_sharded_logits_are_for_the_thread_that_asked(models: Path) -> None:
     on_ranks(2, logits_beside_parts, models)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flagai.errors import InputError
-from flagai.parallel import dtensor as shards
+from flagai.parallel import dtensor
 from flagai.parallel.fsdp import FullyShard
 from flagai.parallel.tensor_parallel import keep_logits_sharded
 from flagai.parallel.world import make_mesh
@@ -39,8 +39,8 @@ def keep_sharded(root: Path) -> None:
         if name in ("BertForMaskLM", "GPT2Model", "GLMModel", "T5Model"):
             arguments["labels"][0, 2] = -100
         logits = model(**tiny.batch(name, **changes))["logits"]
-        assert shards.is_sharded(logits)
-        assert shards.local(logits).shape[-1] < logits.shape[-1]
+        assert dtensor.is_sharded(logits)
+        assert dtensor.local(logits).shape[-1] < logits.shape[-1]
         compare(computed(model, name, changes), target, what=name)
         keep_logits_sharded(model, False)
         whole = model(**arguments)["loss"].detach()

@@ -15,7 +15,7 @@ from flagai.checkpoint.phases import phase
 from flagai.checkpoint.reader import Checkpoint
 from flagai.checkpoint.report import LoadReport, fold
 from flagai.checkpoint.stream.transfer import Transfer
-from flagai.parallel import dtensor as shards
+from flagai.parallel import dtensor
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -76,7 +76,7 @@ def fill(
     _log(report)
     device = device or torch.device("cpu")
     unique = {id(value): value for value in parameters.values()}
-    new = sum(shards.local(value).nbytes for value in unique.values() if value.is_meta)
+    new = sum(dtensor.local(value).nbytes for value in unique.values() if value.is_meta)
     said = f"{report.target} from {report.source}"
     with torch.no_grad(), memory_explained(said, new, device, lambda: _progress(transfer, checkpoint)):
         with phase("allocate"):
@@ -184,14 +184,14 @@ def _place(parameter: nn.Parameter, source: Source, transfer: Transfer) -> nn.Pa
     Of a sharded parameter, only this rank's window of the file is touched.
     """
     if not parameter.is_meta:
-        window = shards.window(parameter)
-        transfer.copy(source if window is None else source.window(window), shards.local(parameter.detach()))
+        window = dtensor.window(parameter)
+        transfer.copy(source if window is None else source.window(window), dtensor.local(parameter.detach()))
         return parameter
-    if shards.is_sharded(parameter):
-        values = shards.from_part(transfer.read_part(source, parameter), like=parameter)
+    if dtensor.is_sharded(parameter):
+        values = dtensor.from_shard(transfer.read_part(source, parameter), like=parameter)
     else:
         values = transfer.read(source, parameter.dtype)
-    return shards.as_parameter(values, parameter.requires_grad)
+    return dtensor.as_parameter(values, parameter.requires_grad)
 
 
 def _assign(model: nn.Module, values: Mapping[str, nn.Parameter | None]) -> None:

@@ -8,7 +8,7 @@ from torch import distributed
 from flagai.checkpoint.names import Window
 from flagai.checkpoint.save import Build, Plan, build
 from flagai.errors import CheckpointError
-from flagai.parallel import dtensor as shards
+from flagai.parallel import dtensor
 
 
 def write_together(plan: Plan, write: Callable[[Build], None]) -> None:
@@ -28,7 +28,7 @@ def write_together(plan: Plan, write: Callable[[Build], None]) -> None:
     def gather(sources: Sequence[tuple[Window, torch.Tensor]]) -> torch.Tensor:
         nonlocal built
         built += 1
-        return build([(window, shards.whole(tensor).detach().cpu()) for window, tensor in sources])
+        return build([(window, dtensor.whole(tensor).detach().cpu()) for window, tensor in sources])
 
     failure: Exception | None = None
     if distributed.get_rank() == 0:
@@ -38,7 +38,7 @@ def write_together(plan: Plan, write: Callable[[Build], None]) -> None:
             failure = error
     for sources in list(plan.values())[built:]:
         for _, tensor in sources:
-            shards.whole(tensor)
+            dtensor.whole(tensor)
     outcome: list[str | None] = [None if failure is None else f"{type(failure).__name__}: {failure}"]
     distributed.broadcast_object_list(outcome)
     if failure is not None:

@@ -20,7 +20,7 @@ from flagai.generation.options import Decoding
 from flagai.generation.replay.inputs import Inputs
 from flagai.kernels.cpu.decode_block import lean_blocks
 from flagai.model.layer.cache import RowsOfCache
-from flagai.parallel.dtensor import in_parts, vocabularies
+from flagai.parallel.dtensor import sharded_logits, shards_vocabulary
 
 _NOTHING = -1  # stands in histories where there is no token
 _OF_SPANS = ("block", "blank", "closed")  # what is 0 forever where there are no spans
@@ -108,7 +108,7 @@ class Tree:
         self.limit = pieces * (decoding.max_new_tokens + 1) - 1
         self.slots, self.steps = width * self.limit, self.limit + 2  # of the cache, and of a lane's tokens
         self.numbers = list(range(len(prompts)))
-        self.heads: tuple[Any, ...] = ()  # those whose logits stay where they are computed
+        self.logits_sharded = False  # whether each rank keeps the logits that it computes
         self._first: dict[str, Any] = {}
         self._own = self._kin()
         self._read(prompts, pieces)
@@ -279,15 +279,15 @@ class Tree:
 
     def _call(self, places: Places, cache: Any, **others: Any) -> Scored:
         arguments = self.family.arguments(self.model, places)
-        with in_parts(self.heads):
+        with sharded_logits(self.logits_sharded):
             output = self.model(**arguments, cache=cache, **others)
         return Scored(output["logits"], output["hidden_states"])
 
-    def leave_in_parts(self) -> bool:
+    def keep_logits_sharded(self) -> bool:
         """From now on, let each rank keep the logits that it computes, if ranks share the vocabulary."""
-        if self.model.sharding is not None and self.model.sharding.sharing is not None:
-            self.heads = vocabularies(self.model)
-        return bool(self.heads)
+        if self.model.sharding is not None and self.model.sharding.tp_group is not None:
+            self.logits_sharded = shards_vocabulary(self.model)
+        return self.logits_sharded
 
     # -- questions -----------------------------------------------------------------------------------------------
 

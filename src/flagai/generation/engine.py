@@ -173,7 +173,7 @@ def _search(
         kind = ContrastiveSearch
     elif decoding.num_beams > 1:
         kind = BeamSearch
-    elif not decoding.do_sample and pipeline.changes_nothing and tree.leave_in_parts():
+    elif not decoding.do_sample and pipeline.changes_nothing and tree.keep_logits_sharded():
         from flagai.generation.in_parts import LanesInParts  # with torch.distributed, which takes seconds
 
         kind = LanesInParts

@@ -162,4 +162,4 @@ def _any_seeds(tree: Tree) -> torch.Tensor:
     """Seeds by chance; ranks that share a model must draw the same."""
     seeds = torch.randint(2**62, [len(tree.ids)])
     sharding = getattr(tree.model, "sharding", None)
-    return seeds if sharding is None else sharding.agreed(seeds)
+    return seeds if sharding is None else sharding.broadcast(seeds)

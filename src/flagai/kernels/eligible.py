@@ -9,7 +9,7 @@ from flagai.model.layer.attention import Attention
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.quantized_linear import QuantizedLinear
-from flagai.parallel.dtensor import plain_type
+from flagai.parallel.dtensor import unsharded_type
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -31,14 +31,14 @@ def is_untouched(block: nn.Module) -> bool:
     if not isinstance(block, PreNormBlock) or type(block).forward is not PreNormBlock.forward:
         return False
     attention, feed_forward = block.attention, block.feed_forward
-    if plain_type(attention) is not Attention or plain_type(feed_forward) is not FeedForward:
+    if unsharded_type(attention) is not Attention or unsharded_type(feed_forward) is not FeedForward:
         return False
     linear, norms = linear_layers(block), (block.norm1, block.norm2)
     hooked = any(map(is_hooked, block.modules()))
     return (
         not hooked
         and block.cross_attention is None
-        and len({(plain_type(layer), getattr(layer, "bits", None)) for layer in linear}) == 1
-        and all(plain_type(layer) in (Linear, QuantizedLinear) and layer.bias is not None for layer in linear)
-        and all(plain_type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
+        and len({(unsharded_type(layer), getattr(layer, "bits", None)) for layer in linear}) == 1
+        and all(unsharded_type(layer) in (Linear, QuantizedLinear) and layer.bias is not None for layer in linear)
+        and all(unsharded_type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
     )

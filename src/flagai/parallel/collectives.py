@@ -1,10 +1,10 @@
-"""Where the ranks of a tensor-parallel group meet: three functions with their gradients.
+"""Collectives of a tensor-parallel group with their gradients, as in Megatron-LM.
 
-Between these edges everything is ordinary tensors. They call the process group itself, which costs the least and can be
-recorded in CUDA graphs.
+Between them everything is ordinary tensors. They call the process group itself, which costs the least and can be
+captured in CUDA graphs.
 
 Source:
-    Shoeybi et al. 2019, "Megatron-LM", section 3 (``enter`` and ``add_up`` are its f and g).
+    Shoeybi et al. 2019, "Megatron-LM", section 3 (``copy_to_group`` and ``all_reduce`` are its f and g).
 """
 
 from typing import Any
@@ -15,35 +15,48 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
 
-def enter(tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
-    """Hand a tensor that all ranks have to layers that are cut: the same values, and gradients are added up."""
-    return _run(_Enter, tensor, group) if tensor.requires_grad and torch.is_grad_enabled() else tensor
+def copy_to_group(tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
+    """Pass a replicated tensor to sharded layers: the identity, whose backward pass all-reduces the gradients."""
+    return _apply(_CopyToGroup, tensor, group) if tensor.requires_grad and torch.is_grad_enabled() else tensor
 
 
-def add_up(tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
-    """Add up what each rank computed, in place; every rank gets the sum, and the gradient of the sum."""
+def all_reduce(tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
+    """The sum of the ranks' tensors, in place; each rank gets the gradient of the sum."""
     if torch.is_grad_enabled() and tensor.requires_grad:
-        return _run(_AddUp, tensor, group)
+        return _apply(_AllReduce, tensor, group)
     distributed.all_reduce(tensor, group=group)
     return tensor
 
 
-def put_together(tensor: torch.Tensor, size: int, group: ProcessGroup) -> torch.Tensor:
-    """Join the ranks' parts of the last dimension.
+def all_gather(tensor: torch.Tensor, size: int, group: ProcessGroup) -> torch.Tensor:
+    """Join the ranks' shards of the last dimension.
 
     Args:
-        tensor: this rank's part; all have the same size but the last ranks', which may be smaller.
+        tensor: this rank's shard; all have the same size but those of the last ranks, which may be smaller.
         size: of the whole dimension.
         group: the ranks.
     """
-    return _run(_PutTogether, tensor, size, group)
+    return _apply(_AllGather, tensor, size, group)
 
 
-def _run(function: type[torch.autograd.Function], *arguments: Any) -> torch.Tensor:
+def all_agree(vote: bool, group: ProcessGroup, device: torch.device) -> bool:
+    """Whether all ranks vote True: an all-reduce with the minimum.
+
+    Args:
+        vote: of this rank.
+        group: the ranks.
+        device: where the group reduces tensors.
+    """
+    votes = torch.tensor(int(vote), device=device)
+    distributed.all_reduce(votes, op=distributed.ReduceOp.MIN, group=group)
+    return bool(votes)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> torch.Tensor:
     return function.apply(*arguments)
 
 
-class _Enter(torch.autograd.Function):
+class _CopyToGroup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
         ctx.group = group
@@ -56,7 +69,7 @@ class _Enter(torch.autograd.Function):
         return gradient, None
 
 
-class _AddUp(torch.autograd.Function):
+class _AllReduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
         ctx.mark_dirty(tensor)
@@ -68,7 +81,7 @@ class _AddUp(torch.autograd.Function):
         return gradients[0], None
 
 
-class _PutTogether(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, size: int, group: ProcessGroup) -> torch.Tensor:
         count = distributed.get_world_size(group)

@@ -5,7 +5,7 @@ Everything here takes ordinary tensors too, which are their own whole, and loads
 
 import functools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch.distributed.tensor._dtensor_spec import DTensorSpec
     from torch.distributed.tensor.placement_types import Placement
 
-# The heads whose logits this thread takes in parts.
-_IN_PARTS: ContextVar[tuple[nn.Module, ...]] = ContextVar("in_parts", default=())
+# Whether calls of this thread leave logits sharded.
+_SHARDED_LOGITS: ContextVar[bool] = ContextVar("sharded_logits", default=False)
 
 
 def is_sharded(tensor: torch.Tensor | None) -> "TypeGuard[DTensor]":
@@ -31,34 +31,34 @@ def is_sharded(tensor: torch.Tensor | None) -> "TypeGuard[DTensor]":
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def plain_type(module: nn.Module) -> type[nn.Module]:
-    """The class that a module has, or had before it was cut over ranks (:func:`flagai.parallel.layers.become`)."""
-    found: type[nn.Module] = getattr(type(module), "without_brick", type(module))
-    return found
+def unsharded_type(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, without the mixin of :func:`flagai.parallel.layers.convert_in_place`."""
+    unsharded: type[nn.Module] = getattr(type(module), "unsharded_type", type(module))
+    return unsharded
 
 
-def vocabularies(model: nn.Module) -> tuple[nn.Module, ...]:
-    """The layers of a model whose tokens are cut over ranks (:class:`flagai.parallel.layers.Vocabulary`)."""
-    return tuple(module for module in model.modules() if hasattr(module, "keep_sharded"))
+def shards_vocabulary(model: nn.Module) -> bool:
+    """Whether a model has layers whose vocabulary is sharded (:class:`flagai.parallel.layers.VocabParallel`)."""
+    return any(hasattr(module, "gather_logits") for module in model.modules())
 
 
 @contextmanager
-def in_parts(heads: Iterable[nn.Module]) -> Iterator[None]:
-    """In the body, each rank keeps the logits that it computes; other threads' calls of the model are not concerned.
+def sharded_logits(enabled: bool = True) -> Iterator[None]:
+    """In the body, each rank keeps the logits that it computes; calls of other threads are not concerned.
 
     Args:
-        heads: of :func:`vocabularies`.
+        enabled: False changes nothing.
     """
-    before = _IN_PARTS.set(tuple(heads))
+    before = _SHARDED_LOGITS.set(enabled or _SHARDED_LOGITS.get())
     try:
         yield
     finally:
-        _IN_PARTS.reset(before)
+        _SHARDED_LOGITS.reset(before)
 
 
-def computes_in_parts(head: nn.Module) -> bool:
-    """Whether a layer is called within :func:`in_parts`."""
-    return any(head is other for other in _IN_PARTS.get())
+def keeps_logits_sharded() -> bool:
+    """Whether this thread is in the body of :func:`sharded_logits`."""
+    return _SHARDED_LOGITS.get()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ def _cuts(mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[tupl
     )
 
 
-def from_part(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def from_shard(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A tensor that is placed like another one, from this rank's part; without communication.
 
     Args:

@@ -26,11 +26,11 @@ class FullyShard:
     reshard_after_forward: bool = True
 
 
-def shard(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, how: FullyShard) -> None:
+def shard_fully(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, how: FullyShard) -> None:
     """Shard a model: each block is a unit that is gathered on its own; the rest is one more.
 
     Args:
-        model: the model, best without memory (:meth:`BaseModel.on_meta`), cut by tensor parallelism if at all.
+        model: the model, best on the meta device (:meth:`BaseModel.on_meta`); tensor parallelism comes first.
         blocks: its blocks.
         mesh: the data-parallel dimension.
         how: the options.

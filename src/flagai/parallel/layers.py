@@ -1,10 +1,9 @@
-"""What a layer does besides its ordinary work when its parameters are cut over ranks.
+"""What a layer does besides its ordinary work when its parameters are sharded over ranks.
 
-Each class here is mixed into the class of a layer that exists (:func:`become`), so that layers know nothing of ranks
+Each mixin here joins the class of an existing layer (:func:`convert_in_place`), so that layers know nothing of ranks
 and a model's parameters keep their names.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Self
 
@@ -14,121 +13,111 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
-from flagai.parallel.collectives import add_up, enter, put_together
-from flagai.parallel.dtensor import computes_in_parts, distributed_tensor, local
+from flagai.parallel.collectives import all_gather, all_reduce, copy_to_group
+from flagai.parallel.dtensor import distributed_tensor, keeps_logits_sharded, local
 
 
-@dataclass(frozen=True)
-class Group:
-    """The ranks that share a model.
+class TensorParallelMixin(nn.Module):
+    """Base of the mixins.
 
-    Args:
-        mesh: their mesh, of one dimension.
-        ranks: the same as a process group.
+    Attributes:
+        tp_mesh: the ranks that share the model, a mesh of one dimension.
+        tp_group: the same as a process group.
     """
 
-    mesh: DeviceMesh
-    ranks: ProcessGroup
+    tp_mesh: DeviceMesh
+    tp_group: ProcessGroup
 
 
-class Brick(nn.Module):
-    """Base of the mixins."""
-
-    group: Group
-
-
-class Local(Brick):
-    """Computes as ever, with this rank's parts of the parameters."""
+class Replicated(TensorParallelMixin):
+    """A layer that computes as ever, with this rank's shards of its parameters, or with replicas."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the layer; what it sees as its parameters are their local parts."""
-        return super(Local, self._with_parts()).forward(*args, **kwargs)
+        """As the layer, with plain tensors in the place of its distributed parameters."""
+        return super(Replicated, self._with_local_parameters()).forward(*args, **kwargs)
 
-    def _with_parts(self) -> Self:
-        """A module for one call, with the local parts as attributes: other threads may be in a call of this one."""
+    def _with_local_parameters(self) -> Self:
+        """A copy of the module for one call: other threads may be in a call of the module itself."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        for name, parameter in self._parameters.items():
-            if parameter is not None:
-                # An instance's own attributes are found before nn.Module looks for parameters.
-                twin.__dict__[name] = local(parameter)
+        # An instance's own attributes are found before nn.Module looks for parameters.
+        local_parameters = {name: local(value) for name, value in self._parameters.items() if value is not None}
+        twin.__dict__.update(local_parameters)
+        if "_flat_weights" in twin.__dict__:  # recurrent layers keep a list of their parameters besides
+            twin.__dict__["_flat_weights"] = list(local_parameters.values())
         return twin
 
 
-class LocalRecurrent(Local):
-    """The same for recurrent layers, which keep a list of their parameters besides."""
-
-    def _with_parts(self) -> Self:
-        twin = super()._with_parts()
-        twin.__dict__["_flat_weights"] = [local(parameter) for parameter in self.parameters(recurse=False)]
-        return twin
+class ColumnParallel(Replicated):
+    """A layer that holds some output features, or heads; its inputs are whole."""
 
 
-class Entrance(Brick):
-    """A module whose inputs all ranks have and whose first layers are cut: gradients of the inputs are added up."""
+class GradientAllReduce(TensorParallelMixin):
+    """A module whose inputs are replicated and whose first layers are sharded: gradients of its inputs are summed."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the module."""
         if torch.is_grad_enabled():
-            args = tuple(self._entered(value) for value in args)
-            kwargs = {name: self._entered(value) for name, value in kwargs.items()}
+            args = tuple(self._copy(value) for value in args)
+            kwargs = {name: self._copy(value) for name, value in kwargs.items()}
         return super().forward(*args, **kwargs)
 
-    def _entered(self, value: Any) -> Any:
-        return enter(value, self.group.ranks) if isinstance(value, torch.Tensor) else value
+    def _copy(self, value: Any) -> Any:
+        return copy_to_group(value, self.tp_group) if isinstance(value, torch.Tensor) else value
 
 
-class Row(Brick):
-    """A linear layer that holds some input features: the ranks' outputs are added up, then the bias is added once."""
+class RowParallel(TensorParallelMixin):
+    """A linear layer that holds some input features: the ranks' outputs are summed, then the bias is added once."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., this rank's inner features] -> [..., width]."""
-        total = add_up(F.linear(hidden, local(self.weight)), self.group.ranks)
+        total = all_reduce(F.linear(hidden, local(self.weight)), self.tp_group)
         return total if self.bias is None else total + local(self.bias)
 
 
-class Vocabulary(Brick):
+class VocabParallel(TensorParallelMixin):
     """A layer that holds some rows of the vocabulary: an embedding, or the head that scores tokens."""
 
     weight: torch.Tensor
-    keep_sharded = False
+    gather_logits = True
 
     @property
     def first_row(self) -> int:
         """The first token that this rank holds."""
-        return -(-self.weight.shape[0] // self.group.mesh.size()) * self.group.mesh.get_local_rank()
+        return -(-self.weight.shape[0] // self.tp_mesh.size()) * self.tp_mesh.get_local_rank()
 
     def look_up(self, ids: torch.Tensor) -> torch.Tensor:
         """[...] -> [..., width]; what an embedding does with ids that it has checked."""
         rows = local(self.weight)
         here = ids - self.first_row
         absent = (here < 0) | (here >= len(rows))
-        found = F.embedding(here.masked_fill(absent, 0), rows).masked_fill(absent[..., None], 0)
-        return add_up(found, self.group.ranks)
+        vectors = F.embedding(here.masked_fill(absent, 0), rows).masked_fill(absent[..., None], 0)
+        return all_reduce(vectors, self.tp_group)
 
     def score(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., width] -> [..., V], whole unless ``keep_sharded`` is set or the caller takes parts."""
+        """[..., width] -> [..., V]; sharded if ``gather_logits`` is off, or in :func:`sharded_logits`."""
         bias = self._parameters.get("bias")  # embeddings have none
-        scores = F.linear(enter(hidden, self.group.ranks), local(self.weight), None if bias is None else local(bias))
-        size = self.weight.shape[0]
-        in_parts = self.keep_sharded or computes_in_parts(self)
-        return self._sharded(scores, size) if in_parts else put_together(scores, size, self.group.ranks)
+        weight, size = local(self.weight), self.weight.shape[0]
+        logits = F.linear(copy_to_group(hidden, self.tp_group), weight, None if bias is None else local(bias))
+        if self.gather_logits and not keeps_logits_sharded():
+            return all_gather(logits, size, self.tp_group)
+        return self._as_dtensor(logits, size)
 
-    def _sharded(self, scores: torch.Tensor, size: int) -> torch.Tensor:
+    def _as_dtensor(self, logits: torch.Tensor, size: int) -> torch.Tensor:
         from torch.distributed.tensor import DTensor, Shard
 
-        shape = torch.Size([*scores.shape[:-1], size])
+        shape = torch.Size([*logits.shape[:-1], size])
         stride = torch.empty(shape, device="meta").stride()
-        placement = (Shard(scores.dim() - 1),)
-        if not scores.requires_grad:
-            return distributed_tensor(scores, self.group.mesh, placement, shape, stride)
-        return DTensor.from_local(scores, self.group.mesh, placement, run_check=False, shape=shape, stride=stride)
+        placement = (Shard(logits.dim() - 1),)
+        if not logits.requires_grad:
+            return distributed_tensor(logits, self.tp_mesh, placement, shape, stride)
+        return DTensor.from_local(logits, self.tp_mesh, placement, run_check=False, shape=shape, stride=stride)
 
 
-class VocabularyHead(Vocabulary):
+class VocabParallelHead(VocabParallel):
     """A linear layer over the vocabulary."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -136,19 +125,25 @@ class VocabularyHead(Vocabulary):
         return self.score(hidden)
 
 
-def become(module: nn.Module, brick: type[Brick], group: Group) -> None:
-    """Mix a brick into one module.
+def convert_in_place(
+    module: nn.Module, mixin: type[TensorParallelMixin], mesh: DeviceMesh, group: ProcessGroup
+) -> None:
+    """Add a mixin to one module.
 
     Args:
         module: the layer; its class becomes a subclass of both.
-        brick: what it shall do besides.
-        group: the ranks that share the model.
+        mixin: what it does besides.
+        mesh: the ranks that share the model.
+        group: of the mesh.
     """
     # Not by nn.Module's way, which first asks whether these are parameters, modules or buffers.
-    object.__setattr__(module, "__class__", _mixed(brick, type(module)))  # type: ignore[arg-type]  # classes are hashable
-    object.__setattr__(module, "group", group)
+    object.__setattr__(module, "__class__", _mixed(mixin, type(module)))  # type: ignore[arg-type]  # classes are hashable
+    object.__setattr__(module, "tp_mesh", mesh)
+    object.__setattr__(module, "tp_group", group)
 
 
 @cache
-def _mixed(brick: type, layer: type) -> type[nn.Module]:
-    return type(f"{brick.__name__}{layer.__name__}", (brick, layer), {"__doc__": brick.__doc__, "without_brick": layer})
+def _mixed(mixin: type, layer: type) -> type[nn.Module]:
+    return type(
+        f"{mixin.__name__}{layer.__name__}", (mixin, layer), {"__doc__": mixin.__doc__, "unsharded_type": layer}
+    )

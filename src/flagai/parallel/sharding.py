@@ -1,4 +1,4 @@
-"""How a model is spread over processes: the mesh, what each dimension does, and this process' device."""
+"""How a model is sharded over processes: the mesh, what each dimension does, and this process' device."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from flagai.errors import ConfigError, InputError
-from flagai.parallel.fsdp import FullyShard, shard
+from flagai.parallel.collectives import all_agree
+from flagai.parallel.fsdp import FullyShard, shard_fully
 from flagai.parallel.plan import Plan
-from flagai.parallel.symmetric_memory import Inbox, connect
-from flagai.parallel.tensor_parallel import cut
+from flagai.parallel.symmetric_memory import SymmetricBuffer, rendezvous
+from flagai.parallel.tensor_parallel import parallelize
 from flagai.parallel.world import AUTO, make_mesh, own_device, read_mesh
 
 
@@ -31,11 +32,11 @@ class Sharding:
     fsdp: FullyShard | None
 
     def apply(self, model: nn.Module, plan: Plan, blocks: Iterable[nn.Module]) -> None:
-        """Spread a model that has no memory yet.
+        """Shard a model whose parameters are on the meta device.
 
         Args:
             model: the model.
-            plan: how tensor parallelism cuts it.
+            plan: of tensor parallelism.
             blocks: its blocks, the units of FSDP.
 
         Raises:
@@ -43,12 +44,12 @@ class Sharding:
         """
         names = self.mesh.mesh_dim_names or ()
         if "tp" in names and self.mesh["tp"].size() > 1:
-            cut(model, plan, self.mesh["tp"])
+            parallelize(model, plan, self.mesh["tp"])
         if self.fsdp is not None:
-            shard(model, blocks, self.mesh["dp"], self.fsdp)
+            shard_fully(model, blocks, self.mesh["dp"], self.fsdp)
 
     @property
-    def sharing(self) -> distributed.ProcessGroup | None:
+    def tp_group(self) -> distributed.ProcessGroup | None:
         """The ranks that share this rank's model by tensor parallelism; None if it is alone."""
         return self._group("tp")
 
@@ -59,7 +60,7 @@ class Sharding:
 
     @property
     def groups(self) -> list[distributed.ProcessGroup]:
-        """This rank's group in each dimension of the mesh: whoever hears from all of them hears from all ranks."""
+        """This rank's group in each dimension of the mesh; together they reach all ranks."""
         names = self.mesh.mesh_dim_names or ()
         return [group for name in names if (group := self._group(name)) is not None]
 
@@ -69,47 +70,43 @@ class Sharding:
             return None
         return self.mesh[dimension].get_group()
 
-    def agreed(self, values: torch.Tensor) -> torch.Tensor:
-        """The values that the first of those ranks has that share this rank's model.
+    def broadcast(self, values: torch.Tensor) -> torch.Tensor:
+        """The values of the first rank of :attr:`tp_group`, on all of its ranks.
 
         Args:
-            values: numbers on the CPU.
+            values: a tensor on the CPU.
         """
-        if self.sharing is None:
+        if self.tp_group is None:
             return values
         shared = values.to(self.device)
-        distributed.broadcast(shared, group=self.sharing, group_src=0)
+        distributed.broadcast(shared, group=self.tp_group, group_src=0)
         return shared.cpu()
 
-    def all_wish(self, wish: bool) -> bool:
-        """Whether all ranks that share this rank's model wish something; all get the same answer.
+    def all_agree(self, vote: bool) -> bool:
+        """Whether all ranks of :attr:`tp_group` vote True; all get the same answer.
 
         Args:
-            wish: what this rank wishes.
+            vote: of this rank.
         """
-        if self.sharing is None:
-            return wish
-        votes = torch.tensor(int(wish), device=self.device)
-        distributed.all_reduce(votes, op=distributed.ReduceOp.MIN, group=self.sharing)
-        return bool(votes)
+        return vote if self.tp_group is None else all_agree(vote, self.tp_group, self.device)
 
-    def inbox(self, room: int) -> Inbox | None:
-        """Memory in which those ranks' GPUs leave numbers for each other; all ask for it together.
+    def symmetric_buffer(self, capacity: int) -> SymmetricBuffer | None:
+        """Memory of the GPUs of :attr:`tp_group` that all of them write into; all ranks call this together.
 
         Args:
-            room: how many numbers a rank may leave at once.
+            capacity: how many values a rank may write at once.
 
         Returns:
-            The same for every later request of that size; None where GPUs cannot share memory.
+            The same buffer for every later call with that capacity; None where GPUs cannot share memory.
         """
-        if self.sharing is None:
+        if self.tp_group is None:
             return None
-        if room not in self._inboxes:
-            self._inboxes[room] = connect(self.sharing, room, self.device)
-        return self._inboxes[room]
+        if capacity not in self._buffers:
+            self._buffers[capacity] = rendezvous(self.tp_group, capacity, self.device)
+        return self._buffers[capacity]
 
     @cached_property
-    def _inboxes(self) -> dict[int, Inbox | None]:
+    def _buffers(self) -> dict[int, SymmetricBuffer | None]:
         return {}
 
     def check_untying(self, name: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Memory of each device of a group that all of its devices write into: how kernels hand each other small sums."""
+"""Symmetric memory: a buffer on each GPU of a group that all of its GPUs write into, for small all-reduces."""
 
 import logging
 from dataclasses import dataclass
@@ -7,68 +7,65 @@ import torch
 from torch import distributed
 from torch.distributed import ProcessGroup
 
+from flagai.parallel.collectives import all_agree
 from flagai.parallel.world import world
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Inbox:
-    """Where the ranks of a group leave numbers for each other.
+class SymmetricBuffer:
+    """Slots on this rank's device that the ranks of a group write into; :func:`rendezvous` makes it.
 
-    A word is a number and the stamp of the sum that it belongs to, in 8 bytes that arrive together; so a reader waits
-    for the stamp and needs no other signal. There are two pages, written in turn: who writes page 0 again has read
-    page 1, which nobody wrote before having read page 0.
+    A slot holds a value and the sequence number of its all-reduce, in 8 bytes that arrive together: a reader polls for
+    the number and needs no other signal (NCCL's LL protocol). There are two pages, used alternately: a rank that writes
+    page 0 again has read page 1, which no rank wrote before it had read page 0.
 
     Args:
-        words: of this rank, zero at first; [2 pages, count, room].
-        places: the addresses of the words of all ranks, on the device, [count].
-        clock: the number of the step, on the device, [1]; the same on all ranks.
-        rank: the place of this rank in the group.
+        slots: of this rank, zero at first; [2 pages, count, capacity].
+        peer_addresses: the addresses of the slots of all ranks, on the device, [count].
+        step_counter: the number of the decoding step, on the device, [1]; the same on all ranks.
+        rank: of this process in the group.
     """
 
-    words: torch.Tensor
-    places: torch.Tensor
-    clock: torch.Tensor
+    slots: torch.Tensor
+    peer_addresses: torch.Tensor
+    step_counter: torch.Tensor
     rank: int
 
-    def __deepcopy__(self, _: object) -> "Inbox":
-        """Copies of a model meet in the same place: it is an address that others know."""
+    def __deepcopy__(self, _: object) -> "SymmetricBuffer":
+        """Copies of a model share the buffer: its address is known to the other ranks."""
         return self
 
     @property
     def count(self) -> int:
-        """How many ranks there are."""
-        return self.words.shape[1]
+        """The number of ranks."""
+        return self.slots.shape[1]
 
     @property
-    def room(self) -> int:
-        """How many words a rank may leave on a page."""
-        return self.words.shape[2]
+    def capacity(self) -> int:
+        """How many values a rank may write to a page."""
+        return self.slots.shape[2]
 
 
-def connect(group: ProcessGroup, room: int, device: torch.device) -> Inbox | None:
-    """Give each rank of a group an inbox; all call it together, and all or none get one.
+def rendezvous(group: ProcessGroup, capacity: int, device: torch.device) -> SymmetricBuffer | None:
+    """Allocate a buffer on each rank of a group; all ranks call it together, and all or none get one.
 
     Args:
         group: the ranks.
-        room: how many words a rank may leave at once.
-        device: this rank's device.
+        capacity: how many values a rank may write at once.
+        device: of this rank.
 
     Returns:
-        The inbox; None where the devices cannot write into each other's memory.
+        The buffer; None where the devices cannot write into each other's memory.
     """
-    found = _shared(group, room, device) if _agreed(_neighbours(group, device), group, device) else None
-    return found if _agreed(found is not None, group, device) else None
+    if not all_agree(_has_peer_access(group, device), group, device):
+        return None
+    buffer = _allocate(group, capacity, device)
+    return buffer if all_agree(buffer is not None, group, device) else None
 
 
-def _agreed(good: bool, group: ProcessGroup, device: torch.device) -> bool:
-    vote = torch.tensor(int(good), device=device)
-    distributed.all_reduce(vote, op=distributed.ReduceOp.MIN, group=group)
-    return bool(vote)
-
-
-def _neighbours(group: ProcessGroup, device: torch.device) -> bool:
+def _has_peer_access(group: ProcessGroup, device: torch.device) -> bool:
     """Whether all ranks are GPUs of this machine that reach each other."""
     ranks = distributed.get_process_group_ranks(group)
     here = world().local_size
@@ -79,19 +76,19 @@ def _neighbours(group: ProcessGroup, device: torch.device) -> bool:
     return all(other in reachable and torch.cuda.can_device_access_peer(device, other) for other in others)
 
 
-def _shared(group: ProcessGroup, room: int, device: torch.device) -> Inbox | None:
+def _allocate(group: ProcessGroup, capacity: int, device: torch.device) -> SymmetricBuffer | None:
     """Plain peer access through torch's symmetric memory."""
     try:
         from torch.distributed import _symmetric_memory as symmetric
 
         rank, count = distributed.get_rank(group), distributed.get_world_size(group)
-        words = symmetric.empty(2, count, room, dtype=torch.int64, device=device)
-        words.zero_()
-        buffers = symmetric.rendezvous(words, group.group_name).buffer_ptrs
-        inside = words.data_ptr() - buffers[rank]  # the same on all ranks
-        places = torch.tensor([begin + inside for begin in buffers], device=device)
-        torch.cuda.synchronize(device)  # zero before anybody writes: the vote that follows is a barrier
+        slots = symmetric.empty(2, count, capacity, dtype=torch.int64, device=device)
+        slots.zero_()
+        buffers = symmetric.rendezvous(slots, group.group_name).buffer_ptrs
+        offset = slots.data_ptr() - buffers[rank]  # the same on all ranks
+        addresses = torch.tensor([begin + offset for begin in buffers], device=device)
+        torch.cuda.synchronize(device)  # zero before a peer writes: the all-reduce that follows is a barrier
     except (RuntimeError, ImportError, AttributeError, OSError) as error:
         logger.info("GPUs cannot share memory, sums go through NCCL: %s", error)
         return None
-    return Inbox(words, places, torch.zeros(1, dtype=torch.int64, device=device), rank)
+    return SymmetricBuffer(slots, addresses, torch.zeros(1, dtype=torch.int64, device=device), rank)

@@ -1,8 +1,8 @@
-"""Tensor parallelism: cut a model over ranks as its plan says.
+"""Tensor parallelism: shard a model over ranks as its plan says.
 
 Parameters become DTensors, also those that every rank holds whole, so that optimizers, gradient clipping, FSDP and
 distributed checkpoints see one kind of parameter. The layers compute with the local parts (see
-:mod:`flagai.parallel.layers`): two sums a block, and no DTensor arithmetic in between.
+:mod:`flagai.parallel.layers`): two all-reduces per block, and no DTensor arithmetic in between.
 """
 
 import torch
@@ -11,29 +11,34 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard
 
 from flagai.errors import ConfigError
-from flagai.parallel.dtensor import as_parameter, distributed_tensor, vocabularies
+from flagai.parallel.dtensor import as_parameter, distributed_tensor
 from flagai.parallel.layers import (
-    Brick,
-    Entrance,
-    Group,
-    Local,
-    LocalRecurrent,
-    Row,
-    Vocabulary,
-    VocabularyHead,
-    become,
+    ColumnParallel,
+    GradientAllReduce,
+    Replicated,
+    RowParallel,
+    TensorParallelMixin,
+    VocabParallel,
+    VocabParallelHead,
+    convert_in_place,
 )
 from flagai.parallel.plan import STYLES, Plan, style
 
-_BRICKS: dict[str, type[Brick]] = {"column": Local, "row": Row, "vocab": Vocabulary, "table": Local, "copy": Local}
+_MIXINS: dict[str, type[TensorParallelMixin]] = {
+    "column": ColumnParallel,
+    "row": RowParallel,
+    "vocab": VocabParallel,
+    "table": ColumnParallel,
+    "copy": Replicated,
+}
 
 
-def cut(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
-    """Cut a model over the ranks of a mesh; tied parameters stay tied.
+def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
+    """Shard a model over the ranks of a mesh; tied parameters stay tied.
 
     Args:
-        model: the model, best without memory (:meth:`BaseModel.on_meta`); otherwise the same on all ranks.
-        plan: how its parameters are cut.
+        model: the model, best on the meta device (:meth:`BaseModel.on_meta`); otherwise the same on all ranks.
+        plan: how its parameters are sharded.
         mesh: one dimension.
 
     Raises:
@@ -46,34 +51,32 @@ def cut(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
         if any(parameter is not None for parameter in module._parameters.values())
     }
     _check(model, modules, styles, mesh.size())
-    group, rank = Group(mesh, mesh.get_group()), mesh.get_local_rank()
+    group, rank = mesh.get_group(), mesh.get_local_rank()
     placed: dict[int, nn.Parameter] = {}
     for name, kind in styles.items():
         _place_parameters(modules[name], kind, mesh, rank, placed)
-        become(modules[name], _brick(modules[name], kind), group)
-    entrances = {name.rpartition(".")[0] for name, kind in styles.items() if kind == "column"}
-    for name in entrances:
-        become(modules[name], Entrance, group)
+        convert_in_place(modules[name], _mixin(modules[name], kind), mesh, group)
+    for name in {name.rpartition(".")[0] for name, kind in styles.items() if kind == "column"}:
+        convert_in_place(modules[name], GradientAllReduce, mesh, group)
 
 
 def keep_logits_sharded(model: nn.Module, keep: bool = True) -> None:
-    """Let each rank keep its part of the logits instead of gathering them: less memory and traffic in training.
+    """Let each rank keep its shard of the logits instead of gathering them: less memory and traffic in training.
 
-    The loss of models that predict tokens (``labels``, ``target_ids``) is computed from the parts; ``logits`` is then a
-    DTensor, whose ``full_tensor()`` gathers it. The cloze heads of GLM need whole logits.
+    The loss of models that predict tokens (``labels``, ``target_ids``) is computed from the shards; ``logits`` is then
+    a DTensor, whose ``full_tensor()`` gathers it. The cloze heads of GLM need whole logits.
 
     Args:
-        model: a model that is cut.
+        model: a tensor-parallel model.
         keep: False gathers again.
     """
-    for head in vocabularies(model):
-        head.keep_sharded = keep  # type: ignore[assignment]
+    for module in model.modules():
+        if isinstance(module, VocabParallel):
+            module.gather_logits = not keep
 
 
-def _brick(module: nn.Module, kind: str) -> type[Brick]:
-    if isinstance(module, nn.RNNBase):
-        return LocalRecurrent
-    return VocabularyHead if kind == "vocab" and isinstance(module, nn.Linear) else _BRICKS[kind]
+def _mixin(module: nn.Module, kind: str) -> type[TensorParallelMixin]:
+    return VocabParallelHead if kind == "vocab" and isinstance(module, nn.Linear) else _MIXINS[kind]
 
 
 def _place_parameters(

@@ -16,7 +16,7 @@ from flagai.checkpoint.stream.cast import cast
 from flagai.checkpoint.stream.memory import empty_like
 from flagai.checkpoint.stream.plan import Move
 from flagai.checkpoint.stream.readers import Stream, exactly
-from flagai.parallel import dtensor as shards
+from flagai.parallel import dtensor
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
     from torch.distributed import ProcessGroup
@@ -109,7 +109,7 @@ class Transfer:
             source: the whole.
             like: a sharded tensor, which says what the part is.
         """
-        window = shards.window(like) or ()
+        window = dtensor.window(like) or ()
         swap = self._swap(source, like, window) if swaps_on(self._device) else None
         if swap is None:
             # A view while the window is one piece of the file; columns of a matrix are copied out.
@@ -134,7 +134,7 @@ class Transfer:
 
         if source.dimension is not None and len(source.parts) > 1:
             return None
-        for cut in shards.cuts(like):
+        for cut in dtensor.cuts(like):
             rows = shared_rows(source.parts[0], window, cut)
             if rows is not None:
                 extents = [part.stop - part.start for part in window]

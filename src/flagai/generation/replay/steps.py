@@ -23,7 +23,7 @@ from flagai.kernels.decode.embeddings import faster_embeddings
 from flagai.kernels.eligible import is_hooked
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.static_cache import StaticCache, bucket
-from flagai.parallel.dtensor import from_part, in_parts, local, vocabularies
+from flagai.parallel.dtensor import from_shard, local, sharded_logits
 
 # Steps below which a recording is not worth its time: the first is done as it is, the second is recorded.
 _WORTH = 4
@@ -43,7 +43,7 @@ class Shape:
         batch: number of texts, B.
         lanes: number of tokens of each, W.
         apart: whether the texts' tokens stand at positions of their own.
-        in_parts: whether ranks keep the logits that they compute.
+        sharded_logits: whether ranks keep the logits that they compute.
         capacity: slots of the cache.
         memory: slots of the encoder's text; 0 for none.
         places: where the parameters lie: a recording reads them there.
@@ -53,7 +53,7 @@ class Shape:
     batch: int
     lanes: int
     apart: bool
-    in_parts: bool
+    sharded_logits: bool
     capacity: int
     memory: int
     places: tuple[tuple[int, torch.dtype], ...]
@@ -68,7 +68,14 @@ class Shape:
         # The last slots stay free: to a causal mask, the queries stand there.
         capacity = bucket(first + tree.slots + 2 * lanes)
         return cls(
-            tree.family, batch, lanes, tree.apart, bool(tree.heads), capacity, bucket(memory) if memory else 0, places
+            tree.family,
+            batch,
+            lanes,
+            tree.apart,
+            tree.logits_sharded,
+            capacity,
+            bucket(memory) if memory else 0,
+            places,
         )
 
 
@@ -147,11 +154,11 @@ class ModelStep:
             apart=self.shape.apart,
             both=inputs.both.transpose(0, 1),
         )
-        with in_parts(vocabularies(model) if self.shape.in_parts else ()):
+        with sharded_logits(self.shape.sharded_logits):
             output = model(**self.shape.family.arguments(model, places), cache=self.cache)
         logits, hidden = output["logits"], output["hidden_states"]
         if self._scored is None:
-            self._scored = Scored(from_part(torch.empty_like(local(logits)), logits), torch.empty_like(hidden))
+            self._scored = Scored(from_shard(torch.empty_like(local(logits)), logits), torch.empty_like(hidden))
         # By kernels: what a graph has as a copy may be left to another engine of the GPU, which takes longer to begin.
         torch.mul(local(logits), 1, out=local(self._scored.logits))
         torch.mul(hidden, 1, out=self._scored.hidden)
@@ -252,7 +259,7 @@ class StaticSteps:
         """A step for these texts, which nobody else uses meanwhile."""
         shape, sharding = Shape.of(tree), tree.model.sharding
         step = self._take(shape)
-        if sharding is not None and not sharding.all_wish(step is not None):
+        if sharding is not None and not sharding.all_agree(step is not None):
             step = None  # all ranks begin anew where one has to
         if step is None:
             step = ModelStep(tree.model, shape, tree.cache, self.recorder(tree.device))
@@ -320,4 +327,4 @@ def records(tree: Tree) -> bool:
         and not any(map(is_hooked, tree.model.modules()))
         and not torch.is_autocast_enabled(tree.device.type)
     )
-    return wish if sharding is None else sharding.all_wish(wish)
+    return wish if sharding is None else sharding.all_agree(wish)

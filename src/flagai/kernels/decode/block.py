@@ -57,7 +57,7 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
         return faster_t5_blocks(model)
     found = list(blocks) if isinstance(blocks, BlockStack) else []
     fits = bool(found) and rows <= MOST_ROWS and all(is_untouched(block) and _fits(block) for block in found)
-    if model.sharding is not None and model.sharding.sharing is not None:
+    if model.sharding is not None and model.sharding.tp_group is not None:
         return _joint(model.sharding, found, fits)
     if not fits:
         return ()
@@ -67,7 +67,7 @@ def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]
 
 def _joint(sharding: Any, blocks: list[nn.Module], fits: bool) -> Sequence[Callable[..., torch.Tensor]]:
     """The same for ranks that share a model, who use the kernels together or not at all."""
-    if not sharding.all_wish(fits):
+    if not sharding.all_agree(fits):
         return ()
     from flagai.kernels.decode.tensor_parallel_block import joint_blocks
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from flagai.kernels.decode.ops import Tiling, product
 from flagai.kernels.hardware import next_power_of_2, pdl_options
-from flagai.parallel.symmetric_memory import Inbox
+from flagai.parallel.symmetric_memory import SymmetricBuffer
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Meeting:
 
     Args:
         group: the ranks.
-        inbox: memory that their GPUs share; None goes through the group's own sums.
+        buffer: memory that their GPUs share; None goes through the group's own sums.
     """
 
     group: ProcessGroup
-    inbox: Inbox | None
+    buffer: SymmetricBuffer | None
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ def joint_product(
     out = torch.empty_like(residual)
     normed = out if norm is None else torch.empty_like(residual)
     after = _after(part, residual, norm, out, normed)
-    if meeting.inbox is None:
+    if meeting.buffer is None:
         sums = product(tokens, part.layer)
         distributed.all_reduce(sums, group=meeting.group)
         _finish(sums, after)
     else:
-        _send(tokens, part.layer, meeting.inbox, number)
-        _receive(meeting.inbox, number, after)
+        _send(tokens, part.layer, meeting.buffer, number)
+        _receive(meeting.buffer, number, after)
     return out, normed
 
 
@@ -100,7 +100,7 @@ def _finish(sums: torch.Tensor, after: dict[str, Any]) -> None:
     finish_kernel[(len(sums),)](sums, **after, **pdl_options(sums.device, wanted=False))
 
 
-def _send(tokens: torch.Tensor, layer: nn.Linear, inbox: Inbox, number: int) -> None:
+def _send(tokens: torch.Tensor, layer: nn.Linear, buffer: SymmetricBuffer, number: int) -> None:
     from flagai.kernels.triton.all_reduce import send_kernel
 
     (count, size), outputs = tokens.shape, len(layer.weight)
@@ -108,35 +108,35 @@ def _send(tokens: torch.Tensor, layer: nn.Linear, inbox: Inbox, number: int) -> 
     send_kernel[(-(-outputs // tiling.rows),)](
         tokens,
         layer.weight,
-        inbox.places,
-        inbox.clock,
+        buffer.peer_addresses,
+        buffer.step_counter,
         number,
         outputs,
-        inbox.room,
+        buffer.capacity,
         K=size,
         M=count,
         MP=1 if count == 1 else 16,
         BN=tiling.rows,
         BK=tiling.columns,
-        RANK=inbox.rank,
-        COUNT=inbox.count,
+        RANK=buffer.rank,
+        COUNT=buffer.count,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
         **pdl_options(tokens.device),
     )
 
 
-def _receive(inbox: Inbox, number: int, after: dict[str, Any]) -> None:
+def _receive(buffer: SymmetricBuffer, number: int, after: dict[str, Any]) -> None:
     from flagai.kernels.triton.all_reduce import receive_kernel
 
     receive_kernel[(len(after["out"]),)](
-        inbox.words,
-        inbox.clock,
+        buffer.slots,
+        buffer.step_counter,
         number,
-        ROOM=inbox.room,
-        COUNT=inbox.count,
+        ROOM=buffer.capacity,
+        COUNT=buffer.count,
         **after,
-        **pdl_options(inbox.words.device),
+        **pdl_options(buffer.slots.device),
     )
 
 

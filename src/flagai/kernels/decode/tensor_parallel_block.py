@@ -46,9 +46,9 @@ class JointPreNorm:
         static = cast(StaticCache, cache.cache)
         seen = cast(torch.Tensor, attn_mask.tensor)[:, 0]
         tokens = hidden.flatten(0, 1).contiguous()
-        inbox, following = self._meeting.inbox, self._following
-        if inbox is not None and self._number == 0:
-            inbox.clock.add_(1)
+        buffer, following = self._meeting.buffer, self._following
+        if buffer is not None and self._number == 0:
+            buffer.step_counter.add_(1)
         normed, self._normed = self._normed, None
         slots = Slots(*static.buffers(cache.index), static.now)
         if normed is None:
@@ -74,10 +74,10 @@ def joint_blocks(blocks: Sequence[nn.Module], sharding: Sharding, width: int) ->
         sharding: how the model is spread.
         width: size of the hidden states.
     """
-    group = sharding.sharing
+    group = sharding.tp_group
     if group is None:
         return ()
-    meeting = Meeting(group, sharding.inbox(MOST_ROWS * width))
+    meeting = Meeting(group, sharding.symmetric_buffer(MOST_ROWS * width))
     made: list[JointPreNorm] = []
     for number, block in reversed(list(enumerate(blocks))):
         made.append(JointPreNorm(block, number, meeting, made[-1] if made else None))

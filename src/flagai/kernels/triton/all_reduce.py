@@ -1,9 +1,9 @@
 """Triton kernels of a tensor-parallel decode step, which :mod:`flagai.kernels.decode.fused_all_reduce` launches.
 
 Each rank holds some inner features, so a product gives it a part of every output. The programs of the product write
-their parts straight into the inboxes of all ranks (:class:`~flagai.parallel.symmetric_memory.Inbox`); one program a
-token then adds up what has arrived, in the same order on every rank, and does what follows a sum: bias, residual,
-norm. So a sum costs one way through the link and no kernel more than without it.
+their parts straight into the buffers of all ranks (:class:`~flagai.parallel.symmetric_memory.SymmetricBuffer`); one
+program per token then sums what has arrived, in the same order on every rank, and does what follows a sum: bias,
+residual, norm. So a sum costs one way through the link and no kernel more than without it.
 """
 
 import triton
@@ -17,7 +17,7 @@ _PATIENCE = tl.constexpr(1 << 30)
 
 @triton.jit
 def _stamp(clock, number):
-    # Which sum of which step, in 32 bits; 0, with which inboxes begin, is none of the first millions.
+    # Which sum of which step, in 32 bits; 0, with which buffers begin, is none of the first millions.
     return (tl.load(clock) * 4096 + number + 1) & 0xFFFFFFFF
 
 
@@ -39,7 +39,7 @@ def send_kernel(
     COUNT: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """Leave x[M, K] @ matrix[N, K].T, this rank's part of a sum, in all inboxes."""
+    """Leave x[M, K] @ matrix[N, K].T, this rank's part of a sum, in the buffers of all ranks."""
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     index = tl.arange(0, MP)
     if EARLY:
@@ -50,8 +50,8 @@ def send_kernel(
     inside = (index < M)[:, None] & (rows < N)[None, :]
     offsets = ((number % 2) * COUNT + RANK) * ROOM + index[:, None] * N + rows[None, :]
     for rank in tl.static_range(COUNT):
-        inbox = tl.load(places + rank).to(tl.pointer_type(tl.int64))
-        tl.store(inbox + offsets, words, mask=inside)
+        peer = tl.load(places + rank).to(tl.pointer_type(tl.int64))
+        tl.store(peer + offsets, words, mask=inside)
 
 
 @triton.jit

@@ -12,9 +12,9 @@ _NONE = -100
 def _each(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
     """The cross entropy of each target: logits [..., V], targets [...] -> [number of targets]."""
     if is_sharded(logits):
-        from flagai.parallel.loss import cross_entropies
+        from flagai.parallel.vocab_parallel import sharded_cross_entropy
 
-        return cross_entropies(logits, targets, ignore_index)
+        return sharded_cross_entropy(logits, targets, ignore_index)
     return F.cross_entropy(
         logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), ignore_index=ignore_index, reduction="none"
     )

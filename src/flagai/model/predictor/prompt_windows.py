@@ -69,7 +69,7 @@ def seeds_for(model: BaseModel, given: Any, count: int) -> tuple[Any, ...]:
     """
     if given is None:
         drawn = torch.randint(_MOST_SEEDS, [count])
-        return tuple((drawn if model.sharding is None else model.sharding.agreed(drawn)).tolist())
+        return tuple((drawn if model.sharding is None else model.sharding.broadcast(drawn)).tolist())
     if not isinstance(given, list | tuple) or len(given) != count:
         raise InputError(f"seeds is {given!r:.80}; expected a list with one seed for each of the {count} texts.")
     return tuple(given)
