@@ -28,7 +28,7 @@ def step_cost(model: Any, prompts: list[Prompt], draft: int) -> float:
     most = _ROOM - max(len(text.ids) for text in prompts)
     times: dict[int, tuple[float, int]] = {}
     for count in (16, min(16 + _STEPS * (draft + 1), most)):
-        decoding = Decoding(max_new_tokens=count, prompt_lookup=draft)
+        decoding = Decoding(max_new_tokens=count, prompt_lookup_num_tokens=draft)
         runs = [timed(lambda decoding=decoding: generate(model, prompts, decoding)) for _ in range(6)]
         times[count] = min(run[:2] for run in runs[2:])
     (short, before), (long, after) = times.values()
@@ -75,7 +75,7 @@ def ceiling(model: Any, prompts: list[Prompt], count: int = 256) -> dict[str, An
                 layer.bias.zero_()
     found: dict[str, Any] = {}
     for draft in DRAFTS:
-        decoding = Decoding(max_new_tokens=count, prompt_lookup=draft)
+        decoding = Decoding(max_new_tokens=count, prompt_lookup_num_tokens=draft)
         runs = [timed(lambda decoding=decoding: generate(model, prompts, decoding)) for _ in range(4)]
         seconds, steps, answers = min(runs[2:], key=lambda run: run[0])
         written = sum(len(row[0].ids) for row in answers)
@@ -90,7 +90,7 @@ def equality(model: Any, prompts: list[Prompt]) -> dict[str, Any]:
         for graphs in (True, False):
             options: dict[str, Any] = {"max_new_tokens": 60, "cuda_graphs": graphs, **given}
             plain = generate(model, prompts, Decoding(**options))
-            decoding = Decoding(**options, prompt_lookup=5)
+            decoding = Decoding(**options, prompt_lookup_num_tokens=5)
             generate(model, prompts, decoding)
             _, steps, fast = timed(lambda decoding=decoding: generate(model, prompts, decoding))
             rows = [(ours[0], theirs[0]) for ours, theirs in zip(plain, fast, strict=True)]

@@ -120,7 +120,7 @@ def equal(options: Any) -> dict[str, Any]:
         for name, given in (
             ("greedy", {}),
             ("beams", {"num_beams": 4}),
-            ("sampling", {"do_sample": True, "seed": 3, "n_best": 2, "top_k": 50, "top_p": 0.9}),
+            ("sampling", {"do_sample": True, "seed": 3, "num_return_sequences": 2, "top_k": 50, "top_p": 0.9}),
         ):
             decoding = [Decoding(max_new_tokens=40, **given, cuda_graphs=graphs) for graphs in (True, False)]
             fast, plain = (generate(model, prompts, each) for each in decoding)

@@ -86,7 +86,7 @@ def compare(
     for turn in range(rounds):
         for number, part in enumerate(batches):
             for draft in drafts:
-                asked = Options.read(length, {"prompt_lookup": draft})
+                asked = Options.read(length, {"prompt_lookup_num_tokens": draft})
                 work = _asking(writer, protocol, part, asked)
                 seconds, count, answers[draft][number] = timed(work)
                 best[draft][number] = min(best[draft][number], seconds)

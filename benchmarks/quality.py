@@ -116,7 +116,7 @@ def titles(entries: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Greedy titles: how many stay the same, and the probability that the model gives to the original ones."""
     tokenizer = Tokenizer.from_folder(folder)
     prompts = [Prompt((*tokenizer.encode(str(entry["text"]))[:256], 1)) for entry in entries]
-    decoding = Decoding(max_new_tokens=24, stop_ids=(1,))
+    decoding = Decoding(max_new_tokens=24, stop_token_ids=(1,))
     found: dict[str, Any] = {"articles": len(entries)}
     originals: list[tuple[int, ...]] = []
     exact: list[torch.Tensor] = []

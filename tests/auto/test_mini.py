@@ -28,11 +28,11 @@ def test_a_law_gets_its_kind_of_title() -> None:
     assert result.output.strip().endswith("条例")
     greedy, looked_up = (
         CliRunner().invoke(app, ["title", text, "--beams", "1", *more]).output
-        for more in ((), ("--prompt-lookup", "7"))
+        for more in ((), ("--prompt-lookup-num-tokens", "7"))
     )
     assert looked_up == greedy
-    refused = CliRunner().invoke(app, ["title", text, "--prompt-lookup", "7"])
-    assert "--prompt-lookup goes with one answer" in str(refused.exception)
+    refused = CliRunner().invoke(app, ["title", text, "--prompt-lookup-num-tokens", "7"])
+    assert "--prompt-lookup-num-tokens goes with one answer" in str(refused.exception)
 
 
 def test_it_fills_blanks_of_poems() -> None:

@@ -39,7 +39,7 @@ def base(row: dict[str, Any]) -> dict[str, Any]:
     family = row["family"]
     start = CLS if family == "t5" else None
     banned = tuple(set(range(7)) - {EOP}) if family == "glm" else ()
-    return {"stop_ids": (FORMATS[family][2],), "start_id": start, "banned_ids": banned}
+    return {"stop_token_ids": (FORMATS[family][2],), "start_id": start, "suppress_tokens": banned}
 
 
 def reference(row: dict[str, Any]) -> Any:
@@ -50,7 +50,7 @@ def reference(row: dict[str, Any]) -> Any:
 def score_of(row: dict[str, Any], answer: tuple[int, ...], finished: bool) -> float:
     """The log-probability of a whole answer, found by allowing no other token."""
     options = base(row)
-    wanted = iter((*answer, *(options["stop_ids"] if finished else ())))
+    wanted = iter((*answer, *(options["stop_token_ids"] if finished else ())))
     total = []
 
     def follow(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -104,19 +104,19 @@ def test_sampling(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if family == "glm":
             options["processors"] = ORDERS["glm"]
         else:
-            options["banned_ids"] = (UNK,)
+            options["suppress_tokens"] = (UNK,)
         if family == "bert":
-            options["stop_ids"] = (PAD,)  # as the reference's BERT does here
+            options["stop_token_ids"] = (PAD,)  # as the reference's BERT does here
         # The reference's GPT-2 does not stop at its first token, and neither must we for the comparison.
         if family == "gpt" and row["result_when_argmax_is_drawn"].startswith("2"):
-            options["stop_ids"] = ()
+            options["stop_token_ids"] = ()
         decoding = Decoding(**options, do_sample=True, max_new_tokens=row["out_max_length"], **row["args"])
         answer = generate(toy(family, row["seed"]), [prompt(row)], decoding)[0][0].ids
         recorded = torch.tensor(row["probs"])
         torch.testing.assert_close(torch.stack(drawn)[: len(recorded)], recorded, atol=2e-6, rtol=0)
         wanted = numbers(row["result_when_argmax_is_drawn"])
         assert answer[: len(wanted)] == wanted
-        assert len(drawn) == len(recorded) or not options["stop_ids"]
+        assert len(drawn) == len(recorded) or not options["stop_token_ids"]
 
 
 def test_processors() -> None:
@@ -152,7 +152,7 @@ def test_blank_filling() -> None:
             return torch.full_like(scores, -torch.inf).index_fill(-1, torch.tensor([next(script)]), 0)
 
         model.forward = recorded
-        decoding = Decoding(max_new_tokens=row["out_max_length"], stop_ids=(50007, 50000), start_id=50006)
+        decoding = Decoding(max_new_tokens=row["out_max_length"], stop_token_ids=(50007, 50000), start_id=50006)
         answer = generate(model, [Prompt(context, masks)], decoding, logits_processors=[scripted])[0][0]
         wanted = [{key: call[key] for key in ("input_ids", "position_ids")} for call in row["calls"]]
         # The reference feeds the last token of a full piece to no end.

@@ -80,11 +80,11 @@ OPTIONS = st.fixed_dictionaries(
     {
         "max_new_tokens": st.integers(1, 14),
         "min_new_tokens": st.integers(0, 1),
-        "stop_ids": st.sampled_from([(2, 17), (11,), (2, 3, 4, 5, 6, 7, 8)]),
+        "stop_token_ids": st.sampled_from([(2, 17), (11,), (2, 3, 4, 5, 6, 7, 8)]),
         "repetition_penalty": st.sampled_from([1.0, 1.0, 1.7, 0.6]),
         "no_repeat_ngram_size": st.sampled_from([0, 0, 1, 2, 3]),
-        "bad_words": st.sampled_from([(), ((5,), (28, 7)), ((4, 4), (3, 5, 7))]),
-        "banned_ids": st.sampled_from([(), (9, 12)]),
+        "bad_words_ids": st.sampled_from([(), ((5,), (28, 7)), ((4, 4), (3, 5, 7))]),
+        "suppress_tokens": st.sampled_from([(), (9, 12)]),
     },
     optional={"seed": st.integers(0, 9)},
 )
@@ -117,11 +117,11 @@ def test_answers_are_those_without_drafts(
         return generate(writing.model, prompts, writing.decoding(**options, **more), **hooks), asked
 
     plain, wanted = run(prompts)
-    answers, asked = run(prompts, prompt_lookup=draft)
+    answers, asked = run(prompts, prompt_lookup_num_tokens=draft)
     same(answers, plain)
     assert asked == wanted
     for row, prompt in enumerate(prompts):
-        same(run([prompt], prompt_lookup=draft)[0], [plain[row]])
+        same(run([prompt], prompt_lookup_num_tokens=draft)[0], [plain[row]])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,12 +134,12 @@ def test_processors_see_every_beginning_of_the_draft(kind: str) -> None:
         return scores.scatter_add(-1, found.clamp(min=0), 6 * (found >= 0).to(scores.dtype))
 
     def answers(**options: Any) -> list[list[Hypothesis]]:
-        decoding = writing.decoding(max_new_tokens=15, stop_ids=(17,), **options)
+        decoding = writing.decoding(max_new_tokens=15, stop_token_ids=(17,), **options)
         return generate(writing.model, writing.prompts, decoding, logits_processors=[like_the_third_last])
 
     plain = answers()
     with steps_of(writing.model) as widths:
-        same(answers(prompt_lookup=4), plain)
+        same(answers(prompt_lookup_num_tokens=4), plain)
     assert max(widths) > 1
 
 
@@ -152,7 +152,7 @@ def test_the_room_is_used_to_the_last_position(kind: str) -> None:
     options = {"min_new_tokens": most, "max_new_tokens": most}
     plain = generate(writing.model, [prompt], writing.decoding(**options))
     for draft in (1, 15):
-        answers = generate(writing.model, [prompt], writing.decoding(**options, prompt_lookup=draft))
+        answers = generate(writing.model, [prompt], writing.decoding(**options, prompt_lookup_num_tokens=draft))
         same(answers, plain)
         assert {len(piece) for piece in answers[0][0].pieces} == {most}
 
@@ -160,7 +160,9 @@ def test_the_room_is_used_to_the_last_position(kind: str) -> None:
 def test_nothing_allowed_gives_an_empty_answer() -> None:
     writing = writer("gpt2")
     forbid = [lambda _, scores: torch.full_like(scores, -torch.inf)]
-    answers = generate(writing.model, writing.prompts, writing.decoding(prompt_lookup=3), logits_processors=forbid)
+    answers = generate(
+        writing.model, writing.prompts, writing.decoding(prompt_lookup_num_tokens=3), logits_processors=forbid
+    )
     assert [(row[0].pieces, row[0].finished) for row in answers] == [(((),), False)] * 4
 
 
@@ -190,16 +192,21 @@ def copying(period: int) -> Any:
 def test_a_text_that_is_copied_takes_few_steps() -> None:
     text = (3, 5, 8, 13, 21, 34, 18, 15, 33, 11, 7, 29, 19, 4)
     model, prompts = copying(len(text)), [Prompt(text), Prompt((9, *text))]
-    decoding = Writer(model, ()).decoding(stop_ids=(), max_new_tokens=28)
+    decoding = Writer(model, ()).decoding(stop_token_ids=(), max_new_tokens=28)
     plain = generate(model, prompts, decoding)
     assert plain[0][0].ids == text * 2
     for draft, most in ((1, 17), (3, 10), (7, 8)):
         with steps_of(model) as widths:
             same(generate(model, prompts[:1], Writer(model, ()).decoding(
-                stop_ids=(), max_new_tokens=28, prompt_lookup=draft)), plain[:1])  # fmt: skip
+                stop_token_ids=(), max_new_tokens=28, prompt_lookup_num_tokens=draft)), plain[:1])  # fmt: skip
         assert len(widths) <= most
         assert max(widths) == draft + 1
-    same(generate(model, prompts, Writer(model, ()).decoding(stop_ids=(), max_new_tokens=28, prompt_lookup=7)), plain)
+    same(
+        generate(
+            model, prompts, Writer(model, ()).decoding(stop_token_ids=(), max_new_tokens=28, prompt_lookup_num_tokens=7)
+        ),
+        plain,
+    )
 
 
 def test_a_text_that_is_done_early_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +216,10 @@ def test_a_text_that_is_done_early_waits_for_the_others(monkeypatch: pytest.Monk
     easy = (*range(27), end, 27, 28)
     hard = (1, 2, 2, 1, 1, 1, 2, 1, 2, 2, 2, 2, 1, 2, 1, 1, 2, 2, 1, 2, 2, 2, 1, 1, 2, 1, 2, 1, 1, 2)
     prompts = [Prompt(easy), Prompt(hard)]
-    options = {"stop_ids": (end,), "max_new_tokens": 29}
+    options = {"stop_token_ids": (end,), "max_new_tokens": 29}
     plain = generate(model, prompts, Writer(model, ()).decoding(**options))
     assert [row[0].ids for row in plain] == [easy[:27], hard[:29]]
-    same(generate(model, prompts, Writer(model, ()).decoding(**options, prompt_lookup=15)), plain)
+    same(generate(model, prompts, Writer(model, ()).decoding(**options, prompt_lookup_num_tokens=15)), plain)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -222,15 +229,17 @@ def test_a_full_answer_stays_while_others_are_written(kind: str, monkeypatch: py
     monkeypatch.setattr(engine, "_patience", lambda _: 6)
     for seed in range(3):
         writing = writer_of(kind, seed)
-        options = {"stop_ids": (17,), "max_new_tokens": 12, "do_sample": True, "seed": seed}
+        options = {"stop_token_ids": (17,), "max_new_tokens": 12, "do_sample": True, "seed": seed}
         plain = generate(writing.model, writing.prompts, writing.decoding(**options))
-        same(generate(writing.model, writing.prompts, writing.decoding(**options, prompt_lookup=4)), plain)
+        same(generate(writing.model, writing.prompts, writing.decoding(**options, prompt_lookup_num_tokens=4)), plain)
 
 
 def test_where_nothing_is_copied_steps_are_no_wider() -> None:
     """A draft is only made where something matches; and slots of wrong drafts are used again."""
     writing = writer("gpt2")
-    decoding = writing.decoding(no_repeat_ngram_size=1, stop_ids=(), max_new_tokens=20, prompt_lookup=9)
+    decoding = writing.decoding(
+        no_repeat_ngram_size=1, stop_token_ids=(), max_new_tokens=20, prompt_lookup_num_tokens=9
+    )
     with steps_of(writing.model) as widths:
         generate(writing.model, [Prompt((3, 4, 5))], decoding)
     assert widths == [1] * 20
@@ -248,7 +257,9 @@ def test_the_cache_of_a_single_text_holds_what_is_kept_and_nothing_else(monkeypa
         return output
 
     monkeypatch.setattr(writing.model, "forward", watched)
-    decoding = writing.decoding(stop_ids=(), max_new_tokens=20, repetition_penalty=1.5, prompt_lookup=6)
+    decoding = writing.decoding(
+        stop_token_ids=(), max_new_tokens=20, repetition_penalty=1.5, prompt_lookup_num_tokens=6
+    )
     generate(writing.model, [Prompt((3, 5, 7, 3, 5, 7))], decoding)
     assert len(places) == 1, "nothing is copied"
     assert made[0].length <= 6 + 19 + 6
@@ -259,21 +270,21 @@ def test_titles_of_laws_take_fewer_steps() -> None:
     loader = AutoLoader("title-generation", model_name="GLM-mini-ch")
     run = Predictor(loader.get_model(), loader.get_tokenizer())
     found: list[tuple[Any, int]] = []
-    for options in ({}, {"prompt_lookup": 7}):
+    for options in ({}, {"prompt_lookup_num_tokens": 7}):
         with steps_of(run.model) as widths:
-            (best,) = run.write(TEXT, out_max_length=40, n_best=1, **options)
+            (best,) = run.write(TEXT, out_max_length=40, num_return_sequences=1, **options)
             found.append((best, len(widths)))
     (plain, all_steps), (fast, steps) = found
     assert fast.text == plain.text
     assert fast.score == pytest.approx(plain.score, abs=1e-3)
     assert steps < all_steps
-    assert "".join(run.stream(TEXT, out_max_length=40, prompt_lookup=7)) == plain.text
+    assert "".join(run.stream(TEXT, out_max_length=40, prompt_lookup_num_tokens=7)) == plain.text
 
 
 def test_a_stream_tells_tokens_in_order_and_several_at_once() -> None:
     text = (3, 5, 8, 13, 21, 34, 18, 15, 33, 11)
     model = copying(len(text))
-    decoding = Writer(model, ()).decoding(stop_ids=(), max_new_tokens=20, prompt_lookup=7)
+    decoding = Writer(model, ()).decoding(stop_token_ids=(), max_new_tokens=20, prompt_lookup_num_tokens=7)
     events = list(stream(model, [Prompt(text)], decoding))
     assert [token for event in events for token in event.ids] == list(text * 2)
     assert max(len(event.ids) for event in events) == 8

@@ -1,12 +1,15 @@
 """Options, hooks and their limits."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from flagai import generation
 from flagai.errors import InputError
-from flagai.generation import Decoding, Prompt, generate, room, stream
+from flagai.generation import Decoding, Prompt, generate, remaining_positions, stream
+from flagai.generation.options import RENAMED_IDS
 from flagai.generation.processors import no_repeat_ngram
 from flagai.generation.sampling import draw
 from tests import tiny
@@ -26,21 +29,30 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"length_penalty": float("inf")}, "length_penalty is inf"),
     ({"early_stopping": "maybe"}, "early_stopping is 'maybe'"),
     ({"processors": ("top_k", "top_q")}, "top_q"),
-    ({"stop_ids": (1, -2)}, "stop_ids holds -2"),
-    ({"stop_ids": 5}, "stop_ids is 5; expected a sequence"),
-    ({"bad_words": ((),)}, "empty sequence"),
-    ({"num_beams": 2, "n_best": 3}, "n_best 3 exceeds num_beams 2"),
-    ({"n_best": 3}, "needs do_sample=True or num_beams"),
+    ({"stop_token_ids": (1, -2)}, "stop_token_ids holds -2"),
+    ({"stop_token_ids": 5}, "stop_token_ids is 5; expected a sequence"),
+    ({"bad_words_ids": ((),)}, "empty sequence"),
+    ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences 3 exceeds num_beams 2"),
+    ({"num_return_sequences": 3}, "needs do_sample=True or num_beams"),
     ({"do_sample": True, "num_beams": 2}, "choose one"),
-    ({"contrastive_alpha": 0.5}, "needs top_k"),
+    ({"penalty_alpha": 0.5}, "needs top_k"),
     ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens 5 exceeds max_new_tokens 4"),
-    ({"num_beams": 4, "beam_groups": 3}, "no multiple of 3 groups"),
-    ({"forced_words": ((1,),)}, "forced_words needs num_beams"),
+    ({"num_beams": 4, "num_beam_groups": 3}, "no multiple of 3 groups"),
+    ({"force_words_ids": ((1,),)}, "force_words_ids needs num_beams"),
     ({"seed": 1, "seeds": (1,)}, "not both"),
-    ({"prompt_lookup": -1}, "prompt_lookup is -1; expected a whole number, at least 0 and at most 63"),
-    ({"prompt_lookup": 4, "num_beams": 2}, "prompt_lookup goes with one answer"),
-    ({"prompt_lookup": 4, "n_best": 2, "do_sample": True}, "prompt_lookup goes with one answer"),
-    ({"prompt_lookup": 4, "contrastive_alpha": 0.5, "top_k": 2}, "prompt_lookup goes with one answer"),
+    (
+        {"prompt_lookup_num_tokens": -1},
+        "prompt_lookup_num_tokens is -1; expected a whole number, at least 0 and at most 63",
+    ),
+    ({"prompt_lookup_num_tokens": 4, "num_beams": 2}, "prompt_lookup_num_tokens goes with one answer"),
+    (
+        {"prompt_lookup_num_tokens": 4, "num_return_sequences": 2, "do_sample": True},
+        "prompt_lookup_num_tokens goes with one answer",
+    ),
+    (
+        {"prompt_lookup_num_tokens": 4, "penalty_alpha": 0.5, "top_k": 2},
+        "prompt_lookup_num_tokens goes with one answer",
+    ),
 ]
 
 
@@ -52,9 +64,46 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str) -
 
 
 def test_whole_numbers_do_for_real_ones_and_lists_for_tuples() -> None:
-    decoding = Decoding(temperature=2, top_p=1, repetition_penalty=1, stop_ids=[1], bad_words=[[1, 2]], top_k=0)
-    assert (decoding.stop_ids, decoding.bad_words) == ((1,), ((1, 2),))
+    decoding = Decoding(
+        temperature=2, top_p=1, repetition_penalty=1, stop_token_ids=[1], bad_words_ids=[[1, 2]], top_k=0
+    )
+    assert (decoding.stop_token_ids, decoding.bad_words_ids) == ((1,), ((1, 2),))
     hash(decoding)
+
+
+FORMER: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "n_best": (2, {"num_beams": 2}, "num_return_sequences"),
+    "beam_groups": (2, {"num_beams": 2}, "num_beam_groups"),
+    "contrastive_alpha": (0.5, {"top_k": 2}, "penalty_alpha"),
+    "prompt_lookup": (3, {}, "prompt_lookup_num_tokens"),
+    "stop_ids": ((1,), {}, "stop_token_ids"),
+    "banned_ids": ((1,), {}, "suppress_tokens"),
+    "bad_words": (((1, 2),), {}, "bad_words_ids"),
+    "forced_words": (((1, 2),), {"num_beams": 2}, "force_words_ids"),
+    "forced_choices": ((((1, 2), (3,)),), {"num_beams": 2}, "force_words_ids"),
+}
+
+
+@pytest.mark.parametrize("old", RENAMED_IDS)
+def test_former_names_mean_the_same_and_warn(old: str) -> None:
+    value, others, new = FORMER[old]
+    with pytest.warns(FutureWarning, match=f"{old} is now called {new}") as told:
+        found = Decoding(**{old: value}, **others)
+    assert found == Decoding(**{new: value}, **others) != Decoding(**others)
+    assert told[0].filename == __file__
+    with pytest.raises(InputError, match=f"{old} is the former name of {new}"):
+        Decoding(**{old: value, new: value}, **others)
+
+
+def test_a_word_may_be_forced_in_several_spellings() -> None:
+    found = Decoding(num_beams=2, force_words_ids=[[1, 2], [[3], [4, 5]]])
+    assert found.forced == (((1, 2),), ((3,), (4, 5)))
+    assert replace(found, num_beams=3).forced == found.forced
+
+
+def test_the_former_name_of_a_function_warns() -> None:
+    with pytest.warns(FutureWarning, match="now flagai.generation.remaining_positions"):
+        assert generation.room is remaining_positions
 
 
 def refused(message: str, kind: str = "gpt2", prompts: Any = PLAIN, **options: Any) -> None:
@@ -70,12 +119,12 @@ def test_impossible_prompts_are_refused() -> None:
     refused("1 of 2 prompts have blanks", "glm", [Prompt((1, 2), (1,)), Prompt((1, 2))])
     refused("a blank at 2", "glm-blanks", [Prompt((1, 2), (2,))])
     refused("start_id", "glm-blanks", [Prompt((1, 2), (1,))], start_id=None)
-    refused("stop_ids", "glm-blanks", [Prompt((1, 2), (1,))], stop_ids=())
+    refused("stop_token_ids", "glm-blanks", [Prompt((1, 2), (1,))], stop_token_ids=())
     refused("seeds has 2 entries for 4 prompts", do_sample=True, seeds=(1, 2))
-    for option in ("stop_ids", "banned_ids"):
+    for option in ("stop_token_ids", "suppress_tokens"):
         refused(f"{option} has the id 37, but the model's tokens are 0..36", **{option: (37,)})
-    refused("bad_words has the id 40", bad_words=((1, 40),))
-    refused("forced_words has the id 41", num_beams=2, forced_words=((41,),))
+    refused("bad_words_ids has the id 40", bad_words_ids=((1, 40),))
+    refused("force_words_ids has the id 41", num_beams=2, force_words_ids=((41,),))
     refused("start_id has the id 50", "glm-blanks", [Prompt((1, 2), (1,))], start_id=50)
     refused("Prompt 1 has the id -1", prompts=[Prompt((1, 2)), Prompt((3, -1))])
     assert generate(writer("gpt2").model, []) == []
@@ -93,7 +142,7 @@ def test_the_room_is_used_to_the_last_position(kind: str) -> None:
     rows = {"gpt2": 40, "bert": 40}.get(kind, 33)
     prompt = Prompt((3, 4, 5), (1, 2) if kind == "glm-blanks" else ())
     most = rows - 2
-    assert room(writing.model, prompt) == most
+    assert remaining_positions(writing.model, prompt) == most
     options = {"start_id": writing.start_id, "min_new_tokens": most, "max_new_tokens": most}
     answer = generate(writing.model, [prompt], writing.decoding(**options))[0][0]
     assert {len(piece) for piece in answer.pieces} == {most}
@@ -103,8 +152,11 @@ def test_the_room_is_used_to_the_last_position(kind: str) -> None:
 
 def test_t5_has_no_limit() -> None:
     writing = writer("t5")
-    assert room(writing.model, PLAIN[0]) is None
-    assert len(generate(writing.model, PLAIN[:1], writing.decoding(stop_ids=(), max_new_tokens=150))[0][0].ids) == 150
+    assert remaining_positions(writing.model, PLAIN[0]) is None
+    assert (
+        len(generate(writing.model, PLAIN[:1], writing.decoding(stop_token_ids=(), max_new_tokens=150))[0][0].ids)
+        == 150
+    )
 
 
 def test_no_id_twice_says_nothing_about_padding() -> None:
@@ -120,13 +172,15 @@ def test_seeds_repeat_and_differ() -> None:
     writing = Writer(lively("GPT2Model"), (Prompt((3,)),) * 3)
 
     def drawn(**options: Any) -> list[list[tuple[int, ...]]]:
-        decoding = writing.decoding(do_sample=True, temperature=3, stop_ids=(), **options)
+        decoding = writing.decoding(do_sample=True, temperature=3, stop_token_ids=(), **options)
         return [[answer.ids for answer in row] for row in generate(writing.model, writing.prompts, decoding)]
 
     assert drawn(seed=4) == drawn(seed=4) == drawn(seeds=(4, 4, 4))
     apart = drawn(seeds=(4, 5, 6))
     assert len({row[0] for row in apart}) == 3
-    assert sorted(drawn(seed=4, n_best=3)[0]) == sorted(row[0] for row in apart), "the n-th sample has seed + n"
+    assert sorted(drawn(seed=4, num_return_sequences=3)[0]) == sorted(row[0] for row in apart), (
+        "the n-th sample has seed + n"
+    )
     torch.manual_seed(0)
     first = drawn()
     assert first != drawn()
@@ -145,7 +199,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     model, count = lively("GPT2Model"), 4000
     with torch.no_grad():
         wanted = (model(torch.tensor([[3, 5]]))["logits"][0, -1] / 2).softmax(-1)
-    decoding = Decoding(max_new_tokens=1, do_sample=True, temperature=2, seed=0, n_best=count)
+    decoding = Decoding(max_new_tokens=1, do_sample=True, temperature=2, seed=0, num_return_sequences=count)
     drawn = [answer.ids[0] for answer in generate(model, [Prompt((3, 5))], decoding)[0]]
     found = torch.bincount(torch.tensor(drawn), minlength=37) / count
     assert (found - wanted).abs().max() < 4 * (0.25 / count) ** 0.5
@@ -187,7 +241,7 @@ def test_the_stop_hook_ends_pieces(kind: str, search: str) -> None:
 def test_the_stop_hook_is_told_rows_and_ids() -> None:
     writing = writer("gpt2")
     asked: list[tuple[int, tuple[int, ...]]] = []
-    decoding = writing.decoding(stop_ids=())
+    decoding = writing.decoding(stop_token_ids=())
     answers = generate(writing.model, writing.prompts, decoding, stop=lambda *given: asked.append(given) or False)
     wanted = [(row, found[0].ids[:count]) for count in range(1, 8) for row, found in enumerate(answers)]
     assert asked == wanted
@@ -204,7 +258,9 @@ def test_processors_see_text_and_answer(kind: str) -> None:
         seen.append(ids)
         return scores.index_fill(-1, torch.tensor([28]), -torch.inf)
 
-    answers = generate(writing.model, writing.prompts, writing.decoding(stop_ids=(30,)), logits_processors=[watch])
+    answers = generate(
+        writing.model, writing.prompts, writing.decoding(stop_token_ids=(30,)), logits_processors=[watch]
+    )
     assert not any(28 in answer.ids for row in answers for answer in row)
     start = [writing.start_id] if kind == "glm-blanks" else [0] if kind == "t5" else []
     for row, prompt in enumerate(writing.prompts):
@@ -214,7 +270,7 @@ def test_processors_see_text_and_answer(kind: str) -> None:
 
 
 def test_nothing_allowed_gives_an_empty_answer() -> None:
-    for options in ({}, {"num_beams": 3}, {"do_sample": True}, {"contrastive_alpha": 0.5, "top_k": 2}):
+    for options in ({}, {"num_beams": 3}, {"do_sample": True}, {"penalty_alpha": 0.5, "top_k": 2}):
         writing = writer("gpt2")
         decoding = writing.decoding(**options)
         forbid = [lambda _, scores: torch.full_like(scores, -torch.inf)]

@@ -62,7 +62,9 @@ def test_a_stream_tells_the_best_answer(kind: str, search: str) -> None:
 
 def test_a_greedy_stream_tells_every_token_at_once() -> None:
     writing = writer("gpt2")
-    sizes = [len(event.ids) for event in stream(writing.model, writing.prompts[:1], writing.decoding(stop_ids=()))]
+    sizes = [
+        len(event.ids) for event in stream(writing.model, writing.prompts[:1], writing.decoding(stop_token_ids=()))
+    ]
     assert sizes == [1] * 7 + [0]
 
 
@@ -131,7 +133,7 @@ def best_but(output: dict[str, Any], banned: int | None) -> int:
 def test_candidates_without_a_penalty_are_greedy(kind: str) -> None:
     writing = writer(kind)
     greedy = generate(writing.model, writing.prompts, writing.decoding())
-    contrastive = generate(writing.model, writing.prompts, writing.decoding(contrastive_alpha=0, top_k=5))
+    contrastive = generate(writing.model, writing.prompts, writing.decoding(penalty_alpha=0, top_k=5))
     for ours, theirs in zip(contrastive, greedy, strict=True):
         same(ours, theirs)
 
@@ -158,10 +160,10 @@ def test_contrastive_search_follows_its_definition() -> None:
     differ = 0
     for seed in range(4):
         model = tiny.build("GPT2Model", seed, pad_token_id=None)
-        decoding = Writer(model, ()).decoding(stop_ids=(), contrastive_alpha=0.7, top_k=5)
+        decoding = Writer(model, ()).decoding(stop_token_ids=(), penalty_alpha=0.7, top_k=5)
         answers = [row[0].ids for row in generate(model, PLAIN, decoding)]
         assert answers == [contrastive_anew(model, prompt.ids, 0.7, 5, 7) for prompt in PLAIN]
-        greedy = generate(model, PLAIN, Writer(model, ()).decoding(stop_ids=()))
+        greedy = generate(model, PLAIN, Writer(model, ()).decoding(stop_token_ids=()))
         differ += answers != [row[0].ids for row in greedy]
     assert differ == 4
 
@@ -183,8 +185,10 @@ def test_wide_beams_find_the_best_of_all_answers(family: str, penalty: float) ->
     length, stop, prompt = 3, 4, Prompt((1, 7, 8))
     for seed in range(2):
         model = toy(family, seed)
-        options = {"max_new_tokens": length, "stop_ids": (stop,), "start_id": 1, "length_penalty": penalty}
-        wide = generate(model, [prompt], Writer(model, ()).decoding(**options, num_beams=150, n_best=5))[0]
+        options = {"max_new_tokens": length, "stop_token_ids": (stop,), "start_id": 1, "length_penalty": penalty}
+        wide = generate(model, [prompt], Writer(model, ()).decoding(**options, num_beams=150, num_return_sequences=5))[
+            0
+        ]
         best = sorted(exhaustive(model, prompt, length, stop, penalty), reverse=True)[:5]
         assert [answer.ids for answer in wide] == [ids for _, ids in best]
         assert [answer.score for answer in wide] == pytest.approx([score for score, _ in best], abs=1e-4)
@@ -215,7 +219,7 @@ def next_scores(model: Any, prompt: Prompt, ids: tuple[int, ...]) -> list[float]
         token = (*ids, 0)[len(seen) - 1]
         return torch.full_like(scores, -torch.inf).index_fill(-1, torch.tensor([token]), 0)
 
-    decoding = Writer(model, ()).decoding(stop_ids=(), start_id=1, max_new_tokens=len(ids) + 1)
+    decoding = Writer(model, ()).decoding(stop_token_ids=(), start_id=1, max_new_tokens=len(ids) + 1)
     generate(model, [prompt], decoding, logits_processors=[follow])
     return seen[-1]
 
@@ -234,7 +238,7 @@ def test_the_cache_is_written_in_place_and_never_copied(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(model, "forward", watched)
     prompts = [Prompt((3, 5, 7)), Prompt((4,))]
-    generate(model, prompts, Writer(model, ()).decoding(stop_ids=(), num_beams=5, max_new_tokens=20))
+    generate(model, prompts, Writer(model, ()).decoding(stop_token_ids=(), num_beams=5, max_new_tokens=20))
     assert len(places) == 1
     assert made[0].length == 3 + 5 * 19
     assert made[0]._keys[0].shape[0] == 2, "one row per text, not per beam"

@@ -82,8 +82,10 @@ def test_other_weights_are_recorded_anew(tape: TapeRecorder) -> None:
 @pytest.mark.usefixtures("tape")
 def test_two_streams_of_one_model_do_not_meet() -> None:
     writing = writer("glm")
-    decoding = writing.decoding(num_beams=3, stop_ids=())
-    wanted = generate(writing.model, writing.prompts, writing.decoding(num_beams=3, stop_ids=(), cuda_graphs=False))
+    decoding = writing.decoding(num_beams=3, stop_token_ids=())
+    wanted = generate(
+        writing.model, writing.prompts, writing.decoding(num_beams=3, stop_token_ids=(), cuda_graphs=False)
+    )
     generate(writing.model, writing.prompts, decoding)
     both = [stream(writing.model, writing.prompts, decoding) for _ in range(2)]
     ends: list[dict[int, Any]] = [{}, {}]
@@ -102,14 +104,14 @@ def test_hooks_are_asked_at_every_step() -> None:
     def longest(row: int, ids: tuple[int, ...]) -> bool:
         return len(ids) == row + 2
 
-    answers = generate(writing.model, writing.prompts, writing.decoding(stop_ids=()), stop=longest)
+    answers = generate(writing.model, writing.prompts, writing.decoding(stop_token_ids=()), stop=longest)
     assert [len(row[0].ids) for row in answers] == [2, 3, 4, 5]
 
 
 def test_whoever_listens_to_a_module_is_called_at_every_step(tape: TapeRecorder) -> None:
     """A recording of before knows nothing of them, and one with them in it would go on when they have left."""
     writing, heard = writer("gpt2"), []
-    plain, decoding = (writing.decoding(stop_ids=(), cuda_graphs=graphs) for graphs in (False, True))
+    plain, decoding = (writing.decoding(stop_token_ids=(), cuda_graphs=graphs) for graphs in (False, True))
 
     def turned(_: Any, __: Any, output: Any) -> Any:
         heard.append(1)

@@ -57,14 +57,14 @@ def their_answers(model: Any, count: int, **options: Any) -> tuple[list[list[tup
 
 
 def our_answers(model: Any, **options: Any) -> list[list[Hypothesis]]:
-    decoding = Decoding(max_new_tokens=8, stop_ids=STOPS, **options)
+    decoding = Decoding(max_new_tokens=8, stop_token_ids=STOPS, **options)
     return generate(model, [Prompt(ids) for ids in TEXTS], decoding)
 
 
 RULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "no-repeat": ({"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 2}),
-    "bad-words": ({"bad_words_ids": [[7], [9, 4], [1, 2, 3]]}, {"bad_words": ((7,), (9, 4), (1, 2, 3))}),
+    "bad-words": ({"bad_words_ids": [[7], [9, 4], [1, 2, 3]]}, {"bad_words_ids": ((7,), (9, 4), (1, 2, 3))}),
     "min-length": ({"min_new_tokens": 5}, {"min_new_tokens": 5}),
 }
 
@@ -87,7 +87,7 @@ def test_beams(family: str, penalty: float, early: Any, tmp_path: Any) -> None:
         theirs, ours = pair(family, seed, tmp_path / str(seed))
         options = {"num_beams": 4, "length_penalty": float(penalty), "early_stopping": early}
         wanted, scores = their_answers(theirs, 3, **options)
-        got = our_answers(ours, n_best=3, **options)
+        got = our_answers(ours, num_return_sequences=3, **options)
         assert [[answer.ids for answer in row] for row in got] == wanted
         assert [answer.score for row in got for answer in row] == pytest.approx(scores, rel=1e-4, abs=1e-5)
 
@@ -99,5 +99,5 @@ def test_beams_with_rules(family: str, rule: str, tmp_path: Any) -> None:
     for seed in range(4):
         theirs, ours = pair(family, seed, tmp_path / str(seed))
         wanted, _ = their_answers(theirs, 2, num_beams=3, length_penalty=0.0, early_stopping="never", **theirs_options)
-        got = our_answers(ours, num_beams=3, n_best=2, **ours_options)
+        got = our_answers(ours, num_beams=3, num_return_sequences=2, **ours_options)
         assert [[answer.ids for answer in row] for row in got] == wanted

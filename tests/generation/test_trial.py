@@ -41,13 +41,15 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Done:
 
 
 def plain(writing: Writer) -> Any:
-    return generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_ids=(), cuda_graphs=False))
+    return generate(
+        writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_token_ids=(), cuda_graphs=False)
+    )
 
 
 def test_kernels_that_are_ready_make_all_steps(compiler: Done) -> None:
     writing = writer("gpt2")
     wanted = plain(writing)
-    got = generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_ids=()))
+    got = generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_token_ids=()))
     assert [row[0].ids for row in got] == [row[0].ids for row in wanted]
     assert compiler["calls"] == 2 * len(writing.model.blocks)  # the rehearsal and the recording
 
@@ -59,7 +61,7 @@ def test_steps_go_on_until_kernels_are_there(compiler: Done, monkeypatch: pytest
     writing, calls, ids = writer("gpt2"), [], []
     wanted = plain(writing)[0][0].ids
     one = writing.prompts[:1]
-    for event in stream(writing.model, one, writing.decoding(max_new_tokens=16, stop_ids=())):
+    for event in stream(writing.model, one, writing.decoding(max_new_tokens=16, stop_token_ids=())):
         ids += event.ids
         calls.append(compiler["calls"])
         if len(ids) == 6:
@@ -70,7 +72,7 @@ def test_steps_go_on_until_kernels_are_there(compiler: Done, monkeypatch: pytest
     assert tuple(ids) == wanted
     assert calls[5] == 0
     assert calls[-1] > 0
-    generate(writing.model, one, writing.decoding(max_new_tokens=16, stop_ids=()))
+    generate(writing.model, one, writing.decoding(max_new_tokens=16, stop_token_ids=()))
     assert compiler["calls"] == calls[-1], "what has been recorded is replayed"
     assert steps_of(writing.model).count == 1
 
@@ -81,7 +83,7 @@ def test_a_compiler_that_fails_is_done_without(compiler: Done, caplog: pytest.Lo
 
     compiler["compile"] = fail
     writing = writer("gpt2")
-    got = generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_ids=()))
+    got = generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_token_ids=()))
     assert [row[0].ids for row in got] == [row[0].ids for row in plain(writing)]
     assert compiler["calls"] == 0
     assert "no C compiler" in caplog.text

@@ -22,7 +22,7 @@ class Writer:
     start_id: int | None = None
 
     def decoding(self, **options: Any) -> Decoding:
-        return Decoding(**{"max_new_tokens": 7, "stop_ids": (2, 17), "start_id": self.start_id, **options})
+        return Decoding(**{"max_new_tokens": 7, "stop_token_ids": (2, 17), "start_id": self.start_id, **options})
 
 
 def lively(name: str, seed: int = 0, **changes: Any) -> Any:
@@ -54,25 +54,30 @@ def writer(kind: str, seed: int = 0) -> Writer:
 KINDS = ("gpt2", "bert", "glm", "glm-one-position", "glm-blanks", "t5")
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {},
-    "sampling": {"do_sample": True, "seed": 5, "n_best": 3, "temperature": 1.5, "top_k": 9, "top_p": 0.9},
-    "beams": {"num_beams": 4, "n_best": 3},
-    "long beams": {"num_beams": 3, "n_best": 2, "length_penalty": 1.5},
-    "hasty beams": {"num_beams": 3, "n_best": 3, "length_penalty": 2, "early_stopping": True},
-    "diverse beams": {"num_beams": 6, "beam_groups": 3, "diversity_penalty": 2, "n_best": 4},
-    "forced beams": {"num_beams": 4, "forced_words": ((9, 8), (6,)), "n_best": 2},
-    "contrastive": {"contrastive_alpha": 0.5, "top_k": 4},
-    "careful": {"repetition_penalty": 2, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words": ((5,), (28, 7))},
-    "lookup": {"prompt_lookup": 5},
+    "sampling": {"do_sample": True, "seed": 5, "num_return_sequences": 3, "temperature": 1.5, "top_k": 9, "top_p": 0.9},
+    "beams": {"num_beams": 4, "num_return_sequences": 3},
+    "long beams": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 1.5},
+    "hasty beams": {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 2, "early_stopping": True},
+    "diverse beams": {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 2, "num_return_sequences": 4},
+    "forced beams": {"num_beams": 4, "force_words_ids": ((9, 8), (6,)), "num_return_sequences": 2},
+    "contrastive": {"penalty_alpha": 0.5, "top_k": 4},
+    "careful": {
+        "repetition_penalty": 2,
+        "no_repeat_ngram_size": 2,
+        "min_new_tokens": 3,
+        "bad_words_ids": ((5,), (28, 7)),
+    },
+    "lookup": {"prompt_lookup_num_tokens": 5},
     "careful lookup": {
-        "prompt_lookup": 3,
+        "prompt_lookup_num_tokens": 3,
         "do_sample": True,
         "seed": 2,
         "repetition_penalty": 2,
         "no_repeat_ngram_size": 3,
         "min_new_tokens": 3,
-        "bad_words": ((5,), (28, 7)),
+        "bad_words_ids": ((5,), (28, 7)),
     },
-    "careful beams": {"num_beams": 4, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words": ((5,), (28, 7))},
+    "careful beams": {"num_beams": 4, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words_ids": ((5,), (28, 7))},
 }
 # Where every pair of the two would take too long: all searches of one family, and some of every family.
 PAIRS = [

@@ -24,8 +24,8 @@ GLM = {"num_layers": 3, "hidden_size": 512, "num_attention_heads": 8, "vocab_siz
 TEXT = Prompt(tuple(range(20, 45)))
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {},
-    "sampling": {"do_sample": True, "seed": 5, "n_best": 2, "top_k": 50},
-    "beams": {"num_beams": 4, "n_best": 2},
+    "sampling": {"do_sample": True, "seed": 5, "num_return_sequences": 2, "top_k": 50},
+    "beams": {"num_beams": 4, "num_return_sequences": 2},
 }
 
 

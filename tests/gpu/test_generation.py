@@ -39,7 +39,7 @@ def test_most_steps_do_not_wait_for_the_device(search: str, most: int) -> None:
     writing = Writer(lively("GPT2Model", n_positions=150).cuda(), writer("gpt2").prompts)
 
     def waits(steps: int) -> int:
-        options: dict[str, Any] = {**SEARCHES[search], "stop_ids": (), "max_new_tokens": steps}
+        options: dict[str, Any] = {**SEARCHES[search], "stop_token_ids": (), "max_new_tokens": steps}
         decoding = writing.decoding(**options)
         generate(writing.model, writing.prompts, decoding)
         torch.cuda.set_sync_debug_mode("warn")

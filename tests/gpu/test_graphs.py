@@ -101,7 +101,9 @@ def wide(kind: str, dtype: torch.dtype) -> Any:
     return tiny.build(name, **sizes, vocab_size=300).cuda().to(dtype)
 
 
-@pytest.mark.parametrize("lanes", [{}, {"num_beams": 4}, {"do_sample": True, "n_best": 2, "seed": 4}], ids=str)
+@pytest.mark.parametrize(
+    "lanes", [{}, {"num_beams": 4}, {"do_sample": True, "num_return_sequences": 2, "seed": 4}], ids=str
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", WIDE)
 def test_kernels_score_as_torch_does(kind: str, dtype: torch.dtype, lanes: dict[str, Any]) -> None:
@@ -125,7 +127,7 @@ def test_greedy_kernels_choose_as_torch_does(kind: str, dtype: torch.dtype, monk
     writing = writer(kind)
     model = writing.model.to("cuda", dtype)
     for stops in ((2, 17), tuple(range(2, 30, 4)), (model.config.vocab_size - 1,)):
-        options: dict[str, Any] = {"stop_ids": stops, "max_new_tokens": 24 if kind != "glm-blanks" else 12}
+        options: dict[str, Any] = {"stop_token_ids": stops, "max_new_tokens": 24 if kind != "glm-blanks" else 12}
         found = []
         for suits in (has_triton_half, lambda *_: False):
             monkeypatch.setattr(greedy, "has_triton_half", suits)

@@ -25,7 +25,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("search", [{}, {"num_beams": 4}, {"do_sample": True, "n_best": 2, "seed": 4}], ids=str)
+@pytest.mark.parametrize(
+    "search", [{}, {"num_beams": 4}, {"do_sample": True, "num_return_sequences": 2, "seed": 4}], ids=str
+)
 @pytest.mark.parametrize("how", ["int8", "int4"])
 @pytest.mark.parametrize("name", SIZES)
 def test_recorded_steps(name: str, how: str, search: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ _STATE = {
     for kind, names in {
         "*fp32": "parts score",
         "*i32": "firsts",
-        "*i64": "banned stop_ids kept length piece position block blank last_blank blanks fed slot"
+        "*i64": "banned stop_token_ids kept length piece position block blank last_blank blanks fed slot"
         " next_ids next_position next_block",
         "*u8": "ended stopped done next_seen",
     }.items()

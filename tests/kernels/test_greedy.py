@@ -18,8 +18,8 @@ from tests.kernels.test_steps import EveryTime
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take half precision: see tests/gpu")
 # Rows that end at different times, and some by their length; some ids are never allowed.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "stops": {"stop_ids": tuple(range(2, 30, 4)), "max_new_tokens": 8},
-    "banned": {"stop_ids": (2, 17), "max_new_tokens": 6, "banned_ids": (3, 9, 12)},
+    "stops": {"stop_token_ids": tuple(range(2, 30, 4)), "max_new_tokens": 8},
+    "banned": {"stop_token_ids": (2, 17), "max_new_tokens": 6, "suppress_tokens": (3, 9, 12)},
 }
 
 
@@ -78,7 +78,7 @@ def test_everything_is_left_as_torch_leaves_it(
     monkeypatch.setattr(static.Choosing, "__call__", noted)
     for kernels in (True, False):
         monkeypatch.setattr(greedy, "has_triton_half", lambda *_, kernels=kernels: kernels)
-        generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=6, stop_ids=stops))
+        generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=6, stop_token_ids=stops))
     half = len(states) // 2
     assert half > 4
     for (ours, got), (theirs, wanted) in zip(states[:half], states[half:], strict=True):
@@ -117,7 +117,7 @@ def test_other_ways_of_choosing_are_not_touched(search: str, calls: list[GreedyC
 
 def test_hooks_and_processors_are_asked(calls: list[GreedyChoice]) -> None:
     writing = writer("gpt2")
-    decoding = writing.decoding(stop_ids=())
+    decoding = writing.decoding(stop_token_ids=())
     asked = generate(writing.model, writing.prompts, decoding, stop=lambda row, ids: len(ids) == row + 2)
     assert [len(row[0].ids) for row in asked] == [2, 3, 4, 5]
     generate(writing.model, writing.prompts, decoding, logits_processors=[lambda _, scores: scores])
@@ -165,7 +165,7 @@ def test_torch_chooses_until_kernels_are_there(
 
     monkeypatch.setattr(GreedyChoice, "__call__", compiled)
     monkeypatch.setattr(static, "_PATIENCE", 0.01)
-    options: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": (36,)}
+    options: dict[str, Any] = {"max_new_tokens": 10, "stop_token_ids": (36,)}
     wanted = generate(writing.model, writing.prompts, writing.decoding(**options, cuda_graphs=False))
     found: dict[int, Any] = {}
     events = stream(writing.model, writing.prompts, writing.decoding(**options))

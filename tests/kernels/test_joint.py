@@ -67,7 +67,7 @@ def test_sums_of_two_ranks(tokens: int, dtype: torch.dtype, way: str) -> None:
 # -- all of it ----------------------------------------------------------------------------------------------------
 
 # Few and short: the interpreter runs a kernel's operations one by one.
-OPTIONS: dict[str, dict[str, Any]] = {"greedy": {"stop_ids": ()}, "beams": {"num_beams": 2}}
+OPTIONS: dict[str, dict[str, Any]] = {"greedy": {"stop_token_ids": ()}, "beams": {"num_beams": 2}}
 
 
 class Again:

@@ -22,10 +22,10 @@ KINDS = {
 }
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {},
-    "sampling": {"do_sample": True, "seed": 5, "n_best": 3, "temperature": 1.5, "top_k": 9, "top_p": 0.9},
-    "lookup": {"prompt_lookup": 3},
-    "beams": {"num_beams": 4, "n_best": 3},
-    "contrastive": {"contrastive_alpha": 0.5, "top_k": 4},
+    "sampling": {"do_sample": True, "seed": 5, "num_return_sequences": 3, "temperature": 1.5, "top_k": 9, "top_p": 0.9},
+    "lookup": {"prompt_lookup_num_tokens": 3},
+    "beams": {"num_beams": 4, "num_return_sequences": 3},
+    "contrastive": {"penalty_alpha": 0.5, "top_k": 4},
 }
 Answers = list[list[Hypothesis]]
 
@@ -80,7 +80,7 @@ def gathered(root: Path) -> dict[str, int]:
     model = type(make("gpt2")).from_pretrained(root / "gpt2", mesh=make_mesh(tp=2))
     counts = {}
     with pytest.MonkeyPatch.context() as patch:
-        for name, options in {**SEARCHES, "careful": {"banned_ids": (3,)}}.items():
+        for name, options in {**SEARCHES, "careful": {"suppress_tokens": (3,)}}.items():
             calls: list[int] = []
 
             def spy(*arguments: Any, calls: list[int] = calls) -> Any:

@@ -15,7 +15,7 @@ def filler(request, predictor):
 
 
 def test_every_blank_is_filled_in_its_place(filler):
-    found = filler.fill_blanks(TEXTS, n_best=3, out_max_length=4)
+    found = filler.fill_blanks(TEXTS, num_return_sequences=3, out_max_length=4)
     assert len(found) == len(TEXTS)
     for text, answers in zip(TEXTS, found, strict=True):
         assert len(answers) == 3
@@ -30,8 +30,8 @@ def test_every_blank_is_filled_in_its_place(filler):
 
 
 def test_a_batch_is_filled_as_its_texts_alone(filler):
-    together = filler.fill_blanks(TEXTS, n_best=2, out_max_length=4)
-    alone = [filler.fill_blanks(text, n_best=2, out_max_length=4) for text in TEXTS]
+    together = filler.fill_blanks(TEXTS, num_return_sequences=2, out_max_length=4)
+    alone = [filler.fill_blanks(text, num_return_sequences=2, out_max_length=4) for text in TEXTS]
     assert [[(a.text, a.spans) for a in answers] for answers in together] == [
         [(a.text, a.spans) for a in answers] for answers in alone
     ]
@@ -47,8 +47,8 @@ def test_glm_knows_three_kinds_of_blanks(predictor):
 def test_a_text_without_a_blank_is_named(filler):
     with pytest.raises(InputError, match="Text 1 has no blank"):
         filler.fill_blanks(["a[MASK]", "今天天气"])
-    with pytest.raises(InputError, match="n_best is 0"):
-        filler.fill_blanks("a[MASK]", n_best=0)
+    with pytest.raises(InputError, match="num_return_sequences is 0"):
+        filler.fill_blanks("a[MASK]", num_return_sequences=0)
 
 
 def test_what_is_missing_becomes_empty():

@@ -61,7 +61,7 @@ def test_options_of_a_wrong_type_are_named(writer, options, message):
 )
 def test_words_that_cannot_be_forced_are_named(writer, words, message):
     with pytest.raises(InputError, match=message):
-        writer.predict_generate_beamsearch("今天", out_max_length=3, beam_size=2, forced_words=words)
+        writer.predict_generate_beamsearch("今天", out_max_length=3, beam_size=2, force_words=words)
 
 
 @pytest.mark.parametrize("name", ["GLM-large-ch", "T5-base-en", "GPT2-base-ch"])
@@ -102,7 +102,7 @@ def test_rows_without_a_token_are_never_written(name, class_name, size, predicto
 def test_masks_are_not_filled_with_rows_without_a_token(predictor):
     run = predictor("RoBERTa-base-ch", "BertForMaskLM", vocab_size=60000)
     texts = ["今天[MASK]天气很好[MASK]", "[MASK]" * 20]
-    for answers in run.fill_blanks(texts, n_best=20):
+    for answers in run.fill_blanks(texts, num_return_sequences=20):
         assert all(filling for answer in answers for filling in answer.fillings)
     assert all(run.predict_masklm(texts))
 

@@ -30,7 +30,10 @@ SCORED = [
 EMBEDDED = ("predict_embedding", {"text": "今天"})
 WRITING = [
     *(("write", WRITER), ("stream", WRITER), ("predict_generate_beamsearch", BEAMS)),
-    *(("predict_generate_beamsearch", BEAMS | {"beam_size": 4, "n_best": 2}), ("predict_generate_randomsample", DRAWN)),
+    *(
+        ("predict_generate_beamsearch", BEAMS | {"beam_size": 4, "num_return_sequences": 2}),
+        ("predict_generate_randomsample", DRAWN),
+    ),
     *(("predict_generate_contrastive_search", BEAMS), *SCORED, EMBEDDED),
 ]
 MODELS = {
@@ -58,9 +61,12 @@ MODELS = {
 SAMPLED = 600
 TOO_LARGE = [
     *(("out_max_length", size) for size in (10**9, 10**30, 10**400)),
-    *((name, size) for name in ("num_beams", "n_best") for size in (10**6, 10**9, 10**30)),
+    *((name, size) for name in ("num_beams", "num_return_sequences") for size in (10**6, 10**9, 10**30)),
     *(("length_penalty", size) for size in (10**6, 10**9, -(10**9), 1e300)),
-    *((name, 10**30) for name in ("prompt_lookup", "temperature", "repetition_penalty", "diversity_penalty")),
+    *(
+        (name, 10**30)
+        for name in ("prompt_lookup_num_tokens", "temperature", "repetition_penalty", "diversity_penalty")
+    ),
 ]
 
 
@@ -116,7 +122,7 @@ def test_what_no_memory_holds_is_refused(predictor, model, name, value):
 def test_candidates_and_fillings_are_limited(predictor):
     with pytest.raises(InputError, match="top_k 1000000000 candidates; expected at most"):
         ask(predictor, "T5", "predict_generate_contrastive_search", WRITER | {"beam_size": 10**9})
-    for name in ("n_best", "beam_size"):
+    for name in ("num_return_sequences", "beam_size"):
         with pytest.raises(InputError, match=f"{name} is 1000000000"):
             ask(predictor, "words", "fill_blanks", BLANKS | {name: 10**9})
 

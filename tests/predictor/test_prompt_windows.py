@@ -13,11 +13,11 @@ from tests.predictor.test_writing import CHINESE
 
 OPTIONS = {
     "greedy": {},
-    "beams": {"num_beams": 3, "n_best": 2},
-    "samples": {"do_sample": True, "n_best": 2, "seed": 3, "top_k": 5},
+    "beams": {"num_beams": 3, "num_return_sequences": 2},
+    "samples": {"do_sample": True, "num_return_sequences": 2, "seed": 3, "top_k": 5},
     "seeds": {"do_sample": True, "seeds": [5, 6, 7, 8, 9]},
-    "contrastive": {"contrastive_alpha": 0.6, "top_k": 3},
-    "lookup": {"prompt_lookup": 3},
+    "contrastive": {"penalty_alpha": 0.6, "top_k": 3},
+    "lookup": {"prompt_lookup_num_tokens": 3},
 }
 
 
@@ -40,7 +40,7 @@ def small_windows(monkeypatch):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
 def test_answers_do_not_depend_on_the_window(predictor, monkeypatch, options):
     run, texts = predictor("GLM-large-ch", "GLMModel"), [*CHINESE, "北京是[MASK]的首都，[sMASK]。"]
-    if "prompt_lookup" in options or "contrastive_alpha" in options:
+    if "prompt_lookup_num_tokens" in options or "penalty_alpha" in options:
         texts = texts[:4]
     whole = run.write(texts, out_max_length=4, **options)
     monkeypatch.setattr(prompt_windows, "_CPU_BYTES", 1)
@@ -60,9 +60,9 @@ def test_unseeded_draws_follow_torchs_generator_whatever_the_window(predictor, m
 def test_blanks_are_filled_in_windows(predictor, monkeypatch):
     run = predictor("GLM-large-ch", "GLMModel")
     texts = ["北京是[MASK]的首都", "[MASK]是法国的[MASK]，也是城市。", "今天[MASK]"]
-    whole = run.fill_blanks(texts, n_best=2, out_max_length=3)
+    whole = run.fill_blanks(texts, num_return_sequences=2, out_max_length=3)
     monkeypatch.setattr(prompt_windows, "_CPU_BYTES", 1)
-    assert_same(run.fill_blanks(texts, n_best=2, out_max_length=3), whole)
+    assert_same(run.fill_blanks(texts, num_return_sequences=2, out_max_length=3), whole)
 
 
 @pytest.mark.usefixtures("small_windows")

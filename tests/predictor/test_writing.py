@@ -58,7 +58,7 @@ def test_the_same_seed_writes_the_same(writer):
 
 def test_the_n_best_come_with_scores(writer):
     run, texts = writer
-    found = run.predict_generate_beamsearch(texts, out_max_length=5, beam_size=4, n_best=3)
+    found = run.predict_generate_beamsearch(texts, out_max_length=5, beam_size=4, num_return_sequences=3)
     for answers in found:
         assert len(answers) == 3
         assert all(isinstance(answer, Written) for answer in answers)
@@ -87,6 +87,15 @@ def test_a_stop_text_ends_the_answer_and_is_not_in_it(writer):
         found = run.write(texts[0], out_max_length=8, stop=[stop])
         assert found == whole[: whole.index(stop)]
         assert "".join(run.stream(texts[0], out_max_length=8, stop=[stop])) == found
+
+
+@pytest.mark.parametrize("method", ["write", "predict_generate_beamsearch", "fill_blanks"])
+def test_former_names_of_options_are_accepted_with_a_warning(predictor, method):
+    run = getattr(predictor("GLM-large-ch", "GLMModel"), method)
+    wanted = run("今[MASK]", out_max_length=3, num_return_sequences=2, num_beams=2)
+    with pytest.warns(FutureWarning, match="n_best is now called num_return_sequences") as told:
+        assert run("今[MASK]", out_max_length=3, n_best=2, num_beams=2) == wanted
+    assert told[0].filename == __file__
 
 
 def test_bad_words_do_not_occur_and_no_ngram_twice(predictor):
@@ -184,7 +193,7 @@ def test_end_tokens_of_the_configuration_end_answers(predictor, name, class_name
     ends = [config.vocab_size + 5, third] if as_list else third
     try:
         run.model.config = config.replace(extra={**config.extra, "eos_token_id": ends})
-        (answer,) = run.write(text, out_max_length=6, n_best=1)
+        (answer,) = run.write(text, out_max_length=6, num_return_sequences=1)
     finally:
         run.model.config = config
     assert answer.finished

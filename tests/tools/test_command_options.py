@@ -75,11 +75,14 @@ REFUSED = {
     "write 花 --beams 3 --temperature 2": "--beams has no meaning",
     "title 花 --top-k 3 --seed 1": "--seed, --top-k has no meaning with --search. Add --sample",
     "title 花 --sample --length-penalty 1": "--length-penalty has no meaning",
-    "title 花 --prompt-lookup 7": "chosen token by token: expected --beams 1 and --n-best 1.",
+    "title 花 --prompt-lookup-num-tokens 7": "token by token: expected --beams 1 and --num-return-sequences 1.",
+    "title 花 --n-best 5": "--num-return-sequences 5 exceeds --beams 4",
+    "title 花 --n-best=5 --num-return-sequences 4": "--n-best is the former name of --num-return-sequences",
+    "title 花 --prompt-lookup 7": "token by token: expected --beams 1 and --num-return-sequences 1.",
     "title 花 --length-penalty inf": "--length-penalty is inf; expected a number, at least",
     "title \udcff": "Text 1 is not UTF-8: '\\udcff'. Convert it first.",
     "match 花 \udcff": "The second text is not UTF-8",
-    "title 花 -n 5": "--n-best 5 exceeds --beams 4",
+    "title 花 -n 5": "--num-return-sequences 5 exceeds --beams 4",
     "title 花 --max-length 0": "--max-length is 0; expected a whole number",
     "poem 花 --temperature 0": "--temperature is 0.0; expected a number, more than 0",
     "poem 花 --repetition-penalty -1": "--repetition-penalty is -1.0",
@@ -93,6 +96,14 @@ REFUSED = {
     "fill 花[MASK] 花": "Text 2 has no blank",
     "title 花 --out x.npy": "--out x.npy is arrays by its ending .npy",
 }
+
+
+def test_former_flags_are_named_in_a_warning(monkeypatch, caplog):
+    refused(monkeypatch, "title", "花", "--n-best", "5")
+    assert "--n-best is now called --num-return-sequences" in caplog.text
+    caplog.clear()
+    assert "is no title for a poem" in refused(monkeypatch, "poem", "--", "--n-best=" + 20 * "花")  # here a text
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("command", REFUSED)
@@ -129,7 +140,7 @@ def test_out_of_memory_says_what_to_lower(monkeypatch):
     result = CliRunner().invoke(cli.app, ["title", "花", "--model", "GLM-large-ch"])
     assert isinstance(result.exception, InputError)
     assert "you tried to allocate 9 bytes" in str(result.exception)
-    assert "Lower --batch-size, --beams, --n-best, --max-length" in str(result.exception)
+    assert "Lower --batch-size, --beams, --num-return-sequences, --max-length" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from flagai import settings
 from flagai.errors import InputError, quoted
+from flagai.generation.options import RENAMED_TEXTS
 
 # Arguments of the library whose option has another name: argument -> the command's parameter.
 _OTHER_NAMES = {
@@ -24,8 +26,29 @@ _OTHER_NAMES = {
     "model_name": "model",
 }
 # Options that decide how much memory answers take.
-_OF_MEMORY = ("batch_size", "beams", "n_best", "max_length")
+_OF_MEMORY = ("batch_size", "beams", "num_return_sequences", "max_length")
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")]
+
+
+logger = logging.getLogger(__name__)
+# Options whose name has changed.
+_FORMER_FLAGS = {"--" + old.replace("_", "-"): "--" + new.replace("_", "-") for old, new in RENAMED_TEXTS.items()}
+
+
+class Command(TyperCommand):
+    """A command that understands the former names of its options, with a warning."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See the base class."""
+        options = args[: args.index("--")] if "--" in args else args
+        given = {option.partition("=")[0]: index for index, option in enumerate(options)}
+        for old in _FORMER_FLAGS.keys() & given:
+            new, index = _FORMER_FLAGS[old], given[old]
+            if new in given:
+                raise InputError(f"{old} is the former name of {new}. Give {new} alone.")
+            logger.warning("%s is now called %s.", old, new)
+            args[index] = new + args[index].removeprefix(old)
+        return super().parse_args(ctx, args)
 
 
 def as_command(function: Callable[..., None]) -> Callable[..., None]:

@@ -10,7 +10,7 @@ from flagai.errors import InputError
 
 _SAMPLING = ("seed", "top_k", "top_p", "temperature")
 _SEARCHING = ("beams", "length_penalty")
-_BOTH = ("repetition_penalty", "n_best", "prompt_lookup")
+_BOTH = ("repetition_penalty", "num_return_sequences", "prompt_lookup_num_tokens")
 
 
 def given(context: typer.Context, names: Sequence[str]) -> list[str]:
@@ -66,6 +66,6 @@ def seeds_of(texts: Sequence[str], options: dict[str, Any]) -> list[int] | None:
     times: Counter[str] = Counter()
     seeds = []
     for text in texts:
-        seeds.append(options["seed"] + times[text] * options["n_best"])
+        seeds.append(options["seed"] + times[text] * options["num_return_sequences"])
         times[text] += 1
     return seeds

@@ -51,13 +51,13 @@ LengthPenalty = Annotated[
 Lookup = Annotated[
     int,
     typer.Option(
-        "--prompt-lookup",
+        "--prompt-lookup-num-tokens",
         min=0,
         help="With --sample, or --search --beams 1: guess so many tokens at a time from the text. The same answers in "
         "fewer steps, where they copy from it.",
     ),
 ]
-Best = Annotated[int, typer.Option("--n-best", "-n", min=1, help="How many answers to each text.")]
+Best = Annotated[int, typer.Option("--num-return-sequences", "-n", min=1, help="How many answers to each text.")]
 
 _TITLE_LIMIT = 20
 
@@ -78,7 +78,7 @@ def title(
     file: InFile = None,
     out: OutFile = None,
     field: Field = "text",
-    n_best: Best = 1,
+    num_return_sequences: Best = 1,
     beams: Beams = 4,
     sample: Sample = False,
     seed: Seed = None,
@@ -88,7 +88,7 @@ def title(
     repetition_penalty: Repetition = 1.0,
     # Sums favour short titles: means gave GLM-mini-ch 0.358 ROUGE-L on held-out abstracts, and sums 0.347.
     length_penalty: LengthPenalty = 1.0,
-    prompt_lookup: Lookup = 0,
+    prompt_lookup_num_tokens: Lookup = 0,
     max_length: Length = 66,
     batch_size: BatchSize = 16,
     model_dir: Home = None,
@@ -117,7 +117,7 @@ def poem(
     file: InFile = None,
     out: OutFile = None,
     field: Field = "title",
-    n_best: Best = 1,
+    num_return_sequences: Best = 1,
     beams: Beams = 4,
     sample: Sample = True,
     seed: Seed = None,
@@ -154,7 +154,7 @@ def write(
     file: InFile = None,
     out: OutFile = None,
     field: Field = "text",
-    n_best: Best = 1,
+    num_return_sequences: Best = 1,
     beams: Beams = 1,
     sample: Sample = True,
     seed: Seed = None,
@@ -162,7 +162,7 @@ def write(
     top_p: TopP = 0.8,
     temperature: Temperature = 1.0,
     repetition_penalty: Repetition = 1.5,
-    prompt_lookup: Lookup = 0,
+    prompt_lookup_num_tokens: Lookup = 0,
     max_length: Length = 100,
     batch_size: BatchSize = 16,
     model_dir: Home = None,
@@ -175,7 +175,7 @@ def write(
     options = read_strategy(context) | {"input_max_length": 512}
     entries = read_entries(texts, file, field)
     run = predictor("writing", model, model_dir, device, quantize, shipped_by_default(context))
-    if len(entries) == 1 and n_best == 1 and sys.stdout.isatty() and not as_json and out is None:
+    if len(entries) == 1 and num_return_sequences == 1 and sys.stdout.isatty() and not as_json and out is None:
         for piece in run.stream(entries[0].text, **options):
             typer.echo(piece, nl=False)
         typer.echo()
@@ -191,7 +191,7 @@ def fill(
     file: InFile = None,
     out: OutFile = None,
     field: Field = "text",
-    n_best: Best = 1,
+    num_return_sequences: Best = 1,
     beams: Beams = 4,
     max_length: Length = 64,
     batch_size: BatchSize = 16,
@@ -221,7 +221,10 @@ def fill(
     answer(
         entries,
         lambda batch: run.fill_blanks(
-            [entry.text for entry in batch], n_best=n_best, beam_size=beams, out_max_length=max_length
+            [entry.text for entry in batch],
+            num_return_sequences=num_return_sequences,
+            beam_size=beams,
+            out_max_length=max_length,
         ),
         as_fields=lambda found: {"filled": [asdict(filled) for filled in found]},
         show=show,
@@ -251,7 +254,7 @@ def _write(
         return found
 
     def as_fields(found: list["Written"]) -> dict[str, Any]:
-        if options["n_best"] == 1:
+        if options["num_return_sequences"] == 1:
             return {name: found[0].written}
         return {name: [best.written for best in found], "scores": [best.score for best in found]}
 

@@ -1,9 +1,26 @@
 """One decoding engine for all families; it knows ids only."""
 
-from flagai.data.prompt import Prompt
-from flagai.generation.engine import generate, stream
-from flagai.generation.family import room
-from flagai.generation.options import Decoding
-from flagai.generation.types import Event, Hypothesis
+from typing import TYPE_CHECKING
 
-__all__ = ["Decoding", "Event", "Hypothesis", "Prompt", "generate", "room", "stream"]
+from flagai.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from flagai.data.prompt import Prompt as Prompt
+    from flagai.generation.engine import generate as generate
+    from flagai.generation.engine import stream as stream
+    from flagai.generation.family import remaining_positions as remaining_positions
+    from flagai.generation.options import Decoding as Decoding
+    from flagai.generation.types import Event as Event
+    from flagai.generation.types import Hypothesis as Hypothesis
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "flagai.data.prompt": ("Prompt",),
+            "flagai.generation.types": ("Event", "Hypothesis"),
+            "flagai.generation.options": ("Decoding",),
+            "flagai.generation.engine": ("generate", "stream"),
+            "flagai.generation.family": ("remaining_positions",),
+        },
+        renamed={"room": "remaining_positions"},
+    )

@@ -24,9 +24,8 @@ class BeamSearch(Search):
 
     def __init__(self, tree: Tree, pipeline: Pipeline, hook: StopHook | None) -> None:
         super().__init__(tree, pipeline, hook)
-        words, choices = self.decoding.forced_words, self.decoding.forced_choices
-        forced = ForcedWords(words, tree.device, choices) if words or choices else None
-        count = self.decoding.beam_groups
+        forced = ForcedWords(self.decoding.forced, tree.device) if self.decoding.forced else None
+        count = self.decoding.num_beam_groups
         self.groups = [BeamGroup(tree, tree.width // count, forced) for _ in range(count)]
 
     def choose(self, scored: Scored) -> Choice:
@@ -92,7 +91,7 @@ class BeamSearch(Search):
         ]
         found.sort(key=lambda hypothesis: -hypothesis.score)
         nothing = self.hypothesis(row, self.groups[0].ids[row, 0, :0], -torch.inf, 0, False)
-        return found[: self.decoding.n_best] or [nothing]
+        return found[: self.decoding.num_return_sequences] or [nothing]
 
     def possible(self, row: int) -> list[list[int]]:
         """See the base class."""

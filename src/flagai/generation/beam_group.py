@@ -72,7 +72,7 @@ class BeamGroup:
         totals = self.running[:, :, None] + scores
         if self.forced is not None:
             totals = self._unless_complete(totals, self.forced)
-        kinds = max(2, 1 + len(self.decoding.stop_ids))
+        kinds = max(2, 1 + len(self.decoding.stop_token_ids))
         flat = totals.flatten(1)
         values, index = flat.topk(min(kinds * self.width, flat.shape[1]))
         found = Candidates(values, index // vocabulary + first_lane, index % vocabulary)
@@ -81,7 +81,7 @@ class BeamGroup:
     def _unless_complete(self, totals: torch.Tensor, forced: ForcedWords) -> torch.Tensor:
         """Forbid the stop ids where words are missing."""
         missing = self.tree.in_last_blank() & ~forced.complete(self.tree.written())
-        return torch.where(missing[..., None], totals.index_fill(-1, self.tree.stop_ids, -torch.inf), totals)
+        return torch.where(missing[..., None], totals.index_fill(-1, self.tree.stop_token_ids, -torch.inf), totals)
 
     def _with_words(self, found: Candidates, totals: torch.Tensor, forced: ForcedWords) -> Candidates:
         """Add, for every beam, the next token of every word."""
@@ -150,7 +150,7 @@ class BeamGroup:
         """Where no unfinished answer can matter any more, [B]."""
         early = self.decoding.early_stopping
         # "never" is exact, so it suffices that those which are returned are safe.
-        needed = min(self.decoding.n_best, self.width) if early == "never" else self.width
+        needed = min(self.decoding.num_return_sequences, self.width) if early == "never" else self.width
         worst = self.score[:, needed - 1]
         enough = worst > -torch.inf
         over = (self.running == -torch.inf).all(1)

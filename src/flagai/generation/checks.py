@@ -7,7 +7,7 @@ from typing import Any
 from flagai.checkpoint.memory import memory_advised
 from flagai.data.prompt import Prompt
 from flagai.errors import InputError
-from flagai.generation.family import Family, room
+from flagai.generation.family import Family, remaining_positions
 from flagai.generation.options import Decoding
 
 # Bytes: of the matrix of what the answers to one text see, and of the scores of a step.
@@ -37,13 +37,13 @@ def check(model: Any, family: Family, prompts: Sequence[Prompt], decoding: Decod
     Raises:
         InputError: an id is none of the model's, or a prompt is empty, has a blank outside, or leaves no room.
     """
-    if family.spans and not decoding.stop_ids:
-        raise InputError("Blanks need stop_ids, such as the id of GLM's <|endofpiece|>.")
+    if family.spans and not decoding.stop_token_ids:
+        raise InputError("Blanks need stop_token_ids, such as the id of GLM's <|endofpiece|>.")
     named = {
-        "stop_ids": decoding.stop_ids,
-        "banned_ids": decoding.banned_ids,
-        "bad_words": [token for word in decoding.bad_words for token in word],
-        "forced_words": [token for word in decoding.forced for ids in word for token in ids],
+        "stop_token_ids": decoding.stop_token_ids,
+        "suppress_tokens": decoding.suppress_tokens,
+        "bad_words_ids": [token for word in decoding.bad_words_ids for token in word],
+        "force_words_ids": [token for word in decoding.forced for ids in word for token in ids],
         "start_id": [] if decoding.start_id is None else [decoding.start_id],
     }
     for name, ids in named.items():
@@ -56,7 +56,7 @@ def check(model: Any, family: Family, prompts: Sequence[Prompt], decoding: Decod
         wrong = [place for place in prompt.blanks if not 0 <= place < len(prompt.ids)]
         if wrong:
             raise InputError(f"Prompt {number} has {len(prompt.ids)} ids, but a blank at {wrong[0]}.")
-        _check_room(model, number, prompt, decoding.max_new_tokens)
+        _check_length(model, number, prompt, decoding.max_new_tokens)
 
 
 def _check_ids(model: Any, what: str, ids: Sequence[int]) -> None:
@@ -77,7 +77,7 @@ def _check_size(model: Any, prompts: Sequence[Prompt], decoding: Decoding) -> No
     if lanes > 1 and (seen > _MOST_SEEN or scores > _MOST_SCORES):
         raise InputError(
             f"{lanes} answers or candidates of {decoding.max_new_tokens} tokens side by side are too many to hold. "
-            "Lower num_beams, n_best or top_k, or max_new_tokens."
+            "Lower num_beams, num_return_sequences or top_k, or max_new_tokens."
         )
 
 
@@ -91,13 +91,13 @@ def memory_advice(count: int, decoding: Decoding) -> AbstractContextManager[None
     return memory_advised(
         lambda first: (
             f"Out of memory for {count} texts with {decoding.lanes} answers or candidates of "
-            f"{decoding.max_new_tokens} tokens each ({first}). Lower max_new_tokens, num_beams or n_best."
+            f"{decoding.max_new_tokens} tokens each ({first}). Lower max_new_tokens, num_beams or num_return_sequences."
         )
     )
 
 
-def _check_room(model: Any, number: int, prompt: Prompt, new: int) -> None:
-    allowed = room(model, prompt)
+def _check_length(model: Any, number: int, prompt: Prompt, new: int) -> None:
+    allowed = remaining_positions(model, prompt)
     if allowed is not None and new > allowed:
         raise InputError(
             f"Prompt {number} has {len(prompt.ids)} ids, and max_new_tokens is {new}, but the model has only "

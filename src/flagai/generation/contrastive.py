@@ -71,7 +71,7 @@ class ContrastiveSearch(Search):
         """Choose among the candidates, and go on from the best one; its lane, [B, 1]."""
         alike = directions @ self.context[:, : self.filled].transpose(1, 2)
         alike = alike.masked_fill(~self.real[:, None, : self.filled], -1).amax(-1)
-        alpha = self.decoding.contrastive_alpha or 0.0
+        alpha = self.decoding.penalty_alpha or 0.0
         worth = (1 - alpha) * self.logs.exp() - alpha * alike
         best = worth.masked_fill(self.logs == -torch.inf, -torch.inf).argmax(1, keepdim=True)
         self.context[:, self.filled] = directions.gather(1, best[..., None].expand(-1, -1, directions.shape[2]))[:, 0]

@@ -133,7 +133,7 @@ class Tree:
         # What counts as said before: of an encoder's text, nothing.
         self.past = self.text[:, None, : 0 if self.family.encoder else size]
         self.blanks = self._tensor(blanks)
-        self.stop_ids = self._tensor(self.decoding.stop_ids)
+        self.stop_token_ids = self._tensor(self.decoding.stop_token_ids)
         self.last_blank = self._tensor([max(len(prompt.blanks), 1) - 1 for prompt in prompts])
 
     def _tensor(self, values: Any) -> torch.Tensor:
@@ -293,7 +293,7 @@ class Tree:
 
     def stops(self, tokens: torch.Tensor) -> torch.Tensor:
         """Which tokens are stop ids."""
-        return (tokens[..., None] == self.stop_ids).any(-1)
+        return (tokens[..., None] == self.stop_token_ids).any(-1)
 
     def in_last_blank(self) -> torch.Tensor:
         """Which lanes are in their text's last blank, [B, W]."""

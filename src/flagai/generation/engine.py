@@ -162,10 +162,10 @@ def _search(
     processors: Sequence[LogitsProcessor],
     stop: StopHook | None,
 ) -> Search:
-    if decoding.prompt_lookup:
-        chain = Chain(model, prompts, decoding, 1 + decoding.prompt_lookup)
+    if decoding.prompt_lookup_num_tokens:
+        chain = Chain(model, prompts, decoding, 1 + decoding.prompt_lookup_num_tokens)
         return PromptLookup(chain, Pipeline(decoding, processors, chain), stop)
-    contrastive = decoding.contrastive_alpha is not None
+    contrastive = decoding.penalty_alpha is not None
     tree = Tree(model, prompts, decoding, decoding.lanes)
     pipeline = Pipeline(decoding, processors, tree)
     kind: type[Search] = IndependentLanes

@@ -138,7 +138,7 @@ def family_of(model: Any, prompts: Sequence[Prompt]) -> Family:
     return blanks
 
 
-def room(model: Any, prompt: Prompt) -> int | None:
+def remaining_positions(model: Any, prompt: Prompt) -> int | None:
     """The largest ``max_new_tokens`` for which a model has positions; None if there is no limit.
 
     The newest token is not fed, so an answer of n tokens takes n - 1 positions after the prompt. In a blank, n + 2

@@ -12,19 +12,12 @@ class ForcedWords:
     """Sequences of ids that every answer contains.
 
     Args:
-        words: the sequences; none empty.
+        words: for each word its spellings, of which every answer contains one; none empty.
         device: where the beams are.
-        choices: for each further word several sequences, of which every answer contains one.
     """
 
-    def __init__(
-        self,
-        words: Sequence[Sequence[int]],
-        device: torch.device,
-        choices: Sequence[Sequence[Sequence[int]]] = (),
-    ) -> None:
-        all_words = [*([word] for word in words), *choices]
-        self.words = [[torch.tensor(spelling, device=device) for spelling in word] for word in all_words]
+    def __init__(self, words: Sequence[Sequence[Sequence[int]]], device: torch.device) -> None:
+        self.words = [[torch.tensor(spelling, device=device) for spelling in word] for word in words]
         self.lengths = [max(map(len, word)) for word in self.words]
         self.total = sum(self.lengths)
 

@@ -115,10 +115,10 @@ class Pipeline:
         self.decoding = decoding
         self.added = added
         self.tree = tree
-        banned = [*decoding.banned_ids, *([tree.start_id or 0] if tree.family.spans else [])]
+        banned = [*decoding.suppress_tokens, *([tree.start_id or 0] if tree.family.spans else [])]
         self.banned = torch.tensor(banned, dtype=torch.long, device=tree.device)
-        by_length = itertools.groupby(sorted(decoding.bad_words, key=len), key=len)
-        self.bad_words = [torch.tensor(list(words), device=tree.device) for _, words in by_length]
+        by_length = itertools.groupby(sorted(decoding.bad_words_ids, key=len), key=len)
+        self.bad_words_ids = [torch.tensor(list(words), device=tree.device) for _, words in by_length]
         asked = ((name, *ORDERED[name], getattr(decoding, name)) for name in decoding.processors)
         self.ordered = [
             (function, value)
@@ -140,7 +140,9 @@ class Pipeline:
     def looks_back(self) -> bool:
         """Whether scores depend on the history."""
         decoding = self.decoding
-        return bool(self.added or self.bad_words or decoding.no_repeat_ngram_size or decoding.repetition_penalty != 1)
+        return bool(
+            self.added or self.bad_words_ids or decoding.no_repeat_ngram_size or decoding.repetition_penalty != 1
+        )
 
     def __call__(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the tokens that may follow.
@@ -166,16 +168,16 @@ class Pipeline:
         return closed, closed if scores is plain else self._closed(scores)
 
     def _limited(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.decoding.min_new_tokens and len(self.tree.stop_ids):
+        if self.decoding.min_new_tokens and len(self.tree.stop_token_ids):
             early = self.tree.lanes.piece < self.decoding.min_new_tokens
-            stopped = scores.index_fill(-1, self.tree.stop_ids, -torch.inf)
+            stopped = scores.index_fill(-1, self.tree.stop_token_ids, -torch.inf)
             scores = torch.where(early[..., None], stopped, scores)
         if self.decoding.no_repeat_ngram_size:
             scores = no_repeat_ngram(ids, scores, self.decoding.no_repeat_ngram_size)
-        return forbid_sequences(ids, scores, self.bad_words)
+        return forbid_sequences(ids, scores, self.bad_words_ids)
 
     def _closed(self, scores: torch.Tensor) -> torch.Tensor:
         """Where a blank must be closed, its stop id is the only choice, and costs nothing."""
         only = torch.full_like(scores[:1, :1], -torch.inf)
-        only[..., self.decoding.stop_ids[0]] = 0
+        only[..., self.decoding.stop_token_ids[0]] = 0
         return torch.where(self.tree.closing()[..., None], only, scores)

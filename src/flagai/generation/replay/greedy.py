@@ -59,19 +59,19 @@ class GreedyChoice:
         for owner, names in (
             (search, ("score", "kept", "length", "ended", "stopped", "done")),
             (lanes, ("piece", "position", "block", "blank", "fed", "seen")),
-            (tree, ("clock", "last_blank", "blanks", "stop_ids")),
+            (tree, ("clock", "last_blank", "blanks", "stop_token_ids")),
         ):
             tensors |= {name: getattr(owner, name) for name in names}
         numbers = {
             "B": batch,
             "CHUNKS": chunks,
-            "STOPS": len(tree.stop_ids),
+            "STOPS": len(tree.stop_token_ids),
             "MOST": decoding.max_new_tokens,
             "STEPS": tree.steps,
             "CAPACITY": tree.cache.capacity,
             "BLANKS": tree.blanks.shape[1],
             "START": tree.start_id or 0,
-            "CLOSING": decoding.stop_ids[0] if tree.family.spans else 0,
+            "CLOSING": decoding.stop_token_ids[0] if tree.family.spans else 0,
             "HIGHEST": (tree.rows or 2) - 1,
         }
         return cls(logits, search.pipeline.banned, tensors, numbers, tree.family.spans)

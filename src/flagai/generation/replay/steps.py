@@ -307,7 +307,7 @@ def suits(search: Search) -> bool:
         records(tree)
         # A few tokens of a tiny vocabulary give fewer lanes at first than later.
         and tree.lanes.position.shape[1] == tree.width
-        and tree.width * (2 + len(tree.decoding.stop_ids)) <= tree.model.config.vocab_size
+        and tree.width * (2 + len(tree.decoding.stop_token_ids)) <= tree.model.config.vocab_size
     )
 
 

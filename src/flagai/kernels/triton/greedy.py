@@ -82,7 +82,7 @@ def _note(score, kept, length, ended, stopped, done, rows, real, value, stops, f
     do_not_specialize=["B", "CHUNKS", "STOPS", "MOST", "STEPS", "CAPACITY", "BLANKS", "START", "CLOSING", "HIGHEST"]
 )
 def grow_kernel(
-    parts, firsts, stop_ids,
+    parts, firsts, stop_token_ids,
     score, kept, length, ended, stopped, done,
     piece, position, block, blank, last_blank, blanks, fed, seen, clock, slot,
     next_ids, next_position, next_block, next_seen,
@@ -115,7 +115,7 @@ def grow_kernel(
         value = tl.where(closing, 0.0, value)
     stop = token < 0
     for index in range(STOPS):
-        stop = stop | (token == tl.load(stop_ids + index))
+        stop = stop | (token == tl.load(stop_token_ids + index))
     written += 1
     _note(score, kept, length, ended, stopped, done, rows, real, value, last & stop, last & (written >= MOST))
     if SPANS:

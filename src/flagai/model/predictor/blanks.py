@@ -42,14 +42,14 @@ def has_blank(text: str) -> bool:
     return _MASKS.search(text) is not None
 
 
-def fill(writer: Writer, texts: Sequence[str], options: Options, n_best: int) -> list[list[Filled]]:
+def fill(writer: Writer, texts: Sequence[str], options: Options, num_return_sequences: int) -> list[list[Filled]]:
     """The best fillings of each text.
 
     Args:
         writer: with a GLM, a T5 or a BERT with its masked-word head.
         texts: texts with masks: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end).
         options: how to write.
-        n_best: how many fillings of each text.
+        num_return_sequences: how many fillings of each text.
 
     Raises:
         InputError: a text has no mask.
@@ -61,8 +61,8 @@ def fill(writer: Writer, texts: Sequence[str], options: Options, n_best: int) ->
                 f"Text {index} has no blank: put [MASK] where something shall be filled in: {text[:60]!r}."
             )
     if isinstance(writer.model, BertForMaskLM):
-        options.refuse_all_but("n_best", "num_beams", who="a BERT fills each blank with its best token")
-        return [_fill_words(writer.model, writer.tokenizer, text, n_best) for text in texts]
+        options.refuse_all_but("num_return_sequences", "num_beams", who="a BERT fills each blank with its best token")
+        return [_fill_words(writer.model, writer.tokenizer, text, num_return_sequences) for text in texts]
     options = writer.seeded(options, len(texts))
     if isinstance(writer.model, T5Model):
         return _fill_sentinels(writer, texts, options)
@@ -96,8 +96,8 @@ def put_back(text: str, fillings: Sequence[str], score: float) -> Filled:
 
 
 @torch.inference_mode()
-def _fill_words(model: BertForMaskLM, tokenizer: Tokenizer, text: str, n_best: int) -> list[Filled]:
-    """One token per mask, from left to right, each seeing what was filled in before it (a beam of ``n_best``)."""
+def _fill_words(model: BertForMaskLM, tokenizer: Tokenizer, text: str, width: int) -> list[Filled]:
+    """One token per mask, from left to right, each seeing what was filled in before it: a beam search."""
     row = bert.rows(tokenizer, [_MASKS.sub("[MASK]", text)], model.config.longest_text)[0]
     mask = tokenizer.get_command_id("mask")
     places = [place for place, token in enumerate(row.ids) if token == mask]
@@ -114,7 +114,7 @@ def _fill_words(model: BertForMaskLM, tokenizer: Tokenizer, text: str, n_best: i
         logits = model(beams, segment_ids=torch.zeros_like(beams))["logits"][:, place].float()
         logits[:, never[never < logits.shape[1]]] = -torch.inf
         joint = scores[:, None] + logits.log_softmax(-1)
-        scores, best = joint.flatten().topk(min(n_best, joint.numel()))
+        scores, best = joint.flatten().topk(min(width, joint.numel()))
         beams = beams[best // joint.shape[1]]
         beams[:, place] = best % joint.shape[1]
     return [

@@ -19,7 +19,7 @@ _AS_THEY_ARE = (
     "no_repeat_ngram_size",
     "length_penalty",
     "early_stopping",
-    "beam_groups",
+    "num_beam_groups",
     "diversity_penalty",
     "seed",
     "seeds",
@@ -28,12 +28,12 @@ _AS_THEY_ARE = (
     "top_p",
     "repetition_penalty",
     "num_beams",
-    "n_best",
+    "num_return_sequences",
     "do_sample",
-    "contrastive_alpha",
-    "prompt_lookup",
+    "penalty_alpha",
+    "prompt_lookup_num_tokens",
 )
-_TEXTS = ("bad_words", "forced_words", "stop")
+_TEXTS = ("bad_words", "force_words", "stop")
 _OTHERS = ("min_length", "logits_processors")
 NAMES = (*_AS_THEY_ARE, *_TEXTS, *_OTHERS)
 
@@ -46,7 +46,7 @@ class Options:
         max_new_tokens: how many tokens an answer (or a blank) may have.
         decoding: settings of the engine, by their names there.
         bad_words: texts that must not occur.
-        forced_words: texts that must occur (beam search only).
+        force_words: texts that must occur (beam search only).
         stop: texts at which an answer ends; they are not part of it.
         logits_processors: functions that change the scores of the next token.
     """
@@ -54,7 +54,7 @@ class Options:
     max_new_tokens: int
     decoding: Mapping[str, Any] = field(default_factory=dict)
     bad_words: tuple[str, ...] = ()
-    forced_words: tuple[str, ...] = ()
+    force_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     logits_processors: tuple[LogitsProcessor, ...] = ()
 
@@ -124,18 +124,18 @@ class Options:
         banned = (*protocol.never(tokenizer), *tokenizer.rows_without_token(rows))
         if self.decoding.get("do_sample"):
             banned += protocol.never_sampled(tokenizer)
-        forced = tuple(self._forced(text, tokenizer) for text in self.forced_words)
+        forced = tuple(self._forced(text, tokenizer) for text in self.force_words)
         if not all(forced):
             raise InputError(
-                f"One of forced_words {list(self.forced_words)!r:.80} has more tokens than an answer may have "
+                f"One of force_words {list(self.force_words)!r:.80} has more tokens than an answer may have "
                 f"({self.max_new_tokens}). Raise out_max_length."
             )
         return Decoding(
             max_new_tokens=self.max_new_tokens,
-            stop_ids=tuple(dict.fromkeys((*protocol.stop(tokenizer), *ends))),
+            stop_token_ids=tuple(dict.fromkeys((*protocol.stop(tokenizer), *ends))),
             start_id=start[0] if start else None,
-            banned_ids=banned,
-            forced_choices=forced,
+            suppress_tokens=banned,
+            force_words_ids=forced,
             processors=protocol.order,
             **self.decoding,
         )
@@ -153,7 +153,7 @@ class Options:
     def _forced(self, text: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
         """The spellings of a text that an answer has room for."""
         if not tokenizer.can_write(text):
-            raise InputError(f"forced_words has {text!r:.80}, which the model's vocabulary cannot write. Leave it out.")
+            raise InputError(f"force_words has {text!r:.80}, which the model's vocabulary cannot write. Leave it out.")
         return tuple(ids for ids in spellings(text, tokenizer) if len(ids) <= self.max_new_tokens)
 
 

@@ -9,7 +9,7 @@ from flagai.checks import check_integer
 from flagai.data.prepare.labels import checked_labels
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.generation.options import MOST_LANES
+from flagai.generation.options import MOST_LANES, RENAMED_TEXTS, with_new_names
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForSequenceLabelingGP
 from flagai.model.glm_model import GLMForSequenceClassification
@@ -70,9 +70,9 @@ class Predictor:
             **options: how to write; see ``flagai.model.predictor.options`` for all. ``num_beams=4`` searches;
                 ``do_sample=True`` with ``top_k``, ``top_p``, ``temperature`` and ``seed`` draws (each text of a list
                 starts from the same seed, as if it were alone; ``seeds`` names one for each); the default takes the
-                most probable token every time. ``n_best=3`` returns a list of :class:`Written` with scores.
+                most probable token every time. ``num_return_sequences=3`` returns a list of :class:`Written`.
                 ``length_penalty``, ``no_repeat_ngram_size``, ``repetition_penalty``, ``min_length``, ``bad_words``,
-                ``forced_words``, ``stop``, ``logits_processors`` go with all of them.
+                ``force_words``, ``stop``, ``logits_processors`` go with all of them.
 
         Returns:
             The answer; for a text with blanks the prompt followed by what was written for each; a list for a list.
@@ -81,9 +81,10 @@ class Predictor:
             InputError: this model does not write, or an option is impossible.
         """
         self._require("write")
+        options = with_new_names(options, RENAMED_TEXTS)
         asked = Options.read(out_max_length, options)
         answers = Writer(self.model, self.tokenizer).write(many(text), asked, input_max_length)
-        found: list[Any] = answers if "n_best" in options else [best[0].text for best in answers]
+        found: list[Any] = answers if "num_return_sequences" in options else [best[0].text for best in answers]
         return found[0] if isinstance(text, str) else found
 
     def stream(
@@ -101,6 +102,7 @@ class Predictor:
             InputError: this model does not write, or an option is impossible.
         """
         self._require("write")
+        options = with_new_names(options, RENAMED_TEXTS)
         return Writer(self.model, self.tokenizer).stream(text, Options.read(out_max_length, options), input_max_length)
 
     def predict_generate_beamsearch(
@@ -184,37 +186,39 @@ class Predictor:
         Source:
             Su et al. 2022, "A Contrastive Framework for Neural Text Generation".
         """
-        contrast = {"contrastive_alpha": alpha, "top_k": beam_size}
+        contrast = {"penalty_alpha": alpha, "top_k": beam_size}
         return self.write(text, input_max_length, out_max_length, **contrast | options)
 
     @overload
-    def fill_blanks(self, texts: str, n_best: int = ..., **options: Any) -> list[Filled]: ...
+    def fill_blanks(self, texts: str, num_return_sequences: int = ..., **options: Any) -> list[Filled]: ...
     @overload
-    def fill_blanks(self, texts: list[str], n_best: int = ..., **options: Any) -> list[list[Filled]]: ...
+    def fill_blanks(self, texts: list[str], num_return_sequences: int = ..., **options: Any) -> list[list[Filled]]: ...
     def fill_blanks(
-        self, texts: Any, n_best: int = 1, out_max_length: int = 64, beam_size: int = 4, **options: Any
+        self, texts: Any, num_return_sequences: int = 1, out_max_length: int = 64, beam_size: int = 4, **options: Any
     ) -> Any:
         """Fill the blanks of texts, the best fillings first.
 
         Args:
             texts: a text or a list of texts with [MASK] (and for GLM [sMASK] and [gMASK]), any number of them.
-            n_best: how many fillings of each text.
+            num_return_sequences: how many fillings of each text.
             out_max_length: how many tokens a filling may have (BERT: always one).
-            beam_size: how many fillings are followed at a time; at least ``n_best``.
+            beam_size: how many fillings are followed at a time; at least ``num_return_sequences``.
             **options: further options, as in :meth:`predict_generate_beamsearch`.
 
         Returns:
-            For each text its ``n_best`` fillings: the filled text, the places of the fillings in it, their score.
+            For each text its fillings: the filled text, the places of the fillings in it, their score.
 
         Raises:
             InputError: this model fills no blanks, a text has none, or an option is impossible.
         """
         self._require("fill_blanks")
-        wanted = {"beam_size": beam_size, "n_best": n_best}
+        options = with_new_names(options, RENAMED_TEXTS)
+        num_return_sequences = options.pop("num_return_sequences", num_return_sequences)
+        wanted = {"beam_size": beam_size, "num_return_sequences": num_return_sequences}
         width = max(check_integer(name, value, high=MOST_LANES) for name, value in wanted.items())
         strategy = {} if options.get("do_sample") is True else {"num_beams": width}
-        asked = Options.read(out_max_length, options, n_best=n_best, **strategy)
-        found = blanks.fill(Writer(self.model, self.tokenizer), many(texts), asked, n_best)
+        asked = Options.read(out_max_length, options, num_return_sequences=num_return_sequences, **strategy)
+        found = blanks.fill(Writer(self.model, self.tokenizer), many(texts), asked, num_return_sequences)
         return found[0] if isinstance(texts, str) else found
 
     # -- reading ------------------------------------------------------------------------------------------------
