@@ -11,8 +11,8 @@ import pytest
 from flagai.catalog.catalog import SHIPPED, find, list_models
 from flagai.catalog.packages import find_model
 from flagai.errors import FlagAIError, ModelNotFoundError
-from flagai.hub.order import Order
 from flagai.hub.policy import Policy
+from flagai.hub.request import DownloadRequest
 from flagai.model.resolve import fine_tuned_name, resolve
 
 ODD: list[Any] = [
@@ -67,7 +67,7 @@ def test_cards_with_odd_values(tmp_path: Path, count: int) -> None:
         try:
             card = find(name, cards=tmp_path)
             str(card.places()), card.available_from
-            Order(card, tmp_path, ("config",), card.sources, False, Policy()).advice()
+            DownloadRequest(card, tmp_path, ("config",), card.sources, False, Policy()).advice()
         except FlagAIError as error:
             said = str(error)
         refused += bool(said)

@@ -14,7 +14,7 @@ from flagai.cli import app as everything
 from flagai.cli import hub as commands
 from flagai.errors import HubError
 from flagai.hub import ensure, progress
-from flagai.hub.remove import remove_downloaded
+from flagai.hub.store import remove_downloaded
 from tests.hub.conftest import FILES, contents
 from tests.hub.server import Hub
 

@@ -21,7 +21,7 @@ from flagai.errors import HubError, ModelNotFoundError, OfflineError
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
 from flagai.model.registry import class_named
-from flagai.model.resolve import variant
+from flagai.model.resolve import fine_tuned_name
 from tests import vocabularies
 from tests.hub.server import Hub
 from tests.tiny import randomised
@@ -207,9 +207,11 @@ def test_dead_hubs_are_all_named(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_fine_tuned_variants_are_looked_for_here_first(tmp_path: Path) -> None:
-    assert variant(tmp_path, "GLM-large-ch", "title-generation") == "GLM-large-ch-title-generation"  # the catalog's
-    assert variant(tmp_path, "glm-large-ch", "title_generation") == "GLM-large-ch-title-generation"
-    assert variant(tmp_path, "GLM-large-ch", "embedding") == "GLM-large-ch"  # there is none
-    assert variant(tmp_path, "my-model", "ner") == "my-model"  # and nobody knows this one
+    assert (
+        fine_tuned_name(tmp_path, "GLM-large-ch", "title-generation") == "GLM-large-ch-title-generation"
+    )  # the catalog's
+    assert fine_tuned_name(tmp_path, "glm-large-ch", "title_generation") == "GLM-large-ch-title-generation"
+    assert fine_tuned_name(tmp_path, "GLM-large-ch", "embedding") == "GLM-large-ch"  # there is none
+    assert fine_tuned_name(tmp_path, "my-model", "ner") == "my-model"  # and nobody knows this one
     (tmp_path / "my-model-ner").mkdir()
-    assert variant(tmp_path, "my-model", "ner") == "my-model-ner"
+    assert fine_tuned_name(tmp_path, "my-model", "ner") == "my-model-ner"

@@ -12,7 +12,7 @@ import torch
 from flagai.errors import HubError, InputError, OfflineError
 from flagai.hub import ensure
 from flagai.hub.manifest import Manifest, write_json
-from flagai.hub.part import Identity, Part
+from flagai.hub.partial_file import Identity, PartialFile
 from flagai.model.bert_model import BertModel
 from flagai.model.resolve import resolve
 from tests import tiny
@@ -146,7 +146,7 @@ def test_the_hugging_face_cache_is_checked_by_the_names_of_its_blobs(
 
 
 def test_threads_that_write_the_same_notes_do_not_disturb_each_other(tmp_path: Path) -> None:
-    part = Part(tmp_path / "part", Identity(1 << 20, "digest", "origin"))
+    part = PartialFile(tmp_path / "part", Identity(1 << 20, "digest", "origin"))
     part.write(0, VOCABULARY)
     errors: list[OSError] = []
 
@@ -208,7 +208,7 @@ def test_notes_that_are_nested_without_end(hub: Hub, tmp_path: Path, name: str) 
 def test_what_cannot_be_read_or_removed_is_an_error_of_the_hub(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flagai.hub.remove import remove_downloaded
+    from flagai.hub.store import remove_downloaded
 
     folder = ensure("hf:owner/glm", tmp_path / "m", policy=QUICK)
 

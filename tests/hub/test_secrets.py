@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flagai.errors import FlagAIError, OfflineError
 from flagai.hub import ensure, look
-from flagai.hub.order import Place
+from flagai.hub.request import UncatalogedModel
 from tests.hub.conftest import FILES, QUICK, contents
 from tests.hub.server import Fault, Hub
 from tests.hub.test_commands import app
@@ -23,8 +23,8 @@ def url(hub: Hub, path: str) -> str:
     return f"{hub.url}/plain/owner/glm/{path}".replace("//", "//anna:pass-word@", 1)
 
 
-def card(hub: Hub) -> Place:
-    return Place("m", (url(hub, ""),), [Known(name, source=url(hub, "")) for name in FILES])
+def card(hub: Hub) -> UncatalogedModel:
+    return UncatalogedModel("m", (url(hub, ""),), [Known(name, source=url(hub, "")) for name in FILES])
 
 
 def told(folder: Path, caplog: pytest.LogCaptureFixture, *texts: object) -> str:
@@ -80,10 +80,10 @@ def test_addresses_that_lead_nowhere_keep_the_secrets(
     hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(FlagAIError) as caught:
-        ensure(Place("m", (source,)), tmp_path / "m", policy=QUICK)
+        ensure(UncatalogedModel("m", (source,)), tmp_path / "m", policy=QUICK)
     monkeypatch.setenv("FLAGAI_OFFLINE", "1")
     with pytest.raises(OfflineError) as offline:
-        look(Place("m", (source,)), tmp_path / "n")
+        look(UncatalogedModel("m", (source,)), tmp_path / "n")
     text = told(tmp_path, caplog, caught.value, offline.value)
     assert not [secret for secret in SECRETS if secret in text]
 

@@ -13,8 +13,9 @@ import pytest
 
 from flagai.errors import HubError
 from flagai.hub import Policy, ensure
-from flagai.hub.order import Place
-from flagai.hub.web import RefusedError, TemporaryError, Web
+from flagai.hub.errors import RefusedError, TemporaryError
+from flagai.hub.request import UncatalogedModel
+from flagai.hub.web import Web
 from tests.hub.conftest import FILES, QUICK, contents
 from tests.hub.server import Fault, Hub
 from tests.hub.test_store import Known
@@ -114,7 +115,7 @@ def test_every_hub_is_given_up_and_the_next_one_asked(
         ]
         if source == "modelscope":
             monkeypatch.setenv("MODELSCOPE_DOMAIN", url)
-        card = Place("m", (first, f"{hub.url}/plain/owner/glm/"), [Known(name) for name in FILES])
+        card = UncatalogedModel("m", (first, f"{hub.url}/plain/owner/glm/"), [Known(name) for name in FILES])
         ensure(card, tmp_path / "m", policy=HASTY)
     assert contents(tmp_path / "m") == FILES
 

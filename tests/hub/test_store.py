@@ -12,7 +12,7 @@ import pytest
 from flagai.errors import HubError, OfflineError
 from flagai.hub import ensure, look
 from flagai.hub.manifest import Manifest, verify
-from flagai.hub.order import Place
+from flagai.hub.request import UncatalogedModel
 from tests.hub.conftest import CONFIG, FILES, QUICK, VOCABULARY, WEIGHTS, contents
 from tests.hub.server import COMMIT, Fault, Hub, sha256
 
@@ -53,7 +53,7 @@ def test_a_folder_filled_by_hand_is_taken_as_it_is(tmp_path: Path, no_sockets: N
     folder.mkdir()
     for name in FILES:
         (folder / name).write_bytes(b"mine")
-    card = Place("GLM-large-ch", ("baai:GLM-large-ch",), [Known(NAME, 10**9), Known("config.json", 3)])
+    card = UncatalogedModel("GLM-large-ch", ("baai:GLM-large-ch",), [Known(NAME, 10**9), Known("config.json", 3)])
     ensure(card, folder)
     (folder / "vocab.txt").unlink()
     ensure(card, folder, wanted=("config", "weights"))
@@ -66,7 +66,7 @@ def test_offline_opens_no_socket_and_says_what_is_missing(
     monkeypatch.setenv(switch, "1")
     folder = tmp_path / "GLM-large-ch"
     with pytest.raises(OfflineError) as caught:
-        ensure(Place("GLM-large-ch", ("baai:GLM-large-ch", "hf:owner/glm")), folder)
+        ensure(UncatalogedModel("GLM-large-ch", ("baai:GLM-large-ch", "hf:owner/glm")), folder)
     for word in ("config, weights, tokenizer", str(folder), "baai:GLM-large-ch or hf:owner/glm", "offline"):
         assert word in str(caught.value)
     assert not folder.exists()
@@ -145,7 +145,7 @@ def test_the_manifest_says_where_everything_came_from(filled: Path) -> None:
 
 def test_the_next_source_is_tried_for_each_file(hub: Hub, tmp_path: Path) -> None:
     hub.faults = {NAME: Fault(status=404, times=1)}
-    card = Place("GLM-large-ch", ("baai:GLM-large-ch", "hf:owner/glm"))
+    card = UncatalogedModel("GLM-large-ch", ("baai:GLM-large-ch", "hf:owner/glm"))
     ensure(card, tmp_path / "m", policy=QUICK)
     assert contents(tmp_path / "m") == FILES
     assert [e.path for e in hub.requests("vocab.txt") if e.count] == ["/files/GLM-large-ch/vocab.txt"]
@@ -155,7 +155,7 @@ def test_the_next_source_is_tried_for_each_file(hub: Hub, tmp_path: Path) -> Non
 def test_versions_of_two_sources_are_not_mixed(hub: Hub, tmp_path: Path) -> None:
     hub.models["owner/glm"]["config.json"] = b'{"another": 1}'
     hub.faults = {NAME: Fault(status=404, times=1)}
-    ensure(Place("m", ("baai:GLM-large-ch", "hf:owner/glm")), tmp_path / "m", policy=QUICK)
+    ensure(UncatalogedModel("m", ("baai:GLM-large-ch", "hf:owner/glm")), tmp_path / "m", policy=QUICK)
     assert contents(tmp_path / "m") == hub.models["owner/glm"]
 
 
@@ -163,14 +163,16 @@ def test_a_dead_source_and_an_unknown_model_are_passed_over(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLAGAI_BAAI_URL", "http://127.0.0.1:9")
-    card = Place("GLM-large-ch", ("baai:GLM-large-ch", "modelscope:owner/none", "hf:owner/glm"))
+    card = UncatalogedModel("GLM-large-ch", ("baai:GLM-large-ch", "modelscope:owner/none", "hf:owner/glm"))
     ensure(card, tmp_path / "m", policy=QUICK)
     assert contents(tmp_path / "m") == FILES
 
 
 def test_the_error_lists_what_each_source_said(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGAI_BAAI_URL", "http://127.0.0.1:9")
-    card = Place("GLM-large-ch", ("baai:GLM-large-ch", "modelscope:owner/none", "hf:owner/none", "odd:thing"))
+    card = UncatalogedModel(
+        "GLM-large-ch", ("baai:GLM-large-ch", "modelscope:owner/none", "hf:owner/none", "odd:thing")
+    )
     with pytest.raises(HubError) as caught:
         ensure(card, tmp_path / "m", policy=QUICK)
     lines = str(caught.value).splitlines()
@@ -185,16 +187,16 @@ def test_the_error_lists_what_each_source_said(hub: Hub, tmp_path: Path, monkeyp
 def test_a_version_that_is_not_the_cards_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.models["bad/glm"] = {**FILES, NAME: bytes(len(WEIGHTS))}
     known = [Known(NAME, len(WEIGHTS), sha256(WEIGHTS)), Known("config.json", 1, source="baai:x")]
-    ensure(Place("m", ("hf:bad/glm", "hf:owner/glm"), known), tmp_path / "m", policy=QUICK)
+    ensure(UncatalogedModel("m", ("hf:bad/glm", "hf:owner/glm"), known), tmp_path / "m", policy=QUICK)
     assert contents(tmp_path / "m") == FILES
     assert hub.bytes_sent(f"bad/glm/{NAME}") == []
     with pytest.raises(HubError, match=r"another version of config\.json"):
-        ensure(Place("n", ("hf:owner/glm",), [Known("config.json", 1)]), tmp_path / "n", policy=QUICK)
+        ensure(UncatalogedModel("n", ("hf:owner/glm",), [Known("config.json", 1)]), tmp_path / "n", policy=QUICK)
 
 
 def test_the_cards_checksum_finds_a_wrong_file_where_the_source_has_none(hub: Hub, tmp_path: Path) -> None:
     hub.models["GLM-large-ch"][NAME] = bytes(len(WEIGHTS))
-    card = Place("m", ("baai:GLM-large-ch",), [Known(NAME, len(WEIGHTS), sha256(WEIGHTS))])
+    card = UncatalogedModel("m", ("baai:GLM-large-ch",), [Known(NAME, len(WEIGHTS), sha256(WEIGHTS))])
     with pytest.raises(HubError, match="corrupt"):
         ensure(card, tmp_path / "m", policy=QUICK)
     assert contents(tmp_path / "m") == {}
@@ -288,7 +290,7 @@ def test_a_source_without_some_shards_is_not_taken_for_whole(
         (tmp_path / "made" / name).write_bytes(content)
     hub.models["owner/glm"] = files
     source = {"file": f"file:{tmp_path / 'made'}", "hf": "hf:owner/glm", "https": f"{hub.url}/plain/owner/glm/"}[scheme]
-    card = Place("m", (source,), [Known(name) for name in files])
+    card = UncatalogedModel("m", (source,), [Known(name) for name in files])
     with pytest.raises(HubError, match=r"has no model-00002.*complete"):
         ensure(card, tmp_path / "m", policy=QUICK)
     assert contents(tmp_path / "m") == {}

@@ -12,26 +12,27 @@ from pathlib import Path
 import pytest
 
 from flagai.errors import FlagAIError, HubError
-from flagai.hub import ensure, offer, order, web
-from flagai.hub.manifest import Entry, Manifest
-from flagai.hub.order import Place
-from flagai.hub.part import Identity, Part
-from flagai.hub.spec import public, recorded, shown
+from flagai.hub import ensure, web
+from flagai.hub.listing import list_files
+from flagai.hub.manifest import Manifest, ManifestEntry
+from flagai.hub.names import public, recorded, shown
+from flagai.hub.partial_file import Identity, PartialFile
+from flagai.hub.request import DownloadRequest, UncatalogedModel
 from tests.hub.conftest import FILES, QUICK, WEIGHTS, contents
 from tests.hub.server import Fault, Hub
 from tests.hub.test_store import Known
 
 NAME = "pytorch_model.bin"
 NEW = {name: bytes(reversed(content)) for name, content in FILES.items()}  # of the same sizes
-Model = Callable[[Hub], Place]
+Model = Callable[[Hub], UncatalogedModel]
 
 
-def baai(hub: Hub) -> Place:
-    return Place("m", ("baai:GLM-large-ch",))
+def baai(hub: Hub) -> UncatalogedModel:
+    return UncatalogedModel("m", ("baai:GLM-large-ch",))
 
 
-def plain(hub: Hub) -> Place:
-    return Place("m", (f"{hub.url}/plain/GLM-large-ch/",), [Known(name) for name in FILES])
+def plain(hub: Hub) -> UncatalogedModel:
+    return UncatalogedModel("m", (f"{hub.url}/plain/GLM-large-ch/",), [Known(name) for name in FILES])
 
 
 @pytest.mark.parametrize("etags", [True, False], ids=["ETag", "nothing"])
@@ -98,7 +99,7 @@ def part(hub: Hub, tmp_path: Path) -> Path:
     """A part with its notes, as a process that was ended leaves it."""
     path = tmp_path / "m" / ".flagai" / "parts" / f"{NAME}.part"
     path.parent.mkdir(parents=True)
-    whole = Part(path, Identity(len(WEIGHTS), None, f"baai:GLM-large-ch None {NAME}", _etag(WEIGHTS)))
+    whole = PartialFile(path, Identity(len(WEIGHTS), None, f"baai:GLM-large-ch None {NAME}", _etag(WEIGHTS)))
     for begin in (0, 400_000):
         for position in range(begin, begin + 300_000, 50_000):
             whole.write(position, WEIGHTS[position : position + 50_000])
@@ -151,7 +152,7 @@ def test_notes_that_claim_too_much(hub: Hub, part: Path, tmp_path: Path, done: o
 
 
 def test_a_part_longer_than_its_file_is_not_published(tmp_path: Path) -> None:
-    part = Part(tmp_path / "x.part", Identity(5, None, "here", '"1"'))
+    part = PartialFile(tmp_path / "x.part", Identity(5, None, "here", '"1"'))
     part.write(0, b"hello")
     with (tmp_path / "x.part").open("ab") as file:
         file.write(b" and more")
@@ -175,7 +176,7 @@ ODD = [None, True, -1, 1.5, 10**30, "", "\x1b[31m", "../x", [], [1], {}, {"a": 1
 
 
 def test_manifests_and_listings_of_odd_values(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry(1, "0" * 64, (), "hf:a/b")
+    entry = ManifestEntry(1, "0" * 64, (), "hf:a/b")
     Manifest("m", "hf:a/b", "r", ("x",)).with_file("x", entry).write(tmp_path / "good.json")
     good = json.loads((tmp_path / "good.json").read_text())
     for value in ODD:
@@ -194,8 +195,8 @@ def test_manifests_and_listings_of_odd_values(hub: Hub, tmp_path: Path, monkeypa
                 odd = _with(answer, path, value)
                 listing = ["config.json"] if spec == "baai:a" else odd
                 monkeypatch.setattr(web.Web, "json", lambda *a, o=odd, n=listing, **_: n if "Name?" in str(a) else o)
-                asked = order.Order(Place.of(spec), tmp_path, ("config",), (spec,), False, QUICK)
-                _either(lambda s=spec, o=asked: offer.ask(o, s, web.Web(QUICK)))
+                asked = DownloadRequest(UncatalogedModel.of(spec), tmp_path, ("config",), (spec,), False, QUICK)
+                _either(lambda s=spec, o=asked: list_files(o, s, web.Web(QUICK)))
 
 
 def _paths(value: object, begin: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
@@ -299,7 +300,7 @@ def test_passwords_with_odd_characters_are_told_nowhere(
     caplog.set_level(logging.DEBUG)
     policy = replace(QUICK, attempts=1, first_attempts=1, connect_timeout=0.5, read_timeout=0.5)
     with pytest.raises(FlagAIError) as caught:
-        ensure(Place("m", (spec,), [Known("vocab.txt")]), tmp_path / "m", policy=policy)
+        ensure(UncatalogedModel("m", (spec,), [Known("vocab.txt")]), tmp_path / "m", policy=policy)
     files = [path.read_text() for path in (tmp_path / "m").rglob("*") if path.is_file()]
     told = " ".join([str(caught.value), caplog.text, *files, public(spec), recorded(spec), shown(spec)])
     for word in ("secret", "top", "sec:ret"):

@@ -13,7 +13,7 @@ from flagai.cli.common import Cards, Json, print_json
 from flagai.errors import InputError, ModelNotFoundError, printable
 
 if TYPE_CHECKING:
-    from flagai.hub.order import Model
+    from flagai.hub.request import ModelInfo
 
 Home = Annotated[Path | None, typer.Option("--path", help="The folder of models; default FLAGAI_HOME.")]
 cache = typer.Typer(help="List or remove what was downloaded.", no_args_is_help=True, rich_markup_mode=None)
@@ -100,7 +100,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove what was downloaded of a model; files that somebody else put there stay."""
-    from flagai.hub.remove import remove_downloaded
+    from flagai.hub.store import remove_downloaded
 
     folder = _folder(name, path, cards)
     if not yes:
@@ -109,17 +109,17 @@ def remove(
     typer.echo(f"removed {folder}" if not kept else f"kept in {folder}, as not downloaded: {', '.join(kept)}")
 
 
-def _model(name: str, cards: Path | None) -> "Model":
-    from flagai.hub.order import Place
+def _model(name: str, cards: Path | None) -> "ModelInfo":
+    from flagai.hub.request import UncatalogedModel
 
     if ":" in name:
-        return Place.of(name)
+        return UncatalogedModel.of(name)
     from flagai.catalog.catalog import find
 
     return find(name, cards=cards)
 
 
-def _folder_name(model: "Model") -> str:
+def _folder_name(model: "ModelInfo") -> str:
     if Path(model.name).name != model.name:
         raise InputError(f"{model.name!r} is no name for a folder.")
     return model.name

@@ -1,51 +1,50 @@
-"""Bring the files of an order together, source after source, and let them appear all at once."""
+"""Bring the files of a request together, source after source, and let them appear all at once."""
 
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from flagai.errors import HubError
-from flagai.hub.fetch import Fetched, fetch
+from flagai.hub.download import download_file
+from flagai.hub.errors import CancelledError, IncompleteError, UnreachableError
+from flagai.hub.listing import Listing, list_files, report
+from flagai.hub.local_state import COMMIT, local_state, one_model, pending
 from flagai.hub.lock import Lock
-from flagai.hub.manifest import Entry, Manifest, git_sha1_of, sha256_of
-from flagai.hub.names import MANIFEST, WORK
-from flagai.hub.offer import Offer, ask, report
-from flagai.hub.order import Order
-from flagai.hub.progress import progress, readable
+from flagai.hub.manifest import Manifest, ManifestEntry, git_sha1_of, sha256_of
+from flagai.hub.names import MANIFEST, WORK, public, recorded
+from flagai.hub.progress import Advance, progress, readable
+from flagai.hub.request import DownloadRequest
 from flagai.hub.sources import RemoteFile
-from flagai.hub.spec import public, recorded
-from flagai.hub.survey import COMMIT, one_model, pending, survey
-from flagai.hub.versions import IncompleteError, agree, changed, check_shards, local_version
-from flagai.hub.web import CancelledError, UnreachableError, Web
+from flagai.hub.transfer import DownloadedFile
+from flagai.hub.versions import agree, changed, check_shards, local_version
+from flagai.hub.web import Web
 
 logger = logging.getLogger(__name__)
-Advance = Callable[[int], None]
 _ROUNDS = 3
 _INDEX = ".index.json"
 
 
 class Collector:
-    """Does the work of one order under its lock.
+    """Does the work of one request under its lock.
 
     Files that are whole and verified wait in ``.flagai/files``; what they are is written in ``.flagai/staged.json``.
     When all are there, ``.flagai/commit.json`` is written, which is the manifest to be, and they move to their places.
     A process that is ended in between is followed by one that goes on at the same point.
 
     Args:
-        order: what is asked for.
+        request: what is asked for.
         lock: held by the caller.
     """
 
-    def __init__(self, order: Order, lock: Lock) -> None:
-        self.order = order
+    def __init__(self, request: DownloadRequest, lock: Lock) -> None:
+        self.request = request
         self.lock = lock
-        self.web = Web(order.policy, stop=lock.lost)
-        self.work = order.folder / WORK
+        self.web = Web(request.policy, stop=lock.lost)
+        self.work = request.folder / WORK
         self.files = self.work / "files"
-        self.said: list[tuple[str, str]] = []
+        self.failures: list[tuple[str, str]] = []
 
     def run(self) -> None:
         """Fetch what is missing.
@@ -53,60 +52,62 @@ class Collector:
         Raises:
             HubError: no source has everything.
         """
-        if pending(self.order.folder):
+        if pending(self.request.folder):
             self._move_in()
-            one_model(self.order, Manifest.read(self.order.folder / MANIFEST))
-            if not self.order.force and survey(self.order.folder, self.order.wanted).complete:
+            one_model(self.request, Manifest.read(self.request.folder / MANIFEST))
+            if not self.request.force and local_state(self.request.folder, self.request.wanted).complete:
                 return
-        base = Manifest.read(self.order.folder / MANIFEST)
+        base = Manifest.read(self.request.folder / MANIFEST)
         staged = self._staged()
-        for spec in self.order.specs():
+        for spec in self.request.specs():
             try:
-                offer = ask(self.order, spec, self.web, self._pin(spec, staged, base))
+                listing = list_files(self.request, spec, self.web, self._pin(spec, staged, base))
             except CancelledError:
                 raise
             except HubError as error:
                 self._note(spec, error)
                 continue
-            known = dict(base.files) if base is not None and not self.order.force else {}
-            staged = self._provable(staged, offer)
+            known = dict(base.files) if base is not None and not self.request.force else {}
+            staged = self._provable(staged, listing)
             present = {**known, **staged.files}
-            if not agree(offer, present, self.files) or not set(staged.files) <= {f.name for f in offer.files}:
+            if not agree(listing, present, self.files) or not set(staged.files) <= {f.name for f in listing.files}:
                 staged, known = self._clear(), {}
-            staged = replace(staged, source=recorded(spec), revision=offer.revision)
-            staged, whole = self._of_one_version(offer, staged, known)
+            staged = replace(staged, source=recorded(spec), revision=listing.revision)
+            staged, whole = self._of_one_version(listing, staged, known)
             if whole:
                 files = {**known, **staged.files}
-                self._commit(replace(staged, listing=offer.listing, files=files))
+                self._commit(replace(staged, listing=listing.names, files=files))
                 return
-        raise HubError(report(self.order, self.said))
+        raise HubError(report(self.request, self.failures))
 
-    def _of_one_version(self, offer: Offer, staged: Manifest, known: dict[str, Entry]) -> tuple[Manifest, bool]:
+    def _of_one_version(
+        self, listing: Listing, staged: Manifest, known: dict[str, ManifestEntry]
+    ) -> tuple[Manifest, bool]:
         """Bring all files, and those anew that change at the source meanwhile; tell whether all came."""
         for _ in range(_ROUNDS):
-            staged, whole = self._collect(offer, staged, known)
+            staged, whole = self._collect(listing, staged, known)
             if not whole:
                 return staged, False
             try:
-                other = changed(offer, {**known, **staged.files}, self.web)
+                other = changed(listing, {**known, **staged.files}, self.web)
             except CancelledError:
                 raise
             except HubError as error:
-                self._note(offer.spec, error)
+                self._note(listing.spec, error)
                 return staged, False
             if not other:
                 return staged, True
             for name in other:
                 known.pop(name, None)
             staged = self._without(staged, other)
-        self._note(offer.spec, HubError("its files change faster than they can be fetched"))
+        self._note(listing.spec, HubError("its files change faster than they can be fetched"))
         return staged, False
 
-    def _provable(self, staged: Manifest, offer: Offer) -> Manifest:
+    def _provable(self, staged: Manifest, listing: Listing) -> Manifest:
         """What an earlier attempt has brought, without files that may be of another version by now."""
         doubtful = [
             file.name
-            for file in offer.files
+            for file in listing.files
             if file.unproven and (entry := staged.files.get(file.name)) is not None and entry.version is None
         ]
         return self._without(staged, doubtful)
@@ -116,20 +117,22 @@ class Collector:
             (self.files / name).unlink(missing_ok=True)
         return replace(staged, files={name: entry for name, entry in staged.files.items() if name not in names})
 
-    def _collect(self, offer: Offer, staged: Manifest, known: dict[str, Entry]) -> tuple[Manifest, bool]:
-        """Bring the files of an offer that are not there; tell whether all came."""
-        missing = [file for file in offer.files if file.name not in staged.files and not self._keep(file, known, offer)]
+    def _collect(self, listing: Listing, staged: Manifest, known: dict[str, ManifestEntry]) -> tuple[Manifest, bool]:
+        """Bring the files of a listing that are not there; tell whether all came."""
+        missing = [
+            file for file in listing.files if file.name not in staged.files and not self._keep(file, known, listing)
+        ]
         try:
-            for file in offer.files:
+            for file in listing.files:
                 if file.name.endswith(_INDEX) and (here := self._place_of(file, staged)) is not None:
-                    check_shards(here, offer)
+                    check_shards(here, listing)
             self._check_space(missing)
         except HubError as error:
-            self._note(offer.spec, error)
+            self._note(listing.spec, error)
             return staged, False
-        total = replace(offer, files=missing).total
-        logger.info("%s: fetching %d files, %s, from %s", staged.name, len(missing), readable(total), offer.spec)
-        before = len(self.said)
+        total = replace(listing, files=missing).total
+        logger.info("%s: fetching %d files, %s, from %s", staged.name, len(missing), readable(total), listing.spec)
+        before = len(self.failures)
         with progress(staged.name, total) as show:
 
             def advance(count: int) -> None:
@@ -138,45 +141,45 @@ class Collector:
 
             for file in sorted(missing, key=lambda file: file.size or 0):
                 try:
-                    entry = self._bring(file, offer, advance)
+                    entry = self._bring(file, listing, advance)
                     if file.name.endswith(_INDEX):
-                        check_shards(self.files / file.name, offer)
+                        check_shards(self.files / file.name, listing)
                 except CancelledError:
                     raise
                 except HubError as error:
-                    self._note(offer.spec, error)
+                    self._note(listing.spec, error)
                     if isinstance(error, UnreachableError | IncompleteError):
                         break
                     continue
                 staged = staged.with_file(file.name, entry)
                 staged.write(self.work / "staged.json")
-        return staged, len(self.said) == before
+        return staged, len(self.failures) == before
 
     def _place_of(self, file: RemoteFile, staged: Manifest) -> Path | None:
         """Where a file is already, if it is."""
-        here = self.files / file.name if file.name in staged.files else file.path or self.order.folder / file.name
+        here = self.files / file.name if file.name in staged.files else file.path or self.request.folder / file.name
         return here if here.is_file() else None
 
-    def _keep(self, file: RemoteFile, known: dict[str, Entry], offer: Offer) -> bool:
+    def _keep(self, file: RemoteFile, known: dict[str, ManifestEntry], listing: Listing) -> bool:
         """Whether a file in the folder stays as it is; forced, what is found out about it joins what is known."""
-        path = self.order.folder / file.name
+        path = self.request.folder / file.name
         if not path.is_file():
             return False
-        if not self.order.force and file.name in known:
+        if not self.request.force and file.name in known:
             return not known[file.name].was_cut(path)
-        if not self.order.force:  # what is not ours, or not as it was fetched, is the user's
+        if not self.request.force:  # what is not ours, or not as it was fetched, is the user's
             entry = self._base_files().get(file.name)
             return entry is None or not (entry.was_cut(path) or sha256_of(path, self.lock.advance) == entry.sha256)
         if file.sha256 is None or file.sha256 != sha256_of(path, self.lock.advance):
             return False
-        known[file.name] = Entry.of(path, file.sha256, recorded(offer.spec))
+        known[file.name] = ManifestEntry.of(path, file.sha256, recorded(listing.spec))
         return True
 
-    def _base_files(self) -> dict[str, Entry]:
-        base = Manifest.read(self.order.folder / MANIFEST)
+    def _base_files(self) -> dict[str, ManifestEntry]:
+        base = Manifest.read(self.request.folder / MANIFEST)
         return base.files if base is not None else {}
 
-    def _bring(self, file: RemoteFile, offer: Offer, advance: Advance) -> Entry:
+    def _bring(self, file: RemoteFile, listing: Listing, advance: Advance) -> ManifestEntry:
         """Bring one file to the staged ones."""
         target = self.files / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -189,11 +192,11 @@ class Collector:
                 logger.warning("%s; fetching it instead", error)
                 file = replace(file, path=None)
         if file.path is None:
-            origin = f"{offer.spec} {offer.revision}"
-            came = fetch(file, origin, target, self.work / "parts" / f"{file.name}.part", self.web, advance)
-        return Entry.of(target, came.sha256, recorded(offer.spec), came.version)
+            origin = f"{listing.spec} {listing.revision}"
+            came = download_file(file, origin, target, self.work / "parts" / f"{file.name}.part", self.web, advance)
+        return ManifestEntry.of(target, came.sha256, recorded(listing.spec), came.version)
 
-    def _from_here(self, file: RemoteFile, path: Path, target: Path, advance: Advance) -> Fetched:
+    def _from_here(self, file: RemoteFile, path: Path, target: Path, advance: Advance) -> DownloadedFile:
         """Copy a file of this machine. A link would share its bytes: who rewrites one would destroy the other."""
         target.unlink(missing_ok=True)
         version = local_version(path)
@@ -208,7 +211,7 @@ class Collector:
             if right is not None and found != right:
                 target.unlink()
                 raise HubError(f"{path} is damaged: its {what} is {found} instead of {right}")
-        return Fetched(sha256, version)
+        return DownloadedFile(sha256, version)
 
     def _check_space(self, missing: list[RemoteFile]) -> None:
         parts = self.work / "parts"
@@ -220,13 +223,13 @@ class Collector:
         free = shutil.disk_usage(self.work).free
         if needed > free:
             raise HubError(
-                f"needs {readable(needed)}, but the disk of {self.order.folder} has {readable(free)}. Make room, or "
+                f"needs {readable(needed)}, but the disk of {self.request.folder} has {readable(free)}. Make room, or "
                 "choose another download_path"
             )
 
     def _pin(self, spec: str, *manifests: Manifest | None) -> str | None:
         """The revision that earlier files came in, so that all files are of one."""
-        if self.order.force:
+        if self.request.force:
             return None
         for manifest in manifests:
             if manifest is not None and manifest.files and manifest.source == recorded(spec):
@@ -235,9 +238,9 @@ class Collector:
 
     def _staged(self) -> Manifest:
         """What an earlier attempt has brought."""
-        empty = Manifest(self.order.model.name, "")
+        empty = Manifest(self.request.model.name, "")
         staged = Manifest.journal(self.work / "staged.json")
-        if staged is None or staged.name != self.order.model.name:
+        if staged is None or staged.name != self.request.model.name:
             return empty
         whole = {name: entry for name, entry in staged.files.items() if _size(self.files / name) == entry.size}
         return replace(staged, files=whole)
@@ -246,10 +249,10 @@ class Collector:
         """Throw away what is staged: the next source has another version of it."""
         shutil.rmtree(self.files, ignore_errors=True)
         (self.work / "staged.json").unlink(missing_ok=True)
-        return Manifest(self.order.model.name, "")
+        return Manifest(self.request.model.name, "")
 
     def _note(self, spec: str, error: HubError) -> None:
-        self.said.append((public(spec), str(error)))
+        self.failures.append((public(spec), str(error)))
         logger.info("%s: %s", public(spec), error)  # the error at the end says it
 
     def _commit(self, manifest: Manifest) -> None:
@@ -267,10 +270,10 @@ class Collector:
         for name in sorted(manifest.files, key=lambda name: (name == "config.json", name)):
             file = self.files / name
             if file.is_file():
-                target = self.order.folder / name
+                target = self.request.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file.replace(target)
-        manifest.write(self.order.folder / MANIFEST)
+        manifest.write(self.request.folder / MANIFEST)
         for name in ("files", "parts"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         for name in (COMMIT, "staged.json", "failed.json", "id"):

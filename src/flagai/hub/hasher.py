@@ -3,7 +3,7 @@
 import hashlib
 import threading
 
-from flagai.hub.part import Part
+from flagai.hub.partial_file import PartialFile
 
 _READ = 1 << 22
 _FLUSH_EVERY = 0.2
@@ -19,7 +19,7 @@ class Hasher:
         git: also compute the sha1 by which git names the content; needs the size.
     """
 
-    def __init__(self, part: Part, git: bool = False) -> None:
+    def __init__(self, part: PartialFile, git: bool = False) -> None:
         self._part = part
         self._sha256 = hashlib.sha256()
         self._git = hashlib.sha1(f"blob {part.identity.size}\0".encode(), usedforsecurity=False) if git else None

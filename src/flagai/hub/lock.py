@@ -20,10 +20,12 @@ from pathlib import Path
 from types import TracebackType
 
 from flagai.errors import HubError
+from flagai.hub.manifest import write_json
 from flagai.hub.policy import Policy
 
 logger = logging.getLogger(__name__)
 _PREFIX = "lock."
+_FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -246,3 +248,42 @@ class _Watch:
                 f"{self._policy.patience:.0f} s. End that process, or look into what holds it up."
             )
         return now - self._text_since > self._policy.stale
+
+
+def once(work: Path, job: Callable[[Lock], None], done: Callable[[], bool], policy: Policy) -> None:
+    """Run a job in one process; the others wait until it has done the work.
+
+    A process that dies or is cut off is taken over by one that waits. If the job fails, those who waited for it fail
+    with the same message instead of trying one after the other.
+
+    Args:
+        work: flagai's own folder in the model's folder; the lock is in it.
+        job: does the work under the lock that it is given.
+        done: whether there is nothing left to do; cheap.
+        policy: how patient to be.
+
+    Raises:
+        HubError: the job failed, here or in the process that this one waited for.
+    """
+    while not done() and (lock := acquire(work, policy, done, lambda owner: _failure(work, owner))) is not None:
+        with lock:
+            (work / _FAILED).unlink(missing_ok=True)
+            if done():
+                return
+            try:
+                job(lock)
+                return
+            except Exception as error:
+                if lock.still_mine():
+                    write_json(work / _FAILED, {"owner": lock.owner, "error": str(error)})
+                    raise
+                logger.warning("another process has taken over %s (%s); waiting for it", work.parent, error)
+
+
+def _failure(work: Path, owner: str) -> str | None:
+    """Why the attempt of an owner failed, if it did."""
+    try:
+        content = json.loads((work / _FAILED).read_text(encoding="utf-8"))
+        return str(content["error"]) if content["owner"] == owner else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -24,7 +24,7 @@ _SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """A fetched file.
 
     Args:
@@ -43,7 +43,7 @@ class Entry:
     version: str | None = None
 
     @classmethod
-    def of(cls, path: Path, sha256: str, source: str, version: str | None = None) -> "Entry":
+    def of(cls, path: Path, sha256: str, source: str, version: str | None = None) -> "ManifestEntry":
         """Describe a file whose checksum is known."""
         return cls(path.stat().st_size, sha256, heads_of(path), source, version)
 
@@ -72,7 +72,7 @@ class Manifest:
     source: str
     revision: str | None = None
     listing: tuple[str, ...] = ()
-    files: dict[str, Entry] = field(default_factory=dict)
+    files: dict[str, ManifestEntry] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "Manifest | None":
@@ -136,7 +136,7 @@ class Manifest:
         }
         write_json(path, content)
 
-    def with_file(self, name: str, entry: Entry) -> "Manifest":
+    def with_file(self, name: str, entry: ManifestEntry) -> "Manifest":
         """The same with one more file."""
         return replace(self, files={**self.files, name: entry})
 
@@ -145,7 +145,7 @@ def _required(fields: Fields, name: str) -> str:
     return fields.text(name, None) or fields.wrong(name, "a text")
 
 
-def _entry(files: dict[str, Any], name: str, place: str) -> Entry:
+def _entry(files: dict[str, Any], name: str, place: str) -> ManifestEntry:
     fields = Fields(Fields(files, place, HubError).mapping(name), f"{place}, {name}", HubError)
     size, sha256 = fields.integer("size", -1), fields.text("sha256", "")
     if size < 0:
@@ -153,7 +153,7 @@ def _entry(files: dict[str, Any], name: str, place: str) -> Entry:
     if not _SHA256.fullmatch(sha256):  # without one, nothing would be verified
         fields.wrong("sha256", "a sha256 in hexadecimal digits")
     heads = tuple(fields.texts("heads"))
-    return Entry(size, sha256.lower(), heads, _required(fields, "source"), fields.text("version", None))
+    return ManifestEntry(size, sha256.lower(), heads, _required(fields, "source"), fields.text("version", None))
 
 
 def write_json(path: Path, content: object) -> None:
@@ -203,7 +203,7 @@ def heads_of(path: Path) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Verification:
     """The result of verifying a file.
 
     Args:
@@ -215,7 +215,7 @@ class Finding:
     problem: str | None
 
 
-def verify(folder: Path) -> Iterator[Finding]:
+def verify(folder: Path) -> Iterator[Verification]:
     """Hash every fetched file again and compare it with what was fetched.
 
     Raises:
@@ -225,10 +225,10 @@ def verify(folder: Path) -> Iterator[Finding]:
     if manifest is None:
         raise HubError(f"{folder} has no {MANIFEST}, so nothing is known about what its files should be.")
     for name, entry in sorted(manifest.files.items()):
-        yield Finding(name, _problem(folder / name, entry))
+        yield Verification(name, _problem(folder / name, entry))
 
 
-def _problem(path: Path, entry: Entry) -> str | None:
+def _problem(path: Path, entry: ManifestEntry) -> str | None:
     try:
         size = path.stat().st_size
         if size != entry.size:

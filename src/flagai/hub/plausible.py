@@ -3,6 +3,7 @@
 import re
 
 from flagai.errors import HubError, quoted
+from flagai.hub.errors import PageError
 from flagai.hub.policy import Policy
 from flagai.hub.progress import readable
 
@@ -10,15 +11,11 @@ _PAGE = re.compile(
     rb"<(!doctype|!--|\?xml|html|head|body|title|meta|script|div|form|center|svg|error|listbucketresult)(?!\w)",
     re.IGNORECASE,
 )
-# Byte order marks and what may stand before a page's first tag, also in UTF-16.
+# Byte request marks and what may stand before a page's first tag, also in UTF-16.
 _BEFORE = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n\f"
 _PAGES = ("text/html", "application/xhtml+xml")
 _NO_TAGS = (".json", ".bin", ".pt", ".safetensors", ".model")
 _SIDE_FILES = (".json", ".txt", ".model")
-
-
-class PageError(HubError):
-    """The server answers with something that is not the file."""
 
 
 def check_size(name: str, size: int, policy: Policy, sized: bool = True) -> None:

@@ -80,7 +80,7 @@ def redirect_of(response: requests.Response) -> str | None:
     return response.headers["Location"].encode("latin-1", errors="replace").decode("utf-8", errors="replace")
 
 
-class _Reader(io.RawIOBase):
+class _TimedReader(io.RawIOBase):
     """The bytes of a socket, as long as the clock lets them come."""
 
     def __init__(self, socket: Any, raw: io.RawIOBase, clock: Clock) -> None:
@@ -125,7 +125,7 @@ def _pool_classes(clock: Clock) -> dict[str, type[HTTPConnectionPool]]:
     class Response(http.client.HTTPResponse):
         def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
             super().__init__(sock, *args, **options)
-            self.fp = io.BufferedReader(_Reader(sock, self.fp.detach(), clock))
+            self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach(), clock))
 
     class Plain(HTTPConnection):
         response_class = Response

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
-from flagai.catalog.packages import installed_folder
 from flagai.errors import HubError
+from flagai.hub.errors import RefusedError
+from flagai.hub.headers import version_of, whole_number
 from flagai.hub.manifest import Manifest
-from flagai.hub.names import MANIFEST, is_ours, safe_name
-from flagai.hub.spec import check_address, public, shown
-from flagai.hub.web import RefusedError, Web, version_of, whole_number
+from flagai.hub.names import MANIFEST, check_address, is_ours, safe_name, shown
+from flagai.hub.web import Web
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RemoteFile:
         return self.sha256 is None and self.git_sha1 is None
 
 
-class Source(Protocol):
+class FileSource(Protocol):
     """A place that has a model."""
 
     spec: str
@@ -71,45 +71,8 @@ class Source(Protocol):
         """All files of the model; :class:`HubError` says why there are none."""
 
 
-def open_source(spec: str, web: Web, names: Sequence[str] = (), revision: str | None = None) -> Source:
-    """Make a source from its description ``scheme:location@revision``; nothing is asked yet.
-
-    Args:
-        spec: ``baai:GLM-large-ch``, ``hf:owner/name@revision``, ``modelscope:owner/name@revision``,
-            ``https://host/folder/``, ``file:/folder`` or ``package:import_name/folder``.
-        web: the way to the network.
-        names: what to look for in a https folder, which has no list of files.
-        revision: the revision if the description has none.
-
-    Raises:
-        HubError: the description has no known scheme.
-    """
-    from flagai.hub import services
-
-    scheme, _, location = spec.partition(":")
-    if spec != spec.encode(errors="ignore").decode():
-        raise HubError(f"{spec!r} is no source: half a character (a lone surrogate) is in it")
-    if scheme in ("https", "http"):
-        return WebFolder(spec, web, names)
-    if scheme == "file":
-        return Folder(spec, _local_path(location))
-    if scheme == "package":
-        return Folder(spec, installed_folder(location))
-    place, _, stated = location.partition("@")
-    known: dict[str, Callable[..., Source]] = {
-        "baai": services.Baai,
-        "hf": services.HuggingFace,
-        "hf-cache": services.HuggingFaceCache,
-        "modelscope": services.ModelScope,
-    }
-    if scheme not in known or not place:
-        schemes = ", ".join(f"{name}:" for name in (*known, "https", "file", "package"))
-        raise HubError(f"{public(spec)!r} is no source. Known: {schemes}")
-    return known[scheme](spec, place, stated or revision, web)
-
-
 @dataclass
-class Folder:
+class LocalFolder:
     """A folder of this machine: ``file:`` and ``package:``."""
 
     spec: str
@@ -186,7 +149,3 @@ class WebFolder:
 
 def _fixed(url: str, headers: Mapping[str, str] | None = None) -> Callable[[], Link]:
     return lambda: Link(url, headers or {})
-
-
-def _local_path(location: str) -> Path:
-    return Path(location.removeprefix("//")).expanduser()

@@ -1,5 +1,7 @@
 """Make sure that a model's files are in its folder: the one door to everything in this package."""
 
+import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -7,19 +9,22 @@ from typing import TYPE_CHECKING
 
 from flagai import settings
 from flagai.errors import HubError, OfflineError
-from flagai.hub.names import EVERYTHING, WORK
-from flagai.hub.order import Model, Order, Place
+from flagai.hub.local_state import LocalState, local_state, one_model, pending
+from flagai.hub.lock import Lock, once, read_beat
+from flagai.hub.manifest import Manifest, ManifestEntry, heads_of, sha256_of
+from flagai.hub.names import EVERYTHING, MANIFEST, WORK, public
 from flagai.hub.policy import Policy
-from flagai.hub.spec import public
-from flagai.hub.survey import Survey, one_model, pending, survey
+from flagai.hub.request import DownloadRequest, ModelInfo, UncatalogedModel
 
 if TYPE_CHECKING:
-    from flagai.hub.lock import Lock
-    from flagai.hub.offer import Offer
+    from flagai.hub.listing import Listing
+
+# Of larger files only the size and the beginning are compared before they are removed.
+_LARGE = 1 << 30
 
 
 def ensure(
-    model: Model | str,
+    model: ModelInfo | str,
     folder: str | Path | None = None,
     *,
     wanted: Sequence[str] = EVERYTHING,
@@ -44,61 +49,60 @@ def ensure(
         OfflineError: something is missing, and offline mode forbids to fetch it.
         HubError: no source has everything; the message lists what each of them said.
     """
-    order = order_for(model, folder, wanted=wanted, sources=sources, force=force, policy=policy)
-    state = Survey(missing=["everything"]) if force else _surveyed(order)
-    one_model(order, state.manifest)
+    request = read_request(model, folder, wanted=wanted, sources=sources, force=force, policy=policy)
+    state = LocalState(missing=["everything"]) if force else _surveyed(request)
+    one_model(request, state.manifest)
     if state.complete:
-        return order.folder
-    if settings.offline() and not pending(order.folder):
-        _check_offline(order, state)
-    _fill(order)
+        return request.folder
+    if settings.offline() and not pending(request.folder):
+        _check_offline(request, state)
+    _fill(request)
     with suppress(OSError):
-        (order.folder / WORK).rmdir()
-    return order.folder
+        (request.folder / WORK).rmdir()
+    return request.folder
 
 
-def _surveyed(order: Order) -> Survey:
+def _surveyed(request: DownloadRequest) -> LocalState:
     try:
-        return survey(order.folder, order.wanted)
+        return local_state(request.folder, request.wanted)
     except OSError as error:
         if isinstance(error, HubError):
             raise
-        raise HubError(f"{order.folder} cannot be read: {error}. Allow it, or choose another folder.") from error
+        raise HubError(f"{request.folder} cannot be read: {error}. Allow it, or choose another folder.") from error
 
 
-def _fill(order: Order) -> None:
+def _fill(request: DownloadRequest) -> None:
     from flagai.hub.collect import Collector
-    from flagai.hub.once import once
 
-    asked = not order.force
+    asked = not request.force
 
     def done() -> bool:
         if not asked:
             return False
-        state = survey(order.folder, order.wanted)
-        one_model(order, state.manifest)  # another process may have brought another model meanwhile
+        state = local_state(request.folder, request.wanted)
+        one_model(request, state.manifest)  # another process may have brought another model meanwhile
         return state.complete
 
-    def job(lock: "Lock") -> None:
+    def job(lock: Lock) -> None:
         nonlocal asked
-        Collector(order, lock).run()
+        Collector(request, lock).run()
         asked = True
 
     try:
-        once(order.folder / WORK, f"{order.model.name} {sorted(order.wanted)}", job, done, order.policy)
+        once(request.folder / WORK, job, done, request.policy)
     except HubError:
         raise
     except OSError as error:
-        raise HubError(f"{order.folder} cannot be filled: {error}. Make room, or choose another place.") from error
+        raise HubError(f"{request.folder} cannot be filled: {error}. Make room, or choose another place.") from error
 
 
 def look(
-    model: Model | str,
+    model: ModelInfo | str,
     folder: str | Path | None = None,
     *,
     wanted: Sequence[str] = EVERYTHING,
     sources: Sequence[str] | None = None,
-) -> "Offer | None":
+) -> "Listing | None":
     """Find out what :func:`ensure` would fetch from; nothing is written.
 
     Args:
@@ -113,30 +117,30 @@ def look(
     Raises:
         HubError: no source has everything.
     """
-    from flagai.hub import offer as offers
+    from flagai.hub.listing import first_listing
 
-    order = order_for(model, folder, wanted=wanted, sources=sources)
-    state = _surveyed(order)
+    request = read_request(model, folder, wanted=wanted, sources=sources)
+    state = _surveyed(request)
     if state.complete:
         return None
     if settings.offline():
-        _check_offline(order, state)
-    return offers.look(order)
+        _check_offline(request, state)
+    return first_listing(request)
 
 
-def order_for(
-    model: Model | str,
+def read_request(
+    model: ModelInfo | str,
     folder: str | Path | None = None,
     *,
     wanted: Sequence[str] = EVERYTHING,
     sources: Sequence[str] | None = None,
     force: bool = False,
     policy: Policy | None = None,
-) -> Order:
+) -> DownloadRequest:
     """Understand what a caller asks for."""
     if isinstance(model, str):
-        model = Place.of(model)
-    return Order(
+        model = UncatalogedModel.of(model)
+    return DownloadRequest(
         model=model,
         folder=Path(folder) if folder is not None else settings.home() / model.name,
         wanted=tuple(wanted),
@@ -146,16 +150,72 @@ def order_for(
     )
 
 
-def _check_offline(order: Order, state: Survey) -> None:
+def _check_offline(request: DownloadRequest, state: LocalState) -> None:
     """Offline, only what is on this machine can help."""
-    from flagai.hub.offer import look
+    from flagai.hub.listing import first_listing
 
     try:
-        look(order)
+        first_listing(request)
     except HubError as error:
         lacking = ", ".join([*state.missing, *state.damaged])
         raise OfflineError(
-            f"{order.model.name} is not complete in {order.folder} (missing: {lacking}), and offline mode is on. Put "
-            f"the files there by hand, from {' or '.join(map(public, order.sources)) or 'wherever they are'}, or unset "
-            f"FLAGAI_OFFLINE and HF_HUB_OFFLINE.{order.advice()}"
+            f"{request.model.name} is not complete in {request.folder} (missing: {lacking}), and offline mode is on. "
+            f"Put the files there by hand, from {' or '.join(map(public, request.sources)) or 'wherever they are'}, or "
+            f"unset FLAGAI_OFFLINE and HF_HUB_OFFLINE.{request.advice()}"
         ) from error
+
+
+def remove_downloaded(folder: Path) -> list[str]:
+    """Remove the files of a model that were fetched, and what is left of unfinished downloads.
+
+    Args:
+        folder: the model's folder.
+
+    Returns:
+        The names of files that stay because somebody else put them there or changed them.
+
+    Raises:
+        HubError: nothing there was downloaded, or a download is running.
+    """
+    manifest = Manifest.read(folder / MANIFEST)
+    if manifest is None and not (folder / WORK).exists():
+        raise HubError(f"{folder} was not downloaded by flagai. Remove it yourself if you do not need it.")
+    _check_idle(folder / WORK)
+    try:
+        _remove(folder, manifest)
+    except OSError as error:
+        raise HubError(f"{folder} cannot be removed: {error}. Remove it by hand.") from error
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _remove(folder: Path, manifest: Manifest | None) -> None:
+    for name, entry in manifest.files.items() if manifest is not None else ():
+        if not _is_as_fetched(folder / name, entry):
+            continue
+        (folder / name).unlink(missing_ok=True)
+        for parent in (folder / name).parents:
+            if parent == folder or folder not in parent.parents:
+                break
+            with suppress(OSError):
+                parent.rmdir()
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _is_as_fetched(path: Path, entry: ManifestEntry) -> bool:
+    """Whether nobody has changed a file; of very large ones only the size and the beginning are compared."""
+    if not path.is_file() or path.stat().st_size != entry.size or heads_of(path) != entry.heads:
+        return False
+    return entry.size > _LARGE or sha256_of(path) == entry.sha256
+
+
+def _check_idle(work: Path) -> None:
+    first = read_beat(work)
+    if first is None:
+        return
+    time.sleep(3 * Policy().heartbeat)
+    second = read_beat(work)
+    if second is not None and second.text != first.text:
+        raise HubError(f"{second.where} is downloading into {work.parent}. Wait for it, or end it.")

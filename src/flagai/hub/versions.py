@@ -1,4 +1,4 @@
-"""Whether the files of an offer belong together: no file of another version, no shard that an index names absent."""
+"""Whether the files of a listing belong together: no file of another version, no shard that an index names absent."""
 
 import logging
 from collections.abc import Mapping
@@ -7,19 +7,17 @@ from functools import partial
 from pathlib import Path
 
 from flagai.errors import HubError
-from flagai.hub.manifest import Entry, git_sha1_of
-from flagai.hub.offer import Offer
+from flagai.hub.errors import IncompleteError, RefusedError
+from flagai.hub.headers import version_of
+from flagai.hub.listing import Listing
+from flagai.hub.manifest import ManifestEntry, git_sha1_of
+from flagai.hub.names import recorded
 from flagai.hub.sources import RemoteFile
-from flagai.hub.spec import recorded
-from flagai.hub.web import RefusedError, Web, version_of
+from flagai.hub.web import Web
 from flagai.typed_json import Fields, read_json
 
 logger = logging.getLogger(__name__)
 _INDEX_LIMIT = 64 << 20
-
-
-class IncompleteError(HubError):
-    """An index names files that the source does not have."""
 
 
 def local_version(path: Path) -> str:
@@ -28,9 +26,9 @@ def local_version(path: Path) -> str:
     return f"{state.st_mtime_ns}-{state.st_size}"
 
 
-def agree(offer: Offer, present: Mapping[str, Entry], staged: Path) -> bool:
-    """Whether files that are there are those of the offer, as far as one can tell without fetching them."""
-    for file in offer.files:
+def agree(listing: Listing, present: Mapping[str, ManifestEntry], staged: Path) -> bool:
+    """Whether files that are there are those of the listing, as far as one can tell without fetching them."""
+    for file in listing.files:
         entry = present.get(file.name)
         if entry is None:
             continue
@@ -44,21 +42,21 @@ def agree(offer: Offer, present: Mapping[str, Entry], staged: Path) -> bool:
     return True
 
 
-def changed(offer: Offer, present: Mapping[str, Entry], web: Web) -> list[str]:
+def changed(listing: Listing, present: Mapping[str, ManifestEntry], web: Web) -> list[str]:
     """The files that have another version at the source now than when they were fetched from it.
 
     Asked just before they are published, of files for which the source lists no checksum: the others cannot be mixed.
     """
-    unproven = [file for file in offer.files if file.unproven and file.name in present]
+    unproven = [file for file in listing.files if file.unproven and file.name in present]
     if len(unproven) < 2:
         return []
     found = []
     for file in unproven:
         entry = present[file.name]
-        if entry.source == recorded(offer.spec) and entry.version is not None:
+        if entry.source == recorded(listing.spec) and entry.version is not None:
             now = _version_now(file, web)
             if now is not None and now != entry.version:
-                logger.warning("%s has changed at %s; fetching it again", file.name, offer.spec)
+                logger.warning("%s has changed at %s; fetching it again", file.name, listing.spec)
                 found.append(file.name)
     return found
 
@@ -82,15 +80,15 @@ def _version_now(file: RemoteFile, web: Web) -> str | None:
     return None
 
 
-def check_shards(index: Path, offer: Offer) -> None:
+def check_shards(index: Path, listing: Listing) -> None:
     """Make sure that the source has what an index names.
 
     Raises:
         IncompleteError: it has not.
     """
     fields = Fields(read_json(index, HubError, limit=_INDEX_LIMIT), index.name, HubError)
-    folder = next((name for name in offer.listing if name.endswith(index.name)), index.name).rpartition("/")[0]
+    folder = next((name for name in listing.names if name.endswith(index.name)), index.name).rpartition("/")[0]
     names = {f"{folder}/{name}".lstrip("/") for name in fields.mapping("weight_map").values()}
-    absent = sorted(names - set(offer.listing))
+    absent = sorted(names - set(listing.names))
     if absent:
         raise IncompleteError(f"has no {', '.join(absent[:5])}, which {index.name} names, so it is not complete")

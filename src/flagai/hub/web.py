@@ -1,6 +1,5 @@
 """HTTP: one attempt at a time, with every failure sorted into "try again" and "do not"."""
 
-import email.utils
 import json
 import random
 import re
@@ -16,9 +15,11 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from flagai import __version__, settings
 from flagai.errors import HubError, OfflineError, quoted
+from flagai.hub.errors import CancelledError, RefusedError, TemporaryError, UnreachableError
+from flagai.hub.headers import retry_after
+from flagai.hub.names import UNREADABLE, origin, shown
 from flagai.hub.policy import Policy
 from flagai.hub.session import Clock, Session, redirect_of
-from flagai.hub.spec import UNREADABLE, origin, shown
 from flagai.typed_json import check_depth
 
 _T = TypeVar("_T")
@@ -26,46 +27,6 @@ _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
 # How urllib3 writes a connection (or a pool of them): by its class.
 _CONNECTION = re.compile(r"\b\w+\(host='([^']*)', port=(\d+)\)")
 _SECRETS = re.compile(r"(?<=//)\S*@|\?\S*")  # of a URL: user, password and query
-
-
-class TemporaryError(HubError):
-    """An attempt failed in a way that another may not.
-
-    Args:
-        message: what happened.
-        wait: the pause in seconds that the server asks for.
-        progress: whether noteworthy progress was made before, so that the failures start to count anew.
-        stranger: the host, if it has not answered once yet, so that it is probably dead or blocked.
-    """
-
-    def __init__(
-        self, message: str, wait: float | None = None, progress: bool = False, stranger: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.wait = wait
-        self.progress = progress
-        self.stranger = stranger
-
-
-class UnreachableError(HubError):
-    """A source failed on every attempt; it is not asked for further files."""
-
-
-class RefusedError(HubError):
-    """A server answered, and the answer is no.
-
-    Args:
-        message: what happened.
-        status: the HTTP status.
-    """
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class CancelledError(HubError):
-    """The transfer was called off: another process has taken over, or another part of it failed."""
 
 
 @dataclass
@@ -161,7 +122,7 @@ class Web:
         if explanation := response.headers.get("X-Error-Message"):
             message += f" ({quoted(explanation)})"
         if response.status_code in _TEMPORARY:
-            raise TemporaryError(message, wait=_retry_after(response.headers.get("Retry-After")))
+            raise TemporaryError(message, wait=retry_after(response.headers.get("Retry-After")))
         raise RefusedError(message, response.status_code)
 
     def json(
@@ -272,27 +233,6 @@ def _next_address(url: str, target: str, what: str) -> str:
     return address
 
 
-def whole_number(text: str | None) -> int | None:
-    """The number of a header, if it is one of a sensible length."""
-    return int(text) if text is not None and len(text) < 19 and text.isascii() and text.isdecimal() else None
-
-
-def version_of(response: requests.Response) -> str | None:
-    """What tells this version of a file from others: its ETag, or else the date."""
-    etag, date = (_plain(response.headers.get(name)) for name in ("ETag", "Last-Modified"))
-    return date or etag if etag is None or etag.startswith("W/") else etag
-
-
-def validator_of(response: requests.Response) -> str | None:
-    """What proves that parts belong to one version of a file; weak ETags promise less than that."""
-    version = version_of(response)
-    return None if version is None or version.startswith("W/") else version
-
-
-def _plain(value: str | None) -> str | None:
-    return value if value and len(value) <= 256 and value.isascii() and value.isprintable() else None
-
-
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Keep the token: without this, an entry of ~/.netrc would replace it."""
     return request
@@ -309,17 +249,3 @@ def _reason(error: BaseException) -> str:
     text = str(inner).rpartition(">: ")[2] or type(inner).__name__
     text = _CONNECTION.sub(r"connection to \1:\2", text)
     return quoted(_SECRETS.sub("", text))
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait: the header holds a number or a date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -13,8 +13,8 @@ from flagai.checkpoint.files import CheckpointFiles, find_files
 from flagai.checks import check_path
 from flagai.errors import FlagAIError, ModelNotFoundError, quoted
 from flagai.hub import EVERYTHING, ensure
-from flagai.hub.order import Place
-from flagai.hub.survey import intact, provenance
+from flagai.hub.local_state import intact, provenance
+from flagai.hub.request import UncatalogedModel
 
 CONFIG_FILE = "config.json"
 
@@ -122,7 +122,7 @@ def _fetched(name: str, home: str | Path | None, weights: bool, error: ModelNotF
     wanted = EVERYTHING if weights else tuple(group for group in EVERYTHING if group != "weights")
     manifest = provenance(folder) if folder.is_dir() else None
     if manifest is not None:
-        return ensure(card or Place(manifest.name, (manifest.source,)), folder, wanted=wanted)
+        return ensure(card or UncatalogedModel(manifest.name, (manifest.source,)), folder, wanted=wanted)
     if card is not None:
         return ensure(card, card_folder(card, name, home), wanted=wanted)
     if (folder / CONFIG_FILE).is_file():

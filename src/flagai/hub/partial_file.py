@@ -14,7 +14,7 @@ from flagai.typed_json import Fields, read_json
 
 _SAVE_EVERY = 1.0
 _READ = 1 << 22
-Range = tuple[int, int, int]  # first byte, the one after the last, checksum (0 where that of the file is known)
+ByteRange = tuple[int, int, int]  # first byte, the one after the last, checksum (0 where that of the file is known)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Identity:
         return self.origin == other.origin
 
 
-class Part:
+class PartialFile:
     """The file at ``path`` with the bytes so far, and ``path``.json with what they are.
 
     Where no checksum is known, the notes hold one for each range as it was written (a CRC, against accidents): after a
@@ -65,7 +65,7 @@ class Part:
         self.path = path
         self.identity = identity
         self.done: list[tuple[int, int]] = []
-        self._written: list[Range] = []  # as they came, each with its checksum
+        self._written: list[ByteRange] = []  # as they came, each with its checksum
         self.changed = threading.Condition()
         self.awaited = 0  # how many bytes without a gap the one who waits for ``changed`` is waiting for
         self._saved = 0.0
@@ -83,7 +83,7 @@ class Part:
         self.done = _merged([(start, end) for start, end, _ in self._written])
         os.ftruncate(self._file, self.done[-1][1] if self.done else 0)  # what is beyond was never noted
 
-    def _sound(self, noted: Range) -> Range | None:
+    def _sound(self, noted: ByteRange) -> ByteRange | None:
         """What the disk has of a noted range: none of one whose checksum is wrong."""
         start, end, checksum = noted
         if self.identity.digest is not None:
@@ -216,7 +216,7 @@ class Part:
     def _notes(self) -> Path:
         return self.path.with_name(self.path.name + ".json")
 
-    def _read_notes(self) -> tuple[Identity, list[Range]] | None:
+    def _read_notes(self) -> tuple[Identity, list[ByteRange]] | None:
         """A part without sound notes is worthless."""
         try:
             fields = Fields(read_json(self._notes, HubError), str(self._notes), HubError)
@@ -243,7 +243,7 @@ class Part:
         self._written = []
 
 
-def _range(entry: Any) -> Range:
+def _range(entry: Any) -> ByteRange:
     start, end, checksum = entry
     if not all(type(number) is int for number in (start, end, checksum)):
         raise ValueError("no range")

@@ -11,7 +11,7 @@ import requests
 
 from flagai.errors import HubError
 from flagai.hub import ensure
-from flagai.hub.order import Place
+from flagai.hub.request import UncatalogedModel
 from flagai.hub.web import _reason
 from tests.hub.conftest import FILES, QUICK, WEIGHTS, contents
 from tests.hub.server import Fault, Hub
@@ -48,7 +48,7 @@ def test_every_protocol_gives_the_files_and_each_byte_once(hub: Hub, tmp_path: P
 def test_plain_https_with_names_of_a_card_and_with_a_manifest(hub: Hub, tmp_path: Path) -> None:
     from tests.hub.test_store import Known
 
-    card = Place("m", (f"{hub.url}/plain/owner/glm/",), [Known(name) for name in FILES])
+    card = UncatalogedModel("m", (f"{hub.url}/plain/owner/glm/",), [Known(name) for name in FILES])
     ensure(card, tmp_path / "first", policy=QUICK)
     assert contents(tmp_path / "first") == FILES
     hub.models["mirror"] = {**FILES, ".flagai.json": (tmp_path / "first" / ".flagai.json").read_bytes()}
@@ -186,7 +186,7 @@ def test_several_sources_on_a_black_hole_cost_one_timeout(
         monkeypatch.setenv("FLAGAI_BAAI_URL", f"http://127.0.0.1:{hole.getsockname()[1]}")
         monkeypatch.setenv("MODELSCOPE_DOMAIN", f"http://127.0.0.1:{hole.getsockname()[1]}")
         begin = time.monotonic()
-        card = Place("m", ("baai:GLM-large-ch", "modelscope:owner/glm", "hf:owner/glm"))
+        card = UncatalogedModel("m", ("baai:GLM-large-ch", "modelscope:owner/glm", "hf:owner/glm"))
         ensure(card, tmp_path / "m", policy=replace(QUICK, connect_timeout=2.0))
         assert 2.0 <= time.monotonic() - begin < 4.0, "the sources are tried at the same time"
     assert contents(tmp_path / "m") == FILES
@@ -198,7 +198,7 @@ def test_a_black_hole_behind_a_redirect_is_not_taken_for_the_hub(hub: Hub, tmp_p
         hole.listen(0)
         guest.connect(hole.getsockname())
         hub.faults = {"vocab.txt": Fault(redirect=f"http://127.0.0.1:{hole.getsockname()[1]}/x", times=1)}
-        card = Place("m", (f"{hub.url}/plain/owner/glm/vocab.txt", "modelscope:owner/glm"))
+        card = UncatalogedModel("m", (f"{hub.url}/plain/owner/glm/vocab.txt", "modelscope:owner/glm"))
         ensure(card, tmp_path / "m", wanted=("vocab.txt",), policy=replace(QUICK, connect_timeout=0.5))
     assert contents(tmp_path / "m") == {"vocab.txt": FILES["vocab.txt"]}
 
@@ -279,7 +279,7 @@ def test_a_connection_is_told_by_its_host(owner: str) -> None:
 @pytest.mark.parametrize("source", ["hf:owner/\ud800", "baai:\ud800/glm", "https://host/\ud800/x"])
 def test_half_a_character_in_a_source(hub: Hub, tmp_path: Path, source: str) -> None:
     with pytest.raises(HubError, match=r"\\ud800"):
-        ensure(Place("m", (source,)), tmp_path / "m", policy=QUICK)
+        ensure(UncatalogedModel("m", (source,)), tmp_path / "m", policy=QUICK)
     assert hub.log == []
 
 

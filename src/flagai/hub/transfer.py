@@ -1,52 +1,45 @@
-"""Fetch one file: resumed, in segments, verified, and never under its name before it is whole."""
+"""One attempt at a file: resumed, in segments, over several connections, verified."""
 
 import logging
 import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 
-from flagai.errors import HubError
+from flagai.hub.errors import (
+    CancelledError,
+    ChangedError,
+    CorruptError,
+    NoRangesError,
+    PageError,
+    RefusedError,
+    TemporaryError,
+)
 from flagai.hub.hasher import Hasher
-from flagai.hub.part import Identity, Part
-from flagai.hub.plausible import PageError, check_size, refuse_page
+from flagai.hub.headers import validator_of, version_of, whole_number
+from flagai.hub.names import origin, shown
+from flagai.hub.partial_file import PartialFile
+from flagai.hub.plausible import check_size, refuse_page
 from flagai.hub.policy import MEGABYTE
+from flagai.hub.progress import Advance
 from flagai.hub.sources import Link, RemoteFile
-from flagai.hub.spec import origin, shown
-from flagai.hub.web import CancelledError, RefusedError, TemporaryError, Web, validator_of, version_of, whole_number
+from flagai.hub.web import Web
 
 logger = logging.getLogger(__name__)
-Advance = Callable[[int], None]
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _EXPIRED = (401, 403, 404, 410)
 _NOTEWORTHY = 1 << 14  # so many bytes, and failures start to count anew
 _ROUNDS = 3
 
 
-class ChangedError(HubError):
-    """What the server has now is not what it had, or not what it announced."""
-
-    rounds = _ROUNDS - 1
-
-
-class CorruptError(ChangedError):
-    """The bytes are not those of the checksum; once may be the line's or an old part's fault, twice is the source's."""
-
-    rounds = 1
-
-
-class NoRangesError(HubError):
-    """The server sends the whole file when it is asked for a part, or does not tell whether parts are of one file."""
-
-
 @dataclass(frozen=True)
-class Fetched:
+class DownloadedFile:
     """A file that came as a whole.
 
     Args:
@@ -58,57 +51,10 @@ class Fetched:
     version: str | None
 
 
-def fetch(remote: RemoteFile, origin: str, target: Path, work: Path, web: Web, advance: Advance) -> Fetched:
-    """Fetch a file over http(s).
-
-    Args:
-        remote: the file.
-        origin: the source and the revision, which tell whether bytes of an earlier attempt belong to the same file.
-        target: the name that it gets when it is whole and verified.
-        work: where it grows until then.
-        web: the way to the network.
-        advance: told the number of bytes as they come; negative when bytes are thrown away.
-
-    Raises:
-        HubError: the source does not give the file as announced; what arrived so far is kept for another time
-            unless it is known to be wrong.
-    """
-    if remote.locate is None:
-        raise HubError(f"{remote.name} has no address")
-    work.parent.mkdir(parents=True, exist_ok=True)
-    left = _ROUNDS - 1
-    while True:
-        link = remote.locate()
-        size = remote.size if link.size is None or (remote.size is not None and not remote.measured) else link.size
-        if link.size is not None and link.size != size:
-            raise HubError(f"{remote.name} has {link.size} bytes there instead of {size}")
-        check_size(remote.name, size or 0, web.policy)
-        part = Part(work, Identity(size, remote.sha256 or remote.git_sha1, f"{origin} {remote.name}"))
-        transfer = _Transfer(remote, link, part, web, advance)
-        try:
-            return transfer.run(target)
-        except HubError as error:
-            advance(-part.count)
-            if isinstance(error, PageError):
-                part.discard()
-                raise
-            if isinstance(error, ChangedError):
-                part.discard()
-                left = min(left, error.rounds)
-            elif not (isinstance(error, RefusedError) and error.status in _EXPIRED and part.count):
-                raise  # otherwise the link may have expired: ask for a new one, and go on
-            if not left:
-                raise HubError(str(error)) from error
-            left -= 1
-            logger.warning("%s; trying again", error)
-        finally:
-            part.close()
-
-
-class _Transfer:
+class Transfer:
     """One attempt at a file, with as many connections and retries as it takes."""
 
-    def __init__(self, remote: RemoteFile, link: Link, part: Part, web: Web, advance: Advance) -> None:
+    def __init__(self, remote: RemoteFile, link: Link, part: PartialFile, web: Web, advance: Advance) -> None:
         self.remote = remote
         self.link = link
         self.part = part
@@ -120,7 +66,8 @@ class _Transfer:
         self.failed = threading.Event()
         self._learning = threading.Lock()
 
-    def run(self, target: Path) -> Fetched:
+    def run(self, target: Path) -> DownloadedFile:
+        """Transfer what is missing, verify the whole, and give it its name."""
         self.advance(self.part.count)
         hasher = Hasher(self.part, git=self.remote.git_sha1 is not None)
         try:
@@ -138,7 +85,7 @@ class _Transfer:
             hasher.stop()
         self._verify(size, sha256, git_sha1)
         self.part.publish(target)
-        return Fetched(sha256, self.version)
+        return DownloadedFile(sha256, self.version)
 
     def _begin_anew(self) -> None:
         self.advance(-self.part.count)

@@ -12,9 +12,11 @@ from urllib.parse import quote, urlencode, urljoin
 
 from flagai import settings
 from flagai.errors import HubError, quoted
+from flagai.hub.errors import RefusedError
+from flagai.hub.headers import whole_number
 from flagai.hub.names import is_ours, safe_name
-from flagai.hub.sources import Folder, Link, RemoteFile
-from flagai.hub.web import RefusedError, Web, whole_number
+from flagai.hub.sources import Link, LocalFolder, RemoteFile
+from flagai.hub.web import Web
 
 _MISSING_FILE = "40002"
 
@@ -118,7 +120,7 @@ class HuggingFaceCache:
         if config is None:
             raise HubError(f"holds no snapshot of {self.repository}")
         self.revision = config.parent.name
-        return [_hashed(file) for file in Folder(self.spec, config.parent).files()]
+        return [_hashed(file) for file in LocalFolder(self.spec, config.parent).files()]
 
 
 @dataclass

@@ -7,16 +7,15 @@ from pathlib import Path
 
 from flagai.checkpoint.files import find_files
 from flagai.errors import CheckpointError, HubError, ModelNotFoundError
-from flagai.hub.manifest import Entry, Manifest
-from flagai.hub.names import GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches
-from flagai.hub.order import Order, Place
-from flagai.hub.spec import public, recorded
+from flagai.hub.manifest import Manifest, ManifestEntry
+from flagai.hub.names import GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches, public, recorded
+from flagai.hub.request import DownloadRequest, UncatalogedModel
 
 COMMIT = "commit.json"
 
 
 @dataclass(frozen=True)
-class Survey:
+class LocalState:
     """The state of a folder.
 
     Args:
@@ -35,7 +34,7 @@ class Survey:
         return not self.missing and not self.damaged
 
 
-def survey(folder: Path, wanted: Sequence[str]) -> Survey:
+def local_state(folder: Path, wanted: Sequence[str]) -> LocalState:
     """Find out what a folder lacks.
 
     A folder with a manifest is compared with it. A folder that somebody else has filled is taken as it is: one
@@ -49,10 +48,10 @@ def survey(folder: Path, wanted: Sequence[str]) -> Survey:
         HubError: a fetched file was changed since, so that fetching it again would destroy somebody's work.
     """
     if pending(folder):
-        return Survey(missing=["an interrupted download is waiting to be finished"])
+        return LocalState(missing=["an interrupted download is waiting to be finished"])
     manifest = Manifest.read(folder / MANIFEST)
     if manifest is None:
-        return Survey(missing=[entry for entry in wanted if not _present(folder, entry)])
+        return LocalState(missing=[entry for entry in wanted if not _present(folder, entry)])
     asked = {name for entry in wanted for name in _offered(manifest, entry)}
     damaged = []
     for name, size, entry in _resized(folder, manifest):
@@ -66,38 +65,38 @@ def survey(folder: Path, wanted: Sequence[str]) -> Survey:
             )
         damaged.append(f"{name} ({size} of its {entry.size} bytes are left)")
     missing = [name for entry in wanted for name in _missing(folder, manifest, entry)]
-    return Survey(missing, manifest, damaged)
+    return LocalState(missing, manifest, damaged)
 
 
-def one_model(order: Order, manifest: Manifest | None) -> None:
+def one_model(request: DownloadRequest, manifest: Manifest | None) -> None:
     """Make sure that a folder holds the model that is asked for: each folder holds one.
 
     Args:
-        order: what is asked for.
+        request: what is asked for.
         manifest: of what was fetched into the folder; None if nothing was.
 
     Raises:
         HubError: it holds another model, or another revision.
     """
-    if manifest is None or order.force or _is_same(order, manifest):
+    if manifest is None or request.force or _is_same(request, manifest):
         return
     raise HubError(
-        f"{order.folder} holds {manifest.name} from {manifest.source}, not {order.model.name} from "
-        f"{' or '.join(map(public, order.sources))}. Choose another folder, or say --force to replace what is there."
+        f"{request.folder} holds {manifest.name} from {manifest.source}, not {request.model.name} from "
+        f"{' or '.join(map(public, request.sources))}. Choose another folder, or say --force to replace what is there."
     )
 
 
-def _is_same(order: Order, manifest: Manifest) -> bool:
+def _is_same(request: DownloadRequest, manifest: Manifest) -> bool:
     place, _, revision = manifest.source.partition("@")
-    asked = dict(_place_and_revision(spec) for spec in (*order.sources, *order.model.sources))
-    direct = isinstance(order.model, Place) and len(asked) == 1  # named by its source alone
+    asked = dict(_place_and_revision(spec) for spec in (*request.sources, *request.model.sources))
+    direct = isinstance(request.model, UncatalogedModel) and len(asked) == 1  # named by its source alone
     if place.rstrip("/") in asked:
         wanted = asked[place.rstrip("/")]
         known = (revision or "main", revision or "master", manifest.revision or "")
         return not direct or not wanted or wanted in known or (len(wanted) > 6 and known[-1].startswith(wanted))
     if direct and place.partition(":")[0] in {spec.partition(":")[0] for spec in asked}:
         return False  # two repositories of one hub, which may be called alike
-    return order.model.name in (manifest.name, order.folder.name)
+    return request.model.name in (manifest.name, request.folder.name)
 
 
 def _place_and_revision(spec: str) -> tuple[str, str]:
@@ -133,7 +132,7 @@ def intact(folder: Path) -> bool:
     return manifest is None or not any(e.was_cut(folder / name) for name, _, e in _resized(folder, manifest))
 
 
-def _resized(folder: Path, manifest: Manifest) -> Iterator[tuple[str, int, Entry]]:
+def _resized(folder: Path, manifest: Manifest) -> Iterator[tuple[str, int, ManifestEntry]]:
     """The fetched files that have another size now."""
     for name, entry in manifest.files.items():
         path = folder / name

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from flagai import settings
+from flagai.hub.names import is_local, last_part, recorded
 from flagai.hub.policy import Policy
-from flagai.hub.spec import is_local, last_part, recorded
 
 
 class KnownFile(Protocol):
@@ -29,7 +29,7 @@ class KnownFile(Protocol):
         """Its checksum, if known."""
 
 
-class Model(Protocol):
+class ModelInfo(Protocol):
     """What this package needs to know about a model; ``flagai.catalog.card.Card`` is one."""
 
     @property
@@ -46,7 +46,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class UncatalogedModel:
     """A model of which nothing is known but where it is.
 
     Args:
@@ -60,25 +60,25 @@ class Place:
     files: Sequence[KnownFile] = ()
 
     @classmethod
-    def of(cls, spec: str) -> "Place":
+    def of(cls, spec: str) -> "UncatalogedModel":
         """The model at a source, called by the last part of its location."""
         return cls(last_part(spec), (spec,))
 
 
 @dataclass(frozen=True)
-class Order:
+class DownloadRequest:
     """What a caller asks for.
 
     Args:
         model: the model.
         folder: where its files shall be.
         wanted: words of ``names.GROUPS``, names of files, or patterns.
-        sources: where to look, in this order.
+        sources: where to look, in this request.
         force: ask again, and replace what differs.
         policy: how patient to be.
     """
 
-    model: Model
+    model: ModelInfo
     folder: Path
     wanted: tuple[str, ...]
     sources: tuple[str, ...]
