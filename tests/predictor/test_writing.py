@@ -6,7 +6,7 @@ import torch
 from flagai.errors import InputError
 from flagai.model.predictor.label_scoring import label_scores
 from flagai.model.predictor.predictor import Predictor
-from flagai.model.predictor.text_generation import Written
+from flagai.model.predictor.results import Written
 
 CHINESE = ["今天天气不错", "可穿戴产品的设计原则，以及它们的十大特点", "", "春江花月夜：七言绝句"]
 ENGLISH = ["Hello world", "A storm hit the coast on Monday, and people fled.", ""]

@@ -26,6 +26,7 @@ from flagai.errors import InputError
 
 if TYPE_CHECKING:
     from flagai.model.base_model import BaseModel
+    from flagai.model.predictor.results import Entity
 
 logger = logging.getLogger(__name__)
 Labels = Annotated[
@@ -60,7 +61,7 @@ def ner(
     _tell_of_renaming(given, run.model)
     target = given or _default_tags(run.model)
 
-    def as_fields(found: list[tuple[int, int, str]]) -> dict[str, Any]:
+    def as_fields(found: "list[Entity]") -> dict[str, Any]:
         return {"entities": [{"start": start, "end": end, "type": label} for start, end, label in found]}
 
     answer(

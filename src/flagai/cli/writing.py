@@ -29,9 +29,8 @@ from flagai.cli.strategy import given, read_strategy, seeds_of
 from flagai.errors import InputError
 
 if TYPE_CHECKING:
-    from flagai.model.predictor.blanks import Filled
     from flagai.model.predictor.predictor import Predictor
-    from flagai.model.predictor.text_generation import Written
+    from flagai.model.predictor.results import Filled, Written
 
 Length = Annotated[int, typer.Option("--max-length", help="How many tokens an answer may have.")]
 Beams = Annotated[int, typer.Option("--beams", min=1, help="With --search: how many answers are followed at a time.")]

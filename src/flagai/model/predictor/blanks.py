@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -14,27 +13,11 @@ from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForMaskLM
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.protocol import BLANKS, ENCODER_DECODER
+from flagai.model.predictor.results import Filled
 from flagai.model.predictor.text_generation import Writer
 from flagai.model.t5_model import T5Model
 
 _MASKS = re.compile(r"\[(?:MASK|sMASK|gMASK)\]")
-
-
-@dataclass(frozen=True)
-class Filled:
-    """A text with its blanks filled.
-
-    Args:
-        text: the text.
-        spans: where each filling is in it: (first character, end exclusive).
-        fillings: what was written for each blank, in order.
-        score: the sum of the log-probabilities of what was written.
-    """
-
-    text: str
-    spans: tuple[tuple[int, int], ...]
-    fillings: tuple[str, ...]
-    score: float
 
 
 def has_blank(text: str) -> bool:

@@ -17,15 +17,14 @@ from flagai.model.predictor import blanks
 from flagai.model.predictor import encoder_heads as reading
 from flagai.model.predictor.abilities import CLASSIFIERS, require
 from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, tell_of_pairs
-from flagai.model.predictor.blanks import Filled
 from flagai.model.predictor.classes import probabilities, require_one_class
 from flagai.model.predictor.embedding import text_vectors
 from flagai.model.predictor.entities import check_types, entities_of, known_labels
 from flagai.model.predictor.label_scoring import label_scores
 from flagai.model.predictor.options import Options
+from flagai.model.predictor.results import Entity, Filled
 from flagai.model.predictor.text_generation import Writer
 
-Entity = tuple[int, int, str]
 Text = str | Sequence[str]
 
 
@@ -260,7 +259,7 @@ class Predictor:
             add_spatial_token: ignored; [CLS] and [SEP] are always there, as in training.
 
         Returns:
-            (first character, last character, type) for each entity; characters count from 0 in the text as given.
+            The entities of each text in order.
 
         Raises:
             InputError: this model labels no tokens, or the labels do not go with it.
@@ -272,7 +271,10 @@ class Predictor:
             check_types(labels)
         rows = reading.whole_rows(self.model, self.tokenizer, many(text), maxlen)
         found = entities_of(self.model, rows, labels)
-        entities = [[(span.start, span.end, span.label) for span in spans] for spans in found]
+        entities = [
+            [Entity(span.start, span.end, span.label, whole[span.start : span.end + 1]) for span in spans]
+            for whole, spans in zip(many(text), found, strict=True)
+        ]
         return entities[0] if isinstance(text, str) else entities
 
     def predict_cls_classifier(

@@ -1,7 +1,7 @@
 """Texts in, texts out: prompts, the decoding engine and the tokenizer joined."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
@@ -13,23 +13,7 @@ from flagai.model.predictor.arguments import known_ids, read_length
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.prompt_windows import generate_in_windows, seeds_for
 from flagai.model.predictor.protocol import BLANKS, Protocol, first_token, protocol_of
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a model has written.
-
-    Args:
-        text: the answer; for texts with blanks the prompt, followed by what was written for each blank.
-        score: the sum of its tokens' log-probabilities, divided by its length to the power of ``length_penalty``.
-        finished: whether the model ended it by itself.
-        written: what the model wrote, without the prompt and command tokens; one line per blank.
-    """
-
-    text: str
-    score: float
-    finished: bool
-    written: str = ""
+from flagai.model.predictor.results import Written
 
 
 class Writer:

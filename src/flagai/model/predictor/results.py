@@ -1,0 +1,74 @@
+"""What the Predictor answers: frozen dataclasses that are also tuples, as FlagAI's answers are."""
+
+from dataclasses import MISSING, Field, dataclass
+from typing import Any, ClassVar, Self
+
+
+class DataTuple:
+    """A frozen dataclass that is also the tuple of its required fields; it compares, unpacks and hashes as that tuple.
+
+    ``json.dumps`` writes the tuple, ``dataclasses.asdict`` gives every field by its name.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        """The tuple; the dataclass's ``__init__`` sets the fields."""
+        given = dict(zip(cls.__dataclass_fields__, values, strict=False)) | named
+        required = [name for name, field in cls.__dataclass_fields__.items() if field.default is MISSING]
+        return tuple.__new__(cls, (given[name] for name in required if name in given))  # type: ignore[type-var]
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """What copying and pickling create it from."""
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+
+@dataclass(frozen=True, eq=False)
+class Entity(DataTuple, tuple[int, int, str]):
+    """A named entity, equal to FlagAI's tuple ``(start, end, type)``.
+
+    Args:
+        start: its first character, counted from 0 in the text as given.
+        end: its last character, inclusive.
+        type: such as "LOC".
+        text: the characters.
+    """
+
+    start: int
+    end: int
+    type: str
+    text: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Written(DataTuple, tuple[str, float, bool]):
+    """A generated text; as a tuple ``(text, score, finished)``.
+
+    Args:
+        text: the answer; for texts with blanks the prompt, followed by what was generated for each blank.
+        score: the sum of its tokens' log-probabilities, divided by its length to the power of ``length_penalty``.
+        finished: whether an end token ended it, and not the limit of its length.
+        written: what the model generated, without the prompt and special tokens; one line per blank.
+    """
+
+    text: str
+    score: float
+    finished: bool
+    written: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Filled(DataTuple, tuple[str, tuple[tuple[int, int], ...], tuple[str, ...], float]):
+    """A text with its blanks filled; as a tuple ``(text, spans, fillings, score)``.
+
+    Args:
+        text: the text.
+        spans: where each filling is in it: (first character, end exclusive).
+        fillings: what was generated for each blank, in order.
+        score: the sum of the log-probabilities of the fillings.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    fillings: tuple[str, ...]
+    score: float
