@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flagai.catalog.card import Source
+from flagai.catalog.card import ModelSource
 from flagai.catalog.catalog import find, find_for_task, list_models
 from flagai.catalog.packages import find_model
 from flagai.errors import CatalogError, ModelNotFoundError
@@ -258,12 +258,12 @@ def test_a_folder_of_cards_must_exist(tmp_path: Path) -> None:
     ],
 )
 def test_sources_are_written_as_they_were_read(text: str) -> None:
-    assert str(Source.parse(text)) == text
+    assert str(ModelSource.parse(text)) == text
 
 
 def test_the_parts_of_a_source() -> None:
-    assert Source.parse("hf:a/b@main") == Source("hf", "a/b", "main")
-    assert Source.parse("https://example.org/a@b") == Source("https", "https://example.org/a@b")
+    assert ModelSource.parse("hf:a/b@main") == ModelSource("hf", "a/b", "main")
+    assert ModelSource.parse("https://example.org/a@b") == ModelSource("https", "https://example.org/a@b")
 
 
 def test_models_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

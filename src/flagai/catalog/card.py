@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from flagai.catalog.fields import Fields
 from flagai.typed_json import shown
 
 FAMILIES = ("glm", "bert", "gpt2", "t5")
@@ -30,11 +29,10 @@ HOSTS = {
 SILENT = ("baai",)  # hubs of which nobody has had an answer since they went quiet; they are asked all the same
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A place that has the model.
 
     Args:
@@ -53,7 +51,7 @@ class Source:
         return f"{text}@{self.revision}" if self.revision else text
 
     @classmethod
-    def parse(cls, text: str) -> "Source":
+    def parse(cls, text: str) -> "ModelSource":
         """Understand ``scheme:location`` or ``scheme:location@revision``.
 
         Raises:
@@ -71,13 +69,13 @@ class Source:
         location, _, revision = location.partition("@")
         if scheme in ("hf", "modelscope") and not _REPOSITORY.fullmatch(location):
             raise ValueError(f"{shown(text)} names no repository. Write it as {scheme}:organisation/name.")
-        if not _stays_inside(location):
+        if not stays_inside(location):
             raise ValueError(f"{shown(text)} leaves its place: a path must not start with / nor contain ..")
         return cls(scheme, location, revision or None)
 
 
 @dataclass(frozen=True)
-class File:
+class ModelFile:
     """A file of a model.
 
     Args:
@@ -94,7 +92,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerSpec:
     """How text becomes token ids.
 
     Args:
@@ -152,9 +150,9 @@ class Card:
     language: str
     parameters: int
     config: Mapping[str, Any]
-    tokenizer: Tokenizer
+    tokenizer: TokenizerSpec
     sources: tuple[str, ...]
-    files: tuple[File, ...]
+    files: tuple[ModelFile, ...]
     licence: str
     base: str | None
     paper: str | None
@@ -170,9 +168,9 @@ class Card:
         """The module of the model's class."""
         return f"flagai.model.{self.family}_model"
 
-    def places(self) -> tuple[Source, ...]:
+    def places(self) -> tuple[ModelSource, ...]:
         """The sources, understood."""
-        return tuple(Source.parse(source) for source in self.sources)
+        return tuple(ModelSource.parse(source) for source in self.sources)
 
     @property
     def online(self) -> bool:
@@ -190,7 +188,7 @@ class Card:
         ways = [f"{HOSTS[scheme]} only, not seen to answer" for scheme in schemes] + ["by hand"] * bool(self.by_hand)
         return "; ".join(ways)
 
-    def file(self, name: str, source: str) -> File:
+    def file(self, name: str, source: str) -> ModelFile:
         """What must hold for a file that comes from a source.
 
         Args:
@@ -202,124 +200,10 @@ class Card:
         """
         own = self.tokenizer.canonical(name)
         known = (file for file in self.files if file.name == own and file.source in (None, source))
-        return next(known, File(own))
+        return next(known, ModelFile(own))
 
 
-def parse_card(name: str, table: Mapping[str, Any], origin: str) -> Card:
-    """Make a card of a table in which everything inherited is filled in.
-
-    Args:
-        name: the model's name.
-        table: the content.
-        origin: the file, for messages.
-
-    Raises:
-        CatalogError: a field is missing, unknown or wrong.
-    """
-    fields = Fields(table, f"{origin}, card {name!r}")
-    sources = _sources(fields)
-    card = Card(
-        name=_name(fields, name),
-        family=fields.choice("family", FAMILIES),
-        model_class=fields.text("class"),
-        task=fields.choice("task", TASKS),
-        language=fields.choice("language", LANGUAGES),
-        parameters=fields.count("parameters") or fields.fail("parameters", "is missing. Count each one once."),
-        config=_config(fields),
-        tokenizer=_tokenizer(fields),
-        sources=sources,
-        files=_files(fields, sources),
-        licence=fields.text("licence"),
-        base=fields.optional("base"),
-        paper=fields.optional("paper"),
-        notes=fields.optional("notes"),
-        by_hand=fields.optional("by_hand"),
-        install=fields.optional("install"),
-        aliases=fields.texts("aliases"),
-        inferred=_inferred(fields),
-        origin=origin,
-    )
-    fields.finish()
-    if not card.sources and card.by_hand is None:
-        fields.fail("sources", "is missing. Say where the model is, or in by_hand how one gets it.")
-    return card
-
-
-def _name(fields: Fields, name: str) -> str:
-    if not _stays_inside(name) or "/" in name:
-        fields.fail("name", "becomes the name of a folder, so it must not contain / nor be . or ..")
-    return name
-
-
-def _config(fields: Fields) -> dict[str, Any]:
-    return fields.table("config") or fields.fail("config", "is missing. Copy the published config.json into it.")
-
-
-def _sources(fields: Fields) -> tuple[str, ...]:
-    texts = fields.texts("sources")
-    for text in texts:
-        try:
-            Source.parse(text)
-        except ValueError as error:
-            fields.fail("sources", str(error))
-    return texts
-
-
-def _files(fields: Fields, sources: tuple[str, ...]) -> tuple[File, ...]:
-    files = []
-    for entry in fields.values("files"):
-        inner = Fields(
-            {"name": entry} if isinstance(entry, str) else _as_table(fields, entry), f"{fields.place}, files"
-        )
-        file = File(inner.text("name"), inner.count("size"), inner.optional("sha256"), inner.optional("source"))
-        inner.finish()
-        if not _stays_inside(file.name):
-            inner.fail(file.name, "leaves the model's folder. Name it relative to that, without ..")
-        if file.sha256 is not None and not _SHA256.fullmatch(file.sha256):
-            inner.fail(file.name, f"{shown(file.sha256)} is no sha256. It has 64 digits of 0-9a-f.")
-        if file.source is not None and file.source not in sources:
-            inner.fail(
-                file.name, f"{shown(file.source)} is none of the card's sources. Copy one of them letter by letter."
-            )
-        files.append(file)
-    return tuple(files)
-
-
-def _as_table(fields: Fields, entry: Any) -> dict[str, Any]:
-    return entry if isinstance(entry, dict) else fields.fail("files", f"{shown(entry)} is neither a name nor a table.")
-
-
-def _tokenizer(fields: Fields) -> Tokenizer:
-    table = fields.table("tokenizer")
-    inner = Fields(table, f"{fields.place}, tokenizer")
-    tokens = inner.table("tokens")
-    for name, number in tokens.items():
-        if name not in COMMAND_NAMES or not isinstance(number, int) or number < 0:
-            inner.fail("tokens", f"{name} = {shown(number)} is no command token. Known: {', '.join(COMMAND_NAMES)}.")
-    aliases = Fields(inner.table("aliases"), f"{inner.place}, aliases")
-    tokenizer = Tokenizer(
-        kind=inner.choice("kind", TOKENIZERS),
-        files=inner.texts("files") or inner.fail("files", "is missing. Name the vocabulary's files."),
-        aliases={name: aliases.texts(name) for name in table.get("aliases", {})},
-        tokens=tokens,
-        command_table=inner.choice("command_table", COMMAND_TABLES, "") or None,
-        segmenter=inner.optional("segmenter"),
-    )
-    inner.finish()
-    for name in (*tokenizer.files, *(other for others in tokenizer.aliases.values() for other in others)):
-        if not _stays_inside(name):
-            inner.fail(name, "leaves the model's folder. Name it relative to that, without ..")
-    return tokenizer
-
-
-def _inferred(fields: Fields) -> dict[str, str]:
-    table = fields.table("inferred")
-    for name, note in table.items():
-        if not isinstance(note, str) or not note.strip():
-            fields.fail("inferred", f"{name} needs a text that says what it was concluded from.")
-    return table
-
-
-def _stays_inside(name: str) -> bool:
+def stays_inside(name: str) -> bool:
+    """Whether a relative path stays in its folder."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flagai import settings
-from flagai.catalog.card import Card, parse_card
-from flagai.catalog.fields import Fields
+from flagai.catalog.card import Card
+from flagai.catalog.parse import CardFields, parse_card
 from flagai.errors import CatalogError, ModelNotFoundError
 from flagai.typed_json import open_regular, shown
 
@@ -169,7 +169,7 @@ def _complete(draft: _Draft, drafts: Mapping[str, _Draft], seen: tuple[str, ...]
         raise CatalogError(f"{place}, {relation}: {shown(model)}: {trouble}. Name a model of the catalog.")
     origin = _complete(other, drafts, (*seen, _key(draft.name)))
     taken = [field for field in (_LIKE if relation == "like" else _BASE) if field not in table and field in origin]
-    tables = (Fields(origin, f"{other.origin}, card {other.name!r}"), Fields(table, place))
+    tables = (CardFields(origin, f"{other.origin}, card {other.name!r}"), CardFields(table, place))
     config, notes = ([fields.table(name) for fields in tables] for name in ("config", "inferred"))
     kept = {field: note for field, note in notes[0].items() if field in (*taken, "config")}
     inherited = {field: origin[field] for field in taken}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flagai.catalog.card import Card, File
+from flagai.catalog.card import Card, ModelFile
 from flagai.catalog.catalog import find, list_models
 from flagai.cli.common import Cards, Json, print_json
 from flagai.errors import printable
@@ -92,7 +92,7 @@ def _rows(card: Card) -> list[tuple[str, str]]:
     return [(label, value) for label, value in rows if value]
 
 
-def _file(file: File) -> str:
+def _file(file: ModelFile) -> str:
     facts = [f"{file.size:,} bytes" if file.size else "", f"sha256 {file.sha256[:12]}..." if file.sha256 else ""]
     known = ", ".join(fact for fact in facts if fact)
     return file.name + (f" ({known}{f', from {file.source}' if file.source else ''})" if known else "")
