@@ -5,22 +5,25 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 
 from flagai.data.tokenizer import Tokenizer
 from tests import vocabularies
 from tests.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks
+from tests.without_torch import HAS_TORCH, pytest_collection_modifyitems, pytest_ignore_collect  # noqa: F401 - hooks
 from tests.workers import pytest_report_to_serializable, pytest_xdist_auto_num_workers  # noqa: F401 - hooks
 
-# Tiny models spend their time handing work to threads; with one thread the suite is faster and repeatable.
-torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
 # A busy machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-if not torch.cuda.is_available():
-    # Kernels are interpreted. Triton reads this when it is imported, for its own functions too; so before anybody does.
-    os.environ["TRITON_INTERPRET"] = "1"
+if HAS_TORCH:
+    import torch
+
+    # Tiny models spend their time handing work to threads; with one thread the suite is faster and repeatable.
+    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        # Kernels are interpreted. Triton reads this when it is imported, for its own functions too; so set it first.
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from flagai import settings
 from flagai.errors import ConfigError, OfflineError
-from flagai.model.glm_model import GLMModel
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "flagai"
@@ -64,7 +63,10 @@ def test_values_are_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.hf_cache() == Path("/cache")
 
 
+@pytest.mark.torch
 def test_models_are_looked_for_in_the_home_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flagai.model.glm_model import GLMModel
+
     monkeypatch.setenv("FLAGAI_HOME", str(tmp_path / "models"))
     monkeypatch.setenv("FLAGAI_OFFLINE", "1")
     with pytest.raises(OfflineError, match=re.escape(str(tmp_path / "models" / "GLM-large-ch"))):

@@ -4,7 +4,8 @@ import os
 from typing import Any
 
 import pytest
-import torch
+
+from tests.without_torch import HAS_TORCH
 
 # Each takes about a gigabyte.
 MOST = 8
@@ -14,7 +15,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One for each core; none for named files, whose imports would take longer, nor where tests share a GPU."""
     named = [argument for argument in config.args if ".py" in argument]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if named or cores == 1 or torch.cuda.is_available() else min(cores, MOST)
+    return 0 if named or cores == 1 or _shares_a_gpu() else min(cores, MOST)
+
+
+def _shares_a_gpu() -> bool:
+    if not HAS_TORCH:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.hookimpl(wrapper=True)

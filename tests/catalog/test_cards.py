@@ -10,8 +10,6 @@ import pytest
 from flagai.catalog.card import Card
 from flagai.catalog.catalog import find, list_models
 from flagai.catalog.packages import package_folder
-from flagai.model.config_content import family_of
-from flagai.model.registry import class_named
 
 CARDS = list_models()
 # The tutorial's two tables: class, model, and the task of the second one.
@@ -75,15 +73,22 @@ def by_name(card: Card) -> str:
     return card.name
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("card", CARDS, ids=by_name)
 def test_the_configuration_builds_and_has_the_stated_parameters(card: Card) -> None:
+    from flagai.model.registry import class_named
+
     model_class = class_named(card.model_class)
     model = model_class.on_meta(model_class.config_class.from_dict(card.config, card.origin))
     assert sum(parameter.numel() for parameter in model.parameters()) == card.parameters
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("card", CARDS, ids=by_name)
 def test_the_configuration_describes_the_family_and_the_class_is_where_the_card_says(card: Card) -> None:
+    from flagai.model.config_content import family_of
+    from flagai.model.registry import class_named
+
     json.dumps(dict(card.config))  # it becomes a config.json
     assert family_of(card.config) == card.family
     assert getattr(importlib.import_module(card.module), card.model_class) is class_named(card.model_class)

@@ -47,6 +47,7 @@ def test_show_tells_what_one_needs_to_know() -> None:
         assert fact in shown
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("card", list_models(), ids=lambda card: card.name)
 def test_show_ends_with_two_lines_of_python(card: object) -> None:
     lines = run("show", card.name).output.splitlines()[-2:]  # type: ignore[attr-defined]

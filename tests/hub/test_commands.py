@@ -100,6 +100,7 @@ def test_cards_of_ones_own(hub: Hub, tmp_path: Path) -> None:
     assert not (tmp_path / "home" / "Mine").exists()
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("offline", [True, False])
 @pytest.mark.parametrize(("command", "text"), [("fill", "床前[MASK]月光"), ("write", "春眠")])
 def test_a_default_that_cannot_be_had_is_replaced_by_what_ships(
@@ -117,6 +118,7 @@ def test_a_default_that_cannot_be_had_is_replaced_by_what_ships(
     assert "Without a download: GLM-mini-ch" in str(asked.exception)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("command", ["ner", "classify"])
 def test_no_model_is_offered_that_cannot_do_the_task(hub: Hub, command: str) -> None:
     hub.models = {}

@@ -125,6 +125,7 @@ def test_a_failure_reaches_all_who_wait_without_further_attempts(hub: Hub, tmp_p
     assert len([entry for entry in hub.requests("/cdn/") if entry.status == 500]) == 3
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_ranks_of_a_node_download_once(hub: Hub, tmp_path: Path, shared: bool) -> None:
     folders = [tmp_path / ("node" if shared else f"node{rank // 2}") for rank in range(4)]
@@ -135,6 +136,7 @@ def test_ranks_of_a_node_download_once(hub: Hub, tmp_path: Path, shared: bool) -
     assert len(hub.bytes_sent("vocab.txt")) == len(set(folders))
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 def test_a_failure_reaches_all_ranks(hub: Hub, tmp_path: Path) -> None:
     hub.faults = {NAME: Fault(status=500)}

@@ -8,11 +8,8 @@ import pytest
 from flagai.data.prepare.labels import Span
 from flagai.errors import InputError
 from flagai.train import labels
-from flagai.train.finetune import finetune
-from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import read_records
-from tests.train import data
 
 
 def put(folder: Path, name: str, content: str | bytes) -> Path:
@@ -70,6 +67,7 @@ def test_broken_files_are_named_with_line_and_cure(
         read_records(put(tmp_path, name, content))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("task", "line", "expected"),
     [
@@ -93,11 +91,14 @@ def test_broken_files_are_named_with_line_and_cure(
     ],
 )
 def test_rows_that_a_task_cannot_use(tmp_path: Path, task: str, line: str, expected: str) -> None:
+    from flagai.train.objective import objective_for
+
     records = read_records(put(tmp_path, "a.jsonl", line))
     with pytest.raises(InputError, match=f"(?s){expected}"):
         objective_for(task, "bert", records, Recipe())
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("task", "lines", "expected"),
     [
@@ -116,6 +117,9 @@ def test_rows_that_a_task_cannot_use(tmp_path: Path, task: str, line: str, expec
 def test_an_unknown_label_is_named_with_its_line_before_anything_is_trained(
     tmp_path: Path, task: str, lines: list[str], expected: str
 ) -> None:
+    from flagai.train.finetune import finetune
+    from tests.train import data
+
     home = data.home(tmp_path, "RoBERTa-base-ch")
     train, valid = put(tmp_path, "a.jsonl", "\n".join(lines[:2])), put(tmp_path, "b.jsonl", "\n".join(lines[1:]))
     with pytest.raises(InputError, match=rf"b\.jsonl, line 2: {expected}"):
@@ -123,7 +127,11 @@ def test_an_unknown_label_is_named_with_its_line_before_anything_is_trained(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.torch
 def test_a_label_that_chance_puts_into_the_held_out_part_is_known(tmp_path: Path) -> None:
+    from flagai.train.finetune import finetune
+    from tests.train import data
+
     home = data.home(tmp_path, "RoBERTa-base-ch")
     rows = "\n".join(f'{{"text": "a{n}", "label": "{n}"}}' for n in range(6))  # each label once
     recipe = Recipe(epochs=1, held_out=0.4)
@@ -136,7 +144,10 @@ def test_numbers_as_labels_keep_their_order(tmp_path: Path) -> None:
     assert labels.classes(read_records(put(tmp_path, "a.jsonl", lines))) == ["0", "2", "10"]
 
 
+@pytest.mark.torch
 def test_a_family_that_is_not_trained_for_a_task(tmp_path: Path) -> None:
+    from flagai.train.objective import objective_for
+
     records = read_records(put(tmp_path, "a.jsonl", '{"text": "a", "label": 1}'))
     with pytest.raises(InputError, match="trained with models of bert and glm, not of gpt2"):
         objective_for("classification", "gpt2", records, Recipe())

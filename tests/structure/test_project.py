@@ -1,0 +1,32 @@
+"""CI installs every extra, and tests each version of Python that the package names."""
+
+import re
+import tomllib
+
+from tests import without_torch
+from tests.structure.sources import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def installed_by(extra: str) -> set[str]:
+    """An extra and those that it brings along."""
+    entries = PROJECT["optional-dependencies"][extra]
+    named = {name for entry in entries for name in re.findall(r"^flagai\[(.*)\]", entry)}
+    return {extra}.union(*(installed_by(other) for names in named for other in names.split(",")))
+
+
+def test_every_extra_is_installed_in_ci() -> None:
+    assert installed_by("dev") == PROJECT["optional-dependencies"].keys()
+    assert '-e ".[dev]"' in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_promised_python_is_tested() -> None:
+    promised = {name.rpartition(" ")[2] for name in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", name)}
+    (newer,) = re.findall(r"^for version in (.*); do$", (ROOT / ".ci" / "without_torch").read_text(), re.MULTILINE)
+    lowest = PROJECT["requires-python"].removeprefix(">=")
+    assert {lowest, *newer.split()} == promised
+
+
+def test_files_that_need_no_torch_exist() -> None:
+    assert [name for name in without_torch.FILES if not (without_torch.TESTS / name).exists()] == []
