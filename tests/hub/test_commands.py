@@ -150,8 +150,8 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
 def test_commands_show_the_lines_of_progress() -> None:
     code = """
 import logging
-from flagai.cli.common import speak_with_one_voice
-speak_with_one_voice(False)
+from flagai.cli.command import configure_logging
+configure_logging(False)
 logging.getLogger("flagai.hub.progress").info("half of it")
 logging.getLogger("flagai.hub.collect").info("details")
 """

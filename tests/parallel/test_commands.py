@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flagai.cli.entries import in_batches
-from flagai.cli.training import _watching
+from flagai.cli.output import in_batches
+from flagai.cli.training import progress
 from tests import folders
 
 MATCH = ["match", "A man is playing a guitar.", "Someone plays an instrument."]
@@ -48,7 +48,7 @@ def test_only_the_first_rank_draws_bars(tmp_path: Path, monkeypatch: pytest.Monk
     for name, number in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(number))
     monkeypatch.setattr("sys.stderr", screen := Screen())
-    with _watching(tmp_path):
+    with progress(tmp_path):
         pass
     training = screen.getvalue()
     assert list(in_batches(texts, 1)) == [["a"], ["b"]]

@@ -13,45 +13,22 @@ from typer.testing import CliRunner
 
 from flagai import cli
 from flagai.auto_model import auto_loader
-from flagai.cli import entries
+from flagai.cli import output
 from flagai.cli.command import in_options
-from flagai.cli.common import as_typed
+from flagai.cli.input import as_typed
 from flagai.errors import InputError
 from flagai.model.predictor.predictor import Predictor
 from tests import folders
+from tests.tools.commands import fails, lines, run
 
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("models")
-    folders.write(home, "GLM-large-ch", "GLMForSeq2Seq")
-    folders.write(home, "GPT2-base-ch", "GPT2Model")
-    folders.write(home, "RoBERTa-base-ch", "BertForMaskLM", class_num=None)
-    return home
-
-
-@pytest.fixture(autouse=True)
-def _home(home, monkeypatch):
-    monkeypatch.setenv("FLAGAI_HOME", str(home))
-
-
-def run(*arguments, text=None):
-    result = CliRunner().invoke(cli.app, arguments, input=text)
-    assert result.exception is None, result.exception
-    return result.stdout
+pytestmark = pytest.mark.usefixtures("models")
 
 
 def refused(monkeypatch, *arguments, text=None):
     """The message of a command that is refused before anything is loaded."""
     with monkeypatch.context() as patch:
         patch.setattr(auto_loader, "_load", lambda *_: pytest.fail("a model was loaded"))
-        result = CliRunner().invoke(cli.app, arguments, input=text)
-    assert isinstance(result.exception, InputError), result.output
-    return str(result.exception)
-
-
-def lines(output):
-    return [json.loads(line) for line in output.splitlines()]
+        return fails(InputError, *arguments, text=text)
 
 
 @pytest.mark.parametrize("name", [*cli.COMMANDS, "cache list", "cache remove"])
@@ -115,7 +92,8 @@ def test_arguments_and_stdin_are_utf8_in_any_locale():
     """In an ASCII locale, Python hands over the bytes of an argument as lone surrogates."""
     assert as_typed("花", "Text 1") == "花"
     program = (
-        "import sys; from flagai.cli.common import *; print(ascii((as_typed(sys.argv[1], ''), *read_lines(Path('-')))))"
+        "import sys; from pathlib import Path; from flagai.cli.input import as_typed, read_lines; "
+        "print(ascii((as_typed(sys.argv[1], ''), *read_lines(Path('-')))))"
     )
     ascii_only = {
         **os.environ,
@@ -212,7 +190,7 @@ def test_no_color(monkeypatch):
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch):
-    monkeypatch.setattr(entries, "_EVERY", 0.0)
+    monkeypatch.setattr(output, "SECONDS_BETWEEN_LINES", 0.0)
     result = CliRunner().invoke(cli.app, ["embed", "one", "two", "three", "--batch-size", "1"])
     assert "1 of 3 texts\n2 of 3 texts\n" in result.stderr
     assert "texts" not in "".join(result.stdout.split('"text"'))

@@ -6,44 +6,14 @@ import pytest
 from typer.testing import CliRunner
 
 from flagai import cli
-from flagai.cli import screen
+from flagai.cli import terminal
 from flagai.errors import InputError, ModelNotFoundError
-from tests import folders
+from tests.tools.commands import fails, lines, run
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("models")
-    folders.write(home, "GLM-large-ch", "GLMForSeq2Seq")
-    folders.write(home, "GPT2-base-ch", "GPT2Model")
-    folders.write(home, "RoBERTa-base-ch", "BertForMaskLM", class_num=None)
-    folders.write(home, "RoBERTa-base-ch", "BertForSequenceLabeling", folder="RoBERTa-base-ch-ner", class_num=7)
-    matching = {"folder": "RoBERTa-base-ch-semantic-matching", "class_num": 2}
-    folders.write(home, "RoBERTa-base-ch", "BertForClsClassifier", **matching)
-    return home
-
-
-@pytest.fixture(autouse=True)
-def _home(home, monkeypatch):
-    monkeypatch.setenv("FLAGAI_HOME", str(home))
-
-
-def run(*arguments, text=None):
-    result = CliRunner().invoke(cli.app, arguments, input=text)
-    assert result.exception is None, result.exception
-    return result.output
-
-
-def fails(error, *arguments, text=None):
-    result = CliRunner().invoke(cli.app, arguments, input=text)
-    assert isinstance(result.exception, error), result.output
-    return str(result.exception)
-
-
-def lines(output):
-    return [json.loads(line) for line in output.splitlines()]
+pytestmark = pytest.mark.usefixtures("models")
 
 
 def test_titles_from_arguments_files_and_stdin(tmp_path):
@@ -97,8 +67,8 @@ def test_entities_for_programs_and_people(monkeypatch, capsys):
     labels = ",".join(LABELS)
     assert lines(run("ner", "小明在北京大学读书", "--json", "--labels", labels)) == [row]
     assert "no head" in fails(InputError, "ner", "小明", "--head", "lstm")
-    screen.show_entities("小明在北\n京", [(0, 1, "PER"), (3, 5, "LOC")], 1)
-    screen.show_entities("在", [], 2)
+    terminal.show_entities("小明在北\n京", [(0, 1, "PER"), (3, 5, "LOC")], 1)
+    terminal.show_entities("在", [], 2)
     assert capsys.readouterr().out == "1\t0\t1\tPER\t小明\n1\t3\t5\tLOC\t北 京\n2\t\t\t\t\n"
 
 
@@ -118,10 +88,10 @@ def test_colours_on_a_terminal(monkeypatch, capsys):
     from rich.console import Console
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setattr(screen, "console", lambda: Console(force_terminal=True, width=80, color_system="standard"))
-    screen.show_entities("小明在北京", [(0, 1, "PER"), (3, 4, "LOC")], 1)
-    screen.show_scores("好", {"yes": 0.75, "no": 0.25})
-    screen.show_filled("北京是中国的", ((3, 5),), -1.5)
+    monkeypatch.setattr(terminal, "console", lambda: Console(force_terminal=True, width=80, color_system="standard"))
+    terminal.show_entities("小明在北京", [(0, 1, "PER"), (3, 4, "LOC")], 1)
+    terminal.show_scores("好", {"yes": 0.75, "no": 0.25})
+    terminal.show_filled("北京是中国的", ((3, 5),), -1.5)
     shown = capsys.readouterr().out
     assert "\x1b[1;" in shown
     assert "█" * 18 in shown

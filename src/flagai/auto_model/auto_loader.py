@@ -267,22 +267,27 @@ def family_at(model_name: str, model_dir: str | Path | None = None) -> str:
     return _family(home, name)
 
 
-def class_at(model_name: str, model_dir: str | Path | None = None, task: str | None = None) -> str | None:
-    """The class whose head a model's files hold, before anything is loaded; None if they are not on this machine.
+def has_head(
+    task: str, model_name: str, model_dir: str | Path | None = None, *, fine_tuned: bool = False
+) -> bool | None:
+    """Whether a model's files hold the trained head of a task, before anything is loaded; None if it has no files yet.
 
     Args:
+        task: the task's name.
         model_name: as :class:`AutoLoader` takes it.
         model_dir: the folder of models.
-        task: look at the model that was fine-tuned for this task, if there is one.
+        fine_tuned: look at the model that was fine-tuned for this task, if there is one.
     """
     home, name = _place(model_dir, model_name)
     try:
-        folder = find_model(name if task is None else _fine_tuned(home, name, task), home)
+        folder = find_model(_fine_tuned(home, name, task) if fine_tuned else name, home)
     except ModelNotFoundError:
         return None
     if not (folder / CONFIG_FILE).is_file():
         return None
-    return find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))[0].__name__
+    found, _ = find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
+    family = found.config_class.family
+    return found.__name__ == class_for(task, family) != class_for("lm", family)
 
 
 def _tokenizer(home: Path, found: str, model_name: str, segmenter: str | None) -> Tokenizer:

@@ -10,8 +10,7 @@ import typer
 from flagai import __version__, settings
 from flagai.checkpoint.atomic import is_full
 from flagai.cli import catalog, checkpoints, embedding, hub, reading, training, writing
-from flagai.cli.command import Command, Verbose, as_command
-from flagai.cli.common import rank_prefix, speak_with_one_voice
+from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix
 from flagai.errors import FlagAIError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -44,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _function in COMMANDS.items():
-    app.command(_name, cls=Command)(as_command(_function))
+    app.command(_name, cls=Command)(_function)
 app.add_typer(hub.cache, name="cache")
 
 
@@ -104,4 +103,4 @@ def _common(
 ) -> None:
     if settings.no_color():
         context.color = False
-    speak_with_one_voice(verbose)
+    configure_logging(verbose)

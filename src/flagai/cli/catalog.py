@@ -8,7 +8,9 @@ import typer
 
 from flagai.catalog.card import Card, ModelFile
 from flagai.catalog.catalog import find, list_models
-from flagai.cli.common import Cards, Json, print_json
+from flagai.cli.command import command
+from flagai.cli.options import Cards, Json
+from flagai.cli.output import print_json
 from flagai.errors import printable
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ _WIDTH_OF_FILES = 120
 _LANGUAGES = {"zh": "Chinese", "en": "English"}
 
 
+@command()
 def list_command(
     task: Annotated[str | None, typer.Option(help="Only this task, such as lm, ner or title-generation.")] = None,
     language: Annotated[str | None, typer.Option(help="Only this language: zh or en.")] = None,
@@ -38,6 +41,7 @@ def list_command(
     _console().print(table)
 
 
+@command()
 def show(
     name: Annotated[str, typer.Argument(help="A model, in any case; or its organisation/name on Hugging Face.")],
     cards: Cards = None,

@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from flagai.cli.command import command
+
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
+@command()
 def convert(
     source: Annotated[str, typer.Argument(help="A model's folder, with weights in any known format, or its name.")],
     target: Annotated[Path, typer.Argument(help="The folder to write.")],
@@ -45,6 +48,7 @@ def convert(
         typer.echo(f"not used by {result.model_class}, so not written: {', '.join(fold(result.dropped))}")
 
 
+@command()
 def doctor(
     folder: Annotated[str, typer.Argument(help="A model's folder, its name, or a weights file.")],
 ) -> None:

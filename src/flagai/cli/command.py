@@ -1,19 +1,25 @@
-"""What every command has: ``-v`` after its name, and errors that name options as they are typed."""
+"""Functions as commands: groups of options, ``-v`` after the name, and errors that name options as they are typed."""
 
+import dataclasses
 import functools
 import inspect
 import logging
+import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand
-from typer.models import OptionInfo
+from typer.models import OptionInfo, ParameterInfo
 
 from flagai import settings
 from flagai.errors import InputError, quoted
 from flagai.generation.options import RENAMED_TEXTS
+from flagai.model.config_values import field_kinds
+
+logger = logging.getLogger(__name__)
 
 # Arguments of the library whose option has another name: argument -> the command's parameter.
 _OTHER_NAMES = {
@@ -22,17 +28,13 @@ _OTHER_NAMES = {
     "num_beams": "beams",
     "beam_size": "beams",
     "do_sample": "sample",
-    "lora_rank": "lora",
     "model_name": "model",
 }
+# Options whose name has changed.
+_FORMER_FLAGS = {"--" + old.replace("_", "-"): "--" + new.replace("_", "-") for old, new in RENAMED_TEXTS.items()}
 # Options that decide how much memory answers take.
 _OF_MEMORY = ("batch_size", "beams", "num_return_sequences", "max_length")
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")]
-
-
-logger = logging.getLogger(__name__)
-# Options whose name has changed.
-_FORMER_FLAGS = {"--" + old.replace("_", "-"): "--" + new.replace("_", "-") for old, new in RENAMED_TEXTS.items()}
 
 
 class Command(TyperCommand):
@@ -51,34 +53,104 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def as_command(function: Callable[..., None]) -> Callable[..., None]:
-    """A function as a command.
+def command(
+    without: Sequence[str] = (), spelled: Mapping[str, Sequence[str]] | None = None, **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function, whose parameters are the command's arguments and options.
+
+    A parameter whose type is a dataclass stands for one option per field. The field's type declares the option
+    (``typer.Option``); otherwise its range and the class's docstring do.
 
     Args:
-        function: its parameters are the command's arguments and options.
+        without: fields that are no options of this command.
+        spelled: the options of fields that are not spelled like them.
+        **defaults: defaults of fields where this command has others.
     """
-    hints = get_type_hints(function, include_extras=True) | {"verbose": Verbose}
-    options = _options(hints)
 
-    @functools.wraps(function)
-    def run(*, verbose: bool = False, **values: Any) -> None:
-        if verbose:
-            log_everything()
-        try:
-            function(**values)
-        except InputError as error:
-            error.args = (in_options(str(error), options),)
-            raise
-        except (RuntimeError, MemoryError) as error:
-            _explain_memory(error, options)
-            raise
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in groups:
+                parameters += _options_of(groups[name], without, spelled or {}, defaults)
+            else:
+                parameters.append(_parameter(name, hints[name], parameter.default))
+        parameters.append(_parameter("verbose", Verbose, default=False))
+        options = _spellings(parameters)
 
-    own = list(inspect.signature(function).parameters.values())
-    own.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False))
-    typed = [parameter.replace(annotation=hints[parameter.name]) for parameter in own]
-    run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
-    run.__annotations__ = hints
-    return run
+        @functools.wraps(function)
+        def run(*, verbose: bool = False, **values: Any) -> None:
+            if verbose:
+                log_everything()
+            try:
+                for name, group in groups.items():
+                    known = [field.name for field in dataclasses.fields(group)]
+                    chosen = {field: values.pop(field) for field in known if field in values}
+                    values[name] = group(**{field: defaults[field] for field in known if field in defaults} | chosen)
+                function(**values)
+            except InputError as error:
+                error.args = (in_options(str(error), options),)
+                raise
+            except (RuntimeError, MemoryError) as error:
+                _explain_memory(error, options)
+                raise
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def _options_of(
+    group: Any, without: Sequence[str], spelled: Mapping[str, Sequence[str]], defaults: Mapping[str, Any]
+) -> Iterator[inspect.Parameter]:
+    """The parameters that a dataclass stands for."""
+    hints = get_type_hints(group, include_extras=True)
+    for field in dataclasses.fields(group):
+        name, hint = field.name, hints[field.name]
+        if name in without:
+            continue
+        if not any(isinstance(note, ParameterInfo) for note in get_args(hint)):
+            hint = _documented(group, name, spelled.get(name) or [_option(name)])
+        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        yield _parameter(name, hint, defaults.get(name, default))
+
+
+def _documented(group: type, name: str, spelled: Sequence[str]) -> Any:
+    """The option of a field that its range and the docstring of its class describe."""
+    kind, *others = field_kinds(group)[name]
+    (text,) = re.findall(rf"^    {name}: (.*?)(?=^    \w|\Z)", inspect.getdoc(group) or "", re.DOTALL | re.MULTILINE)
+    words = " ".join(text.split())
+    low = None if kind.range is None else kind.range.low
+    plain = kind.type | None if others else kind.type
+    return Annotated[plain, typer.Option(*spelled, min=low, help=words[0].upper() + words[1:])]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _spellings(parameters: Sequence[inspect.Parameter]) -> dict[str, str]:
+    """The options of a command as they are typed, by the names of its parameters."""
+    found = {}
+    for parameter in parameters:
+        for info in get_args(parameter.annotation)[1:]:
+            if isinstance(info, OptionInfo):
+                long = [entry for entry in info.param_decls or () if entry.startswith("--")]
+                found[parameter.name] = long[0].partition("/")[0] if long else _option(parameter.name)
+    return found
+
+
+def given(context: typer.Context, *names: str) -> list[str]:
+    """Those of some options that stand on the command line, as they are typed."""
+    sources = {name: context.get_parameter_source(name) for name in names if name in context.params}
+    return [_option(name) for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _explain_memory(error: Exception, options: Mapping[str, str]) -> None:
@@ -93,12 +165,6 @@ def _explain_memory(error: Exception, options: Mapping[str, str]) -> None:
         cures = [options[name] for name in _OF_MEMORY if name in options]
         advice = f" Lower {', '.join(cures)}, or take a smaller model." if cures else ""
         raise InputError(f"Out of memory ({quoted(error)}).{advice}") from error
-
-
-def log_everything() -> None:
-    """Log what is done, not warnings only; under torchrun, one process per machine does."""
-    if not settings.local_rank():
-        logging.getLogger().setLevel(logging.INFO)
 
 
 def in_options(message: str, options: Mapping[str, str]) -> str:
@@ -117,11 +183,29 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
     return message
 
 
-def _options(hints: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
-    for name, hint in hints.items():
-        for info in get_args(hint)[1:]:
-            if isinstance(info, OptionInfo):
-                spelled = [entry for entry in info.param_decls or () if entry.startswith("--")]
-                found[name] = spelled[0].partition("/")[0] if spelled else "--" + name.replace("_", "-")
-    return found
+def configure_logging(verbose: bool) -> None:
+    """Set up logging; under torchrun, only the first process prints results, and one per machine logs.
+
+    The others still say what goes wrong, with their number in front.
+
+    Args:
+        verbose: log what is going on, not warnings only.
+    """
+    level = logging.INFO if verbose else logging.WARNING
+    level = logging.ERROR if settings.local_rank() else level
+    logging.basicConfig(level=level, format=f"{rank_prefix()}%(levelname)s %(message)s")
+    if not settings.local_rank():  # a download that takes long says so, also without a terminal
+        logging.getLogger("flagai.hub.progress").setLevel(logging.INFO)
+    if settings.rank():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+
+
+def rank_prefix() -> str:
+    """What stands before messages under torchrun: this process' number."""
+    return f"[rank {settings.rank()}] " if settings.world_size() > 1 else ""
+
+
+def log_everything() -> None:
+    """Log what is done, not warnings only; under torchrun, one process per machine does."""
+    if not settings.local_rank():
+        logging.getLogger().setLevel(logging.INFO)

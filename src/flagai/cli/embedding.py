@@ -2,89 +2,91 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
 from flagai.catalog.packages import DEFAULT_EMBEDDING
-from flagai.cli.common import Json, as_typed, predictor, print_json
-from flagai.cli.entries import (
-    BatchSize,
-    Device,
-    Entry,
-    Field,
-    Home,
-    InFile,
-    OutFile,
-    Texts,
-    answer,
-    in_batches,
-    read_entries,
-    read_rows,
-)
+from flagai.cli.command import command, given
+from flagai.cli.input import Entry, as_typed, read_entries, read_rows
 from flagai.cli.languages import default_model
-from flagai.cli.output import check_target, open_bytes
-from flagai.cli.strategy import given
+from flagai.cli.loading import predictor
+from flagai.cli.options import OutFile, TaskOptions
+from flagai.cli.output import answer, check_target, in_batches, open_bytes, print_json
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError, ModelNotFoundError
-
-CONFIG_FILE = "config.json"
-Embedding = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A model's name or folder; default for Chinese texts me5-small-bert-zh.",
-        show_default=True,
-    ),
-]
-_ARRAYS = (".safetensors", ".npy")
 
 if TYPE_CHECKING:
     import torch
 
     from flagai.model.predictor.embedder import SentenceEmbedder
 
+_ARRAYS = (".safetensors", ".npy")
 
-def match(
-    context: typer.Context,
-    first: Annotated[str | None, typer.Argument(help="A sentence.")] = None,
-    second: Annotated[str | None, typer.Argument(help="The sentence to compare it with.")] = None,
-    model: Embedding = DEFAULT_EMBEDDING,
+
+@dataclass(frozen=True, kw_only=True)
+class _EmbeddingOptions(TaskOptions):
+    """The default model depends on the texts."""
+
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="A model's name or folder; default for Chinese texts me5-small-bert-zh."),
+    ] = DEFAULT_EMBEDDING
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write arrays (.safetensors, .npy), or JSON lines, .csv or .tsv, these also as .gz; - is stdout.",
+        ),
+    ] = None
+
+    def suited(self, context: typer.Context, texts: list[str]) -> Self:
+        """These options with the model that was named, or the default one for the script of the texts."""
+        return self if given(context, "model") else replace(self, model=default_model(texts, self.model_dir))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PairOptions(_EmbeddingOptions):
+    """Files hold pairs of texts."""
+
     file: Annotated[
         Path | None,
         typer.Option(
             "--file", "-f", help="Pairs: JSON lines, .csv or .tsv with text1 and text2, also .gz; - is stdin."
         ),
-    ] = None,
-    out: OutFile = None,
-    batch_size: BatchSize = 1024,
-    model_dir: Home = None,
-    device: Device = None,
-    as_json: Json = False,
+    ] = None
+    out: OutFile = None
+
+
+@command(without=("texts", "field"), batch_size=1024)
+def match(
+    context: typer.Context,
+    options: _PairOptions,
+    first: Annotated[str | None, typer.Argument(help="A sentence.")] = None,
+    second: Annotated[str | None, typer.Argument(help="The sentence to compare it with.")] = None,
 ) -> None:
     """Print how similar two sentences are.
 
     From -1 to 1, the cosine of their embeddings; with a model that was fine-tuned for semantic matching, from 0 to 1,
     the probability that they mean the same; with a regression, its number.
     """
-    check_target(out)
-    pairs = _pairs(first, second, file)
-    model = _suited(context, model, model_dir, [text for entry in pairs for text in _both(entry)])
-    similarities = _similarities(model, model_dir, device)
+    check_target(options.out)
+    pairs = _pairs(first, second, options.file)
+    options = options.suited(context, [text for entry in pairs for text in _both(entry)])
+    similarities = _similarities(options)
 
     def show(entry: Entry, score: float) -> None:
-        typer.echo("\t".join([f"{score:.4f}", *([] if file is None else clean(_both(entry)))]))
+        typer.echo("\t".join([f"{score:.4f}", *([] if options.file is None else clean(_both(entry)))]))
 
     answer(
         pairs,
         lambda batch: similarities([_both(entry) for entry in batch]),
+        options,
         as_fields=lambda score: {"similarity": round(score, 6)},
         show=show,
-        batch_size=batch_size,
-        as_json=as_json,
-        out=out,
     )
 
 
@@ -92,25 +94,26 @@ def _both(entry: Entry) -> tuple[str, str]:
     return entry.fields["text1"], entry.fields["text2"]
 
 
-def _similarities(model: str, home: Path | None, device: str | None) -> Callable[[list[tuple[str, str]]], list[float]]:
+def _similarities(options: TaskOptions) -> Callable[[list[tuple[str, str]]], list[float]]:
     """What tells how similar the texts of each pair are, by a loaded model."""
-    if _classifies(model, home):
-        run = predictor("semantic-matching", model, home, device)
-        if run.model.config.class_num > 2:
-            raise InputError(f"{model} has {run.model.config.class_num} classes, not whether two texts mean the same.")
+    if _classifies(options.model, options.model_dir):
+        run = predictor("semantic-matching", options)
+        classes = run.model.config.class_num
+        if classes > 2:
+            raise InputError(f"{options.model} has {classes} classes, not whether two texts mean the same.")
         return lambda pairs: [float(row[-1]) for row in run.class_probabilities(pairs)]
-    embedder = _embedder(model, home, device)
+    embedder = _embedder(options)
     return lambda pairs: [float(score) for score in embedder.match(*map(list, zip(*pairs, strict=True)))]
 
 
 def _classifies(model: str, home: Path | None) -> bool:
     """Whether a model was fine-tuned to tell whether two texts mean the same."""
-    from flagai.auto_model.auto_loader import class_at
+    from flagai.auto_model.auto_loader import has_head
     from flagai.catalog.catalog import find
 
     try:
-        found = class_at(model, None if Path(model).is_dir() else home)
-        return find(model).task == "semantic-matching" if found is None else found == "BertForClsClassifier"
+        found = has_head("semantic-matching", model, None if Path(model).is_dir() else home)
+        return find(model).task == "semantic-matching" if found is None else found
     except ModelNotFoundError:
         return False
 
@@ -133,44 +136,30 @@ def _pairs(first: str | None, second: str | None, file: Path | None) -> list[Ent
     return pairs
 
 
+@command(without=("as_json",), batch_size=1024, as_json=True)
 def embed(
     context: typer.Context,
-    texts: Texts = None,
-    model: Embedding = DEFAULT_EMBEDDING,
-    file: InFile = None,
-    field: Field = "text",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Write arrays (.safetensors, .npy), or JSON lines, .csv or .tsv, these also as .gz; - is stdout.",
-        ),
-    ] = None,
+    options: _EmbeddingOptions,
     normalize: Annotated[bool, typer.Option(help="Scale vectors to length 1.")] = False,
-    batch_size: BatchSize = 1024,
-    model_dir: Home = None,
-    device: Device = None,
 ) -> None:
     """Write the embedding of each sentence, the mean of its last hidden states, as JSON lines or safetensors."""
-    check_target(out, *_ARRAYS)
-    entries = read_entries(texts, file, field)
-    embedder = _embedder(_suited(context, model, model_dir, [entry.text for entry in entries]), model_dir, device)
+    check_target(options.out, *_ARRAYS)
+    entries = read_entries(options)
+    embedder = _embedder(options.suited(context, [entry.text for entry in entries]))
 
     def compute(batch: list[Entry]) -> "torch.Tensor":
         return embedder.embed([entry.text for entry in batch], normalize=normalize)
 
-    if out is not None and out.suffix in _ARRAYS:
-        _write_array(out, [compute(batch) for batch in in_batches(entries, batch_size)] or [compute([])])
+    if options.out is not None and options.out.suffix in _ARRAYS:
+        vectors = [compute(batch) for batch in in_batches(entries, options.batch_size)]
+        _write_array(options.out, vectors or [compute([])])
         return
     answer(
         entries,
         lambda batch: compute(batch).tolist(),
+        options,
         as_fields=lambda vector: {"embedding": vector},
         show=lambda entry, vector: print_json(entry.fields | {"embedding": vector}),
-        batch_size=batch_size,
-        as_json=True,
-        out=out,
     )
 
 
@@ -188,19 +177,14 @@ def _write_array(path: Path, parts: "list[torch.Tensor]") -> None:
         raw.write(content.getbuffer())
 
 
-def _suited(context: typer.Context, model: str, home: Path | None, texts: list[str]) -> str:
-    """The model that was named, or the default one for the script of the texts."""
-    return model if given(context, ("model",)) else default_model(texts, home)
-
-
-def _embedder(model: str, home: Path | None, device: str | None) -> "SentenceEmbedder":
+def _embedder(options: TaskOptions) -> "SentenceEmbedder":
     import torch
 
     from flagai.auto_model.auto_loader import AutoLoader
     from flagai.model.device import best_device, read_device
     from flagai.model.predictor.embedder import SentenceEmbedder
 
-    place = read_device(best_device() if device is None else device)
+    place = read_device(best_device() if options.device is None else options.device)
     dtype = torch.float32 if place.type == "cpu" else None
-    loader = AutoLoader("embedding", model, home, device=place, torch_dtype=dtype)
+    loader = AutoLoader("embedding", options.model, options.model_dir, device=place, torch_dtype=dtype)
     return SentenceEmbedder(loader.get_model(), loader.get_tokenizer(), strict=True)

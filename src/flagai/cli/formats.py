@@ -6,6 +6,7 @@ from pathlib import Path
 from flagai.errors import InputError
 
 GZIP = ".gz"
+STREAM = Path("-")  # the standard input or output
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 TABLES: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
 _BINARY: Mapping[str, str] = {

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flagai import settings
-from flagai.cli.command import as_command
-from flagai.cli.common import Cards, Json, print_json
+from flagai.cli.command import command
+from flagai.cli.options import Cards, Json
+from flagai.cli.output import print_json
 from flagai.errors import InputError, ModelNotFoundError, printable
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ Home = Annotated[Path | None, typer.Option("--path", help="The folder of models;
 cache = typer.Typer(help="List or remove what was downloaded.", no_args_is_help=True, rich_markup_mode=None)
 
 
+@command()
 def download(
     name: Annotated[str, typer.Argument(help="A model's name, or a source such as hf:owner/name@revision.")],
     path: Home = None,
@@ -55,6 +57,7 @@ def download(
     )
 
 
+@command()
 def verify(
     name: Annotated[str, typer.Argument(help="A model's name, or its folder.")],
     path: Home = None,
@@ -74,7 +77,7 @@ def verify(
 
 
 @cache.command("list")
-@as_command
+@command()
 def list_cache(path: Home = None, as_json: Json = False) -> None:
     """List the models that were downloaded, with their sizes."""
     from flagai.hub.manifest import Manifest
@@ -92,7 +95,7 @@ def list_cache(path: Home = None, as_json: Json = False) -> None:
 
 
 @cache.command("remove")
-@as_command
+@command()
 def remove(
     name: Annotated[str, typer.Argument(help="A model's name.")],
     path: Home = None,

@@ -1,23 +1,112 @@
-"""Where answers go: JSON lines or a table, to a file, a pipe or the standard output."""
+"""Where answers go: to the terminal, or as JSON lines or a table to a file, a pipe or the standard output."""
 
 import csv
 import gzip
 import io
+import json
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
+
+import typer
 
 from flagai import settings
 from flagai.checkpoint.atomic import is_stream, replace_file
-from flagai.cli.common import to_json
-from flagai.cli.formats import GZIP, TABLES, refuse_binary, suffix_of
+from flagai.cli.formats import GZIP, STREAM, TABLES, refuse_binary, suffix_of
+from flagai.cli.input import Entry
+from flagai.cli.options import TaskOptions
 from flagai.errors import InputError
 
-STDOUT = Path("-")
+# Seconds between lines that say how far a command is, where no terminal shows a bar.
+SECONDS_BETWEEN_LINES = 30.0
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Put = Callable[[Mapping[str, Any]], None]
+Answer = TypeVar("Answer")
+
+
+def answer(
+    entries: Sequence[Entry],
+    compute: Callable[[list[Entry]], Sequence[Answer]],
+    options: TaskOptions,
+    *,
+    as_fields: Callable[[Answer], dict[str, Any]],
+    show: Callable[[Entry, Answer], None],
+) -> None:
+    """Work on texts in batches, and print or write every answer as soon as it is there.
+
+    Args:
+        entries: the texts.
+        compute: makes the answers of a batch.
+        options: the size of a batch, and where answers go; see :func:`open_table`.
+        as_fields: an answer as fields of a JSON object.
+        show: prints an answer for people.
+    """
+    answers = (
+        pair for batch in in_batches(entries, options.batch_size) for pair in zip(batch, compute(batch), strict=True)
+    )
+    if options.out is not None:
+        columns = dict.fromkeys(name for entry in entries for name in entry.fields)
+        with open_table(options.out, list(columns)) as put:
+            for entry, found in answers:
+                put(entry.fields | as_fields(found))
+        return
+    for entry, found in answers:
+        if options.as_json:
+            print_json(entry.fields | as_fields(found))
+        else:
+            show(entry, found)
+
+
+def in_batches(entries: Sequence[Entry], batch_size: int) -> Iterator[list[Entry]]:
+    """The texts in batches; a bar on a terminal, or a line every 30 seconds, says how far it is, once per machine.
+
+    Args:
+        entries: the texts.
+        batch_size: how many texts run together.
+    """
+    batches = [list(entries[start : start + batch_size]) for start in range(0, len(entries), batch_size)]
+    if len(batches) < 2 or settings.local_rank():
+        yield from batches
+    elif sys.stderr.isatty():
+        yield from _with_bar(batches, len(entries))
+    else:
+        yield from _with_lines(batches, len(entries))
+
+
+def _with_lines(batches: list[list[Entry]], total: int) -> Iterator[list[Entry]]:
+    done, told = 0, time.monotonic()
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        if done < total and time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            typer.echo(f"{done} of {total} texts", err=True)
+
+
+def _with_bar(batches: list[list[Entry]], total: int) -> Iterator[list[Entry]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("texts", total=total)
+        for batch in batches:
+            yield batch
+            progress.advance(task, len(batch))
+
+
+def to_json(entry: object) -> str:
+    """A value as one line of JSON; lone surrogates, which no file can hold, stay escaped."""
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(entry, ensure_ascii=False))
+
+
+def print_json(entry: object) -> None:
+    """Print a value as one line of JSON."""
+    typer.echo(to_json(entry))
 
 
 def check_target(path: Path | None, *also: str) -> None:
@@ -30,7 +119,7 @@ def check_target(path: Path | None, *also: str) -> None:
     Raises:
         InputError: it is a folder, or its ending means a form that the command does not write.
     """
-    if path is None or path == STDOUT:
+    if path is None or path == STREAM:
         return
     if os.path.isdir(path):  # also if no file can have this name
         raise InputError(f"--out {path} cannot be written: it is a folder. Name a file in it.")
@@ -50,7 +139,7 @@ def open_table(path: Path, columns: Sequence[str]) -> Iterator[Put]:
     Raises:
         InputError: it cannot be written.
     """
-    if path == STDOUT:
+    if path == STREAM:
         yield _lines(sys.stdout)
         return
     with open_bytes(path) as raw:

@@ -6,25 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flagai.cli.common import Json, as_typed, check_place, predictor
-from flagai.cli.entries import (
-    BatchSize,
-    Device,
-    Entry,
-    Field,
-    Home,
-    InFile,
-    Model,
-    OutFile,
-    Texts,
-    answer,
-    read_entries,
-)
-from flagai.cli.output import check_target
-from flagai.cli.screen import show_entities, show_scores
+from flagai.cli.command import command
+from flagai.cli.input import as_typed, read_entries
+from flagai.cli.loading import check_place, predictor
+from flagai.cli.options import TaskOptions
+from flagai.cli.output import answer, check_target
+from flagai.cli.terminal import show_entities, show_scores
 from flagai.errors import InputError
 
 if TYPE_CHECKING:
+    from flagai.cli.input import Entry
     from flagai.model.base_model import BaseModel
     from flagai.model.predictor.results import Entity
 
@@ -35,29 +26,22 @@ Labels = Annotated[
 ]
 # FlagAI's named-entity model, whose configuration does not name its classes.
 _NER_LABELS = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
+_HEADS = {"softmax": "ner", "crf": "ner-crf", "gp": "ner-gp"}
 
 
+@command(model="RoBERTa-base-ch", batch_size=64)
 def ner(
-    texts: Texts = None,
-    model: Model = "RoBERTa-base-ch",
+    options: TaskOptions,
     head: Annotated[str, typer.Option(help="softmax, crf or gp (GlobalPointer).")] = "softmax",
     labels: Labels = None,
-    file: InFile = None,
-    out: OutFile = None,
-    field: Field = "text",
-    batch_size: BatchSize = 64,
-    model_dir: Home = None,
-    device: Device = None,
-    as_json: Json = False,
 ) -> None:
     """Find the entities of each text: names of persons, places and organisations, or what the model knows."""
-    tasks = {"softmax": "ner", "crf": "ner-crf", "gp": "ner-gp"}
-    if head not in tasks:
-        raise InputError(f"There is no head {head!r}. Known: {', '.join(tasks)}.")
-    check_target(out)
-    entries = read_entries(texts, file, field)
+    if head not in _HEADS:
+        raise InputError(f"There is no head {head!r}. Known: {', '.join(_HEADS)}.")
+    check_target(options.out)
+    entries = read_entries(options)
     given = _tags(labels, head)
-    run = predictor(tasks[head], model, model_dir, device)
+    run = predictor(_HEADS[head], options)
     _tell_of_renaming(given, run.model)
     target = given or _default_tags(run.model)
 
@@ -67,56 +51,42 @@ def ner(
     answer(
         entries,
         lambda batch: run.predict_ner([entry.text for entry in batch], target),
+        options,
         as_fields=as_fields,
         show=lambda entry, found: show_entities(entry.text, found, entry.number),
-        batch_size=batch_size,
-        as_json=as_json,
-        out=out,
     )
 
 
-def classify(
-    texts: Texts = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="A model's name or folder.")] = ...,  # type: ignore[assignment]
-    labels: Labels = None,
-    file: InFile = None,
-    out: OutFile = None,
-    field: Field = "text",
-    batch_size: BatchSize = 64,
-    model_dir: Home = None,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
+@command(batch_size=64)
+def classify(options: TaskOptions, labels: Labels = None) -> None:
     """Tell the class of each text: by a trained head, or how probable a language model finds each of the --labels."""
-    check_target(out)
-    entries = read_entries(texts, file, field)
+    check_target(options.out)
+    entries = read_entries(options)
     from flagai.model.predictor.classes import names_one_class
 
-    check_place(device)
+    check_place(options.device)
     given = _split(labels)
-    task = _classifying_task(model, model_dir, given)
-    run = predictor(task, model, model_dir, device)
+    task = _classifying_task(options.model, options.model_dir, given)
+    run = predictor(task, options)
     if task == "classification":
         _tell_of_renaming(given, run.model)
-    names = given or _class_names(run.model)
-
+    names = given or _own_names(run.model) or [str(number) for number in range(run.model.config.class_num)]
     one_class = names_one_class(run.model)
 
-    def best(scores: dict[str, float]) -> dict[str, str]:
-        return {"class": max(scores, key=lambda name: scores[name])} if one_class else {}
-
-    def compute(batch: list[Entry]) -> list[dict[str, float]]:
+    def compute(batch: "list[Entry]") -> list[dict[str, float]]:
         probabilities = run.class_probabilities([entry.text for entry in batch], labels=given).tolist()
         return [dict(zip(names, row, strict=True)) for row in probabilities]
+
+    def as_fields(scores: dict[str, float]) -> dict[str, Any]:
+        best = {"class": max(scores, key=lambda name: scores[name])} if one_class else {}
+        return {**best, "scores": scores}
 
     answer(
         entries,
         compute,
-        as_fields=lambda scores: {**best(scores), "scores": scores},
+        options,
+        as_fields=as_fields,
         show=lambda entry, scores: show_scores(entry.text, scores, one_class=one_class),
-        batch_size=batch_size,
-        as_json=as_json,
-        out=out,
     )
 
 
@@ -124,11 +94,9 @@ def _split(labels: str | None) -> list[str]:
     """The names that --labels has, checked."""
     from flagai.model.predictor.arguments import class_names
 
-    return (
-        []
-        if labels is None
-        else list(class_names([name.strip() for name in as_typed(labels, "--labels").split(",")], None))
-    )
+    if labels is None:
+        return []
+    return list(class_names([name.strip() for name in as_typed(labels, "--labels").split(",")], None))
 
 
 def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
@@ -137,21 +105,15 @@ def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
     Raises:
         InputError: a language model was given no labels, or a single one, which is always the best.
     """
-    from flagai.auto_model.auto_loader import class_at, family_at
+    from flagai.auto_model.auto_loader import family_at, has_head
 
-    family = family_at(model, home)
-    if family == "bert" or class_at(model, home, "classification") == "GLMForSequenceClassification":
+    if family_at(model, home) == "bert" or has_head("classification", model, home, fine_tuned=True):
         return "classification"
     if not labels:
         raise InputError(f"{model} is a language model without a trained head: name the classes, --labels good,bad.")
     if len(labels) == 1:
         raise InputError(f"{labels[0]!r} is a single class: name at least two to choose from, --labels good,bad.")
     return "lm"
-
-
-def _class_names(model: "BaseModel") -> list[str]:
-    """The names of the classes that the configuration has, else their numbers."""
-    return _own_names(model) or [str(number) for number in range(model.config.class_num)]
 
 
 def _own_names(model: "BaseModel") -> list[str]:

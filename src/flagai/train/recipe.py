@@ -14,31 +14,33 @@ _SHARE = (0, math.nextafter(1, 0))
 class Recipe:
     """How to train. The defaults suit fine-tuning a model of BERT's base size.
 
+    `flagai finetune` takes its options, with their help, from these fields.
+
     Args:
         epochs: how often the data is seen.
         learning_rate: the highest learning rate.
-        head_rate: factor on the learning rate of parameters that the pretrained model does not have.
-        batch_tokens: how many tokens a batch of one process may have; texts of like length come together.
+        head_rate: factor on the learning rate of new heads, which the pretrained model does not have.
+        batch_tokens: tokens of a batch of one process; texts of like length come together.
         accumulate: batches per step.
         warmup: the share of the steps in which the learning rate rises.
-        schedule: how it falls afterwards: "cosine", "linear" or "constant".
+        schedule: how the learning rate falls after the warmup: cosine, linear or constant.
         weight_decay: of matrices; biases and norms have none.
         clip: the largest norm of the gradient.
-        seed: of the order of the data, of dropout and of newly drawn heads.
+        seed: the same number trains the same model: order of the data, dropout and new heads.
         max_length: how many tokens of a text are read.
-        max_target_length: how many tokens are written, for titles and poems.
+        max_target_length: how many tokens a title or a poem may have.
         held_out: the share of the data for validation, if no validation file is given.
         evaluate_every: steps between evaluations; 0: once an epoch.
-        patience: stop after so many evaluations that are not better than the best; 0: never. Between equal values
-            of the metric, the smaller loss is better.
+        patience: stop after so many evaluations without a better one; 0: never. Between equal values of the metric,
+            the smaller loss is better.
         save_every: steps between checkpoints, besides those at evaluations; 0: by time only.
-        save_minutes: the longest time between checkpoints; the first ones come sooner. 0: none by time.
+        save_minutes: minutes between checkpoints, the first ones sooner; 0: none by time.
         lora_rank: train LoRA adapters of this rank instead of all parameters; 0: all parameters.
-        checkpoint_activations: compute activations again in the backward pass, for less memory.
+        checkpoint_activations: recompute activations in the backward pass: less memory, a third more time.
         packing: train BERT's encoders without padding (without dropout in attention); None: on GPUs.
-        fsdp: shard parameters, gradients and optimizer over all processes (FSDP2).
-        compile: compile the blocks by torch.compile: slower to begin, faster from then on.
-        workers: processes that make batches beside this one; None: on GPUs as many as are useful.
+        fsdp: shard parameters, gradients and optimizer over all processes of torchrun (FSDP2).
+        compile: compile the blocks by torch.compile: slower to begin, then faster.
+        workers: processes that make batches beside this one; default as many as are useful on GPUs.
         generated: how many titles or poems of the validation part are written for ROUGE at the end.
     """
 
