@@ -29,8 +29,8 @@ SWITCHES = {
 SETTINGS = ("torch.backends", "torch._dynamo.config", "torch._inductor.config", "warnings", "sys")
 ALLOWED = {
     ("checkpoint/atomic.py", "os.umask"): "systems that tell it in no other way; see there",
-    ("cli/common.py", "logging.basicConfig"): "the command line is the program",
-    ("cli/common.py", "sys.stdout"): "the command line is the program",
+    ("cli/command.py", "logging.basicConfig"): "the command line is the program",
+    ("cli/command.py", "sys.stdout"): "the command line is the program",
     ("model/meta_init.py", "gc.disable"): "a pause costs other threads nothing, and is taken back",
     ("model/meta_init.py", "gc.enable"): "the end of the pause",
     ("model/meta_init.py", "gc.freeze"): "not if somebody else has frozen objects",

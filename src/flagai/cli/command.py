@@ -17,7 +17,7 @@ from typer.models import OptionInfo, ParameterInfo
 from flagai import settings
 from flagai.errors import InputError, quoted
 from flagai.generation.options import RENAMED_TEXTS
-from flagai.model.config_values import field_kinds
+from flagai.model.config_fields import field_specs
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def command(
     """Make a command of a function, whose parameters are the command's arguments and options.
 
     A parameter whose type is a dataclass stands for one option per field. The field's type declares the option
-    (``typer.Option``); otherwise its range and the class's docstring do.
+    (``typer.Option``), or else :func:`flagai.model.config_fields.setting` has its range and its help.
 
     Args:
         without: fields that are no options of this command.
@@ -123,13 +123,11 @@ def _options_of(
 
 
 def _documented(group: type, name: str, spelled: Sequence[str]) -> Any:
-    """The option of a field that its range and the docstring of its class describe."""
-    kind, *others = field_kinds(group)[name]
-    (text,) = re.findall(rf"^    {name}: (.*?)(?=^    \w|\Z)", inspect.getdoc(group) or "", re.DOTALL | re.MULTILINE)
-    words = " ".join(text.split())
-    low = None if kind.range is None else kind.range.low
-    plain = kind.type | None if others else kind.type
-    return Annotated[plain, typer.Option(*spelled, min=low, help=words[0].upper() + words[1:])]
+    """The option of a field that ``setting`` declares."""
+    spec = field_specs(group)[name]
+    plain = spec.types[0] | None if spec.nullable else spec.types[0]
+    low = None if spec.range is None else spec.range[0]
+    return Annotated[plain, typer.Option(*spelled, min=low, help=f"{spec.doc[:1].upper()}{spec.doc[1:]}.")]
 
 
 def _option(name: str) -> str:

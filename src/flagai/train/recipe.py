@@ -15,59 +15,35 @@ class Recipe:
     """How to train. The defaults suit fine-tuning a model of BERT's base size.
 
     `flagai finetune` takes its options, with their help, from these fields.
-
-    Args:
-        epochs: how often the data is seen.
-        learning_rate: the highest learning rate.
-        head_rate: factor on the learning rate of new heads, which the pretrained model does not have.
-        batch_tokens: tokens of a batch of one process; texts of like length come together.
-        accumulate: batches per step.
-        warmup: the share of the steps in which the learning rate rises.
-        schedule: how the learning rate falls after the warmup: cosine, linear or constant.
-        weight_decay: of matrices; biases and norms have none.
-        clip: the largest norm of the gradient.
-        seed: the same number trains the same model: order of the data, dropout and new heads.
-        max_length: how many tokens of a text are read.
-        max_target_length: how many tokens a title or a poem may have.
-        held_out: the share of the data for validation, if no validation file is given.
-        evaluate_every: steps between evaluations; 0: once an epoch.
-        patience: stop after so many evaluations without a better one; 0: never. Between equal values of the metric,
-            the smaller loss is better.
-        save_every: steps between checkpoints, besides those at evaluations; 0: by time only.
-        save_minutes: minutes between checkpoints, the first ones sooner; 0: none by time.
-        lora_rank: train LoRA adapters of this rank instead of all parameters; 0: all parameters.
-        checkpoint_activations: recompute activations in the backward pass: less memory, a third more time.
-        packing: train BERT's encoders without padding (without dropout in attention); None: on GPUs.
-        fsdp: shard parameters, gradients and optimizer over all processes of torchrun (FSDP2).
-        compile: compile the blocks by torch.compile: slower to begin, then faster.
-        workers: processes that make batches beside this one; default as many as are useful on GPUs.
-        generated: how many titles or poems of the validation part are written for ROUGE at the end.
     """
 
-    epochs: int = setting(3, range=SIZE)
-    learning_rate: float = setting(5e-5, range=PROBABILITY)
-    head_rate: float = setting(1.0, range=SCALE)
-    batch_tokens: int = setting(4096, range=SIZE)
-    accumulate: int = setting(1, range=SIZE)
-    warmup: float = setting(0.1, range=_SHARE)
-    schedule: str = "cosine"
-    weight_decay: float = setting(0.01, range=SCALE)
-    clip: float = setting(1.0, range=(1e-9, 1e9))
-    seed: int = setting(1, range=(0, 2**31))  # numpy's generator takes 32 bits, and each process adds its number
-    max_length: int = setting(256, range=(8, 2**31))
-    max_target_length: int = setting(80, range=(2, 2**31))
-    held_out: float = setting(0.1, range=_SHARE)
-    evaluate_every: int = setting(0, range=COUNT)
-    patience: int = setting(0, range=COUNT)
-    save_every: int = setting(0, range=COUNT)
-    save_minutes: float = setting(10.0, range=(0, 1e6))
-    lora_rank: int = setting(0, range=COUNT)
-    checkpoint_activations: bool = False
-    packing: bool | None = None
-    fsdp: bool = False
-    compile: bool = False
-    workers: int | None = setting(None, range=(0, 1024))
-    generated: int = setting(100, range=COUNT)
+    epochs: int = setting(3, range=SIZE, doc="how often the data is seen")
+    learning_rate: float = setting(5e-5, range=PROBABILITY, doc="the highest learning rate")
+    head_rate: float = setting(1.0, range=SCALE, doc="factor on the learning rate of new heads")
+    batch_tokens: int = setting(4096, range=SIZE, doc="tokens of a batch of one process")
+    accumulate: int = setting(1, range=SIZE, doc="batches per step")
+    warmup: float = setting(0.1, range=_SHARE, doc="the share of the steps in which the learning rate rises")
+    schedule: str = setting("cosine", doc="how the learning rate falls: cosine, linear or constant")
+    weight_decay: float = setting(0.01, range=SCALE, doc="of matrices; biases and norms have none")
+    clip: float = setting(1.0, range=(1e-9, 1e9), doc="the largest norm of the gradient")
+    # numpy takes 32 bits, and each process adds its number.
+    seed: int = setting(1, range=(0, 2**31), doc="the same number trains the same model")
+    max_length: int = setting(256, range=(8, 2**31), doc="how many tokens of a text are read")
+    max_target_length: int = setting(80, range=(2, 2**31), doc="how many tokens a title or a poem may have")
+    held_out: float = setting(0.1, range=_SHARE, doc="share of the data for validation without a file for it")
+    evaluate_every: int = setting(0, range=COUNT, doc="steps between evaluations; 0: once an epoch")
+    patience: int = setting(0, range=COUNT, doc="stop after so many evaluations without a better one; 0: never")
+    save_every: int = setting(0, range=COUNT, doc="steps between checkpoints; 0: by time only")
+    save_minutes: float = setting(
+        10.0, range=(0, 1e6), doc="minutes between checkpoints, the first ones sooner; 0: none"
+    )
+    lora_rank: int = setting(0, range=COUNT, doc="train LoRA adapters of this rank; 0: all parameters")
+    checkpoint_activations: bool = setting(False, doc="less memory, a third more time")
+    packing: bool | None = setting(None, doc="train BERT without padding and attention dropout; None: on GPUs")
+    fsdp: bool = setting(False, doc="shard the training over all processes of torchrun (FSDP2)")
+    compile: bool = setting(False, doc="compile the blocks: slower to begin, then faster")
+    workers: int | None = setting(None, range=(0, 1024), doc="processes that make batches; default some on GPUs")
+    generated: int = setting(100, range=COUNT, doc="titles or poems of the validation part that are written for ROUGE")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
