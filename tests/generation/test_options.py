@@ -1,7 +1,7 @@
 """Options, hooks and their limits."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -9,9 +9,11 @@ import torch
 from flagai import generation
 from flagai.errors import InputError
 from flagai.generation import Decoding, Prompt, generate, remaining_positions, stream
+from flagai.generation.keywords import GenerationOptions, SamplingOptions, SharedOptions
 from flagai.generation.options import RENAMED_IDS
 from flagai.generation.processors import no_repeat_ngram
 from flagai.generation.sampling import draw
+from flagai.generation.types import LogitsProcessor
 from tests import tiny
 from tests.generation.writers import KINDS, PLAIN, SEARCHES, Writer, lively, writer
 
@@ -93,6 +95,17 @@ def test_former_names_mean_the_same_and_warn(old: str) -> None:
     assert told[0].filename == __file__
     with pytest.raises(InputError, match=f"{old} is the former name of {new}"):
         Decoding(**{old: value, new: value}, **others)
+
+
+def test_the_keywords_of_users_have_the_types_of_the_engine() -> None:
+    """Options in texts are the predictor's own; all others are Decoding's fields."""
+    texts = {"bad_words", "force_words", "stop", "logits_processors"}
+    own = get_type_hints(Decoding)
+    keywords = get_type_hints(GenerationOptions, localns={"LogitsProcessor": LogitsProcessor})
+    assert keywords.keys() - texts <= own.keys()
+    assert {name: kind for name, kind in keywords.items() if name not in {*texts, "seeds"}}.items() <= own.items()
+    documented = "".join(kind.__doc__ for kind in (SharedOptions, SamplingOptions, GenerationOptions))
+    assert [name for name in keywords if f"        {name}: " not in documented] == []
 
 
 def test_a_word_may_be_forced_in_several_spellings() -> None:

@@ -98,6 +98,17 @@ def test_former_names_of_options_are_accepted_with_a_warning(predictor, method):
     assert told[0].filename == __file__
 
 
+def test_the_length_has_the_name_of_the_ecosystem_too(predictor):
+    run = predictor("GPT2-base-ch", "GPT2Model")
+    assert run.write("今天", max_new_tokens=3, min_new_tokens=3) == run.write(
+        "今天", out_max_length=3, min_new_tokens=3
+    )
+    with pytest.warns(FutureWarning, match="min_length is now called min_new_tokens"):
+        assert run.write("今天", max_new_tokens=3, min_length=3) == run.write("今天", 256, 3, min_new_tokens=3)
+    with pytest.raises(InputError, match="max_new_tokens is 0"):
+        run.write("今天", max_new_tokens=0)
+
+
 def test_bad_words_do_not_occur_and_no_ngram_twice(predictor):
     run = predictor("GPT2-base-ch", "GPT2Model")
     whole = run.write("今天", out_max_length=12)
@@ -214,7 +225,7 @@ def test_a_t5_begins_with_the_token_of_its_configuration(predictor):
                 logits = run.model(inputs, decoder_input_ids=ids)["logits"][:, -1]
                 ids = torch.cat([ids, logits[:, : run.tokenizer.vocab_size].argmax(-1)[None]], dim=1)
             right = run.tokenizer.decode(ids[0, 1:].tolist(), skip_special_tokens=True)
-            assert run.write("Hello world", out_max_length=4, min_length=4) == right
+            assert run.write("Hello world", out_max_length=4, min_new_tokens=4) == right
             scores = run.model(inputs, labels=(labels := torch.tensor([[*run.tokenizer.encode("good"), 1]])))["logits"]
             wanted = scores.log_softmax(-1).gather(-1, labels[..., None]).sum()
             assert torch.allclose(label_scores(run.model, run.tokenizer, ["Hello world"], ["good"], None)[0, 0], wanted)

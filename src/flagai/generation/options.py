@@ -26,7 +26,7 @@ _RENAMED = {
     "contrastive_alpha": "penalty_alpha",
     "prompt_lookup": "prompt_lookup_num_tokens",
 }
-RENAMED_TEXTS: Mapping[str, str] = {**_RENAMED, "forced_words": "force_words"}
+RENAMED_TEXTS: Mapping[str, str] = {**_RENAMED, "forced_words": "force_words", "min_length": "min_new_tokens"}
 RENAMED_IDS: Mapping[str, str] = {
     **_RENAMED,
     "stop_ids": "stop_token_ids",

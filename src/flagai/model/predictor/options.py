@@ -2,40 +2,23 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from flagai.checks import check_flag, check_integer
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation import Decoding
+from flagai.generation.keywords import GenerationOptions
 from flagai.generation.options import MOST_TOKENS
 from flagai.generation.types import LogitsProcessor
 from flagai.model.predictor.forbidden import ForbiddenTexts
 from flagai.model.predictor.protocol import Protocol
 
-# Options under the engine's names that go through as they are.
-_AS_THEY_ARE = (
-    "no_repeat_ngram_size",
-    "length_penalty",
-    "early_stopping",
-    "num_beam_groups",
-    "diversity_penalty",
-    "seed",
-    "seeds",
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-    "num_beams",
-    "num_return_sequences",
-    "do_sample",
-    "penalty_alpha",
-    "prompt_lookup_num_tokens",
-)
+NAMES = tuple(GenerationOptions.__annotations__)
 _TEXTS = ("bad_words", "force_words", "stop")
-_OTHERS = ("min_length", "logits_processors")
-NAMES = (*_AS_THEY_ARE, *_TEXTS, *_OTHERS)
+# Options that the engine takes as they are.
+_DECODING = [field.name for field in fields(Decoding) if field.name in NAMES and field.name != "max_new_tokens"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +47,7 @@ class Options:
 
         Args:
             max_new_tokens: how many tokens an answer may have.
-            given: the further keywords.
+            given: the further keywords, see :class:`flagai.generation.keywords.GenerationOptions`.
             **decoding: settings that the method makes itself.
 
         Raises:
@@ -75,12 +58,11 @@ class Options:
                 near = difflib.get_close_matches(name, NAMES, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise InputError(f"There is no option {name!r} of generation.{hint} Known: {', '.join(NAMES)}.")
-        check_integer("out_max_length", max_new_tokens, high=MOST_TOKENS)
+        name = "max_new_tokens" if "max_new_tokens" in given else "out_max_length"
+        max_new_tokens = check_integer(name, given.get(name, max_new_tokens), high=MOST_TOKENS)
         check_flag("do_sample", given.get("do_sample", False))
         values = dict(decoding)
-        values |= {name: given[name] for name in _AS_THEY_ARE if name in given}
-        if "min_length" in given:
-            values["min_new_tokens"] = given["min_length"]
+        values |= {name: given[name] for name in _DECODING if name in given}
         texts = {name: _texts(name, given.get(name, ())) for name in _TEXTS}
         processors = given.get("logits_processors", ())
         if not isinstance(processors, list | tuple) or not all(map(callable, processors)):

@@ -70,7 +70,7 @@ class Predictor:
                 ``do_sample=True`` with ``top_k``, ``top_p``, ``temperature`` and ``seed`` draws (each text of a list
                 starts from the same seed, as if it were alone; ``seeds`` names one for each); the default takes the
                 most probable token every time. ``num_return_sequences=3`` returns a list of :class:`Written`.
-                ``length_penalty``, ``no_repeat_ngram_size``, ``repetition_penalty``, ``min_length``, ``bad_words``,
+                ``length_penalty``, ``no_repeat_ngram_size``, ``repetition_penalty``, ``min_new_tokens``, ``bad_words``,
                 ``force_words``, ``stop``, ``logits_processors`` go with all of them.
 
         Returns:
