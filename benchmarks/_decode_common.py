@@ -46,7 +46,7 @@ def made(cls: Any, config: dict[str, Any], dtype: torch.dtype = HALF) -> Any:
     """A model with random weights, made on the GPU."""
     model = cls.on_meta(cls.config_class.from_dict(config)).to(dtype)
     torch.manual_seed(0)
-    model._drawn(torch.device("cuda"))
+    model.initialized_on(torch.device("cuda"))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flagai.checkpoint.atomic import replace_file
-from flagai.model.meta_init import gc_paused, gc_settled
+from flagai.model.meta_init import gc_frozen, gc_paused
 from tests.threads import together
 
 SOURCE = Path(__file__).parent.parent / "src" / "flagai"
@@ -59,12 +59,12 @@ def test_the_library_changes_nothing_for_the_whole_process() -> None:
 def test_objects_that_the_caller_has_frozen_stay_so() -> None:
     gc.freeze()
     try:
-        with gc_settled():
+        with gc_frozen():
             pass
         assert gc.get_freeze_count()
     finally:
         gc.unfreeze()
-    with gc_settled():
+    with gc_frozen():
         assert gc.get_freeze_count()
     assert not gc.get_freeze_count()
 

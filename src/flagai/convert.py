@@ -174,9 +174,9 @@ def _open(found: ResolvedModel, files: CheckpointFiles, class_name: str | None) 
 def _load(source: _Source, dtype: Dtype | None) -> tuple[BaseModel, list[str]]:
     model = source.model_class.on_meta(source.config)
     report = model.load_checkpoint(source.checkpoint, dtype=dtype)
-    if report.fresh:
+    if report.newly_initialized:
         raise InputError(
-            f"{source.checkpoint.path} holds no weights for {', '.join(report.fresh)} of "
+            f"{source.checkpoint.path} holds no weights for {', '.join(report.newly_initialized)} of "
             f"{source.model_class.__name__}; random ones are not written. Name the class that made the checkpoint with "
             "--model-class."
         )

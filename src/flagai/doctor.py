@@ -58,8 +58,12 @@ def _fit(folder: Path, checkpoint: Checkpoint) -> Finding:
     except FlagAIError as error:
         return Finding(True, str(error))
     unused = f"; not used: {', '.join(fold(report.unused))}" if report.unused else ""
-    fresh = f"; absent, would start at random: {', '.join(fold(report.fresh))}" if report.fresh else ""
-    return Finding(bool(report.fresh), f"the weights fit {found.__name__} exactly{unused}{fresh}")
+    fresh = (
+        f"; absent, would start at random: {', '.join(fold(report.newly_initialized))}"
+        if report.newly_initialized
+        else ""
+    )
+    return Finding(bool(report.newly_initialized), f"the weights fit {found.__name__} exactly{unused}{fresh}")
 
 
 def _soundness(checkpoint: Checkpoint) -> Iterator[Finding]:

@@ -64,7 +64,7 @@ def test_a_live_model_is_overwritten_in_place(tmp_path: Path) -> None:
     report = model.load_weights(tmp_path)
     assert equal(model, stored)
     assert pointers == [parameter.data_ptr() for parameter in model.parameters()]
-    assert [report.fresh, report.unused, report.untied, report.conflicting] == [[]] * 4
+    assert [report.newly_initialized, report.unused, report.untied, report.conflicting] == [[]] * 4
 
 
 @pytest.mark.parametrize(

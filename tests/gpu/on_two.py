@@ -45,7 +45,7 @@ def same_parts(model: Any, alone: Any) -> None:
     for name, parameter in model.named_parameters():
         part = dtensor.local(parameter.detach())
         assert part.is_cuda
-        assert torch.equal(part.cpu(), expected[name].detach()[dtensor.window(parameter) or ...]), name
+        assert torch.equal(part.cpu(), expected[name].detach()[dtensor.local_slices(parameter) or ...]), name
 
 
 def check_loading() -> None:
@@ -64,7 +64,7 @@ def check_loading() -> None:
 def glm() -> Path:
     torch.manual_seed(0)
     model = GLMModel._spread(GLMModel.config_class.from_dict({"model_type": "glm", **GLM, **DROPOUT}), None)
-    return shared(model._drawn(torch.device("cpu")).save_pretrained)
+    return shared(model.initialized_on(torch.device("cpu")).save_pretrained)
 
 
 def answers(model: Any, graphs: bool) -> dict[str, list[tuple[int, ...]]]:

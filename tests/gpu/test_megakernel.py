@@ -42,7 +42,7 @@ def build(
         },
     }[name]  # fmt: skip
     model = tiny.CLASSES[name].on_meta(tiny.config(name, **{**own, **sizes})).to(dtype).eval()
-    model._drawn(torch.device("cuda"))
+    model.initialized_on(torch.device("cuda"))
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() == 1:

@@ -52,7 +52,7 @@ def test_file(name: str, file: str, layout: str, tmp_path: Path) -> None:
     assert torch.load(tmp_path / file, weights_only=True) if file != "weights.safetensors" else True
     pointers = [parameter.data_ptr() for parameter in other.parameters()]
     report = other.load_weights(tmp_path / file)
-    assert not [*report.fresh, *report.unused, *report.untied]
+    assert not [*report.newly_initialized, *report.unused, *report.untied]
     assert [parameter.data_ptr() for parameter in other.parameters()] == pointers
     assert_identical(other, model)
     drawn = tiny.CLASSES[name].init_from_json(tmp_path / "config.json")

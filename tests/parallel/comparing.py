@@ -39,11 +39,13 @@ def make(root: Path, entries: list[tuple[str, dict[str, Any]]]) -> None:
 def computed(model: Any, name: str, changes: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Logits, loss and, where there is a loss, gradients, as whole tensors."""
     output = model(**tiny.batch(name, **changes))
-    found = {key: dtensor.whole(output[key].detach()) for key in ("logits", "hidden_states", "loss") if key in output}
+    found = {
+        key: dtensor.full_tensor(output[key].detach()) for key in ("logits", "hidden_states", "loss") if key in output
+    }
     if "loss" in output:
         output["loss"].backward()
         found |= {
-            f"gradient of {name}": dtensor.whole(parameter.grad)
+            f"gradient of {name}": dtensor.full_tensor(parameter.grad)
             for name, parameter in model.named_parameters()
             if parameter.grad is not None
         }

@@ -144,7 +144,7 @@ def group_of_the_second_beginning(folder: Path) -> tuple[bool, float]:
         mesh = make_mesh(tp=count)
         part = torch.ones(2, 4)
         tensor = dtensor.distributed_tensor(part, mesh, (Shard(0),), torch.Size([2 * count, 4]), (4, 1))
-        (cut,) = dtensor.cuts(tensor)
+        (cut,) = dtensor.shard_groups(tensor)
     total = torch.ones(())
     distributed.all_reduce(total, group=cut.ranks)
     return cut.ranks is mesh.get_group(), float(total)

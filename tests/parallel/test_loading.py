@@ -38,7 +38,7 @@ def holds(model: Any, reference: Any, cut: bool = True) -> None:
     for name, parameter in got.items():
         whole = expected[name].detach()
         part = dtensor.local(parameter.detach())
-        assert torch.equal(part, whole[dtensor.window(parameter) or ...]), name
+        assert torch.equal(part, whole[dtensor.local_slices(parameter) or ...]), name
         if cut and parameter.dim() == 2 and ".blocks." in f".{name}":
             assert part.numel() * 2 <= whole.numel(), f"{name} is not cut"
 
@@ -215,7 +215,7 @@ def test_two_values_for_tied_weights_are_cut_too(tmp_path: Path) -> None:
 
 
 def values(parameter: torch.Tensor) -> list[float]:
-    found: list[float] = dtensor.whole(parameter.detach()).flatten().tolist()
+    found: list[float] = dtensor.full_tensor(parameter.detach()).flatten().tolist()
     return found
 
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from flagai.checkpoint.matching import Matcher, ShardDimension, Source
-from flagai.checkpoint.memory import memory_explained
+from flagai.checkpoint.matching import Matcher, ParameterSource, ShardDimension
 from flagai.checkpoint.names import NameMap
-from flagai.checkpoint.phases import phase
+from flagai.checkpoint.out_of_memory import memory_explained
 from flagai.checkpoint.reader import Checkpoint
-from flagai.checkpoint.report import LoadReport, fold
+from flagai.checkpoint.report import LoadReport, fold, phase
 from flagai.checkpoint.stream.transfer import Transfer
 from flagai.parallel import dtensor
 
@@ -64,7 +63,7 @@ def fill(
         parameters = dict(model.named_parameters(remove_duplicate=False))
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         matcher = Matcher(names, checkpoint, shard_dimension, shapes)
-        chosen: dict[str, Source] = {}
+        chosen: dict[str, ParameterSource] = {}
         used: set[str] = set()
         for aliases in _aliases(parameters):
             for name in aliases:
@@ -96,15 +95,15 @@ def _progress(transfer: Transfer, checkpoint: Checkpoint) -> str:
 
 
 def _place_all(
-    parameters: dict[str, nn.Parameter], chosen: dict[str, Source], transfer: Transfer, report: LoadReport
+    parameters: dict[str, nn.Parameter], chosen: dict[str, ParameterSource], transfer: Transfer, report: LoadReport
 ) -> dict[str, nn.Parameter]:
     placed: dict[str, nn.Parameter] = {}
     shared: dict[int, nn.Parameter] = {}
     for name, source in chosen.items():
         parameter = parameters[name]
         if name in report.untied:
-            fresh_one = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
-            placed[name] = _place(fresh_one, source, transfer)
+            untied = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
+            placed[name] = _place(untied, source, transfer)
         else:
             if id(parameter) not in shared:
                 shared[id(parameter)] = _place(parameter, source, transfer)
@@ -122,7 +121,7 @@ def _aliases(parameters: dict[str, nn.Parameter]) -> list[list[str]]:
 
 def _choose(
     aliases: list[str], matcher: Matcher, parameter: nn.Parameter, fresh: tuple[str, ...], report: LoadReport
-) -> dict[str, Source]:
+) -> dict[str, ParameterSource]:
     """Choose a source for each name of one parameter, or note in the report why there is none."""
     found = {name: sources for name in aliases if (sources := matcher.sources(name))}
     if not found:
@@ -135,7 +134,7 @@ def _choose(
             return {}
         if sources[0].shape != parameter.shape:
             ours, theirs = tuple(parameter.shape), tuple(sources[0].shape)
-            report.misshapen.append(f"{name} {ours}, but {sources[0].theirs} gives {theirs}")
+            report.shape_mismatch.append(f"{name} {ours}, but {sources[0].theirs} gives {theirs}")
             return {}
         report.conflicting += [f"{other.theirs} differs from {sources[0].theirs}" for other in _differing(sources)]
         if sources[0].theirs != first.theirs and not sources[0].equals(first):
@@ -148,7 +147,7 @@ def _becomes(tensor: torch.Tensor, parameter: nn.Parameter) -> bool:
     return tensor.is_floating_point() if parameter.is_floating_point() else tensor.dtype == parameter.dtype
 
 
-def _differing(sources: list[Source]) -> list[Source]:
+def _differing(sources: list[ParameterSource]) -> list[ParameterSource]:
     """Further copies of a tensor that do not equal the one that is used (the first)."""
     copies = [source for source in sources[1:] if source.theirs != sources[0].theirs]
     return [source for source in copies if not source.equals(sources[0])]
@@ -157,9 +156,9 @@ def _differing(sources: list[Source]) -> list[Source]:
 def _note_absence(name: str, matcher: Matcher, shape: torch.Size, fresh: tuple[str, ...], report: LoadReport) -> None:
     raw = matcher.raw_shape(name)
     if raw is not None:
-        report.misshapen.append(f"{name} {tuple(shape)}, but it cannot be cut from {raw}")
+        report.shape_mismatch.append(f"{name} {tuple(shape)}, but it cannot be cut from {raw}")
     elif any(fnmatchcase(name, pattern) for pattern in fresh):
-        report.fresh.append(name)
+        report.newly_initialized.append(name)
     else:
         report.missing.append(f"{name} ({matcher.expected(name)})")
 
@@ -172,20 +171,20 @@ def _removable(optional: tuple[str, ...], chosen: list[str], report: LoadReport)
         if any(line.startswith(module + ".") for line in report.missing)
         and not any(name.startswith(module + ".") for name in chosen)
     ]
-    report.absent = removable
+    report.dropped_modules = removable
     prefixes = tuple(f"{module}." for module in removable)
     report.missing = [line for line in report.missing if not line.startswith(prefixes)]
     return removable
 
 
-def _place(parameter: nn.Parameter, source: Source, transfer: Transfer) -> nn.Parameter:
-    """The parameter that will have the values: a new one for one without memory.
+def _place(parameter: nn.Parameter, source: ParameterSource, transfer: Transfer) -> nn.Parameter:
+    """The parameter that will have the values: a new one for one on the meta device.
 
-    Of a sharded parameter, only this rank's window of the file is touched.
+    Of a sharded parameter, only this rank's slices of the file are touched.
     """
     if not parameter.is_meta:
-        window = dtensor.window(parameter)
-        transfer.copy(source if window is None else source.window(window), dtensor.local(parameter.detach()))
+        slices = dtensor.local_slices(parameter)
+        transfer.copy(source if slices is None else source.shard(slices), dtensor.local(parameter.detach()))
         return parameter
     if dtensor.is_sharded(parameter):
         values = dtensor.from_shard(transfer.read_part(source, parameter), like=parameter)
@@ -204,10 +203,10 @@ def _assign(model: nn.Module, values: Mapping[str, nn.Parameter | None]) -> None
 
 def _log(report: LoadReport) -> None:
     for level, text, names in (
-        (logging.WARNING, "initialised afresh, train before use", report.fresh),
+        (logging.WARNING, "initialised afresh, train before use", report.newly_initialized),
         (logging.WARNING, "holds two different values for one tensor", report.conflicting),
         (logging.INFO, "declared as tied, but the checkpoint has values of their own", report.untied),
-        (logging.INFO, "not in the checkpoint, so the model has none", report.absent),
+        (logging.INFO, "not in the checkpoint, so the model has none", report.dropped_modules),
         (logging.INFO, "not used by this class", report.unused),
     ):
         if names:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flagai.checkpoint.names import NameMap, Row, Window
+from flagai.checkpoint.names import NameMap, NameRow, TensorPart
 from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import CheckpointError
 
@@ -15,12 +15,12 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the values of one parameter come from: one window in every model-parallel part.
+class ParameterSource:
+    """Where the values of one parameter come from: one view in every model-parallel file.
 
     Args:
         theirs: the tensor's name in the file.
-        parts: the windows, as views of the files.
+        parts: views of the files, one for each model-parallel part.
         dimension: along which the parts are joined; None if every part holds the whole.
     """
 
@@ -43,34 +43,34 @@ class Source:
         used = self.parts[:1] if self.dimension is None else self.parts
         return sum(part.nbytes for part in used)
 
-    def window(self, window: tuple[slice, ...]) -> "Source":
-        """The values inside a window, out of those parts that reach into it.
+    def shard(self, slices: tuple[slice, ...]) -> "ParameterSource":
+        """The values inside some slices, out of the parts that overlap with them.
 
         Args:
-            window: a slice with begin and end for each dimension of the joined parts.
+            slices: with begin and end, for each dimension of the joined parts.
         """
-        pieces = []
+        views = []
         begin = 0
         for part in self.parts if self.dimension is not None else self.parts[:1]:
-            inside = list(window)
+            inside = list(slices)
             if self.dimension is not None:
                 end = begin + part.shape[self.dimension]
-                wanted = window[self.dimension]
+                wanted = slices[self.dimension]
                 inside[self.dimension] = slice(max(wanted.start, begin) - begin, min(wanted.stop, end) - begin)
-                begin, reaches = end, max(wanted.start, begin) < min(wanted.stop, end)
-                if not reaches:
+                begin, overlaps = end, max(wanted.start, begin) < min(wanted.stop, end)
+                if not overlaps:
                     continue
-            pieces.append(part[tuple(inside)])
-        return Source(self.theirs, pieces or [self.parts[0][tuple(window)]], self.dimension)
+            views.append(part[tuple(inside)])
+        return ParameterSource(self.theirs, views or [self.parts[0][tuple(slices)]], self.dimension)
 
-    def pairs(self, target: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """What is copied where to give ``target`` the values: every part, and the piece of the target that it fills."""
+    def copies(self, target: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The copies that give ``target`` the values: every part, and the view of the target that it fills."""
         if self.dimension is None:
             return [(self.parts[0], target)]
         sizes = [part.shape[self.dimension] for part in self.parts]
         return list(zip(self.parts, target.split(sizes, self.dimension), strict=True))
 
-    def equals(self, other: "Source") -> bool:
+    def equals(self, other: "ParameterSource") -> bool:
         """Whether both hold the same values; costs nothing where they share their bytes."""
         pairs = zip(self.parts, other.parts, strict=True)
         return all(_same_bits(a, b) for a, b in pairs)
@@ -96,12 +96,12 @@ def _can_join(parts: list[torch.Tensor], dimension: int | None) -> bool:
     return all(shape == shapes[0] for shape in shapes)
 
 
-def _fit(layout: str, fitting: list[list[Row]]) -> int:
-    """How many parameters have a window of the right shape under a layout.
+def _fit(layout: str, fitting: list[list[NameRow]]) -> int:
+    """How many parameters have a tensor of the right shape under a layout.
 
     Args:
         layout: the layout.
-        fitting: for each parameter, the rows whose windows have its shape.
+        fitting: for each parameter, the rows whose tensors have its shape.
     """
     return sum(any(row.serves(layout) for row in rows) for rows in fitting)
 
@@ -134,48 +134,48 @@ class Matcher:
             known = self._file_names.setdefault(names.canonical(name), name)
             if known != name:
                 raise CheckpointError(f"{checkpoint.path} holds the same tensor as {known!r} and as {name!r}.")
-        self._all_windows = {ours: names.windows(ours) for ours in shapes}
-        self._windows = {
-            ours: [window for window in windows if window.theirs in self._file_names]
-            for ours, windows in self._all_windows.items()
+        self._possible = {ours: names.parts(ours) for ours in shapes}
+        self._present = {
+            ours: [part for part in parts if part.theirs in self._file_names] for ours, parts in self._possible.items()
         }
-        cut = {
-            ours: [(window.row, source) for window in windows if (source := self._source(ours, window))]
-            for ours, windows in self._windows.items()
+        candidates = {
+            ours: [(part.row, source) for part in parts if (source := self._source(ours, part))]
+            for ours, parts in self._present.items()
         }
-        fitting = [[row for row, source in cuts if source.shape == shapes[ours]] for ours, cuts in cut.items()]
+        fitting = [[row for row, source in pairs if source.shape == shapes[ours]] for ours, pairs in candidates.items()]
         self._layout = layout = max(names.layouts, key=lambda layout: _fit(layout, fitting))
         self._sources = {
-            ours: [source for _, source in sorted(cuts, key=lambda pair: not pair[0].serves(layout))]
-            for ours, cuts in cut.items()
+            ours: [source for _, source in sorted(pairs, key=lambda pair: not pair[0].serves(layout))]
+            for ours, pairs in candidates.items()
         }
 
-    def _source(self, ours: str, window: Window) -> Source | None:
-        cuts = [window.cut(tensor) for tensor in self._checkpoint.tensors(self._file_names[window.theirs])]
-        parts = [cut for cut in cuts if cut is not None]
-        dimension = self._shard_dimension(ours) if len(parts) > 1 else None
-        if len(parts) != len(cuts) or not _can_join(parts, dimension):
+    def _source(self, ours: str, part: TensorPart) -> ParameterSource | None:
+        name = self._file_names[part.theirs]
+        tensors = self._checkpoint.tensors(name)
+        views = [view for tensor in tensors if (view := part.view(tensor)) is not None]
+        dimension = self._shard_dimension(ours) if len(views) > 1 else None
+        if len(views) != len(tensors) or not _can_join(views, dimension):
             return None
-        return Source(self._file_names[window.theirs], parts, dimension)
+        return ParameterSource(name, views, dimension)
 
-    def sources(self, ours: str) -> list[Source]:
+    def sources(self, ours: str) -> list[ParameterSource]:
         """Every place where the checkpoint holds a parameter, the one to use first."""
         return self._sources[ours]
 
     def raw_shape(self, ours: str) -> str | None:
-        """The name and shape of a tensor that should hold a parameter but cannot be cut; for messages."""
-        if not self._windows[ours]:
+        """The name and shape of a tensor that should hold a parameter but cannot be divided; for messages."""
+        if not self._present[ours]:
             return None
-        name = self._file_names[self._windows[ours][0].theirs]
+        name = self._file_names[self._present[ours][0].theirs]
         return f"{name} {tuple(self._checkpoint.tensors(name)[0].shape)}"
 
     def expected(self, ours: str) -> str:
         """The name under which files of this layout would hold a parameter; for messages."""
-        windows = self._names.windows(ours)
-        return next((window.theirs for window in windows if window.row.serves(self._layout)), windows[0].theirs)
+        parts = self._possible[ours]
+        return next((part.theirs for part in parts if part.row.serves(self._layout)), parts[0].theirs)
 
     def leftovers(self, used: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Split the tensors that were not used into those of the family and those nobody knows.
+        """Split the tensors that were not used into those of the family and unknown ones.
 
         Further layers than the model has are among the latter: to leave them out would be another model.
         """
@@ -183,7 +183,7 @@ class Matcher:
         rest = [(theirs, name) for theirs, name in self._file_names.items() if name not in taken]
         if not rest:  # the usual case need not compile two patterns for every row
             return [], []
-        rows = {window.row for windows in self._all_windows.values() for window in windows if "{i}" in window.row.ours}
+        rows = {part.row for parts in self._possible.values() for part in parts if "{i}" in part.row.ours}
         layers = [pattern for row in rows for pattern in (row.ours_pattern, row.theirs_pattern)]
         known = {
             name

@@ -1,4 +1,4 @@
-"""Name maps: which window of which tensor of a file each of our parameters is, as rows of data.
+"""Name maps: which part of which tensor of a file each of our parameters is, as rows of data.
 
 A row says it once for reading and writing::
 
@@ -28,7 +28,7 @@ _PLACEHOLDERS = {r"\{i\}": r"(?P<i>\d+)", r"\{p\}": r"(?P<p>weight|bias)", r"\{\
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     """One correspondence between our names and the names of a file; see :func:`row`."""
 
     ours: str
@@ -61,7 +61,7 @@ def row(
     transposed: bool = False,
     only: tuple[str, ...] | None = None,
     head: bool = False,
-) -> Row:
+) -> NameRow:
     """Describe where one kind of parameter lies in the files.
 
     Args:
@@ -72,7 +72,7 @@ def row(
         only: the layouts that use this name; a layout that is not in ``LAYOUTS`` is read, never written.
         head: the tensor belongs to a task head, so it never carries the backbone's prefix.
     """
-    return Row(ours, theirs, part, transposed, only, head)
+    return NameRow(ours, theirs, part, transposed, only, head)
 
 
 _NUMBER = re.compile(r"\.(\d+)\.")
@@ -103,14 +103,14 @@ def _readings(name: str) -> list[tuple[str, dict[str, str]]]:
 
 
 @dataclass(frozen=True)
-class Window:
-    """The window of one tensor of a file that one of our parameters is."""
+class TensorPart:
+    """The part of one tensor of a file that one of our parameters is."""
 
-    row: Row
+    row: NameRow
     theirs: str
 
-    def cut(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """Return the window as a view, or None if the tensor cannot be cut into the row's parts."""
+    def view(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The part as a view of the tensor; None if the tensor cannot be divided into the row's parts."""
         if self.row.transposed and tensor.dim() == 2:
             tensor = tensor.T
         index, count = self.row.part
@@ -133,7 +133,7 @@ class NameMap:
         ignored: names (with placeholders) that carry no weights of ours: buffers, unused heads.
     """
 
-    rows: Sequence[Row] = ()
+    rows: Sequence[NameRow] = ()
     prefixes: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
@@ -154,28 +154,28 @@ class NameMap:
     def _prefixes(self) -> re.Pattern[str]:
         return re.compile(rf"\A(?:{'|'.join(map(re.escape, self.prefixes))})*")
 
-    def windows(self, ours: str) -> list[Window]:
-        """The windows where a parameter may lie, best first; the last one is its own name (our training files)."""
+    def parts(self, ours: str) -> list[TensorPart]:
+        """The tensor parts that may hold a parameter, best first; the last one is its own name (our training files)."""
         if ours.endswith(OUR_SCALE):  # a quantized matrix' scale lies beside it, in files too
-            matrix = self.windows(ours.removesuffix(OUR_SCALE))
-            return [Window(window.row, window.theirs + SCALE) for window in matrix]
+            matrix = self.parts(ours.removesuffix(OUR_SCALE))
+            return [TensorPart(part.row, part.theirs + SCALE) for part in matrix]
         ours = ours.removeprefix(BACKBONE)
         found = [
-            Window(entry, _fill_in(entry.theirs, values))
+            TensorPart(entry, _fill_in(entry.theirs, values))
             for template, values in _readings(ours)
             for entry in self._by_template.get(template, ())
         ]
         found += [
-            Window(entry, _fill_in(entry.theirs, match.groupdict()))
+            TensorPart(entry, _fill_in(entry.theirs, match.groupdict()))
             for entry in self._by_template.get("{*}", ())
             if (match := entry.ours_pattern.fullmatch(ours))
         ]
-        return [*found, Window(_OWN_NAME, ours)]
+        return [*found, TensorPart(_OWN_NAME, ours)]
 
     @cached_property
-    def _by_template(self) -> dict[str, list[Row]]:
+    def _by_template(self) -> dict[str, list[NameRow]]:
         """Rows by our template, those with an open end under ``{*}``: a model has hundreds of names to look up."""
-        templates: dict[str, list[Row]] = {}
+        templates: dict[str, list[NameRow]] = {}
         for entry in self.rows:
             templates.setdefault("{*}" if "{*}" in entry.ours else entry.ours, []).append(entry)
         return templates
@@ -189,22 +189,22 @@ class NameMap:
         patterns = [pattern for entry in self.rows for pattern in (entry.theirs_pattern, entry.ours_pattern)]
         return [*patterns, *map(_compile, self.ignored)]
 
-    def written(self, names: Iterable[str], layout: str, prefix: str) -> dict[str, list[tuple[Window, str]]]:
-        """Plan a file: ``theirs -> [(window, ours), ...]``, the parts of a fused tensor in order.
+    def written(self, names: Iterable[str], layout: str, prefix: str) -> dict[str, list[tuple[TensorPart, str]]]:
+        """Plan a file: ``theirs -> [(part, ours), ...]``, the parts of a fused tensor in order.
 
         Args:
             names: our parameters' names.
             layout: one of ``LAYOUTS``, or ``NATIVE``.
             prefix: what this layout puts before the names of a backbone.
         """
-        plan: dict[str, list[tuple[Window, str]]] = {}
+        plan: dict[str, list[tuple[TensorPart, str]]] = {}
         for ours in names:
-            windows = self.windows(ours)
-            # Without rows, as in a model that somebody just invented, parameters keep their own names.
-            served = [window for window in windows if window.row.serves(layout) and layout != NATIVE] or windows[-1:]
-            for window in served:
-                theirs = window.theirs if window.row.head else prefix + window.theirs
-                plan.setdefault(theirs, []).append((window, ours))
+            parts = self.parts(ours)
+            # Without rows, as in a new architecture, parameters keep their own names.
+            served = [part for part in parts if part.row.serves(layout) and layout != NATIVE] or parts[-1:]
+            for part in served:
+                theirs = part.theirs if part.row.head else prefix + part.theirs
+                plan.setdefault(theirs, []).append((part, ours))
         for sources in plan.values():
             sources.sort(key=lambda source: source[0].row.part)
         return plan

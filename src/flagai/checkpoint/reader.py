@@ -10,8 +10,8 @@ import torch
 from flagai.checkpoint.files import CheckpointFiles
 from flagai.checkpoint.formats.pickle_file import open_pickle
 from flagai.checkpoint.formats.safetensors_file import open_safetensors
-from flagai.checkpoint.phases import phase
 from flagai.checkpoint.quantization import dequantize_tensors
+from flagai.checkpoint.report import phase
 from flagai.checkpoint.steady import read_steadily
 from flagai.checkpoint.stream.memory import mapped_ahead
 from flagai.checkpoint.stream.readers import Stream, exactly

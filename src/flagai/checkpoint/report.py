@@ -1,10 +1,15 @@
-"""The load report: everything that does not fit, in one message."""
+"""The load report: everything that does not fit, in one message, and how long each phase of a load took."""
 
+import logging
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flagai.errors import LoadError
+
+logger = logging.getLogger(__name__)
 
 _LINES_SHOWN = 12
 _LONGEST_LINE = 300
@@ -22,13 +27,13 @@ class LoadReport:
         missing: parameters that the checkpoint does not hold.
         unexpected: tensors of the checkpoint that belong to no model of this family.
         mistyped: lines about tensors that hold no floating-point numbers, or should hold none.
-        misshapen: lines about tensors of the wrong shape.
-        fresh: parameters of a new task head, initialised because the checkpoint cannot know them.
-        absent: optional modules that the checkpoint does not hold, and the model no longer has.
+        shape_mismatch: lines about tensors of the wrong shape.
+        newly_initialized: parameters of a new task head, initialised because the checkpoint cannot know them.
+        dropped_modules: optional modules that the checkpoint does not hold, and the model no longer has.
         unused: tensors of the family that this class does not use, such as another head.
         untied: parameters declared as tied for which the checkpoint holds values of their own.
         conflicting: lines about second copies of a tensor that differ from the one that was used.
-        bytes_asked: how many bytes of the checkpoint this process asked for; of a model cut over ranks, its part.
+        bytes_asked: how many bytes of the checkpoint this process asked for; of a sharded model, its shard.
     """
 
     source: str
@@ -36,9 +41,9 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mistyped: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
+    shape_mismatch: list[str] = field(default_factory=list)
+    newly_initialized: list[str] = field(default_factory=list)
+    dropped_modules: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
     conflicting: list[str] = field(default_factory=list)
@@ -53,7 +58,7 @@ class LoadReport:
         sections = [
             ("missing from the checkpoint", self.missing),
             ("unknown to this model", self.unexpected),
-            ("of the wrong shape", self.misshapen),
+            ("of the wrong shape", self.shape_mismatch),
             ("of the wrong type", self.mistyped),
         ]
         problems = [_section(title, names) for title, names in sections if names]
@@ -64,7 +69,7 @@ class LoadReport:
     def _advice(self) -> str:
         if self.missing and self.unexpected:
             return "Most likely the weights belong to another class or family: compare config.json with the weights."
-        if self.misshapen:
+        if self.shape_mismatch:
             return (
                 "Most likely config.json (or an override, such as class_num) belongs to another size of the model, or "
                 "a model-parallel part is absent: compare it with the shapes above."
@@ -119,3 +124,15 @@ def _numbers(values: list[int]) -> str:
         return "".join(map(str, values))
     whole = values == list(range(values[0], values[-1] + 1))
     return "{" + (f"{values[0]}-{values[-1]}" if whole else ",".join(map(str, values))) + "}"
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Log at level DEBUG how long the body takes.
+
+    Args:
+        name: what it does, in a word.
+    """
+    start = time.perf_counter()
+    yield
+    logger.debug("%s: %.1f ms", name, 1e3 * (time.perf_counter() - start))

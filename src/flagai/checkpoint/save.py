@@ -9,22 +9,23 @@ from pathlib import Path
 import torch
 
 from flagai.checkpoint.atomic import is_stream, replace_file
-from flagai.checkpoint.names import NameMap, Window
+from flagai.checkpoint.names import NameMap, TensorPart
 from flagai.checkpoint.quantization import quantize_tensors
-from flagai.errors import InputError
+from flagai.errors import CheckpointError, InputError
+from flagai.parallel import dtensor
 
 # What this module writes, and may therefore replace.
 WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 # Transformers asks for this entry.
 _METADATA = {"format": "pt"}
-# theirs -> the windows and tensors that make it up
-Plan = dict[str, list[tuple[Window, torch.Tensor]]]
+# theirs -> the parts and the tensors that fill them
+SavePlan = dict[str, list[tuple[TensorPart, torch.Tensor]]]
 # Makes one tensor of the file; :func:`build`, or one that gathers it from several ranks first.
-Build = Callable[[Sequence[tuple[Window, torch.Tensor]]], torch.Tensor]
+Build = Callable[[Sequence[tuple[TensorPart, torch.Tensor]]], torch.Tensor]
 
 
-def plan_tensors(parameters: Mapping[str, torch.Tensor], names: NameMap, layout: str, prefix: str) -> Plan:
+def plan_tensors(parameters: Mapping[str, torch.Tensor], names: NameMap, layout: str, prefix: str) -> SavePlan:
     """Say which tensors a file of this layout holds, without building them.
 
     Args:
@@ -34,10 +35,10 @@ def plan_tensors(parameters: Mapping[str, torch.Tensor], names: NameMap, layout:
         prefix: what this layout puts before the names of a backbone.
     """
     written = names.written(parameters, layout, prefix)
-    return {theirs: [(window, parameters[ours]) for window, ours in sources] for theirs, sources in written.items()}
+    return {theirs: [(part, parameters[ours]) for part, ours in sources] for theirs, sources in written.items()}
 
 
-def build(sources: Sequence[tuple[Window, torch.Tensor]]) -> torch.Tensor:
+def build(sources: Sequence[tuple[TensorPart, torch.Tensor]]) -> torch.Tensor:
     """Join and transpose our tensors into one tensor of the file; always contiguous, never shared."""
     tensors = [tensor.detach() for _, tensor in sources]
     whole = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
@@ -58,7 +59,7 @@ def parse_size(size: int | str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def write_shards(folder: Path, plan: Plan, max_shard_size: int | str, build: Build = build) -> None:
+def write_shards(folder: Path, plan: SavePlan, max_shard_size: int | str, build: Build = build) -> None:
     """Write ``model.safetensors``, or shards and ``model.safetensors.index.json``, into a folder.
 
     At most one shard is in memory at a time, and only its fused, transposed or cast tensors are copies.
@@ -85,7 +86,7 @@ def write_shards(folder: Path, plan: Plan, max_shard_size: int | str, build: Bui
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def write_file(path: Path, plan: Plan, *, pickled: bool = False, build: Build = build) -> None:
+def write_file(path: Path, plan: SavePlan, *, pickled: bool = False, build: Build = build) -> None:
     """Write one file.
 
     Args:
@@ -127,6 +128,44 @@ def write_quantized(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         save_file({name: tensor.contiguous() for name, tensor in quantize_tensors(tensors).items()}, temporary)
 
 
+def save_distributed(plan: SavePlan, write: Callable[[Build], None]) -> None:
+    """Save a sharded model: the first rank writes while all gather; every rank calls it, and all fail together.
+
+    The first rank never holds more than one file's tensors, the others one tensor.
+
+    Args:
+        plan: what is written, in the order in which it is written.
+        write: writes it, building each tensor with the function that it gets.
+
+    Raises:
+        CheckpointError: on the other ranks, if the first one failed; there its own error is raised.
+    """
+    from torch import distributed
+
+    built = 0
+
+    def gather_and_build(sources: Sequence[tuple[TensorPart, torch.Tensor]]) -> torch.Tensor:
+        nonlocal built
+        built += 1
+        return build([(part, dtensor.full_tensor(tensor).detach().cpu()) for part, tensor in sources])
+
+    failure: Exception | None = None
+    if distributed.get_rank() == 0:
+        try:
+            write(gather_and_build)
+        except Exception as error:  # noqa: BLE001 - raised below, when the other ranks are not left waiting
+            failure = error
+    for sources in list(plan.values())[built:]:
+        for _, tensor in sources:
+            dtensor.full_tensor(tensor)
+    outcome: list[str | None] = [None if failure is None else f"{type(failure).__name__}: {failure}"]
+    distributed.broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    if outcome[0] is not None:
+        raise CheckpointError(f"The first rank could not save. Look at its message: {outcome[0]}")
+
+
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copy tensors that share their bytes with another one: the format holds each tensor on its own."""
     seen: set[int] = set()
@@ -137,7 +176,7 @@ def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return result
 
 
-def _group(plan: Plan, limit: int) -> list[list[str]]:
+def _group(plan: SavePlan, limit: int) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     size = 0
     for theirs, sources in plan.items():
@@ -149,5 +188,5 @@ def _group(plan: Plan, limit: int) -> list[list[str]]:
     return shards
 
 
-def _size(sources: list[tuple[Window, torch.Tensor]]) -> int:
+def _size(sources: list[tuple[TensorPart, torch.Tensor]]) -> int:
     return sum(tensor.nbytes for _, tensor in sources)

@@ -157,7 +157,7 @@ def _explain_memory(error: Exception, options: Mapping[str, str]) -> None:
     Raises:
         InputError: memory ran out.
     """
-    from flagai.checkpoint.memory import is_out_of_memory
+    from flagai.checkpoint.out_of_memory import is_out_of_memory
 
     if is_out_of_memory(error):
         cures = [options[name] for name in _OF_MEMORY if name in options]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from flagai.checkpoint.memory import memory_advised
+from flagai.checkpoint.out_of_memory import memory_advised
 from flagai.data.prompt import Prompt
 from flagai.errors import InputError
 from flagai.generation.family import Family, remaining_positions

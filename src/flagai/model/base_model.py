@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import nn
 
+from flagai.checkpoint.agreement import fingerprint
 from flagai.checkpoint.fill import fill
-from flagai.checkpoint.fingerprint import fingerprint
-from flagai.checkpoint.memory import memory_explained
 from flagai.checkpoint.names import NameMap
-from flagai.checkpoint.phases import phase
+from flagai.checkpoint.out_of_memory import memory_explained
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
-from flagai.checkpoint.report import LoadReport
+from flagai.checkpoint.report import LoadReport, phase
 from flagai.checks import check_flag
 from flagai.errors import ConfigError
 from flagai.model.block.stack import BlockStack
@@ -24,14 +23,14 @@ from flagai.model.config import ModelConfig, OpenConfig
 from flagai.model.device import Device, Dtype, read_device, read_dtype, read_sharding
 from flagai.model.generation_defaults import tell_generation_defaults
 from flagai.model.inputs import warn_of_near_miss
-from flagai.model.layer.init import draw
-from flagai.model.meta_init import gc_paused, materialize, without_memory
+from flagai.model.layer.init import initialize
+from flagai.model.meta_init import gc_paused, init_on_meta, materialize
 from flagai.model.opening import Opening, alike
 from flagai.model.quantization import how_quantized
 from flagai.model.resolve import CONFIG_FILE, resolve
-from flagai.model.saving import Savable
-from flagai.model.untrained import note_drawn
-from flagai.parallel.dtensor import local, same_everywhere
+from flagai.model.saving import SaveMixin
+from flagai.model.untrained import note_untrained
+from flagai.parallel.dtensor import broadcast_from_first_rank, local
 from flagai.parallel.plan import Plan, shard_dimension
 from flagai.typed_json import Fields
 
@@ -44,7 +43,7 @@ if TYPE_CHECKING:  # loaded when a mesh is used: seconds
 logger = logging.getLogger(__name__)
 
 
-class BaseModel(Savable):
+class BaseModel(SaveMixin):
     """Base of all models.
 
     Subclasses say in class variables what is particular to them: ``config_class``; ``names`` and ``plan``, the
@@ -90,15 +89,17 @@ class BaseModel(Savable):
         Raises:
             ConfigError: the file is absent, broken or of another family, or an override is unknown.
         """
-        return cls._spread(cls.config_class.from_json(config_file, **overrides), None)._drawn(torch.device("cpu"))
+        return cls._spread(cls.config_class.from_json(config_file, **overrides), None).initialized_on(
+            torch.device("cpu")
+        )
 
     @classmethod
     def _spread(cls, config: ModelConfig, sharding: "Sharding | None", dtype: torch.dtype | None = None) -> Self:
-        """A model without memory, spread over processes; it has its type before, when that costs least."""
+        """A model on the meta device, sharded over processes; casting it there costs least."""
         with phase("meta"):
             model = cls.on_meta(config, dtype)
         if sharding is not None:
-            with phase("cut"):
+            with phase("shard"):
                 sharding.apply(model, cls.plan, model.blocks_to_shard())
             model.sharding = sharding
         return model
@@ -107,8 +108,8 @@ class BaseModel(Savable):
         """The modules that FSDP gathers one at a time."""
         return (block for stack in self.modules() if isinstance(stack, BlockStack) for block in stack)
 
-    def _drawn(self, device: torch.device) -> Self:
-        """This model, with newly drawn weights instead of no memory; those of an open configuration are drawn."""
+    def initialized_on(self, device: torch.device) -> Self:
+        """This model with randomly initialized weights; those of an open configuration are initialized already."""
         if isinstance(self.config, OpenConfig):
             return self.to(device)
         self._materialise([name for name, _ in self.named_parameters(remove_duplicate=False)], device)
@@ -116,7 +117,7 @@ class BaseModel(Savable):
 
     @classmethod
     def on_meta(cls, config: ModelConfig, dtype: torch.dtype | None = None) -> Self:
-        """Build a model without memory: names and shapes only, to be filled by :meth:`load_checkpoint`.
+        """Build a model on the meta device: names and shapes only, to be filled by :meth:`load_checkpoint`.
 
         Args:
             config: the configuration.
@@ -125,7 +126,7 @@ class BaseModel(Savable):
         if isinstance(config, OpenConfig):
             return cls(config, **config.arguments_of(cls.__init__)).to(dtype)
         try:
-            with without_memory(dtype):
+            with init_on_meta(dtype):
                 return cls(config)
         except (RuntimeError, OverflowError, MemoryError, ArithmeticError) as error:
             raise ConfigError(
@@ -134,19 +135,19 @@ class BaseModel(Savable):
             ) from error
 
     def init_weights(self, only: list[str] | None = None) -> None:
-        """Draw weights anew.
+        """Randomly initialize weights.
 
         Args:
-            only: names of the parameters to draw; default all.
+            only: names of the parameters; default all.
         """
         for name in only if only is not None else [name for name, _ in self.named_parameters()]:
             owner, _, leaf = name.rpartition(".")
-            draw(self.get_submodule(owner), leaf, self.init_std(name))
+            initialize(self.get_submodule(owner), leaf, self.init_std(name))
             if self.sharding is not None:
-                same_everywhere(self.get_parameter(name))
+                broadcast_from_first_rank(self.get_parameter(name))
 
     def init_std(self, name: str) -> float:
-        """The standard deviation with which a parameter is drawn."""
+        """The standard deviation with which a parameter is initialized."""
         return Fields(self.config, type(self.config).__name__).number("initializer_range", 0.02)
 
     @classmethod
@@ -205,7 +206,7 @@ class BaseModel(Savable):
         tell_generation_defaults(found.folder)
         if only_download_config:
             config, bits = opening.read_config()
-            return bits.apply(cls._spread(config, sharding)._drawn(device).to(dtype=dtype))
+            return bits.apply(cls._spread(config, sharding).initialized_on(device).to(dtype=dtype))
         with gc_paused():
             with phase("open"):
                 opened = opening.open()
@@ -293,8 +294,8 @@ class BaseModel(Savable):
             device=device,
             replicas=None if self.sharding is None else self.sharding.replicas,
         )
-        self._materialise(report.fresh, device)
-        note_drawn(self, report.fresh)
+        self._materialise(report.newly_initialized, device)
+        note_untrained(self, report.newly_initialized)
         if report.untied:
             if self.sharding is not None:
                 self.sharding.check_untying(report.untied[0], str(checkpoint.path))
@@ -309,7 +310,7 @@ class BaseModel(Savable):
         """
 
     def _materialise(self, names: list[str], device: torch.device) -> None:
-        """Draw parameters, in new memory if they have none; tied ones stay tied."""
+        """Randomly initialize parameters, in new memory if they are on the meta device; tied ones stay tied."""
         if not names:
             return
         unique = {id(parameter): parameter for parameter in map(self.get_parameter, names)}

@@ -1,4 +1,4 @@
-"""Build a model quickly: without memory, without initial values, without the garbage collector in between."""
+"""Build a model quickly: on the meta device, without initial values, without the garbage collector in between."""
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
@@ -23,20 +23,20 @@ _COLLECTIONS = (dict, set, list)
 
 
 @contextmanager
-def without_memory(dtype: torch.dtype | None = None) -> Iterator[None]:
+def init_on_meta(dtype: torch.dtype | None = None) -> Iterator[None]:
     """Modules that are built in the body have names, shapes and types only.
 
     Args:
         dtype: the type of parameters that ask for none. To cast them later would be a sixth of building.
     """
-    with _ShapesOnly(dtype):
+    with _MetaInit(dtype):
         yield
 
 
-class _ShapesOnly(TorchFunctionMode):
-    """Makes tensors without memory, and skips the drawing of initial values.
+class _MetaInit(TorchFunctionMode):
+    """Makes tensors on the meta device, and skips their initialization.
 
-    They would be thrown away, and drawing normal values on the meta device imports torch's compiler: seconds.
+    It would be thrown away, and sampling normal values on the meta device imports torch's compiler: seconds.
     """
 
     def __init__(self, dtype: torch.dtype | None) -> None:
@@ -57,7 +57,7 @@ class _ShapesOnly(TorchFunctionMode):
 
 
 def build_layers(make: Callable[[], Module], count: int) -> Iterator[Module]:
-    """Modules of one kind. Without memory all are made after the first, in a third of the time.
+    """Modules of one kind. On the meta device all are copies of the first, in a third of the time.
 
     Args:
         make: builds one, of layers that keep their parameters in no other place.
@@ -72,7 +72,7 @@ def build_layers(make: Callable[[], Module], count: int) -> Iterator[Module]:
 
 
 def _twin(module: Module) -> Module:
-    """A module like another one that has no memory: parameters and buffers of its own, all settings equal."""
+    """A module like another one on the meta device: parameters and buffers of its own, all settings equal."""
     made = type(module).__new__(type(module))
     for name, value in module.__dict__.items():
         made.__dict__[name] = value.copy() if isinstance(value, _COLLECTIONS) else value
@@ -107,7 +107,7 @@ def gc_paused() -> Iterator[None]:
 
 
 @contextmanager
-def gc_settled() -> Iterator[None]:
+def gc_frozen() -> Iterator[None]:
     """Leave all objects that are there uncollected in the body; new ones are collected as always.
 
     A training goes on with what it begins with: records, a model, an optimizer. To look at all of it again and again
@@ -125,12 +125,12 @@ def gc_settled() -> Iterator[None]:
 
 
 def materialize(model: nn.Module, names: list[str], device: torch.device) -> None:
-    """Give memory to parameters that have none; tied ones stay tied.
+    """Give memory to parameters on the meta device; tied ones stay tied.
 
     Args:
         model: the model.
         names: of the parameters, of tied ones all.
-        device: where the memory shall be.
+        device: of the memory.
     """
     made: dict[int, nn.Parameter] = {}
     for name in names:

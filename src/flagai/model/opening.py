@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flagai.checkpoint.agreement import fingerprint
 from flagai.checkpoint.files import CheckpointFiles
-from flagai.checkpoint.fingerprint import fingerprint
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.steady import read_steadily
 from flagai.model.config import ModelConfig
@@ -89,6 +89,6 @@ def alike(sharding: "Sharding | None", open_one: Callable[[], T], mark: Callable
     """
     if sharding is None:
         return open_one()
-    from flagai.checkpoint.agreement import open_alike
+    from flagai.checkpoint.agreement import open_consistently
 
-    return open_alike(open_one, mark, sharding.groups, sharding.device)
+    return open_consistently(open_one, mark, sharding.groups, sharding.device)

@@ -10,7 +10,16 @@ from torch import nn
 
 from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.checkpoint.names import LAYOUTS, NATIVE, NameMap
-from flagai.checkpoint.save import WEIGHT_FILES, Build, Plan, build, plan_tensors, write_file, write_shards
+from flagai.checkpoint.save import (
+    WEIGHT_FILES,
+    Build,
+    SavePlan,
+    build,
+    plan_tensors,
+    save_distributed,
+    write_file,
+    write_shards,
+)
 from flagai.checks import check_path
 from flagai.errors import InputError
 from flagai.hub.names import MANIFEST
@@ -18,7 +27,7 @@ from flagai.model.quantization import KEY, how_quantized
 from flagai.model.resolve import CONFIG_FILE
 
 
-class Savable(nn.Module):
+class SaveMixin(nn.Module):
     """What a model needs to write itself; :class:`flagai.model.base_model.BaseModel` says what the names mean."""
 
     names: ClassVar[NameMap]
@@ -73,7 +82,7 @@ class Savable(nn.Module):
         """
         self._write_into(folder, self._plan_tensors(layout), max_shard_size, layout, build)
 
-    def _write_into(self, folder: Path, plan: Plan, max_shard_size: int | str, layout: str, build: Build) -> None:
+    def _write_into(self, folder: Path, plan: SavePlan, max_shard_size: int | str, layout: str, build: Build) -> None:
         write_shards(folder, plan, max_shard_size, build)
         self._write_config(folder / CONFIG_FILE, layout)
 
@@ -109,14 +118,12 @@ class Savable(nn.Module):
         file = path / CONFIG_FILE if os.path.isdir(path) else path
         self._write({}, lambda _: self._write_config(file, "flagai"))
 
-    def _write(self, plan: Plan, write: Callable[[Build], None]) -> None:
+    def _write(self, plan: SavePlan, write: Callable[[Build], None]) -> None:
         """Write files; of several processes that share the model or hold replicas, the first one does."""
         if self.sharding is None:
             write(build)
             return
-        from flagai.checkpoint.save_distributed import write_together
-
-        write_together(plan, write)
+        save_distributed(plan, write)
 
     def _write_config(self, path: Path, layout: str) -> None:
         name = self.architecture if layout == "huggingface" and self.architecture else self.own_class.__name__

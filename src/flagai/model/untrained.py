@@ -9,7 +9,7 @@ _COMPARED = 8  # numbers of a parameter; training changes them all
 _ATTRIBUTE = "_drawn_numbers"
 
 
-def note_drawn(model: nn.Module, names: Iterable[str]) -> None:
+def note_untrained(model: nn.Module, names: Iterable[str]) -> None:
     """Note the first numbers of parameters that were randomly initialised, to see later whether they were trained.
 
     Args:

@@ -1,4 +1,4 @@
-"""Sharded tensors, seen from outside: which window of the whole this rank holds.
+"""Distributed tensors: what this rank holds of them.
 
 Everything here takes ordinary tensors too, which are their own whole, and loads nothing of torch.distributed for them.
 """
@@ -69,18 +69,18 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if torch.is_grad_enabled() else tensor._local_tensor
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The values of all ranks; if the tensor is sharded, every rank of its mesh must ask together."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def window(tensor: torch.Tensor) -> tuple[slice, ...] | None:
-    """Which part of the whole this rank holds, a slice for each dimension; None if it is all."""
-    return _window(tensor.shape, tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
+def local_slices(tensor: torch.Tensor) -> tuple[slice, ...] | None:
+    """This rank's shard as a slice for each dimension of the whole; None if it is all."""
+    return _local_slices(tensor.shape, tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
 
 
 @functools.lru_cache(maxsize=256)  # a model has hundreds of parameters, but few shapes
-def _window(shape: torch.Size, mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[slice, ...]:
+def _local_slices(shape: torch.Size, mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[slice, ...]:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     extents, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
@@ -88,14 +88,14 @@ def _window(shape: torch.Size, mesh: "DeviceMesh", placements: "tuple[Placement,
 
 
 @dataclass(frozen=True)
-class Cut:
+class ShardGroup:
     """Ranks that share a tensor along one of its dimensions.
 
     Args:
         dimension: of the tensor.
-        ranks: those who share it.
-        index: the place of this rank among them.
-        count: how many they are.
+        ranks: the process group.
+        index: of this rank in the group.
+        count: of ranks.
     """
 
     dimension: int
@@ -104,16 +104,19 @@ class Cut:
     count: int
 
 
-def cuts(tensor: "DTensor") -> list[Cut]:
-    """How a tensor is cut, but for dimensions that several dimensions of its mesh cut."""
+def shard_groups(tensor: "DTensor") -> list[ShardGroup]:
+    """The groups that share a tensor, but for dimensions that several dimensions of its mesh shard."""
     mesh = tensor.device_mesh
-    return [Cut(dimension, mesh.get_group(axis), *place) for dimension, axis, *place in _cuts(mesh, tensor.placements)]
+    return [
+        ShardGroup(dimension, mesh.get_group(axis), index, count)
+        for dimension, axis, index, count in _shard_axes(mesh, tensor.placements)
+    ]
 
 
 # Numbers only: a group that is kept would outlive torch.distributed, and stand in for the one of an equal mesh.
 @functools.lru_cache(maxsize=256)
-def _cuts(mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[tuple[int, int, int, int], ...]:
-    # Not is_shard: FSDP around tensor parallelism has a placement of its own, which cuts too.
+def _shard_axes(mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[tuple[int, int, int, int], ...]:
+    # Not is_shard: FSDP around tensor parallelism has a placement of its own, which shards too.
     dimensions = [getattr(place, "dim", None) for place in placements]
     return tuple(
         (dimension, axis, mesh.get_local_rank(axis), mesh.size(axis))
@@ -122,16 +125,16 @@ def _cuts(mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[tupl
     )
 
 
-def from_shard(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A tensor that is placed like another one, from this rank's part; without communication.
+def from_shard(shard: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A tensor that is placed like another one, from this rank's shard; without communication.
 
     Args:
-        part: this rank's values.
+        shard: this rank's values.
         like: an ordinary tensor, or a sharded one whose values do not matter.
     """
     if not is_sharded(like):
-        return part
-    return distributed_tensor(part, like.device_mesh, like.placements, like.shape, like.stride())
+        return shard
+    return distributed_tensor(shard, like.device_mesh, like.placements, like.shape, like.stride())
 
 
 def distributed_tensor(
@@ -186,8 +189,8 @@ def _spec(
     return DTensor.from_local(nothing, mesh, placements, run_check=False, shape=shape, stride=stride)._spec
 
 
-def take_from_first_rank(values: torch.Tensor, target: torch.Tensor) -> None:
-    """Give every rank its part of the values that the first rank has.
+def scatter_from_first_rank(values: torch.Tensor, target: torch.Tensor) -> None:
+    """Give every rank its shard of the first rank's values.
 
     Args:
         values: the whole; overwritten on all ranks but the first.
@@ -196,11 +199,11 @@ def take_from_first_rank(values: torch.Tensor, target: torch.Tensor) -> None:
     from torch import distributed
 
     distributed.broadcast(values, src=0)
-    local(target).copy_(values[window(target) or ...])
+    local(target).copy_(values[local_slices(target) or ...])
 
 
-def same_everywhere(tensor: torch.Tensor) -> None:
-    """Give every rank the values of the first one, unless the tensor is sharded, which gets its values otherwise."""
+def broadcast_from_first_rank(tensor: torch.Tensor) -> None:
+    """Give every rank the values of the first one, unless the tensor is sharded: its values are scattered."""
     if not is_sharded(tensor):
         from torch import distributed
 

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 
-from flagai.checkpoint.memory import memory_advised
+from flagai.checkpoint.out_of_memory import memory_advised
 from flagai.train.recipe import Recipe
 
 

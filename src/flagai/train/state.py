@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from flagai.checkpoint.atomic import sync, sync_tree
-from flagai.checkpoint.memory import is_out_of_memory
+from flagai.checkpoint.out_of_memory import is_out_of_memory
 from flagai.errors import CheckpointError, FlagAIError, InputError
 from flagai.train.checksums import Files, check_files, list_files, prefix_digest, read_record, write_record
 from flagai.train.engine import Engine

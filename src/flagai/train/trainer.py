@@ -20,7 +20,7 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
 from flagai.model.layer.packed_row import on_device
-from flagai.model.meta_init import gc_settled
+from flagai.model.meta_init import gc_frozen
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.batches import batches, packed
 from flagai.train.engine import Engine, ShardedEngine
@@ -128,7 +128,7 @@ class Trainer:
             CheckpointError: a checkpoint cannot be written.
         """
         try:
-            with gc_settled(), memory_advice(self.recipe):
+            with gc_frozen(), memory_advice(self.recipe):
                 self._fit()
                 self.states.publish(self.progress.best_step, finish or (lambda _: None))
             return self.progress

@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 
 from flagai.checkpoint.stream.plan import Move
 from flagai.errors import CheckpointError
-from flagai.parallel.dtensor import Cut
+from flagai.parallel.dtensor import ShardGroup
 
 # Replicas read smaller tensors each by itself: that costs less than to gather.
 _WORTH = 1 << 20
@@ -33,7 +33,7 @@ class Swap:
 
     source: torch.Tensor
     target: torch.Tensor
-    cut: Cut
+    cut: ShardGroup
 
     @property
     def ranks(self) -> ProcessGroup:
@@ -63,7 +63,7 @@ class Swap:
             self.target.copy_(got.flatten(0, 1).T)
 
 
-def shared_rows(source: torch.Tensor, window: Sequence[slice], cut: Cut) -> torch.Tensor | None:
+def shared_rows(source: torch.Tensor, window: Sequence[slice], cut: ShardGroup) -> torch.Tensor | None:
     """The rows of the file that a group's parts of a matrix lie in; None where there is nothing to swap.
 
     That is where the window is a piece of the file anyway, or where the rows cannot be shared out evenly. The answer

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from flagai.checkpoint.matching import Source
-from flagai.checkpoint.phases import phase
+from flagai.checkpoint.matching import ParameterSource
+from flagai.checkpoint.report import phase
 from flagai.checkpoint.stream.cast import cast
 from flagai.checkpoint.stream.memory import empty_like
 from flagai.checkpoint.stream.plan import Move
@@ -77,7 +77,7 @@ class Transfer:
         else:
             self._finish()
 
-    def read(self, source: Source, dtype: torch.dtype, *, in_order: bool = False) -> torch.Tensor:
+    def read(self, source: ParameterSource, dtype: torch.dtype, *, in_order: bool = False) -> torch.Tensor:
         """A tensor that has the values of a source on leaving; a view of the file where that is enough.
 
         Args:
@@ -98,22 +98,22 @@ class Transfer:
             target = torch.empty_like(part, dtype=dtype, device=self._device)
         else:
             target = torch.empty(source.shape, dtype=dtype, device=self._device)
-        for part, piece in source.pairs(target):
+        for part, piece in source.copies(target):
             self._read(Move(part, piece))
         return target
 
-    def read_part(self, source: Source, like: "DTensor") -> torch.Tensor:
+    def read_part(self, source: ParameterSource, like: "DTensor") -> torch.Tensor:
         """A tensor that has this rank's part of the values of a source on leaving.
 
         Args:
             source: the whole.
             like: a sharded tensor, which says what the part is.
         """
-        window = dtensor.window(like) or ()
+        window = dtensor.local_slices(like) or ()
         swap = self._swap(source, like, window) if swaps_on(self._device) else None
         if swap is None:
             # A view while the window is one piece of the file; columns of a matrix are copied out.
-            return self.read(source.window(window), like.dtype, in_order=True)
+            return self.read(source.shard(window), like.dtype, in_order=True)
         self._read(swap.read())
         self._exchanges.append(swap)
         return swap.target
@@ -129,26 +129,26 @@ class Transfer:
                 self._exchanges.append(gather)
         self._announce(move)
 
-    def _swap(self, source: Source, like: "DTensor", window: tuple[slice, ...]) -> "Swap | None":
+    def _swap(self, source: ParameterSource, like: "DTensor", window: tuple[slice, ...]) -> "Swap | None":
         from flagai.checkpoint.stream.exchange import Swap, shared_rows
 
         if source.dimension is not None and len(source.parts) > 1:
             return None
-        for cut in dtensor.cuts(like):
+        for cut in dtensor.shard_groups(like):
             rows = shared_rows(source.parts[0], window, cut)
             if rows is not None:
                 extents = [part.stop - part.start for part in window]
                 return Swap(rows, torch.empty(extents, dtype=like.dtype, device=self._device), cut)
         return None
 
-    def copy(self, source: Source, target: torch.Tensor) -> None:
+    def copy(self, source: ParameterSource, target: torch.Tensor) -> None:
         """Overwrite an existing tensor on leaving.
 
         Args:
             source: what to read.
             target: a tensor of the same shape, on any device.
         """
-        for part, piece in source.pairs(target):
+        for part, piece in source.copies(target):
             self._announce(Move(part, piece))
 
     def _announce(self, move: Move) -> None:

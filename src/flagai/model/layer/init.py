@@ -1,18 +1,18 @@
-"""How new parameters are drawn."""
+"""Random initialization of parameters."""
 
 import torch
 from torch import nn
 
 from flagai.model.layer.crf import CRF
 from flagai.model.layer.norm import RMSNorm
-from flagai.parallel.dtensor import is_sharded, local, take_from_first_rank
+from flagai.parallel.dtensor import is_sharded, local, scatter_from_first_rank
 
 
 @torch.no_grad()
-def draw(module: nn.Module, leaf: str, std: float) -> None:
-    """Draw one parameter of a module: matrices normal, biases zero, norms one.
+def initialize(module: nn.Module, leaf: str, std: float) -> None:
+    """Randomly initialize one parameter of a module: matrices normal, biases zero, norms one.
 
-    A sharded parameter is drawn whole, so that one seed gives one model on any number of ranks, and cut afterwards.
+    A sharded parameter is initialized whole, so that one seed gives one model on any number of ranks, and then sharded.
 
     Args:
         module: the module that owns the parameter.
@@ -21,14 +21,14 @@ def draw(module: nn.Module, leaf: str, std: float) -> None:
     """
     parameter = module.get_parameter(leaf)
     if not is_sharded(parameter):
-        _draw(module, leaf, parameter, std)
+        _initialize(module, leaf, parameter, std)
         return
     values = torch.empty(parameter.shape, dtype=parameter.dtype, device=local(parameter).device)
-    _draw(module, leaf, values, std)
-    take_from_first_rank(values, parameter)
+    _initialize(module, leaf, values, std)
+    scatter_from_first_rank(values, parameter)
 
 
-def _draw(module: nn.Module, leaf: str, parameter: torch.Tensor, std: float) -> None:
+def _initialize(module: nn.Module, leaf: str, parameter: torch.Tensor, std: float) -> None:
     if isinstance(module, (nn.LayerNorm, RMSNorm)):
         parameter.fill_(1.0 if leaf == "weight" else 0.0)
     elif isinstance(module, CRF):

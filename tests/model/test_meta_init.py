@@ -10,14 +10,14 @@ from torch import nn
 
 from flagai.model import opening
 from flagai.model.layer import Embeddings, FeedForward, RMSNorm
-from flagai.model.meta_init import build_layers, without_memory
+from flagai.model.meta_init import build_layers, init_on_meta
 from tests import tiny
 
 
 def test_all_parameters_and_buffers_are_without_memory() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    with without_memory():
+    with init_on_meta():
         modules = nn.ModuleList(
             [
                 FeedForward(8, 16, "gelu"),
@@ -38,7 +38,7 @@ def test_all_parameters_and_buffers_are_without_memory() -> None:
 
 
 def test_a_named_device_is_obeyed_and_the_mode_ends() -> None:
-    with without_memory():
+    with init_on_meta():
         assert not torch.ones(2, device="cpu").is_meta
     assert not torch.ones(2).is_meta
     assert float(FeedForward(8, 16, "gelu").up.weight.detach().abs().max()) > 0
@@ -62,7 +62,7 @@ def block() -> nn.Module:
 
 
 def test_blocks_without_memory_are_as_if_each_was_built() -> None:
-    with without_memory(torch.bfloat16):
+    with init_on_meta(torch.bfloat16):
         first, second, third = build_layers(block, 3)
         built = block()
         assert not list(build_layers(block, 0))
