@@ -47,7 +47,7 @@ def bert(options: Any) -> dict[str, Any]:
     noted(found, "tokens alone", lambda: _speed(lambda: tokenizer.encode_many(texts), len(texts)))
     with replaced(model, kernel, "short_texts", lambda *_: False):
         noted(found, "packs on the device, flash attention", lambda: _of_packs(model, ids[:_COUNT]))
-    with replaced(model, residual, "added_norm", lambda norm, hidden, added: norm(hidden + added)):
+    with replaced(model, residual, "add_norm", lambda norm, hidden, added: norm(hidden + added)):
         noted(found, "packs on the device, sums and norms apart", lambda: _of_packs(model, ids[:_COUNT]))
     noted(found, "waits", lambda: _waits(lambda: packed_means(model, ids[:_COUNT])))
     noted(found, "profile", lambda: _profile(model, ids[:_COUNT]))

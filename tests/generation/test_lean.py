@@ -11,7 +11,7 @@ from flagai.generation import Decoding, Prompt, generate
 from flagai.generation import decoding_state as tree
 from flagai.kernels.cpu import decode_block as lean
 from flagai.kernels.cpu.decode_block import LeanPreNorm, lean_blocks
-from flagai.kernels.cpu.linear import FewRows
+from flagai.kernels.cpu.linear import SkinnyLinear
 from flagai.model.gpt2_model import GPT2Model
 from tests.generation.writers import KINDS, SEARCHES, writer
 
@@ -66,7 +66,7 @@ def test_queries_keys_and_values_are_one_product_where_they_are_one_matrix(
         prompts, decoding = [Prompt((7, 8, 9, 11, 13))], Decoding(max_new_tokens=8)
         fast = generate(model, prompts, decoding)[0][0]
         monkeypatch.setattr(tree, "lean_blocks", lambda _: ())
-        monkeypatch.setattr(FewRows, "__call__", lambda self, rows: F.linear(rows, self.weight, self.bias))
+        monkeypatch.setattr(SkinnyLinear, "__call__", lambda self, rows: F.linear(rows, self.weight, self.bias))
         plain = generate(model, prompts, decoding)[0][0]
     finally:
         torch.set_num_threads(1)

@@ -94,23 +94,23 @@ def cases(few: bool = False) -> Iterator[Case]:
     yield all_reduce.finish_kernel, {**after, "EARLY": False}, {"sums": "*bf16"}, {"num_warps": 16}
     yield rms_norm.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
     row, wide = {"K": 768, "ROWS": 2, "BK": 1024}, {"K": 3072, "ROWS": 8, "BK": 256}
-    yield packed.added_norm_kernel, row, {}, {"num_warps": 4}
+    yield packed.add_norm_kernel, row, {}, {"num_warps": 4}
     for kernel, rows in (
-        (packed_backward.added_norm_learning_kernel, 4),
-        (packed_backward.added_norm_gradient_kernel, 2),
+        (packed_backward.dropout_add_norm_kernel, 4),
+        (packed_backward.dropout_add_norm_backward_kernel, 2),
     ):
         yield kernel, {**row, "ROWS": rows, "BIAS": True, "DROPPED": 6554}, {"bias": "*fp32"}, {"num_warps": 4}
         yield kernel, {**row, "ROWS": rows, "BIAS": False, "DROPPED": 0}, {}, {"num_warps": 4}
-    yield packed_backward.biased_gelu_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
+    yield packed_backward.bias_gelu_kernel, wide, {"bias": "*fp32"}, {"num_warps": 4}
     wide |= {"ROWS": 4, "BK": 1024}
-    yield packed_backward.biased_gelu_gradient_kernel, wide, {"bias": "*fp32"}, {"num_warps": 8}
+    yield packed_backward.bias_gelu_backward_kernel, wide, {"bias": "*fp32"}, {"num_warps": 8}
     for size, warps, registers in ((32, 2, 128), (64, 4, 128), (128, 8, None))[: 1 if few else None]:
         for biased in (False, True):
             tile = {"SHORTEST": 1, "BIAS": biased, "H": 12, "D": 64, "BD": 64, "BS": size}
             options = {"num_warps": warps}
             yield packed.short_attention_kernel, tile, {"bias": "*fp32"}, options
             learning = options if registers is None else options | {"maxnreg": registers}
-            yield packed_backward.short_attention_gradient_kernel, tile, {"bias": "*fp32"}, learning
+            yield packed_backward.short_attention_backward_kernel, tile, {"bias": "*fp32"}, learning
 
 
 def _choice() -> Iterator[Case]:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from flagai.kernels.compiled import bias_gelu as module
-from flagai.kernels.compiled.bias_gelu import _biased_gelu, learning_features
+from flagai.kernels.compiled.bias_gelu import _bias_gelu, bias_gelu_features
 from flagai.model.layer.feed_forward import FeedForward, inner_features
 
 
@@ -25,7 +25,7 @@ def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def test_values_and_gradients(rows: int, size: int, half: torch.dtype) -> None:
     product, bias = (3 * torch.randn(1, rows, size)).to(half).requires_grad_(), torch.randn(size).requires_grad_()
     exact, exact_bias = product.detach().float().requires_grad_(), bias.detach().clone().requires_grad_()
-    got, wanted = _biased_gelu(product, bias), F.gelu(exact + exact_bias)
+    got, wanted = _bias_gelu(product, bias), F.gelu(exact + exact_bias)
     assert got.dtype == half
     near = 4 * torch.finfo(half).eps
     torch.testing.assert_close(got.float(), wanted, atol=1e-6, rtol=near)
@@ -39,7 +39,7 @@ def test_values_and_gradients(rows: int, size: int, half: torch.dtype) -> None:
 
 def test_far_from_zero_it_is_zero_or_the_number() -> None:
     product = torch.tensor([[-300.0, -20.0, 20.0, 300.0]]).half().requires_grad_()
-    got = _biased_gelu(product, torch.zeros(4))
+    got = _bias_gelu(product, torch.zeros(4))
     assert got.tolist() == [[0.0, 0.0, 20.0, 300.0]]
     (found,) = torch.autograd.grad(got.sum(), product)
     assert found.tolist() == [[0.0, 0.0, 1.0, 1.0]]
@@ -47,9 +47,9 @@ def test_far_from_zero_it_is_zero_or_the_number() -> None:
 
 def test_operators_hold_what_the_compiler_expects() -> None:
     product, bias = torch.randn(3, 16).half().requires_grad_(), torch.randn(16).requires_grad_()
-    torch.library.opcheck(_biased_gelu, (product, bias))
+    torch.library.opcheck(_bias_gelu, (product, bias))
     # Rows that do not lie in one piece.
-    torch.library.opcheck(_biased_gelu, (torch.randn(16, 3).half().t().requires_grad_(), bias))
+    torch.library.opcheck(_bias_gelu, (torch.randn(16, 3).half().t().requires_grad_(), bias))
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_new"])
@@ -61,13 +61,13 @@ def test_exact_gelu_only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(module, "_parts", lambda width, _: called.append(width) or 1)
     layer, hidden = FeedForward(16, 32, name), torch.randn(1, 5, 16)
     kind = hidden.device.type
-    learning_features(layer, hidden)
+    bias_gelu_features(layer, hidden)
     assert not called, "without autocast"
     with torch.autocast(kind, torch.bfloat16):
-        found, wanted = learning_features(layer, hidden), inner_features(layer, hidden)
+        found, wanted = bias_gelu_features(layer, hidden), inner_features(layer, hidden)
         torch.testing.assert_close(found.float(), wanted.float(), atol=2e-2, rtol=2e-2)
         assert bool(called) == (name == "gelu")
         called.clear()
         layer.up.register_forward_hook(lambda *_: None)
-        learning_features(layer, hidden)
+        bias_gelu_features(layer, hidden)
     assert not called, "hooks are called"

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from flagai.kernels.compiled import add_norm as module
 from flagai.kernels.compiled import eligible as learning
-from flagai.kernels.compiled.add_norm import _added_norm, learning_norm, plain
+from flagai.kernels.compiled.add_norm import _dropout_add_norm, dropout_add_norm, plain
 from flagai.model.layer.linear import Linear
 
 
@@ -28,7 +28,7 @@ def kept(rows: int, size: int, seed: torch.Tensor, dropped: int) -> Any:
     """What dropout multiplies by: it drops ones of either sign, so that means are small, which are divided by 100."""
     sign, factor = 1.0 - 2 * (torch.arange(size) % 2), 65536 / (65536 - dropped)
     nothing, ones = torch.zeros(rows, size).half(), sign.half().expand(rows, size)
-    out = _added_norm(nothing, ones, None, torch.ones(size), torch.zeros(size), seed, 1e4, dropped)[0]
+    out = _dropout_add_norm(nothing, ones, None, torch.ones(size), torch.zeros(size), seed, 1e4, dropped)[0]
     return factor * (100 * out * sign > factor / 2)
 
 
@@ -51,7 +51,7 @@ def test_values_and_gradients(rows: int, size: int, dropped: int, biased: bool, 
     leaves = [part.requires_grad_() for part in (hidden, added, gain, shift, torch.randn(size))[: 4 + biased]]
     exact = [part.detach().float().requires_grad_() for part in leaves]
     bias, exact_bias = (leaves[4], exact[4]) if biased else (None, torch.zeros(size))
-    got = _added_norm(*leaves[:2], bias, *leaves[2:4], seed, 1e-5, dropped)[0]
+    got = _dropout_add_norm(*leaves[:2], bias, *leaves[2:4], seed, 1e-5, dropped)[0]
     wanted = F.layer_norm(exact[0] + (exact[1] + exact_bias) * factor, (size,), exact[2], exact[3], 1e-5)
     torch.testing.assert_close(got.float(), wanted, atol=8e-3, rtol=8e-3)
     found = torch.autograd.grad(got, leaves, weights)
@@ -67,7 +67,7 @@ def test_gradients_read_the_norm_or_what_was_kept(weak: bool) -> None:
     leaves = [hidden, added, *(part.requires_grad_() for part in gain_and_shift(48, weak=weak))]
     found = []
     for spoilt in (False, True):
-        out, normal, _ = _added_norm(hidden, added, None, *leaves[2:], None, 1e-5, 0)
+        out, normal, _ = _dropout_add_norm(hidden, added, None, *leaves[2:], None, 1e-5, 0)
         if spoilt:
             (out if weak else normal).data.fill_(float("nan"))
         found.append(torch.autograd.grad(out, leaves, weights))
@@ -83,7 +83,7 @@ def test_what_rounding_of_the_norm_costs(ratio: float, near: float) -> None:
     hidden, added, weights = (torch.randn(rows, size).half().requires_grad_() for _ in range(3))
     leaves = [hidden, added, gain.requires_grad_(), (gain.detach() * ratio).requires_grad_()]
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    out = _added_norm(hidden, added, None, *leaves[2:], None, 1e-5, 0)[0]
+    out = _dropout_add_norm(hidden, added, None, *leaves[2:], None, 1e-5, 0)[0]
     wanted = F.layer_norm(exact[0] + exact[1], (size,), exact[2], exact[3], 1e-5)
     found = torch.autograd.grad(out, leaves, weights)
     expected = torch.autograd.grad(wanted, exact, weights.double())
@@ -117,7 +117,7 @@ def test_operators_hold_what_the_compiler_expects() -> None:
     gain, shift, bias = (part.requires_grad_() for part in (*gain_and_shift(16, weak=True), torch.randn(16)))
     for seed, dropped in ((torch.tensor([3]), 6554), (None, 0)):
         for added_too in (bias, None):
-            torch.library.opcheck(_added_norm, (hidden, added, added_too, gain, shift, seed, 1e-5, dropped))
+            torch.library.opcheck(_dropout_add_norm, (hidden, added, added_too, gain, shift, seed, 1e-5, dropped))
 
 
 def test_dropout_is_drawn_from_torchs_generator() -> None:
@@ -129,17 +129,17 @@ def test_dropout_is_drawn_from_torchs_generator() -> None:
         drawn = []
         for seed in (1, 1, 2):
             torch.manual_seed(seed)
-            drawn.append(learning_norm(norm, hidden, layer, added, dropout))
+            drawn.append(dropout_add_norm(norm, hidden, layer, added, dropout))
         norm.register_forward_hook(lambda *_: calls.append(1))
         assert torch.equal(drawn[0], drawn[1])
         assert not torch.equal(drawn[0], drawn[2])
         assert drawn[0].dtype == torch.float16
         with torch.no_grad():
-            learning_norm(norm, hidden, layer, added, dropout)
+            dropout_add_norm(norm, hidden, layer, added, dropout)
         assert len(calls) == 1, "without gradients, the module itself is called"
-        learning_norm(norm, hidden, layer, added, nn.Dropout(1.0))
+        dropout_add_norm(norm, hidden, layer, added, nn.Dropout(1.0))
         assert len(calls) == 2
-    learning_norm(norm, hidden, layer, added, dropout)
+    dropout_add_norm(norm, hidden, layer, added, dropout)
     assert len(calls) == 3
     assert not plain(norm), "it has a hook"
     assert plain(nn.LayerNorm(32))
@@ -152,13 +152,15 @@ def test_the_bias_of_the_layer_before_is_added_once(monkeypatch: pytest.MonkeyPa
     if way == "hooked":
         layer.register_forward_hook(lambda *_: None)
     left = []
-    norms = module._added_norm
-    monkeypatch.setattr(module, "_added_norm", lambda *inputs: left.append(inputs[2] is not None) or norms(*inputs))
+    norms = module._dropout_add_norm
+    monkeypatch.setattr(
+        module, "_dropout_add_norm", lambda *inputs: left.append(inputs[2] is not None) or norms(*inputs)
+    )
     norm, dropout, hidden, found = nn.LayerNorm(32), nn.Dropout(0.0), torch.randn(1, 5, 32), torch.randn(1, 5, 16)
     wanted = norm(hidden + layer(found))
     expected = torch.autograd.grad(wanted.pow(3).sum(), list(layer.parameters()))
     with torch.autocast(hidden.device.type, torch.float16):
-        got = learning_norm(norm, hidden, layer, found, dropout)
+        got = dropout_add_norm(norm, hidden, layer, found, dropout)
     torch.testing.assert_close(got.float(), wanted, atol=1e-2, rtol=1e-2)
     gradients = torch.autograd.grad(got.float().pow(3).sum(), list(layer.parameters()))
     for one, other in zip(gradients, expected, strict=True):

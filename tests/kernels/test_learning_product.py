@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from flagai.kernels.compiled import eligible as learning
-from flagai.kernels.compiled.linear_residual import _add_product, linear_beside
+from flagai.kernels.compiled.linear_residual import _add_product, linear_with_residual
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def test_values_and_gradients(frozen: str, spread: bool) -> None:
     weight = torch.randn(24, 16).requires_grad_(frozen != "weight")
     exact, exact_weight = (leaf.detach().float().requires_grad_() for leaf in (hidden, weight))
     with torch.autocast(hidden.device.type, torch.float16):
-        beside, product = linear_beside(hidden, weight)
+        beside, product = linear_with_residual(hidden, weight)
     wanted = F.linear(exact, exact_weight)
     assert product.dtype == torch.float16
     assert torch.equal(beside, hidden)
@@ -50,10 +50,10 @@ def test_operator_holds_what_the_compiler_expects() -> None:
 def test_only_where_kernels_learn_and_numbers_are_half() -> None:
     hidden, weight = torch.randn(3, 16).requires_grad_(), torch.randn(24, 16)
     kind = hidden.device.type
-    assert linear_beside(hidden, weight)[0] is hidden, "without autocast"
+    assert linear_with_residual(hidden, weight)[0] is hidden, "without autocast"
     with torch.autocast(kind, torch.float16):
-        assert linear_beside(hidden, weight)[0] is hidden, "its gradient would be wide"
-        assert linear_beside(hidden.half(), weight)[0].grad_fn is not None
+        assert linear_with_residual(hidden, weight)[0] is hidden, "its gradient would be wide"
+        assert linear_with_residual(hidden.half(), weight)[0].grad_fn is not None
         with torch.no_grad():
             half = hidden.half()
-            assert linear_beside(half, weight)[0] is half
+            assert linear_with_residual(half, weight)[0] is half

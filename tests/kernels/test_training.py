@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flagai.kernels.packed.attention_autograd import attend_jointly, attend_learning, classes_of, tiles_of
+from flagai.kernels.packed.attention_autograd import (
+    length_classes,
+    short_attention_autograd,
+    short_attention_qkv,
+    tiles_of,
+)
 from flagai.model.layer.packed_row import PackedRow
 
 
@@ -19,7 +24,7 @@ def there(device: torch.device) -> Iterator[None]:
 
 @pytest.mark.parametrize("lengths", [(128, 65, 64, 33, 32, 1), (70, 66), (5,), (3, 128, 40), (40, 128)], ids=str)
 def test_each_text_has_one_launch(lengths: tuple[int, ...]) -> None:
-    tiles = tiles_of(classes_of(PackedRow(lengths)))
+    tiles = tiles_of(length_classes(PackedRow(lengths)))
     for place, length in enumerate(lengths):
         found = [tile for tile in tiles if tile.shortest <= length <= tile.size]
         assert len(found) == 1
@@ -44,9 +49,9 @@ def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: b
     if joint:
         leaves.append(torch.randn(3 * heads * width).requires_grad_())
         rows, bias = (leaf.unflatten(-1, (3, heads, width)) for leaf in leaves)
-        got = attend_jointly(rows, bias, offsets, classes_of(row))
+        got = short_attention_qkv(rows, bias, offsets, length_classes(row))
     else:
-        got = attend_learning(query, key, value, offsets, classes_of(row))
+        got = short_attention_autograd(query, key, value, offsets, length_classes(row))
     exact = [leaf.detach().float().requires_grad_() for leaf in leaves]
     whole = (exact[0] + exact[1]) if joint else exact[0]
     split = [part.unflatten(1, (heads, width)).transpose(0, 1).split(lengths, 1) for part in whole.chunk(3, dim=1)]
@@ -64,6 +69,8 @@ def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: b
 def test_operators_hold_what_the_compiler_expects() -> None:
     row = PackedRow((5, 3))
     query, key, value = (torch.randn(8, 2, 16).half().requires_grad_() for _ in range(3))
-    torch.library.opcheck(attend_learning, (query, key, value, row.on(query.device).offsets, classes_of(row)))
+    torch.library.opcheck(
+        short_attention_autograd, (query, key, value, row.on(query.device).offsets, length_classes(row))
+    )
     joint, bias = torch.randn(8, 3, 2, 16).half().requires_grad_(), torch.randn(3, 2, 16).requires_grad_()
-    torch.library.opcheck(attend_jointly, (joint, bias, row.on(joint.device).offsets, classes_of(row)))
+    torch.library.opcheck(short_attention_qkv, (joint, bias, row.on(joint.device).offsets, length_classes(row)))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.cpu import linear as products
-from flagai.kernels.cpu.linear import FewRows, linear
+from flagai.kernels.cpu.linear import SkinnyLinear, linear
 
 LAYOUTS: dict[str, Callable[[int, int], torch.Tensor]] = {
     "rows": lambda out, size: torch.randn(out, size),
@@ -34,7 +34,7 @@ def cores(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_few_rows_equal_torch(layout: str, shape: tuple[int, int], biased: bool, cores: int) -> None:
     weight = LAYOUTS[layout](*shape)
     bias = torch.randn(shape[0]) if biased else None
-    product = FewRows(weight, bias)
+    product = SkinnyLinear(weight, bias)
     for rows in (1, 2, 3, 4, 5, 6, 16, 65):
         hidden = torch.randn(rows, shape[1])
         expected = F.linear(hidden.double(), weight.double(), None if bias is None else bias.double())
@@ -58,13 +58,13 @@ def test_the_matrix_is_cut_only_where_that_is_right(monkeypatch: pytest.MonkeyPa
     if not products._HAS_MKL:
         pytest.skip("needs MKL")
     asked: list[int] = []
-    call = FewRows.__call__
+    call = SkinnyLinear.__call__
 
-    def counted(self: FewRows, hidden: torch.Tensor) -> torch.Tensor:
+    def counted(self: SkinnyLinear, hidden: torch.Tensor) -> torch.Tensor:
         asked.append(len(hidden))
         return call(self, hidden)
 
-    monkeypatch.setattr(FewRows, "__call__", counted)
+    monkeypatch.setattr(SkinnyLinear, "__call__", counted)
     weight, hidden = nn.Parameter(torch.randn(512, 384)), torch.randn(2, 384)
     assert linear(hidden, weight).grad_fn is not None  # gradients are torch's
     with torch.no_grad():

@@ -25,7 +25,7 @@ from flagai.generation import Decoding, Prompt, generate
 from flagai.kernels.cpu import quantized_linear as cpu_quantized
 from flagai.model.layer import Linear
 from flagai.model.layer.embedding import CheckedEmbedding
-from flagai.model.layer.feed_forward import Float32InHalf
+from flagai.model.layer.feed_forward import KeepFloat32Linear
 from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 from flagai.model.layer.quantized_linear import BITS, QuantizedLinear
 from flagai.model.quantization import how_quantized, quantize
@@ -56,7 +56,7 @@ def dequantized(model: Any) -> Any:
                 table.weight.data = layer.widened(torch.float32)
                 setattr(owner, name, table)
             elif isinstance(layer, QuantizedLinear):
-                wide = (Float32InHalf if layer.wide else Linear)(
+                wide = (KeepFloat32Linear if layer.wide else Linear)(
                     layer.in_features, layer.out_features, bias=layer.bias is not None
                 )
                 wide.weight.data = layer.widened(torch.float32)

@@ -166,7 +166,7 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     pytest.importorskip("triton")
     from torch._dynamo.utils import counters
 
-    from flagai.kernels.compiled import add_norm as learning_norm
+    from flagai.kernels.compiled import add_norm as dropout_add_norm
     from flagai.kernels.compiled import bias_gelu as learning_gelu
     from flagai.kernels.compiled import eligible as learning
     from flagai.kernels.packed import attention_autograd as training
@@ -174,13 +174,13 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     class OnGpu(module.Seen):
         def __init__(self, whole: AttentionMask, device: torch.device) -> None:
             super().__init__(whole, device)
-            self.reach, self.ours, self.classes = "short", True, training.classes_of(whole.row)
+            self.reach, self.ours, self.classes = "short", True, training.length_classes(whole.row)
 
     monkeypatch.setattr(module, "Seen", OnGpu)
     norms, gelus, attentions, added = [], [], [], []
-    shapes, parts, tiles = learning_norm._sizes, learning_gelu._parts, training.tiles_of
+    shapes, parts, tiles = dropout_add_norm._sizes, learning_gelu._parts, training.tiles_of
     monkeypatch.setattr(training, "tiles_of", lambda classes: attentions.append(1) or tiles(classes))
-    monkeypatch.setattr(learning_norm, "_sizes", lambda width, most: norms.append(width) or shapes(width, most))
+    monkeypatch.setattr(dropout_add_norm, "_sizes", lambda width, most: norms.append(width) or shapes(width, most))
     monkeypatch.setattr(learning_gelu, "_parts", lambda width, tile: gelus.append(width) or parts(width, tile))
     monkeypatch.setattr(learning, "has_triton_half", lambda *_: True)
     compile_it = nn.Module.compile

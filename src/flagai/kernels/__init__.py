@@ -6,7 +6,7 @@
 # Which modules register implementations, by the operation's name; imported at its first call.
 MODULES: dict[str, tuple[str, ...]] = {
     "linear": ("cpu.linear",),
-    "attend": ("packed.attention",),
-    "added_norm": ("packed.add_norm",),
-    "quantized_product": ("decode.quantized_ops", "cpu.quantized_linear"),
+    "scaled_dot_product_attention": ("packed.attention",),
+    "add_norm": ("packed.add_norm",),
+    "quantized_linear": ("decode.quantized_ops", "cpu.quantized_linear"),
 }

@@ -202,7 +202,7 @@ def separator_or_matrix(
     if mask.dim() == 3:
         mask = mask[:, None]
     if mask.dim() == 4 and mask.shape[0] in (1, rows) and mask.shape[2] in (1, count) and mask.shape[3] >= past + count:
-        return Dense(visible(mask), sighted=exact)
+        return Dense(visible(mask), no_empty_rows=exact)
     raise InputError(
         f"attention_mask has shape {list(attention_mask.shape)}; GLM takes separators, [] or [{rows}], or a matrix, "
         f"[{rows}, {count}, {past + count}] or [{rows}, 1, {count}, {past + count}]."

@@ -119,7 +119,7 @@ def padding_and_matrix(
             f"attention_mask {list(attention_mask.shape)} is no matrix of {count} queries and {keys} keys."
         )
     seen = visible(attention_mask)
-    matrix = Dense(seen[:, None] if seen.dim() == 3 else seen, sighted=exact)
+    matrix = Dense(seen[:, None] if seen.dim() == 3 else seen, no_empty_rows=exact)
     return matrix if mask is None else matrix & mask
 
 

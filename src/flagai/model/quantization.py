@@ -18,7 +18,7 @@ from flagai.errors import ConfigError, InputError
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig
 from flagai.model.layer.embedding import CheckedEmbedding, Embeddings
-from flagai.model.layer.feed_forward import Float32InHalf
+from flagai.model.layer.feed_forward import KeepFloat32Linear
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 from flagai.model.layer.quantized_linear import BITS, QuantizedLinear
@@ -56,7 +56,7 @@ def quantize(model: Any, how: str, *, device: torch.device | None = None) -> Non
     if odd:
         raise InputError(f"Layers with {odd} inputs cannot be quantized: {GROUPS[-1]} must divide their number.")
     for owner, name, layer in found:
-        made = QuantizedLinear.of(layer, bits, wide=isinstance(layer, Float32InHalf), device=device)
+        made = QuantizedLinear.of(layer, bits, wide=isinstance(layer, KeepFloat32Linear), device=device)
         setattr(owner, name, made)
     if how.endswith(_ALL):
         for owner, name, table in list(_tables(model)):
@@ -89,7 +89,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
         if isinstance(stack, BlockStack):
             for owner in stack.modules():
                 for name, layer in owner.named_children():
-                    if type(layer) in (Linear, Float32InHalf):
+                    if type(layer) in (Linear, KeepFloat32Linear):
                         yield owner, name, layer  # type: ignore[misc]
 
 

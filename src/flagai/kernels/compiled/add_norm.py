@@ -21,7 +21,7 @@ Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def plain(norm: nn.Module) -> bool:
-    """Whether a module is a layer norm that :func:`learning_norm` knows all of."""
+    """Whether a module is a layer norm that :func:`dropout_add_norm` knows all of."""
     return (
         type(norm) is nn.LayerNorm
         and len(norm.normalized_shape) == 1
@@ -32,7 +32,7 @@ def plain(norm: nn.Module) -> bool:
     )
 
 
-def learning_norm(
+def dropout_add_norm(
     norm: nn.LayerNorm, hidden: torch.Tensor, layer: nn.Module, found: torch.Tensor, dropout: nn.Dropout
 ) -> torch.Tensor:
     """The norm of ``hidden + dropout(layer(found))`` under autocast, for compiled blocks.
@@ -58,7 +58,7 @@ def learning_norm(
         added, bias = F.linear(found, layer.weight), layer.bias
     else:
         added, bias = layer(found), None
-    return _added_norm(hidden.to(half), added.to(half), bias, norm.weight, norm.bias, seed, norm.eps, dropped)[0]
+    return _dropout_add_norm(hidden.to(half), added.to(half), bias, norm.weight, norm.bias, seed, norm.eps, dropped)[0]
 
 
 def _sizes(width: int, numbers: int) -> dict[str, int]:
@@ -66,8 +66,8 @@ def _sizes(width: int, numbers: int) -> dict[str, int]:
     return {"K": width, "BK": block, "ROWS": max(1, numbers // block), "num_warps": max(4, block // 512)}
 
 
-@torch.library.custom_op("flagai::added_norm", mutates_args=())
-def _added_norm(
+@torch.library.custom_op("flagai::add_norm", mutates_args=())
+def _dropout_add_norm(
     hidden: torch.Tensor,
     added: torch.Tensor,
     bias: torch.Tensor | None,
@@ -82,11 +82,11 @@ def _added_norm(
     The latter holds the norm before gain and shift where it could not be read back from that after them; else it is
     never touched.
     """
-    from flagai.kernels.triton.packed_backward import added_norm_learning_kernel
+    from flagai.kernels.triton.packed_backward import dropout_add_norm_kernel
 
     hidden, added, sizes = hidden.contiguous(), added.contiguous(), _sizes(hidden.shape[-1], _NUMBERS)
     out, normal, rates = _shapes(hidden)
-    added_norm_learning_kernel[(-(-len(rates) // sizes["ROWS"]),)](
+    dropout_add_norm_kernel[(-(-len(rates) // sizes["ROWS"]),)](
         hidden,
         added,
         bias,
@@ -105,14 +105,14 @@ def _added_norm(
     return out, normal, rates
 
 
-@_added_norm.register_fake
+@_dropout_add_norm.register_fake
 def _shapes(hidden: torch.Tensor, *_: Any) -> Found:
     out, normal = (torch.empty_like(hidden, memory_format=torch.contiguous_format) for _ in range(2))
     return out, normal, hidden.new_empty(hidden.numel() // hidden.shape[-1], dtype=torch.float32)
 
 
-@torch.library.custom_op("flagai::added_norm_backward", mutates_args=())
-def _added_norm_backward(
+@torch.library.custom_op("flagai::dropout_add_norm_backward", mutates_args=())
+def _dropout_add_norm_backward(
     gradient: torch.Tensor,
     out: torch.Tensor,
     normal: torch.Tensor,
@@ -124,13 +124,13 @@ def _added_norm_backward(
     biased: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the first addend, the second (empty without dropout: it is the same), and of gain, shift, bias."""
-    from flagai.kernels.triton.packed_backward import added_norm_gradient_kernel
+    from flagai.kernels.triton.packed_backward import dropout_add_norm_backward_kernel
 
     gradient, sizes = gradient.contiguous(), _sizes(out.shape[-1], _NUMBERS_OF_GRADIENT)
     programs = min(_PROGRAMS, -(-len(rates) // sizes["ROWS"]))
     first, second, of_parameters = _backward_shapes(gradient, out, normal, rates, dropped, biased)
     shares = rates.new_empty(programs, *of_parameters.shape)
-    added_norm_gradient_kernel[(programs,)](
+    dropout_add_norm_backward_kernel[(programs,)](
         gradient,
         out,
         normal,
@@ -149,7 +149,7 @@ def _added_norm_backward(
     return first, second, shares.sum(0)
 
 
-@_added_norm_backward.register_fake
+@_dropout_add_norm_backward.register_fake
 def _backward_shapes(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     _, out, _, rates, *_, dropped, biased = inputs
     second = torch.empty_like(out) if dropped else out.new_empty(0)
@@ -170,11 +170,11 @@ def _gradients(ctx: Any, gradient: torch.Tensor | None, *_: Any) -> tuple[torch.
         return (None,) * 8
     *_, gain, shift, _ = ctx.saved_tensors
     biased = ctx.bias_dtype is not None
-    first, second, of_parameters = _added_norm_backward(gradient, *ctx.saved_tensors, ctx.dropped, biased)
+    first, second, of_parameters = _dropout_add_norm_backward(gradient, *ctx.saved_tensors, ctx.dropped, biased)
     second = second if ctx.dropped else first
     of_bias = of_parameters[2].to(ctx.bias_dtype) if biased else None
     of_gain, of_shift = of_parameters[0].to(gain.dtype), of_parameters[1].to(shift.dtype)
     return first, second, of_bias, of_gain, of_shift, None, None, None
 
 
-_added_norm.register_autograd(_gradients, setup_context=_keep)
+_dropout_add_norm.register_autograd(_gradients, setup_context=_keep)

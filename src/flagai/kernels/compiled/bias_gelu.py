@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from flagai.kernels.compiled.eligible import half_type, is_plain
-from flagai.kernels.compiled.linear_residual import linear_beside
+from flagai.kernels.compiled.linear_residual import linear_with_residual
 from flagai.kernels.hardware import MULTIPROCESSORS
 from flagai.model.layer.feed_forward import FeedForward, inner_features
 
@@ -16,7 +16,7 @@ _TILE_OF_GRADIENT = {"ROWS": 4, "BK": 1024, "num_warps": 8}
 _PROGRAMS = 16 * MULTIPROCESSORS
 
 
-def learning_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
+def bias_gelu_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
     """As :func:`flagai.model.layer.feed_forward.inner_features`, for compiled blocks.
 
     The bias is left to the kernels, one of which adds up its gradient where it has the numbers at hand.
@@ -30,15 +30,15 @@ def learning_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
     """
     if not _suits(layer, hidden):
         return inner_features(layer, hidden)
-    return _biased_gelu(F.linear(hidden, layer.up.weight), layer.up.bias)
+    return _bias_gelu(F.linear(hidden, layer.up.weight), layer.up.bias)
 
 
-def features_beside(layer: FeedForward, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What goes on beside the layer, see :func:`linear_beside`, and its features before dropout."""
+def features_with_residual(layer: FeedForward, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What goes on beside the layer, see :func:`linear_with_residual`, and its features before dropout."""
     if not _suits(layer, hidden):
         return hidden, layer.kernel(layer, hidden)
-    hidden, product = linear_beside(hidden, layer.up.weight)
-    return hidden, _biased_gelu(product, layer.up.bias)
+    hidden, product = linear_with_residual(hidden, layer.up.weight)
+    return hidden, _bias_gelu(product, layer.up.bias)
 
 
 def _suits(layer: FeedForward, hidden: torch.Tensor) -> bool:
@@ -49,42 +49,42 @@ def _parts(width: int, tile: dict[str, int]) -> int:
     return -(-width // tile["BK"])
 
 
-@torch.library.custom_op("flagai::biased_gelu", mutates_args=())
-def _biased_gelu(product: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+@torch.library.custom_op("flagai::bias_gelu", mutates_args=())
+def _bias_gelu(product: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """gelu(product + bias), [..., K] -> [..., K]."""
-    from flagai.kernels.triton.packed_backward import biased_gelu_kernel
+    from flagai.kernels.triton.packed_backward import bias_gelu_kernel
 
     product, width = product.contiguous(), product.shape[-1]
     out, rows = torch.empty_like(product), product.numel() // width
     programs = -(-rows // _TILE["ROWS"]) * _parts(width, _TILE)
-    biased_gelu_kernel[(programs,)](product, bias, out, rows, K=width, **_TILE)
+    bias_gelu_kernel[(programs,)](product, bias, out, rows, K=width, **_TILE)
     return out
 
 
-@_biased_gelu.register_fake
+@_bias_gelu.register_fake
 def _(product: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(product, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("flagai::biased_gelu_backward", mutates_args=())
-def _biased_gelu_backward(
+@torch.library.custom_op("flagai::bias_gelu_backward", mutates_args=())
+def _bias_gelu_backward(
     gradient: torch.Tensor, product: torch.Tensor, bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the product, [..., K], and of the bias, [K]."""
-    from flagai.kernels.triton.packed_backward import biased_gelu_gradient_kernel
+    from flagai.kernels.triton.packed_backward import bias_gelu_backward_kernel
 
     gradient, product, width = gradient.contiguous(), product.contiguous(), product.shape[-1]
     written, rows, tile = torch.empty_like(product), product.numel() // width, _TILE_OF_GRADIENT
     parts = _parts(width, tile)
     programs = max(1, min(_PROGRAMS // parts, -(-rows // tile["ROWS"])))
     shares = bias.new_empty(programs, width, dtype=torch.float32)
-    biased_gelu_gradient_kernel[(programs * parts,)](
+    bias_gelu_backward_kernel[(programs * parts,)](
         gradient, product, bias, written, shares, rows, K=width, **tile
     )  # fmt: skip
     return written, shares.sum(0)
 
 
-@_biased_gelu_backward.register_fake
+@_bias_gelu_backward.register_fake
 def _(_: torch.Tensor, product: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     written = torch.empty_like(product, memory_format=torch.contiguous_format)
     return written, bias.new_empty(bias.shape, dtype=torch.float32)
@@ -96,8 +96,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     product, bias = ctx.saved_tensors
-    of_product, of_bias = _biased_gelu_backward(gradient, product, bias)
+    of_product, of_bias = _bias_gelu_backward(gradient, product, bias)
     return of_product, of_bias.to(bias.dtype)
 
 
-_biased_gelu.register_autograd(_gradients, setup_context=_keep)
+_bias_gelu.register_autograd(_gradients, setup_context=_keep)

@@ -7,21 +7,26 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.kernels.compiled.add_norm import learning_norm, plain
-from flagai.kernels.compiled.bias_gelu import features_beside, learning_features
+from flagai.kernels.compiled.add_norm import dropout_add_norm, plain
+from flagai.kernels.compiled.bias_gelu import bias_gelu_features, features_with_residual
 from flagai.kernels.compiled.eligible import is_plain
-from flagai.kernels.compiled.linear_residual import linear_beside
+from flagai.kernels.compiled.linear_residual import linear_with_residual
 from flagai.kernels.eligible import is_hooked
 from flagai.kernels.hardware import has_triton_half
-from flagai.kernels.packed.attention import LONGEST
-from flagai.kernels.packed.attention_autograd import WIDEST_HEAD, attend_jointly, attend_learning, classes_of
+from flagai.kernels.packed.attention import MAX_SEQLEN
+from flagai.kernels.packed.attention_autograd import (
+    WIDEST_HEAD,
+    length_classes,
+    short_attention_autograd,
+    short_attention_qkv,
+)
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, PostNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.embedding import Embeddings
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.mask import AttentionMask
-from flagai.model.layer.sdpa import attend
+from flagai.model.layer.sdpa import scaled_dot_product_attention
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +34,7 @@ logger = logging.getLogger(__name__)
 _HALF, _WIDEST_HEAD, _CAPABILITY = (torch.float16, torch.bfloat16), 256, (8, 0)
 # The longest text that the kernel is told of is one of these: any other number would be compiled again, and it starts
 # programs for all of that length, also for short texts.
-_REACHES = {"short": LONGEST, "256": 256, "512": 512, "2048": 2048, "32768": 32768}
+_REACHES = {"short": MAX_SEQLEN, "256": 256, "512": 512, "2048": 2048, "32768": 32768}
 
 
 class Seen:
@@ -53,7 +58,7 @@ class Seen:
             self.reach = next((name for name, reach in _REACHES.items() if capable and longest <= reach), None)
         # Whether a kernel of our own is there for the shortest.
         self.ours = self.reach == "short" and has_triton_half(device, torch.float16)
-        self.classes = classes_of(whole.row) if self.ours and whole.row is not None else None
+        self.classes = length_classes(whole.row) if self.ours and whole.row is not None else None
 
 
 def compile_blocks(model: BaseModel) -> None:
@@ -111,13 +116,13 @@ def _give_kernels(module: nn.Module) -> None:
         module.norm.register_forward_hook(_in_half)
         _compile(module.finish)
     elif isinstance(module, FeedForward):
-        module.kernel = learning_features
+        module.kernel = bias_gelu_features
     elif isinstance(module, PostNormBlock) and plain(module.norm1) and plain(module.norm2):
         module.whole_kernel = _post_norm
 
 
 def _has_known_parts(block: PostNormBlock) -> bool:
-    """Whether a block's layers may be computed apart; which of their last layers, :func:`learning_norm` decides."""
+    """Whether a block's layers may be computed apart; which of their last layers, :func:`dropout_add_norm` decides."""
     parts = ((block.attention, Attention), (block.feed_forward, FeedForward), (block.dropout, nn.Dropout))
     # Norms have one hook, which is ours.
     heard = any(len(norm._forward_hooks) > 1 or norm._forward_pre_hooks for norm in (block.norm1, block.norm2))
@@ -133,10 +138,10 @@ def _post_norm(block: Any, hidden: torch.Tensor, seen: Any) -> torch.Tensor:
         apart: torch.Tensor = block.by_parts(hidden, seen)
         return apart
     attention, feed_forward = block.attention, block.feed_forward
-    hidden, found = _attended_beside(attention, hidden, seen)
-    hidden = learning_norm(block.norm1, hidden, attention.out, found, block.dropout)
-    hidden, features = features_beside(feed_forward, hidden)
-    return learning_norm(block.norm2, hidden, feed_forward.down, feed_forward.dropout(features), block.dropout)
+    hidden, found = _attention_with_residual(attention, hidden, seen)
+    hidden = dropout_add_norm(block.norm1, hidden, attention.out, found, block.dropout)
+    hidden, features = features_with_residual(feed_forward, hidden)
+    return dropout_add_norm(block.norm2, hidden, feed_forward.down, feed_forward.dropout(features), block.dropout)
 
 
 def _in_half(_: nn.Module, __: Any, normed: torch.Tensor) -> torch.Tensor:
@@ -171,7 +176,7 @@ def _attend(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """As :func:`flagai.model.layer.sdpa.attend`."""
+    """As :func:`flagai.model.layer.sdpa.scaled_dot_product_attention`."""
     if not seen.packed:
         mask = seen.tensor
         if mask is not None and mask.is_floating_point():
@@ -190,7 +195,7 @@ def _attend(
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     longest = _REACHES[seen.reach]
     if _suits_ours(query.dtype, seen, head, scale, dropout):
-        attended = attend_learning(query, key, value, seen.offsets, seen.classes)
+        attended = short_attention_autograd(query, key, value, seen.offsets, seen.classes)
     else:
         attended = cast(torch.Tensor, varlen_attn(query, key, value, seen.offsets, seen.offsets, longest, longest))
     return attended.transpose(0, 1).unsqueeze(0)
@@ -216,12 +221,14 @@ def _project_and_attend(attention: Attention, hidden: torch.Tensor, seen: Seen) 
     return _attend(query, key, value, seen, scale=attention.scale, dropout=dropout).transpose(1, 2).flatten(2)
 
 
-def _attended_beside(attention: Attention, hidden: torch.Tensor, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
-    """What goes on beside attention, see :func:`linear_beside`, and what attention has found before its last layer."""
+def _attention_with_residual(
+    attention: Attention, hidden: torch.Tensor, seen: Seen
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The residual, see :func:`linear_with_residual`, and what attention gives before its last layer."""
     joined = _joined(attention)
     if joined is None or not _suits_jointly(attention, seen):
         return hidden, _project_and_attend(attention, hidden, seen)
-    hidden, product = linear_beside(hidden, joined[0])
+    hidden, product = linear_with_residual(hidden, joined[0])
     return hidden, _attend_jointly(attention, product, joined[1], seen)
 
 
@@ -241,13 +248,13 @@ def _suits_jointly(attention: Attention, seen: Seen) -> bool:
 def _attend_jointly(attention: Attention, product: torch.Tensor, bias: torch.Tensor, seen: Seen) -> torch.Tensor:
     """Of one product without its bias: the kernels add that, and sum its gradient."""
     rows, shift = (numbers.unflatten(-1, (3, -1, attention.head_dim)) for numbers in (product.squeeze(0), bias))
-    return attend_jointly(rows, shift, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
+    return short_attention_qkv(rows, shift, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
 
 
 def _by_texts(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: Seen, scale: float | None, dropout: float
 ) -> torch.Tensor:
-    return attend(query, key, value, seen.whole, scale=scale, dropout=dropout)
+    return scaled_dot_product_attention(query, key, value, seen.whole, scale=scale, dropout=dropout)
 
 
 # Texts one length after the other: that differs in every batch and is not compiled.

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from flagai.kernels.compiled.eligible import half_type
 
 
-def linear_beside(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def linear_with_residual(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The input and ``hidden @ weight.T``, for compiled blocks.
 
     Whoever goes on with what is given back instead of ``hidden`` leaves its gradient to the product's, which is added

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.kernels.cpu.linear import MOST_ROWS, FewRows, is_plain
+from flagai.kernels.cpu.linear import MOST_ROWS, SkinnyLinear, is_plain
 from flagai.kernels.eligible import is_untouched
 from flagai.model.block.stack import BlockStack
 from flagai.model.layer.activation import activation
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.mask import AttentionMask
-from flagai.model.layer.sdpa import attend
+from flagai.model.layer.sdpa import scaled_dot_product_attention
 
 
 class LeanPreNorm:
@@ -31,9 +31,9 @@ class LeanPreNorm:
         self._block = block
         attention, feed_forward = block.attention, block.feed_forward
         self._projections = _joined([attention.q, attention.k, attention.v])
-        self._out = FewRows(attention.out.weight, attention.out.bias)
-        self._up = FewRows(feed_forward.up.weight, feed_forward.up.bias)
-        self._down = FewRows(feed_forward.down.weight, feed_forward.down.bias)
+        self._out = SkinnyLinear(attention.out.weight, attention.out.bias)
+        self._up = SkinnyLinear(feed_forward.up.weight, feed_forward.up.bias)
+        self._down = SkinnyLinear(feed_forward.down.weight, feed_forward.down.bias)
         self._activate = activation(feed_forward.activation_name)
         self._scale = attention.scale
         self._head_dim = attention.head_dim
@@ -51,7 +51,7 @@ class LeanPreNorm:
         # [B * S, 3 * H * D] -> three of [B, H, S, D]
         query, key, value = heads.view(batch, count, 3, -1, self._head_dim).permute(2, 0, 3, 1, 4).unbind()
         key, value = cache.append(key, value)
-        attended = attend(query, key, value, attn_mask, scale=self._scale)
+        attended = scaled_dot_product_attention(query, key, value, attn_mask, scale=self._scale)
         rows = rows + self._out(attended.transpose(1, 2).reshape(len(rows), -1))
         inner = self._activate(self._up(_norm(rows, self._block.norm2)))
         return (rows + self._down(inner)).view(batch, count, width)
@@ -61,13 +61,13 @@ def _norm(rows: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
     return F.layer_norm(rows, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
-def _joined(layers: Sequence[nn.Linear]) -> list[FewRows]:
+def _joined(layers: Sequence[nn.Linear]) -> list[SkinnyLinear]:
     """One layer instead of several, if their matrices lie one after the other in one tensor of a file."""
     weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
     weight, bias = _whole(weights), _whole(biases)
     if weight is None or bias is None:
-        return [FewRows(*pair) for pair in zip(weights, biases, strict=True)]
-    return [FewRows(weight, bias)]
+        return [SkinnyLinear(*pair) for pair in zip(weights, biases, strict=True)]
+    return [SkinnyLinear(weight, bias)]
 
 
 def _whole(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:

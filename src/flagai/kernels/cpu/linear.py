@@ -45,11 +45,11 @@ MOST_ROWS = _FEWEST_ROWS - 1
 # Multiplications below which nothing is gained.
 _LEAST_WORK = 1 << 22
 # Up to so many rows the matrix in front is best, if its rows lie in one piece.
-_MOST_BEHIND = 5
+_MOST_WEIGHT_FIRST = 5
 # Up to so many rows a turned matrix is best cut between the numbers that are added up: parts lie in one piece then.
-_MOST_ADDED = 3
+_MOST_SPLIT_K = 3
 # Up to so many rows parts are better than the whole.
-_MOST_PARTED = 64
+_MOST_SPLIT = 64
 # Numbers of a matrix below which sharing it out costs more than it gains, and its fewest rows in a part.
 _LEAST_SHARED = 1 << 17
 _LEAST_PART = 64
@@ -64,7 +64,7 @@ _HAS_ONEDNN = (
 )
 
 
-class FewRows:
+class SkinnyLinear:
     """A linear layer for few rows, whose matrix is cut for all cores if it is larger than one's cache.
 
     What it needs of the matrix is worked out once: steps of a decoder keep it.
@@ -78,19 +78,19 @@ class FewRows:
         self.weight = weight
         self.bias = bias
         self._cores = torch.get_num_threads() if weight.numel() >= _LEAST_SHARED else 1
-        self._turned = weight.stride(0) == 1 and weight.shape[1] % self._cores == 0
-        self._behind = weight.is_contiguous()
+        self._transposed = weight.stride(0) == 1 and weight.shape[1] % self._cores == 0
+        self._contiguous = weight.is_contiguous()
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[R, in] -> [R, out]."""
         rows = len(hidden)
-        if 1 < rows <= _MOST_BEHIND and self._behind:
-            return self._in_front(hidden)
-        if self._cores == 1 or rows > _MOST_PARTED:
+        if 1 < rows <= _MOST_WEIGHT_FIRST and self._contiguous:
+            return self._weight_times_input(hidden)
+        if self._cores == 1 or rows > _MOST_SPLIT:
             return F.linear(hidden, self.weight, self.bias)
-        return self._added(hidden) if rows <= _MOST_ADDED and self._turned else self._side_by_side(hidden)
+        return self._split_k(hidden) if rows <= _MOST_SPLIT_K and self._transposed else self._split_n(hidden)
 
-    def _in_front(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _weight_times_input(self, hidden: torch.Tensor) -> torch.Tensor:
         turned = hidden.T
         found = self.weight @ turned if self.bias is None else torch.addmm(self.bias[:, None], self.weight, turned)
         return found.T.contiguous()
@@ -108,7 +108,7 @@ class FewRows:
             bias[0, 0] = self.bias
         return self.weight.as_strided((parts, size, outputs), (size * across, across, down)), bias
 
-    def _added(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _split_k(self, hidden: torch.Tensor) -> torch.Tensor:
         matrices, bias = self._columns
         pieces = hidden.unflatten(1, matrices.shape[:2]).transpose(0, 1)
         return torch.baddbmm(bias, pieces, matrices).sum(0)
@@ -122,7 +122,7 @@ class FewRows:
         bias = None if self.bias is None else self.bias[: parts * size].view(parts, 1, size)
         return self.weight.as_strided((parts, inputs, size), (size * down, across, down)), bias, parts * size
 
-    def _side_by_side(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _split_n(self, hidden: torch.Tensor) -> torch.Tensor:
         matrices, bias, count = self._rows
         many = hidden.expand(len(matrices), -1, -1)
         found = torch.bmm(many, matrices) if bias is None else torch.baddbmm(bias, many, matrices)
@@ -174,7 +174,7 @@ def _suits_fused(
 def _suits_few(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, activation_name: str | None = None
 ) -> bool:
-    return _infers(hidden) and is_plain(weight) and 0 < hidden.numel() // weight.shape[1] <= _MOST_PARTED
+    return _infers(hidden) and is_plain(weight) and 0 < hidden.numel() // weight.shape[1] <= _MOST_SPLIT
 
 
 @linear.faster(_suits_fused)
@@ -192,5 +192,5 @@ def linear_of_few_rows(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, activation_name: str | None = None
 ) -> torch.Tensor:
     """Few rows, with the matrix split over the cores."""
-    product = FewRows(weight, bias)(hidden.reshape(-1, weight.shape[1])).view(*hidden.shape[:-1], -1)
+    product = SkinnyLinear(weight, bias)(hidden.reshape(-1, weight.shape[1])).view(*hidden.shape[:-1], -1)
     return product if activation_name is None else activation(activation_name)(product)

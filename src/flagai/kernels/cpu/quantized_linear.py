@@ -3,7 +3,7 @@
 import torch
 
 from flagai.checkpoint.quantization import scales_and_minima, unpack_int4
-from flagai.model.layer.quantized_linear import Quantized, quantized_product
+from flagai.model.layer.quantized_linear import Quantized, quantized_linear
 
 # More tokens than this are served better by a widened matrix. One core, 4096 x 1024, one token: bfloat16 0.8 ms as it
 # is, 0.3 with eight bits, 0.6 with four; float32 0.6 as it is, 4 and 8, and above 7 with a widened matrix.
@@ -27,8 +27,8 @@ def _suits(layer: Quantized, hidden: torch.Tensor) -> bool:
     )
 
 
-@quantized_product.faster(_suits)
-def product(layer: Quantized, hidden: torch.Tensor) -> torch.Tensor:
+@quantized_linear.faster(_suits)
+def quantized_linear_cpu(layer: Quantized, hidden: torch.Tensor) -> torch.Tensor:
     """[..., in] -> [..., out]."""
     tokens = hidden.reshape(-1, layer.in_features)
     if layer.bits == 8:

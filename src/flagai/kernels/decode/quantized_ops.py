@@ -10,7 +10,7 @@ from torch import nn
 
 from flagai.kernels.decode.ops import ACTIVATIONS, MOST_ROWS, Slots, _normed, fits
 from flagai.kernels.hardware import has_triton_half, next_power_of_2, pdl_options
-from flagai.model.layer.quantized_linear import Quantized, quantized_product
+from flagai.model.layer.quantized_linear import Quantized, quantized_linear
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def suits(layer: Quantized, hidden: torch.Tensor) -> bool:
     )
 
 
-@quantized_product.faster(suits)
-def quantized_linear(layer: Quantized, hidden: torch.Tensor) -> torch.Tensor:
+@quantized_linear.faster(suits)
+def quantized_linear_triton(layer: Quantized, hidden: torch.Tensor) -> torch.Tensor:
     """A product of few tokens, [..., in] -> [..., out]."""
     tokens = hidden.reshape(-1, layer.in_features)
     return quantized_linear_act_residual(tokens, layer).view(*hidden.shape[:-1], layer.out_features)

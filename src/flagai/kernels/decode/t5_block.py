@@ -18,7 +18,7 @@ from flagai.model.block.stack import BlockStack
 from flagai.model.block.t5_block import T5Block
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.feed_forward import FeedForward, Float32InHalf, GatedFeedForward
+from flagai.model.layer.feed_forward import FeedForward, GatedFeedForward, KeepFloat32Linear
 from flagai.model.layer.linear import Linear, linear_act
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.norm import RMSNorm
@@ -127,7 +127,7 @@ def _fits(block: nn.Module) -> bool:
         not hooked
         and bool(linear)  # quantized layers are others
         and type(feed_forward) in (FeedForward, GatedFeedForward)
-        and all(type(layer) in (Linear, Float32InHalf) and layer.bias is None for layer in linear)
+        and all(type(layer) in (Linear, KeepFloat32Linear) and layer.bias is None for layer in linear)
         and all(type(norm) is RMSNorm for norm in (block.norm1, block.norm_cross, block.norm2))
         and _ordinary(block)
     )

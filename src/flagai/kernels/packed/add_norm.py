@@ -5,7 +5,7 @@ from torch import nn
 
 from flagai.kernels.eligible import is_hooked
 from flagai.kernels.hardware import has_triton_half, next_power_of_2
-from flagai.model.layer.norm import added_norm
+from flagai.model.layer.norm import add_norm
 
 # Fewer rows are not worth a kernel that has to be compiled: a decoding step has less.
 _FEWEST_ROWS = 1024
@@ -34,15 +34,15 @@ def _suits(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) -> bool:
     )
 
 
-@added_norm.faster(_suits)
-def added_norm_once(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+@add_norm.faster(_suits)
+def add_norm_triton(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
     """The norm of a sum in one pass over the memory, [..., K] -> [..., K]."""
-    from flagai.kernels.triton.packed import added_norm_kernel
+    from flagai.kernels.triton.packed import add_norm_kernel
 
     size = hidden.shape[-1]
     count, out, block = hidden.numel() // size, torch.empty_like(hidden), next_power_of_2(size)
     rows = max(1, _NUMBERS // block)
-    added_norm_kernel[(-(-count // rows),)](
+    add_norm_kernel[(-(-count // rows),)](
         hidden, added, norm.weight, norm.bias, norm.eps, out, count, K=size, ROWS=rows, BK=block, num_warps=4
     )
     return out

@@ -7,23 +7,23 @@ import torch
 from flagai.kernels.hardware import has_triton_half, next_power_of_2
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.packed_row import PackedRow
-from flagai.model.layer.sdpa import attend
+from flagai.model.layer.sdpa import scaled_dot_product_attention
 
 # What torch.nn.attention.varlen (flash attention) takes.
 _VARLEN_TYPES = (torch.float16, torch.bfloat16)
 _VARLEN_LARGEST_HEAD = 256
 _VARLEN_CAPABILITY = (8, 0)
 # Longer texts are better served by flash attention, which goes over the keys piece by piece.
-LONGEST = 128
+MAX_SEQLEN = 128
 _WIDEST_HEAD = 128
 # Warps of an attention program by the length of its tile; measured: others take up to three times as long.
 WARPS = {16: 1, 32: 2, 64: 4, 128: 8}
 
 
 def short_texts(query: torch.Tensor, longest: int) -> bool:
-    """Whether :func:`attend_short` takes texts of at most this length, [T, H, D]."""
+    """Whether :func:`short_attention` takes texts of at most this length, [T, H, D]."""
     return (
-        longest <= LONGEST
+        longest <= MAX_SEQLEN
         and query.shape[2] <= _WIDEST_HEAD
         and has_triton_half(query.device, query.dtype)
         and not torch.compiler.is_compiling()
@@ -62,13 +62,13 @@ class Tile(NamedTuple):
         return sizes | {"num_warps": self.warps}
 
 
-def one_tile(longest: int) -> list[Tile]:
+def single_tile(longest: int) -> list[Tile]:
     """One launch for all texts, none longer than ``longest``; best where their lengths are about the same."""
     size = max(16, next_power_of_2(longest))
     return [Tile(1, size, WARPS[size])]
 
 
-def attend_short(
+def short_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -142,7 +142,7 @@ def _suits(
     )
 
 
-@attend.faster(_suits, traceable=True)
+@scaled_dot_product_attention.faster(_suits, traceable=True)
 def attend_packed(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -161,12 +161,12 @@ def attend_packed(
 def _attend_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: AttentionMask) -> torch.Tensor:
     row, offsets = cast(PackedRow, attn_mask.row), cast(torch.Tensor, attn_mask.offsets)
     if short_texts(query, row.longest):
-        from flagai.kernels.packed.attention_autograd import WIDEST_HEAD, attend_learning, classes_of
+        from flagai.kernels.packed.attention_autograd import WIDEST_HEAD, length_classes, short_attention_autograd
 
         if not torch.is_grad_enabled():
-            return attend_short(query, key, value, offsets, one_tile(row.longest))
+            return short_attention(query, key, value, offsets, single_tile(row.longest))
         if query.shape[2] <= WIDEST_HEAD:
-            return attend_learning(query, key, value, offsets, classes_of(row))
+            return short_attention_autograd(query, key, value, offsets, length_classes(row))
     from torch.nn.attention.varlen import varlen_attn  # registers operators: not for every import of a model
 
     return cast(torch.Tensor, varlen_attn(query, key, value, offsets, offsets, row.longest, row.longest))

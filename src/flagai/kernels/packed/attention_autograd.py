@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flagai.kernels.packed.attention import WARPS, Tile, attend_short, beside
+from flagai.kernels.packed.attention import WARPS, Tile, beside, short_attention
 from flagai.model.layer.packed_row import PackedRow
 
 # With wider heads, the numbers of a long text are more than the shared memory of some GPUs.
@@ -19,8 +19,8 @@ _REGISTERS = {32: 128, 64: 128, 128: None}
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def classes_of(row: PackedRow) -> torch.Tensor:
-    """Where the texts of each class of lengths stand, for :func:`attend_learning`; on the host, which knows lengths.
+def length_classes(row: PackedRow) -> torch.Tensor:
+    """Where the texts of each class of lengths stand, on the host, which knows lengths.
 
     Args:
         row: texts of at most 128 positions.
@@ -46,26 +46,26 @@ def tiles_of(classes: torch.Tensor) -> list[Tile]:
     ]
 
 
-@torch.library.custom_op("flagai::attend_short", mutates_args=())
-def attend_learning(
+@torch.library.custom_op("flagai::short_attention", mutates_args=())
+def short_attention_autograd(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor
 ) -> torch.Tensor:
-    """As :func:`flagai.kernels.packed.attention.attend_short`, with gradients, for texts of very different lengths.
+    """As :func:`flagai.kernels.packed.attention.short_attention`, with gradients, for texts of very different lengths.
 
     Args:
         query: [T, H, D]
         key: [T, H, D]
         value: [T, H, D]
         offsets: where each text begins, and the end, [N + 1].
-        classes: see :func:`classes_of`.
+        classes: see :func:`length_classes`.
 
     Shape:
         -> [T, H, D]
     """
-    return attend_short(query, key, value, offsets, tiles_of(classes))
+    return short_attention(query, key, value, offsets, tiles_of(classes))
 
 
-@torch.library.custom_op("flagai::attend_short_backward", mutates_args=())
+@torch.library.custom_op("flagai::short_attention_backward", mutates_args=())
 def _attend_backward(
     gradient: torch.Tensor,
     query: torch.Tensor,
@@ -79,7 +79,7 @@ def _attend_backward(
     return written[0], written[1], written[2]
 
 
-@attend_learning.register_fake
+@short_attention_autograd.register_fake
 def _(query: torch.Tensor, *_: Any) -> torch.Tensor:
     return query.new_empty(query.shape)
 
@@ -98,29 +98,29 @@ def _attend_gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | 
     return *_attend_backward(gradient, *ctx.saved_tensors), None, None
 
 
-attend_learning.register_autograd(_attend_gradients, setup_context=_keep)
+short_attention_autograd.register_autograd(_attend_gradients, setup_context=_keep)
 
 
-@torch.library.custom_op("flagai::attend_short_jointly", mutates_args=())
-def attend_jointly(
+@torch.library.custom_op("flagai::short_attention_qkv", mutates_args=())
+def short_attention_qkv(
     joint: torch.Tensor, bias: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor
 ) -> torch.Tensor:
-    """As :func:`attend_learning`, where one product gave queries, keys and values, and has one gradient.
+    """As :func:`short_attention_autograd`, where one product gave queries, keys and values, and has one gradient.
 
     Args:
         joint: [T, 3, H, D], without its bias.
         bias: [3, H, D]
         offsets: where each text begins, and the end, [N + 1].
-        classes: see :func:`classes_of`.
+        classes: see :func:`length_classes`.
 
     Shape:
         -> [T, H, D]
     """
     query, key, value = joint.unbind(1)
-    return attend_short(query, key, value, offsets, tiles_of(classes), bias.contiguous())
+    return short_attention(query, key, value, offsets, tiles_of(classes), bias.contiguous())
 
 
-@torch.library.custom_op("flagai::attend_short_jointly_backward", mutates_args=())
+@torch.library.custom_op("flagai::short_attention_qkv_backward", mutates_args=())
 def _attend_jointly_backward(
     gradient: torch.Tensor, joint: torch.Tensor, bias: torch.Tensor, offsets: torch.Tensor, classes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,7 +134,7 @@ def _attend_jointly_backward(
     return written, of_bias
 
 
-@attend_jointly.register_fake
+@short_attention_qkv.register_fake
 def _(joint: torch.Tensor, *_: Any) -> torch.Tensor:
     return joint.new_empty(joint.shape[0], *joint.shape[2:])  # len() would bind the compiler to this size
 
@@ -150,7 +150,7 @@ def _attend_jointly_gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.T
     return of_joint, of_bias.to(ctx.saved_tensors[1].dtype), None, None
 
 
-attend_jointly.register_autograd(_attend_jointly_gradients, setup_context=_keep)
+short_attention_qkv.register_autograd(_attend_jointly_gradients, setup_context=_keep)
 
 
 def _write_gradients(
@@ -167,16 +167,16 @@ def _write_gradients(
         read: the gradient of what was found, queries, keys and values, [T, H, D] each.
         written: the results, whose rows lie equally far apart.
         offsets: where each text begins, and the end, [N + 1].
-        classes: see :func:`classes_of`.
+        classes: see :func:`length_classes`.
         bias: what is still to be added to queries, keys and values, [3, H, D].
         sums: of the gradients of the queries' and values' biases, one result more for each text, [N, 2, H, D].
     """
-    from flagai.kernels.triton.packed_backward import short_attention_gradient_kernel
+    from flagai.kernels.triton.packed_backward import short_attention_backward_kernel
 
     read, (_, heads, width) = [beside(part) for part in read], written[0].shape
     for tile in tiles_of(classes):
         places = tile.within(offsets)
-        short_attention_gradient_kernel[((len(places) - 1) * heads,)](
+        short_attention_backward_kernel[((len(places) - 1) * heads,)](
             *read,
             bias,
             places,

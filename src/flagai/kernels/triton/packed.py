@@ -5,7 +5,7 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["M"])
-def added_norm_kernel(
+def add_norm_kernel(
     x, y, gain, shift, eps, out, M, K: tl.constexpr, ROWS: tl.constexpr, BK: tl.constexpr
 ):  # fmt: skip
     """out[M, K] = norm(x + y), some rows a program."""

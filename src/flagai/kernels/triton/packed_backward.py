@@ -11,7 +11,7 @@ from flagai.kernels.triton.packed import biased, head_of, powers
 
 
 @triton.jit(do_not_specialize_on_alignment=["offsets"])
-def short_attention_gradient_kernel(
+def short_attention_backward_kernel(
     gradient, query, key, value, bias, offsets, query_gradient, key_gradient, value_gradient, sums, scale,
     GRADIENT_STRIDE, QUERY_STRIDE, KEY_STRIDE, VALUE_STRIDE, WRITTEN_STRIDE,
     SHORTEST: tl.constexpr, BIAS: tl.constexpr, H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr,
@@ -97,7 +97,7 @@ def _weak(gains, shifts):
 
 
 @triton.jit(do_not_specialize=["M"])
-def added_norm_learning_kernel(
+def dropout_add_norm_kernel(
     hidden,
     added,
     bias,
@@ -151,7 +151,7 @@ def _both(one, other, more, another):
 
 
 @triton.jit(do_not_specialize=["M"])
-def added_norm_gradient_kernel(
+def dropout_add_norm_backward_kernel(
     gradient,
     out,
     normal,
@@ -226,7 +226,7 @@ def _normal(x):
 
 
 @triton.jit(do_not_specialize=["M"])
-def biased_gelu_kernel(product, bias, out, M, K: tl.constexpr, ROWS: tl.constexpr, BK: tl.constexpr):
+def bias_gelu_kernel(product, bias, out, M, K: tl.constexpr, ROWS: tl.constexpr, BK: tl.constexpr):
     """out[M, K] = gelu(product + bias), some columns of some rows a program."""
     PARTS: tl.constexpr = (K + BK - 1) // BK
     columns = (tl.program_id(0) % PARTS) * BK + tl.arange(0, BK)
@@ -240,12 +240,12 @@ def biased_gelu_kernel(product, bias, out, M, K: tl.constexpr, ROWS: tl.constexp
 
 
 @triton.jit(do_not_specialize=["M"])
-def biased_gelu_gradient_kernel(
+def bias_gelu_backward_kernel(
     gradient, product, bias, product_gradient, shares, M, K: tl.constexpr, ROWS: tl.constexpr, BK: tl.constexpr
 ):  # fmt: skip
     """Gradient of the product, [M, K], and each program's share of the bias's, [programs, K].
 
-    A program has some columns and goes over the rows in strides, as :func:`added_norm_gradient_kernel` does.
+    A program has some columns and goes over the rows in strides, as :func:`dropout_add_norm_backward_kernel` does.
     """
     PARTS: tl.constexpr = (K + BK - 1) // BK
     DENSITY: tl.constexpr = 0.3989422804

@@ -8,7 +8,7 @@ from torch import nn
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.mask import AttentionMask
-from flagai.model.layer.norm import added_norm
+from flagai.model.layer.norm import add_norm
 
 
 class PreNormBlock(nn.Module):
@@ -114,5 +114,5 @@ class PostNormBlock(nn.Module):
     ) -> torch.Tensor:
         """The same, each layer called by itself."""
         attended = self.attention(hidden, attn_mask, cache=cache)
-        hidden = added_norm(self.norm1, hidden, self.dropout(attended))
-        return added_norm(self.norm2, hidden, self.dropout(self.feed_forward(hidden)))
+        hidden = add_norm(self.norm1, hidden, self.dropout(attended))
+        return add_norm(self.norm2, hidden, self.dropout(self.feed_forward(hidden)))

@@ -4,7 +4,7 @@ from functools import partial
 
 from flagai.model.block.residual import PreNormBlock
 from flagai.model.layer.attention import Attention, CrossAttention
-from flagai.model.layer.feed_forward import FeedForward, Float32InHalf, GatedFeedForward
+from flagai.model.layer.feed_forward import FeedForward, GatedFeedForward, KeepFloat32Linear
 from flagai.model.layer.norm import RMSNorm
 
 
@@ -46,7 +46,7 @@ class T5Block(PreNormBlock):
             RMSNorm(width, eps),
             attention(width, num_heads),
             RMSNorm(width, eps),
-            feed_forward(width, inner, activation, bias=False, dropout=dropout, down=Float32InHalf),
+            feed_forward(width, inner, activation, bias=False, dropout=dropout, down=KeepFloat32Linear),
             dropout=dropout,
             norm_cross=RMSNorm(width, eps) if decoder else None,
             cross_attention=cross_attention(width, num_heads) if decoder else None,

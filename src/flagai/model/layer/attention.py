@@ -9,7 +9,7 @@ from flagai.errors import InputError
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import AttentionMask
-from flagai.model.layer.sdpa import attend
+from flagai.model.layer.sdpa import scaled_dot_product_attention
 
 
 class Attention(nn.Module):
@@ -49,7 +49,7 @@ class Attention(nn.Module):
         self.v = Linear(width, inner, bias=bias)
         self.out = Linear(inner, width, bias=bias)
         # Whoever compiles a model puts another kernel here, or one that computes the projections, too.
-        self.kernel: Callable[..., torch.Tensor] = attend
+        self.kernel: Callable[..., torch.Tensor] = scaled_dot_product_attention
         self.whole_kernel: Callable[..., torch.Tensor] | None = None
 
     def forward(
@@ -82,7 +82,7 @@ class Attention(nn.Module):
     def keys_and_values(
         self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: LayerCache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the queries attend to, two of [B, H, K, D]; extends the cache."""
+        """What the queries scaled_dot_product_attention to, two of [B, H, K, D]; extends the cache."""
         key, value = self._heads(self.k(hidden)), self._heads(self.v(hidden))
         return (key, value) if cache is None else cache.append(key, value)
 

@@ -10,7 +10,7 @@ from flagai.model.layer.activation import activation
 from flagai.model.layer.linear import Linear, compute_dtype, linear_act
 
 
-class Float32InHalf(Linear):
+class KeepFloat32Linear(Linear):
     """A linear layer that stays in float32 where the rest of the model becomes float16.
 
     T5 was trained in bfloat16; the outputs of its feed-forward layers overflow float16.

@@ -76,11 +76,11 @@ class Dense(Mask):
 
     Args:
         visible: True where a query sees a key, [B or 1, H or 1, queries, keys or more]; the last keys count.
-        sighted: whether it is known that every query sees something.
+        no_empty_rows: whether it is known that every query sees something.
     """
 
     visible: torch.Tensor
-    sighted: bool = False
+    no_empty_rows: bool = False
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
@@ -161,6 +161,6 @@ def prepare_mask(
     visible = mask.dense(queries, keys, device)
     if visible.device.type == "cpu" and not torch.compiler.is_compiling() and bool(visible.all()):
         return AttentionMask(bias)
-    if not (isinstance(mask, Dense) and mask.sighted):
+    if not (isinstance(mask, Dense) and mask.no_empty_rows):
         visible = visible | ~visible.any(-1, keepdim=True)
     return AttentionMask(visible if bias is None else bias.where(visible, -torch.inf))

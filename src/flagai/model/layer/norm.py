@@ -38,6 +38,6 @@ class RMSNorm(nn.Module):
 
 
 @operation
-def added_norm(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+def add_norm(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
     """The norm of a sum, two of [..., width] -> [..., width]."""
     return norm(hidden + added)

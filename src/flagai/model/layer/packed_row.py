@@ -53,17 +53,17 @@ class PackedRow:
         """Neighbours of equal length together: (number of texts, their length)."""
         return tuple((len(list(group)), length) for length, group in groupby(self.lengths))
 
-    def on(self, device: torch.device | str = "cpu") -> "Bounds":
+    def on(self, device: torch.device | str = "cpu") -> "CuSeqlens":
         """Where the texts lie, for that device; worked out once."""
         device = torch.device(device)
         if device not in self._bounds:
             # Kept for calls with gradients, too.
             with torch.inference_mode(False):
-                self._bounds[device] = Bounds.of(on_device(np.array(self.lengths), device))
+                self._bounds[device] = CuSeqlens.of(on_device(np.array(self.lengths), device))
         return self._bounds[device]
 
     @cached_property
-    def _bounds(self) -> "dict[torch.device, Bounds]":
+    def _bounds(self) -> "dict[torch.device, CuSeqlens]":
         return {}
 
     def positions(self, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -115,7 +115,7 @@ Lengths = PackedRow | Sequence[int] | torch.Tensor
 
 
 @dataclass(frozen=True)
-class Bounds:
+class CuSeqlens:
     """Where texts lie, on a device.
 
     Args:

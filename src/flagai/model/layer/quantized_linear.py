@@ -107,7 +107,7 @@ class Quantized(ActivatedLinear):
 
     def product(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., in] -> [..., out], with the bias."""
-        return quantized_product(self, hidden)
+        return quantized_linear(self, hidden)
 
     def extra_repr(self) -> str:
         """See :class:`torch.nn.Module`."""
@@ -116,7 +116,7 @@ class Quantized(ActivatedLinear):
 
 
 @operation
-def quantized_product(layer: Quantized, hidden: torch.Tensor) -> torch.Tensor:
+def quantized_linear(layer: Quantized, hidden: torch.Tensor) -> torch.Tensor:
     """Multiply tokens by a quantized matrix and add its bias, [..., in] -> [..., out]."""
     return F.linear(hidden, layer.widened(hidden.dtype), layer.bias)
 

@@ -9,7 +9,7 @@ from flagai.model.layer.packed_row import PackedRow
 
 
 @operation
-def attend(
+def scaled_dot_product_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

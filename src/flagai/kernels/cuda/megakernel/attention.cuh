@@ -41,7 +41,7 @@ struct Attention {
 
 // One head attends to the slots that its token sees: those of earlier steps, and its own. Each thread of the first
 // WIDTH gets a feature.
-__device__ float attend(
+__device__ float scaled_dot_product_attention(
     Shared &shared, const Notes &notes, const Block &block, const u8 *seen, int slot, int capacity, int head,
     float scale) {
     constexpr int STREAMS = THREADS / 8;    // slots at once

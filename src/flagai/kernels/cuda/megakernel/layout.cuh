@@ -26,7 +26,7 @@ static_assert(HIDDEN % COLUMNS == 0 && (LENGTH & (LENGTH - 1)) == 0, "tiles make
 static_assert(INNER % HIDDEN == 0, "parts of wide products are squares");
 static_assert(HIDDEN % (8 * THREADS) == 0, "threads take eight numbers at a time");
 static_assert(RING > SETS, "a set takes every SETS-th tile");
-static_assert(WIDTH == 64 && HEADS * WIDTH == HIDDEN, "eight lanes attend to a slot, eight features each");
+static_assert(WIDTH == 64 && HEADS * WIDTH == HIDDEN, "eight lanes scaled_dot_product_attention to a slot, eight features each");
 
 // Where a block's parameters are: queries, keys, values, out, up, down; two norms; and its cache.
 struct Block {

@@ -31,7 +31,7 @@
 #include "products.cuh"
 #include "attention.cuh"
 
-// Brings what a head will attend to in the next block into the second-level cache.
+// Brings what a head will scaled_dot_product_attention to in the next block into the second-level cache.
 __device__ void bring(const Block &block, int head, int slot, int capacity) {
     for (int place = threadIdx.x * 64; place < slot * WIDTH; place += THREADS * 64) {
         u64 from = u64(head) * capacity * WIDTH + place;
@@ -89,7 +89,7 @@ __device__ void attend_all(Shared &shared, const Given &given, const Work &work,
     }
 
     for (int head = blockIdx.x; head < HEADS; head += gridDim.x) {
-        u16 number = rounded(attend(shared, now, block, given.seen, given.slot, given.capacity, head, given.scale));
+        u16 number = rounded(scaled_dot_product_attention(shared, now, block, given.seen, given.slot, given.capacity, head, given.scale));
         int to = head * WIDTH + threadIdx.x;
         if (threadIdx.x < WIDTH) exchange(now.attended + to, last.attended + to, number);
         if (work.index + 1 < BLOCKS) bring(shared.blocks[work.index + 1], head, given.slot, given.capacity);
