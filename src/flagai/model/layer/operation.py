@@ -1,7 +1,7 @@
-"""Operations: plain functions in torch, right by themselves, that may have faster equals.
+"""Operations: functions in plain torch that kernels may compute faster.
 
-A plain file declares an operation; :mod:`flagai.kernels` registers implementations that compute the same faster, each
-with the condition under which it holds::
+A plain file declares an operation, and :mod:`flagai.kernels` registers implementations that compute the same faster,
+each with the condition under which it holds::
 
     @operation
     def linear(hidden, weight, bias=None, activation_name=None): ...    # model/layer/linear.py
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import update_wrapper
+from functools import cache, update_wrapper
 from typing import Generic, ParamSpec, TypeVar
 
 import torch
@@ -26,8 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 KERNELS = "flagai.kernels"
-
-# The implementations in use, by their names; None for all.
+# The names of the implementations in use; None for all.
 _allowed: ContextVar[frozenset[str] | None] = ContextVar("allowed_kernels", default=None)
 
 
@@ -36,19 +35,16 @@ class Implementation(Generic[P, R]):
     """A faster equal of an operation.
 
     Args:
+        name: module and function, such as ``cpu.linear.linear_by_onednn``.
         suits: whether it computes the same for these arguments.
         compute: the implementation.
         traceable: whether :func:`torch.compile` may trace it.
     """
 
+    name: str
     suits: Callable[P, bool]
     compute: Callable[P, R]
     traceable: bool
-
-    @property
-    def name(self) -> str:
-        """Module and function, such as ``cpu.linear.linear_by_onednn``."""
-        return f"{self.compute.__module__}.{self.compute.__qualname__}".removeprefix(f"{KERNELS}.")
 
 
 class Operation(Generic[P, R]):
@@ -60,8 +56,8 @@ class Operation(Generic[P, R]):
 
     def __init__(self, plain: Callable[P, R]) -> None:
         self.plain = plain
+        self.name = plain.__name__
         self.implementations: list[Implementation[P, R]] = []
-        self._loaded = False
         update_wrapper(self, plain)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -70,9 +66,7 @@ class Operation(Generic[P, R]):
 
     def choose(self, *args: P.args, **kwargs: P.kwargs) -> Callable[P, R]:
         """The implementation that computes these arguments."""
-        if not self._loaded:
-            self._load()
-        allowed = _allowed.get()
+        allowed = _allowed_kernels(self.name)
         tracing = torch.compiler.is_compiling()
         for each in self.implementations:
             permitted = (allowed is None or each.name in allowed) and (each.traceable or not tracing)
@@ -91,26 +85,15 @@ class Operation(Generic[P, R]):
         """
 
         def register(compute: Callable[P, R]) -> Callable[P, R]:
-            self.implementations.append(Implementation(suits, compute, traceable))
+            name = f"{compute.__module__}.{compute.__qualname__}".removeprefix(f"{KERNELS}.")
+            self.implementations.append(Implementation(name, suits, compute, traceable))
             return compute
 
         return register
 
-    def _load(self) -> None:
-        """Import the modules that register implementations, at the first call."""
-        try:
-            modules = importlib.import_module(KERNELS).MODULES
-        except ModuleNotFoundError as error:
-            if error.name != KERNELS:
-                raise
-            modules = {}
-        for module in modules.get(self.plain.__name__, ()):
-            importlib.import_module(f"{KERNELS}.{module}")
-        self._loaded = True
-
 
 def operation(plain: Callable[P, R]) -> Operation[P, R]:
-    """Declare a plain function that may have faster equals."""
+    """Declare a plain function that kernels may compute faster."""
     return Operation(plain)
 
 
@@ -119,7 +102,7 @@ def only_kernels(*names: str) -> Iterator[None]:
     """Allow these implementations only, in this thread and task; without names, compute everything in plain torch.
 
     Args:
-        names: such as ``cpu.linear.linear_by_onednn``, see :attr:`Implementation.name`.
+        names: such as ``cpu.linear.linear_by_onednn``, see :class:`Implementation`.
 
     Example:
         >>> with only_kernels():
@@ -130,3 +113,27 @@ def only_kernels(*names: str) -> Iterator[None]:
         yield
     finally:
         _allowed.reset(token)
+
+
+@cache
+def _load(name: str) -> None:
+    """Import the modules that register implementations of an operation."""
+    try:
+        modules = importlib.import_module(KERNELS).MODULES.get(name, ())
+    except ModuleNotFoundError as error:
+        if error.name != KERNELS:
+            raise
+        return
+    for module in modules:
+        importlib.import_module(f"{KERNELS}.{module}")
+
+
+def _allowed_kernels(name: str) -> frozenset[str] | None:
+    """Load an operation's kernels, and say which implementations are allowed."""
+    _load(name)
+    return _allowed.get()
+
+
+# torch.compile traces neither imports nor context variables: it calls this once and keeps the answer. This is what
+# torch.compiler.assume_constant_result does, which would import the compiler with every model.
+_allowed_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]

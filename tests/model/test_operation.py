@@ -1,0 +1,69 @@
+"""Operations: the first suitable implementation computes, and plain torch where none suits."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+import torch
+
+from flagai.model.layer.operation import Operation, only_kernels, operation
+
+
+def triple_of(add: Callable[[torch.Tensor], torch.Tensor]) -> Operation[[torch.Tensor], torch.Tensor]:
+    """An operation with two implementations: of large tensors, and of those that torch.compile may trace."""
+
+    @operation
+    def triple(values: torch.Tensor) -> torch.Tensor:
+        return add(values)
+
+    @triple.faster(lambda values: values.numel() > 2)
+    def large(values: torch.Tensor) -> torch.Tensor:
+        return add(values) + 10
+
+    @triple.faster(lambda values: values.numel() > 1, traceable=True)
+    def traced(values: torch.Tensor) -> torch.Tensor:
+        return add(values) + 20
+
+    return triple
+
+
+@pytest.fixture
+def triple() -> Operation[[torch.Tensor], torch.Tensor]:
+    return triple_of(lambda values: 3 * values)
+
+
+def test_the_first_suitable_implementation_computes(triple: Operation[[torch.Tensor], torch.Tensor]) -> None:
+    assert [float(triple(torch.ones(count))[0]) for count in (1, 2, 3)] == [3, 23, 13]
+    assert triple.choose(torch.ones(1)) is triple.plain
+    assert triple.__name__ == "triple"
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [((), [3, 3]), (("traced",), [23, 23]), (("large",), [3, 13])])
+def test_only_named_implementations_compute(
+    triple: Operation[[torch.Tensor], torch.Tensor], allowed: tuple[str, ...], expected: list[float]
+) -> None:
+    names = [each.name for each in triple.implementations if each.name.rpartition(".")[2] in allowed]
+    with only_kernels(*names):
+        assert [float(triple(torch.ones(count))[0]) for count in (2, 3)] == expected
+    assert float(triple(torch.ones(3))[0]) == 13
+
+
+@pytest.mark.parametrize(("context", "expected"), [(nullcontext(), 23), (only_kernels(), 3)], ids=["all", "none"])
+def test_the_compiler_traces_what_it_may(
+    triple: Operation[[torch.Tensor], torch.Tensor], context: AbstractContextManager[None], expected: float
+) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(triple.__call__, backend="eager", fullgraph=True)
+    with context:
+        assert float(compiled(torch.ones(3))[0]) == expected
+
+
+def test_layers_compute_without_the_kernels_package() -> None:
+    code = (
+        "import sys; sys.modules['flagai.kernels'] = None\n"
+        "import torch; from flagai.model.layer import Linear\n"
+        "assert Linear(3, 2)(torch.ones(1, 3)).shape == (1, 2)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
