@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from flagai.catalog.card import ModelFile
 from flagai.errors import FlagAIError, OfflineError
 from flagai.hub import ensure, look
 from flagai.hub.request import UncatalogedModel
 from tests.hub.conftest import FILES, QUICK, contents
 from tests.hub.server import Fault, Hub
 from tests.hub.test_commands import app
-from tests.hub.test_store import Known
 
 NAME = "pytorch_model.bin"
 SECRETS = ("anna", "pass-word", "token-value")
@@ -24,7 +24,7 @@ def url(hub: Hub, path: str) -> str:
 
 
 def card(hub: Hub) -> UncatalogedModel:
-    return UncatalogedModel("m", (url(hub, ""),), [Known(name, source=url(hub, "")) for name in FILES])
+    return UncatalogedModel("m", (url(hub, ""),), [ModelFile(name, source=url(hub, "")) for name in FILES])
 
 
 def told(folder: Path, caplog: pytest.LogCaptureFixture, *texts: object) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flagai.catalog.card import ModelFile
 from flagai.errors import HubError
 from flagai.hub import Policy, ensure
 from flagai.hub.errors import RefusedError, TemporaryError
@@ -18,7 +19,6 @@ from flagai.hub.request import UncatalogedModel
 from flagai.hub.web import Web
 from tests.hub.conftest import FILES, QUICK, contents
 from tests.hub.server import Fault, Hub
-from tests.hub.test_store import Known
 
 # The hidden sum of all attempts stays below a few seconds.
 HASTY = replace(QUICK, attempts=2, first_attempts=2, read_timeout=0.4, stall_seconds=0.3, connect_timeout=1.0)
@@ -115,7 +115,7 @@ def test_every_hub_is_given_up_and_the_next_one_asked(
         ]
         if source == "modelscope":
             monkeypatch.setenv("MODELSCOPE_DOMAIN", url)
-        card = UncatalogedModel("m", (first, f"{hub.url}/plain/owner/glm/"), [Known(name) for name in FILES])
+        card = UncatalogedModel("m", (first, f"{hub.url}/plain/owner/glm/"), [ModelFile(name) for name in FILES])
         ensure(card, tmp_path / "m", policy=HASTY)
     assert contents(tmp_path / "m") == FILES
 

@@ -4,11 +4,11 @@ import json
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from flagai.catalog.card import ModelFile
 from flagai.errors import HubError, OfflineError
 from flagai.hub import ensure, look
 from flagai.hub.manifest import Manifest, verify
@@ -17,14 +17,6 @@ from tests.hub.conftest import CONFIG, FILES, QUICK, VOCABULARY, WEIGHTS, conten
 from tests.hub.server import COMMIT, Fault, Hub, sha256
 
 NAME = "pytorch_model.bin"
-
-
-@dataclass
-class Known:
-    name: str
-    size: int | None = None
-    sha256: str | None = None
-    source: str | None = None
 
 
 @pytest.fixture
@@ -53,7 +45,9 @@ def test_a_folder_filled_by_hand_is_taken_as_it_is(tmp_path: Path, no_sockets: N
     folder.mkdir()
     for name in FILES:
         (folder / name).write_bytes(b"mine")
-    card = UncatalogedModel("GLM-large-ch", ("baai:GLM-large-ch",), [Known(NAME, 10**9), Known("config.json", 3)])
+    card = UncatalogedModel(
+        "GLM-large-ch", ("baai:GLM-large-ch",), [ModelFile(NAME, 10**9), ModelFile("config.json", 3)]
+    )
     ensure(card, folder)
     (folder / "vocab.txt").unlink()
     ensure(card, folder, wanted=("config", "weights"))
@@ -186,17 +180,17 @@ def test_the_error_lists_what_each_source_said(hub: Hub, tmp_path: Path, monkeyp
 
 def test_a_version_that_is_not_the_cards_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.models["bad/glm"] = {**FILES, NAME: bytes(len(WEIGHTS))}
-    known = [Known(NAME, len(WEIGHTS), sha256(WEIGHTS)), Known("config.json", 1, source="baai:x")]
+    known = [ModelFile(NAME, len(WEIGHTS), sha256(WEIGHTS)), ModelFile("config.json", 1, source="baai:x")]
     ensure(UncatalogedModel("m", ("hf:bad/glm", "hf:owner/glm"), known), tmp_path / "m", policy=QUICK)
     assert contents(tmp_path / "m") == FILES
     assert hub.bytes_sent(f"bad/glm/{NAME}") == []
     with pytest.raises(HubError, match=r"another version of config\.json"):
-        ensure(UncatalogedModel("n", ("hf:owner/glm",), [Known("config.json", 1)]), tmp_path / "n", policy=QUICK)
+        ensure(UncatalogedModel("n", ("hf:owner/glm",), [ModelFile("config.json", 1)]), tmp_path / "n", policy=QUICK)
 
 
 def test_the_cards_checksum_finds_a_wrong_file_where_the_source_has_none(hub: Hub, tmp_path: Path) -> None:
     hub.models["GLM-large-ch"][NAME] = bytes(len(WEIGHTS))
-    card = UncatalogedModel("m", ("baai:GLM-large-ch",), [Known(NAME, len(WEIGHTS), sha256(WEIGHTS))])
+    card = UncatalogedModel("m", ("baai:GLM-large-ch",), [ModelFile(NAME, len(WEIGHTS), sha256(WEIGHTS))])
     with pytest.raises(HubError, match="corrupt"):
         ensure(card, tmp_path / "m", policy=QUICK)
     assert contents(tmp_path / "m") == {}
@@ -290,7 +284,7 @@ def test_a_source_without_some_shards_is_not_taken_for_whole(
         (tmp_path / "made" / name).write_bytes(content)
     hub.models["owner/glm"] = files
     source = {"file": f"file:{tmp_path / 'made'}", "hf": "hf:owner/glm", "https": f"{hub.url}/plain/owner/glm/"}[scheme]
-    card = UncatalogedModel("m", (source,), [Known(name) for name in files])
+    card = UncatalogedModel("m", (source,), [ModelFile(name) for name in files])
     with pytest.raises(HubError, match=r"has no model-00002.*complete"):
         ensure(card, tmp_path / "m", policy=QUICK)
     assert contents(tmp_path / "m") == {}

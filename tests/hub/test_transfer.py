@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from flagai.catalog.card import ModelFile
 from flagai.errors import HubError
 from flagai.hub import ensure
 from flagai.hub.request import UncatalogedModel
@@ -46,9 +47,8 @@ def test_every_protocol_gives_the_files_and_each_byte_once(hub: Hub, tmp_path: P
 
 
 def test_plain_https_with_names_of_a_card_and_with_a_manifest(hub: Hub, tmp_path: Path) -> None:
-    from tests.hub.test_store import Known
 
-    card = UncatalogedModel("m", (f"{hub.url}/plain/owner/glm/",), [Known(name) for name in FILES])
+    card = UncatalogedModel("m", (f"{hub.url}/plain/owner/glm/",), [ModelFile(name) for name in FILES])
     ensure(card, tmp_path / "first", policy=QUICK)
     assert contents(tmp_path / "first") == FILES
     hub.models["mirror"] = {**FILES, ".flagai.json": (tmp_path / "first" / ".flagai.json").read_bytes()}

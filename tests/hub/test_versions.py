@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flagai.catalog.card import ModelFile
 from flagai.errors import FlagAIError, HubError
 from flagai.hub import ensure, web
 from flagai.hub.listing import list_files
@@ -20,7 +21,6 @@ from flagai.hub.partial_file import Identity, PartialFile
 from flagai.hub.request import DownloadRequest, UncatalogedModel
 from tests.hub.conftest import FILES, QUICK, WEIGHTS, contents
 from tests.hub.server import Fault, Hub
-from tests.hub.test_store import Known
 
 NAME = "pytorch_model.bin"
 NEW = {name: bytes(reversed(content)) for name, content in FILES.items()}  # of the same sizes
@@ -32,7 +32,7 @@ def baai(hub: Hub) -> UncatalogedModel:
 
 
 def plain(hub: Hub) -> UncatalogedModel:
-    return UncatalogedModel("m", (f"{hub.url}/plain/GLM-large-ch/",), [Known(name) for name in FILES])
+    return UncatalogedModel("m", (f"{hub.url}/plain/GLM-large-ch/",), [ModelFile(name) for name in FILES])
 
 
 @pytest.mark.parametrize("etags", [True, False], ids=["ETag", "nothing"])
@@ -300,7 +300,7 @@ def test_passwords_with_odd_characters_are_told_nowhere(
     caplog.set_level(logging.DEBUG)
     policy = replace(QUICK, attempts=1, first_attempts=1, connect_timeout=0.5, read_timeout=0.5)
     with pytest.raises(FlagAIError) as caught:
-        ensure(UncatalogedModel("m", (spec,), [Known("vocab.txt")]), tmp_path / "m", policy=policy)
+        ensure(UncatalogedModel("m", (spec,), [ModelFile("vocab.txt")]), tmp_path / "m", policy=policy)
     files = [path.read_text() for path in (tmp_path / "m").rglob("*") if path.is_file()]
     told = " ".join([str(caught.value), caplog.text, *files, public(spec), recorded(spec), shown(spec)])
     for word in ("secret", "top", "sec:ret"):

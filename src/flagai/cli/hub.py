@@ -14,7 +14,8 @@ from flagai.cli.output import print_json
 from flagai.errors import InputError, ModelNotFoundError, printable
 
 if TYPE_CHECKING:
-    from flagai.hub.request import ModelInfo
+    from flagai.catalog.card import Card
+    from flagai.hub.request import UncatalogedModel
 
 Home = Annotated[Path | None, typer.Option("--path", help="The folder of models; default FLAGAI_HOME.")]
 cache = typer.Typer(help="List or remove what was downloaded.", no_args_is_help=True, rich_markup_mode=None)
@@ -112,7 +113,7 @@ def remove(
     typer.echo(f"removed {folder}" if not kept else f"kept in {folder}, as not downloaded: {', '.join(kept)}")
 
 
-def _model(name: str, cards: Path | None) -> "ModelInfo":
+def _model(name: str, cards: Path | None) -> "Card | UncatalogedModel":
     from flagai.hub.request import UncatalogedModel
 
     if ":" in name:
@@ -122,7 +123,7 @@ def _model(name: str, cards: Path | None) -> "ModelInfo":
     return find(name, cards=cards)
 
 
-def _folder_name(model: "ModelInfo") -> str:
+def _folder_name(model: "Card | UncatalogedModel") -> str:
     if Path(model.name).name != model.name:
         raise InputError(f"{model.name!r} is no name for a folder.")
     return model.name

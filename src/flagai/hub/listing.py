@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flagai.catalog.card import ModelFile
 from flagai.catalog.packages import installed_folder
 from flagai.errors import HubError
 from flagai.hub.errors import RefusedError
 from flagai.hub.hubs import Baai, HuggingFace, HuggingFaceCache, ModelScope
 from flagai.hub.names import choose, has_vocabulary, public
-from flagai.hub.request import DownloadRequest, KnownFile
+from flagai.hub.request import DownloadRequest
 from flagai.hub.sources import FileSource, Link, LocalFolder, RemoteFile, WebFolder
 from flagai.hub.web import Web
 
@@ -96,7 +97,7 @@ def list_files(request: DownloadRequest, spec: str, web: Web, revision: str | No
     return Listing(public(spec), source.revision, tuple(remotes), files)
 
 
-def _checked(remote: RemoteFile, known: KnownFile | None) -> RemoteFile:
+def _checked(remote: RemoteFile, known: ModelFile | None) -> RemoteFile:
     """Join what the source says with what the card knows."""
     if known is None:
         return remote

@@ -3,46 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from flagai import settings
+from flagai.catalog.card import Card, ModelFile
 from flagai.hub.names import is_local, last_part, recorded
 from flagai.hub.policy import Policy
-
-
-class KnownFile(Protocol):
-    """What is known about a file before it is fetched.
-
-    An attribute ``source``, if there is one and it is not None, limits what is known to that source.
-    """
-
-    @property
-    def name(self) -> str:
-        """Its path in the model's folder."""
-
-    @property
-    def size(self) -> int | None:
-        """Its bytes, if known."""
-
-    @property
-    def sha256(self) -> str | None:
-        """Its checksum, if known."""
-
-
-class ModelInfo(Protocol):
-    """What this package needs to know about a model; ``flagai.catalog.card.Card`` is one."""
-
-    @property
-    def name(self) -> str:
-        """Its name, which is also the name of its folder."""
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Where it is, the best first."""
-
-    @property
-    def files(self) -> Sequence[KnownFile]:
-        """Its files, as far as they are known."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +22,7 @@ class UncatalogedModel:
 
     name: str
     sources: tuple[str, ...]
-    files: Sequence[KnownFile] = ()
+    files: Sequence[ModelFile] = ()
 
     @classmethod
     def of(cls, spec: str) -> "UncatalogedModel":
@@ -73,12 +38,12 @@ class DownloadRequest:
         model: the model.
         folder: where its files shall be.
         wanted: words of ``names.GROUPS``, names of files, or patterns.
-        sources: where to look, in this request.
+        sources: where to look, in this order.
         force: ask again, and replace what differs.
         policy: how patient to be.
     """
 
-    model: ModelInfo
+    model: Card | UncatalogedModel
     folder: Path
     wanted: tuple[str, ...]
     sources: tuple[str, ...]
@@ -99,20 +64,15 @@ class DownloadRequest:
 
     def advice(self) -> str:
         """How else to get the model, as far as its card knows."""
-        ways = (
-            (
-                "Its source",
-                None if getattr(self.model, "online", True) else getattr(self.model, "available_from", None),
-            ),
-            ("By hand", getattr(self.model, "by_hand", None)),
-            ("Or type", getattr(self.model, "install", None)),
-        )
+        if isinstance(self.model, UncatalogedModel):
+            return ""
+        source = None if self.model.online else self.model.available_from
+        ways = (("Its source", source), ("By hand", self.model.by_hand), ("Or type", self.model.install))
         return "".join(f"\n{what}: {how}" for what, how in ways if how)
 
-    def expected(self, name: str, spec: str) -> KnownFile | None:
+    def expected(self, name: str, spec: str) -> ModelFile | None:
         """What the model's card knows about a file from a source."""
         for file in self.model.files:
-            source = getattr(file, "source", None)
-            if file.name == name and (source is None or recorded(source) == recorded(spec)):
+            if file.name == name and (file.source is None or recorded(file.source) == recorded(spec)):
                 return file
         return None

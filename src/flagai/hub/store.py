@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagai import settings
+from flagai.catalog.card import Card
 from flagai.errors import HubError, OfflineError
 from flagai.hub.local_state import LocalState, local_state, one_model, pending
 from flagai.hub.lock import Lock, once, read_beat
 from flagai.hub.manifest import Manifest, ManifestEntry, heads_of, sha256_of
 from flagai.hub.names import EVERYTHING, MANIFEST, WORK, public
 from flagai.hub.policy import Policy
-from flagai.hub.request import DownloadRequest, ModelInfo, UncatalogedModel
+from flagai.hub.request import DownloadRequest, UncatalogedModel
 
 if TYPE_CHECKING:
     from flagai.hub.listing import Listing
@@ -24,7 +25,7 @@ _LARGE = 1 << 30
 
 
 def ensure(
-    model: ModelInfo | str,
+    model: Card | UncatalogedModel | str,
     folder: str | Path | None = None,
     *,
     wanted: Sequence[str] = EVERYTHING,
@@ -97,7 +98,7 @@ def _fill(request: DownloadRequest) -> None:
 
 
 def look(
-    model: ModelInfo | str,
+    model: Card | UncatalogedModel | str,
     folder: str | Path | None = None,
     *,
     wanted: Sequence[str] = EVERYTHING,
@@ -129,7 +130,7 @@ def look(
 
 
 def read_request(
-    model: ModelInfo | str,
+    model: Card | UncatalogedModel | str,
     folder: str | Path | None = None,
     *,
     wanted: Sequence[str] = EVERYTHING,
