@@ -24,8 +24,8 @@ GLM = {"num_layers": 3, "hidden_size": 512, "num_attention_heads": 8, "vocab_siz
 TEXT = Prompt(tuple(range(20, 45)))
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {},
-    "sampling": {"do_sample": True, "seed": 5, "num_return_sequences": 2, "top_k": 50},
-    "beams": {"num_beams": 4, "num_return_sequences": 2},
+    "sampling": {"do_sample": True, "seed": 5, "n_best": 2, "top_k": 50},
+    "beams": {"num_beams": 4, "n_best": 2},
 }
 
 
@@ -45,7 +45,7 @@ def same_parts(model: Any, alone: Any) -> None:
     for name, parameter in model.named_parameters():
         part = dtensor.local(parameter.detach())
         assert part.is_cuda
-        assert torch.equal(part.cpu(), expected[name].detach()[dtensor.local_slices(parameter) or ...]), name
+        assert torch.equal(part.cpu(), expected[name].detach()[dtensor.window(parameter) or ...]), name
 
 
 def check_loading() -> None:
@@ -63,7 +63,7 @@ def check_loading() -> None:
 
 def glm() -> Path:
     torch.manual_seed(0)
-    model = GLMModel._spread(GLMModel.config_class.from_dict({"model_type": "glm", **GLM, **DROPOUT}), None)
+    model = GLMModel.on_meta(GLMModel.config_class.from_dict({"model_type": "glm", **GLM, **DROPOUT}))
     return shared(model.initialized_on(torch.device("cpu")).save_pretrained)
 
 

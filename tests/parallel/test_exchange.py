@@ -52,7 +52,7 @@ def exchange(root: Path, dimensions: dict[str, int], fsdp: bool) -> dict[str, tu
     sharding = read_sharding(make_mesh(**dimensions), fsdp=fsdp, device=torch.device("cpu"))
     for name, written in SAVED:
         folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
-        model = kind._spread(kind.config_class.from_json(folder / "config.json"), sharding)
+        model = kind.on_meta(kind.config_class.from_json(folder / "config.json"), sharding=sharding)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(transfer, "swaps_on", lambda _: True)
             patch.setattr(transfer, "cast", reader := Reader())
@@ -101,7 +101,7 @@ def replicas(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, int
     for name, written in SAVED:
         folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
         sharding = read_sharding(mesh, fsdp=False, device=torch.device("cpu"))
-        model = kind._spread(kind.config_class.from_json(folder / "config.json"), sharding)
+        model = kind.on_meta(kind.config_class.from_json(folder / "config.json"), sharding=sharding)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(transfer, "swaps_on", lambda _: True)
             patch.setattr(exchange_module, "_WORTH", 1)

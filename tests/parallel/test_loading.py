@@ -123,7 +123,7 @@ def test_ranks_open_again_what_was_saved_meanwhile(tmp_path: Path) -> None:
 def count_bytes(folder: Path, dimensions: dict[str, int]) -> tuple[int, int]:
     """Bytes asked of the reader, and bytes of parameters that all ranks of tp hold."""
     sharding = read_sharding(make_mesh(**dimensions), fsdp="dp" in dimensions, device=torch.device("cpu"))
-    model = GLMModel._spread(GLMModel.config_class.from_json(folder / "config.json"), sharding)
+    model = GLMModel.on_meta(GLMModel.config_class.from_json(folder / "config.json"), sharding=sharding)
     report = model.load_checkpoint(open_checkpoint(folder))
     copies = [parameter for parameter in model.parameters() if parameter.placements[-1].is_replicate()]
     return report.bytes_asked, sum(parameter.numel() * parameter.element_size() for parameter in copies)

@@ -16,7 +16,6 @@ from flagai.model.bert_config import BertConfig, check_prefix
 from flagai.model.inputs import Output, checked_ids, picked, real_tokens
 from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, PackedRow, Prefix
 from flagai.model.layer.loss import classification_loss, cross_entropy, masked_cross_entropy, span_loss
-from flagai.model.layer.packed_row import Lengths
 from flagai.model.weights import bert
 
 __all__ = [
@@ -58,25 +57,20 @@ class _BertHead(BaseModel):
             raise InputError(f"A RoBERTa {type(self).__name__} cannot be written in the layout 'huggingface' yet.")
         return super()._plan_tensors(layout, state_dict)
 
-    def valid(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        lengths: Lengths | None = None,
-    ) -> torch.Tensor:
-        """Which tokens are real, [B, S]; of packed texts, which tokens of their padded form, [N, S]."""
-        if lengths is not None:
-            return PackedRow.of(lengths).valid(input_ids.device)
-        valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id)
-        return torch.ones_like(input_ids, dtype=torch.bool) if valid is None else valid
+    def _non_padding(
+        self, input_ids: torch.Tensor | None, others: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, PackedRow | None]:
+        """Which tokens are not padding, [B, S]; of packed sequences, those of the padded form, [N, S], and the row."""
+        ids = checked_ids(input_ids)
+        if others.get("lengths") is not None:
+            row = PackedRow.of(others["lengths"])
+            return row.valid(ids.device), row
+        found = real_tokens(ids, others.get("attention_mask"), self.config.pad_token_id)
+        return torch.ones_like(ids, dtype=torch.bool) if found is None else found, None
 
 
 class BertForEmbedding(_BertHead):
-    """BERT whose ``logits`` are the last hidden states, to be averaged to sentence embeddings.
-
-    Args:
-        config: the configuration.
-    """
+    """BERT whose ``logits`` are the last hidden states, to be averaged to sentence embeddings."""
 
     architecture = "BertModel"
     prefixes: ClassVar[Mapping[str, str]] = {"flagai": "model."}
@@ -88,11 +82,7 @@ class BertForEmbedding(_BertHead):
 
 
 class BertForMaskLM(_BertHead):
-    """BERT that predicts the tokens behind ``[MASK]``.
-
-    Args:
-        config: the configuration.
-    """
+    """BERT that predicts the tokens behind ``[MASK]``."""
 
     architecture = "BertForMaskedLM"
     fresh = ("head.*",)
@@ -135,9 +125,6 @@ class BertForMaskLM(_BertHead):
 
 class BertForSeq2seq(BertForMaskLM):
     """BERT that writes: the first segment sees itself, the second is causal (UniLM).
-
-    Args:
-        config: the configuration.
 
     Source:
         Dong et al. 2019, "Unified Language Model Pre-training".
@@ -244,16 +231,15 @@ class BertForSequenceLabeling(_BertHead):
         output: Output = self.model(input_ids, **others)
         output["logits"] = self.tagger(output["hidden_states"])
         if labels is not None:
-            lengths, logits = others.get("lengths"), output["logits"]
-            valid = self.valid(checked_ids(input_ids), others.get("attention_mask"), lengths)
-            if lengths is not None:
-                row = PackedRow.of(lengths)
+            logits = output["logits"]
+            valid, row = self._non_padding(input_ids, others)
+            if row is not None:
                 logits, labels = row.pad(logits), row.pad(labels, fill=-100)
             output["loss"] = self.loss(logits, labels, valid)
         return output
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy over the real tokens."""
+        """Mean cross entropy over the tokens that are neither padding nor unlabelled."""
         return masked_cross_entropy(logits, labels, valid & (labels != -100))
 
 
@@ -305,10 +291,8 @@ class BertForSequenceLabelingGP(_BertHead):
             Of packed texts, labels and logits have the padded form, where B is N and S the longest length.
         """
         output: Output = self.model(input_ids, **others)
-        lengths = others.get("lengths")
-        valid = self.valid(checked_ids(input_ids), others.get("attention_mask"), lengths)
-        row = None if lengths is None else PackedRow.of(lengths)
-        output["logits"] = self.pointer(output["hidden_states"], valid, row)
+        non_padding, row = self._non_padding(input_ids, others)
+        output["logits"] = self.pointer(output["hidden_states"], non_padding, row)
         if labels is not None:
             output["loss"] = span_loss(output["logits"], labels)
         return output

@@ -1,4 +1,4 @@
-"""Parameters that were randomly initialised because a checkpoint does not have them, and not trained since."""
+"""Parameters that were randomly initialized because a checkpoint does not have them, and not trained since."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 _COMPARED = 8  # numbers of a parameter; training changes them all
-_ATTRIBUTE = "_drawn_numbers"
+_ATTRIBUTE = "_initial_values"
 
 
 def note_untrained(model: nn.Module, names: Iterable[str]) -> None:
-    """Note the first numbers of parameters that were randomly initialised, to see later whether they were trained.
+    """Note the first numbers of parameters that were randomly initialized, to see later whether they were trained.
 
     Args:
         model: the model.
