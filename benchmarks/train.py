@@ -34,7 +34,7 @@ from flagai.model.bert_model import BertConfig, BertForClsClassifier, BertForSeq
 from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
-from flagai.train.trainer import Parts, Trainer
+from flagai.train.trainer import Trainer, TrainingRun
 
 VOCABULARY = Path(__file__).parent.parent / (
     "packages/flagai-model-me5-small-bert-zh/src/flagai_model_me5_small_bert_zh/model"
@@ -141,8 +141,8 @@ def ours(task: str, rows: list[dict[str, Any]], shape: Shape, device: str, *, co
 
     accelerator = Accelerator(mixed_precision="bf16")
     with tempfile.TemporaryDirectory() as folder:
-        parts = Parts(model, tokenizer, objective, records, records[:8], recipe, packing=True)
-        trainer = Trainer(parts, accelerator, Path(folder) / "out", {}, watch)
+        run = TrainingRun(model, tokenizer, objective, records, records[:8], recipe, packing=True)
+        trainer = Trainer(run, accelerator, Path(folder) / "out", {}, watch)
         trainer.resume()
         with contextlib.suppress(EnoughError):
             trainer.fit()

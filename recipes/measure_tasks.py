@@ -42,7 +42,7 @@ Test = Callable[[Predictor, Sequence[Row], "Item", Path], dict[str, float]]
 def by_objective(run: Predictor, _: Sequence[Row], item: "Item", folder: Path) -> dict[str, float]:
     """The measures that the task's training reports too: accuracy, or precision, recall and F1 of entities."""
     train, held_out = read_records(folder / "train.jsonl"), read_records(folder / "test.jsonl")
-    return objective_for(item.task, "bert", train, item.recipe).measure(run, held_out)
+    return objective_for(item.task, "bert", train, item.recipe).metrics(run, held_out)
 
 
 def by_expected_score(run: Predictor, test: Sequence[Row], item: "Item", _: Path) -> dict[str, float]:

@@ -19,7 +19,7 @@ from flagai.model.config import ModelConfig
 from flagai.train.objective import Objective
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
-from flagai.train.trainer import Parts, Trainer
+from flagai.train.trainer import Trainer, TrainingRun
 from tests import folders
 from tests.parallel.ranks import on_ranks
 from tests.train import data
@@ -88,7 +88,7 @@ class Tags(Objective):
         return {**made, "labels": made["input_ids"] % 3}
 
 
-def parts(kind: str, home: Path, **more: Any) -> Parts:
+def parts(kind: str, home: Path, **more: Any) -> TrainingRun:
     tokenizer = folders.tokenizer(home, "RoBERTa-base-ch")
     records = [Record(row, f"row {number}") for number, row in enumerate(data.ROWS["classification"])]
     recipe = Recipe(**RECIPE | more)
@@ -101,7 +101,7 @@ def parts(kind: str, home: Path, **more: Any) -> Parts:
         model = OwnTagger(folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3).config)
         model.init_weights()
     objective = (Polarity if kind == "bag" else Tags)("own", "bert", records, recipe)
-    return Parts(model, tokenizer, objective, records[4:], records[:4], recipe)
+    return TrainingRun(model, tokenizer, objective, records[4:], records[:4], recipe)
 
 
 def train(kind: str, home: Path, out: Path, stop: int = 0, **more: Any) -> BaseModel:

@@ -9,13 +9,13 @@ from flagai.data.prepare.batch import Batch
 
 
 def batches(
-    lengths: Sequence[int], budget: int, seed: int, *, shuffled: bool = True, padded: bool = True
+    lengths: Sequence[int], max_tokens: int, seed: int, *, shuffled: bool = True, padded: bool = True
 ) -> list[list[int]]:
     """Cut records into batches.
 
     Args:
         lengths: the number of tokens of each record.
-        budget: how many tokens, padding included, a batch may have; a longer record is a batch of its own.
+        max_tokens: how many tokens, padding included, a batch may have; a longer record is a batch of its own.
         seed: of the order; the same seed gives the same batches.
         shuffled: whether batches come in random order; else by length.
         padded: whether the texts of a batch are as long as its longest; else they have no padding that counts.
@@ -27,7 +27,7 @@ def batches(
     widest = total = 0
     for index in sorted(range(len(lengths)), key=keys.__getitem__):
         widest, total = max(widest, lengths[index]), total + lengths[index]
-        if not found or ((len(found[-1]) + 1) * widest if padded else total) > budget:
+        if not found or ((len(found[-1]) + 1) * widest if padded else total) > max_tokens:
             found.append([])
             widest = total = lengths[index]
         found[-1].append(index)

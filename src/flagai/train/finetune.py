@@ -27,7 +27,7 @@ from flagai.train.objective import Objective, Writing, objective_for
 from flagai.train.output import CURVE, check_out
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record, read_records
-from flagai.train.trainer import Parts, Trainer, Watch
+from flagai.train.trainer import Trainer, TrainingRun, Watch
 from flagai.typed_json import shown
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def finetune(
     # Labels are those of the whole file, wherever chance puts its rows.
     objective = objective_for(task, family_at(model_name, model_dir), given, recipe)
     with memory_advice(recipe):
-        parts = _parts(objective, model_name, model_dir, divided, accelerator)
+        run = _training_run(objective, model_name, model_dir, divided, accelerator)
     library.utils.set_seed(recipe.seed, device_specific=True)
     described = {
         "task": task,
@@ -112,17 +112,17 @@ def finetune(
         "precision": accelerator.mixed_precision,
         **dataclasses.asdict(recipe),
     }
-    trainer = Trainer(parts, accelerator, out, described, watch, overwrite=overwrite)
+    trainer = Trainer(run, accelerator, out, described, watch, overwrite=overwrite)
     trainer.resume()
     facts = {
         "task": task,
         "base": model_name,
         "data": Path(data).name,
-        "texts": len(parts.train),
-        "held-out": len(parts.valid),
+        "texts": len(run.train),
+        "held-out": len(run.valid),
     }
     measured: dict[str, float] = {}
-    trainer.fit(lambda folder: measured.update(_finish(folder, out, parts, trainer, facts)))
+    trainer.fit(lambda folder: measured.update(_finish(folder, out, run, trainer, facts)))
     accelerator.wait_for_everyone()
     return measured
 
@@ -166,13 +166,13 @@ def _split(
     return order[count:], order[:count]
 
 
-def _parts(
+def _training_run(
     objective: Objective,
     model_name: str,
     model_dir: str | Path | None,
     divided: tuple[Sequence[Record], Sequence[Record]],
     accelerator: Any,
-) -> Parts:
+) -> TrainingRun:
     """Load the model for the labels that the data has."""
     train, held_out = divided
     for record in held_out:
@@ -205,7 +205,7 @@ def _parts(
     tokenizer = loader.get_tokenizer()
     if accelerator.is_main_process and (unlearned := objective.unlearned(tokenizer, train)):
         logger.warning("%s", unlearned)
-    return Parts(model, tokenizer, objective, train, held_out, objective.recipe, packing)
+    return TrainingRun(model, tokenizer, objective, train, held_out, objective.recipe, packing)
 
 
 def _described(objective: Objective) -> dict[str, Any]:
@@ -248,25 +248,25 @@ def _digest(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _finish(folder: Path, out: Path, parts: Parts, trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, float]:
+def _finish(folder: Path, out: Path, run: TrainingRun, trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, float]:
     """Measure the best model as it lies in its folder, and write what was found beside it."""
-    best = parts.model.own_class.from_pretrained(folder, device=parts.model.device)
-    run = Predictor(best, parts.tokenizer)
+    best = run.model.own_class.from_pretrained(folder, device=run.model.device)
+    predictor = Predictor(best, run.tokenizer)
     entries = trainer.log.entries()
     losses = [entry for entry in entries if "valid_loss" in entry]
     at_best = next((entry for entry in losses if entry["step"] == trainer.progress.best_step), {})
     measured = {name: value for name, value in at_best.items() if name not in ("step", "best")}
-    if parts.objective.metric == "-loss" and measured:
+    if run.objective.metric == "-loss" and measured:
         measured["perplexity"] = perplexity(measured["valid_loss"])
-    measured |= parts.objective.measure_once(run, parts.valid)
+    measured |= run.objective.final_metrics(predictor, run.valid)
     curves = {
         "training loss": [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry],
         "validation loss": [(entry["step"], entry["valid_loss"]) for entry in losses],
     }
     write_curve(folder / CURVE, curves, f"{out.name}: {facts['task']}")
-    write_card(folder, facts, dataclasses.asdict(parts.recipe), measured, out)
-    if measured.get(parts.objective.metric) == 0:
-        logger.warning("%s", _nothing_learned(parts.objective.metric, trainer.progress.step, parts.recipe))
+    write_card(folder, facts, dataclasses.asdict(run.recipe), measured, out)
+    if measured.get(run.objective.metric) == 0:
+        logger.warning("%s", _nothing_learned(run.objective.metric, trainer.progress.step, run.recipe))
     return measured
 
 

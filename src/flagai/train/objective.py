@@ -12,7 +12,8 @@ from flagai.data.prepare.labels import Span, on_tokens
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.model.predictor.predictor import Predictor
-from flagai.train import labels, metrics
+from flagai.train import labels
+from flagai.train.metrics import accuracy, entity_scores, rouge_l
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
 
@@ -100,12 +101,12 @@ class Objective:
         """
         raise NotImplementedError
 
-    def measure(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
-        """Measures on held-out data, besides the loss."""
+    def metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+        """Metrics on held-out data, besides the loss."""
         return {}
 
-    def measure_once(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
-        """Measures that take long, for the best model at the end."""
+    def final_metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+        """Metrics that take long, of the best model at the end."""
         return {}
 
 
@@ -137,11 +138,11 @@ class Classification(Objective):
         numbers = [labels.class_number(record, self.known) for record in records]
         return make(tokenizer, [_one_or_two(self.texts(record)) for record in records], numbers, self.recipe.max_length)
 
-    def measure(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+    def metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """The accuracy."""
         texts = [_one_or_two(self.texts(record)) for record in records]
         found = run.class_probabilities(texts, self.recipe.max_length).argmax(-1).tolist()
-        return {"accuracy": metrics.accuracy(found, [labels.class_number(record, self.known) for record in records])}
+        return {"accuracy": accuracy(found, [labels.class_number(record, self.known) for record in records])}
 
 
 def _one_or_two(texts: tuple[str, ...]) -> str | list[str]:
@@ -211,12 +212,12 @@ class Entities(Objective):
         spans = [self._entities(record) for record in records]
         return make(tokenizer, texts, spans, self.names(), self.recipe.max_length)
 
-    def measure(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+    def metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """Precision, recall and F1 of entities."""
         texts = [self.texts(record)[0] for record in records]
         found = run.predict_ner(texts, self.names())
         gold = [[(span.start, span.end, span.label) for span in self._entities(record)] for record in records]
-        return metrics.entity_scores(found, gold)
+        return entity_scores(found, gold)
 
 
 def _glm(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], recipe: Recipe) -> Batch:
@@ -264,14 +265,14 @@ class Writing(Objective):
         around = 1 if tokenizer.kind == "t5" else 2
         return source + around > recipe.max_length or target + 1 > recipe.max_target_length
 
-    def measure_once(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
+    def final_metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """ROUGE-L on characters of the most probable texts."""
         chosen = [self.texts(record) for record in records[: self.recipe.generated]]
         if not chosen:
             return {}
         options = {"input_max_length": self.recipe.max_length, "out_max_length": self.recipe.max_target_length}
         written = run.write([source for source, _ in chosen], **options)
-        scores = [metrics.rouge_l(text, target) for text, (_, target) in zip(written, chosen, strict=True)]
+        scores = [rouge_l(text, target) for text, (_, target) in zip(written, chosen, strict=True)]
         return {"rouge_l": sum(scores) / len(scores)}
 
 

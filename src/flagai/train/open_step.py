@@ -6,7 +6,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class OpenStep:
+class PendingStep:
     """A step whose loss the device may still be computing.
 
     Args:

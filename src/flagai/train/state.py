@@ -46,7 +46,7 @@ class Progress:
         best: the best value of the metric so far; None before the first evaluation.
         best_loss: the loss of that evaluation, which decides between equal values.
         best_step: when it was reached.
-        waited: evaluations since then.
+        evaluations_without_gain: evaluations since then.
         evaluated: the step of the last evaluation.
     """
 
@@ -55,7 +55,7 @@ class Progress:
     best: float | None = None
     best_loss: float | None = None
     best_step: int = 0
-    waited: int = 0
+    evaluations_without_gain: int = 0
     evaluated: int = 0
 
 

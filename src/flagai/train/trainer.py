@@ -28,7 +28,7 @@ from flagai.train.feed import feed, workers_for
 from flagai.train.log import Entry
 from flagai.train.memory import memory_advice
 from flagai.train.objective import Objective, weight
-from flagai.train.open_step import OpenStep, towards_host
+from flagai.train.open_step import PendingStep, towards_host
 from flagai.train.output import put_files
 from flagai.train.pace import Pace
 from flagai.train.recipe import Recipe
@@ -43,7 +43,7 @@ _EVALUATION_FACTOR = 2
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingRun:
     """What is trained, and with what.
 
     Args:
@@ -69,7 +69,7 @@ class Trainer:
     """Trains a model and keeps the best one.
 
     Args:
-        parts: what is trained, and with what.
+        run: what is trained, and with what.
         accelerator: Accelerate's.
         out: the folder of the best model; until the run is finished, everything is in ``OUT.training`` beside it.
         settings: what describes the run, for its checkpoints.
@@ -79,7 +79,7 @@ class Trainer:
 
     def __init__(
         self,
-        parts: Parts,
+        run: TrainingRun,
         accelerator: Any,
         out: Path,
         settings: dict[str, Any],
@@ -87,22 +87,22 @@ class Trainer:
         *,
         overwrite: bool = False,
     ) -> None:
-        self.parts, self.accelerator, self.watch = parts, accelerator, watch
-        self.recipe = parts.recipe
-        self._vocabulary = carried(parts.tokenizer.description)
-        self.lengths = _lengths(parts.tokenizer, parts.objective, parts.train, self.recipe)
+        self.run, self.accelerator, self.watch = run, accelerator, watch
+        self.recipe = run.recipe
+        self._vocabulary = carried(run.tokenizer.description)
+        self.lengths = _lengths(run.tokenizer, run.objective, run.train, self.recipe)
         self.epochs = [self._plan(epoch) for epoch in range(self.recipe.epochs)]
         self.steps = sum(map(len, self.epochs))
-        kind = ShardedEngine if parts.model.sharding is not None else Engine
-        optimizer = _optimizer(parts.model, self.recipe)
-        self.engine = kind(accelerator, parts.model, optimizer, adapters=bool(self.recipe.lora_rank))
+        kind = ShardedEngine if run.model.sharding is not None else Engine
+        optimizer = _optimizer(run.model, self.recipe)
+        self.engine = kind(accelerator, run.model, optimizer, adapters=bool(self.recipe.lora_rank))
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.states = States(out, accelerator, self.engine, settings, overwrite=overwrite)
         self.log = self.states.log
         self.progress = Progress()
         self.pace = Pace(self.recipe.save_minutes)
         self._due = False
-        self._open: OpenStep | None = None
+        self._open: PendingStep | None = None
         self._clock = time.perf_counter()
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -144,19 +144,19 @@ class Trainer:
             made = self._feed([steps[place] for place in todo], epoch)
             for place in todo:
                 # Before a step: a run may have been cut off behind its last evaluation.
-                if self._waited_enough():
+                if self._out_of_patience():
                     return
                 self._step([next(made) for _ in steps[place]])
                 if (self.progress.step % every == 0) if every else place + 1 == len(steps):
                     self._evaluate()
                 elif self._due or (self.recipe.save_every and self.progress.step % self.recipe.save_every == 0):
                     self._save()
-        if self.progress.evaluated < self.progress.step and not self._waited_enough():
+        if self.progress.evaluated < self.progress.step and not self._out_of_patience():
             self._evaluate()
         self._close()
 
-    def _waited_enough(self) -> bool:
-        return bool(self.recipe.patience) and self.progress.waited >= self.recipe.patience
+    def _out_of_patience(self) -> bool:
+        return bool(self.recipe.patience) and self.progress.evaluations_without_gain >= self.recipe.patience
 
     def _step(self, step: Sequence[Batch]) -> None:
         rate = self.recipe.rate(self.progress.step, self.steps)
@@ -184,7 +184,7 @@ class Trainer:
         )
         self._close()
         now = time.perf_counter()
-        self._open = OpenStep(self.progress.step, rate, *towards_host(sums), now - self._clock)
+        self._open = PendingStep(self.progress.step, rate, *towards_host(sums), now - self._clock)
         self._clock = now
 
     def _close(self) -> None:
@@ -213,11 +213,11 @@ class Trainer:
         # Code for other calls than those of training is not worth compiling.
         with torch.compiler.set_stance("force_eager") if self.recipe.compile else contextlib.nullcontext():
             found = {"valid_loss": self._loss()} | self._measures()
-        metric = self.parts.objective.metric
+        metric = self.run.objective.metric
         value = -found["valid_loss"] if metric == "-loss" else found[metric]
         better = self._better(value, found["valid_loss"])
         self.progress.evaluated = self.progress.step
-        self.progress.waited = 0 if better else self.progress.waited + 1
+        self.progress.evaluations_without_gain = 0 if better else self.progress.evaluations_without_gain + 1
         if better:
             self.progress.best, self.progress.best_loss = value, found["valid_loss"]
             self.progress.best_step = self.progress.step
@@ -244,11 +244,11 @@ class Trainer:
     def _loss(self) -> float:
         """The mean loss of the validation part; every process computes it whole, so that none waits for another."""
         self.model.eval()
-        lengths = _lengths(self.parts.tokenizer, self.parts.objective, self.parts.valid, self.recipe)
+        lengths = _lengths(self.run.tokenizer, self.run.objective, self.run.valid, self.recipe)
         total = count = 0.0
-        budget = _EVALUATION_FACTOR * self.recipe.batch_tokens
-        for indices in batches(lengths, budget, 0, shuffled=False, padded=not self.parts.packing):
-            made = self._made(self.parts.valid, indices, self.recipe.seed)
+        max_tokens = _EVALUATION_FACTOR * self.recipe.batch_tokens
+        for indices in batches(lengths, max_tokens, 0, shuffled=False, padded=not self.run.packing):
+            made = self._made(self.run.valid, indices, self.recipe.seed)
             batch, times = self._placed(made), weight(made)
             with self.engine.precision():
                 total += float(self.engine.bare(**batch)["loss"]) * times
@@ -257,14 +257,14 @@ class Trainer:
 
     def _measures(self) -> dict[str, float]:
         with self.engine.precision():
-            run = Predictor(self.engine.bare, self.parts.tokenizer, allow_untrained=True)
-            return self.parts.objective.measure(run, self.parts.valid)
+            predictor = Predictor(self.engine.bare, self.run.tokenizer, allow_untrained=True)
+            return self.run.objective.metrics(predictor, self.run.valid)
 
     # -- batches --------------------------------------------------------------------------------------------------
 
     def _plan(self, epoch: int) -> list[Step]:
         """The steps of an epoch for this process; each process has batches of its own."""
-        seed, padded = self._seed(epoch, 0), not self.parts.packing
+        seed, padded = self._seed(epoch, 0), not self.run.packing
         found = batches(self.lengths, self.recipe.batch_tokens, seed, padded=padded)
         together = self.recipe.accumulate * self.accelerator.num_processes
         # The last step is filled up with the first batches: no text is left out.
@@ -279,11 +279,11 @@ class Trainer:
         """The batches of steps, one after the other."""
         specs = [(indices, self._seed(epoch, indices[0])) for step in steps for indices in step]
         workers = workers_for(self.accelerator.device, self.recipe.workers)
-        return feed(functools.partial(self._made, self.parts.train), specs, workers)
+        return feed(functools.partial(self._made, self.run.train), specs, workers)
 
     def _made(self, records: Sequence[Record], indices: Sequence[int], seed: int) -> Batch:
-        made = self.parts.objective.batch(self.parts.tokenizer, [records[index] for index in indices], seed)
-        return packed(made) if self.parts.packing else made
+        made = self.run.objective.batch(self.run.tokenizer, [records[index] for index in indices], seed)
+        return packed(made) if self.run.packing else made
 
     def _placed(self, made: Batch) -> dict[str, Any]:
         """A batch on the device; the lengths of packed texts stay on the host."""
