@@ -22,10 +22,11 @@ FILES = {
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out files that need torch where it is not installed."""
-    if HAS_TORCH or collection_path.is_dir():
+    """Leave out files that need torch where it is not installed, and folders that have no others."""
+    if HAS_TORCH or collection_path == TESTS or not collection_path.is_relative_to(TESTS):
         return None
-    return collection_path.relative_to(TESTS).as_posix() not in FILES or None
+    path = collection_path.relative_to(TESTS).as_posix()
+    return not any(name == path or name.startswith(f"{path}/") for name in FILES) or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

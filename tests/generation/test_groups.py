@@ -9,7 +9,7 @@ import torch
 from flagai.generation import generate, groups
 from flagai.model.layer.cache import KVCache
 from tests.generation.test_properties import same
-from tests.generation.writers import KINDS, SEARCHES, writer
+from tests.generation.writers import GRID, SEARCHES, writer
 
 
 def cost(lengths: list[int], found: list[list[int]], cores: int) -> int:
@@ -32,7 +32,7 @@ def test_groups_are_the_cheapest(lengths: list[int], cores: int) -> None:
     assert cost(lengths, found, cores) == least
 
 
-@pytest.mark.parametrize(("kind", "search"), list(itertools.product(KINDS, SEARCHES)))
+@pytest.mark.parametrize(("kind", "search"), GRID)
 def test_groups_change_no_answer(kind: str, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writing = writer(kind)
     decoding = writing.decoding(**SEARCHES[search])

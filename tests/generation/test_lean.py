@@ -13,7 +13,7 @@ from flagai.kernels.cpu import decode_block as lean
 from flagai.kernels.cpu.decode_block import LeanPreNorm, lean_blocks
 from flagai.kernels.cpu.linear import SkinnyLinear
 from flagai.model.gpt2_model import GPT2Model
-from tests.generation.writers import KINDS, SEARCHES, writer
+from tests.generation.writers import GRID, SEARCHES, writer
 
 GPT2 = {"vocab_size": 300, "n_embd": 192, "n_layer": 2, "n_head": 3, "n_positions": 60}
 
@@ -32,8 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "search"), GRID)
 def test_lean_steps_write_the_same(kind: str, search: str, calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     writing = writer(kind)
     found = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search]))

@@ -91,7 +91,7 @@ OPTIONS = st.fixed_dictionaries(
 TEXTS = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=16), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
+@settings(deadline=None, max_examples=10, derandomize=True)
 @given(TEXTS, OPTIONS, st.integers(1, 9), st.integers(0, 3), st.integers(0, 40), st.data())
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_those_without_drafts(

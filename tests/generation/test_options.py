@@ -15,7 +15,7 @@ from flagai.generation.processors import no_repeat_ngram
 from flagai.generation.sampling import draw
 from flagai.generation.types import LogitsProcessor
 from tests import tiny
-from tests.generation.writers import KINDS, PLAIN, SEARCHES, Writer, lively, writer
+from tests.generation.writers import GRID, KINDS, PLAIN, SEARCHES, Writer, lively, writer
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 0}, "temperature is 0; expected a number, more than 0"),
@@ -231,8 +231,7 @@ def test_samples_are_scored_by_the_model_whatever_the_temperature() -> None:
 # -- hooks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "search"), GRID)
 def test_the_stop_hook_ends_pieces(kind: str, search: str) -> None:
     """Every piece ends with the first id above 20; the ids before are as they were."""
     writing = writer(kind)

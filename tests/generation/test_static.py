@@ -16,7 +16,7 @@ from flagai.generation.replay import steps as static
 from flagai.generation.replay.steps import StaticSteps, steps_of
 from flagai.model.layer.static_cache import bucket
 from tests.generation.tape import TapeRecorder
-from tests.generation.writers import KINDS, SEARCHES, writer
+from tests.generation.writers import GRID, SEARCHES, writer
 
 
 @pytest.fixture
@@ -34,8 +34,7 @@ def same(got: Any, wanted: Any) -> None:
         assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-4)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "search"), GRID)
 def test_replayed_steps_write_the_same(kind: str, search: str, tape: TapeRecorder) -> None:
     writing = writer(kind)
     # Room for all lanes in the tiny vocabularies, and steps enough for replays.

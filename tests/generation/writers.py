@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 
 from flagai.generation import Decoding, Prompt
@@ -79,10 +80,16 @@ SEARCHES: dict[str, dict[str, Any]] = {
     },
     "careful beams": {"num_beams": 4, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "bad_words_ids": ((5,), (28, 7))},
 }
-# Where every pair of the two would take too long: all searches of one family, and some of every family.
+# All searches of one family, and some of every family.
 PAIRS = [
     (kind, search)
     for kind in KINDS
     for search in SEARCHES
     if kind == "glm-blanks" or search in ("greedy", "sampling", "beams")
+]
+# Every pair of the two; most are slow.
+GRID = [
+    pytest.param(kind, search, marks=() if (kind, search) in PAIRS else pytest.mark.slow)
+    for kind in KINDS
+    for search in SEARCHES
 ]

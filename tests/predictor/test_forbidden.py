@@ -1,6 +1,7 @@
 """Texts that must not occur, and texts that must, in whatever tokens they are written."""
 
 import random
+from functools import cache
 
 import pytest
 import torch
@@ -24,9 +25,20 @@ def home(tmp_path_factory):
     return vocabularies.put(tmp_path_factory.mktemp("models"), *WORDS)
 
 
-def segmentations(pattern: bytes, pieces: list[bytes], chance: random.Random) -> list[int]:
+@pytest.fixture(scope="module")
+def load(home):
+    return cache(lambda name: Tokenizer.from_folder(home / name))
+
+
+@pytest.fixture(scope="module")
+def ids_by_piece(load):
+    return cache(
+        lambda name: {piece: number for number, piece in reversed(list(enumerate(load(name).pieces))) if piece}
+    )
+
+
+def segmentations(pattern: bytes, by_piece: dict[bytes, int], chance: random.Random) -> list[int]:
     """One way to write a text, at random; empty if it leads nowhere."""
-    by_piece = {piece: number for number, piece in reversed(list(enumerate(pieces))) if piece}
     row, at = [], 0
     while at < len(pattern):
         ends = [end for end in range(at + 1, len(pattern) + 1) if pattern[at:end] in by_piece]
@@ -39,12 +51,12 @@ def segmentations(pattern: bytes, pieces: list[bytes], chance: random.Random) ->
 
 
 @pytest.mark.parametrize(("name", "word"), [(name, word) for name, words in WORDS.items() for word in words])
-def test_every_spelling_is_forbidden_at_its_last_token(home, name, word) -> None:
-    tokenizer = Tokenizer.from_folder(home / name)
+def test_every_spelling_is_forbidden_at_its_last_token(load, ids_by_piece, name, word) -> None:
+    tokenizer = load(name)
     pattern, rows = tokenizer.pattern(word), tokenizer.vocab_size
     forbid = ForbiddenTexts([word], tokenizer, rows)
     chance = random.Random(1)
-    found = {tuple(segmentations(b" " * blank + pattern, tokenizer.pieces, chance)) for blank in (0, 1) * 40} - {()}
+    found = {tuple(segmentations(b" " * blank + pattern, ids_by_piece(name), chance)) for blank in (0, 1) * 40} - {()}
     found |= set(spellings(word, tokenizer))
     assert found
     for row in found:
@@ -55,8 +67,8 @@ def test_every_spelling_is_forbidden_at_its_last_token(home, name, word) -> None
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_only_tokens_that_complete_a_word_are_forbidden(home, name) -> None:
-    tokenizer = Tokenizer.from_folder(home / name)
+def test_only_tokens_that_complete_a_word_are_forbidden(load, name) -> None:
+    tokenizer = load(name)
     word = WORDS[name][0]
     pattern, rows = tokenizer.pattern(word), tokenizer.vocab_size
     history = [*tokenizer.encode("is"), *tokenizer.encode(word)[:-1]]
@@ -65,8 +77,8 @@ def test_only_tokens_that_complete_a_word_are_forbidden(home, name) -> None:
         assert pattern in tokenizer.written([*history, number])
 
 
-def test_a_text_does_not_go_on_across_the_end_of_a_prompt(home) -> None:
-    tokenizer = Tokenizer.from_folder(home / "RoBERTa-base-ch")
+def test_a_text_does_not_go_on_across_the_end_of_a_prompt(load) -> None:
+    tokenizer = load("RoBERTa-base-ch")
     forbid = ForbiddenTexts(["北京"], tokenizer, tokenizer.vocab_size)
     north, capital = tokenizer.encode("北京")
     for between, expected in (([], -torch.inf), ([tokenizer.get_command_id("sep")], 0)):
@@ -78,8 +90,8 @@ def test_a_text_does_not_go_on_across_the_end_of_a_prompt(home) -> None:
     ("name", "word", "expected"),
     [("GPT2-base-en", "described", ["described", " described"]), ("T5-base-en", "house", ["house", "house"])],
 )
-def test_a_word_is_forced_with_and_without_a_blank(home, name, word, expected) -> None:
-    tokenizer = Tokenizer.from_folder(home / name)
+def test_a_word_is_forced_with_and_without_a_blank(load, name, word, expected) -> None:
+    tokenizer = load(name)
     rows = spellings(word, tokenizer)
     assert [tokenizer.decode(row) for row in rows] == expected
     assert len(set(rows)) == 2

@@ -14,6 +14,8 @@ KNOWN_PRIVATE = {
     "flagai.kernels.packed.add_norm", "flagai.kernels.packed.attention", "flagai.kernels.triton.all_reduce",
     "flagai.kernels.triton.quantized", "flagai.kernels.triton.quantized_gemm", "flagai.kernels.triton.quantized_gemv",
 }  # fmt: skip
+# Attributes of modules in torch, which some class of ours has, too.
+OF_TORCH = {"_buffers", "_modules", "_parameters"}
 KNOWN_USERS_OF_KERNELS = {
     "flagai.generation.decoding_state", "flagai.generation.replay.greedy", "flagai.generation.replay.steps",
     "flagai.model.predictor.embedder", "flagai.train.finetune",
@@ -73,7 +75,7 @@ def room_of(module: str) -> tuple[int, str] | None:
 def private_uses() -> Iterator[str]:
     """Private names of other modules that a module imports, or reads from anything but itself."""
     defined = {name: set(private_definitions(module.tree)) for name, module in modules().items()}
-    everywhere = set().union(*defined.values())
+    everywhere = set().union(*defined.values()) - OF_TORCH
     for name, module in modules().items():
         yield from (f"{name}: {each.module}.{each.name}" for each in imports(name) if is_private(each.name or ""))
         for node in ast.walk(module.tree):
