@@ -10,7 +10,7 @@ from benchmarks.lookup import LAWS, compare, timed
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.generation import Decoding, Prompt, generate
 from flagai.generation.replay import steps as static
-from flagai.model.predictor.text_generation import Writer
+from flagai.model.predictor.text_generation import TextGenerator
 
 DRAFTS = (0, 1, 3, 7, 15)
 _STEPS, _ROOM = 60, 900
@@ -124,7 +124,7 @@ def _difference(model: Any, prompts: list[Prompt], options: dict[str, Any], row:
 def titles(dtype: torch.dtype) -> dict[str, Any]:
     """Titles of laws by the model that comes with the package."""
     loader = AutoLoader("title-generation", model_name="GLM-mini-ch", device="cuda")
-    writer = Writer(loader.get_model().to(dtype), loader.get_tokenizer())
+    writer = TextGenerator(loader.get_model().to(dtype), loader.get_tokenizer())
     return {f"batch {batch}": compare(writer, LAWS, (0, 3, 7), batch, 66, rounds=4) for batch in (1, 2)}
 
 

@@ -22,8 +22,7 @@ from flagai.auto_model.auto_loader import AutoLoader
 from flagai.generation import Prompt
 from flagai.generation.decoding_state import Tree
 from flagai.model.predictor.options import Options
-from flagai.model.predictor.protocol import protocol_of
-from flagai.model.predictor.text_generation import Writer
+from flagai.model.predictor.text_generation import TextGenerator
 
 # Chinese laws, which are in the public domain; their titles repeat words of their first articles.
 LAWS = (
@@ -53,7 +52,7 @@ def main() -> None:
     if options.texts:
         lines = options.texts.read_text(encoding="utf-8").splitlines()[: options.count]
         texts = [options.prefix + json.loads(line)["text"] for line in lines]
-    writer = Writer(loader.get_model(), loader.get_tokenizer())
+    writer = TextGenerator(loader.get_model(), loader.get_tokenizer())
     found: dict[str, Any] = {}
     for batch in (int(size) for size in options.batches.split(",")):
         drafts = [0, *(int(count) for count in options.drafts.split(","))]
@@ -66,7 +65,7 @@ def main() -> None:
 
 
 def compare(
-    writer: Writer, texts: Sequence[str], drafts: Sequence[int], batch: int, length: int, rounds: int
+    writer: TextGenerator, texts: Sequence[str], drafts: Sequence[int], batch: int, length: int, rounds: int
 ) -> dict[str, Any]:
     """What each length of drafts costs and gives; the first one is what the others are compared with.
 
@@ -78,7 +77,7 @@ def compare(
         length: how many tokens an answer may have.
         rounds: how often everything is done.
     """
-    protocol = protocol_of(writer.model, writer.tokenizer, texts[0])
+    protocol = writer.protocol(masked=False)
     prompts = writer._prompts(protocol, texts, Options.read(length, {}), 512)
     batches = [prompts[begin : begin + batch] for begin in range(0, len(prompts), batch)]
     best = {draft: [float("inf")] * len(batches) for draft in drafts}
@@ -105,7 +104,7 @@ def compare(
     return found
 
 
-def _asking(writer: Writer, protocol: Any, prompts: list[Prompt], asked: Options) -> Callable[[], Any]:
+def _asking(writer: TextGenerator, protocol: Any, prompts: list[Prompt], asked: Options) -> Callable[[], Any]:
     return lambda: writer.answers(protocol, prompts, asked)
 
 

@@ -30,7 +30,7 @@ READINGS = {
 def test_outputs_become_probabilities(case, predictor):
     classes, problem, meaning = READINGS[case]
     run = predictor("RoBERTa-base-ch", "BertForClsClassifier", class_num=classes, problem_type=problem)
-    logits = reading.per_text(run.model, reading.rows(run.model, run.tokenizer, TEXTS, 512))
+    logits = reading.class_logits(run.model, run.tokenizer, TEXTS, 512)
     torch.testing.assert_close(run.class_probabilities(TEXTS), meaning(logits), atol=1e-5, rtol=1e-5)
     if case.startswith("one class"):
         assert run.predict_cls_classifier(TEXTS) == logits.argmax(-1).tolist()

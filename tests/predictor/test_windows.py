@@ -9,7 +9,7 @@ import torch
 from flagai.data.ragged import Ragged
 from flagai.errors import InputError
 from flagai.model.predictor import prefetch as windows
-from flagai.model.predictor.prefetch import in_windows
+from flagai.model.predictor.prefetch import pipelined
 
 
 def test_rows_are_in_the_order_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_rows_are_in_the_order_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(len(rows))
         return torch.from_numpy(rows.values[rows.starts])[:, None]
 
-    found = in_windows(texts, Ragged.of, run, torch.device("cpu"))
+    found = pipelined(texts, Ragged.of, run, torch.device("cpu"))
     assert found[:, 0].tolist() == list(range(10))
     assert seen == [3, 3, 3, 1]
 

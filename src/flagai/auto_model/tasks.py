@@ -1,38 +1,24 @@
-"""Tasks, their names, and the class that does each in each family: data only."""
+"""Tasks, their names, and the class that does each in each family."""
 
 from collections.abc import Mapping
 
 from flagai.errors import InputError
+from flagai.families.family import all_families
 
-_BERT_WRITES = {"bert": "BertForSeq2seq", "glm": "GLMForSeq2Seq", "gpt2": "GPT2Model", "t5": "T5Model"}
-_BACKBONES = {"bert": "BertModel", "glm": "GLMModel", "gpt2": "GPT2Model", "t5": "T5Model"}
-
-# task -> family -> class
-CLASSES: Mapping[str, Mapping[str, str]] = {
-    "lm": _BACKBONES,
-    "seq2seq": _BERT_WRITES,
-    "title-generation": _BERT_WRITES,
-    "poetry": _BERT_WRITES,
-    "writing": _BERT_WRITES | {"glm": "GLMModel"},
-    "masklm": {"bert": "BertForMaskLM", "glm": "GLMModel", "t5": "T5Model"},
-    "ner": {"bert": "BertForSequenceLabeling"},
-    "ner-crf": {"bert": "BertForSequenceLabelingCRF"},
-    "ner-gp": {"bert": "BertForSequenceLabelingGP"},
-    "semantic-matching": {
-        "bert": "BertForClsClassifier",
-        "glm": "GLMForSequenceClassification",
-        "gpt2": "GPT2Model",
-        "t5": "T5Model",
-    },
-    "classification": {
-        "bert": "BertForClsClassifier",
-        "glm": "GLMForSequenceClassification",
-        "gpt2": "GPT2Model",
-        "t5": "T5Model",
-    },
-    "embedding": _BACKBONES | {"bert": "BertForEmbedding"},
-}
-
+TASKS = (
+    "lm",
+    "seq2seq",
+    "title-generation",
+    "poetry",
+    "writing",
+    "masklm",
+    "ner",
+    "ner-crf",
+    "ner-gp",
+    "semantic-matching",
+    "classification",
+    "embedding",
+)
 # Other names of tasks; underscores and spaces are hyphens.
 ALIASES: Mapping[str, str] = {
     "title": "title-generation",
@@ -64,11 +50,16 @@ def task_named(name: str) -> str:
         raise InputError(f"task_name is {name!r:.80}; expected a text, such as 'ner'.")
     key = name.strip().lower().replace("_", "-").replace(" ", "-")
     task = ALIASES.get(key, key)
-    if task not in CLASSES:
+    if task not in TASKS:
         raise InputError(
-            f"There is no task {name!r:.80}. Known: {', '.join(CLASSES)}; also {', '.join(sorted(ALIASES))}."
+            f"There is no task {name!r:.80}. Known: {', '.join(TASKS)}; also {', '.join(sorted(ALIASES))}."
         )
     return task
+
+
+def classes_for(task: str) -> dict[str, str]:
+    """The names of the classes that do a task, by family."""
+    return {family.name: row.name for family in all_families() for row in reversed(family.classes) if task in row.tasks}
 
 
 def class_for(task: str, family: str) -> str:
@@ -76,14 +67,14 @@ def class_for(task: str, family: str) -> str:
 
     Args:
         task: from :func:`task_named`.
-        family: "glm", "bert", "gpt2" or "t5".
+        family: the family's name, such as "glm".
 
     Raises:
         InputError: models of this family cannot do it; the message says which tasks they can, and who can.
     """
-    classes = CLASSES[task]
+    classes = classes_for(task)
     if family not in classes:
-        able = [name for name, table in CLASSES.items() if family in table]
+        able = [name for name in TASKS if family in classes_for(name)]
         raise InputError(
             f"A {family:.80} model cannot do {task!r}. It can: {', '.join(able)}. "
             f"{task!r} needs a model of {', '.join(classes)}."

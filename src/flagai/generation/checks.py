@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 from flagai.checkpoint.out_of_memory import memory_advised
 from flagai.data.prompt import Prompt
 from flagai.errors import InputError
-from flagai.generation.family import Family, remaining_positions
+from flagai.families.family import DecodingProtocol
+from flagai.generation.family import GenerativeModel, remaining_positions
 from flagai.generation.options import Decoding
 
 # Bytes: of the matrix of what the answers to one text see, and of the scores of a step.
@@ -15,7 +15,7 @@ _MOST_SEEN = 2**30
 _MOST_SCORES = 2**32
 
 
-def start_id_of(model: Any, family: Family, decoding: Decoding) -> int | None:
+def start_id_of(model: GenerativeModel, family: DecodingProtocol, decoding: Decoding) -> int | None:
     """The token with which answers start; None if the prompt's last token predicts the first one.
 
     Raises:
@@ -31,7 +31,7 @@ def start_id_of(model: Any, family: Family, decoding: Decoding) -> int | None:
     return start
 
 
-def check(model: Any, family: Family, prompts: Sequence[Prompt], decoding: Decoding) -> None:
+def check(model: GenerativeModel, family: DecodingProtocol, prompts: Sequence[Prompt], decoding: Decoding) -> None:
     """Refuse what does not go with the model.
 
     Raises:
@@ -59,7 +59,7 @@ def check(model: Any, family: Family, prompts: Sequence[Prompt], decoding: Decod
         _check_length(model, number, prompt, decoding.max_new_tokens)
 
 
-def _check_ids(model: Any, what: str, ids: Sequence[int]) -> None:
+def _check_ids(model: GenerativeModel, what: str, ids: Sequence[int]) -> None:
     vocabulary = model.config.vocab_size
     outside = [token for token in ids if not 0 <= token < vocabulary]
     if outside:
@@ -69,7 +69,7 @@ def _check_ids(model: Any, what: str, ids: Sequence[int]) -> None:
         )
 
 
-def _check_size(model: Any, prompts: Sequence[Prompt], decoding: Decoding) -> None:
+def _check_size(model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding) -> None:
     """Refuse answers of one text that no memory holds side by side."""
     lanes, pieces = decoding.lanes, max((len(prompt.blanks) for prompt in prompts), default=0) or 1
     seen = lanes**2 * pieces * decoding.max_new_tokens
@@ -96,7 +96,7 @@ def memory_advice(count: int, decoding: Decoding) -> AbstractContextManager[None
     )
 
 
-def _check_length(model: Any, number: int, prompt: Prompt, new: int) -> None:
+def _check_length(model: GenerativeModel, number: int, prompt: Prompt, new: int) -> None:
     allowed = remaining_positions(model, prompt)
     if allowed is not None and new > allowed:
         raise InputError(

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from flagai.data.prompt import Prompt
+from flagai.families.family import ModelInputs
 from flagai.generation.checks import check, start_id_of
-from flagai.generation.family import Places, family_of
+from flagai.generation.family import GenerativeModel, decoding_of
 from flagai.generation.groups import like_length, read_apart
 from flagai.generation.options import Decoding
 from flagai.generation.replay.inputs import Inputs
@@ -94,9 +95,9 @@ class Tree:
     per_lane: ClassVar = tuple(entry.name for entry in fields(Lanes))  # what lanes have for themselves
     moving: ClassVar[tuple[str, ...]] = ("clock",)  # tensors of its own that change from step to step
 
-    def __init__(self, model: Any, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
-        self.model = model
-        self.family = family_of(model, prompts)
+    def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
+        self.model: Any = model
+        self.family = decoding_of(model, prompts)
         self.decoding = decoding
         self.width = width
         self.device = next(model.parameters()).device
@@ -182,8 +183,10 @@ class Tree:
 
     def _read_together(self, ids: torch.Tensor, lengths: torch.Tensor, real: torch.Tensor, cache: Any) -> Scored:
         running = torch.arange(ids.shape[1], device=self.device).expand_as(ids)
-        places = Places(ids, running, torch.zeros_like(running), real=real, prefix=self.family.prefix)
-        return self._call(places, cache, logits_at=lengths[:, None] - 1)
+        inputs = ModelInputs(
+            ids, running, torch.zeros_like(running), non_padding=real, bidirectional=self.family.prefix
+        )
+        return self._call(inputs, cache, logits_at=lengths[:, None] - 1)
 
     def _nothing_fed(self) -> torch.Tensor:
         """Room for the tokens of one lane of each text, [B, 1, steps]."""
@@ -258,9 +261,9 @@ class Tree:
             return self.static.run()
         lanes = self.lanes
         seen = lanes.seen[:, None, :, : self.cache.length + lanes.position.shape[1]]
-        places = Places(self.newest(), lanes.position, lanes.block, seen=seen, apart=self.apart)
+        inputs = ModelInputs(self.newest(), lanes.position, lanes.block, attn_mask=seen, ragged=self.apart)
         first, self._first = self._first, {}
-        return self._call(places, self.cache, **first)
+        return self._call(inputs, self.cache, **first)
 
     def make_static(self, step: "StaticStep") -> None:
         """From now on, let ``step`` run the model, over tensors whose shapes and places do not change."""
@@ -277,8 +280,8 @@ class Tree:
         """The newest token of every lane, [B, W]."""
         return self.lanes.fed.index_select(2, self.clock - 1)[..., 0]
 
-    def _call(self, places: Places, cache: Any, **others: Any) -> Scored:
-        arguments = self.family.arguments(self.model, places)
+    def _call(self, inputs: ModelInputs, cache: Any, **others: Any) -> Scored:
+        arguments = self.family.arguments(self.model, inputs)
         with sharded_logits(self.logits_sharded):
             output = self.model(**arguments, cache=cache, **others)
         return Scored(output["logits"], output["hidden_states"])

@@ -5,12 +5,12 @@ scores all of them in one step; how much of the draft was right is known after i
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from flagai.data.prompt import Prompt
 from flagai.generation.decoding_state import Tree
+from flagai.generation.family import GenerativeModel
 from flagai.generation.options import Decoding
 
 _NO_END = 2**62
@@ -33,7 +33,7 @@ class Chain(Tree):
     per_lane = tuple(name for name in Tree.per_lane if name != "fed")
     moving = ("clock", "chain")
 
-    def __init__(self, model: Any, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
+    def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
         super().__init__(model, prompts, decoding, width)
         # A step's slots are kept as far as the text goes that comes farthest in it.
         self.slots, self.steps = min(width, len(prompts)) * self.limit, self.limit + 1 + width

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from flagai.generation.contrastive import ContrastiveSearch
 from flagai.generation.decoding_state import Tree
 from flagai.generation.draft_state import Chain
 from flagai.generation.evaluating import evaluating
+from flagai.generation.family import GenerativeModel
 from flagai.generation.options import Decoding
 from flagai.generation.processors import Pipeline
 from flagai.generation.prompt_lookup import PromptLookup
@@ -26,7 +26,7 @@ _IDLE = 0.5
 
 
 def generate(
-    model: Any,
+    model: GenerativeModel,
     prompts: Sequence[Prompt],
     decoding: Decoding | None = None,
     *,
@@ -60,7 +60,7 @@ def generate(
 
 
 def stream(
-    model: Any,
+    model: GenerativeModel,
     prompts: Sequence[Prompt],
     decoding: Decoding | None = None,
     *,
@@ -118,7 +118,7 @@ def _news(row: int, pieces: tuple[tuple[int, ...], ...], told: list[int]) -> Ite
 
 @torch.inference_mode()
 def _steps(
-    model: Any,
+    model: GenerativeModel,
     prompts: Sequence[Prompt],
     decoding: Decoding,
     processors: Sequence[LogitsProcessor],
@@ -156,7 +156,7 @@ def _patience(search: Search) -> int:
 
 
 def _search(
-    model: Any,
+    model: GenerativeModel,
     prompts: Sequence[Prompt],
     decoding: Decoding,
     processors: Sequence[LogitsProcessor],

@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from flagai.generation.family import GenerativeModel
+
 
 @dataclass
 class _Mode:
@@ -17,13 +19,13 @@ class _Mode:
     training: list[nn.Module] | None = None
 
 
-_MODES: WeakKeyDictionary[nn.Module, _Mode] = WeakKeyDictionary()
+_MODES: WeakKeyDictionary[GenerativeModel, _Mode] = WeakKeyDictionary()
 # Reentrant: the garbage collector may end an abandoned stream of answers at any time, on this thread, too.
 _LOCK = RLock()
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: GenerativeModel) -> Iterator[None]:
     """Turn dropout off in the body; where bodies overlap, the last one to end turns it on again.
 
     Args:

@@ -10,8 +10,8 @@ from typing import Any, Self, cast
 
 import torch
 
+from flagai.families.family import DecodingProtocol, ModelInputs
 from flagai.generation.decoding_state import Scored, Tree
-from flagai.generation.family import Family, Places
 from flagai.generation.replay.compile_ahead import Trial
 from flagai.generation.replay.cuda_graph import CudaRecorder, Recorded, Recorder
 from flagai.generation.replay.greedy import GreedyChoice, greedy_choice
@@ -49,7 +49,7 @@ class Shape:
         places: where the parameters lie: a recording reads them there.
     """
 
-    family: Family
+    family: DecodingProtocol
     batch: int
     lanes: int
     apart: bool
@@ -146,16 +146,16 @@ class ModelStep:
 
     def _run(self, model: Any) -> None:
         inputs = self.inputs
-        places = Places(
+        inputs_of_step = ModelInputs(
             inputs.ids,
             inputs.position,
             inputs.block,
-            seen=inputs.seen[:, None],
-            apart=self.shape.apart,
-            both=inputs.both.transpose(0, 1),
+            attn_mask=inputs.seen[:, None],
+            ragged=self.shape.apart,
+            stacked_positions=inputs.both.transpose(0, 1),
         )
         with sharded_logits(self.shape.sharded_logits):
-            output = model(**self.shape.family.arguments(model, places), cache=self.cache)
+            output = model(**self.shape.family.arguments(model, inputs_of_step), cache=self.cache)
         logits, hidden = output["logits"], output["hidden_states"]
         if self._scored is None:
             self._scored = Scored(from_shard(torch.empty_like(local(logits)), logits), torch.empty_like(hidden))

@@ -8,6 +8,7 @@ from typing import Any
 from flagai.checks import check_integer
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.families.family import class_of
 from flagai.model.base_model import BaseModel
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,9 @@ def check_parts(what: str, model: Any, tokenizer: Any) -> None:
     if not isinstance(tokenizer, Tokenizer):
         found = type(tokenizer).__name__
         raise InputError(f"The tokenizer is of type {found}; expected a flagai Tokenizer. Write {right}.")
-    # GLM's command tokens have rows; the other families' tokenizers know them without (see strange_ids).
-    size, rows = tokenizer.rows_needed(commands=model.config.family == "glm"), model.config.vocab_size
+    # GLM's command tokens have rows; the other families' tokenizers know them without (see out_of_vocab_ids).
+    family, _ = class_of(model)
+    size, rows = tokenizer.rows_needed(commands=family is not None and family.command_rows), model.config.vocab_size
     if size > rows:
         raise InputError(
             f"{tokenizer!r} of {tokenizer.description.folder} has ids up to {size - 1}, but this "
@@ -45,7 +47,7 @@ def check_parts(what: str, model: Any, tokenizer: Any) -> None:
         )
 
 
-def many(text: Any) -> list[Any]:
+def as_list(text: Any) -> list[Any]:
     """One text or a list of texts, as a list.
 
     Raises:
@@ -92,7 +94,7 @@ def read_length(name: str, value: Any, model: BaseModel) -> int | None:
     return check_integer(name, value) if rows is None else min(check_integer(name, value), rows)
 
 
-def strange_ids(tokenizer: Tokenizer, model: BaseModel) -> list[int]:
+def out_of_vocab_ids(tokenizer: Tokenizer, model: BaseModel) -> list[int]:
     """The ids of command tokens that a model has no rows for.
 
     BERT's, GPT-2's and T5's tokenizers know GLM's command tokens, which can stand in a text like any other word.
@@ -105,15 +107,15 @@ def strange_ids(tokenizer: Tokenizer, model: BaseModel) -> list[int]:
     return [number for number in tokenizer.command_ids if number >= rows]
 
 
-def known_ids(ids: Sequence[int], tokenizer: Tokenizer, model: BaseModel) -> list[int]:
-    """Ids of a text, with the unknown token for those of :func:`strange_ids`.
+def replace_unknown(ids: Sequence[int], tokenizer: Tokenizer, model: BaseModel) -> list[int]:
+    """Ids of a text, with the unknown token for those of :func:`out_of_vocab_ids`.
 
     Args:
         ids: the ids.
         tokenizer: the tokenizer.
         model: the model.
     """
-    strange = set(strange_ids(tokenizer, model))
+    strange = set(out_of_vocab_ids(tokenizer, model))
     if not strange or strange.isdisjoint(ids):
         return list(ids)
     unknown = tokenizer.get_command_id("unk")

@@ -8,14 +8,14 @@ import torch
 from flagai.data.prepare import bert
 from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
+from flagai.data.tokenizer.commands import SENTINELS
 from flagai.errors import InputError
+from flagai.families.family import Family
+from flagai.generation import Hypothesis
 from flagai.model.base_model import BaseModel
-from flagai.model.bert_model import BertForMaskLM
 from flagai.model.predictor.options import Options
-from flagai.model.predictor.protocol import BLANKS, ENCODER_DECODER
 from flagai.model.predictor.results import Filled
-from flagai.model.predictor.text_generation import Writer
-from flagai.model.t5_model import T5Model
+from flagai.model.predictor.text_generation import TextGenerator
 
 _MASKS = re.compile(r"\[(?:MASK|sMASK|gMASK)\]")
 
@@ -25,11 +25,20 @@ def has_blank(text: str) -> bool:
     return _MASKS.search(text) is not None
 
 
-def fill(writer: Writer, texts: Sequence[str], options: Options, num_return_sequences: int) -> list[list[Filled]]:
+def fill(
+    model: BaseModel,
+    tokenizer: Tokenizer,
+    family: Family,
+    texts: Sequence[str],
+    options: Options,
+    num_return_sequences: int,
+) -> list[list[Filled]]:
     """The best fillings of each text.
 
     Args:
-        writer: with a GLM, a T5 or a BERT with its masked-word head.
+        model: a GLM, a T5 or a BERT with its masked-word head.
+        tokenizer: its tokenizer.
+        family: its family.
         texts: texts with masks: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end).
         options: how to write.
         num_return_sequences: how many fillings of each text.
@@ -43,21 +52,21 @@ def fill(writer: Writer, texts: Sequence[str], options: Options, num_return_sequ
             raise InputError(
                 f"Text {index} has no blank: put [MASK] where something shall be filled in: {text[:60]!r}."
             )
-    if isinstance(writer.model, BertForMaskLM):
+    if family.blanks == "tokens":
         options.refuse_all_but("num_return_sequences", "num_beams", who="a BERT fills each blank with its best token")
-        return [_fill_words(writer.model, writer.tokenizer, text, num_return_sequences) for text in texts]
-    options = writer.seeded(options, len(texts))
-    if isinstance(writer.model, T5Model):
-        return _fill_sentinels(writer, texts, options)
-    prompts = BLANKS.prompts(writer.tokenizer, texts, None)
-    answers = writer.answers(BLANKS, prompts, options)
-    return [
-        [
-            put_back(text, [writer.piece(piece, options) for piece in hypothesis.pieces], hypothesis.score)
-            for hypothesis in hypotheses
-        ]
-        for text, hypotheses in zip(texts, answers, strict=True)
-    ]
+        return [_fill_tokens(model, tokenizer, text, num_return_sequences) for text in texts]
+    generator = TextGenerator(model, tokenizer)
+    options, protocol = generator.seeded(options, len(texts)), generator.protocol(masked=True)
+    sentinels = _sentinels(model, tokenizer) if family.blanks == "sentinels" else []
+    asked = [_with_sentinels(text) for text in texts] if sentinels else texts
+    prompts = protocol.prompts(tokenizer, asked, None)
+    answers = generator.answers(protocol, prompts, options)
+
+    def filled(text: str, answer: Hypothesis) -> Filled:
+        spans = _after(sentinels, answer.ids) if sentinels else answer.pieces
+        return put_back(text, [generator.piece(span, options) for span in spans], answer.score)
+
+    return [[filled(text, answer) for answer in found] for text, found in zip(texts, answers, strict=True)]
 
 
 def put_back(text: str, fillings: Sequence[str], score: float) -> Filled:
@@ -79,14 +88,14 @@ def put_back(text: str, fillings: Sequence[str], score: float) -> Filled:
 
 
 @torch.inference_mode()
-def _fill_words(model: BertForMaskLM, tokenizer: Tokenizer, text: str, width: int) -> list[Filled]:
+def _fill_tokens(model: BaseModel, tokenizer: Tokenizer, text: str, width: int) -> list[Filled]:
     """One token per mask, from left to right, each seeing what was filled in before it: a beam search."""
-    row = bert.rows(tokenizer, [_MASKS.sub("[MASK]", text)], model.config.longest_text)[0]
+    row = bert.rows(tokenizer, [_MASKS.sub("[MASK]", text)], model.max_positions)[0]
     mask = tokenizer.get_command_id("mask")
     places = [place for place, token in enumerate(row.ids) if token == mask]
     if len(places) < len(_MASKS.findall(text)):
         raise InputError(
-            f"Only {len(places)} of the blanks are among the {model.config.longest_text} tokens that the model reads. "
+            f"Only {len(places)} of the blanks are among the {model.max_positions} tokens that the model reads. "
             f"Shorten the text: {text[:60]!r}."
         )
     rows = tokenizer.rows_without_token(model.config.vocab_size)
@@ -106,31 +115,19 @@ def _fill_words(model: BertForMaskLM, tokenizer: Tokenizer, text: str, width: in
     ]
 
 
-def _fill_sentinels(writer: Writer, texts: Sequence[str], options: Options) -> list[list[Filled]]:
-    """T5's own form: each mask is a sentinel, and the answer repeats the sentinels before what they stand for."""
-    sentinels = _sentinels(writer.model, writer.tokenizer)
-    prompts = []
-    for text in texts:
-        numbers = iter(range(len(sentinels)))
-        asked = _MASKS.sub(lambda _: f"<extra_id_{next(numbers)}>", text)  # noqa: B023 - used up within the call
-        prompts += ENCODER_DECODER.prompts(writer.tokenizer, [asked], None)
-    answers = writer.answers(ENCODER_DECODER, prompts, options)
-    return [
-        [
-            put_back(text, [writer.piece(piece, options) for piece in _cut(answer.ids, sentinels)], answer.score)
-            for answer in hypotheses
-        ]
-        for text, hypotheses in zip(texts, answers, strict=True)
-    ]
+def _with_sentinels(text: str) -> str:
+    """T5's own form: each mask is a sentinel, and the output repeats the sentinels before what they stand for."""
+    numbers = iter(range(SENTINELS))
+    return _MASKS.sub(lambda _: f"<extra_id_{next(numbers)}>", text)
 
 
 def _sentinels(model: BaseModel, tokenizer: Tokenizer) -> list[int]:
     if tokenizer.kind != "t5":
         raise InputError(f"This {type(model).__name__} has no sentinels (<extra_id_0>), so it cannot fill blanks.")
-    return tokenizer.convert_tokens_to_ids([f"<extra_id_{number}>" for number in range(100)])
+    return tokenizer.convert_tokens_to_ids([f"<extra_id_{number}>" for number in range(SENTINELS)])
 
 
-def _cut(ids: Sequence[int], sentinels: Sequence[int]) -> list[list[int]]:
+def _after(sentinels: Sequence[int], ids: Sequence[int]) -> list[list[int]]:
     """What follows each sentinel, in order."""
     pieces: list[list[int]] = []
     for token in ids:

@@ -4,12 +4,11 @@ import torch
 
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
-from flagai.model.predictor.abilities import CLASSIFIERS
 
 
 def names_one_class(model: BaseModel) -> bool:
     """Whether a model's answer is one class of several; a language model's always is."""
-    if not isinstance(model, CLASSIFIERS):
+    if not model.needs_classes:
         return True
     several = model.config.get("class_num") != 1
     return several and model.config.get("problem_type") in (None, "single_label_classification")

@@ -14,7 +14,7 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.device import Device, Dtype, read_device
-from flagai.model.predictor.arguments import check_parts, many
+from flagai.model.predictor.arguments import as_list, check_parts
 from flagai.model.predictor.embedding import packed_means, text_vectors
 from flagai.model.predictor.sentence_folder import check_similarity
 
@@ -105,7 +105,7 @@ class SentenceEmbedder:
         check_flag("normalize", normalize)
         if isinstance(texts, str):
             raise InputError("embed takes a list of sentences; put the single one into a list.")
-        vectors = text_vectors(self.model, self.tokenizer, many(texts), self.max_length, strict=self.strict)
+        vectors = text_vectors(self.model, self.tokenizer, as_list(texts), self.max_length, strict=self.strict)
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
     def embed_ids(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -114,7 +114,7 @@ class SentenceEmbedder:
         Raises:
             InputError: a text is empty or longer than the model's positions.
         """
-        return packed_means(self.model, many(texts))
+        return packed_means(self.model, as_list(texts))
 
     def match(self, first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
         """The cosine similarity of each pair of sentences, [len(first)].
@@ -122,7 +122,7 @@ class SentenceEmbedder:
         Raises:
             InputError: the sequences differ in length, or an element is not text.
         """
-        first, second = many(first), many(second)
+        first, second = as_list(first), as_list(second)
         if len(first) != len(second):
             raise InputError(f"match needs pairs, but got {len(first)} and {len(second)} sentences.")
         check_similarity(self.tokenizer.description.folder)

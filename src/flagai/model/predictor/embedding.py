@@ -1,24 +1,23 @@
-"""The meaning of texts as vectors: the mean of the last hidden states, with any family."""
+"""Texts as vectors: the mean of the last hidden states, with any family."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from flagai.data.prepare import bert, causal, encoder_decoder, glm
 from flagai.data.prepare.batch import checked_texts, padded
 from flagai.data.ragged import Ragged
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.families.family import EmbeddingProtocol
 from flagai.model.base_model import BaseModel
-from flagai.model.gpt2_model import GPT2Model
 from flagai.model.packing import Pack, check_lengths, rows_packed
-from flagai.model.predictor.arguments import known_ids, read_length, strange_ids
-from flagai.model.predictor.prefetch import in_windows
+from flagai.model.predictor.arguments import out_of_vocab_ids, read_length
+from flagai.model.predictor.capabilities import require
+from flagai.model.predictor.prefetch import pipelined
 from flagai.model.predictor.sentence_folder import SentenceSettings
 from flagai.model.predictor.unknown import UnknownTokens
-from flagai.model.t5_model import T5Model
 
 # Tokens of one padded batch; texts are sorted by length first, so there is little padding.
 _BATCH_TOKENS = 4096
@@ -41,107 +40,84 @@ def text_vectors(
         InputError: an element is not text, or of a language that the model does not know.
         ConfigError: the folder asks for another way to embed.
     """
+    embedding, backbone = _embedding_of(model), model.backbone
     texts = checked_texts(texts)
-    backbone: Any = model.backbone
     settings = SentenceSettings.read(tokenizer.description.folder)
     max_length = read_length("maxlen", settings.max_length if max_length is None else max_length, backbone)
     texts = [text.lower() for text in texts] if settings.lower else texts
     if not texts:
-        return torch.empty(0, backbone.embed.token.embedding_dim)
-    unknown = UnknownTokens(tokenizer.find_command_id("unk"), 2 * (backbone.config.family == "bert"), strict=strict)
-    vectors = _vectors(backbone, tokenizer, texts, max_length, unknown)
-    unknown.report(len(texts))
+        return _no_rows(backbone)
+    unknown = tokenizer.find_command_id("unk")
+    counter = UnknownTokens(unknown, embedding.specials, strict=strict)
+    outside = [] if unknown is None else out_of_vocab_ids(tokenizer, backbone)
+    pad = tokenizer.get_command_id("pad") if embedding.packed_states is None else 0
+
+    def read(part: Sequence[str]) -> Ragged:
+        return counter.look(part, embedding.rows(tokenizer, part, max_length).replaced(outside, unknown or 0))
+
+    vectors = pipelined(texts, read, lambda rows: _means(backbone, embedding, rows, pad), backbone.device)
+    counter.report(len(texts))
     return vectors
-
-
-def _vectors(
-    backbone: Any, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None, unknown: UnknownTokens
-) -> torch.Tensor:
-    if backbone.config.family == "bert":
-        strange = strange_ids(tokenizer, backbone)
-        other = tokenizer.get_command_id("unk")
-
-        def read(part: Sequence[str]) -> Ragged:
-            return unknown.look(part, bert.id_rows(tokenizer, part, max_length).replaced(strange, other))
-
-        return in_windows(texts, read, partial(_bert_means, backbone), backbone.device)
-    rows = [known_ids(row, tokenizer, backbone) for row in _rows(backbone, tokenizer, texts, max_length)]
-    unknown.look(texts, Ragged.of(rows))
-    if isinstance(backbone, T5Model):
-        return in_windows(rows, Ragged.of, partial(_t5_means, backbone), backbone.device)
-    mask = _one_at_real_tokens if isinstance(backbone, GPT2Model) else _separators
-    return _padded_means(backbone, rows, tokenizer.get_command_id("pad"), mask)
 
 
 @torch.inference_mode()
 def packed_means(model: BaseModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """The vectors of texts that are token ids already, [N, width], float32 on the CPU; for BERT.
+    """The vectors of texts that are token ids already, [N, width], float32 on the CPU.
 
     Args:
-        model: a BERT.
+        model: an encoder.
         rows: the ids of each text, special ones included.
 
     Raises:
         InputError: a text is empty or longer than the model's positions.
     """
+    embedding, backbone = _embedding_of(model), model.backbone
     if not rows:
-        return torch.empty(0, model.config.hidden_size)
+        return _no_rows(backbone)
     for row in rows:
         if isinstance(row, str | bytes) or not hasattr(row, "__getitem__") or getattr(row, "shape", None) == ():
             raise InputError(f"Expected rows of token ids, but found {row!r:.80}.")
-    check_lengths([len(row) for row in rows], model.config.longest_text)
-    return in_windows(rows, Ragged.of, partial(_bert_means, model), model.device)
+    if embedding.packed_states is None:
+        raise InputError(f"A {type(model).__name__} embeds texts only, not token ids.")
+    check_lengths([len(row) for row in rows], backbone.max_positions)
+    return pipelined(rows, Ragged.of, lambda part: _means(backbone, embedding, part), backbone.device)
 
 
-def _bert_means(model: BaseModel, rows: Ragged) -> torch.Tensor:
+def _embedding_of(model: BaseModel) -> EmbeddingProtocol:
+    family, _ = require(model.backbone, "predict_embedding")
+    if family.embedding is None:
+        raise InputError(f"A {type(model).__name__} cannot embed texts.")
+    return family.embedding
+
+
+def _no_rows(backbone: Any) -> torch.Tensor:
+    return torch.empty(0, backbone.embed.token.embedding_dim)
+
+
+def _means(model: BaseModel, embedding: EmbeddingProtocol, rows: Ragged, pad: int = 0) -> torch.Tensor:
+    """The mean of the hidden states of each row, [N, width]."""
+    states = embedding.packed_states
+    if states is None:
+        return _padded_means(model, embedding, rows, pad)
+
     def run(pack: Pack) -> torch.Tensor:
-        return pack.row.mean(model(**pack.arguments)["hidden_states"])
+        return pack.row.mean(states(model, pack.arguments))
 
-    return rows_packed(rows, run, device=model.device, limit=model.config.longest_text)
-
-
-def _t5_means(model: T5Model, rows: Ragged) -> torch.Tensor:
-    def run(pack: Pack) -> torch.Tensor:
-        return pack.row.mean(model.encode(pack.input_ids, lengths=pack.row))
-
-    return rows_packed(rows, run, device=model.device)
+    means: torch.Tensor = rows_packed(rows, run, device=model.device, limit=model.max_positions)
+    return means
 
 
-def _rows(
-    model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None
-) -> Sequence[Sequence[int]]:
-    """The tokens of texts, as a family other than BERT reads them."""
-    if isinstance(model, GPT2Model):
-        return [prompt.ids for prompt in causal.prompts(tokenizer, texts, max_length)]
-    if isinstance(model, T5Model):
-        return [prompt.ids for prompt in encoder_decoder.prompts(tokenizer, texts, max_length)]
-    return [row.ids for row in glm.classification_rows(tokenizer, texts, max_length)]
-
-
-def _one_at_real_tokens(lengths: torch.Tensor, width: int) -> torch.Tensor:
-    return (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
-
-
-def _separators(lengths: torch.Tensor, _width: int) -> torch.Tensor:
-    """GLM: everybody sees the text, nobody the padding after it."""
-    return lengths
-
-
-def _padded_means(
-    model: BaseModel,
-    rows: Sequence[Sequence[int]],
-    pad: int,
-    attention_mask: Callable[[torch.Tensor, int], torch.Tensor],
-) -> torch.Tensor:
-    """The means of the real tokens' states; ``attention_mask`` makes of lengths and width what the model takes."""
+def _padded_means(model: BaseModel, embedding: EmbeddingProtocol, rows: Ragged, pad: int) -> torch.Tensor:
     found: dict[int, torch.Tensor] = {}
-    for indices in _batches([len(row) for row in rows]):
-        ids = padded([rows[index] for index in indices], pad).to(model.device)
-        lengths = torch.tensor([len(rows[index]) for index in indices], device=model.device)
-        hidden = model(ids, attention_mask=attention_mask(lengths, ids.shape[1]))["hidden_states"].float()
-        real = _one_at_real_tokens(lengths, ids.shape[1])[..., None]
-        means = (hidden * real).sum(1) / lengths[:, None]
-        found.update(zip(indices, means.cpu(), strict=True))
+    ids = [row.tolist() for row in np.split(rows.values, rows.starts[1:])]
+    for indices in _batches(rows.lengths.tolist()):
+        batch = padded([ids[index] for index in indices], pad).to(model.device)
+        lengths = torch.tensor([len(ids[index]) for index in indices], device=model.device)
+        mask = None if embedding.attention_mask is None else embedding.attention_mask(lengths, batch.shape[1])
+        hidden = model(batch, attention_mask=mask)["hidden_states"].float()
+        non_padding = torch.arange(batch.shape[1], device=model.device) < lengths[:, None]
+        means = (hidden * non_padding[..., None]).sum(1) / lengths[:, None]
+        found.update(zip(indices, means, strict=True))
     return torch.stack([found[index] for index in range(len(rows))])
 
 

@@ -3,35 +3,38 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 
 from flagai.checks import check_integer
-from flagai.data.prepare import bert, glm
-from flagai.data.prepare.batch import checked_room
+from flagai.data.prepare import bert
+from flagai.data.prepare.batch import Batch, checked_room
 from flagai.data.tokenizer import Tokenizer
+from flagai.families.family import class_of
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
 from flagai.model.packing import Pack, run_packed
-from flagai.model.predictor.arguments import known_ids, read_length
+from flagai.model.predictor.arguments import read_length, replace_unknown
 
 logger = logging.getLogger(__name__)
 
 Text = str | Sequence[str]
-_GLM_TEXTS = 64  # that run together
+_BATCH = 64  # texts of a padded batch
 
 
 def rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> list[bert.Row]:
     """The tokens of texts or pairs, cut to ``max_length`` and to what the model has positions for."""
     found = bert.rows(tokenizer, texts, read_length("maxlen", max_length, model))
-    return [replace(row, ids=known_ids(row.ids, tokenizer, model)) for row in found]
+    return [replace(row, ids=replace_unknown(row.ids, tokenizer, model)) for row in found]
 
 
 def whole_rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> list[bert.Row]:
     """The tokens of texts, also more than the model has positions for; a warning names what ``max_length`` cuts off."""
     if max_length is not None:
         checked_room(check_integer("maxlen", max_length) - 2)
-    found = [replace(row, ids=known_ids(row.ids, tokenizer, model)) for row in bert.rows(tokenizer, texts)]
+    found = [replace(row, ids=replace_unknown(row.ids, tokenizer, model)) for row in bert.rows(tokenizer, texts)]
     long = [index for index, row in enumerate(found) if max_length is not None and len(row.ids) > max_length]
     if not long or max_length is None:
         return found
@@ -53,8 +56,13 @@ def per_token(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]
     return _run(model, found, lambda row, logits: row.split(logits))
 
 
-def per_text(model: BaseModel, found: Sequence[bert.Row]) -> torch.Tensor:
+def class_logits(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> torch.Tensor:
     """The logits of each text, [N, classes]."""
+    family, _ = class_of(model)
+    if family is not None and family.class_rows is not None and family.class_batch is not None:
+        inputs = family.class_rows(tokenizer, texts, read_length("maxlen", max_length, model))
+        return _padded_logits(model, inputs, partial(family.class_batch, tokenizer))
+    found = rows(model, tokenizer, texts, max_length)
     return torch.stack(_run(model, found, lambda _, logits: logits.unbind(0)))
 
 
@@ -84,14 +92,13 @@ def best_tokens(model: BaseModel, found: Sequence[bert.Row], never: torch.Tensor
 
 
 @torch.inference_mode()
-def per_text_glm(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> torch.Tensor:
-    """The logits of each text of a GLM with a classifier's head, [N, classes], in batches of like length."""
-    rows = glm.classification_rows(tokenizer, texts, read_length("maxlen", max_length, model))
+def _padded_logits(model: BaseModel, rows: Sequence[Any], collate: Callable[[Sequence[Any]], Batch]) -> torch.Tensor:
+    """The logits of each row, [N, classes], in padded batches of similar length."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     found: dict[int, torch.Tensor] = {}
-    for begin in range(0, len(order), _GLM_TEXTS):
-        part = order[begin : begin + _GLM_TEXTS]
-        batch = glm.classification_batch(tokenizer, [rows[index] for index in part])
+    for begin in range(0, len(order), _BATCH):
+        part = order[begin : begin + _BATCH]
+        batch = collate([rows[index] for index in part])
         logits = model(**{name: value.to(model.device) for name, value in batch.items()})["logits"]
         found.update(zip(part, logits.float().cpu(), strict=True))
     return torch.stack([found[index] for index in range(len(rows))])

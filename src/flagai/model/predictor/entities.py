@@ -1,7 +1,7 @@
 """Entities from a model's scores: softmax, CRF and GlobalPointer, for texts of any length."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -10,30 +10,31 @@ from flagai.data.prepare.labels import Offset, Span, characters, decode
 from flagai.data.prepare.scheme import OUTSIDE, read_tags
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
-from flagai.model.bert_model import BertForSequenceLabelingCRF, BertForSequenceLabelingGP
 from flagai.model.predictor import encoder_heads as reading
 from flagai.model.predictor.arguments import read_length
 from flagai.model.predictor.text_windows import joined, windows_of
 
 
-def entities_of(model: BaseModel, rows: Sequence[Row], labels: Sequence[str]) -> list[list[Span]]:
+def entities_of(model: BaseModel, outputs: str | None, rows: Sequence[Row], labels: Sequence[str]) -> list[list[Span]]:
     """The entities of texts.
 
     Args:
         model: the model; longer texts than it has positions for are read in windows.
+        outputs: what its outputs are: "tags", "crf" or "spans"; see :class:`flagai.families.family.ModelClass`.
         rows: the tokens of each text.
         labels: the names of the classes.
     """
     windows = windows_of(rows, cast(int, read_length("maxlen", None, model)))
     parts = [window.row for window in windows]
-    if isinstance(model, BertForSequenceLabelingGP):
+    if outputs == "spans":
         found: list[list[tuple[int, int, int]]] = [[] for _ in rows]
         for window, spans in zip(windows, reading.spans(model, parts), strict=True):
             places = (spans + torch.tensor([0, window.begin, window.begin])).tolist()
             found[window.text] += [(kind, first, last) for kind, first, last in places if first in window.own]
         return [_named(sorted(spans), labels, row.offsets) for spans, row in zip(found, rows, strict=True)]
     scores = joined(windows, reading.per_token(model, parts))
-    return [read_entities(model, each, labels, row.offsets, row.inner) for each, row in zip(scores, rows, strict=True)]
+    crf = model.crf if outputs == "crf" else None
+    return [read_entities(crf, each, labels, row.offsets, row.inner) for each, row in zip(scores, rows, strict=True)]
 
 
 def _named(found: Sequence[tuple[int, int, int]], types: Sequence[str], offsets: Sequence[Offset]) -> list[Span]:
@@ -43,7 +44,7 @@ def _named(found: Sequence[tuple[int, int, int]], types: Sequence[str], offsets:
 
 
 def read_entities(
-    model: BaseModel,
+    crf: Any,
     scores: torch.Tensor,
     labels: Sequence[str],
     offsets: Sequence[Offset],
@@ -52,17 +53,17 @@ def read_entities(
     """The entities of one text, from the scores of its tokens.
 
     Args:
-        model: the model that gave the scores.
+        crf: the layer that finds the best path; None takes the best label of each token.
         scores: [S, classes].
         labels: the names of the classes.
         offsets: each token's characters (start, end exclusive), empty at special tokens.
         inner: which tokens continue a word.
     """
-    if isinstance(model, BertForSequenceLabelingCRF):
+    if crf is not None:
         valid = torch.ones(1, len(scores), dtype=torch.bool, device=scores.device)
         # The first token is [CLS], which is no entity.
         outside = [number for number, tag in enumerate(read_tags(tuple(labels))) if tag == OUTSIDE]
-        path = model.crf.decode(scores[None], valid, first=outside)[0]
+        path = crf.decode(scores[None], valid, first=outside)[0]
         return decode([int(label) for label in path], labels, offsets, inner)
     return decode(scores.argmax(-1).tolist(), labels, offsets, inner)
 

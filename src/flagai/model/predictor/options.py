@@ -8,12 +8,12 @@ from typing import Any
 from flagai.checks import check_flag, check_integer
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.families.family import TextProtocol
 from flagai.generation import Decoding
 from flagai.generation.keywords import GenerationOptions
 from flagai.generation.options import MOST_TOKENS
 from flagai.generation.types import LogitsProcessor
 from flagai.model.predictor.forbidden import ForbiddenTexts
-from flagai.model.predictor.protocol import Protocol
 
 NAMES = tuple(GenerationOptions.__annotations__)
 _TEXTS = ("bad_words", "force_words", "stop")
@@ -93,7 +93,7 @@ class Options:
         if others:
             raise InputError(f"{', '.join(others)} has no meaning here: {who}. Leave it out.")
 
-    def for_model(self, protocol: Protocol, tokenizer: Tokenizer, rows: int, ends: Sequence[int] = ()) -> Decoding:
+    def for_model(self, protocol: TextProtocol, tokenizer: Tokenizer, rows: int, ends: Sequence[int] = ()) -> Decoding:
         """What the engine takes, for a kind of model.
 
         Args:

@@ -9,21 +9,20 @@ from flagai.checks import check_integer
 from flagai.data.prepare.labels import checked_labels
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.families.family import Family, ModelClass
 from flagai.generation.options import MOST_LANES, RENAMED_TEXTS, with_new_names
 from flagai.model.base_model import BaseModel
-from flagai.model.bert_model import BertForSequenceLabelingGP
-from flagai.model.glm_model import GLMForSequenceClassification
 from flagai.model.predictor import blanks
 from flagai.model.predictor import encoder_heads as reading
-from flagai.model.predictor.abilities import CLASSIFIERS, require
-from flagai.model.predictor.arguments import check_parts, class_names, is_pair, many, tell_of_pairs
+from flagai.model.predictor.arguments import as_list, check_parts, class_names, is_pair, tell_of_pairs
+from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.classes import probabilities, require_one_class
 from flagai.model.predictor.embedding import text_vectors
 from flagai.model.predictor.entities import check_types, entities_of, known_labels
 from flagai.model.predictor.label_scoring import label_scores
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.results import Entity, Filled
-from flagai.model.predictor.text_generation import Writer
+from flagai.model.predictor.text_generation import TextGenerator
 
 Text = str | Sequence[str]
 
@@ -53,8 +52,8 @@ class Predictor:
     def __repr__(self) -> str:
         return f"Predictor({type(self.model).__name__}, {self.tokenizer!r})"
 
-    def _require(self, method: str) -> None:
-        require(self.model, method, allow_untrained=self.allow_untrained)
+    def _require(self, method: str) -> tuple[Family, ModelClass]:
+        return require(self.model, method, allow_untrained=self.allow_untrained)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -82,7 +81,7 @@ class Predictor:
         self._require("write")
         options = with_new_names(options, RENAMED_TEXTS)
         asked = Options.read(out_max_length, options)
-        answers = Writer(self.model, self.tokenizer).write(many(text), asked, input_max_length)
+        answers = TextGenerator(self.model, self.tokenizer).write(as_list(text), asked, input_max_length)
         found: list[Any] = answers if "num_return_sequences" in options else [best[0].text for best in answers]
         return found[0] if isinstance(text, str) else found
 
@@ -102,7 +101,9 @@ class Predictor:
         """
         self._require("write")
         options = with_new_names(options, RENAMED_TEXTS)
-        return Writer(self.model, self.tokenizer).stream(text, Options.read(out_max_length, options), input_max_length)
+        return TextGenerator(self.model, self.tokenizer).stream(
+            text, Options.read(out_max_length, options), input_max_length
+        )
 
     def predict_generate_beamsearch(
         self,
@@ -210,14 +211,14 @@ class Predictor:
         Raises:
             InputError: this model fills no blanks, a text has none, or an option is impossible.
         """
-        self._require("fill_blanks")
+        family, _ = self._require("fill_blanks")
         options = with_new_names(options, RENAMED_TEXTS)
         num_return_sequences = options.pop("num_return_sequences", num_return_sequences)
         wanted = {"beam_size": beam_size, "num_return_sequences": num_return_sequences}
         width = max(check_integer(name, value, high=MOST_LANES) for name, value in wanted.items())
         strategy = {} if options.get("do_sample") is True else {"num_beams": width}
         asked = Options.read(out_max_length, options, num_return_sequences=num_return_sequences, **strategy)
-        found = blanks.fill(Writer(self.model, self.tokenizer), many(texts), asked, num_return_sequences)
+        found = blanks.fill(self.model, self.tokenizer, family, as_list(texts), asked, num_return_sequences)
         return found[0] if isinstance(texts, str) else found
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ class Predictor:
             maxlen: how many tokens are read.
         """
         self._require("predict_masklm")
-        found = reading.rows(self.model, self.tokenizer, many(text), maxlen)
+        found = reading.rows(self.model, self.tokenizer, as_list(text), maxlen)
         nothing = torch.tensor(self.tokenizer.rows_without_token(self.model.config.vocab_size), dtype=torch.long)
         best = reading.best_tokens(self.model, found, nothing)
         decoded = [self.tokenizer.decode(ids) for ids in best]
@@ -264,16 +265,16 @@ class Predictor:
         Raises:
             InputError: this model labels no tokens, or the labels do not go with it.
         """
-        self._require("predict_ner")
+        _, kind = self._require("predict_ner")
         target = known_labels(self.model) if target is None else target
         labels = checked_labels(target, self.model.config.class_num)
-        if isinstance(self.model, BertForSequenceLabelingGP):
+        if kind.entities == "spans":
             check_types(labels)
-        rows = reading.whole_rows(self.model, self.tokenizer, many(text), maxlen)
-        found = entities_of(self.model, rows, labels)
+        rows = reading.whole_rows(self.model, self.tokenizer, as_list(text), maxlen)
+        found = entities_of(self.model, kind.entities, rows, labels)
         entities = [
             [Entity(span.start, span.end, span.label, whole[span.start : span.end + 1]) for span in spans]
-            for whole, spans in zip(many(text), found, strict=True)
+            for whole, spans in zip(as_list(text), found, strict=True)
         ]
         return entities[0] if isinstance(text, str) else entities
 
@@ -324,15 +325,15 @@ class Predictor:
         self._require("predict_cls_classifier")
         if isinstance(texts, str):
             raise InputError("class_probabilities takes a list of texts or pairs; put the single text into a list.")
-        entries = [entry[0] if isinstance(entry, list | tuple) and len(entry) == 1 else entry for entry in many(texts)]
-        classes = self.model.config.get("class_num") if isinstance(self.model, CLASSIFIERS) else None
+        entries = [
+            entry[0] if isinstance(entry, list | tuple) and len(entry) == 1 else entry for entry in as_list(texts)
+        ]
+        classes = self.model.config.get("class_num") if self.model.needs_classes else None
         labels = class_names(labels, classes)
         if not entries:
             return torch.empty(0, classes or len(labels))
-        if isinstance(self.model, GLMForSequenceClassification):
-            scores = reading.per_text_glm(self.model, self.tokenizer, entries, maxlen)
-        elif isinstance(self.model, CLASSIFIERS):
-            scores = reading.per_text(self.model, reading.rows(self.model, self.tokenizer, entries, maxlen))
+        if self.model.needs_classes:
+            scores = reading.class_logits(self.model, self.tokenizer, entries, maxlen)
         else:
             scores = label_scores(self.model, self.tokenizer, entries, labels, maxlen)
         return probabilities(self.model, scores)
@@ -348,5 +349,5 @@ class Predictor:
             -> [width], or [N, width] for a list; float32 on the CPU
         """
         require(self.model, "predict_embedding")
-        vectors = text_vectors(self.model, self.tokenizer, many(text), maxlen)
+        vectors = text_vectors(self.model, self.tokenizer, as_list(text), maxlen)
         return vectors[0] if isinstance(text, str) else vectors

@@ -18,7 +18,7 @@ _AHEAD = 2
 Read = Callable[[Any], Ragged]
 
 
-def in_windows(
+def pipelined(
     texts: Sequence[Any], read: Read, run: Callable[[Ragged], torch.Tensor], device: torch.device
 ) -> torch.Tensor:
     """One row per text.
@@ -34,7 +34,7 @@ def in_windows(
     """
     if device.type != "cuda":
         return torch.cat([run(read(part)).cpu() for part in _cut(texts, _CPU_TEXTS)])
-    found = _Found(len(texts))
+    found = HostCollector(len(texts))
     for rows in _read_ahead(_cut(texts, _GPU_TEXTS), read):
         found.add(run(rows))
     return found.all()
@@ -55,7 +55,7 @@ def _read_ahead(parts: Sequence[Any], read: Read) -> Iterator[Ragged]:
         yield from (each.result() for each in waiting)
 
 
-class _Found:
+class HostCollector:
     """Rows that come from a GPU part by part; one part is on its way while the next is being computed.
 
     Args:

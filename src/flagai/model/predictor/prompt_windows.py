@@ -9,7 +9,7 @@ import torch
 from flagai.errors import InputError
 from flagai.generation import Decoding, Hypothesis, Prompt, generate
 from flagai.generation.checks import check
-from flagai.generation.family import family_of
+from flagai.generation.family import GenerativeModel, decoding_of
 from flagai.generation.types import LogitsProcessor
 from flagai.model.base_model import BaseModel
 
@@ -24,7 +24,7 @@ Stop = Callable[[int, Sequence[int]], bool]
 
 
 def generate_in_windows(
-    model: BaseModel,
+    model: GenerativeModel,
     prompts: Sequence[Prompt],
     decoding: Decoding,
     *,
@@ -47,7 +47,7 @@ def generate_in_windows(
     windows = list(_windows(model, prompts, decoding))
     if len(windows) < 2:
         return generate(model, prompts, decoding, **hooks)
-    check(model, family_of(model, prompts), prompts, decoding)
+    check(model, decoding_of(model, prompts), prompts, decoding)
     found: dict[int, list[Hypothesis]] = {}
     for rows in windows:
         seeds = None if decoding.seeds is None else tuple(decoding.seeds[row] for row in rows)
@@ -75,9 +75,9 @@ def seeds_for(model: BaseModel, given: Any, count: int) -> tuple[Any, ...]:
     return tuple(given)
 
 
-def _windows(model: BaseModel, prompts: Sequence[Prompt], decoding: Decoding) -> Iterator[list[int]]:
+def _windows(model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding) -> Iterator[list[int]]:
     """Rows of prompts sorted by length, the longest first, as many together as the memory allows."""
-    budget = _budget(model.device)
+    budget = _budget(next(model.parameters()).device)
     window: list[int] = []
     for row in sorted(range(len(prompts)), key=lambda row: -len(prompts[row].ids)):
         # Rows are padded to the first one, which is the longest.
@@ -89,7 +89,7 @@ def _windows(model: BaseModel, prompts: Sequence[Prompt], decoding: Decoding) ->
         yield window
 
 
-def _bytes(model: BaseModel, prompt: Prompt, decoding: Decoding) -> int:
+def _bytes(model: GenerativeModel, prompt: Prompt, decoding: Decoding) -> int:
     """What a prompt and its answers take: keys and values of every token, and logits of the newest ones."""
     backbone: Any = model.backbone
     lanes = decoding.lanes

@@ -2,31 +2,33 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.families.family import TextProtocol, class_of
 from flagai.generation import Decoding, Hypothesis, Prompt, stream
 from flagai.model.base_model import BaseModel
 from flagai.model.generation_defaults import end_tokens
-from flagai.model.predictor.arguments import known_ids, read_length
+from flagai.model.predictor.arguments import read_length, replace_unknown
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.prompt_windows import generate_in_windows, seeds_for
-from flagai.model.predictor.protocol import BLANKS, Protocol, first_token, protocol_of
 from flagai.model.predictor.results import Written
 
 
-class Writer:
-    """Writes with one model.
+class TextGenerator:
+    """Generates text with one model.
 
     Args:
-        model: a model that writes.
+        model: a model that generates text.
         tokenizer: its tokenizer.
     """
 
     def __init__(self, model: BaseModel, tokenizer: Tokenizer) -> None:
-        self.model = model
+        self.model: Any = model
         self.tokenizer = tokenizer
+        self.family, self._class = class_of(model)
 
     def write(self, texts: Sequence[str], options: Options, max_length: int | None) -> list[list[Written]]:
         """Answers to each text, the best first.
@@ -46,7 +48,7 @@ class Writer:
                 found[row] = [self._written(prompt, hypothesis, own) for hypothesis in hypotheses]
         return [found[row] for row in range(len(texts))]
 
-    def answers(self, protocol: Protocol, prompts: Sequence[Prompt], options: Options) -> list[list[Hypothesis]]:
+    def answers(self, protocol: TextProtocol, prompts: Sequence[Prompt], options: Options) -> list[list[Hypothesis]]:
         """What the engine finds for prompts of one kind."""
         return generate_in_windows(
             self.model,
@@ -81,7 +83,7 @@ class Writer:
             max_length: how many tokens of the prompt are read.
         """
         (text,) = checked_texts([text])
-        protocol = protocol_of(self.model, self.tokenizer, text)
+        protocol = self._protocol(text)
         prompts = self._prompts(protocol, [text], options, max_length)
         decoding = self._decoding(protocol, options)
         ids: dict[int, list[int]] = {}
@@ -106,20 +108,20 @@ class Writer:
         """The text of an answer's tokens, up to the first stop text."""
         return _before(self._plain(ids), options.stop)
 
-    def _decoding(self, protocol: Protocol, options: Options) -> Decoding:
+    def _decoding(self, protocol: TextProtocol, options: Options) -> Decoding:
         config, rows = self.model.config, self.model.config.vocab_size
         ends = end_tokens(config, rows) if protocol.configured_ends else ()
         decoding = options.for_model(protocol, self.tokenizer, rows, ends)
-        first = first_token(self.model, self.tokenizer)
+        first = protocol.configured_start(config, self.tokenizer)
         return decoding if first is None else replace(decoding, start_id=first)
 
     def _prompts(
-        self, protocol: Protocol, texts: Sequence[str], options: Options, max_length: int | None
+        self, protocol: TextProtocol, texts: Sequence[str], options: Options, max_length: int | None
     ) -> list[Prompt]:
         """The prompts, no longer than the model has positions for them and the answer."""
         max_length = read_length("input_max_length", max_length, self.model)
         rows = read_length("input_max_length", None, self.model)
-        if rows is not None and max_length is not None and protocol is not BLANKS:
+        if rows is not None and max_length is not None and not protocol.spans:
             max_length = min(max_length, rows - options.max_new_tokens + 1)
             if max_length < 1:
                 raise InputError(
@@ -127,19 +129,29 @@ class Writer:
                     "positions. Lower it."
                 )
         found = protocol.prompts(self.tokenizer, texts, max_length)
-        return [replace(prompt, ids=tuple(known_ids(prompt.ids, self.tokenizer, self.model))) for prompt in found]
+        return [replace(prompt, ids=tuple(replace_unknown(prompt.ids, self.tokenizer, self.model))) for prompt in found]
 
-    def _by_protocol(self, texts: Sequence[str]) -> dict[Protocol, list[int]]:
-        groups: dict[Protocol, list[int]] = {}
+    def protocol(self, *, masked: bool) -> TextProtocol:
+        """How the model is asked about texts with masks, or without."""
+        if self.family is None or self._class is None or self.family.text is None:
+            raise InputError(f"A {type(self.model).__name__} cannot generate text.")
+        return self.family.text(self._class.name, masked)
+
+    def _protocol(self, text: str) -> TextProtocol:
+        masks = () if self.family is None else self.family.masks
+        return self.protocol(masked=self.tokenizer.has_command(text, masks))
+
+    def _by_protocol(self, texts: Sequence[str]) -> dict[TextProtocol, list[int]]:
+        groups: dict[TextProtocol, list[int]] = {}
         for row, text in enumerate(texts):
-            groups.setdefault(protocol_of(self.model, self.tokenizer, text), []).append(row)
+            groups.setdefault(self._protocol(text), []).append(row)
         return groups
 
     def _written(self, prompt: Prompt, hypothesis: Hypothesis, options: Options) -> Written:
         written = "\n".join(self.piece(piece, options) for piece in hypothesis.pieces)
         if not prompt.blanks:
             return Written(written, hypothesis.score, hypothesis.finished, written)
-        start = BLANKS.start(self.tokenizer)
+        start = self.protocol(masked=True).start(self.tokenizer)
         whole = [*prompt.ids, *(token for piece in hypothesis.pieces for token in (*start, *piece))]
         text = self.tokenizer.decode(whole)
         end = self.tokenizer.get_command("eop")

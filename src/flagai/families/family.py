@@ -1,0 +1,253 @@
+"""The record of a family: what the library knows of its models besides their layers."""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import torch
+
+from flagai.data.prepare.batch import Batch
+from flagai.data.prompt import Prompt
+from flagai.data.ragged import Ragged
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import ConfigError
+from flagai.families import family_module, family_names
+from flagai.typed_json import shown
+
+SAMPLING_ORDER = ("repetition_penalty", "temperature", "top_k", "top_p")
+IGNORED = -100  # a label that adds nothing to a loss
+
+TokenIds = Callable[[Tokenizer], tuple[int, ...]]
+
+
+def named_tokens(*names: str) -> TokenIds:
+    """The command tokens of these names that a tokenizer has."""
+
+    def find(tokenizer: Tokenizer) -> tuple[int, ...]:
+        found = (tokenizer.find_command_id(name) for name in names)
+        return tuple(dict.fromkeys(token for token in found if token is not None))
+
+    return find
+
+
+NO_TOKENS = named_tokens()
+
+
+@dataclass(frozen=True)
+class ModelClass:
+    """A class of a family.
+
+    Args:
+        name: its name in the family's module.
+        tasks: the tasks for which AutoLoader takes it.
+        methods: the methods of the Predictor that it can do; "write" stands for all that generate text.
+        architectures: its names in transformers, in ``architectures`` of a config.json.
+        head: the tensor that only this class has, under its name in our models' files.
+        head_classes: whether that tensor has one row per class.
+        head_first: whether the tensor decides, whatever ``architectures`` says: FlagAI's trainer copies them from the
+            backbone.
+        entities: how the outputs of a class that labels tokens are decoded: "tags", "crf" or "spans".
+    """
+
+    name: str
+    tasks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    head: str | None = None
+    head_classes: bool = True
+    head_first: bool = True
+    entities: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Tokens for one call of a model, and their positions.
+
+    Args:
+        ids: [B, S]
+        positions: positions in the text, [B, S].
+        block_positions: GLM's positions inside of a span, [B, S].
+        non_padding: which tokens are no padding, [B, S]; given with prompts only.
+        attn_mask: which cached keys each token attends to, [B, 1, S, K]; given with generated tokens only.
+        bidirectional: whether all tokens attend to each other, as a prompt's may; else attention is causal.
+        ragged: whether generated tokens have a position per row; else one per column.
+        stacked_positions: positions and block positions in one tensor, [B, 2, S], if they are stored so.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    block_positions: torch.Tensor
+    non_padding: torch.Tensor | None = None
+    attn_mask: torch.Tensor | None = None
+    bidirectional: bool = False
+    ragged: bool = False
+    stacked_positions: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DecodingProtocol:
+    """How the engine decodes with a family.
+
+    Args:
+        arguments: the arguments of ``forward`` for a model and inputs.
+        starts: generation begins with a start token; else the prompt's last token predicts the first one.
+        spans: new tokens have the position of their blank, and count inside of it; else positions run on.
+        prefix: the prompt's tokens attend to each other; else attention is causal.
+        encoder: the prompt goes to an encoder; generated tokens count from position 0.
+    """
+
+    arguments: Callable[[Any, ModelInputs], dict[str, Any]]
+    starts: bool = False
+    spans: bool = False
+    prefix: bool = False
+    encoder: bool = False
+
+
+@dataclass(frozen=True)
+class TextProtocol:
+    """How text is generated: what the prompt looks like, and which tokens begin and end the output.
+
+    Args:
+        prompts: texts to prompts of at most so many tokens.
+        stop: the tokens that end the output.
+        never: tokens that are never generated.
+        never_sampled: tokens that are not sampled.
+        start: the token that starts the output, if the prompt's end does not.
+        order: the order in which scores are changed before a token is sampled.
+        spans: whether the blanks of the prompt are filled, so that it must not be cut.
+        configured_ends: whether the configuration's ``eos_token_id`` ends the output, too, as in transformers.
+        configured_start: the start token that a configuration sets, instead of ``start``; None if it sets none.
+    """
+
+    prompts: Callable[[Tokenizer, Sequence[str], int | None], list[Prompt]]
+    stop: TokenIds
+    never: TokenIds = NO_TOKENS
+    never_sampled: TokenIds = NO_TOKENS
+    start: TokenIds = NO_TOKENS
+    order: tuple[str, ...] = SAMPLING_ORDER
+    spans: bool = False
+    configured_ends: bool = False
+    configured_start: Callable[[Any, Tokenizer], int | None] = lambda _config, _tokenizer: None
+
+
+@dataclass(frozen=True)
+class EmbeddingProtocol:
+    """How texts become rows and hidden states to average.
+
+    Args:
+        rows: the token ids of texts, of at most so many tokens each.
+        packed_states: the last hidden states of packed texts, [1, T, width], from a model and the arguments of an
+            encoder's ``forward``; None for families that run padded batches.
+        attention_mask: for padded batches, the mask that lengths [B] and a width mean.
+        specials: number of special tokens in a row, which do not count as tokens of the text.
+    """
+
+    rows: Callable[[Tokenizer, Sequence[str], int | None], Ragged]
+    packed_states: Callable[[Any, dict[str, Any]], torch.Tensor] | None = None
+    attention_mask: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    specials: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingProtocol:
+    """How records become batches.
+
+    Args:
+        pairs: a batch of sources and targets, of at most so many tokens each.
+        is_cut: whether a source and a target of so many tokens are longer than that.
+        specials: number of special tokens around so many texts.
+        classification: a batch of texts or pairs and their classes.
+        masking: a batch of texts of which parts are masked at random.
+        packs: whether texts are trained without padding.
+        lower: whether titles are generated from lower-cased text.
+    """
+
+    pairs: Callable[[Tokenizer, Sequence[str], Sequence[str], int, int], Batch]
+    is_cut: Callable[[Tokenizer, int, int, int, int], bool]
+    specials: Callable[[Tokenizer, int], int] = lambda _, texts: texts + 1
+    classification: Callable[[Tokenizer, Sequence[Any], Sequence[int], int], Batch] | None = None
+    masking: Callable[[Tokenizer, Sequence[str], Random, int], Batch] | None = None
+    packs: bool = False
+    lower: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of models.
+
+    Args:
+        name: its name, which is ``family`` of its configuration class.
+        module: the module that has its classes.
+        classes: its classes; the first is the backbone.
+        model_types: further values of ``model_type`` in a config.json that mean this family.
+        signature: keys that only this family's config.json has, for files without ``model_type``.
+        text: how a class generates from a text; the second argument says whether the text has masks.
+        masks: the names of the command tokens that are masks to a class that fills spans.
+        decoding: how the engine decodes.
+        span_decoding: how it decodes prompts with blanks, if it does.
+        blanks: how blanks are filled: "tokens" (one each), "sentinels" or "spans".
+        embedding: how texts are embedded.
+        label_batch: a batch of one text and each label as its continuation; ``labels`` are the tokens to score.
+        class_rows: token rows of texts or pairs for a classifier that runs padded batches.
+        class_batch: a batch of such rows.
+        training: how records become batches.
+        command_rows: whether the embedding has rows for GLM's command tokens.
+    """
+
+    name: str
+    module: str
+    classes: tuple[ModelClass, ...]
+    model_types: tuple[str, ...] = ()
+    signature: tuple[str, ...] = ()
+    text: Callable[[str, bool], TextProtocol] | None = None
+    masks: tuple[str, ...] = ()
+    decoding: DecodingProtocol | None = None
+    span_decoding: DecodingProtocol | None = None
+    blanks: str | None = None
+    embedding: EmbeddingProtocol | None = None
+    label_batch: Callable[[Any, Tokenizer, str, Sequence[str], int | None], Batch] | None = None
+    class_rows: Callable[[Tokenizer, Sequence[Any], int | None], Sequence[Any]] | None = None
+    class_batch: Callable[[Tokenizer, Sequence[Any]], Batch] | None = None
+    training: TrainingProtocol | None = None
+    command_rows: bool = False
+    by_name: Mapping[str, ModelClass] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {row.name: row for row in self.classes})
+
+    def class_of(self, model: object) -> ModelClass | None:
+        """The row of a model's class, or of the nearest of its base classes that has one."""
+        rows = (self.by_name.get(kind.__name__) for kind in type(model).__mro__)
+        return next((row for row in rows if row is not None), None)
+
+    def load(self, name: str) -> Any:
+        """One of the classes; its module is imported now."""
+        return getattr(importlib.import_module(self.module), name)
+
+
+def family_named(name: str) -> Family:
+    """The record of a family.
+
+    Raises:
+        ConfigError: there is no such family.
+    """
+    module = family_module(name)
+    if module is None:
+        raise ConfigError(f"There is no family {shown(name)}. Known: {', '.join(family_names())}.")
+    found = importlib.import_module(module).FAMILY
+    assert isinstance(found, Family)  # noqa: S101 - a mistake in the module
+    return found
+
+
+def all_families() -> Iterator[Family]:
+    """The records of all families."""
+    return map(family_named, family_names())
+
+
+def class_of(model: Any) -> tuple[Family | None, ModelClass | None]:
+    """The family of a model and the row of its class; None for those of a user's own that are not registered."""
+    name = model.config.family
+    family = None if family_module(name) is None else family_named(name)
+    return family, None if family is None else family.class_of(model)
