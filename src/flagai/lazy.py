@@ -5,6 +5,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 
 
 def lazy_names(
@@ -32,4 +33,10 @@ def lazy_names(
         setattr(sys.modules[package], name, value)
         return value
 
-    return get, lambda: sorted({*vars(sys.modules[package]), *homes}), list(homes)
+    def offered() -> list[str]:
+        """What completion shows: the names, and the submodules that are imported."""
+        own = vars(sys.modules[package]).items()
+        inside = {name for name, value in own if isinstance(value, ModuleType) and value.__name__.startswith(package)}
+        return sorted({*homes, *inside, *(name for name, _ in own if name.startswith("__"))})
+
+    return get, offered, list(homes)

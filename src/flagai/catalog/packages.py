@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from flagai import settings
@@ -11,6 +11,19 @@ from flagai.catalog.card import Card
 from flagai.errors import ModelNotFoundError
 
 DEFAULT_EMBEDDING = "all-MiniLM-L6-v2"
+# task -> the models that do it where none is named: the first that can be had.
+DEFAULT_MODELS: Mapping[str, tuple[str, ...]] = {
+    "lm": ("GPT2-base-ch", "GLM-mini-ch"),
+    "title-generation": ("GLM-mini-ch",),
+    "poetry": ("GLM-mini-ch",),
+    "writing": ("GPT2-base-ch", "GLM-mini-ch"),
+    "masklm": ("GLM-large-ch", "GLM-mini-ch"),
+    "ner": ("RoBERTa-base-ch",),
+    "ner-crf": ("RoBERTa-base-ch",),
+    "ner-gp": ("RoBERTa-base-ch",),
+    "semantic-matching": (DEFAULT_EMBEDDING,),
+    "embedding": (DEFAULT_EMBEDDING,),
+}
 
 
 def find_model(

@@ -1,7 +1,6 @@
 """``flagai match`` and ``flagai embed``."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
@@ -12,16 +11,14 @@ from flagai.catalog.packages import DEFAULT_EMBEDDING
 from flagai.cli.command import command, given
 from flagai.cli.input import Entry, as_typed, read_entries, read_rows
 from flagai.cli.languages import default_model
-from flagai.cli.loading import predictor
 from flagai.cli.options import OutFile, TaskOptions
 from flagai.cli.output import answer, check_target, in_batches, open_bytes, print_json
 from flagai.data.tokenizer.text import clean
-from flagai.errors import InputError, ModelNotFoundError
+from flagai.errors import InputError
+from flagai.loading import load
 
 if TYPE_CHECKING:
     import torch
-
-    from flagai.model.predictor.embedder import SentenceEmbedder
 
 _ARRAYS = (".safetensors", ".npy")
 
@@ -76,7 +73,7 @@ def match(
     check_target(options.out)
     pairs = _pairs(first, second, options.file)
     options = options.suited(context, [text for entry in pairs for text in _both(entry)])
-    similarities = _similarities(options)
+    similarities = load("semantic-matching", options.model, download_path=options.model_dir, device=options.device)
 
     def show(entry: Entry, score: float) -> None:
         typer.echo("\t".join([f"{score:.4f}", *([] if options.file is None else clean(_both(entry)))]))
@@ -92,30 +89,6 @@ def match(
 
 def _both(entry: Entry) -> tuple[str, str]:
     return entry.fields["text1"], entry.fields["text2"]
-
-
-def _similarities(options: TaskOptions) -> Callable[[list[tuple[str, str]]], list[float]]:
-    """What tells how similar the texts of each pair are, by a loaded model."""
-    if _classifies(options.model, options.model_dir):
-        run = predictor("semantic-matching", options)
-        classes = run.model.config.class_num
-        if classes > 2:
-            raise InputError(f"{options.model} has {classes} classes, not whether two texts mean the same.")
-        return lambda pairs: [float(row[-1]) for row in run.class_probabilities(pairs)]
-    embedder = _embedder(options)
-    return lambda pairs: [float(score) for score in embedder.match(*map(list, zip(*pairs, strict=True)))]
-
-
-def _classifies(model: str, home: Path | None) -> bool:
-    """Whether a model was fine-tuned to tell whether two texts mean the same."""
-    from flagai.auto_model.auto_loader import has_head
-    from flagai.catalog.catalog import find
-
-    try:
-        found = has_head("semantic-matching", model, None if Path(model).is_dir() else home)
-        return find(model).task == "semantic-matching" if found is None else found
-    except ModelNotFoundError:
-        return False
 
 
 def _pairs(first: str | None, second: str | None, file: Path | None) -> list[Entry]:
@@ -145,10 +118,11 @@ def embed(
     """Write the embedding of each sentence, the mean of its last hidden states, as JSON lines or safetensors."""
     check_target(options.out, *_ARRAYS)
     entries = read_entries(options)
-    embedder = _embedder(options.suited(context, [entry.text for entry in entries]))
+    options = options.suited(context, [entry.text for entry in entries])
+    vectors_of = load("embedding", options.model, download_path=options.model_dir, device=options.device)
 
     def compute(batch: list[Entry]) -> "torch.Tensor":
-        return embedder.embed([entry.text for entry in batch], normalize=normalize)
+        return vectors_of([entry.text for entry in batch], normalize=normalize)
 
     if options.out is not None and options.out.suffix in _ARRAYS:
         vectors = [compute(batch) for batch in in_batches(entries, options.batch_size)]
@@ -175,16 +149,3 @@ def _write_array(path: Path, parts: "list[torch.Tensor]") -> None:
         content.write(save({"embeddings": vectors}))
     with open_bytes(path) as raw:
         raw.write(content.getbuffer())
-
-
-def _embedder(options: TaskOptions) -> "SentenceEmbedder":
-    import torch
-
-    from flagai.auto_model.auto_loader import AutoLoader
-    from flagai.model.device import best_device, read_device
-    from flagai.model.predictor.embedder import SentenceEmbedder
-
-    place = read_device(best_device() if options.device is None else options.device)
-    dtype = torch.float32 if place.type == "cpu" else None
-    loader = AutoLoader("embedding", options.model, options.model_dir, device=place, torch_dtype=dtype)
-    return SentenceEmbedder(loader.get_model(), loader.get_tokenizer(), strict=True)

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flagai import settings
+from flagai.catalog.packages import DEFAULT_MODELS
 from flagai.cli.options import TaskOptions
 from flagai.errors import HubError, OfflineError
 
 if TYPE_CHECKING:
     from flagai.model.predictor.predictor import Predictor
 
-SHIPPED = "GLM-mini-ch"
-# What it can do: AutoLoader's tasks, and the commands.
-_SHIPPED_TASKS = ("title-generation", "poetry", "writing", "masklm")
+SHIPPED = DEFAULT_MODELS["poetry"][0]
+_SHIPPED_TASKS = [task for task, names in DEFAULT_MODELS.items() if SHIPPED in names]
 _SHIPPED_FOR = "flagai poem, title, write and fill, in Chinese"
 
 

@@ -67,7 +67,7 @@ class BeamOptions(TaskOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions(BeamOptions):
+class WritingOptions(BeamOptions):
     """How texts are written: by search or by sampling."""
 
     sample: Annotated[bool, typer.Option("--sample/--search", help="Draw by chance, or search the most probable.")]
@@ -123,7 +123,7 @@ def seeds_of(texts: Sequence[str], arguments: dict[str, Any]) -> list[int] | Non
 
     Args:
         texts: all texts of a call.
-        arguments: from :meth:`GenerationOptions.arguments`.
+        arguments: from :meth:`WritingOptions.arguments`.
 
     Returns:
         The seeds; None if none was given.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flagai.catalog.packages import DEFAULT_MODELS
 from flagai.cli.command import command
 from flagai.cli.input import as_typed, read_entries
 from flagai.cli.loading import check_place, predictor
@@ -13,6 +14,7 @@ from flagai.cli.options import TaskOptions
 from flagai.cli.output import answer, check_target
 from flagai.cli.terminal import show_entities, show_scores
 from flagai.errors import InputError
+from flagai.pipelines import default_tags, own_class_names
 
 if TYPE_CHECKING:
     from flagai.cli.input import Entry
@@ -24,12 +26,10 @@ Labels = Annotated[
     str | None,
     typer.Option(help="The names of the classes, joined by commas; default those of the model's config.json."),
 ]
-# FlagAI's named-entity model, whose configuration does not name its classes.
-_NER_LABELS = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
 _HEADS = {"softmax": "ner", "crf": "ner-crf", "gp": "ner-gp"}
 
 
-@command(model="RoBERTa-base-ch", batch_size=64)
+@command(model=DEFAULT_MODELS["ner"][0], batch_size=64)
 def ner(
     options: TaskOptions,
     head: Annotated[str, typer.Option(help="softmax, crf or gp (GlobalPointer).")] = "softmax",
@@ -43,7 +43,7 @@ def ner(
     given = _tags(labels, head)
     run = predictor(_HEADS[head], options)
     _tell_of_renaming(given, run.model)
-    target = given or _default_tags(run.model)
+    target = given or default_tags(run.model)
 
     def as_fields(found: "list[Entity]") -> dict[str, Any]:
         return {"entities": [{"start": start, "end": end, "type": label} for start, end, label in found]}
@@ -70,7 +70,7 @@ def classify(options: TaskOptions, labels: Labels = None) -> None:
     run = predictor(task, options)
     if task == "classification":
         _tell_of_renaming(given, run.model)
-    names = given or _own_names(run.model) or [str(number) for number in range(run.model.config.class_num)]
+    names = given or own_class_names(run.model) or [str(number) for number in range(run.model.config.class_num)]
     one_class = names_one_class(run.model)
 
     def compute(batch: "list[Entry]") -> list[dict[str, float]]:
@@ -116,19 +116,9 @@ def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
     return "lm"
 
 
-def _own_names(model: "BaseModel") -> list[str]:
-    """The names of the classes that the configuration has; none if it has none."""
-    from flagai.model.predictor.entities import known_labels
-
-    try:
-        return list(known_labels(model))
-    except InputError:
-        return []
-
-
 def _tell_of_renaming(given: list[str], model: "BaseModel") -> None:
     """Warn if --labels names the classes of a trained head otherwise than its configuration."""
-    own = _own_names(model)
+    own = own_class_names(model)
     if own and given != own and len(given) == len(own):
         logger.warning(
             "--labels renames the classes of the trained head: %s (config.json) are called %s. Without --labels they "
@@ -154,9 +144,3 @@ def _tags(labels: str | None, head: str) -> list[str]:
 
         check_types(given)
     return given
-
-
-def _default_tags(model: "BaseModel") -> list[str] | None:
-    """The labels of FlagAI's own model, whose configuration names none; None for those of the configuration."""
-    unnamed = not model.config.get("id2label") and model.config.class_num == len(_NER_LABELS)
-    return list(_NER_LABELS) if unnamed else None

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flagai.catalog.packages import DEFAULT_MODELS
 from flagai.cli.command import command, given
 from flagai.cli.input import Entry, read_entries
 from flagai.cli.loading import SHIPPED, predictor
-from flagai.cli.options import BeamOptions, GenerationOptions, seeds_of
+from flagai.cli.options import BeamOptions, WritingOptions, seeds_of
 from flagai.cli.output import answer, check_target
 from flagai.cli.terminal import show_filled
 from flagai.errors import InputError
+from flagai.pipelines import GENERATION
 
 if TYPE_CHECKING:
     from flagai.model.predictor.predictor import Predictor
@@ -32,18 +34,16 @@ class Form(StrEnum):
     seven_regulated = "七言律诗"
 
 
-# Sums favour short titles: means gave GLM-mini-ch 0.358 ROUGE-L on held-out abstracts, and sums 0.347.
-@command(
-    model="GLM-mini-ch",
-    batch_size=16,
-    max_length=66,
-    sample=False,
-    top_k=10,
-    top_p=1.0,
-    repetition_penalty=1.0,
-    length_penalty=1.0,
-)
-def title(context: typer.Context, options: GenerationOptions) -> None:
+def _defaults(task: str) -> dict[str, Any]:
+    """What ``flagai.load`` takes for a task, by the names of the command line's options."""
+    known: dict[str, Any] = {**GENERATION[task]}
+    known.pop("input_max_length", None)
+    names = {"out_max_length": "max_length", "do_sample": "sample", "num_beams": "beams"}
+    return {"model": DEFAULT_MODELS[task][0]} | {names.get(name, name): value for name, value in known.items()}
+
+
+@command(batch_size=16, sample=False, top_k=10, top_p=1.0, repetition_penalty=1.0, **_defaults("title-generation"))
+def title(context: typer.Context, options: WritingOptions) -> None:
     """Write a title for each text."""
     check_target(options.out)
     arguments = options.arguments(context) | {"input_max_length": 512}
@@ -56,7 +56,7 @@ def title(context: typer.Context, options: GenerationOptions) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _PoemOptions(GenerationOptions):
+class _PoemOptions(WritingOptions):
     """Texts are titles of poems."""
 
     texts: Annotated[list[str] | None, typer.Argument(help="Titles of poems, of at most 20 characters.")] = None
@@ -65,17 +65,7 @@ class _PoemOptions(GenerationOptions):
     )
 
 
-@command(
-    without=("length_penalty", "prompt_lookup_num_tokens"),
-    model="GLM-mini-ch",
-    field="title",
-    batch_size=16,
-    max_length=80,
-    sample=True,
-    top_k=10,
-    top_p=0.9,
-    repetition_penalty=1.2,
-)
+@command(without=("length_penalty", "prompt_lookup_num_tokens"), field="title", batch_size=16, **_defaults("poetry"))
 def poem(context: typer.Context, options: _PoemOptions) -> None:
     """Write a classical Chinese poem for each title."""
     check_target(options.out)
@@ -91,18 +81,8 @@ def poem(context: typer.Context, options: _PoemOptions) -> None:
     _write(entries, [f"{entry.text}：{options.form.value}" for entry in entries], run, options, arguments, "poem")
 
 
-@command(
-    without=("length_penalty",),
-    model="GPT2-base-ch",
-    batch_size=16,
-    max_length=100,
-    beams=1,
-    sample=True,
-    top_k=20,
-    top_p=0.8,
-    repetition_penalty=1.5,
-)
-def write(context: typer.Context, options: GenerationOptions) -> None:
+@command(without=("length_penalty",), batch_size=16, beams=1, **_defaults("writing"))
+def write(context: typer.Context, options: WritingOptions) -> None:
     """Continue each text. A single text appears on a terminal while it is written."""
     check_target(options.out)
     arguments = options.arguments(context) | {"input_max_length": 512}
@@ -117,7 +97,7 @@ def write(context: typer.Context, options: GenerationOptions) -> None:
     _write(entries, [entry.text for entry in entries], run, options, arguments, "continuation")
 
 
-@command(model="GLM-large-ch", batch_size=16, max_length=64)
+@command(model=DEFAULT_MODELS["masklm"][0], batch_size=16, max_length=64)
 def fill(context: typer.Context, options: BeamOptions) -> None:
     """Fill the blanks of each text: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end)."""
     from flagai.auto_model.auto_loader import family_at
@@ -155,7 +135,7 @@ def _write(
     entries: list[Entry],
     prompts: Sequence[str],
     run: "Predictor",
-    options: GenerationOptions,
+    options: WritingOptions,
     arguments: dict[str, Any],
     name: str,
 ) -> None:

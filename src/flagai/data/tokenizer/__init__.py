@@ -1,6 +1,14 @@
 """Text to token ids and back, for every model of the library."""
 
-from flagai.data.tokenizer.encoding import Encoding
-from flagai.data.tokenizer.tokenizer import Tokenizer
+from typing import TYPE_CHECKING
 
-__all__ = ["Encoding", "Tokenizer"]
+from flagai.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from flagai.data.tokenizer.encoding import Encoding as Encoding
+    from flagai.data.tokenizer.tokenizer import Tokenizer as Tokenizer
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {"flagai.data.tokenizer.encoding": ("Encoding",), "flagai.data.tokenizer.tokenizer": ("Tokenizer",)},
+    )

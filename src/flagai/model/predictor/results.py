@@ -1,6 +1,7 @@
 """What the Predictor answers: frozen dataclasses that are also tuples, as FlagAI's answers are."""
 
-from dataclasses import MISSING, Field, dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, ClassVar, Self
 
 
@@ -15,7 +16,8 @@ class DataTuple:
     def __new__(cls, *values: Any, **named: Any) -> Self:
         """The tuple; the dataclass's ``__init__`` sets the fields."""
         given = dict(zip(cls.__dataclass_fields__, values, strict=False)) | named
-        required = [name for name, field in cls.__dataclass_fields__.items() if field.default is MISSING]
+        declared = cls.__dataclass_fields__.values()
+        required = [each.name for each in declared if each.default is each.default_factory is MISSING]
         return tuple.__new__(cls, (given[name] for name in required if name in given))  # type: ignore[type-var]
 
     def __getnewargs__(self) -> tuple[Any, ...]:
@@ -72,3 +74,28 @@ class Filled(DataTuple, tuple[str, tuple[tuple[int, int], ...], tuple[str, ...],
     spans: tuple[tuple[int, int], ...]
     fillings: tuple[str, ...]
     score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Classified(DataTuple, tuple[str, float]):
+    """The class of a text; as a tuple ``(label, score)``.
+
+    Args:
+        label: the name of the class with the highest score, or its number if it has no name.
+        score: its probability; a regression's value.
+        scores: the score of each class. Where classes do not exclude each other, each is a probability by itself.
+    """
+
+    label: str
+    score: float
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scores: Mapping[str, float]) -> Self:
+        """The class with the highest score.
+
+        Args:
+            scores: the score of each class.
+        """
+        label = max(scores, key=lambda name: scores[name])
+        return cls(label, scores[label], scores)

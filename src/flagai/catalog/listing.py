@@ -1,0 +1,107 @@
+"""``list_models``: what there is, for which task, and what is on this machine already."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flagai import settings
+from flagai.catalog import catalog
+from flagai.catalog.card import Card
+from flagai.catalog.packages import DEFAULT_MODELS, find_model, package_folder
+from flagai.errors import CatalogError, ModelNotFoundError, printable
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model of the catalog.
+
+    Args:
+        name: the name, as ``flagai.load`` and ``AutoLoader`` take it.
+        family: "glm", "bert", "gpt2" or "t5".
+        tasks: what it does without further training; "lm" is a pretrained backbone.
+        language: "zh" or "en".
+        parameters: their number.
+        available_from: its sources in words.
+        shipped: whether an installed Python package holds its files.
+        downloaded: whether its files are in the folder of models, or shipped.
+    """
+
+    name: str
+    family: str
+    tasks: tuple[str, ...]
+    language: str
+    parameters: int
+    available_from: str
+    shipped: bool
+    downloaded: bool
+
+    @classmethod
+    def of(cls, card: Card, home: str | Path | None) -> "ListedModel":
+        """What a card says, and what is on this machine.
+
+        Args:
+            card: the card.
+            home: the folder of models.
+        """
+        own = [task for task, names in DEFAULT_MODELS.items() if card.name in names and card.base is None]
+        tasks = tuple(dict.fromkeys([card.task, *own]))
+        try:
+            downloaded = bool(find_model(card.name, settings.home() if home is None else home))
+        except ModelNotFoundError:
+            downloaded = False
+        shipped = package_folder(card) is not None
+        language, source = card.language, card.available_from
+        return cls(card.name, card.family, tasks, language, card.parameters, source, shipped, downloaded)
+
+    @property
+    def size(self) -> str:
+        """The number of parameters in words, such as "355 M"."""
+        return f"{self.parameters / 1e9:.1f} B" if self.parameters >= 1e9 else f"{self.parameters / 1e6:.0f} M"
+
+
+class ModelList(tuple[ListedModel, ...]):
+    """Models; printed as a table."""
+
+    def __repr__(self) -> str:
+        rows = [("name", "family", "tasks", "language", "parameters", "here", "available from")]
+        for info in self:
+            here = "shipped" if info.shipped else "downloaded" if info.downloaded else "-"
+            name, tasks = printable(info.name), ", ".join(info.tasks)
+            rows.append((name, info.family, tasks, info.language, info.size, here, info.available_from))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def list_models(
+    task: str | None = None,
+    family: str | None = None,
+    *,
+    language: str | None = None,
+    download_path: str | Path | None = None,
+) -> ModelList:
+    """The models of the catalog, those of your own cards included.
+
+    Args:
+        task: only models that do this task without further training.
+        family: only models of this family.
+        language: only models of this language, "zh" or "en".
+        download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+
+    Returns:
+        Backbones before fine-tuned models, by family and size.
+
+    Raises:
+        CatalogError: no model is of this task, family or language; the message has those that exist.
+
+    Example:
+        >>> flagai.list_models(task="poetry")
+    """
+    cards = catalog.list_models(family=family, language=language)
+    found = ModelList(ListedModel.of(card, download_path) for card in cards)
+    if task is None:
+        return found
+    wanted = task.strip().lower().replace("_", "-").replace(" ", "-")
+    fitting = ModelList(info for info in found if wanted in info.tasks)
+    if not fitting:
+        known = sorted({task for info in found for task in info.tasks})
+        raise CatalogError(f"No model has the task {task!r}. Known: {', '.join(known)}.")
+    return fitting

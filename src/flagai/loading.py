@@ -1,0 +1,153 @@
+"""``flagai.load``: a task and, if one likes, a model's name in; a model that is called with texts out."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+
+from flagai.catalog.packages import DEFAULT_MODELS
+from flagai.errors import HubError, InputError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from flagai.model.device import Device, Dtype
+    from flagai.pipelines import (
+        ClassificationPipeline,
+        EmbeddingPipeline,
+        EntityPipeline,
+        FillPipeline,
+        MatchingPipeline,
+        TaskPipeline,
+        TextGenerationPipeline,
+    )
+
+logger = logging.getLogger(__name__)
+
+Place = str | Path | None
+
+
+class LoadOptions(TypedDict, total=False):
+    """What :func:`load` takes by keyword; settings of the configuration go with them.
+
+    Args:
+        download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+        device: where to run; default the best device of this machine.
+        dtype: the parameters' type; default the checkpoint's (embeddings on a CPU: float32).
+        quantize: "int8" or "int4" keeps the weights in fewer bits.
+        mesh: "auto" shares the model between the processes of torchrun.
+        class_num: the number of classes, for a head that needs it.
+        fine_tuned: False takes the model of this very name, even if another one was fine-tuned for the task.
+        segmenter: for T5-PEGASUS, "jieba" or "characters".
+    """
+
+    download_path: Place
+    device: "Device | None"
+    dtype: "Dtype | None"
+    quantize: str | None
+    mesh: "DeviceMesh | Literal['auto'] | None"
+    class_num: int | None
+    fine_tuned: bool
+    segmenter: str | None
+
+
+@overload
+def load(
+    task: Literal["poetry", "title-generation", "writing", "lm", "seq2seq"],
+    model: str | None = ...,
+    **options: Unpack[LoadOptions],
+) -> "TextGenerationPipeline": ...
+@overload
+def load(task: Literal["masklm"], model: str | None = ..., **options: Unpack[LoadOptions]) -> "FillPipeline": ...
+@overload
+def load(
+    task: Literal["ner", "ner-crf", "ner-gp"], model: str | None = ..., **options: Unpack[LoadOptions]
+) -> "EntityPipeline": ...
+@overload
+def load(task: Literal["classification"], model: str, **options: Unpack[LoadOptions]) -> "ClassificationPipeline": ...
+@overload
+def load(
+    task: Literal["embedding"], model: str | None = ..., **options: Unpack[LoadOptions]
+) -> "EmbeddingPipeline": ...
+@overload
+def load(
+    task: Literal["semantic-matching"], model: str | None = ..., **options: Unpack[LoadOptions]
+) -> "MatchingPipeline": ...
+@overload
+def load(task: str, model: str | None = ..., **options: Unpack[LoadOptions]) -> "TaskPipeline": ...
+def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
+    """Load a model for a task, ready to be called with a text or a list of texts.
+
+    Args:
+        task: "title-generation", "poetry", "writing", "masklm", "ner", "classification", "semantic-matching",
+            "embedding" or another task of ``AutoLoader``.
+        model: a name of the catalog or a model's folder. Default: the first model for the task that can be had
+            (``flagai.list_models(task=...)`` shows all).
+        **options: see :class:`LoadOptions`.
+
+    Returns:
+        What is called with a text or a list of texts; it has ``predictor``, ``model`` and ``tokenizer``.
+
+    Raises:
+        InputError: there is no such task, the model cannot do it, or the task has no default model.
+        ModelNotFoundError: the model is neither on this machine nor in the catalog.
+        HubError: the model cannot be downloaded.
+
+    Example:
+        >>> flagai.load("poetry")("春江花月夜", seed=1)
+    """
+    from flagai.auto_model.auto_loader import AutoLoader
+    from flagai.auto_model.tasks import task_named
+    from flagai.pipelines import PIPELINES
+
+    task = task_named(task)
+    if model is None and not DEFAULT_MODELS.get(task):
+        raise InputError(f"{task!r} has no default model: name one that was fine-tuned for it. {_offers(task)}")
+
+    home = options.pop("download_path", None)
+    names = DEFAULT_MODELS[task] if model is None else (model,)
+    for name in names:
+        try:
+            role = _role(task, name, home)
+            if role == "embedding" and options.get("dtype") is None:
+                options["dtype"] = _embedding_dtype(options.get("device"))
+            return PIPELINES[task](task, name, AutoLoader(role, name, home, **options))
+        except (HubError, ModelNotFoundError) as error:
+            if name == names[-1]:
+                raise type(error)(f"{error}\n{_offers(task)}") from error
+            logger.warning("%s cannot be had, using %s instead: %s", name, names[names.index(name) + 1], error)
+    raise AssertionError
+
+
+def _role(task: str, name: str, home: Place) -> str:
+    """The task for which AutoLoader opens a model: with the trained head where there is one, else the model alone."""
+    from flagai.auto_model.auto_loader import family_at, has_head
+    from flagai.catalog.catalog import find
+
+    own = None if Path(name).is_dir() else home
+    if task == "classification":
+        trained = family_at(name, own) == "bert" or has_head(task, name, own, fine_tuned=True)
+        return task if trained else "lm"
+    if task != "semantic-matching":
+        return task
+    try:
+        found = has_head(task, name, own)
+        trained = find(name).task == task if found is None else found
+    except ModelNotFoundError:
+        trained = False
+    return task if trained else "embedding"
+
+
+def _embedding_dtype(device: "Device | None") -> "Dtype | None":
+    import torch
+
+    from flagai.model.device import best_device, read_device
+
+    return torch.float32 if read_device(best_device() if device is None else device).type == "cpu" else None
+
+
+def _offers(task: str) -> str:
+    """Which tasks run without a download, and where the models for a task are listed."""
+    from flagai.catalog.listing import list_models
+
+    here = [f"{info.name} ({', '.join(info.tasks)})" for info in list_models() if info.downloaded]
+    return f"Without a download: {', '.join(here) or 'none'}. flagai.list_models(task={task!r}) shows the models."

@@ -1,0 +1,205 @@
+"""``flagai.load``, ``flagai.list_models`` and the names that packages offer."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import flagai
+from flagai.auto_model.tasks import ALIASES, task_named
+from flagai.catalog.packages import DEFAULT_MODELS
+from flagai.errors import CatalogError, HubError, InputError, ModelNotFoundError
+from flagai.model.predictor.results import Classified, Entity, Filled, Written
+from flagai.pipelines import PIPELINES
+from tests import folders
+
+PACKAGES = (
+    "flagai",
+    "flagai.auto_model",
+    "flagai.model",
+    "flagai.model.predictor",
+    "flagai.data.tokenizer",
+    "flagai.generation",
+)
+POEM = "江南水满一湖春，日暖风和酒力新。明日看花如是客，不知谁是主人人。"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("models")
+    folders.write(home, "GLM-large-ch", "GLMModel")
+    folders.write(home, "GPT2-base-ch", "GPT2Model")
+    for task, name, classes in (
+        ("ner", "BertForSequenceLabeling", 7),
+        ("semantic-matching", "BertForClsClassifier", 2),
+    ):
+        folders.write(home, "RoBERTa-base-ch", name, class_num=classes)
+        (home / "RoBERTa-base-ch").rename(home / f"RoBERTa-base-ch-{task}")
+    folders.write(home, "RoBERTa-base-ch", "BertModel")
+    return home
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_importing_flagai_imports_no_torch():
+    statement = (
+        "import sys, flagai; dir(flagai); flagai.list_models; from flagai import load; print('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, check=True).stdout
+        == "False\n"
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_offers_its_names(package):
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name).__name__ == name
+        assert name in dir(module)
+        assert importlib.util.find_spec(f"{package}.{name}") is None, "a name hides a submodule"
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing_like_it'$"):
+        _ = module.nothing_like_it
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_checkers_and_python_see_the_same_names(package):
+    """The imports for type checkers are written out beside the table of those at run time."""
+    module = importlib.import_module(package)
+    text = Path(module.__file__).read_text(encoding="utf-8")
+    typed = text.partition("if TYPE_CHECKING:\n")[2].partition("else:\n")[0]
+    assert sorted(line.split()[-1] for line in typed.splitlines()) == sorted(module.__all__)
+    for line in typed.splitlines():
+        _, home, _, name, _, _ = line.split()
+        assert getattr(importlib.import_module(home), name) is getattr(module, name)
+
+
+def test_a_near_name_is_offered():
+    with pytest.raises(AttributeError, match=r"no attribute 'Autoloader'. Did you mean 'AutoLoader'"):
+        _ = flagai.Autoloader
+    with pytest.raises(ImportError, match="GLMForSeq2seq"):
+        from flagai.model import GLMForSeq2seq  # noqa: F401
+
+
+def test_flagais_long_paths_stay():
+    from flagai.auto_model.auto_loader import AutoLoader
+    from flagai.data.tokenizer import Tokenizer
+    from flagai.model.predictor.predictor import Predictor
+
+    assert (flagai.AutoLoader, flagai.Tokenizer, flagai.Predictor) == (AutoLoader, Tokenizer, Predictor)
+
+
+# -- load -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_task_has_a_pipeline_and_the_defaults_are_of_tasks():
+    for name in (*PIPELINES, *ALIASES):
+        assert task_named(name) in PIPELINES
+    assert DEFAULT_MODELS.keys() <= PIPELINES.keys()
+
+
+def test_a_poem_as_the_readme_shows_it():
+    poet = flagai.load("poetry")
+    assert poet("春江花月夜", seed=1) == POEM
+    assert poet("春江花月夜：七言绝句", seed=1) == POEM
+    assert "".join(poet.stream("春江花月夜", seed=1)) == POEM
+    assert poet(["春江花月夜"] * 2, seed=1) == [POEM] * 2
+    assert repr(poet) == "<TextGenerationPipeline 'poetry': GLM-mini-ch, GLMForSeq2Seq, cpu>"
+    assert poet.predictor.model is poet.model
+    several = poet("春江花月夜", seed=1, num_return_sequences=2)
+    assert all(isinstance(each, Written) for each in several)
+    assert several[0].text == POEM
+    with pytest.warns(FutureWarning, match="n_best"):
+        assert poet("春江花月夜", seed=1, n_best=2) == several
+
+
+def test_another_strategy_leaves_the_tasks_own_aside():
+    poet, title = flagai.load("poetry"), flagai.load("title", "GLM-mini-ch")
+    own = poet.predictor
+    wanted = own.write("秋：七言绝句", 256, 9, num_beams=2, repetition_penalty=1.2)
+    assert poet("秋", num_beams=2, max_new_tokens=9) == wanted
+    assert poet("秋", do_sample=False, max_new_tokens=9) == own.write("秋：七言绝句", 256, 9, repetition_penalty=1.2)
+    drawn = own.write("第一条 aB".lower(), 512, 9, do_sample=True, seed=1)
+    assert title("第一条 aB", do_sample=True, seed=1, max_new_tokens=9) == drawn
+    contrasted = own.write("第一条", 512, 9, penalty_alpha=0.5, top_k=3)
+    assert title("第一条", penalty_alpha=0.5, top_k=3, out_max_length=9) == contrasted
+
+
+def test_each_task_answers_with_its_result(home):
+    filled = flagai.load("masklm", download_path=home)("今天[MASK]好", max_new_tokens=3)
+    assert isinstance(filled[0], Filled)
+    ner = flagai.load("ner", download_path=home)
+    entities = ner("今天北京天气很好")
+    assert all(isinstance(each, Entity) for each in entities)
+    assert ner(["今天北京天气很好", ""]) == [entities, []]
+    classify = flagai.load("classification", "RoBERTa-base-ch-semantic-matching", download_path=home)
+    label, score = found = classify("今天天气很好")
+    assert isinstance(found, Classified)
+    assert found.scores[label] == score == max(found.scores.values())
+    assert len(classify(["今天", "明天"])) == 2, "a list is a batch, never a pair"
+    assert classify([("今天", "明天")]) == [classify(("今天", "明天"))]
+    prompted = flagai.load("classification", "GPT2-base-ch", download_path=home)
+    assert prompted("今天", labels=["好", "坏"]).label in ("好", "坏")
+
+
+def test_pairs_are_compared_by_a_trained_head_or_by_embeddings(home):
+    trained = flagai.load("semantic-matching", "RoBERTa-base-ch-semantic-matching", download_path=home)
+    assert trained([("今天", "明天")]) == [trained(("今天", "明天"))]
+    assert 0 <= trained(("今天", "明天")) <= 1
+    plain = flagai.load("semantic-matching", "RoBERTa-base-ch", download_path=home)
+    assert plain(("今天", "今天")) == pytest.approx(1)
+    with pytest.raises(InputError, match="Expected a pair of texts"):
+        plain(["今天", "明天"])
+
+
+def test_embeddings_are_those_of_the_sentence_embedder(home):
+    embed = flagai.load("embedding", str(home / "RoBERTa-base-ch"))
+    vectors = embed(["今天", "明天很好"])
+    wanted = flagai.SentenceEmbedder(embed.model, embed.tokenizer).embed(["今天", "明天很好"])
+    assert torch.equal(vectors, wanted)
+    assert torch.equal(embed("今天"), vectors[0])
+    assert embed("今天", normalize=True).norm() == pytest.approx(1)
+
+
+def test_the_next_default_is_taken_where_the_first_cannot_be_had(tmp_path, caplog):
+    writer = flagai.load("writing", download_path=tmp_path)
+    assert writer.name == "GLM-mini-ch"
+    assert "GPT2-base-ch cannot be had, using GLM-mini-ch instead" in caplog.text
+
+
+def test_what_cannot_be_loaded_says_what_can(tmp_path):
+    with pytest.raises(HubError, match=r"(?s)Without a download: .*GLM-mini-ch \(poetry.*list_models\(task='ner'\)"):
+        flagai.load("ner", download_path=tmp_path)
+    with pytest.raises(ModelNotFoundError, match=r"(?s)Did you mean GLM-large-ch.*Without a download"):
+        flagai.load("writing", "GLM-large-hc")
+    with pytest.raises(InputError, match=r"There is no task 'poems'. Known: .*poetry"):
+        flagai.load("poems")
+    with pytest.raises(InputError, match="'classification' has no default model"):
+        flagai.load("classification")
+
+
+# -- list_models ------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_listed_as_records_and_as_a_table(home):
+    found = flagai.list_models("poetry")
+    assert found[0].name == "GLM-mini-ch"
+    assert found[0].shipped
+    assert found[0].downloaded
+    assert found == flagai.list_models(task="Poetry", family="glm", language="zh")
+    assert repr(found).splitlines()[1].split()[:2] == ["GLM-mini-ch", "glm"]
+    here = {info.name for info in flagai.list_models(download_path=home) if info.downloaded and not info.shipped}
+    assert {"GLM-large-ch", "GPT2-base-ch", "RoBERTa-base-ch"} <= here
+    assert len(flagai.list_models()) > 30
+    with pytest.raises(CatalogError, match=r"No model has the task 'flying'. Known: .*poetry"):
+        flagai.list_models("flying")
+
+
+@pytest.mark.parametrize("task", DEFAULT_MODELS)
+def test_default_models_are_in_the_catalog(task):
+    listed = {info.name for info in flagai.list_models(task)}
+    assert set(DEFAULT_MODELS[task]) <= listed
