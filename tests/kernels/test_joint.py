@@ -57,8 +57,18 @@ def several_sums(boxes: list[SymmetricBuffer] | None, tokens: int, dtype: torch.
     return found
 
 
-@pytest.mark.parametrize("way", ["buffer", "group"])
-@pytest.mark.parametrize(("tokens", "dtype"), [(1, torch.float16), (3, torch.float16), (16, torch.float32)], ids=str)
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "way"),
+    [
+        (1, torch.float16, "buffer"),
+        (16, torch.float32, "buffer"),
+        (3, torch.float16, "group"),
+        pytest.param(3, torch.float16, "buffer", marks=pytest.mark.slow),
+        pytest.param(1, torch.float16, "group", marks=pytest.mark.slow),
+        pytest.param(16, torch.float32, "group", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_sums_of_two_ranks(tokens: int, dtype: torch.dtype, way: str) -> None:
     first, second = on_ranks(2, several_sums, symmetric_buffers(2, 16 * 40) if way == "buffer" else None, tokens, dtype)
     assert first == second, "bit for bit, or ranks part ways"

@@ -13,6 +13,12 @@ from flagai.kernels.compiled import eligible as learning
 from flagai.kernels.compiled.add_norm import _dropout_add_norm, dropout_add_norm, plain
 from flagai.model.layer.linear import Linear
 
+# Rows, size and whether some gains are weak; dropout and a bias.
+SHAPES = [(1, 48, False), (7, 768, False), (7, 768, True), (150, 48, False), (65, 64, True)]
+DROPOUTS = [(0, False), (0, True), (6554, True), (32768, False)]
+# Every one of both; the other pairs are slow.
+DEFAULT = [(SHAPES[i], DROPOUTS[j]) for i, j in ((0, 0), (1, 2), (2, 1), (3, 3), (4, 2), (4, 0))]
+
 
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -39,9 +45,13 @@ def gain_and_shift(size: int, *, weak: bool) -> tuple[torch.Tensor, torch.Tensor
     return gain, shift
 
 
-@pytest.mark.parametrize(("dropped", "biased"), [(0, False), (0, True), (6554, True), (32768, False)])
 @pytest.mark.parametrize(
-    ("rows", "size", "weak"), [(1, 48, False), (7, 768, False), (7, 768, True), (150, 48, False), (65, 64, True)]
+    ("rows", "size", "weak", "dropped", "biased"),
+    [
+        pytest.param(*shape, *dropout, marks=() if (shape, dropout) in DEFAULT else pytest.mark.slow)
+        for shape in SHAPES
+        for dropout in DROPOUTS
+    ],
 )
 def test_values_and_gradients(rows: int, size: int, dropped: int, biased: bool, weak: bool) -> None:
     hidden, added, weights = (torch.randn(1, rows, size).half() for _ in range(3))

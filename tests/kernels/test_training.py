@@ -36,8 +36,15 @@ def test_each_text_has_one_launch(lengths: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("lengths", [(1,), (16, 3, 9), (33, 20, 1, 7), (128, 64, 5, 65), (70, 40, 33, 9)], ids=str)
-@pytest.mark.parametrize("width", [8, 24])
-@pytest.mark.parametrize(("joint", "beside"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize(
+    ("width", "joint", "beside"),
+    [
+        (24, True, True),
+        (8, False, False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((8, True, True), (24, False, False))),
+        *(pytest.param(width, False, True, marks=pytest.mark.slow) for width in (8, 24)),
+    ],
+)
 def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: bool, beside: bool) -> None:
     row, heads = PackedRow(lengths), 3
     together = torch.randn(row.total, 3 * heads * width).half().requires_grad_()

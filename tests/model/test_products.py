@@ -19,7 +19,7 @@ LAYOUTS: dict[str, Callable[[int, int], torch.Tensor]] = {
 }
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 3, pytest.param(2, marks=pytest.mark.slow)])
 def cores(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)

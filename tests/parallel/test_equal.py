@@ -43,7 +43,7 @@ def check(root: Path, entries: Entries, dimensions: dict[str, int], fsdp: bool) 
     on_ranks(dimensions.get("dp", 1) * dimensions["tp"], check_every, root, entries, dimensions, fsdp)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "fsdp=2"])
 def test_every_class_equals_one_process(models: Path, way: str) -> None:
     entries = tiny.EVERY if way == "tp=2" else [entry for entry in tiny.EVERY if not entry[1]]
     check(models, entries, *WAYS[way])

@@ -31,7 +31,13 @@ def save_everything(root: Path, dimensions: dict[str, int], fsdp: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "fsdp"), [({"tp": 2}, False), ({"dp": 2, "tp": 2}, True), ({"dp": 2, "tp": 1}, False)], ids=str
+    ("dimensions", "fsdp"),
+    [
+        ({"tp": 2}, False),
+        ({"dp": 2, "tp": 2}, True),
+        pytest.param({"dp": 2, "tp": 1}, False, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_saved_files_equal_those_that_were_loaded(tmp_path: Path, dimensions: dict[str, int], fsdp: bool) -> None:
     for name in MODELS:

@@ -75,7 +75,7 @@ def mix(root: Path) -> None:
     how = FullyShard(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for dimensions in ({"dp": 2, "tp": 1}, {"dp": 1, "tp": 2}):
         mesh = make_mesh(**dimensions)
-        for name, changes in ONE_OF_EACH:
+        for name, changes in (("GLMModel", {}), ("T5Model", {})):
             target = folder(root, name, changes)
             model = tiny.CLASSES[name].from_pretrained(target, mesh=mesh, fsdp=how)
             expected = torch.load(target / "expected")["loss"]

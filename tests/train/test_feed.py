@@ -160,7 +160,7 @@ def test_who_listens_to_projections_is_not_passed_over(monkeypatch: pytest.Monke
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.25, marks=pytest.mark.slow)])
 def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
     """As on a GPU; Triton's interpreter runs the kernels, whose products it cannot compute in bfloat16."""
     pytest.importorskip("triton")
