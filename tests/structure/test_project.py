@@ -4,7 +4,7 @@ import re
 import tomllib
 
 from tests import without_torch
-from tests.structure.sources import ROOT
+from tests.structure.sources import ROOT, SOURCE
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -30,3 +30,17 @@ def test_every_promised_python_is_tested() -> None:
 
 def test_files_that_need_no_torch_exist() -> None:
     assert [name for name in without_torch.FILES if not (without_torch.TESTS / name).exists()] == []
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w/.])[a-z_0-9]+(?:/[a-z_0-9]+)*(?:\.py|/)(?![\w/])", text))
+    assert {name for name in named if not (SOURCE / name).exists() and not (ROOT / name).exists()} == set()
+
+
+def test_every_decision_is_linked() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folder = ROOT / "docs" / "engineering" / "decisions"
+    assert sorted(re.findall(r"\(engineering/decisions/(.*?)\)", text)) == sorted(
+        page.name for page in folder.iterdir()
+    )
