@@ -46,7 +46,7 @@ class Batches(Dataset[dict[str, Any]]):
         return arrays(rows, self.rows.tokenizer.get_command_id("pad")) | {"passes": done}
 
 
-def arrays(rows: Sequence[glm.Row], pad: int) -> dict[str, Any]:
+def arrays(rows: Sequence[glm.GLMInput], pad: int) -> dict[str, Any]:
     """Rows as arrays, padded to a round width; only the positions that predict something have logits."""
     width = _round(max(len(entry.ids) for entry in rows))
     asked = [[place for place, weight in enumerate(entry.weights) if weight] for entry in rows]

@@ -216,7 +216,7 @@ class Rows:
         self.free = known - asked
         self.content = self.free - self.common
 
-    def row(self, task: str, example: Example, chance: random.Random | None) -> glm.Row:
+    def row(self, task: str, example: Example, chance: random.Random | None) -> glm.GLMInput:
         """The input of an example.
 
         Args:
@@ -260,7 +260,7 @@ class Rows:
         begun, rest = clause[start : start + _ECHO_WORDS], clause[start + _ECHO_WORDS :]
         return text + self.echo + begun, rest[:LONGEST_TARGET]
 
-    def _blank(self, text: tuple[int, ...], chance: random.Random) -> glm.Row:
+    def _blank(self, text: tuple[int, ...], chance: random.Random) -> glm.GLMInput:
         tokenizer = self.tokenizer
         ids = [tokenizer.get_command_id("cls"), *text, tokenizer.get_command_id("eos")]
         kind = chance.random()

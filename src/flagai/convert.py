@@ -10,9 +10,7 @@ from flagai.checkpoint.files import CheckpointFiles
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.save import WEIGHT_FILES
 from flagai.checkpoint.steady import read_steadily
-from flagai.data.tokenizer.carry import carried
-from flagai.data.tokenizer.description import describe
-from flagai.data.tokenizer.location import find_card
+from flagai.data.tokenizer.detection import describe, find_card
 from flagai.data.tokenizer.saved import OPTIONS_FILE
 from flagai.errors import FlagAIError, InputError, ModelNotFoundError
 from flagai.hub.names import MANIFEST, WEIGHTS
@@ -222,7 +220,7 @@ def _decided(folder: Path) -> dict[str, bytes]:
         description = describe(folder, name, find_card(name))
     except FlagAIError:  # no tokenizer, or one that cannot be read here and is only copied
         return {}
-    return {OPTIONS_FILE: carried(description)[OPTIONS_FILE]} if description.decided else {}
+    return {OPTIONS_FILE: description.portable_files()[OPTIONS_FILE]} if description.decided else {}
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -6,7 +6,6 @@ import pytest
 
 from flagai.convert import convert
 from flagai.data.tokenizer import Tokenizer
-from flagai.data.tokenizer.carry import carried
 from flagai.errors import VocabularyError
 from flagai.train.output import put_files
 from tests import folders, vocabularies
@@ -53,7 +52,7 @@ def test_the_folder_of_a_training_has_the_tokenizer_of_its_base(name, tmp_path):
     model = source(tmp_path, name)
     right = Tokenizer.from_pretrained(name, tmp_path)
     model.save_pretrained(tmp_path / "mine")
-    put_files(carried(right.description), tmp_path / "mine")
+    put_files(right.description.portable_files(), tmp_path / "mine")
     same(Tokenizer.from_folder(tmp_path / "mine"), right)
 
 
@@ -69,12 +68,12 @@ def test_a_callers_choice_is_kept_and_files_that_say_it_are_not_changed(tmp_path
     folder = vocabularies.put(tmp_path, "GLM-10b-ch") / "GLM-10b-ch"
     for fixed, number in ((True, 50009), (False, 50007)):
         (out := tmp_path / str(fixed)).mkdir()
-        put_files(carried(Tokenizer.from_folder(folder, fix_command_token=fixed).description), out)
+        put_files(Tokenizer.from_folder(folder, fix_command_token=fixed).description.portable_files(), out)
         assert Tokenizer.from_folder(out).get_command_id("gMASK") == number
     content = {"[gMASK]": 50007, "<|endofpiece|>": 50007}
     (folder / "added_tokens.json").write_text(json.dumps(content))
     (out := tmp_path / "stated").mkdir()
-    put_files(carried(Tokenizer.from_folder(folder).description), out)
+    put_files(Tokenizer.from_folder(folder).description.portable_files(), out)
     assert sorted(path.name for path in out.iterdir()) == ["added_tokens.json", "spiece.model"]
     assert Tokenizer.from_folder(out).get_command_id("gMASK") == 50007
 
@@ -89,7 +88,7 @@ def test_every_file_beside_a_vocabulary_is_carried(tmp_path):
     for name, content in beside.items():
         (folder / name).write_text(json.dumps(content))
     (out := tmp_path / "mine").mkdir()
-    put_files(carried(Tokenizer.from_folder(folder).description), out)
+    put_files(Tokenizer.from_folder(folder).description.portable_files(), out)
     for name in (*beside, "vocab.txt"):
         assert (out / name).read_bytes() == (folder / name).read_bytes()
 

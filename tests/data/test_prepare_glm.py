@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flagai.data.prepare import glm, glm_pretraining
+from flagai.data.prepare import glm, glm_cloze, glm_pretraining
 from flagai.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -85,7 +85,7 @@ def test_choices_are_rows_that_share_their_text(english_glm_tokenizer):
     first, second = "the toilet filled with water", "water flowed from the spout"
     text = f'" {first} " or " {second} " ? the man turned on the faucet , so [MASK] .'
     choices = [[first, second]]
-    batch = glm.multi_token_cloze(english_glm_tokenizer, [text], choices)
+    batch = glm_cloze.multi_token_cloze(english_glm_tokenizer, [text], choices)
     width = batch["input_ids"].shape[-1]
     for name in ("input_ids", "position_ids", "target_ids", "logit_mask"):
         assert batch[name].tolist() == torch.tensor(out[name])[..., :width].tolist(), name
@@ -94,7 +94,7 @@ def test_choices_are_rows_that_share_their_text(english_glm_tokenizer):
 
 @pytest.mark.parametrize("text", ["花呗怎么还款", "借呗额度是多少"])
 def test_a_single_token_question_ends_with_the_start_of_its_answer(text, glm_tokenizer):
-    batch = glm.single_token_cloze(glm_tokenizer, [f"{text}?[MASK]。"], ["是", "不是"])
+    batch = glm_cloze.single_token_cloze(glm_tokenizer, [f"{text}?[MASK]。"], ["是", "不是"])
     length = int(batch["attention_mask"][0])
     ids = batch["input_ids"][0].tolist()
     assert ids[length] == 50006
@@ -102,7 +102,7 @@ def test_a_single_token_question_ends_with_the_start_of_its_answer(text, glm_tok
     assert batch["position_ids"][0, :, length].tolist() == [place, 1]
     assert batch["target_ids"].tolist() == [[570, 2350]]
     with pytest.raises(InputError, match="3 tokens"):
-        glm.single_token_cloze(glm_tokenizer, [f"{text}[MASK]"], ["故宫的猫"])
+        glm_cloze.single_token_cloze(glm_tokenizer, [f"{text}[MASK]"], ["故宫的猫"])
 
 
 @pytest.mark.parametrize("row", [row for row in rows_of("inputs_glm_cloze") if row["task"] in ("cmrc",)])
@@ -173,7 +173,7 @@ def test_training_rows_hold_what_hugging_faces_code_makes(glm_tokenizer):
 def test_choices_are_those_of_hugging_faces_code(glm_tokenizer):
     (case,) = rows_of("hf_glm_chinese", "build_inputs_for_multiple_choice")
     out = case["out"]
-    batch = glm.multi_token_cloze(glm_tokenizer, case["texts"], case["choices"])
+    batch = glm_cloze.multi_token_cloze(glm_tokenizer, case["texts"], case["choices"])
     length = int(batch["attention_mask"][0, 0])
     for number, (choice, index) in enumerate(zip(out["choice_ids"][0], out["choice_indices"][0], strict=True)):
         assert batch["input_ids"][0, number, :length].tolist() == out["input_ids"][0][:length]

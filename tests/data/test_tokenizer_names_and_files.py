@@ -15,8 +15,8 @@ import transformers
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.catalog.packages import find_model
 from flagai.data.tokenizer import Tokenizer
-from flagai.data.tokenizer.border import vocabulary_errors
 from flagai.data.tokenizer.jieba_engine import _segmenter
+from flagai.data.tokenizer.vocabulary import vocabulary_errors
 from flagai.errors import FlagAIError, ModelNotFoundError, VocabularyError
 from tests import vocabularies
 from tests.data.variants import Variant

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flagai.data.prepare.bert import Row
+from flagai.data.prepare.bert import BertInput
 from flagai.errors import InputError
 from flagai.model.bert_model import BertForSequenceLabeling, BertForSequenceLabelingGP
 from flagai.model.layer import PackedRow
@@ -20,7 +20,7 @@ ENTITIES = [(0, 1, "PER"), (3, 4, "LOC")]
 
 @given(st.integers(2, 60), st.integers(3, 20))
 def test_every_token_is_answered_for_once_by_a_window_around_it(count, size):
-    row = Row(list(range(count)), [0] * count, [(0, 0)] * count, [False] * count)
+    row = BertInput(list(range(count)), [0] * count, [(0, 0)] * count, [False] * count)
     windows = windows_of([row, row], size)
     answers = [torch.tensor(window.row.ids) for window in windows]
     assert [found.tolist() for found in joined(windows, answers)] == [row.ids, row.ids]
@@ -34,7 +34,7 @@ def test_every_token_is_answered_for_once_by_a_window_around_it(count, size):
 
 def test_windows_need_room():
     with pytest.raises(InputError, match="leaves no room"):
-        windows_of([Row([0] * 9, [0] * 9, [(0, 0)] * 9, [False] * 9)], 2)
+        windows_of([BertInput([0] * 9, [0] * 9, [(0, 0)] * 9, [False] * 9)], 2)
 
 
 def _spans(ids, wanted):

@@ -15,7 +15,6 @@ from torch import nn
 
 from flagai.data.prepare.batch import Batch
 from flagai.data.tokenizer import Tokenizer
-from flagai.data.tokenizer.carry import carried
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
@@ -89,7 +88,7 @@ class Trainer:
     ) -> None:
         self.run, self.accelerator, self.watch = run, accelerator, watch
         self.recipe = run.recipe
-        self._vocabulary = carried(run.tokenizer.description)
+        self._vocabulary = run.tokenizer.description.portable_files()
         self.lengths = _lengths(run.tokenizer, run.objective, run.train, self.recipe)
         self.epochs = [self._plan(epoch) for epoch in range(self.recipe.epochs)]
         self.steps = sum(map(len, self.epochs))

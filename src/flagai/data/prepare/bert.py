@@ -18,7 +18,7 @@ _Token = tuple[int, tuple[int, int], bool]
 
 
 @dataclass(frozen=True)
-class Row:
+class BertInput:
     """The tokens of a text or a pair.
 
     Args:
@@ -33,10 +33,10 @@ class Row:
     offsets: list[tuple[int, int]]
     inner: list[bool]
 
-    def part(self, begin: int, end: int) -> "Row":
+    def part(self, begin: int, end: int) -> "BertInput":
         """A part of a text alone, from token ``begin`` to ``end``; its first is ``[CLS]`` and its last ``[SEP]``."""
         ends = slice(begin + 1, end - 1)
-        return Row(
+        return BertInput(
             [self.ids[0], *self.ids[ends], self.ids[-1]],
             [0] * (end - begin),
             [NO_CHARACTERS, *self.offsets[ends], NO_CHARACTERS],
@@ -44,7 +44,7 @@ class Row:
         )
 
 
-def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None = None) -> list[Row]:
+def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None = None) -> list[BertInput]:
     """Tokens of texts and pairs of texts.
 
     Args:
@@ -93,7 +93,7 @@ def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None =
 
 def _rows(
     tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None, frames: Frames
-) -> list[Row]:
+) -> list[BertInput]:
     pairs = zip(checked_pairs(texts), encoded_pairs(tokenizer, texts), strict=True)
     return [
         _row(tokenizer, [_tokens(tokenizer, text, each) for text, each in zip(*pair, strict=True)], max_length, frames)
@@ -101,13 +101,13 @@ def _rows(
     ]
 
 
-def _row(tokenizer: Tokenizer, parts: list[list[_Token]], max_length: int | None, frames: Frames) -> Row:
+def _row(tokenizer: Tokenizer, parts: list[list[_Token]], max_length: int | None, frames: Frames) -> BertInput:
     frame = frames[len(parts) - 1]
     if max_length is not None:
         parts = tokenizer.cut(parts, checked_room(max_length - frame.specials))
     tokens = frame.laid(parts, lambda number: (number, NO_CHARACTERS, False))
     ids, offsets, inner = map(list, zip(*tokens, strict=True))
-    return Row(ids, frame.types(parts), offsets, inner)
+    return BertInput(ids, frame.types(parts), offsets, inner)
 
 
 def _tokens(tokenizer: Tokenizer, text: str, encoding: Encoding) -> list[_Token]:
@@ -119,7 +119,7 @@ def _tokens(tokenizer: Tokenizer, text: str, encoding: Encoding) -> list[_Token]
     return list(zip(encoding.ids, encoding.offsets, inner, strict=True))
 
 
-def collate(found: Sequence[Row], pad_id: int = 0) -> Batch:
+def collate(found: Sequence[BertInput], pad_id: int = 0) -> Batch:
     """Pad rows.
 
     Args:

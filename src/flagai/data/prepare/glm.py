@@ -1,4 +1,4 @@
-"""Inputs of GLM: filling blanks, sequence to sequence, cloze questions, classification.
+"""Inputs of GLM: filling blanks, sequence to sequence, classification.
 
 Source: Du et al. 2022, "GLM"; section 2 and 3.1 for blanks and their two-dimensional positions.
 """
@@ -18,7 +18,7 @@ MASKS = ("mask", "sMASK", "gMASK")
 
 
 @dataclass(frozen=True)
-class Row:
+class GLMInput:
     """One input of GLM.
 
     Args:
@@ -89,7 +89,7 @@ def blank_row(
     fillings: Sequence[tuple[int, Sequence[int]]],
     *,
     block_positions: bool = True,
-) -> Row:
+) -> GLMInput:
     """A text followed by what its masks stand for, each as ``<sop> tokens`` and to be predicted as ``tokens <eop>``.
 
     Args:
@@ -99,7 +99,7 @@ def blank_row(
         block_positions: count inside blanks; else every token of a blank has the block position 1.
     """
     sop, eop = tokenizer.get_command_id("sop"), tokenizer.get_command_id("eop")
-    row = Row([*ids], [*range(len(ids))], [0] * len(ids), len(ids), [0] * len(ids), [0] * len(ids))
+    row = GLMInput([*ids], [*range(len(ids))], [0] * len(ids), len(ids), [0] * len(ids), [0] * len(ids))
     for position, tokens in fillings:
         count = len(tokens) + 1
         row.ids.extend([sop, *tokens])
@@ -138,7 +138,7 @@ def blank_filling(
     return collate(rows, tokenizer.get_command_id("pad"))
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> Batch:
+def collate(rows: Sequence[GLMInput], pad_id: int) -> Batch:
     """Pad rows.
 
     Args:
@@ -160,82 +160,10 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
     }
 
 
-# -- cloze questions --------------------------------------------------------------------------------------------
-
-
-def multi_token_cloze(tokenizer: Tokenizer, texts: Sequence[str], choices: Sequence[Sequence[str]]) -> Batch:
-    """Texts with one mask and the answers to choose from, for :class:`GLMForMultiTokenCloze`.
-
-    Args:
-        tokenizer: a GLM's tokenizer.
-        texts: texts with one mask each.
-        choices: the same number of answers for each text.
-
-    Returns:
-        ``input_ids``, ``target_ids``, ``logit_mask`` [B, C, S]; ``position_ids`` [B, C, 2, S]; ``attention_mask``
-        [B, C].
-
-    Raises:
-        InputError: a text has not exactly one mask, or the numbers of answers differ.
-    """
-    counts = sorted({len(answers) for answers in choices})
-    if len(counts) != 1 or not counts[0]:
-        raise InputError(f"The texts have {counts} answers; expected the same number, at least one, for each.")
-    rows = []
-    for text, answers in zip(texts, choices, strict=True):
-        ids, position = _one_mask(tokenizer, text)
-        rows += [blank_row(tokenizer, ids, [(position, tokenizer.encode(answer))]) for answer in answers]
-    batch = collate(rows, tokenizer.get_command_id("pad"))
-    batch["logit_mask"] = batch.pop("loss_mask")
-    return {name: tensor.unflatten(0, (-1, counts[0])) for name, tensor in batch.items()}
-
-
-def single_token_cloze(tokenizer: Tokenizer, texts: Sequence[str], candidates: Sequence[str]) -> Batch:
-    """Texts with one mask and the tokens to choose from, for :class:`GLMForSingleTokenCloze`.
-
-    Args:
-        tokenizer: a GLM's tokenizer.
-        texts: texts with one mask each.
-        candidates: names of single tokens, the same for all texts.
-
-    Returns:
-        ``input_ids`` [B, S], ``position_ids`` [B, 2, S], ``attention_mask`` [B], ``target_ids`` [B, C].
-
-    Raises:
-        InputError: a text has not exactly one mask, or the vocabulary has no such token.
-    """
-    sop = tokenizer.get_command_id("sop")
-    rows = []
-    for text in texts:
-        ids, position = _one_mask(tokenizer, text)
-        rows.append(Row([*ids, sop], [*range(len(ids)), position], [*[0] * len(ids), 1], len(ids), [0], [0]))
-    batch = collate(rows, tokenizer.get_command_id("pad"))
-    del batch["loss_mask"]
-    targets = torch.tensor([_single_token(tokenizer, candidate) for candidate in candidates])
-    return {**batch, "target_ids": targets.expand(len(rows), -1)}
-
-
-def _one_mask(tokenizer: Tokenizer, text: str) -> tuple[list[int], int]:
-    ids = context(tokenizer, text)
-    positions = mask_positions(tokenizer, ids)
-    if len(positions) != 1:
-        raise InputError(f"A cloze question needs one mask; {text!r} has {len(positions)}.")
-    return ids, positions[0]
-
-
-def _single_token(tokenizer: Tokenizer, candidate: str) -> int:
-    ids = tokenizer.encode(candidate)
-    if len(ids) != 1:
-        raise InputError(
-            f"{candidate!r} is {len(ids)} tokens; a single-token cloze needs one. Use the multi-token form."
-        )
-    return ids[0]
-
-
 # -- sequence to sequence ---------------------------------------------------------------------------------------
 
 
-def causal_row(tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int] | None) -> Row:
+def causal_row(tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int] | None) -> GLMInput:
     """``<sop> source [SEP] target <eop>`` as FlagAI trains titles and poems: causal, running positions, no blocks.
 
     Args:
@@ -247,7 +175,7 @@ def causal_row(tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int
     whole = given if target is None else [*given, *target, tokenizer.get_command_id("eop")]
     ids = given if target is None else whole[:-1]
     counts = [0] * (len(given) - 1) + [1] * (len(ids) - len(given) + 1)
-    return Row(
+    return GLMInput(
         ids=ids,
         positions=[*range(len(ids))],
         blocks=[0] * len(ids),
@@ -327,7 +255,7 @@ def classification(
     return batch if classes is None else {**batch, "labels": torch.tensor(list(classes))}
 
 
-def classification_batch(tokenizer: Tokenizer, rows: Sequence[Row]) -> Batch:
+def classification_batch(tokenizer: Tokenizer, rows: Sequence[GLMInput]) -> Batch:
     """Rows of :func:`classification_rows` as a batch."""
     batch = collate(rows, tokenizer.get_command_id("pad"))
     return {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
@@ -335,7 +263,7 @@ def classification_batch(tokenizer: Tokenizer, rows: Sequence[Row]) -> Batch:
 
 def classification_rows(
     tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None = None
-) -> list[Row]:
+) -> list[GLMInput]:
     """The rows of :func:`classification`, everybody seeing everything."""
     cls, sep, eos = (tokenizer.get_command_id(name) for name in ("cls", "sep", "eos"))
     rows = []
@@ -344,5 +272,5 @@ def classification_rows(
         if max_length is not None:
             parts = shortened(tokenizer, parts, max_length - 2 - len(between))
         ids = [cls, *parts[0], *between, *chain.from_iterable(parts[1:]), eos]
-        rows.append(Row(ids, [*range(len(ids))], [0] * len(ids), len(ids), [], []))
+        rows.append(GLMInput(ids, [*range(len(ids))], [0] * len(ids), len(ids), [], []))
     return rows

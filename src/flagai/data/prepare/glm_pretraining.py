@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 
 from flagai.data.prepare.batch import Batch, kept
-from flagai.data.prepare.glm import Row, blank_row, collate
+from flagai.data.prepare.glm import GLMInput, blank_row, collate
 from flagai.data.tokenizer import Tokenizer
 
 # Tokens taken out, mean length of a span, and the shortest part of a text that is taken out at its end.
@@ -25,7 +25,7 @@ def block_row(
     spans: Sequence[Interval],
     mask: str = "mask",
     order: Sequence[int] | None = None,
-) -> Row:
+) -> GLMInput:
     """A text whose spans are each replaced by one mask and written after it.
 
     Args:
@@ -122,7 +122,7 @@ def pretraining(
     return {**batch, "labels": targets.masked_fill(~counted, -100)}
 
 
-def _drawn(tokenizer: Tokenizer, tokens: Sequence[int], chance: random.Random, max_length: int | None) -> Row:
+def _drawn(tokenizer: Tokenizer, tokens: Sequence[int], chance: random.Random, max_length: int | None) -> GLMInput:
     cls, eos = tokenizer.get_command_id("cls"), tokenizer.get_command_id("eos")
     read = kept(tokenizer, tokens, max_length, 2)
     long_mask = "gMASK" if tokenizer.find_command_id("gMASK") is not None else "mask"

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flagai.data.prepare.scheme import OUTSIDE, Tag, read_tags
+from flagai.data.tokenizer.encoding import Offset
 from flagai.errors import InputError
-
-Offset = tuple[int, int]
 
 
 @dataclass(frozen=True, order=True)

@@ -8,6 +8,7 @@ from flagai.data.tokenizer.commands import SENTINELS, TABLES, Commands, CommandT
 from flagai.data.tokenizer.description import Description
 from flagai.data.tokenizer.saved import FAST_FILE
 from flagai.data.tokenizer.text import cleaned, is_chinese, join_chinese, join_english
+from flagai.data.tokenizer.vocabulary import load_sentencepiece
 from flagai.errors import VocabularyError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _STAND_INS = {"pad": ("eos",)}
 _MOST_UNUSED = 1024
 
 
-class Engine(Protocol):
+class TokenizerEngine(Protocol):
     """Text to ids and back, without a word about models."""
 
     size: int
@@ -71,7 +72,7 @@ class Built:
         commands: the command tokens.
     """
 
-    engine: Engine
+    engine: TokenizerEngine
     commands: Commands
 
 
@@ -152,7 +153,7 @@ def _id(built: Built, text: str) -> int | None:
 
 
 def _sentencepiece(description: Description) -> Built:
-    from flagai.data.tokenizer.sentencepiece_engine import SentencePieceEngine, load_sentencepiece
+    from flagai.data.tokenizer.sentencepiece_engine import SentencePieceEngine
 
     path, saved = description.paths[0], description.saved
     processor = load_sentencepiece(path)
@@ -174,23 +175,23 @@ def _added_commands(description: Description) -> "Iterator[CommandToken]":
 
 
 def _wordpiece(description: Description) -> Built:
+    from flagai.data.tokenizer.class_pipelines import load_wordpiece
     from flagai.data.tokenizer.jieba_engine import JiebaEngine
     from flagai.data.tokenizer.rust_engine import RustEngine
-    from flagai.data.tokenizer.wordpiece import from_vocabulary
 
     path, options = description.paths[0], description.saved.options
     lower, accents = options.flag("do_lower_case", True), options.flag("strip_accents", None)
     if description.segmenter == "jieba":
         # T5-PEGASUS was trained with accents.
-        engine: RustEngine = JiebaEngine(from_vocabulary(path, lower=lower, strip_accents=False), join_chinese)
+        engine: RustEngine = JiebaEngine(load_wordpiece(path, lower=lower, strip_accents=False), join_chinese)
     else:
-        rust = from_vocabulary(path, lower=lower, strip_accents=accents)
+        rust = load_wordpiece(path, lower=lower, strip_accents=accents)
         engine = RustEngine(rust, _join(rust, description))
     return _with_table(engine, description, path)
 
 
 def _bpe(description: Description) -> Built:
-    from flagai.data.tokenizer.byte_bpe import load_byte_bpe
+    from flagai.data.tokenizer.class_pipelines import load_byte_bpe
     from flagai.data.tokenizer.rust_engine import RustEngine
 
     vocabulary, merges = description.paths

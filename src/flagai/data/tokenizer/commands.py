@@ -35,7 +35,7 @@ class CommandToken:
 
 
 @dataclass(frozen=True)
-class Row:
+class CommandSpec:
     """A row of a table of command tokens.
 
     Args:
@@ -51,64 +51,64 @@ class Row:
     written: str | None = None
 
 
-def _chinese_glm(g_mask: int, d_block: int) -> tuple[Row, ...]:
+def _chinese_glm(g_mask: int, d_block: int) -> tuple[CommandSpec, ...]:
     """The tables of Chinese GLM, which differ in the last rows; the id that follows [UNK]'s is not used."""
     return (
-        Row("pad", END, 0),
-        Row("eos", END, 0),
-        Row("sep", "[SEP]", 1),
-        Row("cls", "[CLS]", 2),
-        Row("mask", "[MASK]", 3),
-        Row("unk", "[UNK]", 4),
-        Row("sop", SOP, 6),
-        Row("eop", EOP, 7),
-        Row("sMASK", "[sMASK]", 8),
-        Row("gMASK", "[gMASK]", g_mask),
-        Row("dBLOCK", "[dBLOCK]", d_block),
+        CommandSpec("pad", END, 0),
+        CommandSpec("eos", END, 0),
+        CommandSpec("sep", "[SEP]", 1),
+        CommandSpec("cls", "[CLS]", 2),
+        CommandSpec("mask", "[MASK]", 3),
+        CommandSpec("unk", "[UNK]", 4),
+        CommandSpec("sop", SOP, 6),
+        CommandSpec("eop", EOP, 7),
+        CommandSpec("sMASK", "[sMASK]", 8),
+        CommandSpec("gMASK", "[gMASK]", g_mask),
+        CommandSpec("dBLOCK", "[dBLOCK]", d_block),
     )
 
 
 # Of two names with one id, the first is what the id decodes to. Source: THUDM/GLM data_utils/tokenization.py.
-TABLES: dict[str, tuple[Row, ...]] = {
+TABLES: dict[str, tuple[CommandSpec, ...]] = {
     "fixed": _chinese_glm(9, 10),
     "unfixed": _chinese_glm(7, 9),
     "wordpiece": (
-        Row("pad", "[PAD]"),
-        Row("eos", "[PAD]"),
-        Row("cls", "[CLS]"),
-        Row("sep", "[SEP]"),
-        Row("mask", "[MASK]"),
-        Row("unk", "[UNK]"),
-        Row("sop", SOP, 0),
-        Row("eop", EOP, 1),
-        Row("gMASK", "[gMASK]", 2),
-        Row("sMASK", "[sMASK]", 3),
+        CommandSpec("pad", "[PAD]"),
+        CommandSpec("eos", "[PAD]"),
+        CommandSpec("cls", "[CLS]"),
+        CommandSpec("sep", "[SEP]"),
+        CommandSpec("mask", "[MASK]"),
+        CommandSpec("unk", "[UNK]"),
+        CommandSpec("sop", SOP, 0),
+        CommandSpec("eop", EOP, 1),
+        CommandSpec("gMASK", "[gMASK]", 2),
+        CommandSpec("sMASK", "[sMASK]", 3),
     ),
     "glm-bpe": (
-        Row("pad", END),
-        Row("eos", END),
-        Row("sop", SOP, 0),
-        Row("eop", EOP, 1),
-        Row("cls", "[CLS]", 2),
-        Row("mask", "[MASK]", 3),
-        Row("sep", "[SEP]", 4),
-        Row("unk", "[UNK]", 5),
-        Row("gMASK", "[gMASK]", 6),
-        Row("sMASK", "[sMASK]", 7),
-        Row("dBLOCK", "[dBLOCK]", 8),
+        CommandSpec("pad", END),
+        CommandSpec("eos", END),
+        CommandSpec("sop", SOP, 0),
+        CommandSpec("eop", EOP, 1),
+        CommandSpec("cls", "[CLS]", 2),
+        CommandSpec("mask", "[MASK]", 3),
+        CommandSpec("sep", "[SEP]", 4),
+        CommandSpec("unk", "[UNK]", 5),
+        CommandSpec("gMASK", "[gMASK]", 6),
+        CommandSpec("sMASK", "[sMASK]", 7),
+        CommandSpec("dBLOCK", "[dBLOCK]", 8),
     ),
     "glm-roberta": (
-        Row("pad", "</s>", written=END),
-        Row("eos", "</s>", written=END),
-        Row("sep", "</s>", written="[SEP]"),
-        Row("cls", "<s>", written="[CLS]"),
-        Row("mask", "<mask>", written="[MASK]"),
-        Row("unk", "<unk>", written="[UNK]"),
-        Row("sop", SOP, 0),
-        Row("eop", EOP, 1),
+        CommandSpec("pad", "</s>", written=END),
+        CommandSpec("eos", "</s>", written=END),
+        CommandSpec("sep", "</s>", written="[SEP]"),
+        CommandSpec("cls", "<s>", written="[CLS]"),
+        CommandSpec("mask", "<mask>", written="[MASK]"),
+        CommandSpec("unk", "<unk>", written="[UNK]"),
+        CommandSpec("sop", SOP, 0),
+        CommandSpec("eop", EOP, 1),
     ),
-    "gpt2": (Row("pad", END), Row("bos", END), Row("eos", END)),
-    "t5": (Row("pad", "<pad>"), Row("eos", "</s>"), Row("unk", "<unk>")),
+    "gpt2": (CommandSpec("pad", END), CommandSpec("bos", END), CommandSpec("eos", END)),
+    "t5": (CommandSpec("pad", "<pad>"), CommandSpec("eos", "</s>"), CommandSpec("unk", "<unk>")),
 }
 _SWALLOWING = ("mask", "sMASK", "gMASK")
 # WordPiece drops blanks anyway, and T5's sentinels stand between words.
@@ -116,7 +116,7 @@ _TABLES_WITH_BLANKS = ("fixed", "unfixed", "glm-bpe", "glm-roberta")
 
 
 @dataclass(frozen=True)
-class Part:
+class TextPart:
     """A part of a text: a command token, or what stands between two of them.
 
     Args:
@@ -208,35 +208,35 @@ class Commands:
             raise InputError(f"This tokenizer has no command token {name!r:.80}.{hint} It has: {known or 'none'}.")
         return found
 
-    def split(self, text: str) -> Iterator[Part]:
+    def split(self, text: str) -> Iterator[TextPart]:
         """Cut a text at its literal command tokens; parts without a visible character are left out."""
         start = 0
         for match in self._literal.finditer(text):
             command = self.by_text[match.group()]
             before = text[start : match.start()]
             yield from _ordinary(before.rstrip() if command.lstrip else before, start)
-            yield Part(match.group(), match.start(), command)
+            yield TextPart(match.group(), match.start(), command)
             start = match.end()
             if command.rstrip:
                 start += len(text[start:]) - len(text[start:].lstrip())
         yield from _ordinary(text[start:], start)
 
 
-def _sentinels(count: int, *, listed: bool) -> tuple[Row, ...]:
+def _sentinels(count: int, *, listed: bool) -> tuple[CommandSpec, ...]:
     """T5's sentinels, which are counted from the end, behind the vocabulary or in it."""
     return tuple(
-        Row(f"extra_id_{number}", f"<extra_id_{number}>", None if listed else count - 1 - number)
+        CommandSpec(f"extra_id_{number}", f"<extra_id_{number}>", None if listed else count - 1 - number)
         for number in range(count)
     )
 
 
-def _token(row: Row, table: str, size: int, look_up: Callable[[str], int | None]) -> CommandToken:
+def _token(row: CommandSpec, table: str, size: int, look_up: Callable[[str], int | None]) -> CommandToken:
     number = look_up(row.token) if row.after is None else size + row.after
     assert number is not None  # noqa: S101  # of_table has looked
     lstrip = row.name in _SWALLOWING and table in _TABLES_WITH_BLANKS
     return CommandToken(row.name, row.written or row.token, number, lstrip)
 
 
-def _ordinary(text: str, start: int) -> Iterator[Part]:
+def _ordinary(text: str, start: int) -> Iterator[TextPart]:
     if text and not text.isspace():
-        yield Part(text, start)
+        yield TextPart(text, start)

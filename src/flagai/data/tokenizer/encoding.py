@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-Span = tuple[int, int]
+Offset = tuple[int, int]  # start and end (exclusive), in characters
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Surface:
     """
 
     tokens: list[str]
-    offsets: list[Span]
+    offsets: list[Offset]
 
 
 class Encoding:
@@ -39,7 +39,7 @@ class Encoding:
         return self._known.tokens
 
     @property
-    def offsets(self) -> list[Span]:
+    def offsets(self) -> list[Offset]:
         """Start and end (exclusive) of every token, in characters of the original text."""
         return self._known.offsets
 

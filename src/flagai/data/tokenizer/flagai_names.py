@@ -1,15 +1,19 @@
 """The method names of FlagAI's tokenizers, each in terms of a few methods of ours."""
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 from flagai.data.tokenizer import formats
-from flagai.data.tokenizer.building import Engine
+from flagai.data.tokenizer.building import TokenizerEngine
 from flagai.data.tokenizer.commands import Commands, CommandToken
+from flagai.data.tokenizer.description import Description
 from flagai.data.tokenizer.encoding import Encoding
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
 
+# Embeddings have a multiple of so many rows; a model without training can choose one that no token has.
+_ROWS = 128
 _STARTS = ("<s>", "[CLS]", "<pad>", "<|endoftext|>")
 _ENDS = ("</s>", "<|endoftext|>", "[SEP]")
 
@@ -25,7 +29,8 @@ def _processed(text: str, process_fn: Callable[[str], str] | None) -> str:
 class FlagAINames(ABC):
     """What FlagAI's callers use, under its names."""
 
-    _engine: Engine
+    description: Description
+    _engine: TokenizerEngine
     _commands: Commands
 
     @abstractmethod
@@ -208,9 +213,21 @@ class FlagAINames(ABC):
         by_id = self._commands.by_id
         return [by_id[number].token if number in by_id else self._engine.token(number) for number in checked]
 
-    @abstractmethod
     def _checked(self, ids: Sequence[int]) -> list[int]:
-        """Ids as whole numbers that the vocabulary has."""
+        """Ids as integers that the vocabulary has."""
+        ids = ids.tolist() if hasattr(ids, "tolist") else ids
+        try:
+            numbers = [operator.index(number) for number in ids]
+        except TypeError as error:
+            raise InputError(f"decode takes a sequence of whole numbers, but got {ids!r:.80}.") from error
+        rows = -(-self.vocab_size // _ROWS) * _ROWS
+        for number in numbers:
+            if not 0 <= number < rows:
+                raise InputError(
+                    f"The id {number} is not in the vocabulary of {self.description.name}, whose ids are "
+                    f"0-{self.vocab_size - 1}. Does the model belong to this tokenizer?"
+                )
+        return numbers
 
     def _id_of(self, token: str) -> int:
         command = self._commands.by_text.get(token)

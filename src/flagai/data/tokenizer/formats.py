@@ -91,9 +91,9 @@ def plain(eos: int | None) -> Frames:
 
 def causal_glm(
     find: Callable[[str], int],
-    source: list[int],
-    target: list[int] | None,
+    rows: Sequence[list[int]],
     max_length: int | None,
+    side: str,
     *,
     padding: bool,
 ) -> dict[str, Any]:
@@ -101,14 +101,23 @@ def causal_glm(
 
     Args:
         find: gives the id of a command token.
-        source: ids of the source, short enough.
-        target: ids of the target, if there is one, short enough.
-        max_length: with ``padding``, the input has so many tokens if there is a target.
-        padding: FlagAI's padding, which stands before <|endofpiece|>; without it that follows the target at once.
+        rows: ids of the source and, if there is one, of the target.
+        max_length: how many tokens there may be; the source is cut first.
+        side: where they are cut, "right" or "left".
+        padding: fill up to ``max_length`` if there is a target; FlagAI's padding stands before <|endofpiece|>.
 
     Returns:
         ``attention_mask`` is GLM's separator: 0 means that all is causal.
+
+    Raises:
+        InputError: ``max_length`` is too small.
     """
+    if max_length is not None and max_length < 2:
+        raise InputError(f"max_length={max_length} leaves no room for the 2 command tokens. Give a larger one.")
+    source, target = rows[0], rows[1] if len(rows) == 2 else None
+    if max_length is not None:
+        source = cut(source, max_length - 2, side)
+        target = None if target is None else cut(target, max_length - 2 - len(source), side)
     head = [find("sop"), *source, find("sep")]
     tail: list[int] = []
     if target is not None:

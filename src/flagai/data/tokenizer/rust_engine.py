@@ -11,7 +11,7 @@ from tokenizers.models import WordLevel
 from flagai.data.tokenizer.commands import CommandToken
 from flagai.data.tokenizer.encoding import Encoding, Surface
 from flagai.data.tokenizer.formats import Frame, Frames, Slot
-from flagai.data.tokenizer.spelling import spaced
+from flagai.data.tokenizer.text import spaced
 
 Join = Callable[[Iterable[str]], str]
 

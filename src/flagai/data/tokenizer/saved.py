@@ -7,6 +7,7 @@ from typing import Any
 
 from flagai.data.tokenizer.added import Added, AddedTokens, read_added
 from flagai.data.tokenizer.commands import TABLES
+from flagai.data.tokenizer.vocabulary import VOCABULARY_LIMIT
 from flagai.errors import ConfigError, FlagAIError, VocabularyError
 from flagai.typed_json import SIZE_LIMIT, Fields, read_json
 
@@ -18,8 +19,6 @@ ADDED_FILE = "added_tokens.json"
 # A key of tokenizer_config.json: this library's, where the folder's name would have to tell it.
 TABLE_KEY = "command_table"
 BESIDE = (OPTIONS_FILE, SPECIAL_FILE, ADDED_FILE)
-# A vocabulary of a million tokens with merges has a tenth of it.
-VOCABULARY_LIMIT = 256 << 20
 _FAMILIES = {"glm": "glm", "t5": "t5", "mt5": "t5", "bert": "bert", "roberta": "bert", "gpt2": "gpt2"}
 
 

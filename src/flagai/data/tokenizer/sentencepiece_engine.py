@@ -4,33 +4,15 @@ import re
 from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from flagai.data.tokenizer.border import vocabulary_errors
-from flagai.data.tokenizer.commands import Commands, Part
-from flagai.data.tokenizer.encoding import Encoding, Span, Surface
+from flagai.data.tokenizer.commands import Commands, TextPart
+from flagai.data.tokenizer.encoding import Encoding, Offset, Surface
 from flagai.data.tokenizer.text import parted
 
 _BLANK = "▁"
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 _MANY = 64  # from so many texts on, the threads of a batch pay
-
-
-def load_sentencepiece(path: Path) -> Any:
-    """Read a SentencePiece model.
-
-    Raises:
-        VocabularyError: the file is damaged.
-    """
-    from sentencepiece import SentencePieceProcessor
-
-    with vocabulary_errors(path, what="is damaged, or no SentencePiece model"):
-        # From memory, because the library cannot open every path of every system.
-        content = path.read_bytes()
-        if not content:
-            raise ValueError("it is empty")  # which the library takes for a model without pieces
-        return SentencePieceProcessor(model_proto=content)
 
 
 class SentencePieceEngine:
@@ -96,7 +78,7 @@ class SentencePieceEngine:
         found = str(self._processor.normalize(text)).replace(_BLANK, " ")
         return found if text[:1].isspace() and found.strip() else found.lstrip()
 
-    def _rows(self, texts: list[list[Part]]) -> list[list[int]]:
+    def _rows(self, texts: list[list[TextPart]]) -> list[list[int]]:
         ordinary = [part.text for parts in texts for part in parts if part.command is None]
         encode = partial(self._processor.encode, out_type=int)
         encoded = iter(encode(ordinary) if len(ordinary) >= _MANY else map(encode, ordinary))
@@ -105,9 +87,9 @@ class SentencePieceEngine:
             for parts in texts
         ]
 
-    def _surface(self, parts: list[Part]) -> Surface:
+    def _surface(self, parts: list[TextPart]) -> Surface:
         tokens: list[str] = []
-        offsets: list[Span] = []
+        offsets: list[Offset] = []
         for part in parts:
             if part.command is not None:
                 tokens.append(part.text)
@@ -118,7 +100,7 @@ class SentencePieceEngine:
             offsets += [(part.start + start, part.start + end) for start, end in self._spans(part.text, pieces)]
         return Surface(tokens, offsets)
 
-    def _spans(self, text: str, pieces: list[str]) -> list[Span]:
+    def _spans(self, text: str, pieces: list[str]) -> list[Offset]:
         """Where the pieces are in the text: they are the normalized text, whose characters know where they come from.
 
         One character can become several ("½" is "1⁄2"); then a piece ends where the next character begins.
@@ -131,7 +113,7 @@ class SentencePieceEngine:
             ends[0] = starts[0]  # the blank that is put before every text comes from nowhere
         return [(starts[first], ends[last]) for first, last in self._characters(pieces)]
 
-    def _characters(self, pieces: list[str]) -> Iterator[Span]:
+    def _characters(self, pieces: list[str]) -> Iterator[Offset]:
         """The first and the last character of each piece; several pieces of one byte can be one character."""
         at = bytes_left = 0
         for piece in pieces:

@@ -1,6 +1,5 @@
 """One tokenizer class for every model."""
 
-import operator
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,16 +9,13 @@ from flagai.checkpoint.steady import read_from_one
 from flagai.checks import check_path
 from flagai.data.tokenizer import formats
 from flagai.data.tokenizer.building import Built, build
-from flagai.data.tokenizer.description import Description, describe
+from flagai.data.tokenizer.description import Description
+from flagai.data.tokenizer.detection import Location, describe, find_card, locate
 from flagai.data.tokenizer.encoding import Encoding
 from flagai.data.tokenizer.flagai_names import FlagAINames
-from flagai.data.tokenizer.location import Location, find_card, locate
-from flagai.data.tokenizer.spelling import pieces
-from flagai.data.tokenizer.text import clean, is_chinese
+from flagai.data.tokenizer.text import clean, is_chinese, pieces
 from flagai.errors import InputError
 
-# Embeddings have a multiple of so many rows; a model without training can choose one that no token has.
-_ROWS = 128
 _MOST_ROWS = 2**24
 _Token = TypeVar("_Token")
 
@@ -55,7 +51,7 @@ class Tokenizer(FlagAINames):
 
         Args:
             tokenizer_model_name: the model's name, in any case, or its folder. A fine-tuned model has its base's.
-            cache_dir: the folder of models; default: the home of models.
+            cache_dir: the folder of models; default ``FLAGAI_HOME``.
             fix_command_token: for Chinese GLM, whether [gMASK] has a row of its own; default: as the model was trained.
             segmenter: for T5-PEGASUS, "jieba" (as it was trained) or "characters".
             redundant: other arguments of FlagAI's method, which have no effect.
@@ -102,8 +98,8 @@ class Tokenizer(FlagAINames):
         cls, location: Location, name: str, fix_command_token: bool | None, segmenter: str | None
     ) -> Self:
         def read() -> tuple[Description, Built]:
-            found = describe(location.folder, name if location.card is None else location.card.name, location.card)
-            description = found.changed(fix_command_token, segmenter)
+            own_name = name if location.card is None else location.card.name
+            description = describe(location.folder, own_name, location.card).changed(fix_command_token, segmenter)
             return description, build(description)
 
         return cls(*read_from_one(location.folder, read))
@@ -126,15 +122,11 @@ class Tokenizer(FlagAINames):
         return f"Tokenizer({self.description.name!r}, kind={self.kind!r}, vocab_size={self.vocab_size})"
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; no command token is added.
-
-        Raises:
-            InputError: it is no text.
-        """
+        """The ids of a text, without special tokens around it; see :meth:`encode_many`."""
         return self._engine.encode_ids(clean([text]))[0]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of many texts, and nothing else; no command token is added.
+        """The ids of many texts, without special tokens around them.
 
         Raises:
             InputError: an element is no text; the message names its index.
@@ -183,7 +175,7 @@ class Tokenizer(FlagAINames):
         rows = self._engine.encode_ids(clean(texts))
         limit = max_length if truncation else None
         if self.description.family == "glm":
-            return self._causal_glm(rows, limit, padding=padding)
+            return formats.causal_glm(self.get_command_id, rows, limit, self.truncation_side, padding=padding)
         frame = self.frames[len(rows) - 1]
         rows = rows if limit is None else self.cut(rows, limit - frame.specials)
         ids = frame.ids(rows)
@@ -214,8 +206,8 @@ class Tokenizer(FlagAINames):
         Raises:
             InputError: there is no room even for the command tokens.
         """
-        as_in_transformers = self.description.table is None
-        lengths = formats.kept_lengths([len(row) for row in rows], room, odd_to_longer=as_in_transformers)
+        # transformers' rule, or FlagAI's
+        lengths = formats.kept_lengths(list(map(len, rows)), room, odd_to_longer=self.description.table is None)
         return [formats.cut(row, length, self.truncation_side) for row, length in zip(rows, lengths, strict=True)]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
@@ -231,9 +223,9 @@ class Tokenizer(FlagAINames):
             InputError: an id is not in the vocabulary.
         """
         numbers = self._checked(ids)
-        nothing = set(self.rows_without_token(max(numbers, default=0) + 1))
-        known = [number for number in numbers if number not in nothing]
-        return self._engine.decode(known, self.command_ids if skip_special_tokens else ())
+        unused = set(self.rows_without_token(max(numbers, default=0) + 1))
+        hidden = self.command_ids if skip_special_tokens else ()
+        return self._engine.decode([number for number in numbers if number not in unused], hidden)
 
     @cached_property
     def pieces(self) -> list[bytes]:
@@ -264,9 +256,8 @@ class Tokenizer(FlagAINames):
 
     def can_write(self, text: str) -> bool:
         """Whether the vocabulary has tokens for all of a text; it has none for blanks alone."""
-        unknown = {self._engine.find("<unk>"), self.find_command_id("unk")}
         ids = self.encode(text)
-        return bool(ids) and unknown.isdisjoint(ids)
+        return bool(ids) and {self._engine.find("<unk>"), self.find_command_id("unk")}.isdisjoint(ids)
 
     def rows_without_token(self, rows: int) -> list[int]:
         """The ids below ``rows`` that stand for nothing: rows that fill up an embedding, or were never used.
@@ -276,9 +267,8 @@ class Tokenizer(FlagAINames):
         """
         if not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
             raise InputError(f"rows is {rows!r:.80}; expected a whole number of at most {_MOST_ROWS:,}.")
-        beyond = range(self._engine.size, rows)
-        known = self._commands.by_id
-        return [number for number in beyond if number not in known and not self._engine.token(number)]
+        beyond = (number for number in range(self._engine.size, rows) if number not in self._commands.by_id)
+        return [number for number in beyond if not self._engine.token(number)]
 
     def rows_needed(self, *, commands: bool) -> int:
         """How many rows an embedding must have at least.
@@ -308,27 +298,3 @@ class Tokenizer(FlagAINames):
             return self.description.inputs
         # FlagAI's BERT has no mask, and its T5 and GPT-2 have no types.
         return ("input_ids", "token_type_ids" if self.frames[0].surrounds else "attention_mask")
-
-    def _causal_glm(self, rows: list[list[int]], limit: int | None, *, padding: bool) -> dict[str, Any]:
-        if limit is not None and limit < 2:
-            raise InputError(f"max_length={limit} leaves no room for the 2 command tokens. Give a larger one.")
-        first, second = rows[0], rows[1] if len(rows) == 2 else None
-        first = first if limit is None else formats.cut(first, limit - 2, self.truncation_side)
-        if second is not None and limit is not None:
-            second = formats.cut(second, limit - 2 - len(first), self.truncation_side)
-        return formats.causal_glm(self.get_command_id, first, second, limit, padding=padding)
-
-    def _checked(self, ids: Sequence[int]) -> list[int]:
-        ids = ids.tolist() if hasattr(ids, "tolist") else ids
-        try:
-            numbers = [operator.index(number) for number in ids]
-        except TypeError as error:
-            raise InputError(f"decode takes a sequence of whole numbers, but got {ids!r:.80}.") from error
-        rows = -(-self.vocab_size // _ROWS) * _ROWS
-        for number in numbers:
-            if not 0 <= number < rows:
-                raise InputError(
-                    f"The id {number} is not in the vocabulary of {self.description.name}, whose ids are "
-                    f"0-{self.vocab_size - 1}. Does the model belong to this tokenizer?"
-                )
-        return numbers

@@ -24,13 +24,15 @@ Text = str | Sequence[str]
 _BATCH = 64  # texts of a padded batch
 
 
-def rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> list[bert.Row]:
+def rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> list[bert.BertInput]:
     """The tokens of texts or pairs, cut to ``max_length`` and to what the model has positions for."""
     found = bert.rows(tokenizer, texts, read_length("maxlen", max_length, model))
     return [replace(row, ids=replace_unknown(row.ids, tokenizer, model)) for row in found]
 
 
-def whole_rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> list[bert.Row]:
+def whole_rows(
+    model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None
+) -> list[bert.BertInput]:
     """The tokens of texts, also more than the model has positions for; a warning names what ``max_length`` cuts off."""
     if max_length is not None:
         checked_room(check_integer("maxlen", max_length) - 2)
@@ -51,7 +53,7 @@ def whole_rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max
     return [row.part(begin, min(len(row.ids), begin + max_length)) for row, begin in zip(found, begins, strict=True)]
 
 
-def per_token(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:
+def per_token(model: BaseModel, found: Sequence[bert.BertInput]) -> list[torch.Tensor]:
     """The logits of each text's tokens, [S, ...]."""
     return _run(model, found, lambda row, logits: row.split(logits))
 
@@ -66,7 +68,7 @@ def class_logits(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], 
     return torch.stack(_run(model, found, lambda _, logits: logits.unbind(0)))
 
 
-def spans(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:
+def spans(model: BaseModel, found: Sequence[bert.BertInput]) -> list[torch.Tensor]:
     """The spans of each text that score above 0, [N, 3]: class, first token, last token; never of [CLS] and [SEP]."""
 
     def cut(row: PackedRow, logits: torch.Tensor) -> list[torch.Tensor]:
@@ -76,7 +78,7 @@ def spans(model: BaseModel, found: Sequence[bert.Row]) -> list[torch.Tensor]:
     return _run(model, found, cut)
 
 
-def best_tokens(model: BaseModel, found: Sequence[bert.Row], never: torch.Tensor) -> list[list[int]]:
+def best_tokens(model: BaseModel, found: Sequence[bert.BertInput], never: torch.Tensor) -> list[list[int]]:
     """The most probable token at every position of each text; logits of one pack are held at a time.
 
     Args:
@@ -107,7 +109,7 @@ def _padded_logits(model: BaseModel, rows: Sequence[Any], collate: Callable[[Seq
 @torch.inference_mode()
 def _run(
     model: BaseModel,
-    found: Sequence[bert.Row],
+    found: Sequence[bert.BertInput],
     cut: Callable[[PackedRow, torch.Tensor], Sequence[torch.Tensor]],
 ) -> list[torch.Tensor]:
     def run(pack: Pack) -> list[torch.Tensor]:

@@ -5,9 +5,10 @@ from typing import Any, cast
 
 import torch
 
-from flagai.data.prepare.bert import Row
-from flagai.data.prepare.labels import Offset, Span, characters, decode
+from flagai.data.prepare.bert import BertInput
+from flagai.data.prepare.labels import Span, characters, decode
 from flagai.data.prepare.scheme import OUTSIDE, read_tags
+from flagai.data.tokenizer.encoding import Offset
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.predictor import encoder_heads as reading
@@ -15,7 +16,9 @@ from flagai.model.predictor.arguments import read_length
 from flagai.model.predictor.text_windows import joined, windows_of
 
 
-def entities_of(model: BaseModel, outputs: str | None, rows: Sequence[Row], labels: Sequence[str]) -> list[list[Span]]:
+def entities_of(
+    model: BaseModel, outputs: str | None, rows: Sequence[BertInput], labels: Sequence[str]
+) -> list[list[Span]]:
     """The entities of texts.
 
     Args:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 
 from flagai.data.prepare.batch import checked_room
-from flagai.data.prepare.bert import Row
+from flagai.data.prepare.bert import BertInput
 
 # The part of a window that its neighbour reads, too: a token is answered for by the window that sees most around it.
 _OVERLAP = 4
@@ -25,7 +25,7 @@ class Window:
     """
 
     text: int
-    row: Row
+    row: BertInput
     begin: int
     own: range
 
@@ -34,7 +34,7 @@ class Window:
         return answers[self.own.start - self.begin : self.own.stop - self.begin]
 
 
-def windows_of(rows: Sequence[Row], size: int) -> list[Window]:
+def windows_of(rows: Sequence[BertInput], size: int) -> list[Window]:
     """The windows of texts, in order; one for a text that fits.
 
     Args:
@@ -44,7 +44,7 @@ def windows_of(rows: Sequence[Row], size: int) -> list[Window]:
     return [window for index, row in enumerate(rows) for window in _windows(index, row, size)]
 
 
-def _windows(text: int, row: Row, size: int) -> list[Window]:
+def _windows(text: int, row: BertInput, size: int) -> list[Window]:
     count = len(row.ids)
     if count <= size:
         return [Window(text, row, 0, range(count))]
