@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Self
 from flagai.checkpoint.atomic import replace_file
 from flagai.checks import check_path
 from flagai.errors import ConfigError
-from flagai.model.config_content import SIGNATURES, check_mapping, family_of, with_labels
+from flagai.families import family_module, family_names
+from flagai.families.family import family_named
+from flagai.model.config_content import check_mapping, family_of, with_labels
 from flagai.model.config_fields import field_aliases, field_specs, setting
 from flagai.typed_json import read_json, shown
 
@@ -158,9 +160,9 @@ class ModelConfig:
         if found is not None and found != cls.family:
             raise ConfigError(
                 f"{source} describes a {found} model, not a {cls.family} model: load it with a class of "
-                f"flagai.model.{found}_model."
-                if found in SIGNATURES
-                else f"{source} describes a {shown(found)} model, which is none of {', '.join(SIGNATURES)}."
+                f"{family_named(found).module}."
+                if family_module(found) is not None
+                else f"{source} describes a {shown(found)} model, which is none of {', '.join(family_names())}."
             )
 
     @classmethod

@@ -4,17 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagai.errors import ConfigError, InputError
+from flagai.families import family_module
+from flagai.families.family import all_families
 from flagai.typed_json import Fields, as_int, shown
-
-# Keys that only one family's configuration has: they tell families apart where `model_type` is absent.
-SIGNATURES = {
-    "glm": ("max_sequence_length", "block_position_encoding"),
-    "gpt2": ("n_embd", "n_layer"),
-    "t5": ("d_model", "d_kv"),
-    "bert": ("num_hidden_layers", "type_vocab_size"),
-}
-# Values of `model_type` that mean a family under another name.
-_SYNONYMS = {"mt5": "t5", "roberta": "bert"}
 
 
 def check_mapping(values: Any, source: str) -> None:
@@ -91,6 +83,10 @@ def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | No
     stated = Fields(values, place).text("model_type", "").lower()
     if stated == "glm":
         return "glm" if "num_layers" in values else "glm (the GLM-4 architecture)"
+    if stated and family_module(stated) is not None:
+        return stated
+    families = list(all_families())
     if stated:
-        return _SYNONYMS.get(stated, stated)
-    return next((family for family, keys in SIGNATURES.items() if all(key in values for key in keys)), None)
+        return next((family.name for family in families if stated in family.model_types), stated)
+    signed = (family.name for family in families if family.signature and values.keys() >= set(family.signature))
+    return next(signed, None)

@@ -180,7 +180,7 @@ def _training_run(
         objective.check_labels(record)
     recipe, device = objective.recipe, accelerator.device
     packing = recipe.packing if recipe.packing is not None else device.type == "cuda"
-    packing = packing and objective.family == "bert" and objective.packable
+    packing = packing and objective.training.packs and objective.packable
     loader = AutoLoader(
         objective.task,
         model_name=model_name,

@@ -1,23 +1,22 @@
 """What training aims at: per kind of task, how records become batches and what is measured."""
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from flagai.auto_model.tasks import class_for
-from flagai.data.prepare import bert, bert_pretraining, causal, encoder_decoder, glm, glm_pretraining
+from flagai.auto_model.tasks import class_for, classes_for
+from flagai.data.prepare import bert
 from flagai.data.prepare.batch import Batch
 from flagai.data.prepare.labels import Span, on_tokens
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
+from flagai.families import family_names
+from flagai.families.family import TrainingProtocol, family_named
 from flagai.model.predictor.predictor import Predictor
 from flagai.train import labels
 from flagai.train.metrics import accuracy, entity_scores, rouge_l
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
-
-Maker = Callable[[Tokenizer, Sequence[str], Sequence[str], Recipe], Batch]
 
 
 class Objective:
@@ -40,7 +39,8 @@ class Objective:
     limits: ClassVar[tuple[str, ...]] = ("max_length",)
 
     def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
-        self.task, self.family, self.recipe = task, family, recipe
+        self.task, self.recipe = task, recipe
+        self.family, self.training = family, training_of(family)
         for record in records:
             self.check(record)
 
@@ -88,8 +88,7 @@ class Objective:
             tokenizer: the model's.
             counts: the numbers of tokens of its texts.
         """
-        frame = tokenizer.frames[len(counts) - 1]
-        return sum(counts) + (frame.specials if self.family == "bert" else len(counts) + 1) > self.recipe.max_length
+        return sum(counts) + self.training.specials(tokenizer, len(counts)) > self.recipe.max_length
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
         """What the model's ``forward`` takes, with the labels.
@@ -134,7 +133,8 @@ class Classification(Objective):
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
         """See the base class."""
-        make = glm.classification if self.family == "glm" else bert.classification
+        make = self.training.classification
+        assert make is not None  # noqa: S101 - objective_for has seen to it
         numbers = [labels.class_number(record, self.known) for record in records]
         return make(tokenizer, [_one_or_two(self.texts(record)) for record in records], numbers, self.recipe.max_length)
 
@@ -220,25 +220,6 @@ class Entities(Objective):
         return entity_scores(found, gold)
 
 
-def _glm(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], recipe: Recipe) -> Batch:
-    return glm.seq2seq(tokenizer, sources, targets, recipe.max_length, recipe.max_target_length)
-
-
-def _bert(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], recipe: Recipe) -> Batch:
-    return bert.seq2seq(tokenizer, sources, targets, recipe.max_length + recipe.max_target_length)
-
-
-def _gpt2(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], recipe: Recipe) -> Batch:
-    return causal.pairs(tokenizer, sources, targets, recipe.max_length + recipe.max_target_length)
-
-
-def _t5(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], recipe: Recipe) -> Batch:
-    return encoder_decoder.seq2seq(tokenizer, sources, targets, recipe.max_length, recipe.max_target_length)
-
-
-_WRITERS: dict[str, Maker] = {"glm": _glm, "bert": _bert, "gpt2": _gpt2, "t5": _t5}
-
-
 class Writing(Objective):
     """A text to read and one to write: titles, poems."""
 
@@ -249,21 +230,18 @@ class Writing(Objective):
         """What is read and what is written."""
         # As `flagai title` asks: the published GLM was trained on lower-cased text.
         text = record.text("text")
-        return (text.lower() if self.family == "glm" else text), record.text("title")
+        return (text.lower() if self.training.lower else text), record.text("title")
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
         """See the base class."""
         sources, targets = zip(*(self.texts(record) for record in records), strict=True)
-        return _WRITERS[self.family](tokenizer, sources, targets, self.recipe)
+        return self.training.pairs(tokenizer, sources, targets, self.recipe.max_length, self.recipe.max_target_length)
 
     def is_cut(self, tokenizer: Tokenizer, counts: Sequence[int]) -> bool:
         """See the base class."""
-        (source, target), recipe = counts, self.recipe
-        specials = len(causal.start(tokenizer)) + 2 if self.family == "gpt2" else 3
-        if self.family in ("bert", "gpt2"):
-            return source + target + specials > recipe.max_length + recipe.max_target_length
-        around = 1 if tokenizer.kind == "t5" else 2
-        return source + around > recipe.max_length or target + 1 > recipe.max_target_length
+        source, target = counts
+        limits = self.recipe.max_length, self.recipe.max_target_length
+        return self.training.is_cut(tokenizer, source, target, *limits)
 
     def final_metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """ROUGE-L on characters of the most probable texts."""
@@ -293,29 +271,43 @@ class Masking(Objective):
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
         """See the base class."""
-        make = glm_pretraining.pretraining if self.family == "glm" else bert_pretraining.masked
+        make = self.training.masking
+        assert make is not None  # noqa: S101 - objective_for has seen to it
         chance = random.Random(seed)  # noqa: S311 - no secret
         return make(tokenizer, [record.text("text") for record in records], chance, self.recipe.max_length)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of the table of tasks: the objective and the families that can be trained for it."""
-
-    objective: type[Objective]
-    families: tuple[str, ...]
-
-
-TASKS = {
-    "title-generation": _Row(Writing, ("glm", "bert", "gpt2", "t5")),
-    "poetry": _Row(Poetry, ("glm", "bert", "gpt2", "t5")),
-    "ner": _Row(Entities, ("bert",)),
-    "ner-crf": _Row(Entities, ("bert",)),
-    "ner-gp": _Row(Entities, ("bert",)),
-    "semantic-matching": _Row(Matching, ("bert", "glm")),
-    "classification": _Row(Classification, ("bert", "glm")),
-    "masklm": _Row(Masking, ("bert", "glm")),
+TASKS: dict[str, type[Objective]] = {
+    "title-generation": Writing,
+    "poetry": Poetry,
+    "ner": Entities,
+    "ner-crf": Entities,
+    "ner-gp": Entities,
+    "semantic-matching": Matching,
+    "classification": Classification,
+    "masklm": Masking,
 }
+
+
+def training_of(family: str) -> TrainingProtocol:
+    """How the models of a family are trained.
+
+    Raises:
+        InputError: there is no training for them.
+    """
+    found = family_named(family).training
+    if found is None:
+        raise InputError(f"There is no fine-tuning for models of {family}.")
+    return found
+
+
+def _trains(task: str, family: str) -> bool:
+    """Whether models of a family are trained for a task."""
+    training, objective = family_named(family).training, TASKS[task]
+    if training is None or family not in classes_for(task):
+        return False
+    needed = {Classification: training.classification, Matching: training.classification, Masking: training.masking}
+    return objective not in needed or needed[objective] is not None
 
 
 def objective_for(task: str, family: str, records: Sequence[Record], recipe: Recipe) -> Objective:
@@ -332,11 +324,11 @@ def objective_for(task: str, family: str, records: Sequence[Record], recipe: Rec
     """
     if task not in TASKS:
         raise InputError(f"There is no fine-tuning for {task!r}. Known: {', '.join(TASKS)}.")
-    row = TASKS[task]
-    if family not in row.families:
+    if not _trains(task, family):
         class_for(task, family)  # says more, where the model cannot do the task at all
-        raise InputError(f"{task!r} is trained with models of {' and '.join(row.families)}, not of {family}.")
-    return row.objective(task, family, records, recipe)
+        able = " and ".join(name for name in family_names() if _trains(task, name))
+        raise InputError(f"{task!r} is trained with models of {able}, not of {family}.")
+    return TASKS[task](task, family, records, recipe)
 
 
 def weight(batch: Batch) -> int:
