@@ -15,7 +15,7 @@ from flagai.kernels.packed import attention as encoding
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.block import residual
 from flagai.model.layer import sdpa as kernel
-from flagai.model.packing import Pack, packs
+from flagai.model.packing import PackedBatch, pack_sequences
 from flagai.model.predictor.embedder import SentenceEmbedder
 from flagai.model.predictor.embedding import packed_means
 
@@ -92,13 +92,13 @@ def _equal(model: Any, tokenizer: Tokenizer, texts: list[str], ids: list[list[in
     }
 
 
-def _run(model: Any, ready: list[Pack]) -> None:
+def _run(model: Any, ready: list[PackedBatch]) -> None:
     for pack in ready:
         pack.row.mean(model(**pack.arguments)["hidden_states"])
 
 
 def _of_packs(model: Any, ids: list[list[int]], tokens: int | None = None) -> dict[str, float]:
-    ready = list(packs(ids, device=_CUDA, tokens=tokens))
+    ready = list(pack_sequences(ids, device=_CUDA, tokens=tokens))
     found = _speed(lambda: _run(model, ready), len(ids))
     return found | {"TFLOP/s": round(_products(ids) / found["ms"] / 1e9)}
 
@@ -124,7 +124,7 @@ def _waits(work: Callable[[], Any]) -> int:
 
 
 def _profile(model: Any, ids: list[list[int]]) -> list[dict[str, Any]]:
-    ready = list(packs(ids, device=_CUDA))
+    ready = list(pack_sequences(ids, device=_CUDA))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
         _run(model, ready)
         torch.cuda.synchronize()

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from flagai.catalog.packages import DEFAULT_EMBEDDING, find_model
 from flagai.model.bert_model import BertForEmbedding
-from flagai.model.packing import packs
+from flagai.model.packing import pack_sequences
 from flagai.model.predictor.embedder import SentenceEmbedder
 
 _VOCABULARY = 21128
@@ -122,7 +122,7 @@ def matrix_products(
 ) -> torch.Tensor:
     """The six products of every block on as many rows as there are real tokens, in the same packs."""
     last = torch.empty(0)
-    for pack in packs(texts, device=model.device):
+    for pack in pack_sequences(texts, device=model.device):
         sizes = (model.config.hidden_size, model.config.intermediate_size)
         narrow, wide = (torch.randn(1, pack.row.total, size) for size in sizes)
         for block in model.model.blocks:

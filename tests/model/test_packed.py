@@ -8,7 +8,7 @@ import torch
 from flagai.errors import InputError
 from flagai.model.layer import Causal, Packed, PackedRow
 from flagai.model.layer.mask import prepare_mask
-from flagai.model.packing import Pack, packs, run_packed
+from flagai.model.packing import PackedBatch, pack_sequences, run_packed
 from tests.tiny import build, ids
 
 LENGTHS = (7, 3, 3, 1, 7, 5)
@@ -171,7 +171,7 @@ CPU = torch.device("cpu")
 
 
 def test_packs_hold_every_text_once_within_the_budget() -> None:
-    found = list(packs(TEXTS, device=CPU, tokens=10))
+    found = list(pack_sequences(TEXTS, device=CPU, tokens=10))
     assert all(pack.row.total <= 10 for pack in found)
     assert sorted(index for pack in found for index in pack.indices) == list(range(len(TEXTS)))
     for pack in found:
@@ -180,7 +180,7 @@ def test_packs_hold_every_text_once_within_the_budget() -> None:
 
 
 def test_a_text_above_the_budget_is_a_pack_of_its_own() -> None:
-    assert [pack.row.lengths for pack in packs([[1] * 3, [1] * 30], device=CPU, tokens=5)] == [(30,), (3,)]
+    assert [pack.row.lengths for pack in pack_sequences([[1] * 3, [1] * 30], device=CPU, tokens=5)] == [(30,), (3,)]
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 1000])
@@ -188,7 +188,7 @@ def test_results_are_in_the_order_of_the_texts(tokens: int) -> None:
     model = build("BertForClsClassifier")
     segments = [text.tolist() for text in ROW.split(SEGMENTS)]
 
-    def classify(pack: Pack) -> torch.Tensor:
+    def classify(pack: PackedBatch) -> torch.Tensor:
         logits: torch.Tensor = model(**pack.arguments)["logits"]
         return logits
 
@@ -212,7 +212,7 @@ def test_means_are_those_of_each_text() -> None:
 )
 def test_texts_that_cannot_be_packed_are_named(texts: Any, options: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        list(packs(texts, device=CPU, **options))
+        list(pack_sequences(texts, device=CPU, **options))
 
 
 def test_no_texts_give_no_results() -> None:

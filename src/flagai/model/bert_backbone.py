@@ -11,7 +11,7 @@ import torch
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_config import BertConfig, check_prefix
 from flagai.model.block import BertBlock, BlockStack
-from flagai.model.inputs import Output, checked_ids, join, packed_row, padding_and_matrix, real_tokens, result
+from flagai.model.inputs import Output, checked_ids, join, non_padding, packed_row, padding_and_matrix, result
 from flagai.model.layer import Embeddings, KVCache, Mask, Packed, PackedRow, Pooler
 from flagai.model.layer.mask import prepare_mask
 from flagai.model.layer.packed_row import Lengths
@@ -92,10 +92,10 @@ class BertModel(BaseModel):
         Args:
             input_ids: token ids, [B, S].
             token_type_ids: which of two sentences a token belongs to, [B, S]; default 0.
-            attention_mask: [B, S], 1 at real tokens (default: all that are not padding); or a matrix [B, S, S] or
-                [B, 1, S, S] of who sees whom among the real tokens.
+            attention_mask: [B, S], 1 at non-padding tokens (default: all but padding); or a matrix [B, S, S] or
+                [B, 1, S, S] saying which non-padding token attends to which.
             lengths: number of tokens of each text, [N], if the texts stand one after the other in one row [1, T],
-                without padding: every token is real then, and each text sees only itself.
+                without padding; each sequence attends to itself only.
             position_ids: [B, S]; default running.
             segment_ids: FlagAI's name of ``token_type_ids``.
             output_hidden_states: also return ``all_hidden_states``.
@@ -117,7 +117,7 @@ class BertModel(BaseModel):
         segments = segment_ids if token_type_ids is None else token_type_ids
         row = packed_row(input_ids, lengths, attention_mask=attention_mask, cache=cache, causal=causal)
         if row is None:
-            valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id, past)
+            valid = non_padding(input_ids, attention_mask, self.config.pad_token_id, past)
             mask = padding_and_matrix(valid, attention_mask, cache, count)
             mask = mask if causal is None else join(causal, mask)
         else:
@@ -129,8 +129,8 @@ class BertModel(BaseModel):
             segment_ids=torch.zeros_like(input_ids) if segments is None else segments,
         )
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        seen = prepare_mask(mask, count, past + count, input_ids.device)
-        hidden = self.blocks(embedded, seen, cache=cache, states=states)
+        attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
+        hidden = self.blocks(embedded, attn_mask, cache=cache, states=states)
         first = hidden[:, 0] if row is None else row.first(hidden)
         pooled = None if self.pooler is None else self.pooler(first)
         return result(hidden, hidden, pooled=pooled, cache=cache, all_hidden_states=states)
@@ -139,6 +139,6 @@ class BertModel(BaseModel):
         if row is not None:
             return row.positions(input_ids.device) + self.config.position_offset
         if self.config.position_offset:
-            real = (input_ids != self.config.pad_token_id).long()
-            return real.cumsum(1) * real + self.config.position_offset - 1
+            non_padding_ids = (input_ids != self.config.pad_token_id).long()
+            return non_padding_ids.cumsum(1) * non_padding_ids + self.config.position_offset - 1
         return torch.arange(past, past + input_ids.shape[1], device=input_ids.device)[None]

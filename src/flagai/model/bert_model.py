@@ -13,7 +13,7 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_backbone import BertModel
 from flagai.model.bert_config import BertConfig, check_prefix
-from flagai.model.inputs import Output, checked_ids, picked, real_tokens
+from flagai.model.inputs import Output, checked_ids, gather_positions, non_padding
 from flagai.model.layer import CRF, GlobalPointer, KVCache, MaskLMHead, PackedRow, Prefix
 from flagai.model.layer.loss import classification_loss, cross_entropy, masked_cross_entropy, span_loss
 from flagai.model.weights import bert
@@ -65,7 +65,7 @@ class _BertHead(BaseModel):
         if others.get("lengths") is not None:
             row = PackedRow.of(others["lengths"])
             return row.valid(ids.device), row
-        found = real_tokens(ids, others.get("attention_mask"), self.config.pad_token_id)
+        found = non_padding(ids, others.get("attention_mask"), self.config.pad_token_id)
         return torch.ones_like(ids, dtype=torch.bool) if found is None else found, None
 
 
@@ -117,14 +117,14 @@ class BertForMaskLM(_BertHead):
             ``logits`` [B, S or N, V]; ``hidden_states``; ``loss`` with ``labels``.
         """
         output: Output = self.model(input_ids, **others)
-        output["logits"] = self.head(picked(output["hidden_states"], logits_at))
+        output["logits"] = self.head(gather_positions(output["hidden_states"], logits_at))
         if labels is not None:
             output["loss"] = cross_entropy(output["logits"], labels)
         return output
 
 
 class BertForSeq2seq(BertForMaskLM):
-    """BERT that writes: the first segment sees itself, the second is causal (UniLM).
+    """BERT that generates: the first segment attends to itself, the second is causal (UniLM).
 
     Source:
         Dong et al. 2019, "Unified Language Model Pre-training".

@@ -13,7 +13,7 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GLMBlock
 from flagai.model.glm_config import GLMConfig
-from flagai.model.inputs import Output, checked_ids, picked, result, visible
+from flagai.model.inputs import Output, as_bool_mask, checked_ids, gather_positions, result
 from flagai.model.layer import Causal, Dense, Embeddings, KVCache, LayerNorm, Mask, Prefix, PromptSpell
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.layer.mask import prepare_mask
@@ -101,8 +101,8 @@ class GLMModel(BaseModel):
             position_ids: [B, 2, S]: the position in the text and the position inside the span; [B, S] for models
                 without block positions. Default: running positions, block position 0.
             attention_mask: a separator or a matrix. A separator ([] or [1] for all rows, [B] for each) says how
-                many tokens everybody sees; the rest is causal, and remembered tokens are always visible. A matrix,
-                [B, S, K] or [B, 1, S, K], is 1 where a query sees a key. Default: everybody sees everybody, or
+                many tokens all queries attend to; the rest is causal, and cached tokens are never masked. A matrix,
+                [B, S, K] or [B, 1, S, K], is 1 where a query attends to a key. Default: all to all, or
                 causal after a memory.
             mems: the memory that an earlier call returned; it stays valid and can be used again. An empty list is
                 none.
@@ -141,9 +141,9 @@ class GLMModel(BaseModel):
             words, embed = self._with_prompt(self.embed.token(input_ids), prompt_pos), self.embed
         embedded = embed(words, position_ids=positions, block_position_ids=blocks)
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        seen = prepare_mask(mask, count, past + count, input_ids.device)
-        hidden = self.norm(self.blocks(embedded, seen, cache=memory, states=states))
-        logits = self._logits(picked(hidden, logits_at))
+        attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
+        hidden = self.norm(self.blocks(embedded, attn_mask, cache=memory, states=states))
+        logits = self._logits(gather_positions(hidden, logits_at))
         return result(
             logits,
             memory.branch(detach=detach_memory) if return_memory and memory is not None else hidden,
@@ -202,7 +202,7 @@ def separator_or_matrix(
     if mask.dim() == 3:
         mask = mask[:, None]
     if mask.dim() == 4 and mask.shape[0] in (1, rows) and mask.shape[2] in (1, count) and mask.shape[3] >= past + count:
-        return Dense(visible(mask), no_empty_rows=exact)
+        return Dense(as_bool_mask(mask), no_empty_rows=exact)
     raise InputError(
         f"attention_mask has shape {list(attention_mask.shape)}; GLM takes separators, [] or [{rows}], or a matrix, "
         f"[{rows}, {count}, {past + count}] or [{rows}, 1, {count}, {past + count}]."

@@ -147,7 +147,7 @@ class GLMForMultiTokenClozeFast(GLMForMultiTokenCloze):
             attention_mask: lengths of the texts, [B].
             dec_input_ids: the choices, each with its start token, [B, C, T].
             dec_position_ids: [B, C, 2, T]
-            dec_attention_mask: how much of its text each choice sees, [B, C].
+            dec_attention_mask: how many tokens of its text each choice attends to, [B, C].
             target_ids: the token that each position shall predict, [B, C, T].
             logit_mask: 1 at the positions of the answer, [B, C, T].
             labels: the right choice, [B].

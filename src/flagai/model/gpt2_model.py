@@ -12,7 +12,7 @@ from torch import nn
 from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, GPT2Block, PostNormBlock
 from flagai.model.gpt2_config import GPT2Config
-from flagai.model.inputs import Output, checked_ids, decoder_mask, picked, real_tokens, result
+from flagai.model.inputs import Output, checked_ids, decoder_mask, gather_positions, non_padding, result
 from flagai.model.layer import Attention, Embeddings, FeedForward, KVCache, LayerNorm, Linear
 from flagai.model.layer.loss import next_token_loss
 from flagai.model.layer.mask import prepare_mask
@@ -77,7 +77,7 @@ class GPT2Model(BaseModel):
         Args:
             input_ids: token ids, [B, S].
             position_ids: [B, S]; default running, padding counted.
-            attention_mask: [B, S] or, with a cache, [B, past + S], 1 at real tokens (default: all that are not
+            attention_mask: [B, S] or, with a cache, [B, past + S], 1 at non-padding tokens (default: all that are not
                 padding; the cache remembers them); or a matrix, [B, S, K] or [B, 1, S, K], joined with the causal
                 mask.
             labels: the tokens themselves; each position is judged by the next one's, -100 for none, [B, S].
@@ -101,16 +101,16 @@ class GPT2Model(BaseModel):
         if cache is None and use_cache:
             cache = self.new_cache()
         past, count = 0 if cache is None else cache.length, input_ids.shape[1]
-        valid = real_tokens(input_ids, attention_mask, self.config.pad_token_id, past)
+        valid = non_padding(input_ids, attention_mask, self.config.pad_token_id, past)
         mask = decoder_mask(valid, attention_mask, cache, count)
         if position_ids is None:
             position_ids = torch.arange(past, past + count, device=input_ids.device)[None]
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        seen = prepare_mask(mask, count, past + count, input_ids.device)
+        attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
         embed = self.embed if cache is None else cache.embeddings(self.embed)
         embedded = embed(input_ids, position_ids=position_ids)
-        hidden = self.norm(self.blocks(embedded, seen, cache=cache, states=states))
-        logits = self._logits(picked(hidden, logits_at))
+        hidden = self.norm(self.blocks(embedded, attn_mask, cache=cache, states=states))
+        logits = self._logits(gather_positions(hidden, logits_at))
         loss = None if labels is None else next_token_loss(logits, labels)
         return result(logits, hidden, loss=loss, cache=cache, all_hidden_states=states)
 

@@ -43,8 +43,8 @@ def checked_ids(
     return input_ids
 
 
-def visible(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Read a mask of zeros and ones, of any type, as booleans.
+def as_bool_mask(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Read a mask of zeros and ones, of any dtype, as booleans.
 
     Raises:
         InputError: it is no tensor, or (checked on a CPU) holds other numbers, as additive masks do.
@@ -61,10 +61,10 @@ def visible(attention_mask: torch.Tensor) -> torch.Tensor:
     return attention_mask.bool()
 
 
-def real_tokens(
+def non_padding(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, pad_token_id: int | None, past: int = 0
 ) -> torch.Tensor | None:
-    """Say which tokens are real: those that a two-dimensional mask names, else those that are not padding.
+    """Which tokens are not padding: those that a two-dimensional mask names, else all but the padding token.
 
     Args:
         input_ids: [B, S]
@@ -74,7 +74,7 @@ def real_tokens(
         past: number of cached tokens.
 
     Returns:
-        Booleans, [B, S or past + S], or None if all tokens are real.
+        Booleans, [B, S or past + S], or None if no token is padding.
 
     Raises:
         InputError: the mask's shape does not go with the tokens.
@@ -86,7 +86,7 @@ def real_tokens(
             raise InputError(
                 f"attention_mask {list(attention_mask.shape)} does not go with tokens {[rows, count]}{after}."
             )
-        return visible(attention_mask)
+        return as_bool_mask(attention_mask)
     return None if pad_token_id is None else input_ids != pad_token_id
 
 
@@ -96,7 +96,7 @@ def padding_and_matrix(
     """Join the padding (of cached tokens too) and a matrix that the user gave.
 
     Args:
-        valid: from :func:`real_tokens`.
+        valid: from :func:`non_padding`.
         attention_mask: what the user gave; only matrices, [B, S, K] and [B, 1 or H, S, K], count here.
         cache: the cache in use; it remembers which tokens are padding.
         count: number of new tokens, S.
@@ -118,21 +118,21 @@ def padding_and_matrix(
         raise InputError(
             f"attention_mask {list(attention_mask.shape)} is no matrix of {count} queries and {keys} keys."
         )
-    seen = visible(attention_mask)
-    matrix = Dense(seen[:, None] if seen.dim() == 3 else seen, no_empty_rows=exact)
+    attn_mask = as_bool_mask(attention_mask)
+    matrix = Dense(attn_mask[:, None] if attn_mask.dim() == 3 else attn_mask, no_empty_rows=exact)
     return matrix if mask is None else matrix & mask
 
 
 def decoder_mask(
     valid: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: KVCache | None, count: int
 ) -> Mask | None:
-    """The same for a decoder, whose tokens see what came before."""
+    """The same for a decoder, joined with the causal mask."""
     mask = padding_and_matrix(valid, attention_mask, cache, count)
     return mask if cache is not None and cache.exact else join(Causal(), mask)
 
 
-def picked(hidden: torch.Tensor, logits_at: torch.Tensor | None) -> torch.Tensor:
-    """The states whose logits are wanted: all of them, or those at some positions.
+def gather_positions(hidden: torch.Tensor, logits_at: torch.Tensor | None) -> torch.Tensor:
+    """The hidden states at some positions, or all of them.
 
     Args:
         hidden: [B, S, width]

@@ -1,6 +1,6 @@
-"""Many texts through an encoder without padding: cut into packs, run, put back in order.
+"""Many sequences through an encoder without padding: packed, run, put back in order.
 
-A pack is one row of texts that stand one after the other; every layer but attention sees one long text, so nothing
+A pack is one row of sequences, one after the other; every layer but attention works on one long sequence, so nothing
 is computed for padding. Texts are packed by length: neighbours of equal length then share one attention call.
 
 On a GPU nothing here waits for the device: while it computes one pack, the host prepares the next.
@@ -22,12 +22,12 @@ from flagai.model.layer.packed_row import PackedRow, check_length, on_device
 _CPU_TOKENS = 2048
 _GPU_TOKENS = 32768
 
-Result = TypeVar("Result")
-Texts = Sequence[Sequence[int]] | Ragged
+_Result = TypeVar("_Result")
+TokenRows = Sequence[Sequence[int]] | Ragged
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackedBatch:
     """Texts in one row, on the model's device.
 
     Args:
@@ -66,14 +66,14 @@ def check_lengths(lengths: Sequence[int] | Numbers, limit: int | None) -> None:
         check_length(found, limit)
 
 
-def packs(
-    texts: Texts,
+def pack_sequences(
+    texts: TokenRows,
     *,
     device: torch.device,
-    token_type_ids: Texts | None = None,
+    token_type_ids: TokenRows | None = None,
     limit: int | None = None,
     tokens: int | None = None,
-) -> Iterator[Pack]:
+) -> Iterator[PackedBatch]:
     """Cut texts into packs, the longest first.
 
     Args:
@@ -94,7 +94,7 @@ def packs(
     budget = tokens or (_CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS)
     for indices in _grouped(found.lengths, budget):
         taken = found.take(indices)
-        yield Pack(
+        yield PackedBatch(
             indices=tuple(indices.tolist()),
             row=PackedRow(tuple(taken.lengths.tolist())),
             input_ids=on_device(taken.values, device)[None],
@@ -102,41 +102,43 @@ def packs(
         )
 
 
-def run_packed(texts: Texts, run: Callable[[Pack], Sequence[Result]], **options: Any) -> list[Result]:
+def run_packed(texts: TokenRows, run: Callable[[PackedBatch], Sequence[_Result]], **options: Any) -> list[_Result]:
     """Run texts in packs and return one result per text, in the order of the texts.
 
     Args:
         texts: the token ids of every text.
         run: computes the results of a pack, one per text, in the order of its row.
-        **options: see :func:`packs`.
+        **options: see :func:`pack_sequences`.
 
     Raises:
-        InputError: see :func:`packs`.
+        InputError: see :func:`pack_sequences`.
     """
-    found: dict[int, Result] = {}
-    for pack in packs(texts, **options):
+    found: dict[int, _Result] = {}
+    for pack in pack_sequences(texts, **options):
         found.update(zip(pack.indices, run(pack), strict=True))
     return [found[index] for index in range(len(texts))]
 
 
-def rows_packed(texts: Texts, run: Callable[[Pack], torch.Tensor], *, device: torch.device, **options: Any) -> Any:
+def run_packed_rows(
+    texts: TokenRows, run: Callable[[PackedBatch], torch.Tensor], *, device: torch.device, **options: Any
+) -> Any:
     """Run texts in packs and return one row per text, in the order of the texts, without waiting for the device.
 
     Args:
         texts: the token ids of every text; at least one.
         run: computes the rows of a pack, one per text, in the order of its row, [n, width].
         device: where the packs and the rows are.
-        **options: see :func:`packs`.
+        **options: see :func:`pack_sequences`.
 
     Shape:
         -> [N, width]
 
     Raises:
-        InputError: see :func:`packs`.
+        InputError: see :func:`pack_sequences`.
     """
     indices: list[int] = []
     rows: list[torch.Tensor] = []
-    for pack in packs(texts, device=device, **options):
+    for pack in pack_sequences(texts, device=device, **options):
         rows.append(run(pack))
         indices += pack.indices
     joined = torch.cat(rows)

@@ -14,13 +14,13 @@ from flagai.model.base_model import BaseModel
 from flagai.model.block import BlockStack, T5Block
 from flagai.model.inputs import (
     Output,
+    as_bool_mask,
     checked_ids,
     decoder_mask,
+    non_padding,
     packed_row,
     padding_and_matrix,
-    real_tokens,
     result,
-    visible,
 )
 from flagai.model.layer import AttentionMask, Embeddings, KVCache, Linear, Mask, Packed, RelativeBias, RMSNorm
 from flagai.model.layer.loss import cross_entropy
@@ -90,8 +90,8 @@ class T5Stack(nn.Module):
             bias = self.bias(count, keys)
         else:
             bias = self.bias.between(positions, positions if cache is None else cache.positions(positions))
-        seen = prepare_mask(mask, count, keys, embedded.device, bias=bias)
-        hidden = self.blocks(embedded, seen, cache=cache, states=states, **cross)
+        attn_mask = prepare_mask(mask, count, keys, embedded.device, bias=bias)
+        hidden = self.blocks(embedded, attn_mask, cache=cache, states=states, **cross)
         return self.dropout(self.norm(hidden))
 
 
@@ -152,7 +152,7 @@ class T5Model(BaseModel):
 
         Args:
             input_ids: [B, K]
-            attention_mask: 1 at real tokens, [B, K]; default all, padding included, as in the original.
+            attention_mask: 1 at non-padding tokens, [B, K]; default all, padding included, as in the original.
             states: if given, the embeddings and every block's output are appended.
             lengths: number of tokens of each text, [N], if the texts stand one after the other in one row [1, T].
                 For the decoder, give each a row again: ``PackedRow.of(lengths).pad(hidden)``.
@@ -162,7 +162,7 @@ class T5Model(BaseModel):
         """
         input_ids = checked_ids(input_ids)
         row = packed_row(input_ids, lengths, attention_mask=attention_mask)
-        valid = real_tokens(input_ids, attention_mask, None)
+        valid = non_padding(input_ids, attention_mask, None)
         mask = padding_and_matrix(valid, attention_mask, None, input_ids.shape[1]) if row is None else Packed(row)
         hidden: torch.Tensor = self.encoder(self.embed(input_ids), mask, states=states)
         return hidden
@@ -187,9 +187,9 @@ class T5Model(BaseModel):
 
         Args:
             input_ids: the encoder's text, [B, K].
-            attention_mask: 1 at real tokens of the encoder's text, [B, K]; default all.
+            attention_mask: 1 at non-padding tokens of the encoder's text, [B, K]; default all.
             decoder_input_ids: the decoder's text so far, [B, S]; with a cache, its new tokens.
-            decoder_attention_mask: 1 at real tokens of the decoder's text, [B, past + S]; or a matrix, [B, S, K] or
+            decoder_attention_mask: 1 at the decoder's non-padding tokens, [B, past + S]; or a matrix, [B, S, K] or
                 [B, 1, S, K], joined with the causal mask.
             labels: the token that each position shall predict, -100 for none, [B, S]. Without
                 ``decoder_input_ids``, they are the labels shifted to the right.
@@ -222,7 +222,7 @@ class T5Model(BaseModel):
         decoder_states: list[torch.Tensor] | None = [] if output_hidden_states else None
         memory = self._memory(input_ids, attention_mask, encoder_outputs, cache, encoder_states)
         past = 0 if cache is None else cache.length
-        valid = real_tokens(decoder_input_ids, decoder_attention_mask, None, past)
+        valid = non_padding(decoder_input_ids, decoder_attention_mask, None, past)
         count = decoder_input_ids.shape[1]
         hidden = self.decoder(
             self.embed(decoder_input_ids),
@@ -274,7 +274,7 @@ class T5Model(BaseModel):
             return AttentionMask()
         if cache is not None:
             cache.memory_mask = attention_mask
-        mask = padding_and_matrix(visible(attention_mask), None, None, count)
+        mask = padding_and_matrix(as_bool_mask(attention_mask), None, None, count)
         return prepare_mask(mask, count, attention_mask.shape[1], attention_mask.device)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:

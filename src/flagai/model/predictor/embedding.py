@@ -12,7 +12,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.families.family import EmbeddingProtocol
 from flagai.model.base_model import BaseModel
-from flagai.model.packing import Pack, check_lengths, rows_packed
+from flagai.model.packing import PackedBatch, check_lengths, run_packed_rows
 from flagai.model.predictor.arguments import out_of_vocab_ids, read_length
 from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.prefetch import pipelined
@@ -100,10 +100,10 @@ def _means(model: BaseModel, embedding: EmbeddingProtocol, rows: Ragged, pad: in
     if states is None:
         return _padded_means(model, embedding, rows, pad)
 
-    def run(pack: Pack) -> torch.Tensor:
+    def run(pack: PackedBatch) -> torch.Tensor:
         return pack.row.mean(states(model, pack.arguments))
 
-    means: torch.Tensor = rows_packed(rows, run, device=model.device, limit=model.max_positions)
+    means: torch.Tensor = run_packed_rows(rows, run, device=model.device, limit=model.max_positions)
     return means
 
 

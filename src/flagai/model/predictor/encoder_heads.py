@@ -15,7 +15,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.families.family import class_of
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
-from flagai.model.packing import Pack, run_packed
+from flagai.model.packing import PackedBatch, run_packed
 from flagai.model.predictor.arguments import read_length, replace_unknown
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def _run(
     found: Sequence[bert.BertInput],
     cut: Callable[[PackedRow, torch.Tensor], Sequence[torch.Tensor]],
 ) -> list[torch.Tensor]:
-    def run(pack: Pack) -> list[torch.Tensor]:
+    def run(pack: PackedBatch) -> list[torch.Tensor]:
         # One copy to the host per pack, not one per text.
         values = model(**pack.arguments)["logits"].float().cpu()
         return list(cut(pack.row, values))
