@@ -96,7 +96,7 @@ def test_the_best_path_of_a_crf(case, predictor):
     with torch.no_grad():
         model.crf.transitions.copy_(torch.tensor(case["trans"]))
     offsets = [(index, index + 1) for index in range(len(case["path"]))]
-    found = read_entities(model, torch.tensor(case["emissions"]), target, offsets)
+    found = read_entities(model.crf, torch.tensor(case["emissions"]), target, offsets)
     # The labels are the original's; what they mean is in tests/data/test_labels.py.
     assert found == decode(case["path"], target, offsets)
 

@@ -52,7 +52,6 @@ _WRITES = ("write", "fill_blanks", "predict_masklm", "predict_cls_classifier", "
 
 FAMILY = Family(
     name="bert",
-    module="flagai.model.bert_model",
     classes=(
         ModelClass("BertModel", ("lm",), ("predict_embedding",), ("RobertaModel",)),
         ModelClass("BertForEmbedding", ("embedding",), ("predict_embedding",)),

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from flagai.catalog.card import FAMILIES
 from flagai.data.prepare.batch import Batch
 from flagai.data.prompt import Prompt
 from flagai.data.ragged import Ragged
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import ConfigError
-from flagai.families import family_module, family_names
 from flagai.typed_json import shown
 
 SAMPLING_ORDER = ("repetition_penalty", "temperature", "top_k", "top_p")
@@ -40,7 +40,7 @@ class ModelClass:
     """A class of a family.
 
     Args:
-        name: its name in the family's module.
+        name: its name.
         tasks: the tasks for which AutoLoader takes it.
         methods: the methods of the Predictor that it can do; "write" stands for all that generate text.
         architectures: its names in transformers, in ``architectures`` of a config.json.
@@ -49,6 +49,7 @@ class ModelClass:
         head_first: whether the tensor decides, whatever ``architectures`` says: FlagAI's trainer copies them from the
             backbone.
         entities: how the outputs of a class that labels tokens are decoded: "tags", "crf" or "spans".
+        cls: the class itself, if it is not in ``flagai.model.<family>_model``.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ModelClass:
     head_classes: bool = True
     head_first: bool = True
     entities: str | None = None
+    cls: type | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,6 @@ class Family:
 
     Args:
         name: its name, which is ``family`` of its configuration class.
-        module: the module that has its classes.
         classes: its classes; the first is the backbone.
         model_types: further values of ``model_type`` in a config.json that mean this family.
         signature: keys that only this family's config.json has, for files without ``model_type``.
@@ -197,7 +198,6 @@ class Family:
     """
 
     name: str
-    module: str
     classes: tuple[ModelClass, ...]
     model_types: tuple[str, ...] = ()
     signature: tuple[str, ...] = ()
@@ -224,7 +224,33 @@ class Family:
 
     def load(self, name: str) -> Any:
         """One of the classes; its module is imported now."""
-        return getattr(importlib.import_module(self.module), name)
+        found = self.by_name[name].cls
+        return found if found is not None else getattr(importlib.import_module(f"flagai.model.{self.name}_model"), name)
+
+
+# None: the module of this name in this package has the record; it is imported when it is used.
+_RECORDS: dict[str, Family | None] = dict.fromkeys(FAMILIES)
+
+
+def register_family(family: Family) -> None:
+    """Add a family of one's own for this process, or replace it; see docs/new-architecture.md.
+
+    Raises:
+        ConfigError: the library has a family of this name.
+    """
+    if family.name in FAMILIES:
+        raise ConfigError(f"{family.name!r} is a family of flagai. Choose another name.")
+    _RECORDS[family.name] = family
+
+
+def is_family(name: str | None) -> bool:
+    """Whether there is a family of this name."""
+    return name in _RECORDS
+
+
+def family_names() -> tuple[str, ...]:
+    """The names of all families, as ``ModelConfig.family`` has them."""
+    return tuple(_RECORDS)
 
 
 def family_named(name: str) -> Family:
@@ -233,21 +259,19 @@ def family_named(name: str) -> Family:
     Raises:
         ConfigError: there is no such family.
     """
-    module = family_module(name)
-    if module is None:
-        raise ConfigError(f"There is no family {shown(name)}. Known: {', '.join(family_names())}.")
-    found = importlib.import_module(module).FAMILY
-    assert isinstance(found, Family)  # noqa: S101 - a mistake in the module
+    if name not in _RECORDS:
+        raise ConfigError(f"There is no family {shown(name)}. Known: {', '.join(_RECORDS)}.")
+    found: Family = _RECORDS[name] or importlib.import_module(f"flagai.families.{name}").FAMILY
     return found
 
 
 def all_families() -> Iterator[Family]:
     """The records of all families."""
-    return map(family_named, family_names())
+    return map(family_named, _RECORDS)
 
 
 def class_of(model: Any) -> tuple[Family | None, ModelClass | None]:
     """The family of a model and the row of its class; None for those of a user's own that are not registered."""
     name = model.config.family
-    family = None if family_module(name) is None else family_named(name)
+    family = family_named(name) if is_family(name) else None
     return family, None if family is None else family.class_of(model)

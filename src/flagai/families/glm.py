@@ -99,7 +99,6 @@ _WRITES = ("write", "fill_blanks", "predict_cls_classifier", "predict_embedding"
 
 FAMILY = Family(
     name="glm",
-    module="flagai.model.glm_model",
     classes=(
         ModelClass("GLMModel", ("lm", "writing", "masklm", "embedding"), _WRITES, ("GLMForConditionalGeneration",)),
         ModelClass("GLMForSeq2Seq", ("seq2seq", "title-generation", "poetry"), _WRITES),

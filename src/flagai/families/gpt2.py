@@ -59,7 +59,6 @@ _WRITING = ("lm", "seq2seq", "title-generation", "poetry", "writing", "semantic-
 
 FAMILY = Family(
     name="gpt2",
-    module="flagai.model.gpt2_model",
     classes=(
         ModelClass(
             "GPT2Model",

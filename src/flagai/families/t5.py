@@ -68,7 +68,6 @@ _WRITING = ("lm", "seq2seq", "title-generation", "poetry", "writing", "masklm", 
 
 FAMILY = Family(
     name="t5",
-    module="flagai.model.t5_model",
     classes=(
         ModelClass(
             "T5Model",

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Self
 from flagai.checkpoint.atomic import replace_file
 from flagai.checks import check_path
 from flagai.errors import ConfigError
-from flagai.families import family_module, family_names
-from flagai.families.family import family_named
+from flagai.families.family import family_names, is_family
 from flagai.model.config_content import check_mapping, family_of, with_labels
 from flagai.model.config_fields import field_aliases, field_specs, setting
 from flagai.typed_json import read_json, shown
@@ -160,8 +159,8 @@ class ModelConfig:
         if found is not None and found != cls.family:
             raise ConfigError(
                 f"{source} describes a {found} model, not a {cls.family} model: load it with a class of "
-                f"{family_named(found).module}."
-                if family_module(found) is not None
+                f"flagai.model.{found}_model."
+                if is_family(found)
                 else f"{source} describes a {shown(found)} model, which is none of {', '.join(family_names())}."
             )
 

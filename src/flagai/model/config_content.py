@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagai.errors import ConfigError, InputError
-from flagai.families import family_module
-from flagai.families.family import all_families
+from flagai.families.family import all_families, is_family
 from flagai.typed_json import Fields, as_int, shown
 
 
@@ -83,7 +82,7 @@ def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | No
     stated = Fields(values, place).text("model_type", "").lower()
     if stated == "glm":
         return "glm" if "num_layers" in values else "glm (the GLM-4 architecture)"
-    if stated and family_module(stated) is not None:
+    if is_family(stated):
         return stated
     families = list(all_families())
     if stated:

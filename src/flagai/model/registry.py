@@ -5,8 +5,7 @@ from typing import Any
 
 from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import ConfigError
-from flagai.families import family_module, family_names
-from flagai.families.family import all_families, family_named
+from flagai.families.family import all_families, family_named, family_names, is_family
 from flagai.model.base_model import BaseModel
 from flagai.model.config_content import architecture_of, family_of
 from flagai.typed_json import shown
@@ -45,7 +44,7 @@ def find_class(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[type[
         ConfigError: the family cannot be told, or the architecture is unknown.
     """
     name = family_of(config)
-    if name is None or family_module(name) is None:
+    if name is None or not is_family(name):
         raise ConfigError(
             f"config.json describes no model of {', '.join(family_names())}; its keys are {shown(sorted(config))}."
         )

@@ -10,8 +10,7 @@ from flagai.data.prepare.batch import Batch
 from flagai.data.prepare.labels import Span, on_tokens
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.families import family_names
-from flagai.families.family import TrainingProtocol, family_named
+from flagai.families.family import TrainingProtocol, family_named, family_names
 from flagai.model.predictor.predictor import Predictor
 from flagai.train import labels
 from flagai.train.metrics import accuracy, entity_scores, rouge_l
