@@ -90,7 +90,7 @@ class AutoLoader:
         fine_tuned: bool = True,
         segmenter: str | None = None,
         dtype: Dtype | None = None,
-        **settings_and_others: Any,
+        **settings_and_others: object,
     ) -> None:
         self.task_name = task_named(task_name)
         home, model_name = _place(model_dir, model_name)

@@ -112,11 +112,6 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
     if ignored and family_at(options.model, options.model_dir) == "bert":
         raise InputError(f"{', '.join(ignored)} has no meaning with a BERT, which fills each blank with one token.")
     run = predictor("masklm", options, options.quantize, instead=None if given(context, "model") else SHIPPED)
-    arguments = {
-        "num_return_sequences": options.num_return_sequences,
-        "beam_size": options.beams,
-        "out_max_length": options.max_length,
-    }
 
     def show(_: Entry, found: "list[Filled]") -> None:
         for filled in found:
@@ -124,7 +119,9 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
 
     answer(
         entries,
-        lambda batch: run.fill_blanks([entry.text for entry in batch], **arguments),
+        lambda batch: run.fill_blanks(
+            [entry.text for entry in batch], options.num_return_sequences, options.max_length, options.beams
+        ),
         options,
         as_fields=lambda found: {"filled": [asdict(filled) for filled in found]},
         show=show,

@@ -247,8 +247,8 @@ class Writing(Objective):
         chosen = [self.texts(record) for record in records[: self.recipe.generated]]
         if not chosen:
             return {}
-        options = {"input_max_length": self.recipe.max_length, "out_max_length": self.recipe.max_target_length}
-        written = run.write([source for source, _ in chosen], **options)
+        sources = [source for source, _ in chosen]
+        written = run.write(sources, self.recipe.max_length, self.recipe.max_target_length)
         scores = [rouge_l(text, target) for text, (_, target) in zip(written, chosen, strict=True)]
         return {"rouge_l": sum(scores) / len(scores)}
 

@@ -1,33 +1,31 @@
 """``Predictor``: text in, answers out, with any model and its tokenizer."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any, Unpack, overload
 
 import torch
 
 from flagai.checks import check_integer
 from flagai.data.prepare.labels import checked_labels
-from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.families.family import Family, ModelClass
+from flagai.generation.keywords import SamplingOptions
 from flagai.generation.options import MOST_LANES, RENAMED_TEXTS, with_new_names
-from flagai.model.base_model import BaseModel
 from flagai.model.predictor import blanks
 from flagai.model.predictor import encoder_heads as reading
-from flagai.model.predictor.arguments import as_list, check_parts, class_names, is_pair, tell_of_pairs
+from flagai.model.predictor.arguments import as_list, class_names, is_pair, tell_of_pairs
 from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.classes import probabilities, require_one_class
 from flagai.model.predictor.embedding import text_vectors
 from flagai.model.predictor.entities import check_types, entities_of, known_labels
+from flagai.model.predictor.generation_methods import GenerationMethods
 from flagai.model.predictor.label_scoring import label_scores
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.results import Entity, Filled
-from flagai.model.predictor.text_generation import TextGenerator
 
 Text = str | Sequence[str]
 
 
-class Predictor:
+class Predictor(GenerationMethods):
     """Runs a model on texts.
 
     Every method takes one text or a list of texts, which then run as a batch; the answers to a batch are those to
@@ -43,156 +41,27 @@ class Predictor:
         InputError: they are not a model and a tokenizer.
     """
 
-    def __init__(self, model: BaseModel, tokenizer: Tokenizer | None = None, *, allow_untrained: bool = False) -> None:
-        check_parts("Predictor", model, tokenizer)
-        self.model = model.eval()
-        self.tokenizer: Tokenizer = tokenizer  # type: ignore[assignment]  # checked above
-        self.allow_untrained = allow_untrained
-
     def __repr__(self) -> str:
         return f"Predictor({type(self.model).__name__}, {self.tokenizer!r})"
 
-    def _require(self, method: str) -> tuple[Family, ModelClass]:
-        return require(self.model, method, allow_untrained=self.allow_untrained)
-
-    # -- writing ------------------------------------------------------------------------------------------------
-
-    def write(self, text: Any, input_max_length: int | None = 256, out_max_length: int = 100, **options: Any) -> Any:
-        """Write an answer; the other methods are this one with FlagAI's names and defaults.
-
-        Args:
-            text: a text or a list of texts: an article for a title, "title：form" for a poem, a text with [MASK],
-                [sMASK] or [gMASK] for a plain GLM, the beginning of a text for GPT-2.
-            input_max_length: how many tokens of a text are read.
-            out_max_length: how many tokens an answer may have; for blanks, each of them.
-            **options: how to write; see ``flagai.model.predictor.options`` for all. ``num_beams=4`` searches;
-                ``do_sample=True`` with ``top_k``, ``top_p``, ``temperature`` and ``seed`` draws (each text of a list
-                starts from the same seed, as if it were alone; ``seeds`` names one for each); the default takes the
-                most probable token every time. ``num_return_sequences=3`` returns a list of :class:`Written`.
-                ``length_penalty``, ``no_repeat_ngram_size``, ``repetition_penalty``, ``min_new_tokens``, ``bad_words``,
-                ``force_words``, ``stop``, ``logits_processors`` go with all of them.
-
-        Returns:
-            The answer; for a text with blanks the prompt followed by what was written for each; a list for a list.
-
-        Raises:
-            InputError: this model does not write, or an option is impossible.
-        """
-        self._require("write")
-        options = with_new_names(options, RENAMED_TEXTS)
-        asked = Options.read(out_max_length, options)
-        answers = TextGenerator(self.model, self.tokenizer).write(as_list(text), asked, input_max_length)
-        found: list[Any] = answers if "num_return_sequences" in options else [best[0].text for best in answers]
-        return found[0] if isinstance(text, str) else found
-
-    def stream(
-        self, text: str, input_max_length: int | None = 256, out_max_length: int = 200, **options: Any
-    ) -> Iterator[str]:
-        """Write an answer piece by piece, as soon as each is certain; joined, the pieces are the answer.
-
-        Args:
-            text: one text, as in :meth:`write`; a GLM's blanks come one after the other.
-            input_max_length: how many tokens of the text are read.
-            out_max_length: how many tokens the answer may have.
-            **options: as in :meth:`write`.
-
-        Raises:
-            InputError: this model does not write, or an option is impossible.
-        """
-        self._require("write")
-        options = with_new_names(options, RENAMED_TEXTS)
-        return TextGenerator(self.model, self.tokenizer).stream(
-            text, Options.read(out_max_length, options), input_max_length
-        )
-
-    def predict_generate_beamsearch(
-        self,
-        text: Any,
-        input_max_length: int | None = 256,
-        out_max_length: int = 100,
-        beam_size: int = 1,
-        **options: Any,
-    ) -> Any:
-        """Write the most probable answer that a beam search finds.
-
-        Args:
-            text: as in :meth:`write`.
-            input_max_length: how many tokens of a text are read.
-            out_max_length: how many tokens an answer may have.
-            beam_size: how many answers are followed at a time; 1 takes the most probable token every time.
-            **options: as in :meth:`write`.
-
-        Returns:
-            As :meth:`write`.
-        """
-        return self.write(text, input_max_length, out_max_length, **{"num_beams": beam_size} | options)
-
-    def predict_generate_randomsample(
-        self,
-        text: Any,
-        input_max_length: int | None = 256,
-        out_max_length: int = 200,
-        top_k: int = 30,
-        top_p: float = 1.0,
-        repetition_penalty: float = 1.0,
-        temperature: float = 1.0,
-        prompts_tokens: None = None,
-        **options: Any,
-    ) -> Any:
-        """Write an answer by chance.
-
-        Args:
-            text: as in :meth:`write`.
-            input_max_length: how many tokens of a text are read.
-            out_max_length: how many tokens an answer may have.
-            top_k: draw among the so many most probable tokens; 0 among all.
-            top_p: draw among the fewest tokens that together have this probability; 1 among all.
-            repetition_penalty: above 1 makes tokens that have occurred less probable.
-            temperature: above 1 makes chance wilder, below 1 tamer.
-            prompts_tokens: not supported; must be None.
-            **options: as in :meth:`write`.
-
-        Returns:
-            As :meth:`write`.
-        """
-        if prompts_tokens is not None:
-            raise InputError("prompts_tokens is not supported; put the prompt into the text.")
-        drawing = {"do_sample": True, "top_k": top_k, "top_p": top_p, "temperature": temperature}
-        drawing["repetition_penalty"] = repetition_penalty
-        return self.write(text, input_max_length, out_max_length, **drawing | options)
-
-    def predict_generate_contrastive_search(
-        self,
-        text: Any,
-        input_max_length: int | None = 256,
-        out_max_length: int = 100,
-        beam_size: int = 1,
-        alpha: float = 0.6,
-        **options: Any,
-    ) -> Any:
-        """Write an answer that is probable, but does not repeat itself.
-
-        Args:
-            text: as in :meth:`write`.
-            input_max_length: how many tokens of a text are read.
-            out_max_length: how many tokens an answer may have.
-            beam_size: how many candidates are compared at every step; 4 to 8 are usual, 1 is greedy.
-            alpha: 0 looks at the probability only, 1 at the novelty only.
-            **options: as in :meth:`write`.
-
-        Returns:
-            As :meth:`write`.
-
-        Source:
-            Su et al. 2022, "A Contrastive Framework for Neural Text Generation".
-        """
-        contrast = {"penalty_alpha": alpha, "top_k": beam_size}
-        return self.write(text, input_max_length, out_max_length, **contrast | options)
-
     @overload
-    def fill_blanks(self, texts: str, num_return_sequences: int = ..., **options: Any) -> list[Filled]: ...
+    def fill_blanks(
+        self,
+        texts: str,
+        num_return_sequences: int = ...,
+        out_max_length: int = ...,
+        beam_size: int = ...,
+        **options: Unpack[SamplingOptions],
+    ) -> list[Filled]: ...
     @overload
-    def fill_blanks(self, texts: list[str], num_return_sequences: int = ..., **options: Any) -> list[list[Filled]]: ...
+    def fill_blanks(
+        self,
+        texts: list[str],
+        num_return_sequences: int = ...,
+        out_max_length: int = ...,
+        beam_size: int = ...,
+        **options: Unpack[SamplingOptions],
+    ) -> list[list[Filled]]: ...
     def fill_blanks(
         self, texts: Any, num_return_sequences: int = 1, out_max_length: int = 64, beam_size: int = 4, **options: Any
     ) -> Any:
@@ -202,26 +71,26 @@ class Predictor:
             texts: a text or a list of texts with [MASK] (and for GLM [sMASK] and [gMASK]), any number of them.
             num_return_sequences: how many fillings of each text.
             out_max_length: how many tokens a filling may have (BERT: always one).
-            beam_size: how many fillings are followed at a time; at least ``num_return_sequences``.
-            **options: further options, as in :meth:`predict_generate_beamsearch`.
+            beam_size: the number of beams; at least ``num_return_sequences``.
+            **options: as in :meth:`write`.
 
         Returns:
-            For each text its fillings: the filled text, the places of the fillings in it, their score.
+            The fillings of each text.
 
         Raises:
             InputError: this model fills no blanks, a text has none, or an option is impossible.
         """
         family, _ = self._require("fill_blanks")
-        options = with_new_names(options, RENAMED_TEXTS)
-        num_return_sequences = options.pop("num_return_sequences", num_return_sequences)
+        if RENAMED_TEXTS.keys() & options:
+            counted = {} if num_return_sequences == 1 else {"num_return_sequences": num_return_sequences}
+            options = with_new_names(options | counted, RENAMED_TEXTS)
+            num_return_sequences = options.pop("num_return_sequences", num_return_sequences)
         wanted = {"beam_size": beam_size, "num_return_sequences": num_return_sequences}
         width = max(check_integer(name, value, high=MOST_LANES) for name, value in wanted.items())
         strategy = {} if options.get("do_sample") is True else {"num_beams": width}
         asked = Options.read(out_max_length, options, num_return_sequences=num_return_sequences, **strategy)
         found = blanks.fill(self.model, self.tokenizer, family, as_list(texts), asked, num_return_sequences)
         return found[0] if isinstance(texts, str) else found
-
-    # -- reading ------------------------------------------------------------------------------------------------
 
     @overload
     def predict_masklm(self, text: str, maxlen: int | None = ...) -> str: ...
@@ -242,10 +111,16 @@ class Predictor:
         return decoded[0] if isinstance(text, str) else decoded
 
     @overload
-    def predict_ner(self, text: str, target: Sequence[str] | None = ..., *arguments: Any) -> list[Entity]: ...
+    def predict_ner(
+        self, text: str, target: Sequence[str] | None = ..., maxlen: int | None = ..., add_spatial_token: bool = ...
+    ) -> list[Entity]: ...
     @overload
     def predict_ner(
-        self, text: list[str], target: Sequence[str] | None = ..., *arguments: Any
+        self,
+        text: list[str],
+        target: Sequence[str] | None = ...,
+        maxlen: int | None = ...,
+        add_spatial_token: bool = ...,
     ) -> list[list[Entity]]: ...
     def predict_ner(
         self, text: Any, target: Sequence[str] | None = None, maxlen: int | None = None, add_spatial_token: bool = True
@@ -270,17 +145,28 @@ class Predictor:
         labels = checked_labels(target, self.model.config.class_num)
         if kind.entities == "spans":
             check_types(labels)
-        rows = reading.whole_rows(self.model, self.tokenizer, as_list(text), maxlen)
+        texts = as_list(text)
+        rows = reading.whole_rows(self.model, self.tokenizer, texts, maxlen)
         found = entities_of(self.model, kind.entities, rows, labels)
         entities = [
             [Entity(span.start, span.end, span.label, whole[span.start : span.end + 1]) for span in spans]
-            for whole, spans in zip(as_list(text), found, strict=True)
+            for whole, spans in zip(texts, found, strict=True)
         ]
         return entities[0] if isinstance(text, str) else entities
 
+    @overload
     def predict_cls_classifier(
-        self, text: Text | Sequence[Text], maxlen: int | None = 512, labels: Sequence[str] = ()
-    ) -> Any:
+        self, text: str | tuple[str, str], maxlen: int | None = ..., labels: Sequence[str] = ...
+    ) -> int: ...
+    @overload
+    def predict_cls_classifier(
+        self, text: list[tuple[str, str]] | list[list[str]], maxlen: int | None = ..., labels: Sequence[str] = ...
+    ) -> list[int]: ...
+    @overload
+    def predict_cls_classifier(
+        self, text: list[str], maxlen: int | None = ..., labels: Sequence[str] = ...
+    ) -> int | list[int]: ...
+    def predict_cls_classifier(self, text: Any, maxlen: int | None = 512, labels: Sequence[str] = ()) -> Any:
         """The class of a text or a pair of texts.
 
         Args:
@@ -306,7 +192,7 @@ class Predictor:
         return classes[0] if single else classes
 
     def class_probabilities(
-        self, texts: Sequence[Text] | Any, maxlen: int | None = 512, labels: Sequence[str] = ()
+        self, texts: Sequence[Text], maxlen: int | None = 512, labels: Sequence[str] = ()
     ) -> torch.Tensor:
         """How probable each class of each text is, [N, classes], float32 on the CPU.
 

@@ -1,0 +1,270 @@
+"""The Predictor's methods that generate text, with FlagAI's names and defaults."""
+
+from collections.abc import Iterator
+from typing import Any, TypeVar, Unpack, overload
+
+from flagai.data.tokenizer import Tokenizer
+from flagai.errors import InputError
+from flagai.families.family import Family, ModelClass
+from flagai.generation.keywords import SamplingOptions, SharedOptions
+from flagai.generation.options import RENAMED_TEXTS, with_new_names
+from flagai.model.base_model import BaseModel
+from flagai.model.predictor.arguments import as_list, check_parts
+from flagai.model.predictor.capabilities import require
+from flagai.model.predictor.options import Options
+from flagai.model.predictor.results import Written
+from flagai.model.predictor.text_generation import TextGenerator
+
+OneOrMany = TypeVar("OneOrMany", str, list[str])
+
+
+class GenerationMethods:
+    """A model, its tokenizer, and the methods of the Predictor that generate text.
+
+    Args:
+        model: a model; it is put into evaluation mode.
+        tokenizer: its tokenizer.
+        allow_untrained: whether a head that was randomly initialised, because the checkpoint has none, may answer
+            before it is trained; else that is an error.
+    """
+
+    def __init__(self, model: BaseModel, tokenizer: Tokenizer | None = None, *, allow_untrained: bool = False) -> None:
+        check_parts(type(self).__name__, model, tokenizer)
+        self.model = model.eval()
+        self.tokenizer: Tokenizer = tokenizer  # type: ignore[assignment]  # checked above
+        self.allow_untrained = allow_untrained
+
+    def _require(self, method: str) -> tuple[Family, ModelClass]:
+        return require(self.model, method, allow_untrained=self.allow_untrained)
+
+    @overload
+    def write(
+        self,
+        text: OneOrMany,
+        input_max_length: int | None = ...,
+        out_max_length: int = ...,
+        **options: Unpack[SamplingOptions],
+    ) -> OneOrMany: ...
+    @overload
+    def write(
+        self,
+        text: str,
+        input_max_length: int | None = ...,
+        out_max_length: int = ...,
+        *,
+        num_return_sequences: int,
+        **options: Unpack[SamplingOptions],
+    ) -> list[Written]: ...
+    @overload
+    def write(
+        self,
+        text: list[str],
+        input_max_length: int | None = ...,
+        out_max_length: int = ...,
+        *,
+        num_return_sequences: int,
+        **options: Unpack[SamplingOptions],
+    ) -> list[list[Written]]: ...
+    def write(self, text: Any, input_max_length: int | None = 256, out_max_length: int = 100, **options: Any) -> Any:
+        """Generate text; the other methods are this one with FlagAI's names and defaults.
+
+        Args:
+            text: a text or a list of texts: an article for a title, "title：form" for a poem, a text with [MASK],
+                [sMASK] or [gMASK] for a plain GLM, the beginning of a text for GPT-2.
+            input_max_length: how many tokens of a text are read.
+            out_max_length: how many tokens an answer may have; for blanks, each of them.
+            **options: see :class:`flagai.generation.keywords.GenerationOptions`. The default is greedy search;
+                ``num_beams=4`` is beam search; ``do_sample=True`` with ``top_k``, ``top_p``, ``temperature`` and
+                ``seed`` samples (each text of a list starts from the same seed, as if it were alone).
+
+        Returns:
+            The text; for one with blanks the prompt, followed by what was generated for each. With
+            ``num_return_sequences`` a list of :class:`~flagai.model.predictor.results.Written`. A list for a list.
+
+        Raises:
+            InputError: this model does not generate text, or an option is impossible.
+        """
+        self._require("write")
+        options = with_new_names(options, RENAMED_TEXTS)
+        asked = Options.read(out_max_length, options)
+        answers = TextGenerator(self.model, self.tokenizer).write(as_list(text), asked, input_max_length)
+        found: list[Any] = answers if "num_return_sequences" in options else [best[0].text for best in answers]
+        return found[0] if isinstance(text, str) else found
+
+    def stream(
+        self,
+        text: str,
+        input_max_length: int | None = 256,
+        out_max_length: int = 200,
+        **options: Unpack[SamplingOptions],
+    ) -> Iterator[str]:
+        """Generate text piece by piece, as soon as each is certain; joined, the pieces are the answer.
+
+        Args:
+            text: one text, as in :meth:`write`; a GLM's blanks come one after the other.
+            input_max_length: how many tokens of the text are read.
+            out_max_length: how many tokens the answer may have.
+            **options: as in :meth:`write`.
+
+        Raises:
+            InputError: this model does not generate text, or an option is impossible.
+        """
+        self._require("write")
+        asked = Options.read(out_max_length, with_new_names(options, RENAMED_TEXTS))
+        return TextGenerator(self.model, self.tokenizer).stream(text, asked, input_max_length)
+
+    @overload
+    def predict_generate_beamsearch(
+        self,
+        text: OneOrMany,
+        input_max_length: int | None = ...,
+        out_max_length: int = ...,
+        beam_size: int = ...,
+        **options: Unpack[SamplingOptions],
+    ) -> OneOrMany: ...
+    @overload
+    def predict_generate_beamsearch(
+        self,
+        text: str,
+        input_max_length: int | None = ...,
+        out_max_length: int = ...,
+        beam_size: int = ...,
+        *,
+        num_return_sequences: int,
+        **options: Unpack[SamplingOptions],
+    ) -> list[Written]: ...
+    @overload
+    def predict_generate_beamsearch(
+        self,
+        text: list[str],
+        input_max_length: int | None = ...,
+        out_max_length: int = ...,
+        beam_size: int = ...,
+        *,
+        num_return_sequences: int,
+        **options: Unpack[SamplingOptions],
+    ) -> list[list[Written]]: ...
+    def predict_generate_beamsearch(
+        self,
+        text: Any,
+        input_max_length: int | None = 256,
+        out_max_length: int = 100,
+        beam_size: int = 1,
+        **options: Any,
+    ) -> Any:
+        """Beam search.
+
+        Args:
+            text: as in :meth:`write`.
+            input_max_length: how many tokens of a text are read.
+            out_max_length: how many tokens an answer may have.
+            beam_size: the number of beams; 1 is greedy search.
+            **options: as in :meth:`write`.
+
+        Returns:
+            As :meth:`write`.
+        """
+        return self.write(text, input_max_length, out_max_length, **{"num_beams": beam_size} | options)
+
+    @overload
+    def predict_generate_randomsample(
+        self,
+        text: OneOrMany,
+        input_max_length: int | None = ...,
+        out_max_length: int = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        repetition_penalty: float = ...,
+        temperature: float = ...,
+        prompts_tokens: None = ...,
+        **options: Unpack[SharedOptions],
+    ) -> OneOrMany: ...
+    @overload
+    def predict_generate_randomsample(
+        self,
+        text: str,
+        input_max_length: int | None = ...,
+        out_max_length: int = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        repetition_penalty: float = ...,
+        temperature: float = ...,
+        *,
+        num_return_sequences: int,
+        **options: Unpack[SharedOptions],
+    ) -> list[Written]: ...
+    @overload
+    def predict_generate_randomsample(
+        self,
+        text: list[str],
+        input_max_length: int | None = ...,
+        out_max_length: int = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        repetition_penalty: float = ...,
+        temperature: float = ...,
+        *,
+        num_return_sequences: int,
+        **options: Unpack[SharedOptions],
+    ) -> list[list[Written]]: ...
+    def predict_generate_randomsample(
+        self,
+        text: Any,
+        input_max_length: int | None = 256,
+        out_max_length: int = 200,
+        top_k: int = 30,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        temperature: float = 1.0,
+        prompts_tokens: None = None,
+        **options: Any,
+    ) -> Any:
+        """Sampling.
+
+        Args:
+            text: as in :meth:`write`.
+            input_max_length: how many tokens of a text are read.
+            out_max_length: how many tokens an answer may have.
+            top_k: sample from so many of the most probable tokens; 0 for all.
+            top_p: sample from the fewest tokens that together have this probability; 1 for all.
+            repetition_penalty: above 1 makes tokens that have occurred less probable.
+            temperature: divides the logits; above 1 gives more diverse text.
+            prompts_tokens: not supported; must be None.
+            **options: as in :meth:`write`.
+
+        Returns:
+            As :meth:`write`.
+        """
+        if prompts_tokens is not None:
+            raise InputError("prompts_tokens is not supported; put the prompt into the text.")
+        sampling = {"do_sample": True, "top_k": top_k, "top_p": top_p, "temperature": temperature}
+        sampling["repetition_penalty"] = repetition_penalty
+        return self.write(text, input_max_length, out_max_length, **sampling | options)
+
+    def predict_generate_contrastive_search(
+        self,
+        text: OneOrMany,
+        input_max_length: int | None = 256,
+        out_max_length: int = 100,
+        beam_size: int = 1,
+        alpha: float = 0.6,
+        **options: Unpack[SamplingOptions],
+    ) -> OneOrMany:
+        """Contrastive search: probable tokens that do not repeat what came before.
+
+        Args:
+            text: as in :meth:`write`.
+            input_max_length: how many tokens of a text are read.
+            out_max_length: how many tokens an answer may have.
+            beam_size: the number of candidates of every step; 4 to 8 are usual, 1 is greedy search.
+            alpha: 0 looks at the probability only, 1 at the novelty only.
+            **options: as in :meth:`write`.
+
+        Returns:
+            As :meth:`write`.
+
+        Source:
+            Su et al. 2022, "A Contrastive Framework for Neural Text Generation".
+        """
+        contrast: dict[str, Any] = {"penalty_alpha": alpha, "top_k": beam_size, **options}
+        return self.write(text, input_max_length, out_max_length, **contrast)
