@@ -12,11 +12,18 @@ from typing import Any
 import torch
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.replay import steps as static
+from flagai.generation.replay import compile_ahead
+from flagai.generation.replay.step_pool import step_pool
 
 HALF = torch.bfloat16
 # Steady speeds are wanted, not those of a machine that has yet to compile: wait for kernels.
-PATIENCE, static._PATIENCE = static._PATIENCE, 100.0
+PATIENCE, compile_ahead.PATIENCE = compile_ahead.PATIENCE, 100.0
+# What stays where a decoder's blocks are torch's.
+BESIDE_BLOCKS = (
+    "decode.embeddings.fused_embeddings",
+    "decode.greedy.greedy_step",
+    "decode.quantized_ops.quantized_linear_triton",
+)
 
 
 def clocked(work: Callable[[], Any]) -> float:
@@ -129,9 +136,9 @@ def replaced(model: Any, module: Any, name: str, value: Any) -> Iterator[None]:
     """Another way of computing, in the body; recordings of before are not used there, nor its own afterwards."""
     kept = getattr(module, name)
     setattr(module, name, value)
-    static.steps_of(model)._ready.clear()
+    step_pool(model).ready.clear()
     try:
         yield
     finally:
         setattr(module, name, kept)
-        static.steps_of(model)._ready.clear()
+        step_pool(model).ready.clear()

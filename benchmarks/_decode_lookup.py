@@ -9,7 +9,7 @@ from benchmarks._decode_common import clocked, made, noted, prompt
 from benchmarks.lookup import LAWS, compare, timed
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.replay import steps as static
+from flagai.generation.replay.step_pool import step_pool
 from flagai.model.predictor.text_generation import TextGenerator
 
 DRAFTS = (0, 1, 3, 7, 15)
@@ -38,7 +38,7 @@ def step_cost(model: Any, prompts: list[Prompt], draft: int) -> float:
 @torch.inference_mode()
 def replay_cost(model: Any) -> float:
     """Seconds of the model's part of the last recorded step."""
-    step = static.steps_of(model)._ready[-1]
+    step = step_pool(model).ready[-1]
 
     def replay(count: int) -> None:
         for _ in range(count):

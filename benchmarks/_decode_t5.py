@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
-from benchmarks._decode_common import HALF, logits_difference, made, noted, profile, prompt, replaced, speeds
+from benchmarks._decode_common import BESIDE_BLOCKS, HALF, logits_difference, made, noted, profile, prompt, speeds
 from benchmarks._decode_peers import t5_peer
 from flagai.generation import Decoding, generate
-from flagai.generation.replay import steps as static
+from flagai.generation.replay.step_pool import step_pool
+from flagai.model.layer.operation import only_kernels
 from flagai.model.t5_model import T5Model
 
 T5_BASE = {
@@ -27,9 +28,9 @@ def t5(options: Any) -> dict[str, Any]:
     decoder = [weight for name, weight in model.named_parameters() if not name.startswith("encoder")]
     found["GB"] = round(sum(weight.nbytes for weight in decoder) / 1e9, 3)
     noted(found, str(HALF), lambda: speeds(model, texts, 32, 160))
-    found["kernels"] = [bool(step.cache.faster) for step in static.steps_of(model)._ready]
+    found["kernels"] = [bool(step.kernels) for step in step_pool(model).ready]
     noted(found, "beams 4", lambda: speeds(model, texts, 32, 160, **beams))
-    with replaced(model, static, "faster_blocks", lambda *_: ()):
+    with only_kernels(*BESIDE_BLOCKS):
         noted(found, "torch's norms", lambda: speeds(model, texts, 32, 160))
         noted(found, "torch's norms, beams 4", lambda: speeds(model, texts, 32, 160, **beams))
     noted(found, "profile", lambda: profile(model, texts))
@@ -62,10 +63,10 @@ def _same(model: Any, prompts: Any, given: dict[str, Any]) -> dict[str, Any]:
     decoding = [Decoding(max_new_tokens=40, **given, cuda_graphs=graphs) for graphs in (True, False)]
     fast, plain = (generate(model, prompts, each) for each in decoding)
     again = generate(model, prompts, decoding[0])
-    steps = static.steps_of(model)._ready
+    steps = step_pool(model).ready
     return {
         "same ids": [row[0].ids for row in fast] == [row[0].ids for row in plain],
         "same again": [row[0].ids for row in fast] == [row[0].ids for row in again],
         "scores": [round(rows[0][0].score, 3) for rows in (fast, plain)],
-        "kernels": bool(steps and steps[-1].cache.faster),
+        "kernels": bool(steps and steps[-1].kernels),
     }

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -179,36 +179,42 @@ def equal(task: dict[str, Any], model: Any) -> dict[str, Any]:
     return found
 
 
-def _torch_blocks() -> Any:
-    from flagai.generation.replay import steps as static
+def _torch_blocks() -> AbstractContextManager[None]:
+    from flagai.model.layer.operation import only_kernels
 
-    return static, "faster_blocks", lambda *_: ()
-
-
-def _nccl_sums() -> Any:
-    from flagai.parallel.sharding import Sharding
-
-    return Sharding, "symmetric_buffer", lambda *_: None
-
-
-# What else the step could be made of: (module, name, replacement).
-VARIANTS: dict[str, Callable[[], Any]] = {"torch's products": _torch_blocks, "kernels, sums by NCCL": _nccl_sums}
+    return only_kernels()
 
 
 @contextmanager
-def changed(model: Any, what: Callable[[], Any]) -> Iterator[None]:
-    """Another way of computing in the body; recordings of before are not used there, nor its own afterwards."""
-    from flagai.generation.replay.steps import steps_of
+def _nccl_sums() -> Iterator[None]:
+    from flagai.kernels.decode import tensor_parallel_block as kernels
 
-    module, name, value = what()
-    kept = getattr(module, name)
-    setattr(module, name, value)
-    steps_of(model)._ready.clear()
+    rendezvous = kernels.rendezvous
+    kernels.rendezvous = lambda *_: None
+    kernels.BUFFERS.clear()
     try:
         yield
     finally:
-        setattr(module, name, kept)
-        steps_of(model)._ready.clear()
+        kernels.rendezvous = rendezvous
+        kernels.BUFFERS.clear()
+
+
+# What else the step could be made of.
+VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "torch's products": _torch_blocks,
+    "kernels, sums by NCCL": _nccl_sums,
+}
+
+
+@contextmanager
+def changed(model: Any, variant: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Another way of computing in the body; recordings of before are not used there, nor its own afterwards."""
+    from flagai.generation.replay.step_pool import step_pool
+
+    step_pool(model).ready.clear()
+    with variant():
+        yield
+    step_pool(model).ready.clear()
 
 
 def exact(task: dict[str, Any], mesh: Any) -> dict[str, Any]:
@@ -220,9 +226,9 @@ def exact(task: dict[str, Any], mesh: Any) -> dict[str, Any]:
         model = GLMModel.from_pretrained(task["small"], mesh=mesh, device=task["device"], dtype=dtype)
         found[dtype] = equal(task, model)
         if task["device"] != "cpu":
-            from flagai.generation.replay.steps import steps_of
+            from flagai.generation.replay.step_pool import step_pool
 
-            found[dtype]["kernels"] = any(step.cache.faster for step in steps_of(model)._ready)
+            found[dtype]["kernels"] = any(step.kernels for step in step_pool(model).ready)
     return found
 
 

@@ -27,6 +27,7 @@ from benchmarks import _decode_kernels as kernels
 from benchmarks import _decode_lookup as lookups
 from benchmarks._decode_bert import bert
 from benchmarks._decode_common import (
+    BESIDE_BLOCKS,
     HALF,
     PATIENCE,
     attempt,
@@ -35,7 +36,6 @@ from benchmarks._decode_common import (
     noted,
     profile,
     prompt,
-    replaced,
     speeds,
 )
 from benchmarks._decode_peers import gpt2_peer
@@ -43,9 +43,11 @@ from benchmarks._decode_small import GLM_10B, small, small_kernels
 from benchmarks._decode_t5 import T5_BASE, equal_t5, t5
 from benchmarks._measure import copy_bandwidth, machine, versions
 from flagai.generation import Decoding, Prompt, generate, stream
-from flagai.generation.replay import steps as static
+from flagai.generation.replay import compile_ahead
+from flagai.generation.replay.step_pool import step_pool
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
+from flagai.model.layer.operation import only_kernels
 from flagai.model.t5_model import T5Model
 
 GPT2_124M = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "bos_token_id": 1}
@@ -129,7 +131,7 @@ def equal(options: Any) -> dict[str, Any]:
                 "same ids": [row[0].ids for row in fast] == [row[0].ids for row in plain],
                 "same again": [row[0].ids for row in fast] == [row[0].ids for row in again],
                 "scores": [round(rows[0][0].score, 3) for rows in (fast, plain)],
-                "kernels": bool(static.steps_of(model)._ready and static.steps_of(model)._ready[-1].cache.faster),
+                "kernels": bool(step_pool(model).ready and step_pool(model).ready[-1].kernels),
             }
         if dtype is not torch.float32:
             found[f"{dtype} logits"] = logits_difference(model, prompts[0])
@@ -149,7 +151,7 @@ def glm(options: Any) -> dict[str, Any]:
     noted(found, "greedy", lambda: speeds(model, text, short, long))
     noted(found, "beams 4", lambda: speeds(model, text, short, long, **beams))
     noted(found, "batch 8", lambda: speeds(model, batch, short, long, rounds=1))
-    with replaced(model, static, "faster_blocks", lambda *_: ()):
+    with only_kernels(*BESIDE_BLOCKS):
         noted(found, "greedy, torch's products", lambda: speeds(model, text, short, long, rounds=1))
         noted(found, "beams 4, torch's products", lambda: speeds(model, text, short, long, rounds=1, **beams))
         noted(found, "batch 8, torch's products", lambda: speeds(model, batch, short, long, rounds=1))
@@ -175,7 +177,7 @@ def arrivals(model: Any, text: list[Prompt], count: int = 20) -> dict[str, float
 
 def fresh(options: Any) -> dict[str, Any]:
     """The tokens of a model that has just been made, in a process that has done nothing else."""
-    static._PATIENCE = PATIENCE
+    compile_ahead.PATIENCE = PATIENCE
     model, text = made(GLMModel, GLM_10B), [prompt(32, 50000)]
     return {"first answer, ms": arrivals(model, text, 300), "second answer, ms": arrivals(model, text, 300)}
 

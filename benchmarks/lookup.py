@@ -20,7 +20,7 @@ import torch
 from benchmarks._measure import machine, versions
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.generation import Prompt
-from flagai.generation.decoding_state import Tree
+from flagai.generation.decoding_state import DecodingState
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.text_generation import TextGenerator
 
@@ -112,17 +112,17 @@ def _asking(writer: TextGenerator, protocol: Any, prompts: list[Prompt], asked: 
 def counted() -> Iterator[list[int]]:
     """How many steps the engine makes in the body."""
     steps = [0]
-    run = Tree.run
+    run = DecodingState.forward
 
-    def counting(tree: Tree) -> Any:
+    def counting(state: DecodingState) -> Any:
         steps[0] += 1
-        return run(tree)
+        return run(state)
 
-    Tree.run = counting  # type: ignore[method-assign]
+    DecodingState.forward = counting  # type: ignore[method-assign]
     try:
         yield steps
     finally:
-        Tree.run = run  # type: ignore[method-assign]
+        DecodingState.forward = run  # type: ignore[method-assign]
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, int, Any]:

@@ -47,7 +47,7 @@ class TapeRecorder:
         self.recorded = 0
         self.replayed = 0
 
-    def rehearse(self, work: Callable[[], None]) -> None:
+    def warm_up(self, work: Callable[[], None]) -> None:
         work()
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.generation import Decoding, Prompt, generate, processors
-from flagai.generation import sampling as lanes
+from flagai.generation import Decoding, Prompt, generate, processors, sampling
 from tests.generation.toys import toy
 from tests.generation.writers import lively
 
@@ -99,7 +98,7 @@ def test_sampling(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
             drawn.append(scores.softmax(-1)[0, 0])
             return scores.argmax(-1)
 
-        monkeypatch.setattr(lanes, "draw", best)
+        monkeypatch.setattr(sampling, "sample", best)
         options = base(row)
         if family == "glm":
             options["processors"] = ORDERS["glm"]
@@ -124,7 +123,7 @@ def test_processors() -> None:
     assert len(found) == 36
     for row in found:
         name, value = row["processor"].split("=")
-        function, _ = processors.ORDERED[name]
+        function, _ = processors.SAMPLING_ORDER[name]
         got = function(
             torch.tensor(row["previous_ids"])[None, None],
             torch.tensor(row["logits"])[None, None],

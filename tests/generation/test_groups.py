@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.generation import generate, groups
+from flagai.generation import generate, prefill
 from flagai.model.layer.cache import KVCache
 from tests.generation.test_properties import same
 from tests.generation.writers import GRID, SEARCHES, writer
 
 
 def cost(lengths: list[int], found: list[list[int]], cores: int) -> int:
-    return sum(len(group) * max(lengths[text] for text in group) + groups._CALL * cores for group in found)
+    return sum(len(group) * max(lengths[text] for text in group) + prefill._CALL * cores for group in found)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def cost(lengths: list[int], found: list[list[int]], cores: int) -> int:
 )
 @pytest.mark.parametrize("cores", [1, 2])
 def test_groups_are_the_cheapest(lengths: list[int], cores: int) -> None:
-    found = groups.like_length(lengths, cores)
+    found = prefill.like_length(lengths, cores)
     assert sorted(itertools.chain(*found)) == list(range(len(lengths)))
     assert all(lengths[group[0]] == max(lengths[text] for text in group) for group in found)
     ways = itertools.product(range(len(lengths)), repeat=len(lengths))  # the group of each text
@@ -38,7 +38,7 @@ def test_groups_change_no_answer(kind: str, search: str, monkeypatch: pytest.Mon
     decoding = writing.decoding(**SEARCHES[search])
     wanted = generate(writing.model, writing.prompts, decoding)
     parts = []
-    reading = groups.read_apart
+    reading = prefill.read_apart
 
     def counted(*arguments: Any) -> Any:
         parts.append(len(arguments[0]))
@@ -50,7 +50,7 @@ def test_groups_change_no_answer(kind: str, search: str, monkeypatch: pytest.Mon
     moved = KVCache._moved
     monkeypatch.setattr("flagai.generation.decoding_state.read_apart", counted)
     monkeypatch.setattr(KVCache, "_moved", unclean)  # memory that holds no numbers
-    monkeypatch.setattr(groups, "_CALL", 0)
+    monkeypatch.setattr(prefill, "_CALL", 0)
     for ours, theirs in zip(generate(writing.model, writing.prompts, decoding), wanted, strict=True):
         same(ours, theirs)
     assert bool(parts) == (kind != "t5")

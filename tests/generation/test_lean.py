@@ -5,14 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation import decoding_state as tree
 from flagai.kernels.cpu import decode_block as lean
-from flagai.kernels.cpu.decode_block import LeanPreNorm, lean_blocks
-from flagai.kernels.cpu.linear import SkinnyLinear
+from flagai.kernels.cpu.decode_block import CpuDecodeBlock, fused_stack
 from flagai.model.gpt2_model import GPT2Model
+from flagai.model.layer.operation import only_kernels
 from tests.generation.writers import GRID, SEARCHES, writer
 
 GPT2 = {"vocab_size": 300, "n_embd": 192, "n_layer": 2, "n_head": 3, "n_positions": 60}
@@ -22,24 +20,25 @@ GPT2 = {"vocab_size": 300, "n_embd": 192, "n_layer": 2, "n_head": 3, "n_position
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows of every step that a lean block has made."""
     made: list[int] = []
-    call = LeanPreNorm.__call__
+    call = CpuDecodeBlock.__call__
 
-    def counted(self: LeanPreNorm, hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+    def counted(self: CpuDecodeBlock, hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         made.append(hidden.shape[0] * hidden.shape[1])
         return call(self, hidden, *arguments, **options)
 
-    monkeypatch.setattr(LeanPreNorm, "__call__", counted)
+    monkeypatch.setattr(CpuDecodeBlock, "__call__", counted)
     return made
 
 
 @pytest.mark.parametrize(("kind", "search"), GRID)
-def test_lean_steps_write_the_same(kind: str, search: str, calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lean_steps_write_the_same(kind: str, search: str, calls: list[int]) -> None:
     writing = writer(kind)
-    found = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search]))
+    prompts = writing.prompts[:2]  # with six beams of each, few rows
+    found = generate(writing.model, prompts, writing.decoding(**SEARCHES[search]))
     used = len(calls)
     assert bool(used) == (kind not in ("bert", "t5"))  # those are made of other bricks
-    monkeypatch.setattr(tree, "lean_blocks", lambda _: ())
-    wanted = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search]))
+    with only_kernels():
+        wanted = generate(writing.model, prompts, writing.decoding(**SEARCHES[search]))
     assert len(calls) == used
     for ours, theirs in zip(found, wanted, strict=True):
         assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
@@ -49,7 +48,7 @@ def test_lean_steps_write_the_same(kind: str, search: str, calls: list[int], mon
 @pytest.mark.parametrize("layout", ["huggingface", "flagai"])
 @pytest.mark.parametrize("dtype", [None, "float32"])
 def test_queries_keys_and_values_are_one_product_where_they_are_one_matrix(
-    layout: str, dtype: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, dtype: str | None, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     drawn = GPT2Model(GPT2Model.config_class.from_dict(GPT2))
@@ -57,16 +56,16 @@ def test_queries_keys_and_values_are_one_product_where_they_are_one_matrix(
     drawn.eval()
     (drawn.half() if dtype else drawn).save_pretrained(tmp_path, layout=layout)
     model = GPT2Model.from_pretrained(tmp_path, dtype=dtype)
-    blocks = lean_blocks(model)
+    stack = fused_stack(model.blocks)
+    assert stack is not None
     # A cast gives every parameter memory of its own.
-    assert [len(block._projections) for block in blocks] == [3 if dtype else 1] * 2
+    assert [len(block._projections) for block in stack.blocks] == [3 if dtype else 1] * 2
     torch.set_num_threads(2)
     try:
         prompts, decoding = [Prompt((7, 8, 9, 11, 13))], Decoding(max_new_tokens=8)
         fast = generate(model, prompts, decoding)[0][0]
-        monkeypatch.setattr(tree, "lean_blocks", lambda _: ())
-        monkeypatch.setattr(SkinnyLinear, "__call__", lambda self, rows: F.linear(rows, self.weight, self.bias))
-        plain = generate(model, prompts, decoding)[0][0]
+        with only_kernels():
+            plain = generate(model, prompts, decoding)[0][0]
     finally:
         torch.set_num_threads(1)
     assert fast.ids == plain.ids
@@ -75,20 +74,20 @@ def test_queries_keys_and_values_are_one_product_where_they_are_one_matrix(
 
 def test_changed_blocks_compute_themselves() -> None:
     model = GPT2Model(GPT2Model.config_class.from_dict(GPT2)).eval()
-    assert lean_blocks(model)
+    assert fused_stack(model.blocks)
     hook = model.blocks[1].feed_forward.up.register_forward_hook(lambda *_: None)
-    assert not lean_blocks(model)
+    assert not fused_stack(model.blocks)
     hook.remove()
-    assert lean_blocks(model)
+    assert fused_stack(model.blocks)
     up = model.blocks[1].feed_forward.up
     up.forward = up.forward  # as Accelerate wraps it
-    assert not lean_blocks(model)
+    assert not fused_stack(model.blocks)
     del up.forward
-    assert lean_blocks(model)
-    assert not lean_blocks(model.train())
-    assert not lean_blocks(model.eval().bfloat16())
+    assert fused_stack(model.blocks)
+    assert not fused_stack(model.train().blocks)
+    assert not fused_stack(model.eval().bfloat16().blocks)
     model.float().blocks[0].attention.q = torch.nn.Linear(192, 192)
-    assert not lean_blocks(model)
+    assert not fused_stack(model.blocks)
 
 
 def test_only_neighbours_of_one_tensor_are_joined() -> None:

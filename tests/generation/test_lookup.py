@@ -226,7 +226,7 @@ def test_a_text_that_is_done_early_waits_for_the_others(monkeypatch: pytest.Monk
 def test_a_full_answer_stays_while_others_are_written(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where answers are only looked at now and then."""
     monkeypatch.setattr(engine, "_IDLE", 2.0)
-    monkeypatch.setattr(engine, "_patience", lambda _: 6)
+    monkeypatch.setattr(engine, "_done_check_interval", lambda _: 6)
     for seed in range(3):
         writing = writer_of(kind, seed)
         options = {"stop_token_ids": (17,), "max_new_tokens": 12, "do_sample": True, "seed": seed}

@@ -12,7 +12,7 @@ from flagai.generation import Decoding, Prompt, generate, remaining_positions, s
 from flagai.generation.keywords import GenerationOptions, SamplingOptions, SharedOptions
 from flagai.generation.options import RENAMED_IDS
 from flagai.generation.processors import no_repeat_ngram
-from flagai.generation.sampling import draw
+from flagai.generation.sampling import sample
 from flagai.generation.types import LogitsProcessor
 from tests import tiny
 from tests.generation.writers import GRID, KINDS, PLAIN, SEARCHES, Writer, lively, writer
@@ -205,7 +205,7 @@ def test_impossible_tokens_are_never_drawn() -> None:
     nothing = -torch.inf
     scores = torch.tensor([[[nothing, 0.0, nothing, 0.0, nothing]]])
     uniforms = torch.tensor([[0.0, 0.4999, 0.5, 1 - 2**-24]]).double()
-    assert draw(scores, uniforms).tolist() == [[1, 1, 3, 3]]
+    assert sample(scores, uniforms).tolist() == [[1, 1, 3, 3]]
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:

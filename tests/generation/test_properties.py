@@ -35,7 +35,9 @@ def test_texts_that_leave_the_batch_change_nothing(kind: str, search: str, monke
     for share, patience in ((0.01, 1), (2.0, 3)):  # each at once; never, and asked every third step
         monkeypatch.setattr(engine, "_IDLE", share)
         steps = engine._steps(writing.model, writing.prompts, decoding, (), None, patience)
-        found.append({search.tree.numbers[row]: search.hypotheses(row) for search, rows in steps for row in rows})
+        found.append(
+            {search.state.prompt_numbers[row]: search.hypotheses(row) for search, rows in steps for row in rows}
+        )
     for row in range(len(writing.prompts)):
         same(found[0][row], found[1][row])
 

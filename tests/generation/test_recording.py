@@ -27,7 +27,7 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[CudaRecorder]:
     return [CudaRecorder(torch.device("cpu")) for _ in range(2)]
 
 
-@pytest.mark.parametrize("ways", [("record", "record"), ("record", "rehearse")], ids="-".join)
+@pytest.mark.parametrize("ways", [("record", "record"), ("record", "warm_up")], ids="-".join)
 def test_nobody_works_on_the_stream_of_recordings_while_another_records(
     ways: tuple[str, str], recorders: list[CudaRecorder]
 ) -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from flagai.generation import generate, stream
-from flagai.generation.decoding_state import Tree
-from flagai.generation.replay import steps as static
-from flagai.generation.replay.steps import StaticSteps, steps_of
+from flagai.generation.decoding_state import DecodingState
+from flagai.generation.replay import cuda_graph
+from flagai.generation.replay.forward import StepKey
+from flagai.generation.replay.step_pool import StepPool, step_pool
 from flagai.model.layer.static_cache import bucket
 from tests.generation.tape import TapeRecorder
 from tests.generation.writers import GRID, SEARCHES, writer
@@ -22,8 +23,8 @@ from tests.generation.writers import GRID, SEARCHES, writer
 @pytest.fixture
 def tape(monkeypatch: pytest.MonkeyPatch) -> TapeRecorder:
     recorder = TapeRecorder()
-    monkeypatch.setattr(static, "recorder_for", lambda _: recorder)
-    monkeypatch.setattr(static, "can_record", lambda _: True)
+    monkeypatch.setattr(cuda_graph, "recorder_for", lambda _: recorder)
+    monkeypatch.setattr(cuda_graph, "can_record", lambda _: True)
     return recorder
 
 
@@ -48,7 +49,7 @@ def test_replayed_steps_write_the_same(kind: str, search: str, tape: TapeRecorde
     # The model's step is kept; only the choice is recorded anew.
     same(generate(writing.model, writing.prompts, writing.decoding(**options)), wanted)
     assert tape.recorded - before <= 1
-    assert steps_of(writing.model).count == 1
+    assert len(step_pool(writing.model).ready) == 1
 
 
 def test_recordings_serve_other_texts_of_like_size(tape: TapeRecorder) -> None:
@@ -57,7 +58,7 @@ def test_recordings_serve_other_texts_of_like_size(tape: TapeRecorder) -> None:
     for prompts in (writing.prompts[2:3], writing.prompts[1:2], writing.prompts[2:3]):
         wanted = generate(writing.model, prompts, writing.decoding(cuda_graphs=False))
         same(generate(writing.model, prompts, writing.decoding()), wanted)
-    assert steps_of(writing.model).count == 1
+    assert len(step_pool(writing.model).ready) == 1
     assert tape.recorded == 1 + 3
 
 
@@ -75,7 +76,7 @@ def test_other_weights_are_recorded_anew(tape: TapeRecorder) -> None:
     wanted = generate(writing.model, writing.prompts, writing.decoding(cuda_graphs=False))
     same(generate(writing.model, writing.prompts, writing.decoding()), wanted)
     assert tape.recorded == before + 3
-    assert steps_of(writing.model).count == 1
+    assert len(step_pool(writing.model).ready) == 1
 
 
 @pytest.mark.usefixtures("tape")
@@ -135,19 +136,19 @@ def test_two_threads_take_no_step_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     writing, lent, meeting = writer("gpt2"), [], threading.Barrier(2)
     wanted = generate(writing.model, writing.prompts, writing.decoding(cuda_graphs=False))
     generate(writing.model, writing.prompts, writing.decoding())
-    equal, make_static = static.Shape.__eq__, Tree.make_static
+    equal, use_recorded = StepKey.__eq__, DecodingState.use_recorded
 
-    def compared(self: static.Shape, other: object) -> bool:
+    def compared(self: StepKey, other: object) -> bool:
         with suppress(threading.BrokenBarrierError):  # nobody comes while one is looking
             meeting.wait(0.3)
         return equal(self, other)
 
-    def noted(self: Tree, step: Any) -> None:
+    def noted(self: DecodingState, step: Any) -> None:
         lent.append(step)
-        make_static(self, step)
+        use_recorded(self, step)
 
-    monkeypatch.setattr(static.Shape, "__eq__", compared)
-    monkeypatch.setattr(Tree, "make_static", noted)
+    monkeypatch.setattr(StepKey, "__eq__", compared)
+    monkeypatch.setattr(DecodingState, "use_recorded", noted)
     found: list[Any] = []
     threads = [
         threading.Thread(target=lambda: found.append(generate(writing.model, writing.prompts, writing.decoding())))
@@ -165,8 +166,8 @@ def test_two_threads_take_no_step_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_each_device_has_a_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that has moved from one GPU to another is recorded there."""
-    monkeypatch.setattr(static, "recorder_for", lambda _: TapeRecorder())
-    steps, devices = StaticSteps(), (torch.device("cuda", 0), torch.device("cuda", 1))
+    monkeypatch.setattr(cuda_graph, "recorder_for", lambda _: TapeRecorder())
+    steps, devices = StepPool(), (torch.device("cuda", 0), torch.device("cuda", 1))
     first, second = (steps.recorder(device) for device in devices)
     assert first is not second
     assert [steps.recorder(device) for device in devices] == [first, second]
@@ -177,9 +178,9 @@ def test_recordings_go_with_the_model_and_not_with_its_copies() -> None:
     writing = writer("gpt2")
     model = writing.model
     generate(model, writing.prompts, writing.decoding())
-    assert steps_of(model).count == 1
-    assert steps_of(copy.deepcopy(model)).count == 0
-    gone = weakref.ref(steps_of(model)._ready[0])
+    assert len(step_pool(model).ready) == 1
+    assert not step_pool(copy.deepcopy(model)).ready
+    gone = weakref.ref(step_pool(model).ready[0])
     gc.disable()
     try:
         del model, writing
@@ -194,7 +195,7 @@ def test_few_steps_are_kept() -> None:
     for size in range(1, 4):
         for beams in (1, 2, 3):
             generate(writing.model, writing.prompts[:size], writing.decoding(num_beams=beams))
-    assert steps_of(writing.model).count <= 4
+    assert len(step_pool(writing.model).ready) <= 4
 
 
 @pytest.mark.parametrize(("size", "room"), [(1, 128), (128, 128), (129, 192), (193, 256), (257, 384), (385, 512)])

@@ -1,15 +1,17 @@
 """Kernels that have yet to be compiled hold nobody up, and those that cannot be are done without."""
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from flagai.generation import generate, stream
-from flagai.generation.replay import steps as static
-from flagai.generation.replay.steps import steps_of
+from flagai.generation.replay import compile_ahead, cuda_graph
+from flagai.generation.replay.step_pool import step_pool
+from flagai.model.block.stack import decode_blocks
+from flagai.model.layer.operation import Implementation
 from tests.generation.tape import TapeRecorder
 from tests.generation.writers import Writer, writer
 
@@ -17,27 +19,25 @@ Done = dict[str, Any]
 
 
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> Done:
-    """What the kernels of the first block do when they are called for the first time, on another thread."""
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Done]:
+    """What the kernels of a step do when they are called for the first time, on another thread."""
     recorder = TapeRecorder()
-    monkeypatch.setattr(static, "recorder_for", lambda _: recorder)
-    monkeypatch.setattr(static, "can_record", lambda _: True)
+    monkeypatch.setattr(cuda_graph, "recorder_for", lambda _: recorder)
+    monkeypatch.setattr(cuda_graph, "can_record", lambda _: True)
     found: Done = {"compile": lambda: None, "calls": 0, "threads": set()}
 
-    class Kernels:
-        def __init__(self, block: nn.Module) -> None:
-            self.block = block
+    def kernels(*given: Any, **named: Any) -> torch.Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            found["compile"]()
+        else:
+            found["calls"] += 1
+        return decode_blocks.plain(*given, **named)
 
-        def __call__(self, *given: Any, **named: Any) -> torch.Tensor:
-            if threading.current_thread() is not threading.main_thread():
-                found["compile"]()
-            else:
-                found["calls"] += 1
-            result: torch.Tensor = self.block(*given, **named)
-            return result
-
-    monkeypatch.setattr(static, "faster_blocks", lambda model, _: [Kernels(block) for block in model.blocks])
-    return found
+    decode_blocks.implementations.insert(
+        0, Implementation("kernels", lambda *_, **__: True, kernels, traceable=False, jit=True)
+    )
+    yield found
+    del decode_blocks.implementations[0]
 
 
 def plain(writing: Writer) -> Any:
@@ -51,13 +51,13 @@ def test_kernels_that_are_ready_make_all_steps(compiler: Done) -> None:
     wanted = plain(writing)
     got = generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=16, stop_token_ids=()))
     assert [row[0].ids for row in got] == [row[0].ids for row in wanted]
-    assert compiler["calls"] == 2 * len(writing.model.blocks)  # the rehearsal and the recording
+    assert compiler["calls"] == 2  # the warm-up and the capture
 
 
 def test_steps_go_on_until_kernels_are_there(compiler: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     compiler["compile"] = lambda: gate.wait(60)
-    monkeypatch.setattr(static, "_PATIENCE", 0.01)
+    monkeypatch.setattr(compile_ahead, "PATIENCE", 0.01)
     writing, calls, ids = writer("gpt2"), [], []
     wanted = plain(writing)[0][0].ids
     one = writing.prompts[:1]
@@ -74,7 +74,7 @@ def test_steps_go_on_until_kernels_are_there(compiler: Done, monkeypatch: pytest
     assert calls[-1] > 0
     generate(writing.model, one, writing.decoding(max_new_tokens=16, stop_token_ids=()))
     assert compiler["calls"] == calls[-1], "what has been recorded is replayed"
-    assert steps_of(writing.model).count == 1
+    assert len(step_pool(writing.model).ready) == 1
 
 
 def test_a_compiler_that_fails_is_done_without(compiler: Done, caplog: pytest.LogCaptureFixture) -> None:

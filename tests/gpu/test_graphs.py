@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.replay import greedy
-from flagai.generation.replay import steps as static
-from flagai.generation.replay.steps import steps_of
+from flagai.generation.replay import compile_ahead
+from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import ops as kernels
-from flagai.kernels.hardware import has_triton_half
+from flagai.model.layer.operation import only_kernels
 from tests import tiny
 from tests.generation.writers import KINDS, PAIRS, SEARCHES, writer
 
@@ -25,7 +24,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels make all steps, on a machine where they have to be compiled first, too."""
-    monkeypatch.setattr(static, "_PATIENCE", 100)
+    monkeypatch.setattr(compile_ahead, "PATIENCE", 100)
 
 
 def check_same(got: Any, wanted: Any, tolerance: float = 1e-3) -> None:
@@ -43,7 +42,7 @@ def test_graphs_write_what_steps_write(kind: str, search: str) -> None:
     wanted = generate(model, writing.prompts, writing.decoding(**options, cuda_graphs=False))
     for _ in range(2):
         check_same(generate(model, writing.prompts, writing.decoding(**options)), wanted)
-    assert steps_of(model).count == 1
+    assert len(step_pool(model).ready) == 1
 
 
 def test_a_model_records_again_after_its_recordings_have_gone() -> None:
@@ -52,7 +51,7 @@ def test_a_model_records_again_after_its_recordings_have_gone() -> None:
     wanted = generate(model, writing.prompts, writing.decoding(cuda_graphs=False))
     for _ in range(3):
         check_same(generate(model, writing.prompts, writing.decoding()), wanted)
-        steps_of(model)._ready.clear()
+        step_pool(model).ready.clear()
 
 
 def test_two_models_and_many_sizes_at_once() -> None:
@@ -112,7 +111,7 @@ def test_kernels_score_as_torch_does(kind: str, dtype: torch.dtype, lanes: dict[
     fast, plain = (
         generate(model, prompts, Decoding(max_new_tokens=24, **lanes, cuda_graphs=graphs)) for graphs in (True, False)
     )
-    assert all(step.cache.faster for step in steps_of(model)._ready)
+    assert all(any("blocks" in name for name in step.kernels) for step in step_pool(model).ready)
     same = [ours[0].ids[:4] == theirs[0].ids[:4] for ours, theirs in zip(fast, plain, strict=True)]
     assert any(same)
     for ours, theirs in zip(fast, plain, strict=True):
@@ -122,20 +121,20 @@ def test_kernels_score_as_torch_does(kind: str, dtype: torch.dtype, lanes: dict[
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_greedy_kernels_choose_as_torch_does(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_greedy_kernels_choose_as_torch_does(kind: str, dtype: torch.dtype) -> None:
     """Over the same steps, rows end at different times, and the best scores are often equal."""
     writing = writer(kind)
     model = writing.model.to("cuda", dtype)
     for stops in ((2, 17), tuple(range(2, 30, 4)), (model.config.vocab_size - 1,)):
         options: dict[str, Any] = {"stop_token_ids": stops, "max_new_tokens": 24 if kind != "glm-blanks" else 12}
         found = []
-        for suits in (has_triton_half, lambda *_: False):
-            monkeypatch.setattr(greedy, "has_triton_half", suits)
-            found.append(generate(model, writing.prompts, writing.decoding(**options)))
+        for greedy in ("decode.greedy.greedy_step", ""):
+            with only_kernels("decode.select.fused_blocks", "decode.select.fused_t5_blocks", greedy):
+                found.append(generate(model, writing.prompts, writing.decoding(**options)))
         check_same(*found, tolerance=1e-4)
         assert [row[0].finished for row in found[0]] == [row[0].finished for row in found[1]]
-    assert not any(trial.failed for trial in steps_of(model)._trials.values())
-    assert steps_of(model)._trials
+    assert not any(trial.failed for trial in step_pool(model).compiling.values())
+    assert step_pool(model).compiling
 
 
 @torch.inference_mode()
@@ -158,7 +157,7 @@ def test_a_step_of_kernels_equals_torch(kind: str, dtype: torch.dtype) -> None:
         return torch.stack(seen[name])
 
     fast, plain = run("fast", True), run("plain", False)
-    assert all(step.cache.faster for step in steps_of(model)._ready)
+    assert all(any("blocks" in name for name in step.kernels) for step in step_pool(model).ready)
     model.float()
     exact = run("exact", False)
     assert (fast - exact).abs().max() <= 2 * (plain - exact).abs().max() + 0.01

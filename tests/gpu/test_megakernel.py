@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.replay.steps import steps_of
+from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.cuda.nvrtc import CudaKernel
-from flagai.kernels.cuda.whole_stack import Megakernel
-from flagai.kernels.decode.block import FusedPreNorm, faster_blocks
+from flagai.kernels.cuda.whole_stack import Megakernel, compiled, whole_stack
+from flagai.kernels.decode.block import FusedPreNorm
+from flagai.model.block.stack import decode_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.mask import AttentionMask
+from flagai.model.layer.operation import jit_kernels
 from flagai.model.layer.static_cache import StaticCache
 from flagai.model.quantization import quantize
 from tests import tiny
@@ -79,7 +81,13 @@ def one_by_one(model: Any, hidden: torch.Tensor, visible: AttentionMask, cache: 
 
 def together(model: Any, hidden: torch.Tensor, visible: AttentionMask, cache: StaticCache) -> torch.Tensor:
     """What the kernel of all blocks makes of it."""
-    return Megakernel(list(model.blocks), ())(hidden, visible, cache=cache.layer(0))
+    return megakernel(model)(hidden, visible, cache)
+
+
+def megakernel(model: Any) -> Megakernel:
+    found = whole_stack(list(model.blocks), 1)
+    assert found is not None
+    return found
 
 
 def seeing(count: int, capacity: int = 128) -> AttentionMask:
@@ -103,13 +111,13 @@ def test_it_computes_what_the_blocks_compute(
     """Step after step, with an odd number of blocks too: what was told in one must be gone in the next."""
     model = build(layers, dtype, bits=bits)
     ours, theirs = (cache_of(model, capacity, written) for _ in range(2))
-    kernel = Megakernel(list(model.blocks), ())
+    kernel = megakernel(model)
     for step in range(4):
         seen = torch.arange(capacity, device="cuda") <= written + step
         seen[3:7] = written < 3
         visible = AttentionMask(seen[None, None, None])
         hidden = token(dtype=dtype)
-        found, wanted = kernel(hidden, visible, cache=ours.layer(0)), one_by_one(model, hidden, visible, theirs)
+        found, wanted = kernel(hidden, visible, ours), one_by_one(model, hidden, visible, theirs)
         assert (found - wanted).float().norm() < 0.02 * wanted.float().norm()
         for index in range(layers):
             for mine, other in zip(ours.buffers(index), theirs.buffers(index), strict=True):
@@ -145,27 +153,27 @@ def test_it_is_as_close_to_exact_results_as_the_blocks(outlier: float, dtype: to
 def test_what_is_no_number_stays_so(bits: str | None) -> None:
     """Nobody waits for a number that is none."""
     model = build(3, bits=bits)
-    cache, kernel = cache_of(model, 128, 20), Megakernel(list(model.blocks), ())
+    cache, kernel = cache_of(model, 128, 20), megakernel(model)
     hidden, visible = token(), seeing(21)
-    good = kernel(hidden, visible, cache=cache.layer(0))
+    good = kernel(hidden, visible, cache)
     bad = hidden.clone().view(torch.int16)
     bad[..., 7] = -1
-    assert kernel(bad.view(torch.bfloat16), visible, cache=cache.layer(0)).isnan().all()
+    assert kernel(bad.view(torch.bfloat16), visible, cache).isnan().all()
     cache.go_to(20)
-    torch.testing.assert_close(kernel(hidden, visible, cache=cache.layer(0)), good, atol=0, rtol=0)
+    torch.testing.assert_close(kernel(hidden, visible, cache), good, atol=0, rtol=0)
 
 
 @every
 @pytest.mark.parametrize("name", ["GLMModel", "GPT2Model"])
 def test_texts(name: str, bits: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flagai.generation.replay.steps._PATIENCE", None)
+    monkeypatch.setattr("flagai.generation.replay.compile_ahead.PATIENCE", None)
     model = build(3, name=name, bits=bits)
     prompts = [Prompt((3, 50, 7, 9))]
     fast, plain = (
         generate(model, prompts, Decoding(max_new_tokens=30, cuda_graphs=graphs))[0][0] for graphs in (True, False)
     )
-    (step,) = steps_of(model)._ready
-    assert isinstance(step.cache.faster[0], Megakernel)
+    (step,) = step_pool(model).ready
+    assert "decode.select.megakernel_blocks" in step.kernels
     assert fast.ids[:3] == plain.ids[:3]
     again = generate(model, prompts, Decoding(max_new_tokens=30))[0][0]
     assert again.ids == fast.ids
@@ -184,7 +192,7 @@ def test_rows_of_several_tiles(bits: str | None) -> None:
 
 def test_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two models, each on a stream of its own: programs of one must not keep those of the other from meeting."""
-    monkeypatch.setattr("flagai.generation.replay.steps._PATIENCE", None)
+    monkeypatch.setattr("flagai.generation.replay.compile_ahead.PATIENCE", None)
     models = [build(2), build(2, name="GPT2Model", bits="int8")]
     prompts = [Prompt((3, 50, 7, 9))]
 
@@ -202,16 +210,23 @@ def _refused(*_: Any) -> Any:
     raise RuntimeError("the driver is too old")
 
 
+def used(model: Any, rows: int = 1) -> set[str]:
+    """The kernels of a step of so many tokens."""
+    cache, capacity = cache_of(model, 128, 20), 128
+    hidden = token(model.blocks[0].norm1.weight.numel()).expand(rows, -1, -1)
+    visible = AttentionMask((torch.arange(capacity, device="cuda") < 21).expand(rows, 1, 1, -1))
+    with jit_kernels() as names:
+        decode_blocks.choose(model.blocks, hidden, visible, cache)
+    return names
+
+
 @torch.inference_mode()
 def test_others_are_computed_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(2)
-    assert isinstance(faster_blocks(model, 1)[0], Megakernel)
-    assert isinstance(faster_blocks(model, 4)[0], FusedPreNorm)
+    assert used(model) == {"decode.select.megakernel_blocks"}
+    assert used(model, 4) == {"decode.select.fused_blocks"}
     monkeypatch.setattr(CudaKernel, "of", _refused)
-    kernel = faster_blocks(model, 1)[0]
-    hidden, visible = token(), seeing(21)
-    caches = [cache_of(model, 128, 20) for _ in range(2)]
-    found, wanted = kernel(hidden, visible, cache=caches[0].layer(0)), one_by_one(model, hidden, visible, caches[1])
-    torch.testing.assert_close(found, wanted)
-    narrow = build(2, hidden_size=2048, num_attention_heads=32)
-    assert isinstance(faster_blocks(narrow, 1)[0], FusedPreNorm)
+    compiled.cache_clear()
+    assert used(model) == {"decode.select.fused_blocks"}
+    compiled.cache_clear()
+    assert used(build(2, hidden_size=2048, num_attention_heads=32)) == {"decode.select.fused_blocks"}

@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from flagai.kernels.cuda.nvrtc import Options, image_of
-from flagai.kernels.cuda.whole_stack import Cut
+from flagai.kernels.cuda.whole_stack import LaunchPlan
 from flagai.kernels.triton import (
     all_reduce,
     decode,
@@ -46,9 +46,9 @@ _STATE = {
     for kind, names in {
         "*fp32": "parts score",
         "*i32": "firsts",
-        "*i64": "banned stop_token_ids kept length piece position block blank last_blank blanks fed slot"
-        " next_ids next_position next_block",
-        "*u8": "ended stopped done next_seen",
+        "*i64": "banned stop_token_ids kept length span_length position block_position blank_index last_blank blanks"
+        " tokens token_index write_index next_ids next_position next_block_position",
+        "*u8": "ended stopped done ancestors next_ancestors",
     }.items()
     for name in names.split()
 }
@@ -115,10 +115,10 @@ def cases(few: bool = False) -> Iterator[Case]:
 
 def _choice(few: bool) -> Iterator[Case]:
     """Greedy choices of one text and of many, with blanks and without."""
-    yield greedy.best_kernel, {"CHUNK": 1024, "EARLY": True}, _STATE, {}
+    yield greedy.argmax_kernel, {"CHUNK": 1024, "EARLY": True}, _STATE, {}
     for rows, spans in ((1, False), (32, True), (1, True), (32, False))[: 2 if few else None]:
         sizes = {"BP": rows, "CP": 64, "SPANS": spans, "EARLY": True}
-        yield greedy.grow_kernel, sizes, _STATE, {}
+        yield greedy.append_kernel, sizes, _STATE, {}
 
 
 def _small(
@@ -177,7 +177,7 @@ def in_cuda() -> Iterator[tuple[str, Options]]:
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return
     for hidden, blocks, bits, half in product((4096, 8192), (48,), (4, 8, 16), (0, 1)):
-        cut = Cut(hidden, 16384, blocks, bits, 132, 232448)
+        cut = LaunchPlan(hidden, 16384, blocks, bits, 132, 232448)
         yield "megakernel", (*cut.options, ("BFLOAT", half), ("ACTIVATION", half))
 
 

@@ -1,16 +1,21 @@
 """Greedy choices by kernels are those of torch, and leave everything as those do."""
 
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from flagai.generation import generate, stream
-from flagai.generation.replay import greedy
-from flagai.generation.replay import steps as static
-from flagai.generation.replay.greedy import GreedyChoice
-from flagai.generation.replay.steps import steps_of
+from flagai.generation.replay import compile_ahead, cuda_graph
+from flagai.generation.replay.search_step import RecordedSearchStep
+from flagai.generation.replay.step_pool import step_pool
+from flagai.generation.search import Search, search_step
+from flagai.generation.types import StepOutput
+from flagai.kernels.decode import greedy
 from tests.generation.writers import KINDS, SEARCHES, Writer, writer
 from tests.kernels.conftest import DEVICE
 from tests.kernels.test_steps import EveryTime
@@ -24,24 +29,33 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+class Calls(list[str]):
+    """The names of the threads on which kernels have made choices; ``compile`` is called first."""
+
+    def compile(self) -> None:
+        """What a compiler does."""
+
+
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> list[GreedyChoice]:
-    """The choices that kernels have made, on whatever thread."""
-    found: list[GreedyChoice] = []
-    choose = GreedyChoice.__call__
+def calls(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> Iterator[Calls]:
+    found = Calls()
 
-    def noted(self: GreedyChoice) -> None:
-        found.append(self)
-        choose(self)
+    def noted(search: Search, output: StepOutput) -> None:
+        found.compile()
+        found.append(threading.current_thread().name)
+        kernels.compute(search, output)
 
-    monkeypatch.setattr(GreedyChoice, "__call__", noted)
-    monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
-    monkeypatch.setattr(static, "can_record", lambda _: device.type == "cpu")
-    monkeypatch.setattr(static, "_PATIENCE", 100)
+    search_step.choose(*[SimpleNamespace()] * 2)  # imports the kernels
+    (kernels,) = search_step.implementations
+    search_step.implementations[0] = replace(kernels, compute=noted)
+    monkeypatch.setattr(cuda_graph, "recorder_for", lambda _: EveryTime())
+    monkeypatch.setattr(cuda_graph, "can_record", lambda _: device.type == "cpu")
+    monkeypatch.setattr(compile_ahead, "PATIENCE", 100)
     monkeypatch.setattr(greedy, "has_triton_half", lambda *_: True)
     # More than one chunk of the tiny vocabularies.
     monkeypatch.setattr(greedy, "_CHUNK", 32)
-    return found
+    yield found
+    search_step.implementations[0] = kernels
 
 
 def same(writing: Writer, **options: Any) -> None:
@@ -55,28 +69,26 @@ def same(writing: Writer, **options: Any) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", ["glm-blanks", "t5", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
-def test_answers(kind: str, options: dict[str, Any], calls: list[GreedyChoice]) -> None:
+def test_answers(kind: str, options: dict[str, Any], calls: Calls) -> None:
     same(writer(kind), **options)
     assert len(calls) > 4
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "glm-blanks"])
-def test_everything_is_left_as_torch_leaves_it(
-    kind: str, calls: list[GreedyChoice], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_everything_is_left_as_torch_leaves_it(kind: str, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every choice: the search, the tree, and what the model's step reads."""
     writing, stops, states = writer(kind), (2, 5, 17), []
-    grow = static.Choosing.__call__
+    grow = RecordedSearchStep.__call__
 
-    def noted(self: static.Choosing) -> None:
+    def noted(self: RecordedSearchStep) -> None:
         grow(self)
-        tree = self._search.tree
-        inputs = tree.static.inputs
+        state = self._search.state
+        inputs = state.recorded.inputs
         found = {name: getattr(owner, name).clone() for owner, names in self._search.holders() for name in names}
         found |= {f"next {name}": tensor.clone() for name, tensor in vars(inputs).items()}
-        states.append((tree.count, found))
+        states.append((state.count, found))
 
-    monkeypatch.setattr(static.Choosing, "__call__", noted)
+    monkeypatch.setattr(RecordedSearchStep, "__call__", noted)
     for kernels in (True, False):
         monkeypatch.setattr(greedy, "has_triton_half", lambda *_, kernels=kernels: kernels)
         generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=6, stop_token_ids=stops))
@@ -99,9 +111,9 @@ def test_of_equals_the_first(dtype: torch.dtype, device: torch.device) -> None:
     logits[3, 70] = 9
     banned = torch.tensor([0, 70], device=device)
     parts, firsts = torch.zeros(3, 5, 5, device=device), torch.zeros(5, 5, dtype=torch.int32, device=device)
-    from flagai.kernels.triton.greedy import best_kernel  # needs triton
+    from flagai.kernels.triton.greedy import argmax_kernel  # needs triton
 
-    best_kernel[(5, 5)](logits, banned, parts, firsts, 75, 2, CHUNK=16, EARLY=False)
+    argmax_kernel[(5, 5)](logits, banned, parts, firsts, 75, 2, CHUNK=16, EARLY=False)
     scores = logits.log_softmax(-1, dtype=torch.float32).index_fill(-1, banned, -torch.inf)
     highs, totals, bests = parts
     tokens = torch.where(bests == bests.amax(1, keepdim=True), firsts, 99).amin(1)
@@ -111,12 +123,12 @@ def test_of_equals_the_first(dtype: torch.dtype, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("search", [search for search in SEARCHES if search != "greedy"])
-def test_other_ways_of_choosing_are_not_touched(search: str, calls: list[GreedyChoice]) -> None:
+def test_other_ways_of_choosing_are_not_touched(search: str, calls: Calls) -> None:
     same(writer("gpt2"), **{**SEARCHES[search], "max_new_tokens": 8})
     assert not calls
 
 
-def test_hooks_and_processors_are_asked(calls: list[GreedyChoice]) -> None:
+def test_hooks_and_processors_are_asked(calls: Calls) -> None:
     writing = writer("gpt2")
     decoding = writing.decoding(stop_token_ids=())
     asked = generate(writing.model, writing.prompts, decoding, stop=lambda row, ids: len(ids) == row + 2)
@@ -125,7 +137,7 @@ def test_hooks_and_processors_are_asked(calls: list[GreedyChoice]) -> None:
     assert not calls
 
 
-def test_streams(calls: list[GreedyChoice]) -> None:
+def test_streams(calls: Calls) -> None:
     writing = writer("glm-blanks")
     decoding = writing.decoding(max_new_tokens=5)
     wanted = generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=5, cuda_graphs=False))
@@ -137,35 +149,29 @@ def test_streams(calls: list[GreedyChoice]) -> None:
     assert calls
 
 
-def test_kernels_that_fail_are_done_without(
-    calls: list[GreedyChoice], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(_: GreedyChoice) -> None:
+def test_kernels_that_fail_are_done_without(calls: Calls, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
         raise RuntimeError("no C compiler")
 
-    monkeypatch.setattr(GreedyChoice, "__call__", fail)
+    calls.compile = fail  # type: ignore[method-assign]
     writing = writer("gpt2")
     for _ in range(2):
         same(writing, max_new_tokens=9)
     assert caplog.text.count("no C compiler") == 1, "they are tried once for a model"
-    assert len(steps_of(writing.model)._trials) == 1
+    assert len(step_pool(writing.model).compiling) == 1
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "glm-blanks"])
-def test_torch_chooses_until_kernels_are_there(
-    kind: str, calls: list[GreedyChoice], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_chooses_until_kernels_are_there(kind: str, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of answers, one goes on where the other stopped."""
     writing, gate = writer(kind), threading.Event()
-    choose = GreedyChoice.__call__
 
-    def compiled(self: GreedyChoice) -> None:
+    def compiled() -> None:
         if threading.current_thread() is not threading.main_thread():
             gate.wait(60)
-        choose(self)
 
-    monkeypatch.setattr(GreedyChoice, "__call__", compiled)
-    monkeypatch.setattr(static, "_PATIENCE", 0.01)
+    calls.compile = compiled  # type: ignore[method-assign]
+    monkeypatch.setattr(compile_ahead, "PATIENCE", 0.01)
     options: dict[str, Any] = {"max_new_tokens": 10, "stop_token_ids": (36,)}
     wanted = generate(writing.model, writing.prompts, writing.decoding(**options, cuda_graphs=False))
     found: dict[int, Any] = {}

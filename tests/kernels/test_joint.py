@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from flagai.generation import generate
-from flagai.generation.replay import steps as static
+from flagai.generation.replay import cuda_graph
+from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import block as fused
+from flagai.kernels.decode import tensor_parallel_block
 from flagai.kernels.decode.fused_all_reduce import Meeting, Part, joint_product, joint_product_reference
-from flagai.parallel import sharding
 from flagai.parallel.symmetric_memory import SymmetricBuffer
 from flagai.parallel.world import make_mesh
 from tests.generation.writers import PLAIN, Writer, lively
@@ -83,7 +84,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"greedy": {"stop_token_ids": ()}, "beams":
 class Again:
     """A recorder that does the work again: a tape sees no kernels of the interpreter."""
 
-    def rehearse(self, work: Callable[[], None]) -> None:
+    def warm_up(self, work: Callable[[], None]) -> None:
         work()
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -100,13 +101,15 @@ def answers(model: Any, searches: list[str]) -> dict[str, Any]:
 def written(folder: Path, searches: list[str], boxes: list[SymmetricBuffer] | None) -> dict[str, Any]:
     mesh = make_mesh(tp=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(static, "recorder_for", lambda _: Again())
-        patch.setattr(static, "can_record", lambda _: True)
+        patch.setattr(cuda_graph, "recorder_for", lambda _: Again())
+        patch.setattr(cuda_graph, "can_record", lambda _: True)
         patch.setattr(fused, "has_triton_half", lambda *_: True)
-        patch.setattr(sharding, "rendezvous", lambda *_: None if boxes is None else boxes[mesh.get_local_rank()])
+        patch.setattr(
+            tensor_parallel_block, "rendezvous", lambda *_: None if boxes is None else boxes[mesh.get_local_rank()]
+        )
         model = type(lively("GLMModel")).from_pretrained(folder, mesh=mesh)
         found = answers(model, searches)
-        assert all(step.cache.faster for step in static.steps_of(model)._ready)
+        assert all("decode.select.tensor_parallel_blocks" in step.kernels for step in step_pool(model).ready)
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flagai.kernels.cuda import whole_stack as megakernel
-from flagai.kernels.cuda.whole_stack import Cut, Megakernel, megakernel_blocks
+from flagai.kernels.cuda.whole_stack import LaunchPlan, compiled, launch_plan, whole_stack
 from flagai.kernels.eligible import linear_layers
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.quantization import quantize
@@ -36,13 +36,6 @@ def blocks(monkeypatch: pytest.MonkeyPatch, way: str | None) -> list[Any]:
     if way is not None:
         quantize(model, way)
     return list(model.blocks)
-
-
-def test_the_first_computes_all(blocks: list[Any]) -> None:
-    first, *others = megakernel_blocks(blocks, 1, ())
-    assert isinstance(first, Megakernel)
-    hidden = torch.ones(2)
-    assert [other(hidden, None, cache=None) is hidden for other in others] == [True, True]
 
 
 def _apart(module: Any, name: str) -> None:
@@ -128,10 +121,10 @@ def _all_of_eight_bits(block: Any) -> None:
 
 def assert_left_to_themselves(blocks: list[Any], change: Callable[[Any], None], which: list[int]) -> None:
     """The kernel takes blocks as they were, and not when some have changed."""
-    assert megakernel_blocks(blocks, 1, ())
+    assert launch_plan(blocks, 1)
     for index in which:
         change(blocks[index])
-    assert megakernel_blocks(blocks, 1, ()) == ()
+    assert launch_plan(blocks, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -167,44 +160,41 @@ def test_others_of_one_kind(blocks: list[Any], change: Callable[[Any], None], wh
 
 def test_where_nothing_can_be_compiled(blocks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(megakernel, "can_compile", lambda _: False)
-    assert megakernel_blocks(blocks, 1, ()) == ()
+    assert launch_plan(blocks, 1) is None
 
 
 def test_a_gpu_with_little_shared_memory(blocks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimpleNamespace(multi_processor_count=H100[0], shared_memory_per_block_optin=101376)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
-    assert megakernel_blocks(blocks, 1, ()) == ()
+    assert launch_plan(blocks, 1) is None
 
 
 def test_steps_of_several_tokens_are_others(blocks: list[Any]) -> None:
-    assert megakernel_blocks(blocks, 2, ()) == ()
+    assert launch_plan(blocks, 2) is None
 
 
-def test_a_refusal_is_told_once_and_blocks_go_on(
+def test_a_refusal_is_told_once(
     blocks: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refused(*_: Any) -> Any:
         raise RuntimeError("the driver is too old")
 
-    def single(hidden: torch.Tensor, _: Any, *, cache: int) -> torch.Tensor:
-        return hidden * 10 + cache
-
     monkeypatch.setattr(megakernel.CudaKernel, "of", refused)
-    first = megakernel_blocks(blocks, 1, [single] * 3)[0]
-    layers: Any = SimpleNamespace(cache=SimpleNamespace(layer=lambda index: index))
-    assert [first(torch.tensor(1), None, cache=layers).item() for _ in range(2)] == [1012, 1012]
+    compiled.cache_clear()
+    assert [whole_stack(blocks, 1) for _ in range(2)] == [None, None]
+    compiled.cache_clear()
     assert [record.getMessage() for record in caplog.records] == [
         "Blocks are computed one by one; there is no kernel for all of them here. the driver is too old"
     ]
 
 
 def test_blocks_elsewhere_stay_as_they_are() -> None:
-    assert megakernel_blocks(list(tiny.build("GLMModel").blocks), 1, ()) == ()
+    assert launch_plan(list(tiny.build("GLMModel").blocks), 1) is None
 
 
 @pytest.mark.parametrize(("bits", "tiles", "ring", "slot"), [(4, 32, 22, 8720), (8, 64, 23, 8208), (16, 128, 21, 8208)])
 def test_cut_for_glm_10b(bits: int, tiles: int, ring: int, slot: int) -> None:
-    cut = Cut(4096, 16384, 48, bits, *H100)
+    cut = LaunchPlan(4096, 16384, 48, bits, *H100)
     assert cut.fits
     assert (cut.tiles, cut.ring) == (tiles, ring)
     assert cut.shared <= H100[1] < cut.shared + slot
@@ -212,21 +202,21 @@ def test_cut_for_glm_10b(bits: int, tiles: int, ring: int, slot: int) -> None:
 
 def test_results_of_queries_keys_and_values_have_room() -> None:
     """They are more than those of a narrow feed-forward layer."""
-    assert Cut(4096, 4096, 48, 4, *H100).tiles == 24
+    assert LaunchPlan(4096, 4096, 48, 4, *H100).tiles == 24
 
 
 @pytest.mark.parametrize(
     "cut",
     [
-        Cut(1024, 4096, 24, 4, *H100),  # half a tile
-        Cut(2048, 8192, 24, 8, *H100),  # a tile, but less than threads take
-        Cut(4096, 10240, 24, 4, *H100),  # inner numbers are no squares
-        Cut(12288, 49152, 24, 4, *H100),  # three tiles
-        Cut(8192, 32768, 3, 16, *H100),  # results leave no place for tiles
-        Cut(4096, 16384, 24, 4, 16, 232448),  # a small GPU: more rows than threads
-        Cut(4096, 16384, 48, 4, 132, 101376),  # little shared memory
+        LaunchPlan(1024, 4096, 24, 4, *H100),  # half a tile
+        LaunchPlan(2048, 8192, 24, 8, *H100),  # a tile, but less than threads take
+        LaunchPlan(4096, 10240, 24, 4, *H100),  # inner numbers are no squares
+        LaunchPlan(12288, 49152, 24, 4, *H100),  # three tiles
+        LaunchPlan(8192, 32768, 3, 16, *H100),  # results leave no place for tiles
+        LaunchPlan(4096, 16384, 24, 4, 16, 232448),  # a small GPU: more rows than threads
+        LaunchPlan(4096, 16384, 48, 4, 132, 101376),  # little shared memory
     ],
     ids=str,
 )
-def test_what_does_not_fit(cut: Cut) -> None:
+def test_what_does_not_fit(cut: LaunchPlan) -> None:
     assert not cut.fits

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.replay import steps as static
-from flagai.generation.replay.steps import steps_of
+from flagai.generation.replay import compile_ahead, cuda_graph
+from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import block as fused
 from flagai.kernels.decode import quantized_ops as module
 from flagai.kernels.decode.ops import Slots, product_reference, project_reference
@@ -147,14 +147,14 @@ def test_whole_answers(how: str, search: dict[str, Any], monkeypatch: pytest.Mon
     quantize(model, how)
     prompts, decoding = [Prompt((3, 5, 7, 9))], Decoding(max_new_tokens=3, **search)
     wanted = generate(model, prompts, decoding)
-    monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
-    monkeypatch.setattr(static, "can_record", lambda _: True)
-    monkeypatch.setattr(static, "_PATIENCE", None)
+    monkeypatch.setattr(cuda_graph, "recorder_for", lambda _: EveryTime())
+    monkeypatch.setattr(cuda_graph, "can_record", lambda _: True)
+    monkeypatch.setattr(compile_ahead, "PATIENCE", None)
     monkeypatch.setattr(fused, "has_triton_half", lambda *_: True)
     # Few programs: the interpreter runs them one after the other.
     monkeypatch.setattr(module, "way_of", lambda made, tokens, **_: ways(made, tokens)[-1])
     found = generate(model, prompts, decoding)
-    assert all(step.cache.faster for step in steps_of(model)._ready)
+    assert all("decode.select.fused_blocks" in step.kernels for step in step_pool(model).ready)
     for ours, theirs in zip(found, wanted, strict=True):
         assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
         assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-3)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flagai.generation import generate
-from flagai.generation.replay import steps as static
-from flagai.generation.replay.steps import steps_of
+from flagai.generation.replay import compile_ahead, cuda_graph
+from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import t5_block as fused_t5
 from tests.generation.writers import PLAIN, SEARCHES, Writer, lively
 from tests.kernels.conftest import DEVICE
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take 
 class EveryTime:
     """See :class:`flagai.generation.replay.cuda_graph.Recorder`: does the work again every time, as it is."""
 
-    def rehearse(self, work: Callable[[], None]) -> None:
+    def warm_up(self, work: Callable[[], None]) -> None:
         work()
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -31,12 +31,12 @@ class EveryTime:
 def test_t5(search: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
     writing = Writer(lively("T5Model", num_decoder_layers=2, **changes), PLAIN[:2])
     wanted = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search], max_new_tokens=5))
-    monkeypatch.setattr(static, "recorder_for", lambda _: EveryTime())
-    monkeypatch.setattr(static, "can_record", lambda _: True)
-    monkeypatch.setattr(static, "_PATIENCE", 100)
+    monkeypatch.setattr(cuda_graph, "recorder_for", lambda _: EveryTime())
+    monkeypatch.setattr(cuda_graph, "can_record", lambda _: True)
+    monkeypatch.setattr(compile_ahead, "PATIENCE", 100)
     monkeypatch.setattr(fused_t5, "has_triton_half", lambda *_: True)
     got = generate(writing.model, writing.prompts, writing.decoding(**SEARCHES[search], max_new_tokens=5))
-    assert all(step.cache.faster for step in steps_of(writing.model)._ready)
+    assert all("decode.select.fused_t5_blocks" in step.kernels for step in step_pool(writing.model).ready)
     for ours, theirs in zip(got, wanted, strict=True):
         assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
         assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-4)

@@ -195,7 +195,7 @@ def test_positions_that_are_taken_back_are_written_over_in_place() -> None:
     with torch.inference_mode():
         before, _ = cache.append(0, torch.ones(1, 1, 4, 2), torch.ones(1, 1, 4, 2))
         cache.advance(4)
-        cache.take_back(torch.tensor([2]))
+        cache.rollback(torch.tensor([2]))
         keys, _ = cache.append(0, torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
     assert keys[0, 0, :, 0].tolist() == [1, 1, 0]
     assert keys.data_ptr() == before.data_ptr()

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from flagai.generation import generate
-from flagai.generation.replay import steps as static
-from flagai.generation.replay.steps import steps_of
+from flagai.generation.replay import cuda_graph
+from flagai.generation.replay.step_pool import step_pool
 from flagai.parallel.world import make_mesh
 from tests.generation.tape import TapeRecorder
 from tests.parallel import test_generation as plain
@@ -16,8 +16,8 @@ from tests.parallel.ranks import on_ranks
 
 def taped(patch: pytest.MonkeyPatch) -> TapeRecorder:
     tape = TapeRecorder()
-    patch.setattr(static, "recorder_for", lambda _: tape)
-    patch.setattr(static, "can_record", lambda _: True)
+    patch.setattr(cuda_graph, "recorder_for", lambda _: tape)
+    patch.setattr(cuda_graph, "can_record", lambda _: True)
     return tape
 
 
@@ -34,7 +34,7 @@ def replayed(root: Path) -> dict[str, Any]:
             model = type(plain.make(kind)).from_pretrained(root / kind, mesh=mesh)
             first, again = (plain.answers(model, kind) for _ in range(2))
             assert tape.replayed > 20, kind
-            assert steps_of(model).count
+            assert len(step_pool(model).ready)
             assert first == again
             found[kind] = first
     return found

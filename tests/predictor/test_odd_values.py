@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flagai.errors import FlagAIError, InputError
-from flagai.generation.decoding_state import Tree
+from flagai.generation.decoding_state import DecodingState
 from flagai.model.predictor.options import NAMES
 from flagai.model.predictor.predictor import Predictor
 
@@ -136,7 +136,7 @@ def test_memory_that_runs_out_is_named(predictor, monkeypatch):
     def refuse(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(Tree, "begin", refuse)
+    monkeypatch.setattr(DecodingState, "prefill", refuse)
     with pytest.raises(InputError, match="Out of memory for 1 texts with 2 answers"):
         ask(predictor, "T5", "write", WRITER | {"num_beams": 2})
 

@@ -3,34 +3,34 @@
 import torch
 
 from flagai.generation.beam_group import BeamGroup
-from flagai.generation.decoding_state import Scored, Tree
+from flagai.generation.decoding_state import DecodingState
 from flagai.generation.forced import ForcedWords
-from flagai.generation.processors import Pipeline
-from flagai.generation.search import Choice, Search
-from flagai.generation.types import Hypothesis, StopHook
+from flagai.generation.processors import LogitsProcessorList
+from flagai.generation.search import Search
+from flagai.generation.types import Choice, Hypothesis, StepOutput, StopHook
 
 
 class BeamSearch(Search):
     """Groups of beams; in each step, a group avoids the tokens that earlier groups have just chosen.
 
     Args:
-        tree: the texts.
-        pipeline: from logits to scores.
+        state: the texts.
+        processors: from logits to scores.
         hook: ends pieces; None for none.
 
     Source:
         Vijayakumar et al. 2018, "Diverse Beam Search for Improved Description of Complex Scenes", algorithm 1.
     """
 
-    def __init__(self, tree: Tree, pipeline: Pipeline, hook: StopHook | None) -> None:
-        super().__init__(tree, pipeline, hook)
-        forced = ForcedWords(self.decoding.forced, tree.device) if self.decoding.forced else None
+    def __init__(self, state: DecodingState, processors: LogitsProcessorList, hook: StopHook | None) -> None:
+        super().__init__(state, processors, hook)
+        forced = ForcedWords(self.decoding.forced, state.device) if self.decoding.forced else None
         count = self.decoding.num_beam_groups
-        self.groups = [BeamGroup(tree, tree.width // count, forced) for _ in range(count)]
+        self.groups = [BeamGroup(state, state.width // count, forced) for _ in range(count)]
 
-    def choose(self, scored: Scored) -> Choice:
+    def choose(self, output: StepOutput) -> Choice:
         """See the base class."""
-        _, scores = self.pipeline(scored.logits)
+        _, scores = self.processors(output.logits)
         choices: list[Choice] = []
         lane = 0
         for group in self.groups:
@@ -52,14 +52,14 @@ class BeamSearch(Search):
         return self.decoding.diversity_penalty * lost[:, None]
 
     def _advance(self, group: BeamGroup, scores: torch.Tensor, lane: int) -> Choice:
-        found = group.candidates(scores, lane)
-        asked = (found.values > -torch.inf) & ~self.tree.stops(found.tokens) & ~group.done[:, None]
-        closes = self.hooked(found.tokens, found.parents, asked)
-        chosen = group.advance(found, closes)
+        found = group.expand(scores, lane)
+        asked = (found.values > -torch.inf) & ~self.state.is_stop(found.tokens) & ~group.done[:, None]
+        stops = self.stopped_by_hook(found.tokens, found.parents, asked)
+        chosen = group.advance(found, stops)
         taken = found.take(chosen)
-        return Choice(taken.tokens, taken.parents, closes.gather(1, chosen))
+        return Choice(taken.tokens, taken.parents, stops.gather(1, chosen))
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def row_tensors(self) -> dict[str, torch.Tensor]:
         """See the base class; the groups have their own."""
         return {}
 
@@ -72,17 +72,17 @@ class BeamSearch(Search):
         """See the base class; how words are forced depends on the number of the step."""
         return super().recordable and not self.decoding.forced
 
-    def select(self, rows: torch.Tensor) -> None:
+    def keep_rows(self, rows: torch.Tensor) -> None:
         """See the base class."""
-        super().select(rows)
+        super().keep_rows(rows)
         for group in self.groups:
-            group.select(rows)
+            group.keep_rows(rows)
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
         """See the base class."""
-        first = int(self.tree.family.starts)
+        first = int(self.state.family.starts)
         found = [
-            Hypothesis(self.tree.pieces(group.ids[row, beam, first:kept].tolist()), score, stopped)
+            Hypothesis(self.state.split_spans(group.ids[row, beam, first:kept].tolist()), score, stopped)
             for group in self.groups
             for beam, (score, kept, stopped) in enumerate(
                 zip(group.score[row].tolist(), group.kept[row].tolist(), group.stopped[row].tolist(), strict=True)
@@ -93,16 +93,16 @@ class BeamSearch(Search):
         nothing = self.hypothesis(row, self.groups[0].ids[row, 0, :0], -torch.inf, 0, False)
         return found[: self.decoding.num_return_sequences] or [nothing]
 
-    def possible(self, row: int) -> list[list[int]]:
+    def candidates(self, row: int) -> list[list[int]]:
         """See the base class."""
-        first = int(self.tree.family.starts)
+        first = int(self.state.family.starts)
         best = max(self.groups, key=lambda group: float(group.score[row, 0]))
         least = best.score[row, 0]
         answers = [] if least == -torch.inf else [best.ids[row, 0, first : int(best.kept[row, 0])].tolist()]
         running = torch.cat([group.running[row] for group in self.groups])
         bounds = torch.cat([group.bound()[row].masked_fill(group.done[row], -torch.inf) for group in self.groups])
         alive = (running > -torch.inf) & (bounds > least)
-        written = self.tree.written()[row].tolist()
+        written = self.state.generated()[row].tolist()
         return answers + [ids for ids, lives in zip(written, alive.tolist(), strict=True) if lives]
 
 
@@ -111,5 +111,5 @@ def _joined(choices: list[Choice]) -> Choice:
     if len(choices) == 1:
         return choices[0]
     parents = [choice.parents for choice in choices if choice.parents is not None]
-    closes = [choice.closes for choice in choices if choice.closes is not None]
-    return Choice(torch.cat([choice.tokens for choice in choices], 1), torch.cat(parents, 1), torch.cat(closes, 1))
+    stops = [choice.stops for choice in choices if choice.stops is not None]
+    return Choice(torch.cat([choice.tokens for choice in choices], 1), torch.cat(parents, 1), torch.cat(stops, 1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flagai.generation.decoding_state import Tree
+from flagai.generation.decoding_state import DecodingState
 from flagai.generation.forced import ForcedWords
 from flagai.generation.options import Decoding
 
@@ -35,33 +35,33 @@ class BeamGroup:
     """Beams that compete with each other.
 
     Args:
-        tree: the texts.
+        state: the texts.
         width: number of beams.
         forced: what every answer must contain; None for nothing.
     """
 
     PER_TEXT = ("running", "score", "ids", "kept", "stopped", "done")
 
-    def __init__(self, tree: Tree, width: int, forced: ForcedWords | None) -> None:
-        self.tree = tree
+    def __init__(self, state: DecodingState, width: int, forced: ForcedWords | None) -> None:
+        self.state = state
         self.width = width
         self.forced = forced
-        self.decoding: Decoding = tree.decoding
-        batch = len(tree.ids)
-        self.running = torch.zeros(batch, 1, device=tree.device)
-        self.score = torch.full((batch, width), -torch.inf, device=tree.device)
-        self.ids = torch.zeros(batch, width, tree.limit + 2, dtype=torch.long, device=tree.device)
-        self.kept = torch.zeros(batch, width, dtype=torch.long, device=tree.device)
-        self.stopped = torch.zeros(batch, width, dtype=torch.bool, device=tree.device)
-        self.done = torch.zeros(batch, dtype=torch.bool, device=tree.device)
-        self.length = torch.zeros((), dtype=torch.double, device=tree.device)  # of all running answers
+        self.decoding: Decoding = state.decoding
+        batch = len(state.ids)
+        self.running = torch.zeros(batch, 1, device=state.device)
+        self.score = torch.full((batch, width), -torch.inf, device=state.device)
+        self.ids = torch.zeros(batch, width, state.limit + 2, dtype=torch.long, device=state.device)
+        self.kept = torch.zeros(batch, width, dtype=torch.long, device=state.device)
+        self.stopped = torch.zeros(batch, width, dtype=torch.bool, device=state.device)
+        self.done = torch.zeros(batch, dtype=torch.bool, device=state.device)
+        self.length = torch.zeros((), dtype=torch.double, device=state.device)  # of all running answers
 
-    def select(self, rows: torch.Tensor) -> None:
+    def keep_rows(self, rows: torch.Tensor) -> None:
         """Keep these texts."""
         for name in self.PER_TEXT:
             setattr(self, name, getattr(self, name).index_select(0, rows))
 
-    def candidates(self, scores: torch.Tensor, first_lane: int) -> Candidates:
+    def expand(self, scores: torch.Tensor, first_lane: int) -> Candidates:
         """The best continuations: so many that enough stay if all of the best ones end.
 
         Args:
@@ -80,12 +80,12 @@ class BeamGroup:
 
     def _unless_complete(self, totals: torch.Tensor, forced: ForcedWords) -> torch.Tensor:
         """Forbid the stop ids where words are missing."""
-        missing = self.tree.in_last_blank() & ~forced.complete(self.tree.written())
-        return torch.where(missing[..., None], totals.index_fill(-1, self.tree.stop_token_ids, -torch.inf), totals)
+        missing = self.state.in_last_blank() & ~forced.complete(self.state.generated())
+        return torch.where(missing[..., None], totals.index_fill(-1, self.state.stop_token_ids, -torch.inf), totals)
 
     def _with_words(self, found: Candidates, totals: torch.Tensor, forced: ForcedWords) -> Candidates:
         """Add, for every beam, the next token of every word."""
-        tokens = forced.following(self.tree.written())
+        tokens = forced.following(self.state.generated())
         lanes = torch.arange(tokens.shape[1], device=tokens.device)[None, :, None].expand_as(tokens)
         values, tokens, parents = totals.gather(2, tokens).flatten(1), tokens.flatten(1), lanes.flatten(1)
         parents, tokens = torch.cat([found.parents, parents], 1), torch.cat([found.tokens, tokens], 1)
@@ -93,41 +93,41 @@ class BeamGroup:
         values = torch.cat([found.values, values], 1).masked_fill(same.tril(-1).any(-1), -torch.inf)
         return Candidates(values, parents, tokens).take(values.argsort(dim=1, descending=True, stable=True))
 
-    def advance(self, found: Candidates, closes: torch.Tensor) -> torch.Tensor:
+    def advance(self, found: Candidates, hook_stops: torch.Tensor) -> torch.Tensor:
         """Finish the candidates that end, and choose those that go on.
 
         Args:
             found: the candidates.
-            closes: where a hook ends the piece, [B, K].
+            hook_stops: where a hook ends the span, [B, K].
 
         Returns:
             Indices of those that go on, [B, width].
         """
         self.length = self.length + 1
-        stops = self.tree.stops(found.tokens)
-        last = self.tree.in_last_blank().gather(1, found.parents)
-        full = self.tree.lanes.piece.gather(1, found.parents) + 1 >= self.decoding.max_new_tokens
-        ends = last & (stops | full | closes)
+        stops = self.state.is_stop(found.tokens)
+        last = self.state.in_last_blank().gather(1, found.parents)
+        full = self.state.beams.span_length.gather(1, found.parents) + 1 >= self.decoding.max_new_tokens
+        ends = last & (stops | full | hook_stops)
         ids = self._grown(found)
-        self._finish(found, ids, ends, stops, stops | closes)
+        self._finish(found, ids, ends, stops, stops | hook_stops)
         alive = found.values.masked_fill(ends, -torch.inf)
         if self.forced is None:
             self.running, chosen = alive.topk(min(self.width, alive.shape[1]))
         else:
-            chosen = self.forced.fair(alive, ids[:, :, self._written()], self.width)
+            chosen = self.forced.dynamic_beam_allocation(alive, ids[:, :, self._written()], self.width)
             self.running = alive.gather(1, chosen)
         self.done = self.done | self._hopeless()
         return chosen
 
     def _written(self) -> slice:
         """Where the answer stands in a candidate's ids."""
-        return slice(int(self.tree.family.starts), self.tree.count + 1)
+        return slice(int(self.state.family.starts), self.state.count + 1)
 
     def _grown(self, found: Candidates) -> torch.Tensor:
         """All ids of the candidates, the start token included, [B, K, steps]."""
-        fed = self.tree.lanes.fed
+        fed = self.state.beams.tokens
         ids = fed.gather(1, found.parents[..., None].expand(-1, -1, fed.shape[2]))
-        return ids.index_copy_(2, self.tree.clock, found.tokens[..., None])
+        return ids.index_copy_(2, self.state.token_index, found.tokens[..., None])
 
     def _finish(
         self, found: Candidates, ids: torch.Tensor, ends: torch.Tensor, stops: torch.Tensor, stopped: torch.Tensor
@@ -140,7 +140,7 @@ class BeamGroup:
         else:
             counted = counted & self.forced.complete(ids[:, :, self._written()])
         scores = (found.values / self.length**self.decoding.length_penalty).masked_fill(~counted, -torch.inf)
-        kept = self.tree.clock + (~stops).long()
+        kept = self.state.token_index + (~stops).long()
         self.score, best = torch.cat([self.score, scores], dim=1).topk(self.width)
         self.ids = torch.cat([self.ids, ids], dim=1).gather(1, best[..., None].expand(-1, -1, ids.shape[2]))
         self.kept = torch.cat([self.kept, kept], dim=1).gather(1, best)
@@ -159,4 +159,4 @@ class BeamGroup:
     def bound(self) -> torch.Tensor:
         """The best scores that unfinished answers may reach, [B, W]."""
         grows = self.decoding.early_stopping == "never" and self.decoding.length_penalty > 0
-        return self.running / (self.tree.limit if grows else self.length) ** self.decoding.length_penalty
+        return self.running / (self.state.limit if grows else self.length) ** self.decoding.length_penalty

@@ -1,7 +1,7 @@
-"""A tree that is a chain: a text's answer, and behind its newest token a draft of what may follow.
+"""A decoding state whose beams are a chain: a prompt's answer, and behind its last token a draft of what may follow.
 
-Lane w ends with the chain's token w, so lanes are the beginnings of one answer, each seeing those before it. The model
-scores all of them in one step; how much of the draft was right is known after it, for each text by itself.
+Beam w ends with the chain's token w, so beams are the beginnings of one answer, each attending to those before it. The
+model scores all of them in one step; how much of the draft is accepted is known after it, for each row by itself.
 """
 
 from collections.abc import Sequence
@@ -9,112 +9,109 @@ from collections.abc import Sequence
 import torch
 
 from flagai.data.prompt import Prompt
-from flagai.generation.decoding_state import Tree
+from flagai.generation.decoding_state import DecodingState
 from flagai.generation.family import GenerativeModel
 from flagai.generation.options import Decoding
+from flagai.generation.types import Choice
 
 _NO_END = 2**62
 
 
-class Chain(Tree):
-    """Texts, and one answer to each with a draft at its end.
+class DraftState(DecodingState):
+    """Prompts, and one answer to each with a draft at its end (speculative decoding).
 
     Args:
         model: the model.
-        prompts: the texts; not empty.
+        prompts: the prompts; not empty.
         decoding: the options.
-        width: number of tokens of a step, W: an answer's newest one, and a draft of the others.
+        width: number of tokens of a step, W: an answer's last one, and a draft of the others.
 
     Raises:
-        InputError: see :class:`Tree`.
+        InputError: see :class:`DecodingState`.
     """
 
-    apart = True
-    per_lane = tuple(name for name in Tree.per_lane if name != "fed")
-    moving = ("clock", "chain")
+    ragged = True
+    per_beam = tuple(name for name in DecodingState.per_beam if name != "tokens")
+    counters = ("token_index", "draft")
 
     def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
         super().__init__(model, prompts, decoding, width)
-        # A step's slots are kept as far as the text goes that comes farthest in it.
+        # A step's slots are kept as far as the row goes that comes farthest in it.
         self.slots, self.steps = min(width, len(prompts)) * self.limit, self.limit + 1 + width
         self._ahead = torch.arange(width, device=self.device)
-        # A draft that runs off the table of positions is longer than the answer may become.
-        self._highest = (self.rows or _NO_END) - 1
-        # Where the newest token of each text stands among all that is said, [B, 1]; at first, the prompt's last one.
-        self.clock = torch.full_like(self.lengths, self.text.shape[1] + int(self.family.starts) - 1)[:, None]
-        self.chain = self.ids[:, :1]
+        # A draft beyond the table of positions is longer than the answer may become.
+        self._highest = (self.max_positions or _NO_END) - 1
+        # The index of each row's last token in its sequence, [B, 1]; at first, that of the prompt's last token.
+        self.token_index = torch.full_like(self.lengths, self.text.shape[1] + int(self.family.starts) - 1)[:, None]
+        self.draft = self.ids[:, :1]  # what a step feeds: the last token, and the draft behind it, [B, W]
 
     @property
-    def said(self) -> torch.Tensor:
-        """Texts (an encoder's, too) and answers; what stands behind the newest token means nothing, [B, T]."""
-        return self.lanes.fed[:, 0]
+    def sequence(self) -> torch.Tensor:
+        """Prompts (an encoder's, too) and answers; tokens behind the last one are undefined, [B, T]."""
+        return self.beams.tokens[:, 0]
 
-    def _nothing_fed(self) -> torch.Tensor:
-        return torch.cat([self.text[:, None], super()._nothing_fed()], dim=2)
+    def _no_tokens(self) -> torch.Tensor:
+        return torch.cat([self.text[:, None], super()._no_tokens()], dim=2)
 
-    def _kin(self) -> torch.Tensor:
+    def _own_visibility(self) -> torch.Tensor:
         return torch.ones(self.width, self.width, dtype=torch.bool, device=self.device).tril()
 
-    # -- growing -------------------------------------------------------------------------------------------------
-
-    def accept(self, last: torch.Tensor, newest: torch.Tensor) -> None:
-        """Keep the chain as far as it was right; what comes next takes the slots that no text keeps.
+    def accept(self, last: torch.Tensor, token: torch.Tensor) -> None:
+        """Keep the draft as far as it was right; the next tokens take the slots that no row keeps.
 
         Args:
-            last: the place of the last right token in the chain, [B, 1].
-            newest: the token behind it, [B, 1].
+            last: the index of the last right token in the draft, [B, 1].
+            token: the token behind it, [B, 1].
         """
-        self.cache.take_back(self.lanes.position.shape[1] - 1 - last.amax(0))
-        # Texts that are finished are fed on until they leave the batch; they must not run out of room, nor write over
-        # their answers.
-        self.clock = (self.clock + 1 + last).clamp(max=self.text.shape[1] + self.limit + 1)
-        self.said.scatter_(1, self.clock, newest)
+        self.cache.rollback(self.beams.position.shape[1] - 1 - last.amax(0))
+        # Finished rows are fed until they leave the batch; they must neither run out of room nor write over answers.
+        self.token_index = (self.token_index + 1 + last).clamp(max=self.text.shape[1] + self.limit + 1)
+        self.sequence.scatter_(1, self.token_index, token)
 
-    def append(self, tokens: torch.Tensor, closes: torch.Tensor | None = None) -> None:
-        """Put a chain behind every answer; all its lanes are where the answer goes on.
+    def append(self, choice: Choice) -> None:
+        """Put a draft behind every answer; all its beams go on where the answer does.
 
         Args:
-            tokens: the newest token and the draft, [B, W].
-            closes: where the piece ends after the newest token, [B, W]; None for nowhere.
+            choice: the last token and the draft, [B, W].
         """
-        lanes, ahead = self.lanes, self._ahead[: tokens.shape[1]]
+        if choice.parents is not None:
+            self.reorder_beams(choice.parents)
+        beams, tokens = self.beams, choice.tokens
+        ahead = self._ahead[: tokens.shape[1]]
         if self.family.spans:
-            head = self._move(tokens[:, :1].expand_as(tokens), closes)
+            head = self._advance(tokens[:, :1].expand_as(tokens), choice.stops)
             tokens = torch.cat([head[:, :1], tokens[:, 1:]], dim=1)
-            lanes.piece = lanes.piece + ahead
-            lanes.block = (lanes.block + ahead).clamp(max=self._highest)
+            beams.span_length = beams.span_length + ahead
+            beams.block_position = (beams.block_position + ahead).clamp(max=self._highest)
         else:
-            lanes.piece = lanes.piece + 1 + ahead
-            lanes.position = (lanes.position + 1 + ahead).clamp(max=self._highest)
-        self._enter(tokens)
+            beams.span_length = beams.span_length + 1 + ahead
+            beams.position = (beams.position + 1 + ahead).clamp(max=self._highest)
+        self._append(tokens)
+        self._put()
 
-    def _enter(self, tokens: torch.Tensor) -> None:
-        batch, width = tokens.shape
-        self.chain = tokens
-        self.said.scatter_(1, self.clock + self._ahead[:width], tokens)
-        own = self._own[:width, :width].expand(batch, -1, -1)
-        self.lanes.seen.index_copy_(2, self.cache.slots(width, self.device), own)
+    def _append(self, tokens: torch.Tensor) -> None:
+        self.draft = tokens
+        self.sequence.scatter_(1, self.token_index + self._ahead[: tokens.shape[1]], tokens)
+        self._attend_to_own(*tokens.shape)
 
-    # -- questions -----------------------------------------------------------------------------------------------
+    def last_tokens(self) -> torch.Tensor:
+        """See the base class; that is the draft."""
+        return self.draft
 
-    def newest(self) -> torch.Tensor:
-        """See the base class; that is the chain."""
-        return self.chain
-
-    def grown(self) -> torch.Tensor:
+    def num_tokens(self) -> torch.Tensor:
         """See the base class."""
-        return self.clock + 1 - self.text.shape[1] + self._ahead[: self.lanes.position.shape[1]]
+        return self.token_index + 1 - self.text.shape[1] + self._ahead[: self.beams.position.shape[1]]
 
     def history(self) -> torch.Tensor:
-        """See the base class; drafts that have not been judged yet are what follows in each lane's own answer."""
-        ids = self.lanes.fed[:, :, self.text.shape[1] - self.past.shape[2] :]
-        return self._at_the_end(ids.expand(-1, self.lanes.position.shape[1], -1), self.grown())
+        """See the base class; drafts that are not verified yet are what follows in each beam's own answer."""
+        ids = self.beams.tokens[:, :, self.text.shape[1] - self.past.shape[2] :]
+        return self._right_aligned(ids.expand(-1, self.beams.position.shape[1], -1), self.num_tokens())
 
-    def written(self) -> torch.Tensor:
-        """See the base class; behind the chain, what is there means nothing."""
-        return self.lanes.fed[:, :, self.text.shape[1] + int(self.family.starts) :]
+    def generated(self) -> torch.Tensor:
+        """See the base class; tokens behind the draft are undefined."""
+        return self.beams.tokens[:, :, self.text.shape[1] + int(self.family.starts) :]
 
-    def select(self, rows: torch.Tensor) -> None:
+    def keep_rows(self, rows: torch.Tensor) -> None:
         """See the base class."""
-        super().select(rows)
-        self.clock, self.chain = self.clock.index_select(0, rows), self.chain.index_select(0, rows)
+        super().keep_rows(rows)
+        self.token_index, self.draft = self.token_index.index_select(0, rows), self.draft.index_select(0, rows)

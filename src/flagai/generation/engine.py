@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from typing import cast
 
 import torch
 
@@ -9,16 +10,16 @@ from flagai.data.prompt import Prompt
 from flagai.generation.beam import BeamSearch
 from flagai.generation.checks import memory_advice
 from flagai.generation.contrastive import ContrastiveSearch
-from flagai.generation.decoding_state import Tree
-from flagai.generation.draft_state import Chain
+from flagai.generation.decoding_state import DecodingState
+from flagai.generation.draft_state import DraftState
 from flagai.generation.evaluating import evaluating
 from flagai.generation.family import GenerativeModel
 from flagai.generation.options import Decoding
-from flagai.generation.processors import Pipeline
+from flagai.generation.processors import LogitsProcessorList
 from flagai.generation.prompt_lookup import PromptLookup
-from flagai.generation.sampling import IndependentLanes
-from flagai.generation.search import Search
-from flagai.generation.stepper import Stepper
+from flagai.generation.replay.steps import Step, is_replayed, recorded_steps
+from flagai.generation.sampling import SamplingSearch, ShardedGreedySearch
+from flagai.generation.search import Search, search_step
 from flagai.generation.types import Event, Hypothesis, LogitsProcessor, StopHook
 
 # Texts leave the batch when this share of it is finished: leaving copies the cache, so not for each one.
@@ -55,7 +56,7 @@ def generate(
     """
     found: dict[int, list[Hypothesis]] = {}
     for search, done in _steps(model, prompts, decoding or Decoding(), logits_processors, stop):
-        found.update({search.tree.numbers[row]: search.hypotheses(row) for row in done})
+        found.update({search.state.prompt_numbers[row]: search.hypotheses(row) for row in done})
     return [found[row] for row in range(len(prompts))]
 
 
@@ -85,16 +86,16 @@ def stream(
     Raises:
         InputError: see :func:`generate`.
     """
-    told: list[list[int]] = [[] for _ in prompts]
-    for search, done in _steps(model, prompts, decoding or Decoding(), logits_processors, stop, patience=1):
-        tree = search.tree
-        for row, number in enumerate(tree.numbers):
+    emitted: list[list[int]] = [[] for _ in prompts]
+    for search, done in _steps(model, prompts, decoding or Decoding(), logits_processors, stop, check_interval=1):
+        state = search.state
+        for row, number in enumerate(state.prompt_numbers):
             if row in done:
                 hypotheses = search.hypotheses(row)
-                yield from _news(number, hypotheses[0].pieces, told[number])
+                yield from _new_events(number, hypotheses[0].pieces, emitted[number])
                 yield Event(number, len(hypotheses[0].pieces) - 1, hypotheses=tuple(hypotheses))
             elif not search.done[row]:
-                yield from _news(number, tree.pieces(_common(search.possible(row))), told[number])
+                yield from _new_events(number, state.split_spans(_common(search.candidates(row))), emitted[number])
 
 
 def _common(answers: list[list[int]]) -> list[int]:
@@ -107,13 +108,13 @@ def _common(answers: list[list[int]]) -> list[int]:
     return answers[0][:count] if answers else []
 
 
-def _news(row: int, pieces: tuple[tuple[int, ...], ...], told: list[int]) -> Iterator[Event]:
-    """Events for what has become certain; ``told`` says how much of each piece is known, and is kept up to date."""
-    told.extend([0] * (len(pieces) - len(told)))
+def _new_events(row: int, pieces: tuple[tuple[int, ...], ...], emitted: list[int]) -> Iterator[Event]:
+    """Events for what has become certain; ``emitted`` says how much of each piece is known, and is kept up to date."""
+    emitted.extend([0] * (len(pieces) - len(emitted)))
     for number, piece in enumerate(pieces):
-        if len(piece) > told[number]:
-            yield Event(row, number, piece[told[number] :])
-            told[number] = len(piece)
+        if len(piece) > emitted[number]:
+            yield Event(row, number, piece[emitted[number] :])
+            emitted[number] = len(piece)
 
 
 @torch.inference_mode()
@@ -123,7 +124,7 @@ def _steps(
     decoding: Decoding,
     processors: Sequence[LogitsProcessor],
     stop: StopHook | None,
-    patience: int | None = None,
+    check_interval: int | None = None,
 ) -> Iterator[tuple[Search, list[int]]]:
     """Run the search; yield it now and then, with the texts of the batch that have newly been finished."""
     if not prompts:
@@ -132,49 +133,49 @@ def _steps(
         stack.enter_context(evaluating(model))
         stack.enter_context(memory_advice(len(prompts), decoding))
         search = _search(model, prompts, decoding, processors, stop)
-        tree = search.tree
-        patience = patience or _patience(search)
-        told: set[int] = set()
-        stepper = Stepper(search, stack)
-        steps = tree.limit + search.late
-        for step in range(steps):
-            stepper.grow()
-            if step % patience == patience - 1 or step == steps - 1:
+        state, step = search.state, cast(Step, search_step)
+        interval = check_interval or _done_check_interval(search)
+        emitted: set[int] = set()
+        steps = state.limit + search.latency_steps
+        output = state.prefill()
+        for number in range(1, steps + 1):
+            step(search, output)  # state.append(search.choose(output))
+            if number % interval == 0 or number == steps:
                 done = search.done.tolist()
-                yield search, [row for row, is_done in enumerate(done) if is_done and tree.numbers[row] not in told]
+                finished = [row for row, is_done in enumerate(done) if is_done]
+                yield search, [row for row in finished if state.prompt_numbers[row] not in emitted]
                 if all(done):
                     return
-                told.update(number for number, is_done in zip(tree.numbers, done, strict=True) if is_done)
-                if sum(done) >= _IDLE * len(done) and tree.static is None:
-                    search.select((~search.done).nonzero()[:, 0])
-            stepper.run()
+                emitted.update(state.prompt_numbers[row] for row in finished)
+                if len(finished) >= _IDLE * len(done) and state.recorded is None:
+                    search.keep_rows((~search.done).nonzero()[:, 0])
+            if number == 1 and is_replayed(search):
+                step = stack.enter_context(recorded_steps(search))
+            output = state.forward()
 
 
-def _patience(search: Search) -> int:
-    """In how many steps it is asked once whether texts are finished."""
-    return 1 if search.tree.device.type == "cpu" else search.patience
+def _done_check_interval(search: Search) -> int:
+    """In how many steps it is asked once whether rows are finished."""
+    return 1 if search.state.device.type == "cpu" else search.done_check_interval
 
 
 def _search(
     model: GenerativeModel,
     prompts: Sequence[Prompt],
     decoding: Decoding,
-    processors: Sequence[LogitsProcessor],
+    added: Sequence[LogitsProcessor],
     stop: StopHook | None,
 ) -> Search:
     if decoding.prompt_lookup_num_tokens:
-        chain = Chain(model, prompts, decoding, 1 + decoding.prompt_lookup_num_tokens)
-        return PromptLookup(chain, Pipeline(decoding, processors, chain), stop)
-    contrastive = decoding.penalty_alpha is not None
-    tree = Tree(model, prompts, decoding, decoding.lanes)
-    pipeline = Pipeline(decoding, processors, tree)
-    kind: type[Search] = IndependentLanes
-    if contrastive:
+        draft = DraftState(model, prompts, decoding, 1 + decoding.prompt_lookup_num_tokens)
+        return PromptLookup(draft, LogitsProcessorList(decoding, added, draft), stop)
+    state = DecodingState(model, prompts, decoding, decoding.lanes)
+    processors = LogitsProcessorList(decoding, added, state)
+    kind: type[Search] = SamplingSearch
+    if decoding.penalty_alpha is not None:
         kind = ContrastiveSearch
     elif decoding.num_beams > 1:
         kind = BeamSearch
-    elif not decoding.do_sample and pipeline.changes_nothing and tree.keep_logits_sharded():
-        from flagai.generation.in_parts import LanesInParts  # with torch.distributed, which takes seconds
-
-        kind = LanesInParts
-    return kind(tree, pipeline, stop)
+    elif not decoding.do_sample and processors.changes_nothing and state.keep_logits_sharded():
+        kind = ShardedGreedySearch
+    return kind(state, processors, stop)

@@ -60,7 +60,7 @@ class ForcedWords:
         tokens = [spelling[self._one(ids, spelling).clamp(max=len(spelling) - 1)] for spelling in spellings]
         return torch.stack(tokens, dim=-1)
 
-    def fair(self, values: torch.Tensor, ids: torch.Tensor, width: int) -> torch.Tensor:
+    def dynamic_beam_allocation(self, values: torch.Tensor, ids: torch.Tensor, width: int) -> torch.Tensor:
         """Choose answers in turn from those that have more and less of the words, the best of each first.
 
         Args:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from flagai.errors import InputError
-from flagai.generation.decoding_state import Tree
+from flagai.generation.decoding_state import DecodingState
 from flagai.generation.options import Decoding
 from flagai.generation.types import LogitsProcessor
 
@@ -89,9 +89,9 @@ def _forbid(scores: torch.Tensor, ids: torch.Tensor, where: torch.Tensor) -> tor
     return scores + torch.zeros_like(scores).scatter_reduce(-1, ids, limit, "amin")
 
 
-Ordered = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+SamplingFunction = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 # name: (function, the value that changes nothing)
-ORDERED: dict[str, tuple[Ordered, float]] = {
+SAMPLING_ORDER: dict[str, tuple[SamplingFunction, float]] = {
     "repetition_penalty": (repetition_penalty, 1),
     "temperature": (temperature, 1),
     "top_k": (top_k, 0),
@@ -99,7 +99,7 @@ ORDERED: dict[str, tuple[Ordered, float]] = {
 }
 
 
-class Pipeline:
+class LogitsProcessorList:
     """From logits to the scores among which a token is chosen.
 
     Log-probabilities; what is forbidden; what the caller adds; then FlagAI's four, of which only the repetition
@@ -108,18 +108,18 @@ class Pipeline:
     Args:
         decoding: the options.
         added: the caller's processors.
-        tree: the texts.
+        state: the texts.
     """
 
-    def __init__(self, decoding: Decoding, added: Sequence[LogitsProcessor], tree: Tree) -> None:
+    def __init__(self, decoding: Decoding, added: Sequence[LogitsProcessor], state: DecodingState) -> None:
         self.decoding = decoding
         self.added = added
-        self.tree = tree
-        banned = [*decoding.suppress_tokens, *([tree.start_id or 0] if tree.family.spans else [])]
-        self.banned = torch.tensor(banned, dtype=torch.long, device=tree.device)
+        self.state = state
+        banned = [*decoding.suppress_tokens, *([state.start_id or 0] if state.family.spans else [])]
+        self.banned = torch.tensor(banned, dtype=torch.long, device=state.device)
         by_length = itertools.groupby(sorted(decoding.bad_words_ids, key=len), key=len)
-        self.bad_words_ids = [torch.tensor(list(words), device=tree.device) for _, words in by_length]
-        asked = ((name, *ORDERED[name], getattr(decoding, name)) for name in decoding.processors)
+        self.bad_words_ids = [torch.tensor(list(words), device=state.device) for _, words in by_length]
+        asked = ((name, *SAMPLING_ORDER[name], getattr(decoding, name)) for name in decoding.processors)
         self.ordered = [
             (function, value)
             for name, function, neutral, value in asked
@@ -129,7 +129,7 @@ class Pipeline:
     @property
     def changes_nothing(self) -> bool:
         """Whether scores are the model's own log-probabilities."""
-        return self.only_bans and not (self.tree.family.spans or len(self.banned))
+        return self.only_bans and not (self.state.family.spans or len(self.banned))
 
     @property
     def only_bans(self) -> bool:
@@ -156,21 +156,21 @@ class Pipeline:
         plain = logits.log_softmax(-1, dtype=torch.float32)
         if len(self.banned):
             plain = plain.index_fill(-1, self.banned, -torch.inf)
-        ids = self.tree.history() if self.looks_back else self.tree.past
+        ids = self.state.history() if self.looks_back else self.state.past
         scores = self._limited(ids, plain)
         for processor in self.added:
             scores = _checked(processor(ids, scores), scores)
         for function, value in self.ordered:
             scores = function(ids, scores, value)
-        if not self.tree.family.spans:
+        if not self.state.family.spans:
             return plain, scores
         closed = self._closed(plain)
         return closed, closed if scores is plain else self._closed(scores)
 
     def _limited(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.decoding.min_new_tokens and len(self.tree.stop_token_ids):
-            early = self.tree.lanes.piece < self.decoding.min_new_tokens
-            stopped = scores.index_fill(-1, self.tree.stop_token_ids, -torch.inf)
+        if self.decoding.min_new_tokens and len(self.state.stop_token_ids):
+            early = self.state.beams.span_length < self.decoding.min_new_tokens
+            stopped = scores.index_fill(-1, self.state.stop_token_ids, -torch.inf)
             scores = torch.where(early[..., None], stopped, scores)
         if self.decoding.no_repeat_ngram_size:
             scores = no_repeat_ngram(ids, scores, self.decoding.no_repeat_ngram_size)
@@ -180,4 +180,4 @@ class Pipeline:
         """Where a blank must be closed, its stop id is the only choice, and costs nothing."""
         only = torch.full_like(scores[:1, :1], -torch.inf)
         only[..., self.decoding.stop_token_ids[0]] = 0
-        return torch.where(self.tree.closing()[..., None], only, scores)
+        return torch.where(self.state.closing()[..., None], only, scores)

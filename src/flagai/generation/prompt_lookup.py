@@ -10,54 +10,52 @@ Saxena 2023, "Prompt Lookup Decoding".
 
 import torch
 
-from flagai.generation.decoding_state import Scored
-from flagai.generation.draft_state import Chain
-from flagai.generation.processors import Pipeline
-from flagai.generation.replay.steps import records
-from flagai.generation.sampling import IndependentLanes
-from flagai.generation.search import Choice
-from flagai.generation.types import StopHook
+from flagai.generation.draft_state import DraftState
+from flagai.generation.processors import LogitsProcessorList
+from flagai.generation.replay.steps import is_recordable
+from flagai.generation.sampling import SamplingSearch
+from flagai.generation.types import Choice, StepOutput, StopHook
 
 # So many of the newest tokens are compared with those before.
 _LONGEST = 4
 
 
-class PromptLookup(IndependentLanes):
+class PromptLookup(SamplingSearch):
     """Greedy search or sampling with drafts; one answer to each text.
 
     A token is drawn with a random number that was fixed for its place, so a drawn answer is the same as well.
 
     Args:
-        tree: the texts.
-        pipeline: from logits to scores.
+        state: the texts.
+        processors: from logits to scores.
         hook: ends pieces; None for none.
 
     Raises:
         InputError: there is not one seed per text.
     """
 
-    tree: Chain
-    patience = 3  # a step writes several tokens
+    state: DraftState
+    done_check_interval = 3  # a step writes several tokens
 
-    def __init__(self, tree: Chain, pipeline: Pipeline, hook: StopHook | None) -> None:
-        super().__init__(tree, pipeline, hook)
-        # Recorded steps have always the same number of tokens; others need no place for drafts that are not there.
-        self._fixed = records(tree)
+    def __init__(self, state: DraftState, processors: LogitsProcessorList, hook: StopHook | None) -> None:
+        super().__init__(state, processors, hook)
+        # Captured steps have always the same number of tokens; others need no place for a draft that is missing.
+        self._fixed = is_recordable(state)
 
-    def choose(self, scored: Scored) -> Choice:
+    def choose(self, output: StepOutput) -> Choice:
         """See the base class; the tokens are the next chain."""
-        plain, scores = self.pipeline(scored.logits)
+        plain, scores = self.processors(output.logits)
         tokens = self.pick(scores)
-        gained, closes = self.account(tokens, plain, scores, None)
-        last = (gained.sum(1, keepdim=True) - 1).clamp(min=0)
+        accepted, stops = self.update_scores(tokens, plain, scores, None)
+        last = (accepted.sum(1, keepdim=True) - 1).clamp(min=0)
         newest = tokens.gather(1, last)
-        self.tree.accept(last, newest)
-        drafts, matched = look_up(self.tree.said, self.tree.clock, self.tree.width - 1)
+        self.state.accept(last, newest)
+        drafts, matched = look_up(self.state.sequence, self.state.token_index, self.state.width - 1)
         if not self._fixed:
             drafts = drafts[:, : self._worth(matched)]
         chain = torch.cat([newest, drafts], dim=1)
-        closed = None if closes is None else closes.gather(1, last).expand_as(chain)
-        return Choice(chain, last.expand_as(chain), closed)
+        stops = None if stops is None else stops.gather(1, last).expand_as(chain)
+        return Choice(chain, last.expand_as(chain), stops)
 
     def _worth(self, matched: torch.Tensor) -> int:
         """How long drafts shall be: of a text the longer, the more tokens match; of a batch, what is the average.
@@ -68,25 +66,25 @@ class PromptLookup(IndependentLanes):
         running = ~self.ended
         return int(((2**matched - 1) * running).sum()) // max(int(running.sum()), 1)
 
-    def gained(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    def accepted(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """See the base class: those up to the first one that differs from the draft, which is the model's own."""
-        agreed = (tokens[:, :-1] == self.tree.newest()[:, 1:]) & ~ends[:, :-1]
+        agreed = (tokens[:, :-1] == self.state.last_tokens()[:, 1:]) & ~ends[:, :-1]
         return torch.cat([~self.ended, agreed], dim=1).cumprod(1).bool()
 
-    def total(self, lanes: torch.Tensor) -> torch.Tensor:
+    def sum_over_draft(self, lanes: torch.Tensor) -> torch.Tensor:
         """See the base class; lanes are one behind the other."""
         return lanes.sum(1, keepdim=True)
 
-    def hooked(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
+    def stopped_by_hook(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
         """See the base class; nothing is asked about tokens behind an end."""
         ends = torch.zeros_like(asked)
         if self.hook is None:
             return ends
-        answers, kept, news = self.tree.written().tolist(), self.kept.tolist(), tokens.tolist()
+        answers, kept, news = self.state.generated().tolist(), self.kept.tolist(), tokens.tolist()
         for row, places in enumerate(asked.tolist()):
             for place, wanted in enumerate(places):
-                piece = self.tree.pieces([*answers[row][0][: kept[row][0] + place], news[row][place]])[-1]
-                if not wanted or self.hook(self.tree.numbers[row], piece):
+                piece = self.state.split_spans([*answers[row][0][: kept[row][0] + place], news[row][place]])[-1]
+                if not wanted or self.hook(self.state.prompt_numbers[row], piece):
                     ends[row, place] = wanted
                     break
         return ends
@@ -113,6 +111,6 @@ def look_up(said: torch.Tensor, end: torch.Tensor, count: int) -> tuple[torch.Te
     same = (windows == newest) & (windows >= 0)
     places = torch.arange(windows.shape[1], device=said.device)
     matched = same.cumprod(2).sum(2).masked_fill(places > end, -1)
-    begin = (matched * windows.shape[1] + places).argmax(1, keepdim=True)
-    ahead = torch.arange(count, device=said.device) % (behind - begin)
-    return said.gather(1, begin + ahead), matched.amax(1, keepdim=True)
+    prefill = (matched * windows.shape[1] + places).argmax(1, keepdim=True)
+    ahead = torch.arange(count, device=said.device) % (behind - prefill)
+    return said.gather(1, prefill + ahead), matched.amax(1, keepdim=True)

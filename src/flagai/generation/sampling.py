@@ -1,62 +1,64 @@
 """Greedy search and sampling: lanes that do not know of each other."""
 
+from typing import Any, cast
+
 import torch
 
 from flagai.errors import InputError
-from flagai.generation.decoding_state import Scored, Tree
-from flagai.generation.processors import Pipeline
-from flagai.generation.search import Choice, Search
-from flagai.generation.types import Hypothesis, StopHook
+from flagai.generation.decoding_state import DecodingState
+from flagai.generation.processors import LogitsProcessorList
+from flagai.generation.search import Search
+from flagai.generation.types import Choice, Hypothesis, StepOutput, StopHook
 
 
-class IndependentLanes(Search):
+class SamplingSearch(Search):
     """Each lane takes its best token, or draws one.
 
     Scores are sums of what the tokens were chosen by: in greedy search, the processed log-probabilities (as in a beam
     search); in sampling, the model's own, so that samples drawn hot or cold compare.
 
     Args:
-        tree: the texts.
-        pipeline: from logits to scores.
+        state: the texts.
+        processors: from logits to scores.
         hook: ends pieces; None for none.
 
     Raises:
         InputError: there is not one seed per text.
     """
 
-    def __init__(self, tree: Tree, pipeline: Pipeline, hook: StopHook | None) -> None:
-        super().__init__(tree, pipeline, hook)
-        batch, width = len(tree.ids), self.decoding.width
-        self.score = torch.zeros(batch, width, device=tree.device)
-        self.kept = torch.zeros(batch, width, dtype=torch.long, device=tree.device)
+    def __init__(self, state: DecodingState, processors: LogitsProcessorList, hook: StopHook | None) -> None:
+        super().__init__(state, processors, hook)
+        batch, width = len(state.ids), self.decoding.width
+        self.score = torch.zeros(batch, width, device=state.device)
+        self.kept = torch.zeros(batch, width, dtype=torch.long, device=state.device)
         self.length = torch.zeros_like(self.kept)
         self.ended = torch.zeros_like(self.kept, dtype=torch.bool)
         self.stopped = torch.zeros_like(self.ended)
-        self.uniforms = _uniforms(tree, width) if self.decoding.do_sample else self.score[..., None]
+        self.uniforms = _uniforms(state, width) if self.decoding.do_sample else self.score[..., None]
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def row_tensors(self) -> dict[str, torch.Tensor]:
         """See the base class."""
         names = ("score", "kept", "length", "ended", "stopped", "uniforms")
         return {name: getattr(self, name) for name in names}
 
-    def choose(self, scored: Scored) -> Choice:
+    def choose(self, output: StepOutput) -> Choice:
         """See the base class."""
-        plain, scores = self.pipeline(scored.logits)
+        plain, scores = self.processors(output.logits)
         tokens = self.pick(scores)
         # Only at the first step there is one lane for all.
         parents = torch.zeros_like(tokens) if scores.shape[1] < tokens.shape[1] else None
-        return Choice(tokens, parents, self.account(tokens, plain, scores, parents)[1])
+        return Choice(tokens, parents, self.update_scores(tokens, plain, scores, parents)[1])
 
     def pick(self, scores: torch.Tensor) -> torch.Tensor:
         """The token that follows in each lane, [B, W]; ``scores`` are [B, 1 or W, V]."""
         width = max(scores.shape[1], self.decoding.width)
         if not self.decoding.do_sample:
             return scores.argmax(-1).expand(-1, width)
-        step = (self.tree.grown() - int(self.tree.family.starts)).clamp(max=self.tree.limit - 1)
+        step = (self.state.num_tokens() - int(self.state.family.starts)).clamp(max=self.state.limit - 1)
         uniforms = self.uniforms.expand(-1, width, -1)
-        return draw(scores, uniforms.gather(2, step.expand(len(scores), width)[..., None])[..., 0])
+        return sample(scores, uniforms.gather(2, step.expand(len(scores), width)[..., None])[..., 0])
 
-    def account(
+    def update_scores(
         self, tokens: torch.Tensor, plain: torch.Tensor, scores: torch.Tensor, parents: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Note scores and ends.
@@ -72,48 +74,60 @@ class IndependentLanes(Search):
         """
         chosen = _value(scores, tokens)
         value = _value(plain, tokens) if self.decoding.do_sample else chosen
-        return self.note(tokens, value, chosen == -torch.inf, parents)
+        return self.record(tokens, value, chosen == -torch.inf, parents)
 
-    def note(
+    def record(
         self, tokens: torch.Tensor, value: torch.Tensor, dead: torch.Tensor, parents: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same, where it is known what tokens add to scores and where every token is forbidden, [B, W] each."""
-        last, stop = self.tree.in_last_blank(), self.tree.stops(tokens)
-        full = last & (self.tree.lanes.piece + 1 >= self.decoding.max_new_tokens)
-        ends, closes = stop | dead | full, None
-        gained, stopped = self.gained(tokens, ends), last & stop
+        last, stop = self.state.in_last_blank(), self.state.is_stop(tokens)
+        full = last & (self.state.beams.span_length + 1 >= self.decoding.max_new_tokens)
+        ends, stops = stop | dead | full, None
+        accepted, stopped = self.accepted(tokens, ends), last & stop
         # Every question costs a GPU a kernel, so what nobody has asked for is left out.
         if self.hook is not None:
-            closes = self.hooked(tokens, parents, gained & ~stop & ~dead)
-            gained, stopped = self.gained(tokens, ends | closes), last & (stop | closes)
-        counted = gained & ~dead
-        self.score = self.score + self.total(value.masked_fill(~counted, 0))
-        self.length = self.length + self.total(counted)
-        self.kept = self.kept + self.total(counted & ~(last & stop))
-        self.stopped = self.stopped | (self.total(counted & stopped) > 0)
-        self.ended = self.ended | (self.total(gained & (stopped | dead | full)) > 0)
+            stops = self.stopped_by_hook(tokens, parents, accepted & ~stop & ~dead)
+            accepted, stopped = self.accepted(tokens, ends | stops), last & (stop | stops)
+        counted = accepted & ~dead
+        self.score = self.score + self.sum_over_draft(value.masked_fill(~counted, 0))
+        self.length = self.length + self.sum_over_draft(counted)
+        self.kept = self.kept + self.sum_over_draft(counted & ~(last & stop))
+        self.stopped = self.stopped | (self.sum_over_draft(counted & stopped) > 0)
+        self.ended = self.ended | (self.sum_over_draft(accepted & (stopped | dead | full)) > 0)
         self.done = self.ended.all(1)
-        return gained, closes
+        return accepted, stops
 
-    def gained(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    def accepted(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """Which of these tokens the answers gain; ``ends`` is where nothing may follow; [B, W] each."""
         return ~self.ended
 
-    def total(self, lanes: torch.Tensor) -> torch.Tensor:
+    def sum_over_draft(self, lanes: torch.Tensor) -> torch.Tensor:
         """What the lanes of each answer have together, [B, W] -> [B, answers]."""
         return lanes
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
         """See the base class."""
-        written, kept = self.tree.written()[row], self.kept[row].tolist()
+        written, kept = self.state.generated()[row], self.kept[row].tolist()
         numbers = zip(self.score[row].tolist(), self.length[row].tolist(), self.stopped[row].tolist(), strict=True)
         found = [self.hypothesis(row, written[lane, : kept[lane]], *entry) for lane, entry in enumerate(numbers)]
         return sorted(found, key=lambda hypothesis: -hypothesis.score)
 
-    def possible(self, row: int) -> list[list[int]]:
+    def candidates(self, row: int) -> list[list[int]]:
         """See the base class."""
-        written = self.tree.written()[row].tolist()
+        written = self.state.generated()[row].tolist()
         return [ids[:kept] for ids, kept in zip(written, self.kept[row].tolist(), strict=True)]
+
+
+class ShardedGreedySearch(SamplingSearch):
+    """Greedy search over vocabulary-parallel logits: each rank finds the best of its tokens, no rank gathers logits."""
+
+    def choose(self, output: StepOutput) -> Choice:
+        """See the base class; the logits are sharded."""
+        from flagai.parallel.vocab_parallel import sharded_argmax  # imports torch.distributed, which takes seconds
+
+        tokens, scores = (each.expand(-1, self.decoding.width) for each in sharded_argmax(cast(Any, output.logits)))
+        parents = torch.zeros_like(tokens) if output.logits.shape[1] < tokens.shape[1] else None
+        return Choice(tokens, parents, self.record(tokens, scores, torch.zeros_like(self.ended), parents)[1])
 
 
 def _value(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -121,7 +135,7 @@ def _value(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return scores.expand(-1, tokens.shape[1], -1).gather(-1, tokens[..., None])[..., 0]
 
 
-def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+def sample(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Draw a token from each distribution by inverting its cumulative sum; a forbidden token is never drawn.
 
     Args:
@@ -138,28 +152,28 @@ def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     return found.clamp(max=scores.shape[-1] - 1)
 
 
-def _uniforms(tree: Tree, width: int) -> torch.Tensor:
+def _uniforms(state: DecodingState, width: int) -> torch.Tensor:
     """All random numbers of all answers, [B, width, steps].
 
     They are drawn before the first step, on the CPU and for each lane from its own seed: so a text's answer depends
     neither on its neighbours nor on the device, and no step waits for a random generator.
     """
-    decoding, batch = tree.decoding, len(tree.ids)
+    decoding, batch = state.decoding, len(state.ids)
     seeds = decoding.seeds
     if seeds is None:
         one = [decoding.seed] * batch if decoding.seed is not None else None
-        seeds = tuple(one or _any_seeds(tree).tolist())
+        seeds = tuple(one or _any_seeds(state).tolist())
     if len(seeds) != batch:
         raise InputError(f"seeds has {len(seeds)} entries for {batch} prompts; give one per prompt.")
     lanes = [
-        [torch.rand(tree.limit, generator=torch.Generator().manual_seed(seed + lane)) for lane in range(width)]
+        [torch.rand(state.limit, generator=torch.Generator().manual_seed(seed + lane)) for lane in range(width)]
         for seed in seeds
     ]
-    return torch.stack([torch.stack(row) for row in lanes]).double().to(tree.device)
+    return torch.stack([torch.stack(row) for row in lanes]).double().to(state.device)
 
 
-def _any_seeds(tree: Tree) -> torch.Tensor:
-    """Seeds by chance; ranks that share a model must draw the same."""
-    seeds = torch.randint(2**62, [len(tree.ids)])
-    sharding = getattr(tree.model, "sharding", None)
+def _any_seeds(state: DecodingState) -> torch.Tensor:
+    """Seeds by chance; ranks that share a model must sample the same."""
+    seeds = torch.randint(2**62, [len(state.ids)])
+    sharding = getattr(state.model, "sharding", None)
     return seeds if sharding is None else sharding.broadcast(seeds)

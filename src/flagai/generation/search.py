@@ -1,58 +1,44 @@
-"""What every way of searching answers has: a choice at each step, and answers in the end."""
+"""What all searches have: a choice at each step, and hypotheses in the end."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import ClassVar
 
 import torch
 
-from flagai.generation.decoding_state import Scored, Tree
-from flagai.generation.processors import Pipeline
-from flagai.generation.types import Hypothesis, StopHook
-
-
-@dataclass
-class Choice:
-    """The tokens that grow the tree by one step.
-
-    Args:
-        tokens: [B, W]
-        parents: the lanes that they continue, [B, W]; None if each continues its own.
-        closes: where a hook ends the piece after this token, [B, W]; None for nowhere.
-    """
-
-    tokens: torch.Tensor
-    parents: torch.Tensor | None = None
-    closes: torch.Tensor | None = None
+from flagai.generation.decoding_state import DecodingState
+from flagai.generation.processors import LogitsProcessorList
+from flagai.generation.types import Choice, Hypothesis, StepOutput, StopHook
+from flagai.model.layer.operation import operation
 
 
 class Search(ABC):
     """A way of searching.
 
     Args:
-        tree: the texts.
-        pipeline: from logits to scores.
+        state: the texts.
+        processors: from logits to scores.
         hook: ends pieces; None for none.
     """
 
-    late: ClassVar[int] = 0  # how many steps later than others it knows its answers
+    latency_steps: ClassVar[int] = 0  # how many steps later than others it knows its answers
     # Asking whether a text is finished makes a GPU wait for the host, so it is asked once in so many steps. The steps
     # in vain at the end cost less than a question at every step. On a CPU the answer is there already.
-    patience: ClassVar[int] = 8
+    done_check_interval: ClassVar[int] = 8
 
-    def __init__(self, tree: Tree, pipeline: Pipeline, hook: StopHook | None) -> None:
-        self.tree = tree
-        self.pipeline = pipeline
+    def __init__(self, state: DecodingState, processors: LogitsProcessorList, hook: StopHook | None) -> None:
+        self.state = state
+        self.processors = processors
         self.hook = hook
-        self.decoding = tree.decoding
-        self.done = torch.zeros(len(tree.ids), dtype=torch.bool, device=tree.device)
+        self.decoding = state.decoding
+        self.done = torch.zeros(len(state.ids), dtype=torch.bool, device=state.device)
 
     @abstractmethod
-    def choose(self, scored: Scored) -> Choice:
+    def choose(self, output: StepOutput) -> Choice:
         """Choose the next tokens, and note in ``done`` which texts are finished."""
 
     @abstractmethod
-    def state(self) -> dict[str, torch.Tensor]:
+    def row_tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor of the search that has one entry per text, by the name of its attribute."""
 
     @abstractmethod
@@ -60,41 +46,34 @@ class Search(ABC):
         """The answers to a text of the batch that is done, best first."""
 
     @abstractmethod
-    def possible(self, row: int) -> list[list[int]]:
+    def candidates(self, row: int) -> list[list[int]]:
         """The ids, separators of pieces included, of all answers that may still become the best one."""
 
     @property
     def recordable(self) -> bool:
         """Whether a choice is work of the device alone, and the same at every step."""
-        return self.hook is None and not self.pipeline.added
-
-    def grow(self, scored: Scored) -> None:
-        """Choose the next tokens and put them into the tree."""
-        choice = self.choose(scored)
-        if choice.parents is not None:
-            self.tree.reorder(choice.parents)
-        self.tree.append(choice.tokens, choice.closes)
+        return self.hook is None and not self.processors.added
 
     def holders(self) -> list[tuple[object, tuple[str, ...]]]:
-        """Everything that :meth:`grow` changes: objects, and the names of their tensors."""
-        lanes = self.tree.lanes
+        """Everything that :func:`search_step` changes: objects, and the names of their tensors."""
+        beams = self.state.beams
         return [
-            (lanes, tuple(entry.name for entry in fields(lanes))),
-            (self.tree, self.tree.moving),
-            (self, (*self.state(), "done")),
+            (beams, tuple(entry.name for entry in fields(beams))),
+            (self.state, self.state.counters),
+            (self, (*self.row_tensors(), "done")),
         ]
 
-    def select(self, rows: torch.Tensor) -> None:
+    def keep_rows(self, rows: torch.Tensor) -> None:
         """Keep these texts.
 
         Args:
             rows: indices, [new B].
         """
-        self.tree.select(rows)
-        for name, tensor in {**self.state(), "done": self.done}.items():
+        self.state.keep_rows(rows)
+        for name, tensor in {**self.row_tensors(), "done": self.done}.items():
             setattr(self, name, tensor.index_select(0, rows))
 
-    def hooked(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
+    def stopped_by_hook(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
         """Where the hook ends a piece.
 
         Args:
@@ -108,16 +87,27 @@ class Search(ABC):
         ends = torch.zeros_like(asked)
         if self.hook is None:
             return ends
-        past, news = self.tree.written().tolist(), tokens.tolist()
+        past, news = self.state.generated().tolist(), tokens.tolist()
         lanes = None if parents is None else parents.tolist()
         for row, column in asked.nonzero().tolist():
             before = past[row][column if lanes is None else lanes[row][column]]
-            piece = self.tree.pieces([*before, news[row][column]])[-1]
-            ends[row, column] = bool(self.hook(self.tree.numbers[row], piece))
+            piece = self.state.split_spans([*before, news[row][column]])[-1]
+            ends[row, column] = bool(self.hook(self.state.prompt_numbers[row], piece))
         return ends
 
     def hypothesis(self, row: int, ids: torch.Tensor, score: float, length: int, finished: bool) -> Hypothesis:
         """Make an answer of ids, separators of pieces included."""
-        pieces = self.tree.pieces(ids.tolist())
-        missing = int(self.tree.last_blank[row]) + 1 - len(pieces)
+        pieces = self.state.split_spans(ids.tolist())
+        missing = int(self.state.last_blank[row]) + 1 - len(pieces)
         return Hypothesis((*pieces, *[()] * missing), score / max(length, 1) ** self.decoding.length_penalty, finished)
+
+
+@operation
+def search_step(search: Search, output: StepOutput) -> None:
+    """Choose the next tokens and append them to the answers.
+
+    Args:
+        search: the search.
+        output: of the forward pass over the last tokens.
+    """
+    search.state.append(search.choose(output))

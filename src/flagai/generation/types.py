@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out of it."""
+"""What goes into the engine, through it and comes out of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +11,57 @@ LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # (row, ids of the piece so far) -> whether the piece ends here, the last id included.
 StopHook = Callable[[int, tuple[int, ...]], bool]
+
+
+@dataclass
+class StepOutput:
+    """A forward pass over the last tokens.
+
+    Args:
+        logits: of the tokens that may follow, [B, W, V].
+        hidden: the model's last states, [B, W, D]; after the prefill, those of the prompt in front, [B, P + 1, D].
+    """
+
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+@dataclass
+class Choice:
+    """The tokens that a search appends in one step.
+
+    Args:
+        tokens: [B, W]
+        parents: the beams that they continue, [B, W]; None if each continues its own.
+        stops: where a stop hook ends the span after this token, [B, W]; None for nowhere.
+    """
+
+    tokens: torch.Tensor
+    parents: torch.Tensor | None = None
+    stops: torch.Tensor | None = None
+
+
+@dataclass
+class BeamState:
+    """The state of all beams; every tensor begins with [B, W].
+
+    Args:
+        ancestors: the slots of the cache that the beam's last token attends to, [B, W, slots].
+        tokens: the tokens so far, the start token included, [B, W, steps].
+        position: of the last token in the text, [B, W].
+        block_position: its position inside of a span, [B, W].
+        blank_index: which blank is being filled, [B, W].
+        span_length: number of tokens in it so far, [B, W].
+        stopped: whether a stop hook has ended the span, [B, W].
+    """
+
+    ancestors: torch.Tensor
+    tokens: torch.Tensor
+    position: torch.Tensor
+    block_position: torch.Tensor
+    blank_index: torch.Tensor
+    span_length: torch.Tensor
+    stopped: torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@
 # Which modules register implementations, by the operation's name; imported at its first call.
 MODULES: dict[str, tuple[str, ...]] = {
     "linear": ("cpu.linear",),
+    "decode_blocks": ("decode.select", "cpu.decode_block"),
+    "embed": ("decode.embeddings",),
+    "search_step": ("decode.greedy",),
     "scaled_dot_product_attention": ("packed.attention",),
     "add_norm": ("packed.add_norm",),
     "quantized_linear": ("decode.quantized_ops", "cpu.quantized_linear"),

@@ -8,16 +8,9 @@ from flagai.model.block.residual import PreNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.linear import Linear
+from flagai.model.layer.operation import is_hooked
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.parallel.dtensor import unsharded_type
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether a module has hooks before or after its ``forward``, or one of its own (as Accelerate gives it).
-
-    Its submodules are not checked.
-    """
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def linear_layers(block: Any) -> tuple[Any, ...]:

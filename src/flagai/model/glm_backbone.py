@@ -129,24 +129,26 @@ class GLMModel(BaseModel):
             mems = None
         if mems is not None and not isinstance(mems, KVCache):
             raise InputError(f"mems is of type {type(mems).__name__}; expected what return_memory=True gave.")
-        memory = mems.branch() if mems is not None else cache
+        memory = mems.fork() if mems is not None else cache
         if memory is None and return_memory:
             memory = self.new_cache()
         past = 0 if memory is None else memory.length
         rows, count = input_ids.shape
-        mask = separator_or_matrix(attention_mask, rows, count, past, exact=memory is not None and memory.exact)
+        mask = separator_or_matrix(
+            attention_mask, rows, count, past, exact=memory is not None and memory.mask_is_complete
+        )
         positions, blocks = self._positions(position_ids, past, count, input_ids.device)
-        words, embed = input_ids, self.embed if memory is None else memory.embeddings(self.embed)
+        words = input_ids
         if prompt_pos is not None:
-            words, embed = self._with_prompt(self.embed.token(input_ids), prompt_pos), self.embed
-        embedded = embed(words, position_ids=positions, block_position_ids=blocks)
+            words = self._with_prompt(self.embed.token(input_ids), prompt_pos)
+        embedded = self.embed(words, position_ids=positions, block_position_ids=blocks)
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
         hidden = self.norm(self.blocks(embedded, attn_mask, cache=memory, states=states))
         logits = self._logits(gather_positions(hidden, logits_at))
         return result(
             logits,
-            memory.branch(detach=detach_memory) if return_memory and memory is not None else hidden,
+            memory.fork(detach=detach_memory) if return_memory and memory is not None else hidden,
             cache=memory,
             all_hidden_states=states,
             loss=None if labels is None or not self.config.output_predict else cross_entropy(logits, labels),

@@ -107,8 +107,7 @@ class GPT2Model(BaseModel):
             position_ids = torch.arange(past, past + count, device=input_ids.device)[None]
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
-        embed = self.embed if cache is None else cache.embeddings(self.embed)
-        embedded = embed(input_ids, position_ids=position_ids)
+        embedded = self.embed(input_ids, position_ids=position_ids)
         hidden = self.norm(self.blocks(embedded, attn_mask, cache=cache, states=states))
         logits = self._logits(gather_positions(hidden, logits_at))
         loss = None if labels is None else next_token_loss(logits, labels)

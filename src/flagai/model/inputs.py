@@ -105,7 +105,7 @@ def padding_and_matrix(
         InputError: the mask is neither a row per text nor a matrix.
     """
     # An exact matrix knows the padding of texts, but not which ids of a model are padding, too.
-    exact = cache is not None and cache.exact and valid is None
+    exact = cache is not None and cache.mask_is_complete and valid is None
     if cache is not None and not exact:
         valid = cache.valid(valid, count)
     mask: Mask | None = None if valid is None else Padding(valid)
@@ -128,7 +128,7 @@ def decoder_mask(
 ) -> Mask | None:
     """The same for a decoder, joined with the causal mask."""
     mask = padding_and_matrix(valid, attention_mask, cache, count)
-    return mask if cache is not None and cache.exact else join(Causal(), mask)
+    return mask if cache is not None and cache.mask_is_complete else join(Causal(), mask)
 
 
 def gather_positions(hidden: torch.Tensor, logits_at: torch.Tensor | None) -> torch.Tensor:

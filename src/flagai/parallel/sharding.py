@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import distributed, nn
@@ -12,7 +11,6 @@ from flagai.errors import ConfigError, InputError
 from flagai.parallel.collectives import all_agree
 from flagai.parallel.fsdp import FullyShard, shard_fully
 from flagai.parallel.plan import Plan
-from flagai.parallel.symmetric_memory import SymmetricBuffer, rendezvous
 from flagai.parallel.tensor_parallel import parallelize
 from flagai.parallel.world import AUTO, make_mesh, own_device, read_mesh
 
@@ -89,25 +87,6 @@ class Sharding:
             vote: of this rank.
         """
         return vote if self.tp_group is None else all_agree(vote, self.tp_group, self.device)
-
-    def symmetric_buffer(self, capacity: int) -> SymmetricBuffer | None:
-        """Memory of the GPUs of :attr:`tp_group` that all of them write into; all ranks call this together.
-
-        Args:
-            capacity: how many values a rank may write at once.
-
-        Returns:
-            The same buffer for every later call with that capacity; None where GPUs cannot share memory.
-        """
-        if self.tp_group is None:
-            return None
-        if capacity not in self._buffers:
-            self._buffers[capacity] = rendezvous(self.tp_group, capacity, self.device)
-        return self._buffers[capacity]
-
-    @cached_property
-    def _buffers(self) -> dict[int, SymmetricBuffer | None]:
-        return {}
 
     def check_untying(self, name: str, source: str) -> None:
         """Refuse to give a parameter, tied by the configuration, values of its own where FSDP cannot.

@@ -1,21 +1,26 @@
-"""Kernels that must be compiled first: tried on a thread of their own, while steps go on without them."""
+"""Kernels that must be compiled first: on a thread of its own, while steps go on without them."""
 
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from threading import Thread
 
 import torch
 
 logger = logging.getLogger(__name__)
 
+# Seconds to wait for kernels before steps begin without them; None for as long as it takes. Kernels that an earlier
+# process compiled need less: then answers never depend on how fast the host is.
+PATIENCE: float | None = 1.0
 
-class Trial:
-    """Work that is done once on another thread, to see that it can be done and to have it compiled.
+
+class BackgroundCompile:
+    """Work that is done once on another thread, to have its kernels compiled and to see that they can be.
 
     Args:
-        work: the work; nobody may wait for its results.
-        device: whose work it is.
+        work: the work; its results are not used.
+        device: the device that does it.
     """
 
     def __init__(self, work: Callable[[], None], device: torch.device) -> None:
@@ -25,7 +30,7 @@ class Trial:
             # That of the caller: memory goes back and forth between the two in the order of this stream.
             stream = torch.cuda.stream(torch.cuda.current_stream(device))
         # Not a daemon: the end of the program waits for the compiler, which must not be cut off.
-        self._thread = Thread(target=self._run, args=(work, stream), name="flagai-kernels")
+        self._thread = Thread(target=copy_context().run, args=(self._run, work, stream), name="flagai-kernels")
         self._thread.start()
 
     def over(self, patience: float | None = 0.0) -> bool:
@@ -42,6 +47,6 @@ class Trial:
         try:
             with stream:
                 work()
-        except Exception as error:  # noqa: BLE001 - a compiler can fail in any way, and there is a way without it
+        except Exception as error:  # noqa: BLE001 - a compiler can fail in any way, and torch computes the same
             self.failed = True
             logger.warning("The kernels of a step cannot be used here; torch's are used instead. %s", error)

@@ -19,7 +19,7 @@ _ALONE = Lock()
 class Recorder(Protocol):
     """What can record work."""
 
-    def rehearse(self, work: Work) -> None:
+    def warm_up(self, work: Work) -> None:
         """Do the work as it is, in surroundings like those of the recording."""
 
     def record(self, work: Work) -> Work:
@@ -39,7 +39,7 @@ class CudaRecorder:
         # A pool whose last graph has gone cannot be used again: this one stays as long as the recorder.
         self._first: Work | None = None
 
-    def rehearse(self, work: Work) -> None:
+    def warm_up(self, work: Work) -> None:
         """See :class:`Recorder`; on the stream of the recordings, whose libraries get their work space that way."""
         stream, current = _side_stream(self.device), torch.cuda.current_stream(self.device)
         with _ALONE, torch.cuda.stream(stream):
@@ -80,7 +80,7 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-class Recorded:
+class GraphedFunction:
     """Work that is done as it is the first time, recorded the second time, and replayed from then on.
 
     It must read and write the same tensors every time, and its shapes must not change.
@@ -93,7 +93,7 @@ class Recorded:
     def __init__(self, work: Work, recorder: Recorder) -> None:
         self._work: Work | None = work
         self._recorder = recorder
-        self._rehearsed = False
+        self._warmed_up = False
         self._replay: Work | None = None
 
     @property
@@ -103,12 +103,22 @@ class Recorded:
 
     def __call__(self) -> None:
         """Do the work."""
-        if self._work is not None and not self._rehearsed:
-            self._rehearsed = True
-            self._recorder.rehearse(self._work)
+        if self._work is not None and not self._warmed_up:
+            self._warmed_up = True
+            self._recorder.warm_up(self._work)
             return
         if self._work is not None:
             # What is forgotten here holds the model, which must be free to go.
             self._replay, self._work = self._recorder.record(self._work), None
         if self._replay is not None:
             self._replay()
+
+
+def recorder_for(device: torch.device) -> Recorder:
+    """What captures the work of a device."""
+    return CudaRecorder(device)
+
+
+def can_record(device: torch.device) -> bool:
+    """Whether the work of a device can be captured."""
+    return device.type == "cuda"

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.compiled.eligible import half_type, is_plain
-from flagai.kernels.eligible import is_hooked
 from flagai.kernels.hardware import MULTIPROCESSORS, next_power_of_2
+from flagai.model.layer.operation import is_hooked
 
 _WIDEST = 8192
 # Numbers that a program holds at once, of the norm and of its gradient, whose programs keep sums of their own: so many.

@@ -11,7 +11,6 @@ from flagai.kernels.compiled.add_norm import dropout_add_norm, plain
 from flagai.kernels.compiled.bias_gelu import bias_gelu_features, features_with_residual
 from flagai.kernels.compiled.eligible import is_plain
 from flagai.kernels.compiled.linear_residual import linear_with_residual
-from flagai.kernels.eligible import is_hooked
 from flagai.kernels.hardware import has_triton_half
 from flagai.kernels.packed.attention import MAX_SEQLEN
 from flagai.kernels.packed.attention_autograd import (
@@ -26,6 +25,7 @@ from flagai.model.layer.attention import Attention
 from flagai.model.layer.embedding import Embeddings
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.mask import AttentionMask
+from flagai.model.layer.operation import is_hooked
 from flagai.model.layer.sdpa import scaled_dot_product_attention
 
 logger = logging.getLogger(__name__)

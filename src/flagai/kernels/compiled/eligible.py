@@ -5,9 +5,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from flagai.kernels.eligible import is_hooked
 from flagai.kernels.hardware import has_triton_half
 from flagai.model.layer.linear import Linear
+from flagai.model.layer.operation import is_hooked
 
 
 def half_type(hidden: torch.Tensor) -> torch.dtype | None:

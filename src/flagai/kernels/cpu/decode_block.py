@@ -1,6 +1,6 @@
 """Blocks of a decoding step on a CPU: the same operations, and little of Python in between."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,15 +8,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.cpu.linear import MOST_ROWS, SkinnyLinear, is_plain
+from flagai.kernels.decode.select import OneByOne, PerCache
 from flagai.kernels.eligible import is_untouched
-from flagai.model.block.stack import BlockStack
+from flagai.model.block.stack import decode_blocks
 from flagai.model.layer.activation import activation
-from flagai.model.layer.cache import LayerCache
+from flagai.model.layer.cache import KVCache, LayerCache
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.sdpa import scaled_dot_product_attention
 
 
-class LeanPreNorm:
+class CpuDecodeBlock:
     """Computes what a :class:`PreNormBlock` with GPT-2's bricks computes without gradients.
 
     A step of one token through BERT-base's size is 7 MB of matrices a block, a third of a millisecond; the calls of
@@ -41,9 +42,6 @@ class LeanPreNorm:
     def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]."""
         batch, count, width = hidden.shape
-        if batch * count > MOST_ROWS:
-            whole: torch.Tensor = self._block(hidden, attn_mask, cache=cache)
-            return whole
         rows = hidden.reshape(-1, width)
         normed = _norm(rows, self._block.norm1)
         found = [projection(normed) for projection in self._projections]
@@ -85,17 +83,27 @@ def _whole(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return first.as_strided((len(parts) * len(first), *first.shape[1:]), first.stride()) if fits else None
 
 
-def lean_blocks(model: Any) -> Sequence[Callable[..., torch.Tensor]]:
-    """What may compute a decoder's blocks in steps on a CPU; empty if only the blocks themselves may.
-
-    Args:
-        model: a model that writes.
-    """
-    blocks = getattr(model.backbone, "blocks", None)
-    if not isinstance(blocks, BlockStack) or not all(is_untouched(block) and _fits(block) for block in blocks):
-        return ()
-    return [LeanPreNorm(block) for block in blocks]
+def fused_stack(blocks: nn.ModuleList, _: torch.Tensor | None = None) -> OneByOne | None:
+    """What computes blocks in steps on a CPU; None if they have other layers than GPT-2's, or hooks."""
+    taken = len(blocks) > 0 and all(is_untouched(block) and _takes(block) for block in blocks)
+    return OneByOne([CpuDecodeBlock(block) for block in blocks]) if taken else None
 
 
-def _fits(block: nn.Module) -> bool:
+def _takes(block: nn.Module) -> bool:
     return not block.training and all(is_plain(parameter) for parameter in block.parameters())
+
+
+_BLOCKS = PerCache(fused_stack)
+
+
+def _suits(blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any) -> bool:
+    few = hidden.device.type == "cpu" and hidden.shape[0] * hidden.shape[1] <= MOST_ROWS
+    return few and torch.is_inference_mode_enabled() and _BLOCKS.suits(blocks, hidden, attn_mask, cache)
+
+
+@decode_blocks.faster(_suits)
+def cpu_blocks(
+    blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
+) -> torch.Tensor:
+    """Blocks of GPT-2's kind without the calls of their modules."""
+    return _BLOCKS(hidden, attn_mask, cache)

@@ -5,11 +5,10 @@ have found.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any, Self, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -18,14 +17,12 @@ from flagai.kernels.cuda.nvrtc import CudaKernel, Options, can_compile
 from flagai.kernels.decode.ops import ACTIVATIONS
 from flagai.kernels.eligible import linear_layers
 from flagai.kernels.hardware import HALF
-from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.layer.static_cache import StaticCache
 
 logger = logging.getLogger(__name__)
-Block = Callable[..., torch.Tensor]
 # What follows is as in megakernel/: the activations by their numbers in step.cu, the rest as in layout.cuh,
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 # a tile's rows and the bytes of each, numbers that share a scale, features of a head,
@@ -36,13 +33,13 @@ _THREADS, _FETCHERS = 512, {4: 64, 8: 32, 16: 32}
 _BARRIERS, _RESULTS, _ADDRESSES, _REST = 16, 256, 192, 16 * _THREADS + 128
 # Tiles that a multiprocessor asks for at once, by the bits of a weight. With fewer the memory rests; with more, whoever
 # asks for anything else waits for all of them.
-_FLIGHT = {4: 3, 8: 5, 16: 6}
+_IN_FLIGHT = {4: 3, 8: 5, 16: 6}
 # Tiles in the ring below which it would run empty whenever multiprocessors wait for each other.
 _LEAST_RING = 12
 
 
 @dataclass(frozen=True)
-class Cut:
+class LaunchPlan:
     """How the kernel is cut for a stack of blocks and a GPU.
 
     Args:
@@ -132,68 +129,54 @@ class Cut:
             ("BITS", self.bits),
             ("TILES", self.tiles),
             ("RING", self.ring),
-            ("FLIGHT", _FLIGHT[self.bits]),
+            ("IN_FLIGHT", _IN_FLIGHT[self.bits]),
             ("SHARED", self.shared),
         )
 
 
 class Megakernel:
-    """Computes all blocks of a stack, for one token over a static cache.
+    """Computes all blocks of a stack, for one token over one static cache.
 
     It has no parameters of its own: it reads the blocks' where they are.
 
     Args:
-        blocks: what :func:`megakernel_blocks` accepts.
-        otherwise: what computes each of them where the kernel cannot be had.
+        blocks: what :func:`whole_stack` accepts.
+        plan: how the kernel is launched.
+        kernel: compiled for them.
     """
 
-    def __init__(self, blocks: Sequence[Any], otherwise: Sequence[Block]) -> None:
+    def __init__(self, blocks: Sequence[Any], plan: LaunchPlan, kernel: CudaKernel) -> None:
         self._blocks = blocks
-        self._otherwise = otherwise
-        self._cut = Cut.of(blocks)
-        # For each cache: the addresses of everything, what programs tell each other, and how many blocks they computed.
-        self._kept: WeakKeyDictionary[StaticCache, tuple[torch.Tensor, ...]] = WeakKeyDictionary()
+        self._plan = plan
+        self._kernel = kernel
+        # The addresses of everything, what programs tell each other, and how many blocks they computed.
+        self._prepared: tuple[torch.Tensor, ...] = ()
 
-    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: StaticCache) -> torch.Tensor:
         """[1, 1, width] -> [1, 1, width]; ``attn_mask`` has booleans, [1, 1, 1, capacity]."""
-        static, first, kernel = cast(StaticCache, cache.cache), self._blocks[0], self._kernel
-        if kernel is None:
-            for index, block in enumerate(self._otherwise):
-                hidden = block(hidden, attn_mask, cache=static.layer(index))
-            return hidden
-        if static not in self._kept:
-            self._kept[static] = self._prepared(static)
-        addresses, notes, turn = self._kept[static]
+        first = self._blocks[0]
+        if not self._prepared:
+            self._prepared = self._prepare(cache)
+        addresses, notes, turn = self._prepared
         seen, scale = cast(torch.Tensor, attn_mask.tensor).view(torch.uint8), first.attention.scale
         out = torch.empty_like(hidden)
-        kernel.run_together(
-            self._cut.multiprocessors,
-            self._cut.threads,
+        self._kernel.run_together(
+            self._plan.multiprocessors,
+            self._plan.threads,
             addresses,
             hidden.contiguous(),
             out,
             notes,
             turn,
             seen,
-            static.now,
+            cache.write_index,
             seen.shape[-1],
             float(first.norm1.eps),
             float(_WIDTH**-0.5 if scale is None else scale),
         )
         return out
 
-    @cached_property
-    def _kernel(self) -> CudaKernel | None:
-        weight, name = self._blocks[0].norm1.weight, ACTIVATIONS[self._blocks[0].feed_forward.activation_name]
-        half, device = int(weight.dtype is torch.bfloat16), weight.device
-        options = (*self._cut.options, ("BFLOAT", half), ("ACTIVATION", _ACTIVATIONS.index(name)))
-        try:
-            return CudaKernel.of("megakernel", "step_kernel", options, self._cut.shared, device)
-        except RuntimeError as error:
-            logger.warning("Blocks are computed one by one; there is no kernel for all of them here. %s", error)
-            return None
-
-    def _prepared(self, static: StaticCache) -> tuple[torch.Tensor, ...]:
+    def _prepare(self, cache: StaticCache) -> tuple[torch.Tensor, ...]:
         rows = []
         for index, block in enumerate(self._blocks):
             layers, norms = linear_layers(block), (block.norm1, block.norm2)
@@ -203,30 +186,34 @@ class Megakernel:
                 *(layer.bias for layer in layers),
                 *(norm.weight for norm in norms),
                 *(norm.bias for norm in norms),
-                *static.buffers(index),
+                *cache.buffers(index),
             ]
             rows.append([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
-        device = static.now.device
+        device = cache.write_index.device
         return (
             torch.tensor(rows, dtype=torch.int64, device=device),
-            torch.full((2, 6 * self._cut.hidden + self._cut.inner), -1, dtype=torch.int16, device=device),
+            torch.full((2, 6 * self._plan.hidden + self._plan.inner), -1, dtype=torch.int16, device=device),
             torch.zeros(1, dtype=torch.int32, device=device),
         )
 
 
-def unchanged(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    """A block of which nothing is left to do."""
-    return hidden
-
-
-def megakernel_blocks(blocks: Sequence[Any], rows: int, otherwise: Sequence[Block]) -> Sequence[Block]:
-    """What computes blocks in one kernel, in the first one's place; empty if nothing does.
+def whole_stack(blocks: Sequence[Any], rows: int) -> Megakernel | None:
+    """What computes blocks in one kernel; None if nothing does.
 
     Args:
-        blocks: those that :class:`.fused.FusedPreNorm` computes.
+        blocks: those that :class:`flagai.kernels.decode.block.FusedPreNorm` computes.
         rows: number of tokens in a step.
-        otherwise: what computes each of them by itself.
     """
+    plan = launch_plan(blocks, rows)
+    if plan is None:
+        return None
+    weight, name = blocks[0].norm1.weight, blocks[0].feed_forward.activation_name
+    kernel = compiled(plan, name, weight.dtype, weight.device)
+    return None if kernel is None else Megakernel(blocks, plan, kernel)
+
+
+def launch_plan(blocks: Sequence[Any], rows: int) -> LaunchPlan | None:
+    """How the kernel is launched for blocks, see :func:`whole_stack`; None if it does not take them."""
     device = blocks[0].norm1.weight.device
     suits = (
         rows == 1
@@ -236,9 +223,21 @@ def megakernel_blocks(blocks: Sequence[Any], rows: int, otherwise: Sequence[Bloc
         and _has_square_attention(blocks[0])
         and all(_lies_well(tensor) for block in blocks for tensor in _read_by_lines(block))
         and {parameter.device for block in blocks for parameter in block.parameters()} == {device}
-        and Cut.of(blocks).fits
+        and LaunchPlan.of(blocks).fits
     )
-    return [Megakernel(blocks, otherwise), *[unchanged] * (len(blocks) - 1)] if suits else ()
+    return LaunchPlan.of(blocks) if suits else None
+
+
+@cache
+def compiled(plan: LaunchPlan, activation_name: str, dtype: torch.dtype, device: torch.device) -> CudaKernel | None:
+    """The kernel; None where it cannot be compiled, which is tried once."""
+    activation = _ACTIVATIONS.index(ACTIVATIONS[activation_name])
+    options = (*plan.options, ("BFLOAT", int(dtype is torch.bfloat16)), ("ACTIVATION", activation))
+    try:
+        return CudaKernel.of("megakernel", "step_kernel", options, plan.shared, device)
+    except RuntimeError as error:
+        logger.warning("Blocks are computed one by one; there is no kernel for all of them here. %s", error)
+        return None
 
 
 def _bits(layer: Any) -> int:

@@ -1,17 +1,14 @@
 """Blocks of a decoding step in five kernels, for models on a GPU whose weights are half precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from flagai.kernels.cuda.whole_stack import megakernel_blocks
-from flagai.kernels.decode.ops import ACTIVATIONS, MOST_ROWS, Slots, attend_slots, fits, product, project
-from flagai.kernels.decode.t5_block import faster_t5_blocks
-from flagai.kernels.eligible import is_untouched, linear_layers
+from flagai.kernels.decode.ops import ACTIVATIONS, Slots, attend_slots, fits, product, project
+from flagai.kernels.eligible import linear_layers
 from flagai.kernels.hardware import has_triton_half
-from flagai.model.block.stack import BlockStack
 from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.quantized_linear import QuantizedLinear
@@ -37,7 +34,7 @@ class FusedPreNorm:
         seen = cast(torch.Tensor, attn_mask.tensor)[:, 0]
         tokens = hidden.flatten(0, 1).contiguous()
         attention, feed_forward = block.attention, block.feed_forward
-        slots = Slots(*static.buffers(cache.index), static.now)
+        slots = Slots(*static.buffers(cache.index), static.write_index)
         query = project(tokens, block.norm1, attention.q, attention.k, attention.v, slots)
         attended = attend_slots(query, slots, seen, attention.scale)
         tokens = product(attended, attention.out, residual=tokens)
@@ -45,37 +42,8 @@ class FusedPreNorm:
         return product(inner, feed_forward.down, residual=tokens).view_as(hidden)
 
 
-def faster_blocks(model: Any, rows: int) -> Sequence[Callable[..., torch.Tensor]]:
-    """What may compute a decoder's blocks in a step of this many rows; empty if only the blocks themselves may.
-
-    Args:
-        model: a model that writes.
-        rows: number of tokens in a step.
-    """
-    blocks = getattr(model.backbone, "blocks", None)
-    if blocks is None:
-        return faster_t5_blocks(model)
-    found = list(blocks) if isinstance(blocks, BlockStack) else []
-    fits = bool(found) and rows <= MOST_ROWS and all(is_untouched(block) and _fits(block) for block in found)
-    if model.sharding is not None and model.sharding.tp_group is not None:
-        return _joint(model.sharding, found, fits)
-    if not fits:
-        return ()
-    single = [FusedPreNorm(block) for block in found]
-    return megakernel_blocks(found, rows, single) or single
-
-
-def _joint(sharding: Any, blocks: list[nn.Module], fits: bool) -> Sequence[Callable[..., torch.Tensor]]:
-    """The same for ranks that share a model, who use the kernels together or not at all."""
-    if not sharding.all_agree(fits):
-        return ()
-    from flagai.kernels.decode.tensor_parallel_block import joint_blocks
-
-    return joint_blocks(blocks, sharding, cast(Any, blocks[0]).norm1.weight.numel())
-
-
-def _fits(block: Any) -> bool:
-    """Whether the kernels take a block of these bricks."""
+def takes_block(block: Any) -> bool:
+    """Whether the kernels take a block that :func:`~flagai.kernels.eligible.is_untouched` accepts."""
     linear = linear_layers(block)
     return (
         block.feed_forward.activation_name in ACTIVATIONS

@@ -167,12 +167,12 @@ class Slots:
     Args:
         keys: a layer's buffer, [B, H, capacity, D].
         values: the same.
-        now: the slots of the W lanes, [W].
+        write_index: the slots of the W beams, [W].
     """
 
     keys: torch.Tensor
     values: torch.Tensor
-    now: torch.Tensor
+    write_index: torch.Tensor
 
 
 def project(
@@ -210,13 +210,13 @@ def project(
         out,
         slots.keys,
         slots.values,
-        slots.now,
+        slots.write_index,
         outputs,
         slots.keys.shape[2],
         K=size,
         M=count,
         MP=1 if count == 1 else 16,
-        LANES=len(slots.now),
+        LANES=len(slots.write_index),
         D=slots.keys.shape[3],
         BN=tiling.rows,
         BK=tiling.columns,
@@ -233,8 +233,8 @@ def project_reference(
     """What :func:`project` computes."""
     normed, (batch, _, _, width) = norm(tokens), slots.keys.shape
     for layer, buffer in ((key, slots.keys), (value, slots.values)):
-        found = F.linear(normed, layer.weight, layer.bias).view(batch, len(slots.now), -1, width)
-        buffer.index_copy_(2, slots.now, found.transpose(1, 2))
+        found = F.linear(normed, layer.weight, layer.bias).view(batch, len(slots.write_index), -1, width)
+        buffer.index_copy_(2, slots.write_index, found.transpose(1, 2))
     return F.linear(normed, query.weight, query.bias)
 
 
@@ -259,14 +259,14 @@ def attend_slots(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: f
         slots.keys,
         slots.values,
         seen.view(torch.uint8),
-        slots.now,
+        slots.write_index,
         out,
         width**-0.5 if scale is None else scale,
         heads,
         capacity,
         seen.stride(0),
         seen.stride(1),
-        LANES=len(slots.now),
+        LANES=len(slots.write_index),
         D=width,
         BD=next_power_of_2(width),
         BC=max(16, 8192 // next_power_of_2(width)),

@@ -4,17 +4,14 @@ T5's matrices are small, so a step costs what its launches cost, and most of tho
 kernel is enough. Products and attention are torch's; kernels of our own for T5's products were slower.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.kernels.eligible import is_hooked
 from flagai.kernels.hardware import has_triton_half
 from flagai.model.block.residual import PreNormBlock
-from flagai.model.block.stack import BlockStack
 from flagai.model.block.t5_block import T5Block
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
@@ -22,6 +19,7 @@ from flagai.model.layer.feed_forward import FeedForward, GatedFeedForward, KeepF
 from flagai.model.layer.linear import Linear, linear_act
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.norm import RMSNorm
+from flagai.model.layer.operation import is_hooked
 
 # Features of a token that one program of the norm holds.
 _WIDEST = 16384
@@ -102,20 +100,8 @@ def _added(residual: torch.Tensor, hidden: torch.Tensor, layer: nn.Linear) -> to
     return rows.view_as(residual)
 
 
-def faster_t5_blocks(model: Any) -> Sequence[Callable[..., torch.Tensor]]:
-    """What may compute the blocks of T5's decoder in a step; see :func:`flagai.kernels.decode.block.faster_blocks`.
-
-    Args:
-        model: a model that writes.
-    """
-    blocks = getattr(getattr(model, "decoder", None), "blocks", None)
-    if not isinstance(blocks, BlockStack) or not all(_fits(block) for block in blocks):
-        return ()
-    return [FusedT5(block) for block in blocks]
-
-
-def _fits(block: nn.Module) -> bool:
-    """Whether a block is made of just these bricks, which nobody has changed."""
+def takes_t5_block(block: nn.Module) -> bool:
+    """Whether a block has exactly T5's layers, unchanged, with parameters that the kernel takes."""
     if type(block) is not T5Block or type(block).forward is not PreNormBlock.forward:
         return False
     own, cross, feed_forward = block.attention, block.cross_attention, block.feed_forward

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from flagai.kernels.eligible import is_hooked
 from flagai.kernels.hardware import has_triton_half, next_power_of_2
 from flagai.model.layer.norm import add_norm
+from flagai.model.layer.operation import is_hooked
 
 # Fewer rows are not worth a kernel that has to be compiled: a decoding step has less.
 _FEWEST_ROWS = 1024

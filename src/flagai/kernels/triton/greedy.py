@@ -1,4 +1,4 @@
-"""Triton kernels of a greedy choice; :mod:`flagai.generation.replay.greedy` calls them.
+"""Triton kernels of a greedy choice; :mod:`flagai.kernels.decode.greedy` calls them.
 
 The first finds what is best in each chunk of the vocabulary, for which a GPU needs many programs. The second is one
 program for all texts: it compares the chunks, and does all that follows from the tokens, in place. Being alone, it may
@@ -13,7 +13,7 @@ _NONE = tl.constexpr(0x7FFFFFFF)
 
 
 @triton.jit(do_not_specialize=["BANNED"])
-def best_kernel(logits, banned, parts, firsts, V, BANNED, CHUNK: tl.constexpr, EARLY: tl.constexpr):
+def argmax_kernel(logits, banned, parts, firsts, V, BANNED, CHUNK: tl.constexpr, EARLY: tl.constexpr):
     """A chunk of a row of logits[B, V]: its highest, the sum of exp(logit - highest), its best that is not banned.
 
     These are parts[3, B, chunks]; firsts[B, chunks] are the first tokens that are as good as the best.
@@ -81,18 +81,18 @@ def _note(score, kept, length, ended, stopped, done, rows, real, value, stops, f
 @triton.jit(
     do_not_specialize=["B", "CHUNKS", "STOPS", "MOST", "STEPS", "CAPACITY", "BLANKS", "START", "CLOSING", "HIGHEST"]
 )
-def grow_kernel(
+def append_kernel(
     parts, firsts, stop_token_ids,
     score, kept, length, ended, stopped, done,
-    piece, position, block, blank, last_blank, blanks, fed, seen, clock, slot,
-    next_ids, next_position, next_block, next_seen,
+    span_length, position, block_position, blank_index, last_blank, blanks, tokens, ancestors, token_index, write_index,
+    next_ids, next_position, next_block_position, next_ancestors,
     B, CHUNKS, STOPS, MOST, STEPS, CAPACITY, BLANKS, START, CLOSING, HIGHEST,
     BP: tl.constexpr, CP: tl.constexpr, SPANS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Choose a token for each of B texts, note it, put it into the tree, and feed it to the model's step.
+    """Choose a token for each of B rows, record it, append it, and set what the next forward pass reads.
 
-    What :class:`~flagai.generation.sampling.IndependentLanes` and
-    :class:`~flagai.generation.decoding_state.Tree` do, for one lane.
+    What :class:`~flagai.generation.sampling.SamplingSearch` and
+    :class:`~flagai.generation.decoding_state.DecodingState` do, for one beam.
     """
     rows = tl.arange(0, BP)
     real = rows < B
@@ -100,14 +100,14 @@ def grow_kernel(
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     token, value = _best(parts, firsts, rows, real, B, CHUNKS, CP)
-    written = tl.load(piece + rows, mask=real, other=0)
+    written = tl.load(span_length + rows, mask=real, other=0)
     stands = tl.load(position + rows, mask=real, other=0)
-    now = tl.load(clock)
-    here = tl.load(slot)
+    now = tl.load(token_index)
+    here = tl.load(write_index)
     last = real
     if SPANS:
-        inner = tl.load(block + rows, mask=real, other=0)
-        which = tl.load(blank + rows, mask=real, other=0)
+        inner = tl.load(block_position + rows, mask=real, other=0)
+        which = tl.load(blank_index + rows, mask=real, other=0)
         last = which >= tl.load(last_blank + rows, mask=real, other=0)
         # A full blank must be closed, which costs nothing.
         closing = (written >= MOST) & ~last
@@ -122,20 +122,20 @@ def grow_kernel(
         turns = stop & ~last
         which += turns.to(tl.int64)
         stands = tl.where(turns, tl.load(blanks + rows * BLANKS + which, mask=real & turns, other=0), stands)
-        # Texts that are finished are fed on; they must not run off the table.
+        # Finished rows are fed on; their positions must stay inside of the table.
         inner = tl.minimum(tl.where(turns, 1, inner + 1), HIGHEST)
         written = tl.where(turns, 0, written)
         token = tl.where(turns, START, token)
-        tl.store(blank + rows, which, mask=real)
-        tl.store(block + rows, inner, mask=real)
-        tl.store(next_block + rows, inner, mask=real)
+        tl.store(blank_index + rows, which, mask=real)
+        tl.store(block_position + rows, inner, mask=real)
+        tl.store(next_block_position + rows, inner, mask=real)
     else:
         stands += 1
-    tl.store(piece + rows, written, mask=real)
+    tl.store(span_length + rows, written, mask=real)
     tl.store(position + rows, stands, mask=real)
     tl.store(next_position + rows, stands, mask=real)
-    tl.store(fed + rows * STEPS + now, token, mask=real)
+    tl.store(tokens + rows * STEPS + now, token, mask=real)
     tl.store(next_ids + rows, token, mask=real)
-    tl.store(seen + rows * CAPACITY + here, 1, mask=real)
-    tl.store(next_seen + rows * CAPACITY + here, 1, mask=real)
-    tl.store(clock, now + 1)
+    tl.store(ancestors + rows * CAPACITY + here, 1, mask=real)
+    tl.store(next_ancestors + rows * CAPACITY + here, 1, mask=real)
+    tl.store(token_index, now + 1)

@@ -9,6 +9,28 @@ from torch.utils.checkpoint import checkpoint
 
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.mask import AttentionMask
+from flagai.model.layer.operation import operation
+
+
+@operation
+def decode_blocks(
+    blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
+) -> torch.Tensor:
+    """Run a decoder's blocks over new tokens.
+
+    Args:
+        blocks: the blocks.
+        hidden: the embeddings, [B, S, width].
+        attn_mask: which cached and new positions each token attends to.
+        cache: past keys and values; the blocks append those of the S positions.
+        **cross: for decoders of an encoder's output: ``memory`` and ``memory_attn_mask``.
+
+    Shape:
+        -> [B, S, width]
+    """
+    for index, block in enumerate(blocks):
+        hidden = block(hidden, attn_mask, cache=cache.layer(index), **cross)
+    return hidden
 
 
 class BlockStack(nn.ModuleList):
@@ -48,6 +70,10 @@ class BlockStack(nn.ModuleList):
             -> [B, S, width]
         """
         count = hidden.shape[1]
+        if cache is not None and states is None:
+            hidden = decode_blocks(self, hidden, attn_mask, cache, **cross)
+            cache.advance(count)
+            return hidden
         collected = [hidden] if states is not None else None
         recompute = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
         for start in range(0, len(self), self.group):
@@ -74,9 +100,7 @@ class BlockStack(nn.ModuleList):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         outputs = []
         for index in indices:
-            if cache is None:
-                hidden = self[index](hidden, attn_mask, **cross)
-            else:
-                hidden = cache.block(index, self[index])(hidden, attn_mask, cache=cache.layer(index), **cross)
+            own = {} if cache is None else {"cache": cache.layer(index)}
+            hidden = self[index](hidden, attn_mask, **own, **cross)
             outputs.append(hidden)
         return hidden, outputs

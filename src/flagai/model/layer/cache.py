@@ -1,11 +1,10 @@
 """Keys and values of past positions, outside the model and preallocated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 # Buffers grow in steps of this many positions at least.
 _STEP = 64
@@ -30,7 +29,9 @@ class KVCache:
         capacity: how many positions to make room for.
     """
 
-    exact: ClassVar[bool] = False  # whether the matrices of its calls say by themselves, and rightly, who sees whom
+    mask_is_complete: ClassVar[bool] = (
+        False  # whether the matrices of its calls say by themselves, and rightly, who sees whom
+    )
 
     def __init__(self, num_layers: int, capacity: int = 0) -> None:
         self.capacity = capacity
@@ -41,8 +42,6 @@ class KVCache:
         self._valid: torch.Tensor | None = None
         self._positions: torch.Tensor | None = None
         self.memory_mask: torch.Tensor | None = None  # real tokens of the encoder's text, [B, K]
-        self.faster: Sequence[Callable[..., torch.Tensor]] = ()  # what computes the blocks, if not they themselves
-        self.faster_embeddings: Callable[..., torch.Tensor] | None = None  # the same for the embeddings
         self._watermark = _Watermark()
 
     @property
@@ -53,14 +52,6 @@ class KVCache:
     def layer(self, index: int) -> "LayerCache":
         """The part of the cache that one layer uses."""
         return LayerCache(self, index)
-
-    def block(self, index: int, block: nn.Module) -> Callable[..., torch.Tensor]:
-        """What computes a layer: the block itself, unless the cache knows a faster equal."""
-        return self.faster[index] if self.faster else block
-
-    def embeddings(self, embeddings: nn.Module) -> Callable[..., torch.Tensor]:
-        """What computes the embeddings of ids and positions: they themselves, unless the cache knows a faster equal."""
-        return self.faster_embeddings or embeddings
 
     def slots(self, count: int, device: torch.device) -> torch.Tensor:
         """Where the next positions will lie, [count]."""
@@ -163,8 +154,8 @@ class KVCache:
         if self._valid is not None:
             self._valid = self._valid[:, : self.length]
 
-    def take_back(self, count: torch.Tensor) -> None:
-        """Give up the newest positions; the next ones are written in their place, so no branch may have them.
+    def rollback(self, count: torch.Tensor) -> None:
+        """Give up the last positions; the next ones are written in their place, so no fork of the cache may use them.
 
         Args:
             count: how many, [1].
@@ -172,7 +163,7 @@ class KVCache:
         self.crop(self.length - int(count))
         self._watermark.length = self.length
 
-    def branch(self, detach: bool = False) -> "KVCache":
+    def fork(self, detach: bool = False) -> "KVCache":
         """A second cache with the same past; both may go on, the buffers are copied only when they must.
 
         Args:
@@ -185,7 +176,7 @@ class KVCache:
         other._cross = list(self._cross)
         return other
 
-    def join(self, parts: "Sequence[RowsOfCache]") -> None:
+    def join(self, parts: "Sequence[CacheRows]") -> None:
         """Count the positions that parts have put here; all rows are in one of them, as long as the longest."""
         longest = max(part.length for part in parts)
         if any(part._valid is not None for part in parts):
@@ -201,7 +192,7 @@ class KVCache:
         return sum(tensor.nbytes for tensor in [*self._keys, *self._values, *pairs] if tensor is not None)
 
 
-class RowsOfCache(KVCache):
+class CacheRows(KVCache):
     """Some rows of a cache that is still empty, for texts that are read apart from the others.
 
     Keys and values go straight to their places there; see :meth:`KVCache.join`.

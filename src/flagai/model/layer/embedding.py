@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from flagai.errors import InputError
 from flagai.model.layer.linear import linear
+from flagai.model.layer.operation import operation
 
 
 def check_ids(ids: torch.Tensor, rows: int, what: str) -> None:
@@ -129,12 +130,24 @@ class Embeddings(nn.Module):
         Shape:
             -> [B, S, width]
         """
-        parts = [tokens if tokens.dim() == 3 else self.token(tokens)]
-        for table, ids in (
-            (self.position, position_ids),
-            (self.block_position, block_position_ids),
-            (self.segment, segment_ids),
-        ):
-            if table is not None and ids is not None:
-                parts.append(table(ids))
-        return self.finish(parts, self.norm, self.dropout)
+        return embed(self, tokens, position_ids, block_position_ids, segment_ids)
+
+
+@operation
+def embed(
+    embeddings: Embeddings,
+    tokens: torch.Tensor,
+    position_ids: torch.Tensor | None,
+    block_position_ids: torch.Tensor | None,
+    segment_ids: torch.Tensor | None,
+) -> torch.Tensor:
+    """Add up the embeddings of every position; see :meth:`Embeddings.forward`."""
+    parts = [tokens if tokens.dim() == 3 else embeddings.token(tokens)]
+    for table, ids in (
+        (embeddings.position, position_ids),
+        (embeddings.block_position, block_position_ids),
+        (embeddings.segment, segment_ids),
+    ):
+        if table is not None and ids is not None:
+            parts.append(table(ids))
+    return embeddings.finish(parts, embeddings.norm, embeddings.dropout)

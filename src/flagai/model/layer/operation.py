@@ -21,6 +21,7 @@ from functools import cache, update_wrapper
 from typing import Generic, ParamSpec, TypeVar
 
 import torch
+from torch import nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,6 +29,8 @@ R = TypeVar("R")
 KERNELS = "flagai.kernels"
 # The names of the implementations in use; None for all.
 _allowed: ContextVar[frozenset[str] | None] = ContextVar("allowed_kernels", default=None)
+# The implementations used whose first call compiles kernels, by their names; None if none may be.
+_jit: ContextVar[set[str] | None] = ContextVar("jit_kernels", default=None)
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ class Implementation(Generic[P, R]):
         suits: whether it computes the same for these arguments.
         compute: the implementation.
         traceable: whether :func:`torch.compile` may trace it.
+        jit: whether it is used within :func:`jit_kernels` only.
     """
 
     name: str
     suits: Callable[P, bool]
     compute: Callable[P, R]
     traceable: bool
+    jit: bool
 
 
 class Operation(Generic[P, R]):
@@ -68,25 +73,29 @@ class Operation(Generic[P, R]):
         """The implementation that computes these arguments."""
         allowed = _allowed_kernels(self.name)
         tracing = torch.compiler.is_compiling()
+        jit = None if tracing else _jit.get()
         for each in self.implementations:
             permitted = (allowed is None or each.name in allowed) and (each.traceable or not tracing)
-            if permitted and each.suits(*args, **kwargs):
+            if permitted and not (each.jit and jit is None) and each.suits(*args, **kwargs):
+                if each.jit and jit is not None:
+                    jit.add(each.name)
                 return each.compute
         return self.plain
 
     def faster(
-        self, suits: Callable[P, bool], *, traceable: bool = False
+        self, suits: Callable[P, bool], *, traceable: bool = False, jit: bool = False
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Register an implementation; those registered first are asked first.
 
         Args:
             suits: whether it computes the same for these arguments.
             traceable: whether :func:`torch.compile` may trace it; else a compiled caller computes in plain torch.
+            jit: whether its first call compiles kernels for seconds: it is used within :func:`jit_kernels` only.
         """
 
         def register(compute: Callable[P, R]) -> Callable[P, R]:
             name = f"{compute.__module__}.{compute.__qualname__}".removeprefix(f"{KERNELS}.")
-            self.implementations.append(Implementation(name, suits, compute, traceable))
+            self.implementations.append(Implementation(name, suits, compute, traceable, jit))
             return compute
 
         return register
@@ -113,6 +122,37 @@ def only_kernels(*names: str) -> Iterator[None]:
         yield
     finally:
         _allowed.reset(token)
+
+
+def allowed_kernels() -> frozenset[str] | None:
+    """The names of :func:`only_kernels`; None outside of it."""
+    return _allowed.get()
+
+
+@contextmanager
+def jit_kernels(use: bool = True) -> Iterator[set[str]]:
+    """Use implementations, too, whose first call compiles kernels, in this thread and task.
+
+    Args:
+        use: False uses only the others.
+
+    Yields:
+        The names of those that are used in the body.
+    """
+    used: set[str] = set()
+    token = _jit.set(used if use else None)
+    try:
+        yield used
+    finally:
+        _jit.reset(token)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks before or after its ``forward``, or one of its own (as Accelerate gives it).
+
+    What is computed without calling the module would not run them. Its submodules are not checked.
+    """
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 @cache

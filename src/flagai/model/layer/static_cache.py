@@ -23,7 +23,7 @@ class StaticCache(KVCache):
         memory: number of slots for the encoder's text; 0 for none.
     """
 
-    exact = True
+    mask_is_complete = True
 
     def __init__(self, like: KVCache, capacity: int, lanes: int, memory: int = 0) -> None:
         super().__init__(len(like._keys), capacity)
@@ -32,7 +32,9 @@ class StaticCache(KVCache):
         self._values = [None if tensor is None else _roomy(tensor, capacity) for tensor in like._values]
         device = next(tensor.device for tensor in self._keys if tensor is not None)
         rows = next(len(tensor) for tensor in self._keys if tensor is not None)
-        self.now = torch.arange(lanes, device=device)  # the slots of a call's positions: of the next one, between calls
+        self.write_index = torch.arange(
+            lanes, device=device
+        )  # the slots of a call's positions: of the next one, between calls
         self._valid = torch.ones(rows, capacity, dtype=torch.bool, device=device)
         self._positions = None if like._positions is None else like._positions.new_zeros(len(like._positions), capacity)
         if memory:
@@ -61,7 +63,7 @@ class StaticCache(KVCache):
 
     def go_to(self, slot: int) -> None:
         """Let the next call's positions go to the slots from here on."""
-        torch.arange(slot, slot + len(self.now), out=self.now)
+        torch.arange(slot, slot + len(self.write_index), out=self.write_index)
 
     def _load_memory(self, other: KVCache, mask: torch.Tensor) -> None:
         count = 0
@@ -83,32 +85,32 @@ class StaticCache(KVCache):
 
     def slots(self, count: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
-        return self.now[:count]
+        return self.write_index[:count]
 
     def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See the base class; returns all slots."""
         keys, values = self.buffers(index)
-        return keys.index_copy_(2, self.now, key), values.index_copy_(2, self.now, value)
+        return keys.index_copy_(2, self.write_index, key), values.index_copy_(2, self.write_index, value)
 
     def advance(self, count: int) -> None:
         """See the base class."""
-        self.now.add_(count)
+        self.write_index.add_(count)
 
-    def take_back(self, count: torch.Tensor) -> None:
+    def rollback(self, count: torch.Tensor) -> None:
         """See the base class."""
-        self.now.sub_(count)
+        self.write_index.sub_(count)
 
     def valid(self, new: torch.Tensor | None, count: int) -> torch.Tensor | None:
         """See the base class; of all slots, [B, capacity]."""
         if new is not None and self._valid is not None:
-            self._valid.index_copy_(1, self.now, new.expand(len(self._valid), -1))
+            self._valid.index_copy_(1, self.write_index, new.expand(len(self._valid), -1))
         return self._valid
 
     def positions(self, new: torch.Tensor) -> torch.Tensor:
         """See the base class; of all slots, [B or 1, capacity]."""
         if self._positions is None:
             raise InputError("This cache was made like one that knows no positions.")
-        return self._positions.index_copy_(1, self.now, new)
+        return self._positions.index_copy_(1, self.write_index, new)
 
 
 def bucket(size: int) -> int:

@@ -1,19 +1,19 @@
-// A head of a token attends to the cache.
+// Attention of a head of the token to the cache.
 
-__device__ float nothing() { return __uint_as_float(0xFF800000); }  // minus infinity
+__device__ float minus_infinity() { return __uint_as_float(0xFF800000); }  // minus infinity
 
-// An online softmax, by eight lanes with eight features each. A slot that is not seen changes nothing.
+// An online softmax, by eight lanes with eight features each. A masked slot changes nothing.
 struct Attention {
-    float total[8] = {}, highest = nothing(), weight = 0;
+    float total[8] = {}, highest = minus_infinity(), weight = 0;
 
-    __device__ void add(const float (&asked)[8], const Eight &key, const Eight &value, bool sees, float scale) {
+    __device__ void add(const float (&qkv)[8], const Half8 &key, const Half8 &value, bool attends, float scale) {
         float score = 0;
 #pragma unroll
-        for (int k = 0; k < 8; k++) score += asked[k] * key[k];
+        for (int k = 0; k < 8; k++) score += qkv[k] * key[k];
 #pragma unroll
         for (int step = 1; step < 8; step *= 2) score += __shfl_xor_sync(~0u, score, step);
-        score = sees ? score * scale : highest;
-        float higher = fmaxf(highest, score), share = sees ? __expf(score - higher) : 0;
+        score = attends ? score * scale : highest;
+        float higher = fmaxf(highest, score), share = attends ? __expf(score - higher) : 0;
         float shrink = highest == higher ? 1 : __expf(highest - higher);
         highest = higher;
         weight = weight * shrink + share;
@@ -21,7 +21,7 @@ struct Attention {
         for (int k = 0; k < 8; k++) total[k] = total[k] * shrink + share * value[k];
     }
 
-    // All of a warp's.
+    // Reduces the states of a warp.
     __device__ void join() {
         float most = highest;
 #pragma unroll
@@ -39,64 +39,64 @@ struct Attention {
     }
 };
 
-// One head attends to the slots that its token sees: those of earlier steps, and its own. Each thread of the first
-// WIDTH gets a feature.
-__device__ float scaled_dot_product_attention(
-    Shared &shared, const Notes &notes, const Block &block, const u8 *seen, int slot, int capacity, int head,
+// One head attends to the unmasked slots of earlier steps, and to its own. Each of the first HEAD_DIM threads gets a
+// feature.
+__device__ float attend(
+    Shared &shared, const Mailbox &mailboxes, const Block &block, const u8 *mask, int slot, int capacity, int head,
     float scale) {
     constexpr int STREAMS = THREADS / 8;    // slots at once
-    constexpr int AHEAD = 4;                // of each stream, slots that are read before the query is there
-    constexpr int LINE = WIDTH + 2;         // what a warp has found: sums, the highest score, the weight
-    static_assert(WARPS * LINE * 4 <= sizeof(shared.numbers), "what warps have found fits there");
+    constexpr int AHEAD = 4;                // slots of each stream that are loaded before the query is there
+    constexpr int LINE = HEAD_DIM + 2;         // of a warp: sums, the highest score, the weight
+    static_assert(WARPS * LINE * 4 <= sizeof(shared.numbers), "the results of all warps fit there");
     float (*found)[LINE] = reinterpret_cast<float (*)[LINE]>(shared.numbers);
     int stream = threadIdx.x / 8, begin = threadIdx.x % 8 * 8;
-    const u16 *keys = block.keys + u64(head) * capacity * WIDTH + begin;
-    const u16 *values = block.values + u64(head) * capacity * WIDTH + begin;
+    const u16 *keys = block.keys + u64(head) * capacity * HEAD_DIM + begin;
+    const u16 *values = block.values + u64(head) * capacity * HEAD_DIM + begin;
     Attention state;
-    float asked[8];
+    float qkv[8];
 #pragma unroll 1
     for (int first = 0; first == 0 || first < slot; first += STREAMS * AHEAD) {
-        Eight key[AHEAD], value[AHEAD];
-        bool sees[AHEAD];
+        Half8 key[AHEAD], value[AHEAD];
+        bool attends[AHEAD];
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
             int other = first + i * STREAMS + stream;
-            sees[i] = other < slot && seen[other];
+            attends[i] = other < slot && mask[other];
             key[i] = value[i] = {};
-            if (other < slot) key[i] = eight(keys + other * WIDTH), value[i] = eight(values + other * WIDTH);
+            if (other < slot) key[i] = load8(keys + other * HEAD_DIM), value[i] = load8(values + other * HEAD_DIM);
         }
         if (first == 0) {
-            Eight query = eight_awaited(notes.asked[0] + head * WIDTH + begin);
+            Half8 query = wait_load8(mailboxes.qkv[0] + head * HEAD_DIM + begin);
 #pragma unroll
-            for (int k = 0; k < 8; k++) asked[k] = query[k];
+            for (int k = 0; k < 8; k++) qkv[k] = query[k];
         }
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) state.add(asked, key[i], value[i], sees[i], scale);
+        for (int i = 0; i < AHEAD; i++) state.add(qkv, key[i], value[i], attends[i], scale);
     }
     if (stream < 4) {  // a warp
-        Eight key = eight_awaited(notes.asked[1] + head * WIDTH + begin);
-        Eight value = eight_awaited(notes.asked[2] + head * WIDTH + begin);
-        state.add(asked, key, value, stream == 0, scale);
+        Half8 key = wait_load8(mailboxes.qkv[1] + head * HEAD_DIM + begin);
+        Half8 value = wait_load8(mailboxes.qkv[2] + head * HEAD_DIM + begin);
+        state.add(qkv, key, value, stream == 0, scale);
     }
     state.join();
     if (threadIdx.x % 32 < 8) {
         int warp = threadIdx.x / 32;
 #pragma unroll
         for (int k = 0; k < 8; k++) found[warp][begin + k] = state.total[k];
-        if (begin == 0) found[warp][WIDTH] = state.highest, found[warp][WIDTH + 1] = state.weight;
+        if (begin == 0) found[warp][HEAD_DIM] = state.highest, found[warp][HEAD_DIM + 1] = state.weight;
     }
-    together();
-    float most = nothing(), all = 0, result = 0;
-    if (threadIdx.x < WIDTH) {
+    sync_compute_threads();
+    float most = minus_infinity(), all = 0, result = 0;
+    if (threadIdx.x < HEAD_DIM) {
 #pragma unroll
-        for (int other = 0; other < WARPS; other++) most = fmaxf(most, found[other][WIDTH]);
+        for (int other = 0; other < WARPS; other++) most = fmaxf(most, found[other][HEAD_DIM]);
 #pragma unroll
         for (int other = 0; other < WARPS; other++) {
-            float share = __expf(found[other][WIDTH] - most);
-            all += share * found[other][WIDTH + 1];
+            float share = __expf(found[other][HEAD_DIM] - most);
+            all += share * found[other][HEAD_DIM + 1];
             result += share * found[other][threadIdx.x];
         }
     }
-    together();
+    sync_compute_threads();
     return result / all;
 }

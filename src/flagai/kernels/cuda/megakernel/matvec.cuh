@@ -1,29 +1,29 @@
-// A token times tiles.
+// Matrix-vector products: the token times tiles.
 
-// Where a warp is: the next of a product's tiles that is its own, and its place in the ring.
-struct Progress {
+// A warp's position: its next tile of the matmul, and the slot of the ring.
+struct RingCursor {
     int next = threadIdx.x / 32 / PARTS;
-    Place place = Place(next);
+    RingSlot place = RingSlot(next);
 };
 
-// The packed token times some tiles of this multiprocessor. Results of pass after pass lie one after the other.
-__device__ void multiply(Shared &shared, const Share &share, Progress &progress, int pass = 0) {
+// The packed token times the tiles of this CTA. Results of consecutive passes are contiguous.
+__device__ void matvec(Shared &shared, const RowShare &share, RingCursor &progress, int pass = 0) {
     int &next = progress.next;
-    Place &place = progress.place;
-    constexpr int STEPS = COLUMNS / GROUP / TOGETHER / PARTS;
+    RingSlot &place = progress.place;
+    constexpr int STEPS = COLUMNS / GROUP / MMA_GROUPS / PARTS;
     int warp = threadIdx.x / 32, part = warp % PARTS;
-    Lane lane;
-    int tiles = share.count * LENGTH, before = pass * tiles;
+    MmaLane lane;
+    int tiles = share.count * TILES_PER_ROW, before = pass * tiles;
 #pragma unroll 1
     for (; next < tiles; next += SETS) {
         const u8 *tile = shared.ring[place.slot];
-        int groups = (next & (LENGTH - 1)) * (COLUMNS / GROUP);
+        int groups = (next & (TILES_PER_ROW - 1)) * (COLUMNS / GROUP);
         float2 found = {};
         wait_for(&shared.full[place.slot], place.parity);
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
-            int group = (part * STEPS + step) * TOGETHER + lane.which;
-            multiply_group(shared, lane, tile, group, groups + group, found);
+            int group = (part * STEPS + step) * MMA_GROUPS + lane.which;
+            mma_group(shared, lane, tile, group, groups + group, found);
         }
         __syncwarp();
         if (threadIdx.x % 32 == 0) arrive(&shared.empty[place.slot]);
@@ -36,35 +36,35 @@ __device__ void multiply(Shared &shared, const Share &share, Progress &progress,
         }
     }
     next -= tiles;
-    together();
+    sync_compute_threads();
 }
 
-// The row of a product that a thread finishes, if it is real; else 0, so that what is read for it exists.
-struct Row {
+// The output row that a thread finishes, if it is real; else row 0, so that its loads are valid.
+struct OutputRow {
     bool real;
     int row, tiles;
     float bias, scale = 1;
 
-    __device__ explicit Row(const Share &share) : tiles(share.count * LENGTH) {
+    __device__ explicit OutputRow(const RowShare &share) : tiles(share.count * TILES_PER_ROW) {
         real = threadIdx.x < share.count * ROWS;
         row = real ? (share.first + threadIdx.x / ROWS * gridDim.x) * ROWS + threadIdx.x % ROWS : 0;
     }
 
-    // Reads what belongs to the row before it is needed.
+    // Loads the bias and scale of the row before they are needed.
     __device__ void read(const Block &block, int matrix, int row_of_matrix) {
-        bias = widened(one(block.bias[matrix] + row_of_matrix));
+        bias = half_to_float(load_half(block.bias[matrix] + row_of_matrix));
         if (BITS == 8) scale = reinterpret_cast<const float *>(block.steps[matrix])[row_of_matrix];
     }
 
-    // What multiply has found for it, with its bias.
+    // The sum of matvec's results of the row, and its bias.
     __device__ float result(const Shared &shared, int passes = 1) const {
         float sum = 0;
         if (real)
             for (int pass = 0; pass < passes; pass++)
-                for (int n = 0; n < LENGTH; n++)
+                for (int n = 0; n < TILES_PER_ROW; n++)
 #pragma unroll
                     for (int part = 0; part < PARTS; part++) {
-                        int tile = pass * tiles + threadIdx.x / ROWS * LENGTH + n;
+                        int tile = pass * tiles + threadIdx.x / ROWS * TILES_PER_ROW + n;
                         float4 four = *reinterpret_cast<const float4 *>(shared.results[tile][part][threadIdx.x % ROWS]);
                         sum += (four.x + four.y) + (four.z + four.w);
                     }
@@ -72,7 +72,7 @@ struct Row {
     }
 };
 
-__device__ float activated(float y) {
+__device__ float activation(float y) {
 #if ACTIVATION == 0
     return 0.5f * y * (1 + erff(y * 0.7071067811865476f));
 #elif ACTIVATION == 1

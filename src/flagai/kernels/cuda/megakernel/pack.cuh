@@ -1,50 +1,50 @@
-// A token, normalised or awaited, is packed as weights meet it.
+// A token, normalised or from other CTAs, is packed in the order of the weights.
 
-__device__ float added_up(float number) {
+__device__ float warp_sum(float number) {
 #pragma unroll
     for (int step = 16; step; step /= 2) number += __shfl_xor_sync(~0u, number, step);
     return number;
 }
 
-// x is there already, or will be.
-__device__ void pack_normed(
-    Shared &shared, const u16 *x, bool there, const u16 *gain, const u16 *shift, float eps) {
+// `there`: x is an argument of the kernel; else other CTAs store it.
+__device__ void pack_layer_norm(
+    Shared &shared, const u16 *x, bool there, const u16 *norm_weight, const u16 *norm_bias, float eps) {
     constexpr int PIECES = HIDDEN / (8 * THREADS), OF_WARP = HIDDEN / WARPS;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    Eight gains[PIECES], shifts[PIECES], numbers[PIECES];
+    Half8 norm_weights[PIECES], norm_biases[PIECES], numbers[PIECES];
     float sum = 0, squares = 0;
 #pragma unroll
     for (int piece = 0; piece < PIECES; piece++) {
         int place = (piece * THREADS + threadIdx.x) * 8;
-        gains[piece] = eight(gain + place);
-        shifts[piece] = eight(shift + place);
+        norm_weights[piece] = load8(norm_weight + place);
+        norm_biases[piece] = load8(norm_bias + place);
     }
 #pragma unroll
     for (int piece = 0; piece < PIECES; piece++) {
         int place = (piece * THREADS + threadIdx.x) * 8;
-        numbers[piece] = there ? eight(x + place) : eight_awaited(x + place);
+        numbers[piece] = there ? load8(x + place) : wait_load8(x + place);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum += numbers[piece][i];
     }
-    float of_warp = added_up(sum) / OF_WARP;
+    float of_warp = warp_sum(sum) / OF_WARP;
 #pragma unroll
     for (int piece = 0; piece < PIECES; piece++)
 #pragma unroll
         for (int i = 0; i < 8; i++) squares += (numbers[piece][i] - of_warp) * (numbers[piece][i] - of_warp);
-    squares = added_up(squares);
+    squares = warp_sum(squares);
     if (lane == 0) {
-        shared.moments[0][warp] = of_warp;
-        shared.moments[1][warp] = squares;
+        shared.mean_and_m2[0][warp] = of_warp;
+        shared.mean_and_m2[1][warp] = squares;
     }
-    together();
+    sync_compute_threads();
     float mean = 0, variance = 0;
 #pragma unroll
-    for (int other = 0; other < WARPS; other++) mean += shared.moments[0][other];
+    for (int other = 0; other < WARPS; other++) mean += shared.mean_and_m2[0][other];
     mean /= WARPS;
 #pragma unroll
     for (int other = 0; other < WARPS; other++) {
-        float apart = shared.moments[0][other] - mean;
-        variance += shared.moments[1][other] + OF_WARP * apart * apart;
+        float apart = shared.mean_and_m2[0][other] - mean;
+        variance += shared.mean_and_m2[1][other] + OF_WARP * apart * apart;
     }
     float rate = rsqrtf(variance / HIDDEN + eps);
 #pragma unroll
@@ -52,18 +52,19 @@ __device__ void pack_normed(
         u32 pairs[4];
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            u32 number = rounded((numbers[piece][i] - mean) * rate * gains[piece][i] + shifts[piece][i]);
+            float normed = (numbers[piece][i] - mean) * rate * norm_weights[piece][i] + norm_biases[piece][i];
+            u32 number = float_to_half(normed);
             pairs[i / 2] = i % 2 ? pairs[i / 2] | number << 16 : number;
         }
         pack(shared, piece, {{pairs[0], pairs[1], pairs[2], pairs[3]}});
     }
-    together();
+    sync_compute_threads();
 }
 
-// HIDDEN numbers that will be there.
-__device__ void pack_awaited(Shared &shared, const u16 *x) {
+// HIDDEN values that other CTAs store.
+__device__ void pack_when_ready(Shared &shared, const u16 *x) {
 #pragma unroll
     for (int piece = 0; piece < HIDDEN / (8 * THREADS); piece++)
-        pack(shared, piece, eight_awaited(x + (piece * THREADS + threadIdx.x) * 8));
-    together();
+        pack(shared, piece, wait_load8(x + (piece * THREADS + threadIdx.x) * 8));
+    sync_compute_threads();
 }

@@ -1,0 +1,144 @@
+"""Which kernels run the blocks of a decoding step over a static cache; decided once for each cache."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from flagai.kernels.cuda.whole_stack import whole_stack
+from flagai.kernels.decode.block import FusedPreNorm, takes_block
+from flagai.kernels.decode.ops import MOST_ROWS
+from flagai.kernels.decode.t5_block import FusedT5, takes_t5_block
+from flagai.kernels.eligible import is_untouched
+from flagai.model.block.stack import decode_blocks
+from flagai.model.layer.cache import KVCache
+from flagai.model.layer.mask import AttentionMask
+from flagai.model.layer.static_cache import StaticCache
+
+# Computes a stack: (hidden states, mask, cache, **cross) -> hidden states.
+Stack = Callable[..., torch.Tensor]
+
+
+class PerCache:
+    """What an implementation of :func:`decode_blocks` makes of the blocks, once for each cache.
+
+    Args:
+        make: computes the blocks for hidden states like these; None if it does not take them.
+    """
+
+    def __init__(self, make: Callable[[nn.ModuleList, torch.Tensor], Stack | None]) -> None:
+        self._make = make
+        self._made: WeakKeyDictionary[KVCache, Stack | None] = WeakKeyDictionary()
+
+    def suits(
+        self, blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
+    ) -> bool:
+        """Whether it computes the blocks over this cache."""
+        if cache not in self._made:
+            self._made[cache] = self._make(blocks, hidden)
+        return self._made[cache] is not None
+
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any) -> torch.Tensor:
+        """Compute the blocks; see :func:`decode_blocks`."""
+        return cast(Stack, self._made[cache])(hidden, attn_mask, cache, **cross)
+
+
+class OneByOne:
+    """A stack of blocks that are computed one after the other.
+
+    Args:
+        blocks: what computes each of them.
+    """
+
+    def __init__(self, blocks: Sequence[Any]) -> None:
+        self.blocks = blocks
+
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any) -> torch.Tensor:
+        """[B, W, width] -> [B, W, width]."""
+        for index, block in enumerate(self.blocks):
+            hidden = block(hidden, attn_mask, cache=cache.layer(index), **cross)
+        return hidden
+
+
+def _takes(blocks: nn.ModuleList, hidden: torch.Tensor) -> bool:
+    few = hidden.shape[0] * hidden.shape[1] <= MOST_ROWS
+    return few and len(blocks) > 0 and all(is_untouched(block) and takes_block(block) for block in blocks)
+
+
+def _ranks(blocks: nn.ModuleList) -> Any:
+    """The ranks over which tensor parallelism shards the blocks; None if it does not."""
+    return getattr(getattr(blocks[0], "attention", None), "tp_group", None) if len(blocks) else None
+
+
+def _tensor_parallel(blocks: nn.ModuleList, hidden: torch.Tensor) -> Stack | None:
+    """Ranks use the kernels together or not at all."""
+    ranks = _ranks(blocks)
+    if ranks is None:
+        return None
+    from flagai.kernels.decode.tensor_parallel_block import TensorParallelBlocks  # imports torch.distributed
+    from flagai.parallel.collectives import all_agree
+
+    agreed = all_agree(_takes(blocks, hidden), ranks, hidden.device)
+    return TensorParallelBlocks(blocks, ranks, hidden.shape[-1]) if agreed else None
+
+
+def _whole_stack(blocks: nn.ModuleList, hidden: torch.Tensor) -> Stack | None:
+    alone = _ranks(blocks) is None and _takes(blocks, hidden)
+    return whole_stack(list(blocks), hidden.shape[0] * hidden.shape[1]) if alone else None
+
+
+def _fused(blocks: nn.ModuleList, hidden: torch.Tensor) -> Stack | None:
+    alone = _ranks(blocks) is None and _takes(blocks, hidden)
+    return OneByOne([FusedPreNorm(block) for block in blocks]) if alone else None
+
+
+def _t5(blocks: nn.ModuleList, _: torch.Tensor) -> Stack | None:
+    taken = len(blocks) > 0 and all(map(takes_t5_block, blocks))
+    return OneByOne([FusedT5(block) for block in blocks]) if taken else None
+
+
+_TENSOR_PARALLEL, _WHOLE_STACK, _FUSED, _T5 = map(PerCache, (_tensor_parallel, _whole_stack, _fused, _t5))
+
+
+def _over_static_cache(per_cache: PerCache) -> Callable[..., bool]:
+    def suits(
+        blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
+    ) -> bool:
+        static = isinstance(cache, StaticCache) and not torch.is_grad_enabled()
+        return static and per_cache.suits(blocks, hidden, attn_mask, cache, **cross)
+
+    return suits
+
+
+@decode_blocks.faster(_over_static_cache(_TENSOR_PARALLEL), jit=True)
+def tensor_parallel_blocks(
+    blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
+) -> torch.Tensor:
+    """Blocks sharded over ranks: two all-reduces a block, in kernels."""
+    return _TENSOR_PARALLEL(hidden, attn_mask, cache)
+
+
+@decode_blocks.faster(_over_static_cache(_WHOLE_STACK), jit=True)
+def megakernel_blocks(
+    blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
+) -> torch.Tensor:
+    """All blocks in one kernel, for one token."""
+    return _WHOLE_STACK(hidden, attn_mask, cache)
+
+
+@decode_blocks.faster(_over_static_cache(_FUSED), jit=True)
+def fused_blocks(
+    blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
+) -> torch.Tensor:
+    """Each block of GPT-2's kind in five kernels."""
+    return _FUSED(hidden, attn_mask, cache)
+
+
+@decode_blocks.faster(_over_static_cache(_T5), jit=True)
+def fused_t5_blocks(
+    blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
+) -> torch.Tensor:
+    """T5's blocks with each norm in one kernel."""
+    return _T5(hidden, attn_mask, cache, **cross)
