@@ -34,7 +34,8 @@ from flagai.model.bert_model import BertConfig, BertForClsClassifier, BertForSeq
 from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
-from flagai.train.trainer import Trainer, TrainingRun
+from flagai.train.run import TrainingRun
+from flagai.train.trainer import Trainer
 
 VOCABULARY = Path(__file__).parent.parent / (
     "packages/flagai-model-me5-small-bert-zh/src/flagai_model_me5_small_bert_zh/model"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flagai.model.layer import PackedRow
-from flagai.train.feed import feed
+from flagai.train.batches import load_batches
 from tests.tiny import build, ids
 
 pytestmark = [
@@ -64,6 +64,6 @@ def test_batches_arrive_as_they_were_made() -> None:
         return {"input_ids": torch.from_numpy(numpy.full((64, 4096), indices[0] + seed))}
 
     specs = [([number], 7) for number in range(40)]
-    arrived = [batch["input_ids"].to("cuda", non_blocking=True) for batch in feed(make, specs, workers=4)]
+    arrived = [batch["input_ids"].to("cuda", non_blocking=True) for batch in load_batches(make, specs, workers=4)]
     torch.cuda.synchronize()
     assert [(int(batch.min()), int(batch.max())) for batch in arrived] == [(n + 7, n + 7) for n in range(40)]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.train import labels
+from flagai.train.labels import join_tokens
 from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record, read_records
-from flagai.train.words import joined
 
 # What str.splitlines, str.split or csv take for ends of lines or columns, and is none.
 ODD = "\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029\xa0\u3000\u200b"
@@ -222,13 +222,13 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_words_of_every_script_are_joined_as_it_writes(tokens: str, text: str) -> None:
-    made, places = joined(tokens.split(" "))
+    made, places = join_tokens(tokens.split(" "))
     assert made == text
     assert [made[start:end] for start, end in places] == tokens.split(" ")
 
 
 def test_blanks_as_tokens_are_the_only_ones() -> None:
-    assert joined(list("I am 나는"))[0] == "I am 나는"
+    assert join_tokens(list("I am 나는"))[0] == "I am 나는"
 
 
 def test_tokens_stand_where_the_text_has_them(tmp_path: Path) -> None:

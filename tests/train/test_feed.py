@@ -12,7 +12,7 @@ from flagai.kernels.compiled import blocks as module
 from flagai.kernels.compiled.blocks import _has_known_parts, compile_blocks
 from flagai.model.layer import PackedRow
 from flagai.model.layer.mask import AttentionMask
-from flagai.train.feed import feed, workers_for
+from flagai.train.batches import load_batches, worker_count
 from flagai.train.finetune import finetune
 from flagai.train.recipe import Recipe
 from tests import folders
@@ -41,14 +41,14 @@ def test_batches_come_in_order_and_leave_random_numbers_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    made = feed(lambda indices, seed: {"input_ids": torch.tensor([*indices, seed])}, [([3, 4], 7), ([1], 8)], 2)
+    made = load_batches(lambda indices, seed: {"input_ids": torch.tensor([*indices, seed])}, [([3, 4], 7), ([1], 8)], 2)
     assert [batch["input_ids"].tolist() for batch in made] == [[3, 4, 7], [1, 8]]
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_who_makes_batches() -> None:
-    assert workers_for(torch.device("cpu"), None) == 0
-    assert workers_for(torch.device("cpu"), 3) == 3
+    assert worker_count(torch.device("cpu"), None) == 0
+    assert worker_count(torch.device("cpu"), 3) == 3
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -19,7 +19,8 @@ from flagai.model.config import ModelConfig
 from flagai.train.objective import Objective
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
-from flagai.train.trainer import Trainer, TrainingRun
+from flagai.train.run import TrainingRun
+from flagai.train.trainer import Trainer
 from tests import folders
 from tests.parallel.ranks import on_ranks
 from tests.train import data

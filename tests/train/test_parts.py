@@ -14,10 +14,11 @@ from flagai.data.prepare import bert, bert_pretraining, glm_pretraining
 from flagai.data.prepare.labels import Span
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.train import metrics, trainer
+from flagai.train import metrics
 from flagai.train.batches import batches, packed
 from flagai.train.card import write_card
 from flagai.train.curve import write_curve
+from flagai.train.engine import build_optimizer
 from flagai.train.objective import weight
 from flagai.train.recipe import Recipe
 from tests import folders
@@ -150,7 +151,7 @@ def test_the_curve_is_a_picture(tmp_path: Path) -> None:
 
 def test_new_heads_learn_at_a_rate_of_their_own() -> None:
     model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3)
-    groups = trainer._optimizer(model, Recipe(head_rate=20.0)).param_groups
+    groups = build_optimizer(model, Recipe(head_rate=20.0)).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     new = {names[id(parameter)] for group in groups for parameter in group["params"] if group["factor"] == 20}
     assert new == {"tagger.weight", "tagger.bias"}

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from flagai.cli import app
 from flagai.errors import CheckpointError, ConfigError, FlagAIError, InputError
 from flagai.model.bert_model import BertForSequenceLabeling
-from flagai.train import pace
+from flagai.train import trainer
 from flagai.train.finetune import finetune
-from flagai.train.memory import memory_advice
 from flagai.train.recipe import Recipe
+from flagai.train.run import memory_advice
 from flagai.train.state import States
 from flagai.train.trainer import Trainer
 from tests.train import data
@@ -107,7 +107,7 @@ def test_the_last_evaluation_is_made_up_for(home: Path, monkeypatch: pytest.Monk
     last = log(home / "whole")[-1]["step"]
 
     class Dies(Trainer):
-        def _evaluate(self) -> None:
+        def evaluate(self) -> None:
             raise KilledError
 
     with monkeypatch.context() as patch:
@@ -121,10 +121,10 @@ def test_the_last_evaluation_is_made_up_for(home: Path, monkeypatch: pytest.Monk
 
 def test_checkpoints_by_time_come_soon_and_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: now[0])
     for cost, expected in ((0.0, [2, 4, 8, 16, 32, 64, 124, 184]), (1.0, [2, 23, 48, 98, 159])):
         now[0] = 0.0
-        clock, saved = pace.Pace(1.0), []
+        clock, saved = trainer.SaveTimer(1.0), []
         while len(saved) < len(expected):
             now[0] += 1.0
             if clock.due():
@@ -132,7 +132,7 @@ def test_checkpoints_by_time_come_soon_and_cost_little(monkeypatch: pytest.Monke
                 began, now[0] = now[0], now[0] + cost
                 clock.saved(began)
         assert saved == expected
-    never = pace.Pace(0)
+    never = trainer.SaveTimer(0)
     now[0] = 1e9
     assert not never.due()
 
@@ -143,7 +143,7 @@ def test_checkpoints_by_time_come_soon_and_cost_little(monkeypatch: pytest.Monke
 def test_equal_values_of_the_metric_are_decided_by_the_loss(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(epochs=9, batch_tokens=64, learning_rate=1e-3, evaluate_every=1, patience=2)
     losses = iter([3.0, 2.0, 2.0, 1.0, 1.5, float("nan"), 0.5])
-    monkeypatch.setattr("flagai.train.trainer.Trainer._loss", lambda _: next(losses))
+    monkeypatch.setattr("flagai.train.trainer.Trainer.validation_loss", lambda _: next(losses))
     monkeypatch.setattr("flagai.train.objective.Entities.metrics", lambda *_: {"f1": 0.5})
     measured = train(home, recipe=recipe)
     found = [entry["best"] for entry in log(home / "mine") if "best" in entry]
@@ -411,7 +411,7 @@ def test_memory_that_runs_out_in_the_loop_is_no_damage(cut: Path, monkeypatch: p
     def refuse(*_: Any) -> None:
         torch.empty(2**60)
 
-    for place in ("engine.Engine.load", "engine.Engine.save", "trainer.Trainer._step"):
+    for place in ("engine.Engine.load", "engine.Engine.save", "trainer.Trainer.train_step"):
         with monkeypatch.context() as patch:
             patch.setattr(f"flagai.train.{place}", refuse)
             with pytest.raises(InputError, match=r"Out of memory.*--batch-tokens"):

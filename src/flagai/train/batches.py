@@ -1,11 +1,22 @@
-"""Which records come together: texts of like length, so many as a budget of tokens allows."""
+"""Batches: which records come together, and other processes that make them while the device computes."""
 
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from flagai.data.prepare.batch import Batch
+from flagai.model.layer import PackedRow
+from flagai.model.layer.packed_row import on_device
+
+# More processes do not make batches faster than a GPU uses them.
+_MOST_WORKERS = 12
+_PREFETCHED = 4
+Spec = tuple[list[int], int]
+MakeBatch = Callable[[list[int], int], Batch]
 
 
 def batches(
@@ -50,3 +61,51 @@ def packed(batch: Batch) -> dict[str, torch.Tensor]:
     real = batch.pop("attention_mask").bool()
     rows = {name: tensor[real][None] if tensor.shape == real.shape else tensor for name, tensor in batch.items()}
     return {**rows, "lengths": real.sum(1)}
+
+
+def placed(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """A batch on the device; the lengths of packed texts stay on the host."""
+    lengths = batch.get("lengths")
+    moved = {name: on_device(tensor, device) for name, tensor in batch.items() if name != "lengths"}
+    return moved if lengths is None else moved | {"lengths": PackedRow.of(lengths)}
+
+
+class _Batches(Dataset[dict[str, Any]]):
+    """Batches by their specifications, as arrays for a pipe: shared memory is small on some machines."""
+
+    def __init__(self, make: MakeBatch) -> None:
+        self.make = make
+
+    def __getitem__(self, spec: Spec) -> dict[str, Any]:
+        return {name: tensor.numpy() for name, tensor in self.make(*spec).items()}
+
+
+def load_batches(make: MakeBatch, specs: Sequence[Spec], workers: int) -> Iterator[Batch]:
+    """Batches in the order of their specifications.
+
+    Args:
+        make: makes a batch of indices and a seed.
+        specs: the indices and the seed of every batch.
+        workers: processes that make batches; 0: this one.
+    """
+    loader = DataLoader(
+        _Batches(make),
+        batch_size=None,
+        sampler=specs,
+        num_workers=workers,
+        prefetch_factor=_PREFETCHED if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        collate_fn=lambda arrays: arrays,
+        generator=torch.Generator(),  # the global one is the model's: a run that continues draws the same numbers
+    )
+    for arrays in loader:
+        yield {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def worker_count(device: torch.device, asked: int | None) -> int:
+    """How many processes make batches: on a GPU as many as there are cores to spare, else none."""
+    if asked is not None:
+        return asked
+    if device.type != "cuda" or not hasattr(os, "fork"):
+        return 0
+    return max(0, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 2))

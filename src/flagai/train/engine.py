@@ -4,16 +4,19 @@ import contextlib
 import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+from torch import nn
 
 from flagai.errors import ConfigError
 from flagai.model.base_model import BaseModel
 from flagai.train import lora
 from flagai.train.needs import accelerate
+from flagai.train.recipe import Recipe
 
 _SHARDS = "shards"
 
@@ -143,3 +146,22 @@ def _restore_random(path: Path) -> None:
     torch.set_rng_state(states["torch_manual_seed"])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["torch_cuda_manual_seed"])
+
+
+def build_optimizer(model: BaseModel, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, with groups of its own for matrices, which decay, and for parameters that are new."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        new = any(fnmatchcase(name, pattern) for pattern in model.fresh)
+        groups.setdefault((parameter.dim() > 1, new), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "weight_decay": recipe.weight_decay if matrices else 0.0,
+            "factor": recipe.head_rate if new else 1.0,
+        }
+        for (matrices, new), parameters in groups.items()
+    ]
+    fused = all(parameter.is_cuda for parameter in trained.values())  # one kernel for all parameters
+    return torch.optim.AdamW(settings, lr=recipe.learning_rate, fused=fused)

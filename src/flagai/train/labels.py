@@ -1,6 +1,7 @@
 """Labels in data: which there are, and what a record says."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -8,11 +9,17 @@ from flagai.data.prepare.labels import Span, decode
 from flagai.data.prepare.scheme import LabelError
 from flagai.errors import InputError
 from flagai.train.records import Record
-from flagai.train.words import found_in, joined
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 # What int() reads at once; longer ones are names.
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+# Scripts without blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, Tai, Han, kana, Bopomofo, Yi, full width.
+_UNSPACED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u2e80-\u312f\u3190-\ua4cf\ua9e0-\ua9ff\uaa60-\uaadf"
+    "\uf900-\ufaff\uff00-\uff9f\U0001aff0-\U0001b2ff\U00020000-\U0003ffff]"
+)
+# The share of single characters from which on tokens are characters of a text, not words.
+_CHARACTERS = 0.8
 
 
 def classes(records: Sequence[Record]) -> list[str]:
@@ -85,8 +92,8 @@ def _places(record: Record) -> tuple[str, list[tuple[int, int]], str]:
         return text, [(start, start + 1) for start in range(len(text))], "characters"
     tokens = _strings(record, "tokens")
     given = record.fields.get("text")
-    places = found_in(given, tokens) if isinstance(given, str) else None
-    return (given, places, "tokens") if isinstance(given, str) and places else (*joined(tokens), "tokens")
+    places = _found_in(given, tokens) if isinstance(given, str) else None
+    return (given, places, "tokens") if isinstance(given, str) and places else (*join_tokens(tokens), "tokens")
 
 
 def _trimmed(span: Span, text: str) -> Span:
@@ -137,3 +144,44 @@ def _strings(record: Record, column: str) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry for entry in value):
         raise InputError(f"{record.place}: {column!r} is {value!r:.60}; expected a list of texts.")
     return value
+
+
+def join_tokens(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """A text made of tokens, and the place (start, end) of each in it.
+
+    Words of letters and digits get a blank between them if their scripts use blanks (Latin, Cyrillic, Arabic, Hangul,
+    not Han, kana, Thai). A text cut into single characters gets none, if some are of those scripts or are blanks.
+    """
+    spaced = not _is_cut_into_characters(tokens)
+    text = ""
+    places = []
+    for token in tokens:
+        if spaced and text and _is_word(text[-1]) and _is_word(token[0]):
+            text += " "
+        places.append((len(text), len(text) + len(token)))
+        text += token
+    return text, places
+
+
+def _found_in(text: str, tokens: Sequence[str]) -> list[tuple[int, int]] | None:
+    """The places of tokens in a text that consists of them and blanks; None if it does not."""
+    places = []
+    end = 0
+    for token in tokens:
+        start = text.find(token, end)
+        if start < 0 or text[end:start].strip():
+            return None
+        end = start + len(token)
+        places.append((start, end))
+    return None if text[end:].strip() else places
+
+
+def _is_cut_into_characters(tokens: Sequence[str]) -> bool:
+    single = [token for token in tokens if len(token) == 1]
+    if len(single) < _CHARACTERS * len(tokens):
+        return False
+    return any(token.isspace() or _UNSPACED.match(token) for token in single)
+
+
+def _is_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LMN" and not _UNSPACED.match(character)

@@ -4,64 +4,81 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from flagai.data.prepare.batch import Batch
-from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.model.base_model import BaseModel
-from flagai.model.layer import PackedRow
-from flagai.model.layer.packed_row import on_device
 from flagai.model.meta_init import gc_frozen
 from flagai.model.predictor.predictor import Predictor
-from flagai.train.batches import batches, packed
-from flagai.train.engine import Engine, ShardedEngine
-from flagai.train.feed import feed, workers_for
+from flagai.train.batches import placed, worker_count
+from flagai.train.engine import Engine, ShardedEngine, build_optimizer
 from flagai.train.log import Entry
-from flagai.train.memory import memory_advice
-from flagai.train.objective import Objective, weight
-from flagai.train.open_step import PendingStep, towards_host
+from flagai.train.objective import weight
 from flagai.train.output import put_files
-from flagai.train.pace import Pace
-from flagai.train.recipe import Recipe
-from flagai.train.records import Record
+from flagai.train.run import TrainingRun, memory_advice
 from flagai.train.state import Progress, States
 
 Watch = Callable[[Entry], None]
-Step = list[list[int]]
 # Writes what belongs to a finished model into its folder.
 Finish = Callable[[Path], None]
-_EVALUATION_FACTOR = 2
+# The first checkpoint comes soon: then a run that is cut off early begins again from it, not from its first step.
+_FIRST = 2.0
+# A checkpoint may take this share of the time between two.
+_SHARE = 0.05
+
+
+class SaveTimer:
+    """Says when a checkpoint is due by time: after 2, 4, 8, ... seconds, then in equal distances.
+
+    Args:
+        minutes: the longest time between two; 0: none is due by time.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._longest = 60 * minutes
+        self._begin = self._last = time.monotonic()
+        self._cost = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        if not self._longest:
+            return False
+        wait = min(self._longest, max(_FIRST, self._last - self._begin))
+        return time.monotonic() - self._last >= max(wait, self._cost / _SHARE)
+
+    def saved(self, began: float) -> None:
+        """Note that a checkpoint was written.
+
+        Args:
+            began: when, by the monotonic clock.
+        """
+        self._last = time.monotonic()
+        self._cost = self._last - began
 
 
 @dataclass(frozen=True)
-class TrainingRun:
-    """What is trained, and with what.
+class _PendingStep:
+    """A step whose loss the device may still be computing.
 
     Args:
-        model: the model, in float32.
-        tokenizer: its tokenizer.
-        objective: what training aims at.
-        train: the data.
-        valid: held-out data.
-        recipe: how to train.
-        packing: whether encoders train without padding.
+        step: its number.
+        rate: its learning rate.
+        sums: its loss, its tokens and whether the first process asks for a checkpoint, summed over the processes; on
+            the host when ``arrived`` says so.
+        arrived: what the copy to the host is followed by; None if there was none.
+        seconds: from the step before to this one.
     """
 
-    model: BaseModel
-    tokenizer: Tokenizer
-    objective: Objective
-    train: Sequence[Record]
-    valid: Sequence[Record]
-    recipe: Recipe
-    packing: bool = False
+    step: int
+    rate: float
+    sums: torch.Tensor
+    arrived: torch.cuda.Event | None
+    seconds: float
 
 
 class Trainer:
@@ -89,22 +106,20 @@ class Trainer:
         self.run, self.accelerator, self.watch = run, accelerator, watch
         self.recipe = run.recipe
         self._vocabulary = run.tokenizer.description.portable_files()
-        self.lengths = _lengths(run.tokenizer, run.objective, run.train, self.recipe)
-        self.epochs = [self._plan(epoch) for epoch in range(self.recipe.epochs)]
+        lengths, place = run.lengths(run.train), (accelerator.process_index, accelerator.num_processes)
+        self.epochs = [run.steps(lengths, epoch, *place) for epoch in range(self.recipe.epochs)]
         self.steps = sum(map(len, self.epochs))
         kind = ShardedEngine if run.model.sharding is not None else Engine
-        optimizer = _optimizer(run.model, self.recipe)
+        optimizer = build_optimizer(run.model, self.recipe)
         self.engine = kind(accelerator, run.model, optimizer, adapters=bool(self.recipe.lora_rank))
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.states = States(out, accelerator, self.engine, settings, overwrite=overwrite)
         self.log = self.states.log
         self.progress = Progress()
-        self.pace = Pace(self.recipe.save_minutes)
+        self._timer = SaveTimer(self.recipe.save_minutes)
         self._due = False
-        self._open: PendingStep | None = None
+        self._pending: _PendingStep | None = None
         self._clock = time.perf_counter()
-
-    # -- the loop -------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
         """Lock the folder and go to the newest checkpoint, if there is one.
@@ -136,28 +151,30 @@ class Trainer:
 
     def _fit(self) -> None:
         done, every = self.progress.step, self.recipe.evaluate_every
+        workers = worker_count(self.accelerator.device, self.recipe.workers)
         self._clock = time.perf_counter()
-        self.pace = Pace(self.recipe.save_minutes)
+        self._timer = SaveTimer(self.recipe.save_minutes)
         for epoch, steps in enumerate(self.epochs):
             todo, done = range(min(done, len(steps)), len(steps)), max(0, done - len(steps))
-            made = self._feed([steps[place] for place in todo], epoch)
+            made = self.run.batches([steps[place] for place in todo], epoch, workers)
             for place in todo:
                 # Before a step: a run may have been cut off behind its last evaluation.
                 if self._out_of_patience():
                     return
-                self._step([next(made) for _ in steps[place]])
+                self.train_step([next(made) for _ in steps[place]])
                 if (self.progress.step % every == 0) if every else place + 1 == len(steps):
-                    self._evaluate()
+                    self.evaluate()
                 elif self._due or (self.recipe.save_every and self.progress.step % self.recipe.save_every == 0):
-                    self._save()
+                    self.save()
         if self.progress.evaluated < self.progress.step and not self._out_of_patience():
-            self._evaluate()
-        self._close()
+            self.evaluate()
+        self._finish_step()
 
     def _out_of_patience(self) -> bool:
         return bool(self.recipe.patience) and self.progress.evaluations_without_gain >= self.recipe.patience
 
-    def _step(self, step: Sequence[Batch]) -> None:
+    def train_step(self, step: Sequence[Batch]) -> None:
+        """Train on the batches of a step."""
         rate = self.recipe.rate(self.progress.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
@@ -165,7 +182,7 @@ class Trainer:
         losses, tokens = [], 0
         for number, made in enumerate(step):
             tokens += made["input_ids"].numel()
-            batch = self._placed(made)
+            batch = placed(made, self.accelerator.device)
             last = number + 1 == len(step)
             with contextlib.nullcontext() if last else self.engine.local_gradients():
                 loss = self.model(**batch)["loss"]
@@ -177,20 +194,20 @@ class Trainer:
         self.progress.step += 1
         mean = torch.stack(losses).mean()
         # Which process is late is told to all with the loss, so that all save after the same step.
-        due = self.accelerator.is_main_process and self.pace.due()
+        due = self.accelerator.is_main_process and self._timer.due()
         sums = self.accelerator.reduce(
             torch.stack([mean, *(torch.full_like(mean, value) for value in (tokens, due))]), "sum"
         )
-        self._close()
+        self._finish_step()
         now = time.perf_counter()
-        self._open = PendingStep(self.progress.step, rate, *towards_host(sums), now - self._clock)
+        self._pending = _PendingStep(self.progress.step, rate, *_to_host(sums), now - self._clock)
         self._clock = now
 
-    def _close(self) -> None:
+    def _finish_step(self) -> None:
         """Report the step before: by now the device is done with it, so that nobody waits."""
-        if self._open is None:
+        if self._pending is None:
             return
-        step, self._open = self._open, None
+        step, self._pending = self._pending, None
         if step.arrived is not None:
             step.arrived.synchronize()
         loss, tokens, due = step.sums.tolist()
@@ -198,20 +215,19 @@ class Trainer:
         loss /= self.accelerator.num_processes
         self.progress.tokens += int(tokens)
         speed = round(tokens / step.seconds)
-        self._tell({"step": step.step, "loss": loss, "learning_rate": step.rate, "tokens_per_second": speed})
+        self._report({"step": step.step, "loss": loss, "learning_rate": step.rate, "tokens_per_second": speed})
         if not math.isfinite(loss):
             raise InputError(
                 f"The loss is no number any more at step {step.step}. Lower the learning rate "
                 f"({self.recipe.learning_rate}), or train in bf16 instead of fp16."
             )
 
-    # -- evaluation -----------------------------------------------------------------------------------------------
-
-    def _evaluate(self) -> None:
-        self._close()
+    def evaluate(self) -> None:
+        """Evaluate the model, keep it if it is the best so far, and save."""
+        self._finish_step()
         # Code for other calls than those of training is not worth compiling.
         with torch.compiler.set_stance("force_eager") if self.recipe.compile else contextlib.nullcontext():
-            found = {"valid_loss": self._loss()} | self._measures()
+            found = {"valid_loss": self.validation_loss()} | self.validation_metrics()
         metric = self.run.objective.metric
         value = -found["valid_loss"] if metric == "-loss" else found[metric]
         better = self._better(value, found["valid_loss"])
@@ -221,8 +237,8 @@ class Trainer:
             self.progress.best, self.progress.best_loss = value, found["valid_loss"]
             self.progress.best_step = self.progress.step
             self.states.keep_best(self.progress.step, functools.partial(put_files, self._vocabulary))
-        self._tell({"step": self.progress.step, **found, "best": better})
-        self._save()
+        self._report({"step": self.progress.step, **found, "best": better})
+        self.save()
         self._clock = time.perf_counter()
 
     def _better(self, value: float, loss: float) -> bool:
@@ -232,66 +248,33 @@ class Trainer:
             return True
         return (value, -_or_infinite(loss)) > (best, -_or_infinite(best_loss))
 
-    def _save(self) -> None:
-        self._close()
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self._finish_step()
         began = time.monotonic()
         self.states.save(self.progress)
-        self.pace.saved(began)
+        self._timer.saved(began)
         self._due = False
 
     @torch.no_grad()
-    def _loss(self) -> float:
+    def validation_loss(self) -> float:
         """The mean loss of the validation part; every process computes it whole, so that none waits for another."""
         self.model.eval()
-        lengths = _lengths(self.run.tokenizer, self.run.objective, self.run.valid, self.recipe)
         total = count = 0.0
-        max_tokens = _EVALUATION_FACTOR * self.recipe.batch_tokens
-        for indices in batches(lengths, max_tokens, 0, shuffled=False, padded=not self.run.packing):
-            made = self._made(self.run.valid, indices, self.recipe.seed)
-            batch, times = self._placed(made), weight(made)
+        for made in self.run.held_out_batches():
+            batch, targets = placed(made, self.accelerator.device), weight(made)
             with self.engine.precision():
-                total += float(self.engine.bare(**batch)["loss"]) * times
-            count += times
+                total += float(self.engine.bare(**batch)["loss"]) * targets
+            count += targets
         return total / max(1.0, count)
 
-    def _measures(self) -> dict[str, float]:
+    def validation_metrics(self) -> dict[str, float]:
+        """The objective's metrics on the validation part."""
         with self.engine.precision():
             predictor = Predictor(self.engine.bare, self.run.tokenizer, allow_untrained=True)
             return self.run.objective.metrics(predictor, self.run.valid)
 
-    # -- batches --------------------------------------------------------------------------------------------------
-
-    def _plan(self, epoch: int) -> list[Step]:
-        """The steps of an epoch for this process; each process has batches of its own."""
-        seed, padded = self._seed(epoch, 0), not self.run.packing
-        found = batches(self.lengths, self.recipe.batch_tokens, seed, padded=padded)
-        together = self.recipe.accumulate * self.accelerator.num_processes
-        # The last step is filled up with the first batches: no text is left out.
-        found += [found[place % len(found)] for place in range(-len(found) % together)]
-        own = found[self.accelerator.process_index :: self.accelerator.num_processes]
-        return [own[start : start + self.recipe.accumulate] for start in range(0, len(own), self.recipe.accumulate)]
-
-    def _seed(self, epoch: int, number: int) -> int:
-        return (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + number
-
-    def _feed(self, steps: Sequence[Step], epoch: int) -> Iterator[Batch]:
-        """The batches of steps, one after the other."""
-        specs = [(indices, self._seed(epoch, indices[0])) for step in steps for indices in step]
-        workers = workers_for(self.accelerator.device, self.recipe.workers)
-        return feed(functools.partial(self._made, self.run.train), specs, workers)
-
-    def _made(self, records: Sequence[Record], indices: Sequence[int], seed: int) -> Batch:
-        made = self.run.objective.batch(self.run.tokenizer, [records[index] for index in indices], seed)
-        return packed(made) if self.run.packing else made
-
-    def _placed(self, made: Batch) -> dict[str, Any]:
-        """A batch on the device; the lengths of packed texts stay on the host."""
-        batch: dict[str, Any] = dict(made)
-        lengths = batch.pop("lengths", None)
-        batch = {name: on_device(value, self.accelerator.device) for name, value in batch.items()}
-        return batch if lengths is None else batch | {"lengths": PackedRow.of(lengths)}
-
-    def _tell(self, entry: Entry) -> None:
+    def _report(self, entry: Entry) -> None:
         self.log.add(entry)
         if self.watch is not None and self.accelerator.is_main_process:
             self.watch(entry | {"steps": self.steps})
@@ -301,27 +284,11 @@ def _or_infinite(loss: float) -> float:
     return math.inf if math.isnan(loss) else loss
 
 
-def _lengths(tokenizer: Tokenizer, objective: Objective, records: Sequence[Record], recipe: Recipe) -> list[int]:
-    """About how many tokens each record has as an input."""
-    most = recipe.max_length + recipe.max_target_length
-    whole = ["\n".join(objective.texts(record)) for record in records]
-    return [min(most, len(encoding.ids) + 3) for encoding in tokenizer.encode_batch(whole)]
-
-
-def _optimizer(model: BaseModel, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, with groups of its own for matrices, which decay, and for parameters that are new."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in trained.items():
-        new = any(fnmatchcase(name, pattern) for pattern in model.fresh)
-        groups.setdefault((parameter.dim() > 1, new), []).append(parameter)
-    settings = [
-        {
-            "params": parameters,
-            "weight_decay": recipe.weight_decay if matrices else 0.0,
-            "factor": recipe.head_rate if new else 1.0,
-        }
-        for (matrices, new), parameters in groups.items()
-    ]
-    fused = all(parameter.is_cuda for parameter in trained.values())  # one kernel for all parameters
-    return torch.optim.AdamW(settings, lr=recipe.learning_rate, fused=fused)
+def _to_host(sums: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """Begin to copy numbers to the host: asked for later, they would come after the work that was queued meanwhile."""
+    if sums.device.type != "cuda":
+        return sums, None
+    copied, arrived = torch.empty_like(sums, device="cpu", pin_memory=True), torch.cuda.Event()
+    copied.copy_(sums, non_blocking=True)
+    arrived.record()
+    return copied, arrived

@@ -1,0 +1,114 @@
+"""A training run: what is trained and with what, its batches, and what to lower if memory runs out."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+
+from flagai.checkpoint.out_of_memory import memory_advised
+from flagai.data.prepare.batch import Batch
+from flagai.data.tokenizer import Tokenizer
+from flagai.model.base_model import BaseModel
+from flagai.train.batches import batches, load_batches, packed
+from flagai.train.objective import Objective
+from flagai.train.recipe import Recipe
+from flagai.train.records import Record
+
+Step = list[list[int]]
+_EVALUATION_FACTOR = 2  # without gradients, a batch takes less memory
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What is trained, and with what.
+
+    Args:
+        model: the model, in float32.
+        tokenizer: its tokenizer.
+        objective: what training aims at.
+        train: the data.
+        valid: held-out data.
+        recipe: how to train.
+        packing: whether encoders train without padding.
+    """
+
+    model: BaseModel
+    tokenizer: Tokenizer
+    objective: Objective
+    train: Sequence[Record]
+    valid: Sequence[Record]
+    recipe: Recipe
+    packing: bool = False
+
+    def lengths(self, records: Sequence[Record]) -> list[int]:
+        """About how many tokens each record has as an input."""
+        most = self.recipe.max_length + self.recipe.max_target_length
+        whole = ["\n".join(self.objective.texts(record)) for record in records]
+        return [min(most, len(encoding.ids) + 3) for encoding in self.tokenizer.encode_batch(whole)]
+
+    def steps(self, lengths: Sequence[int], epoch: int, rank: int, ranks: int) -> list[Step]:
+        """The steps of an epoch for one process; each process has batches of its own.
+
+        Args:
+            lengths: of the training data, from :meth:`lengths`.
+            epoch: its number.
+            rank: the process.
+            ranks: how many processes there are.
+        """
+        accumulate = self.recipe.accumulate
+        found = batches(lengths, self.recipe.batch_tokens, self._seed(epoch, 0), padded=not self.packing)
+        # The last step is filled up with the first batches: no text is left out.
+        found += [found[place % len(found)] for place in range(-len(found) % (accumulate * ranks))]
+        own = found[rank::ranks]
+        return [own[start : start + accumulate] for start in range(0, len(own), accumulate)]
+
+    def batches(self, steps: Sequence[Step], epoch: int, workers: int) -> Iterator[Batch]:
+        """The batches of steps, one after the other.
+
+        Args:
+            steps: from :meth:`steps`.
+            epoch: theirs.
+            workers: processes that make batches; 0: this one.
+        """
+        specs = [(indices, self._seed(epoch, indices[0])) for step in steps for indices in step]
+        return load_batches(partial(self._batch, self.train), specs, workers)
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        """The batches of the held-out data."""
+        most = _EVALUATION_FACTOR * self.recipe.batch_tokens
+        for indices in batches(self.lengths(self.valid), most, 0, shuffled=False, padded=not self.packing):
+            yield self._batch(self.valid, indices, self.recipe.seed)
+
+    def _batch(self, records: Sequence[Record], indices: Sequence[int], seed: int) -> Batch:
+        batch = self.objective.batch(self.tokenizer, [records[index] for index in indices], seed)
+        return packed(batch) if self.packing else batch
+
+    def _seed(self, epoch: int, number: int) -> int:
+        return (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + number
+
+
+def memory_advice(recipe: Recipe) -> AbstractContextManager[None]:
+    """Where the body runs out of memory, raise an InputError that says what to lower.
+
+    Args:
+        recipe: how the body trains.
+    """
+
+    def advice(first: str) -> str:
+        cures = ["--workers 0 (or fewer)"] if "DataLoader worker" in first else _cures(recipe)
+        return f"Out of memory ({first}). Try one of: {'; '.join(cures)}."
+
+    return memory_advised(advice)
+
+
+def _cures(recipe: Recipe) -> list[str]:
+    accumulate = f"raise --accumulate ({recipe.accumulate}) by the same factor to learn alike"
+    cures = [
+        f"lower --batch-tokens (now {recipe.batch_tokens}) and {accumulate}",
+        f"lower --max-length (now {recipe.max_length})",
+    ]
+    if not recipe.checkpoint_activations:
+        cures.append("--checkpoint-activations")
+    if not recipe.lora_rank and not recipe.fsdp:
+        cures += ["--lora 8 (adapters only)", "--fsdp over several GPUs"]
+    return [*cures, "ACCELERATE_MIXED_PRECISION=bf16", "a smaller model"]
