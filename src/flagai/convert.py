@@ -73,7 +73,7 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _OpenedModel:
     """A model that was opened: all of it is of one version of the folder."""
 
     model_class: type[BaseModel]
@@ -154,7 +154,7 @@ def _check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise InputError(f"{target} is not empty. Name another folder, or say --overwrite.")
 
 
-def _open(found: ResolvedModel, files: CheckpointFiles, class_name: str | None) -> _Source:
+def _open(found: ResolvedModel, files: CheckpointFiles, class_name: str | None) -> _OpenedModel:
     checkpoint = open_checkpoint(found.folder, files=files)
     content = read_json(found.folder / CONFIG_FILE) if found.config is None else found.config
     model_class, overrides = find_class(content, checkpoint)
@@ -166,10 +166,10 @@ def _open(found: ResolvedModel, files: CheckpointFiles, class_name: str | None) 
         config = model_class.config_class.from_dict(found.config, source="the catalog", **overrides)
     companions, left_out = _read_companions(found.folder)
     companions |= _decided(found.folder)
-    return _Source(model_class, config, checkpoint, companions, left_out)
+    return _OpenedModel(model_class, config, checkpoint, companions, left_out)
 
 
-def _load(source: _Source, dtype: Dtype | None) -> tuple[BaseModel, list[str]]:
+def _load(source: _OpenedModel, dtype: Dtype | None) -> tuple[BaseModel, list[str]]:
     model = source.model_class.on_meta(source.config)
     report = model.load_checkpoint(source.checkpoint, dtype=dtype)
     if report.newly_initialized:

@@ -16,14 +16,14 @@ from flagai.typed_json import read_json
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One line of the examination: whether it is a problem, and what was found."""
 
     problem: bool
     text: str
 
 
-def examine(folder: str | Path) -> Iterator[Finding]:
+def examine(folder: str | Path) -> Iterator[Diagnosis]:
     """Check a model folder step by step; reads every weight once.
 
     Args:
@@ -37,36 +37,36 @@ def examine(folder: str | Path) -> Iterator[Finding]:
         checkpoint = open_checkpoint(folder)
         checkpoint.check_memory()
     except FlagAIError as error:
-        yield Finding(True, str(error))
+        yield Diagnosis(True, str(error))
         return
     count = sum(tensor.numel() for part in checkpoint.parts for tensor in part.values())
     parts = f" in {len(checkpoint.parts)} model-parallel parts" if len(checkpoint.parts) > 1 else ""
     dtype = str(checkpoint.dtype).removeprefix("torch.")
-    yield Finding(False, f"{len(checkpoint)} tensors{parts}, {count:,} values, mostly {dtype}")
+    yield Diagnosis(False, f"{len(checkpoint)} tensors{parts}, {count:,} values, mostly {dtype}")
     if folder.is_dir():
         yield _fit(folder, checkpoint)
     yield from _soundness(checkpoint)
 
 
-def _fit(folder: Path, checkpoint: Checkpoint) -> Finding:
+def _fit(folder: Path, checkpoint: Checkpoint) -> Diagnosis:
     try:
         found, overrides = find_class(read_json(folder / CONFIG_FILE), checkpoint)
         model = found.on_meta(found.config_class.from_json(folder / CONFIG_FILE, **overrides))
         report = model.load_checkpoint(checkpoint)
     except OSError:
-        return Finding(True, f"{folder} has no readable {CONFIG_FILE}.")
+        return Diagnosis(True, f"{folder} has no readable {CONFIG_FILE}.")
     except FlagAIError as error:
-        return Finding(True, str(error))
+        return Diagnosis(True, str(error))
     unused = f"; not used: {', '.join(fold(report.unused))}" if report.unused else ""
     fresh = (
         f"; absent, would start at random: {', '.join(fold(report.newly_initialized))}"
         if report.newly_initialized
         else ""
     )
-    return Finding(bool(report.newly_initialized), f"the weights fit {found.__name__} exactly{unused}{fresh}")
+    return Diagnosis(bool(report.newly_initialized), f"the weights fit {found.__name__} exactly{unused}{fresh}")
 
 
-def _soundness(checkpoint: Checkpoint) -> Iterator[Finding]:
+def _soundness(checkpoint: Checkpoint) -> Iterator[Diagnosis]:
     broken: dict[str, list[str]] = {"NaN": [], "infinite values": [], "nothing but zeros": []}
     for name in checkpoint:
         for tensor in checkpoint.tensors(name):
@@ -75,11 +75,11 @@ def _soundness(checkpoint: Checkpoint) -> Iterator[Finding]:
                     broken[flaw].append(name)
     for flaw, names in broken.items():
         if names:
-            yield Finding(
+            yield Diagnosis(
                 flaw != "nothing but zeros", f"{len(names)} tensors hold {flaw}: {', '.join(fold(names)[:6])}"
             )
     if not broken["NaN"] and not broken["infinite values"]:
-        yield Finding(False, "all values are finite")
+        yield Diagnosis(False, "all values are finite")
 
 
 def _flaws(tensor: torch.Tensor) -> Iterator[str]:

@@ -411,7 +411,7 @@ def test_memory_that_runs_out_in_the_loop_is_no_damage(cut: Path, monkeypatch: p
     def refuse(*_: Any) -> None:
         torch.empty(2**60)
 
-    for place in ("engine.Engine.load", "engine.Engine.save", "trainer.Trainer.train_step"):
+    for place in ("engine.TrainingEngine.load", "engine.TrainingEngine.save", "trainer.Trainer.train_step"):
         with monkeypatch.context() as patch:
             patch.setattr(f"flagai.train.{place}", refuse)
             with pytest.raises(InputError, match=r"Out of memory.*--batch-tokens"):

@@ -9,7 +9,7 @@ import typer
 
 from flagai.catalog.packages import DEFAULT_EMBEDDING
 from flagai.cli.command import command, given
-from flagai.cli.input import Entry, as_typed, read_entries, read_rows
+from flagai.cli.input import InputText, as_typed, read_entries, read_rows
 from flagai.cli.languages import default_model
 from flagai.cli.options import OutFile, TaskOptions
 from flagai.cli.output import answer, check_target, in_batches, open_bytes, print_json
@@ -75,7 +75,7 @@ def match(
     options = options.suited(context, [text for entry in pairs for text in _both(entry)])
     similarities = load("semantic-matching", options.model, download_path=options.model_dir, device=options.device)
 
-    def show(entry: Entry, score: float) -> None:
+    def show(entry: InputText, score: float) -> None:
         typer.echo("\t".join([f"{score:.4f}", *([] if options.file is None else clean(_both(entry)))]))
 
     answer(
@@ -87,16 +87,16 @@ def match(
     )
 
 
-def _both(entry: Entry) -> tuple[str, str]:
+def _both(entry: InputText) -> tuple[str, str]:
     return entry.fields["text1"], entry.fields["text2"]
 
 
-def _pairs(first: str | None, second: str | None, file: Path | None) -> list[Entry]:
+def _pairs(first: str | None, second: str | None, file: Path | None) -> list[InputText]:
     if file is None:
         if first is None or second is None:
             raise InputError("match needs two sentences, or --file with pairs.")
         first, second = as_typed(first, "The first text"), as_typed(second, "The second text")
-        return [Entry(first, {"text1": first, "text2": second}, "Pair 1")]
+        return [InputText(first, {"text1": first, "text2": second}, "Pair 1")]
     if first is not None:
         raise InputError("match takes two sentences or --file, not both.")
     pairs = []
@@ -105,7 +105,7 @@ def _pairs(first: str | None, second: str | None, file: Path | None) -> list[Ent
         text1, text2 = found.get("text1"), found.get("text2")
         if not isinstance(text1, str) or not isinstance(text2, str):
             raise InputError(f"{place}: expected an object with text1 and text2, two texts.")
-        pairs.append(Entry(text1, fields, place))
+        pairs.append(InputText(text1, fields, place))
     return pairs
 
 
@@ -121,7 +121,7 @@ def embed(
     options = options.suited(context, [entry.text for entry in entries])
     vectors_of = load("embedding", options.model, download_path=options.model_dir, device=options.device)
 
-    def compute(batch: list[Entry]) -> "torch.Tensor":
+    def compute(batch: list[InputText]) -> "torch.Tensor":
         return vectors_of([entry.text for entry in batch], normalize=normalize)
 
     if options.out is not None and options.out.suffix in _ARRAYS:

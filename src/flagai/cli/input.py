@@ -24,7 +24,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Entry:
+class InputText:
     """A text to work on.
 
     Args:
@@ -43,7 +43,7 @@ class Entry:
         return int(self.place.rpartition(" ")[2])
 
 
-def read_entries(options: TaskOptions) -> list[Entry]:
+def read_entries(options: TaskOptions) -> list[InputText]:
     """The texts that a command was given.
 
     Raises:
@@ -54,7 +54,7 @@ def read_entries(options: TaskOptions) -> list[Entry]:
         if file is not None:
             raise InputError("Give texts as arguments or by --file, not both.")
         typed = [as_typed(text, f"Text {number}") for number, text in enumerate(options.texts, 1)]
-        return [Entry(text, {field: text}, f"Text {number}") for number, text in enumerate(clean(typed), 1)]
+        return [InputText(text, {field: text}, f"Text {number}") for number, text in enumerate(clean(typed), 1)]
     if file is None:
         if sys.stdin.isatty():
             raise InputError("There is no text. Give some as arguments, by --file, or on the standard input.")
@@ -93,11 +93,11 @@ def _parsed(place: str, line: str) -> Any:
         raise InputError(f"{place} is no JSON: {error}. Expected one object a line.") from error
 
 
-def _entry(place: str, fields: Any, field: str) -> Entry:
+def _entry(place: str, fields: Any, field: str) -> InputText:
     if not isinstance(fields, dict) or not isinstance(fields.get(field), str):
         found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
         raise InputError(f"{place} has no text in {field!r} (found: {found}). Name the field by --field.")
-    return Entry(clean([fields[field]])[0], fields, place)
+    return InputText(clean([fields[field]])[0], fields, place)
 
 
 def _tell_blank(file: Path, lines: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ import typer
 from flagai import settings
 from flagai.checkpoint.atomic import is_stream, replace_file
 from flagai.cli.formats import GZIP, STREAM, TABLES, refuse_binary, suffix_of
-from flagai.cli.input import Entry
+from flagai.cli.input import InputText
 from flagai.cli.options import TaskOptions
 from flagai.errors import InputError
 
@@ -30,12 +30,12 @@ Answer = TypeVar("Answer")
 
 
 def answer(
-    entries: Sequence[Entry],
-    compute: Callable[[list[Entry]], Sequence[Answer]],
+    entries: Sequence[InputText],
+    compute: Callable[[list[InputText]], Sequence[Answer]],
     options: TaskOptions,
     *,
     as_fields: Callable[[Answer], dict[str, Any]],
-    show: Callable[[Entry, Answer], None],
+    show: Callable[[InputText, Answer], None],
 ) -> None:
     """Work on texts in batches, and print or write every answer as soon as it is there.
 
@@ -62,7 +62,7 @@ def answer(
             show(entry, found)
 
 
-def in_batches(entries: Sequence[Entry], batch_size: int) -> Iterator[list[Entry]]:
+def in_batches(entries: Sequence[InputText], batch_size: int) -> Iterator[list[InputText]]:
     """The texts in batches; a bar on a terminal, or a line every 30 seconds, says how far it is, once per machine.
 
     Args:
@@ -78,7 +78,7 @@ def in_batches(entries: Sequence[Entry], batch_size: int) -> Iterator[list[Entry
         yield from _with_lines(batches, len(entries))
 
 
-def _with_lines(batches: list[list[Entry]], total: int) -> Iterator[list[Entry]]:
+def _with_lines(batches: list[list[InputText]], total: int) -> Iterator[list[InputText]]:
     done, told = 0, time.monotonic()
     for batch in batches:
         yield batch
@@ -88,7 +88,7 @@ def _with_lines(batches: list[list[Entry]], total: int) -> Iterator[list[Entry]]
             typer.echo(f"{done} of {total} texts", err=True)
 
 
-def _with_bar(batches: list[list[Entry]], total: int) -> Iterator[list[Entry]]:
+def _with_bar(batches: list[list[InputText]], total: int) -> Iterator[list[InputText]]:
     from rich.console import Console
     from rich.progress import Progress
 

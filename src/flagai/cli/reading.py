@@ -17,7 +17,7 @@ from flagai.errors import InputError
 from flagai.pipelines import default_tags, own_class_names
 
 if TYPE_CHECKING:
-    from flagai.cli.input import Entry
+    from flagai.cli.input import InputText
     from flagai.model.base_model import BaseModel
     from flagai.model.predictor.results import Entity
 
@@ -73,7 +73,7 @@ def classify(options: TaskOptions, labels: Labels = None) -> None:
     names = given or own_class_names(run.model) or [str(number) for number in range(run.model.config.class_num)]
     one_class = names_one_class(run.model)
 
-    def compute(batch: "list[Entry]") -> list[dict[str, float]]:
+    def compute(batch: "list[InputText]") -> list[dict[str, float]]:
         probabilities = run.class_probabilities([entry.text for entry in batch], labels=given).tolist()
         return [dict(zip(names, row, strict=True)) for row in probabilities]
 

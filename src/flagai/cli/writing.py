@@ -10,7 +10,7 @@ import typer
 
 from flagai.catalog.packages import DEFAULT_MODELS
 from flagai.cli.command import command, given
-from flagai.cli.input import Entry, read_entries
+from flagai.cli.input import InputText, read_entries
 from flagai.cli.loading import SHIPPED, predictor
 from flagai.cli.options import BeamOptions, WritingOptions, seeds_of
 from flagai.cli.output import answer, check_target
@@ -113,7 +113,7 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
         raise InputError(f"{', '.join(ignored)} has no meaning with a BERT, which fills each blank with one token.")
     run = predictor("masklm", options, options.quantize, instead=None if given(context, "model") else SHIPPED)
 
-    def show(_: Entry, found: "list[Filled]") -> None:
+    def show(_: InputText, found: "list[Filled]") -> None:
         for filled in found:
             show_filled(filled.text, filled.spans, filled.score)
 
@@ -129,7 +129,7 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
 
 
 def _write(
-    entries: list[Entry],
+    entries: list[InputText],
     prompts: Sequence[str],
     run: "Predictor",
     options: WritingOptions,
@@ -141,7 +141,7 @@ def _write(
     seeds = seeds_of(prompts, arguments)
     common = {argument: value for argument, value in arguments.items() if argument != "seed"}
 
-    def compute(batch: list[Entry]) -> list[list["Written"]]:
+    def compute(batch: list[InputText]) -> list[list["Written"]]:
         taken = [rows[id(entry)] for entry in batch]
         own: dict[str, Any] = {} if seeds is None else {"seeds": [seeds[row] for row in taken]}
         found: list[list[Written]] = run.write([prompts[row] for row in taken], **common, **own)
@@ -152,7 +152,7 @@ def _write(
             return {name: found[0].written}
         return {name: [best.written for best in found], "scores": [best.score for best in found]}
 
-    def show(_: Entry, found: list["Written"]) -> None:
+    def show(_: InputText, found: list["Written"]) -> None:
         for best in found:
             typer.echo(best.written)
 

@@ -15,7 +15,7 @@ _COMMENT = re.compile(r"#( |begin |end )")
 _TAG = re.compile(r"O|[BIESMLUW][-_].+")
 _COUNT = re.compile(r"[0-9]+([-.][0-9]+)?")
 
-Row = tuple[int, list[str]]
+ConllRow = tuple[int, list[str]]
 
 
 def sentences(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, list[str], list[str]]]:
@@ -37,10 +37,10 @@ def sentences(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[in
         yield rows[0][0], [columns[0] for columns in kept], [columns[-1] for columns in kept]
 
 
-def _blocks(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[list[Row]]:
+def _blocks(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[list[ConllRow]]:
     """The rows of each text, as columns."""
-    rows: list[Row] = []
-    first: Row | None = None
+    rows: list[ConllRow] = []
+    first: ConllRow | None = None
     for number, line in [*lines, (0, "")]:
         columns = _columns(line)
         ends = not columns or _DOCUMENT.match(columns[0])

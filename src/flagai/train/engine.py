@@ -21,7 +21,7 @@ from flagai.train.recipe import Recipe
 _SHARDS = "shards"
 
 
-class Engine:
+class TrainingEngine:
     """Every process has the whole model, in any precision that Accelerate knows.
 
     Args:
@@ -87,7 +87,7 @@ class Engine:
         _restore_random(folder / f"random_states_{self.accelerator.process_index}.pkl")
 
 
-class ShardedEngine(Engine):
+class ShardedEngine(TrainingEngine):
     """The processes share one model by FSDP2; Accelerate only starts them and keeps their random numbers."""
 
     def _prepared(self, model: BaseModel, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:

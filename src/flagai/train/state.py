@@ -15,7 +15,7 @@ from flagai.checkpoint.atomic import sync, sync_tree
 from flagai.checkpoint.out_of_memory import is_out_of_memory
 from flagai.errors import CheckpointError, FlagAIError, InputError
 from flagai.train.checksums import Files, check_files, list_files, prefix_digest, read_record, write_record
-from flagai.train.engine import Engine
+from flagai.train.engine import TrainingEngine
 from flagai.train.log import Log
 from flagai.train.needs import accelerate
 from flagai.train.output import (
@@ -71,7 +71,7 @@ class States:
     """
 
     def __init__(
-        self, out: Path, accelerator: Any, engine: Engine, settings: dict[str, Any], *, overwrite: bool = False
+        self, out: Path, accelerator: Any, engine: TrainingEngine, settings: dict[str, Any], *, overwrite: bool = False
     ) -> None:
         self.out, self.folder = out, training_folder(out)
         self.accelerator, self.engine, self.overwrite = accelerator, engine, overwrite
@@ -80,8 +80,6 @@ class States:
         self.log = Log(self.folder / LOG, writes=accelerator.is_main_process)
         self._lock: RunLock | None = None
         self._best: Files = {}
-
-    # -- reading ----------------------------------------------------------------------------------------------------
 
     def load(self) -> Progress:
         """Lock the folder, and continue from the newest checkpoint, or begin.
@@ -163,8 +161,6 @@ class States:
             f"The checkpoint {folder} is damaged: {why} Restore it from a backup, or remove {self.folder} to begin "
             "anew."
         )
-
-    # -- writing ----------------------------------------------------------------------------------------------------
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint; a crash or a full disk leaves the one before.
@@ -251,8 +247,6 @@ class States:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-    # -- processes --------------------------------------------------------------------------------------------------
 
     def _on_first(self, action: Callable[[], T]) -> T:
         """Run on the first process; all have its result, or raise its error."""

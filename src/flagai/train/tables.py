@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flagai.errors import InputError
 
-Row = tuple[int, dict[str, str]]
+TableRow = tuple[int, dict[str, str]]
 
 _AS_JSON = "save the table as JSON lines (pandas: to_json(path, orient='records', lines=True))"
 _CURES = {
@@ -15,7 +15,7 @@ _CURES = {
 }
 
 
-def rows_of_csv(lines: Sequence[str], path: Path, separator: str = ",") -> Iterator[Row]:
+def rows_of_csv(lines: Sequence[str], path: Path, separator: str = ",") -> Iterator[TableRow]:
     """The number of the first line and the cells of each row.
 
     Args:
@@ -40,7 +40,7 @@ def rows_of_csv(lines: Sequence[str], path: Path, separator: str = ",") -> Itera
     yield from _named(cells, path, 'Put texts that hold the separator into "quotes".')
 
 
-def rows_of_tsv(lines: Sequence[str], path: Path) -> Iterator[Row]:
+def rows_of_tsv(lines: Sequence[str], path: Path) -> Iterator[TableRow]:
     """The number of the line and the cells of each row: no quoting, unless all names of the header are quoted.
 
     Args:
@@ -74,7 +74,7 @@ def _check_quotes(cell: str, place: str) -> None:
         )
 
 
-def _named(cells: Sequence[tuple[int, list[str]]], path: Path, cure: str) -> Iterator[Row]:
+def _named(cells: Sequence[tuple[int, list[str]]], path: Path, cure: str) -> Iterator[TableRow]:
     """Rows by the names of the header."""
     header: list[str] | None = None
     for number, row in cells:

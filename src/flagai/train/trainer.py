@@ -16,7 +16,7 @@ from flagai.errors import InputError
 from flagai.model.meta_init import gc_frozen
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.batches import placed, worker_count
-from flagai.train.engine import Engine, ShardedEngine, build_optimizer
+from flagai.train.engine import ShardedEngine, TrainingEngine, build_optimizer
 from flagai.train.log import Entry
 from flagai.train.objective import weight
 from flagai.train.output import put_files
@@ -109,7 +109,7 @@ class Trainer:
         lengths, place = run.lengths(run.train), (accelerator.process_index, accelerator.num_processes)
         self.epochs = [run.steps(lengths, epoch, *place) for epoch in range(self.recipe.epochs)]
         self.steps = sum(map(len, self.epochs))
-        kind = ShardedEngine if run.model.sharding is not None else Engine
+        kind = ShardedEngine if run.model.sharding is not None else TrainingEngine
         optimizer = build_optimizer(run.model, self.recipe)
         self.engine = kind(accelerator, run.model, optimizer, adapters=bool(self.recipe.lora_rank))
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
