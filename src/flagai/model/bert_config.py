@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flagai.data.tokenizer.padding import VocabularyPadding, vocabulary_padding
 from flagai.model.config import ModelConfig
 from flagai.model.config_content import architecture_of, model_type_of
 from flagai.model.config_fields import COUNT, HEADS, LAYERS, PROBABILITY, SCALE, SIZE, TOKEN_ID, VOCABULARY, setting
-from flagai.model.padding_id import VocabularyPadding, vocabulary_padding
 from flagai.typed_json import Fields, shown
 
 # What a classifier's outputs are: transformers' names; None is one class of several, or one number.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flagai.data.tokenizer.padding import vocabulary_padding
 from flagai.model.config import ModelConfig
 from flagai.model.config_fields import HEADS, LAYERS, PROBABILITY, SCALE, SIZE, TOKEN_ID, VOCABULARY, setting
 from flagai.model.generation_defaults import token_ids, with_end_tokens
-from flagai.model.padding_id import vocabulary_padding
 from flagai.typed_json import Fields
 
 logger = logging.getLogger(__name__)

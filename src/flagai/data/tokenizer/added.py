@@ -105,10 +105,10 @@ def read_added(options: Fields, special_map: Fields, added: Fields, pipeline: Fi
     Raises:
         VocabularyError: a value is no token or no id.
     """
-    decoder = _decoder(options)
-    listed = _listed(pipeline)
-    legacy = special_map if decoder is None else Fields({}, special_map.place, VocabularyError)
-    named, extra = _named(options, legacy), _extra(options, legacy)
+    decoder = added_tokens_decoder(options)
+    listed = listed_tokens(pipeline)
+    legacy = _legacy(options, special_map)
+    named, extra = named_tokens(options, special_map), _extra(options, legacy)
     special = {token.content for token in (*named.values(), *(extra["extra"] or ())) if token is not None}
     plain = {
         _id(number, added, content): Added(content, normalized=content not in special, special=content in special)
@@ -124,7 +124,14 @@ def read_added(options: Fields, special_map: Fields, added: Fields, pipeline: Fi
     return AddedTokens(plain | listed if decoder is None else decoder, named, stated=tuple(stated), **extra)
 
 
-def _decoder(options: Fields) -> dict[int, Added] | None:
+def _legacy(options: Fields, special_map: Fields) -> Fields:
+    """The older file of special tokens, which ``added_tokens_decoder`` replaces."""
+    replaced = options.table.get("added_tokens_decoder") is not None
+    return Fields({}, special_map.place, VocabularyError) if replaced else special_map
+
+
+def added_tokens_decoder(options: Fields) -> dict[int, Added] | None:
+    """The added tokens of ``tokenizer_config.json``; None if it lists none."""
     if options.table.get("added_tokens_decoder") is None:
         return None
     fields = Fields(options.mapping("added_tokens_decoder"), f"{options.place}, added_tokens_decoder", VocabularyError)
@@ -134,7 +141,8 @@ def _decoder(options: Fields) -> dict[int, Added] | None:
     }
 
 
-def _listed(pipeline: Fields) -> dict[int, Added]:
+def listed_tokens(pipeline: Fields) -> dict[int, Added]:
+    """The added tokens of ``tokenizer.json``."""
     entries = pipeline.table.get("added_tokens") or []
     if not isinstance(entries, list):
         pipeline.wrong("added_tokens", "a list")
@@ -150,7 +158,9 @@ def _id(value: Any, fields: Fields, name: str) -> int:
     return number if number is not None and number >= 0 else fields.fail(name, f"{value!r:.80} is no id of a token.")
 
 
-def _named(options: Fields, legacy: Fields) -> dict[str, Added | None]:
+def named_tokens(options: Fields, special_map: Fields) -> dict[str, Added | None]:
+    """The tokens with a meaning, such as "pad"; None where a file says that there is none."""
+    legacy = _legacy(options, special_map)
     found: dict[str, Added | None] = {}
     for fields in (options, legacy):
         for key, value in fields.table.items():

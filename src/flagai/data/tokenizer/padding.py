@@ -3,18 +3,20 @@
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from flagai.errors import ConfigError
-from flagai.typed_json import as_int, open_regular, read_json
+from flagai.data.tokenizer.added import Added, added_tokens_decoder, listed_tokens, named_tokens
+from flagai.data.tokenizer.saved import ADDED_FILE, FAST_FILE, OPTIONS_FILE, SPECIAL_FILE
+from flagai.errors import FlagAIError, VocabularyError
+from flagai.typed_json import SIZE_LIMIT, Fields, open_regular, read_json
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 _USUAL = ("[PAD]", "<pad>")
-# Files that name special tokens; the first that does counts.
-_NAMING = ("tokenizer_config.json", "special_tokens_map.json")
 _TOKENIZER_LIMIT = 64 << 20
 
 
@@ -55,27 +57,42 @@ def vocabulary_padding(folder: Path, size: int) -> VocabularyPadding | None:
         What they say; None if there are none, or they do not say it. Damaged files say nothing here: the tokenizer's
         reader reports them.
     """
-    settings = _content(folder / "tokenizer_config.json")
-    named = [_content(folder / name) for name in _NAMING]
-    pad, *ends = (
-        next((text for table in named if (text := _text(table.get(f"{role}_token")))), None)
-        for role in ("pad", "eos", "bos")
-    )
+    options, special_map = (_fields(folder / name) for name in (OPTIONS_FILE, SPECIAL_FILE))
+    named = _unless_damaged(lambda: named_tokens(options, special_map)) or {}
+    pad, *ends = (token.content if (token := named.get(role)) else None for role in ("pad", "eos", "bos"))
     if pad is not None and pad in ends:
-        return VocabularyPadding(None, _NAMING[0])
+        return VocabularyPadding(None, OPTIONS_FILE)
+    # Cheap ones first.
+    finders: dict[str, Callable[[str], int | None]] = {
+        OPTIONS_FILE: lambda name: _id_of(name, lambda: added_tokens_decoder(options)),
+        "vocab.txt": lambda name: _in_lines(folder / "vocab.txt", name),
+        ADDED_FILE: lambda name: _in_mapping(folder / ADDED_FILE, name),
+        "vocab.json": lambda name: _in_mapping(folder / "vocab.json", name),
+        FAST_FILE: lambda name: _id_of(name, lambda: listed_tokens(_fields(folder / FAST_FILE, _TOKENIZER_LIMIT))),
+    }
     for name in _USUAL if pad is None else (pad,):
-        for file, find in _SOURCES.items():
-            number = find(settings if file == _NAMING[0] else folder / file, name)
+        for file, find in finders.items():
+            number = find(name)
             if number is not None and number < size:
                 return VocabularyPadding(number, file)
     return None
 
 
-def _content(path: Path, limit: int = 8 << 20) -> dict[str, Any]:
+def _unless_damaged(read: Callable[[], T]) -> T | None:
     try:
-        return read_json(path, limit=limit) if path.is_file() else {}
-    except ConfigError:
-        return {}
+        return read()
+    except FlagAIError:
+        return None
+
+
+def _fields(path: Path, limit: int = SIZE_LIMIT) -> Fields:
+    content = _unless_damaged(lambda: read_json(path, limit=limit)) if path.is_file() else None
+    return Fields(content or {}, str(path), VocabularyError)
+
+
+def _id_of(name: str, read: Callable[[], Mapping[int, Added] | None]) -> int | None:
+    tokens = _unless_damaged(read) or {}
+    return next((number for number, token in tokens.items() if token.content == name), None)
 
 
 def _bytes(path: Path) -> bytes:
@@ -84,18 +101,6 @@ def _bytes(path: Path) -> bytes:
             return file.read(_TOKENIZER_LIMIT)
     except OSError:
         return b""
-
-
-def _text(token: Any) -> str | None:
-    """A special token's text; some files say more of it."""
-    text = token.get("content") if isinstance(token, Mapping) else token
-    return text if isinstance(text, str) and text else None
-
-
-def _in_added(settings: Any, name: str) -> int | None:
-    entries = settings.get("added_tokens_decoder")
-    found = entries.items() if isinstance(entries, dict) else ()
-    return next((as_int(number) for number, entry in found if _text(entry) == name), None)
 
 
 def _in_lines(path: Path, name: str) -> int | None:
@@ -109,19 +114,3 @@ def _in_mapping(path: Path, name: str) -> int | None:
     text = _bytes(path)
     found = re.search(re.escape(json.dumps(name).encode()) + rb"\s*:\s*(\d{1,9})\b", text)
     return int(found[1]) if found else None
-
-
-def _in_tokenizer(path: Path, name: str) -> int | None:
-    entries = _content(path, _TOKENIZER_LIMIT).get("added_tokens")
-    found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return next((as_int(entry.get("id")) for entry in found if _text(entry) == name), None)
-
-
-# Cheap ones first.
-_SOURCES: dict[str, Any] = {
-    "tokenizer_config.json": _in_added,
-    "vocab.txt": _in_lines,
-    "added_tokens.json": _in_mapping,
-    "vocab.json": _in_mapping,
-    "tokenizer.json": _in_tokenizer,
-}
