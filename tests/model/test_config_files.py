@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from flagai.data.prepare.batch import checked_room
+from flagai.data.prepare.batch import checked_limit
 from flagai.errors import ConfigError, InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertConfig, BertForSequenceLabeling, BertModel
@@ -331,7 +331,7 @@ def test_messages_do_not_propose_what_was_typed(tmp_path: Path, caplog: pytest.L
         model(torch.tensor([[2, 3]]), atention_mask=torch.ones(1, 2))
         assert "Did you mean 'attention_mask'" in caplog.text
     with pytest.raises(InputError, match="lower the answer's"):
-        checked_room(0)
+        checked_limit(0)
 
 
 @torch.no_grad()

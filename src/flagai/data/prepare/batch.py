@@ -33,18 +33,18 @@ def padded(rows: Sequence[Sequence[int]], value: int, width: int | None = None) 
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
-def shortened(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], room: int) -> list[list[int]]:
-    """Cut one row or two to ``room`` tokens together; see :meth:`Tokenizer.cut`.
+def shortened(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
+    """Cut one row or two to ``limit`` tokens together; see :meth:`Tokenizer.cut`.
 
     Args:
         tokenizer: the tokenizer, which knows the side.
         rows: the rows.
-        room: how many tokens may remain.
+        limit: how many tokens may remain.
 
     Raises:
         InputError: there is no room at all.
     """
-    return tokenizer.cut(rows, checked_room(room))
+    return tokenizer.cut(rows, checked_limit(limit))
 
 
 def kept(tokenizer: Tokenizer, row: Sequence[int], max_length: int | None, specials: int) -> list[int]:
@@ -62,28 +62,28 @@ def kept(tokenizer: Tokenizer, row: Sequence[int], max_length: int | None, speci
     return list(row) if max_length is None else shortened(tokenizer, [row], max_length - specials)[0]
 
 
-def last(row: Sequence[int], room: int) -> list[int]:
-    """The last ``room`` tokens of a row.
+def last(row: Sequence[int], limit: int) -> list[int]:
+    """The last ``limit`` tokens of a row.
 
     Raises:
         InputError: there is no room at all.
     """
-    checked_room(room)
-    return list(row[-room:])
+    checked_limit(limit)
+    return list(row[-limit:])
 
 
-def checked_room(room: int) -> int:
+def checked_limit(limit: int) -> int:
     """The number of tokens that a text may have.
 
     Raises:
         InputError: there is no room at all.
     """
-    if room < 1:
+    if limit < 1:
         raise InputError(
             "The maximal length leaves no room for text beside the special tokens. Raise it, or lower the answer's "
             "(out_max_length) if that takes the model's positions."
         )
-    return room
+    return limit
 
 
 def checked_pairs(texts: Sequence[object]) -> list[tuple[str, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from flagai.data.prepare import labels as token_labels
-from flagai.data.prepare.batch import Batch, checked_pairs, checked_room, checked_texts, encoded_pairs, padded
+from flagai.data.prepare.batch import Batch, checked_limit, checked_pairs, checked_texts, encoded_pairs, padded
 from flagai.data.ragged import Ragged
 from flagai.data.tokenizer import Encoding, Tokenizer
 from flagai.data.tokenizer.formats import Frames, with_ends
@@ -87,7 +87,7 @@ def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None =
     found = Ragged.of(tokenizer.encode_many(checked_texts(texts)))
     before, behind = checked_frames(tokenizer)[0].ids([[]])
     if max_length is not None:
-        found = found.cut(checked_room(max_length - 2), tokenizer.truncation_side)
+        found = found.cut(checked_limit(max_length - 2), tokenizer.truncation_side)
     return found.between(before, behind)
 
 
@@ -104,7 +104,7 @@ def _rows(
 def _row(tokenizer: Tokenizer, parts: list[list[_Token]], max_length: int | None, frames: Frames) -> BertInput:
     frame = frames[len(parts) - 1]
     if max_length is not None:
-        parts = tokenizer.cut(parts, checked_room(max_length - frame.specials))
+        parts = tokenizer.cut(parts, checked_limit(max_length - frame.specials))
     tokens = frame.laid(parts, lambda number: (number, NO_CHARACTERS, False))
     ids, offsets, inner = map(list, zip(*tokens, strict=True))
     return BertInput(ids, frame.types(parts), offsets, inner)

@@ -14,13 +14,13 @@ from flagai.data.tokenizer import Tokenizer
 _SHARE, _MASKED, _REPLACED = 0.15, 0.8, 0.1
 
 
-def masked(tokenizer: Tokenizer, texts: Sequence[str], chance: random.Random, max_length: int | None = 512) -> Batch:
+def masked(tokenizer: Tokenizer, texts: Sequence[str], rng: random.Random, max_length: int | None = 512) -> Batch:
     """Texts with some tokens masked, for training.
 
     Args:
         tokenizer: a BERT's tokenizer.
         texts: the texts.
-        chance: the source of randomness.
+        rng: the random number generator.
         max_length: how many tokens a row may have.
 
     Returns:
@@ -31,14 +31,14 @@ def masked(tokenizer: Tokenizer, texts: Sequence[str], chance: random.Random, ma
     labels = []
     for row in found:
         inner = range(1, len(row.ids) - 1)
-        chosen = chance.sample(inner, min(len(inner), max(1, round(len(inner) * _SHARE))))
+        chosen = rng.sample(inner, min(len(inner), max(1, round(len(inner) * _SHARE))))
         wanted = [-100] * len(row.ids)
         for place in chosen:
             wanted[place] = row.ids[place]
-            kind = chance.random()
+            kind = rng.random()
             if kind < _MASKED:
                 row.ids[place] = mask
             elif kind < _MASKED + _REPLACED:
-                row.ids[place] = chance.randrange(size)
+                row.ids[place] = rng.randrange(size)
         labels.append(wanted)
     return {**collate(found, tokenizer.get_command_id("pad")), "labels": padded(labels, -100)}

@@ -25,8 +25,8 @@ class GLMInput:
         ids: the tokens.
         positions: each token's position in the text; tokens of a blank have the position of their mask.
         blocks: 0 in the text; 1, 2, ... inside a blank.
-        separator: how many tokens everybody sees.
-        targets: what each position shall predict, 0 where nothing is asked for.
+        separator: how many tokens all queries attend to.
+        targets: what each position predicts, 0 where nothing is asked for.
         weights: 1 where a target counts.
     """
 
@@ -264,7 +264,7 @@ def classification_batch(tokenizer: Tokenizer, rows: Sequence[GLMInput]) -> Batc
 def classification_rows(
     tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None = None
 ) -> list[GLMInput]:
-    """The rows of :func:`classification`, everybody seeing everything."""
+    """The rows of :func:`classification`; all tokens attend to all."""
     cls, sep, eos = (tokenizer.get_command_id(name) for name in ("cls", "sep", "eos"))
     rows = []
     for encodings in encoded_pairs(tokenizer, texts):

@@ -50,12 +50,12 @@ def block_row(
     return row
 
 
-def short_spans(length: int, chance: random.Random, protected: int = 1) -> list[Interval]:
-    """Draw short spans (Poisson, mean 3) until 15 % of the tokens are in one.
+def short_spans(length: int, rng: random.Random, protected: int = 1) -> list[Interval]:
+    """Sample short spans (Poisson, mean 3) until 15 % of the tokens are in one.
 
     Args:
         length: number of tokens.
-        chance: the source of randomness.
+        rng: the random number generator.
         protected: how many tokens at both ends stay.
 
     Returns:
@@ -67,11 +67,11 @@ def short_spans(length: int, chance: random.Random, protected: int = 1) -> list[
     for _ in range(20 * max(1, budget)):
         if budget <= 0:
             break
-        size = min(max(1, _poisson(_MEAN_LENGTH, chance)), budget)
+        size = min(max(1, _poisson(_MEAN_LENGTH, rng)), budget)
         last = length - protected - size
         if last < protected:
             break
-        start = chance.randint(protected, last)
+        start = rng.randint(protected, last)
         if not any(taken[max(0, start - 1) : start + size + 1]):
             taken[start : start + size] = [True] * size
             spans.append((start, start + size))
@@ -79,55 +79,53 @@ def short_spans(length: int, chance: random.Random, protected: int = 1) -> list[
     return sorted(spans)
 
 
-def long_end(length: int, chance: random.Random, protected: int = 1) -> list[Interval]:
-    """Draw the long last part of a text: at least half of it.
+def long_end(length: int, rng: random.Random, protected: int = 1) -> list[Interval]:
+    """Sample the long last part of a text: at least half of it.
 
     Args:
         length: number of tokens.
-        chance: the source of randomness.
+        rng: the random number generator.
         protected: how many tokens at the beginning stay.
     """
-    size = chance.randint(math.ceil(length * _SHORTEST_END), length)
+    size = rng.randint(math.ceil(length * _SHORTEST_END), length)
     start = max(protected, length - size)
     return [(start, length)] if start < length else []
 
 
-def _poisson(mean: float, chance: random.Random) -> int:
+def _poisson(mean: float, rng: random.Random) -> int:
     """Knuth's method, which is exact and short; the mean is small."""
-    limit, product, count = math.exp(-mean), chance.random(), 0
+    limit, product, count = math.exp(-mean), rng.random(), 0
     while product > limit:
-        product *= chance.random()
+        product *= rng.random()
         count += 1
     return count
 
 
-def pretraining(
-    tokenizer: Tokenizer, texts: Sequence[str], chance: random.Random, max_length: int | None = 512
-) -> Batch:
+def pretraining(tokenizer: Tokenizer, texts: Sequence[str], rng: random.Random, max_length: int | None = 512) -> Batch:
     """Texts whose spans are taken out, for training :class:`GLMModel`: half of them short spans, half a long end.
 
     Args:
         tokenizer: a GLM's tokenizer.
         texts: the texts.
-        chance: the source of randomness.
+        rng: the random number generator.
         max_length: how many tokens of a text are read.
 
     Returns:
         ``input_ids`` and ``labels`` [B, S], -100 where nothing is predicted; ``position_ids`` [B, 2, S];
         ``attention_mask`` [B], the separators.
     """
-    rows = [_drawn(tokenizer, encoding.ids, chance, max_length) for encoding in tokenizer.encode_batch(texts)]
+    rows = [_masked_row(tokenizer, encoding.ids, rng, max_length) for encoding in tokenizer.encode_batch(texts)]
     batch = collate(rows, tokenizer.get_command_id("pad"))
     targets, counted = batch.pop("target_ids"), batch.pop("loss_mask").bool()
     return {**batch, "labels": targets.masked_fill(~counted, -100)}
 
 
-def _drawn(tokenizer: Tokenizer, tokens: Sequence[int], chance: random.Random, max_length: int | None) -> GLMInput:
+def _masked_row(tokenizer: Tokenizer, tokens: Sequence[int], rng: random.Random, max_length: int | None) -> GLMInput:
     cls, eos = tokenizer.get_command_id("cls"), tokenizer.get_command_id("eos")
     read = kept(tokenizer, tokens, max_length, 2)
     long_mask = "gMASK" if tokenizer.find_command_id("gMASK") is not None else "mask"
-    spans = short_spans(len(read) + 2, chance) if chance.random() < _SHORT else []
+    spans = short_spans(len(read) + 2, rng) if rng.random() < _SHORT else []
     if spans:
         return block_row(tokenizer, [cls, *read, eos], spans)
     ids = [cls, *read]
-    return block_row(tokenizer, ids, long_end(len(ids), chance), long_mask)
+    return block_row(tokenizer, ids, long_end(len(ids), rng), long_mask)

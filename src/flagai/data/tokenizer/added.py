@@ -16,8 +16,8 @@ class Added:
 
     Args:
         content: its text.
-        lstrip: whether it takes the blanks before it.
-        rstrip: whether it takes the blanks after it.
+        lstrip: whether it takes the spaces before it.
+        rstrip: whether it takes the spaces after it.
         single_word: whether it is found between other words only.
         normalized: whether it is looked for in the normalized text.
         special: whether it is a special token, which decoding can leave out.

@@ -60,7 +60,7 @@ class TokenizerEngine(Protocol):
         """All tokens."""
 
     def normal(self, text: str) -> str:
-        """A text as its tokens spell it, without a blank that is put before every text."""
+        """A text as its tokens spell it, without a space that is put before every text."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _by_files(description: Description) -> Built:
 
 
 def _cleans(description: Description, tokenizer: "RustTokenizer") -> bool:
-    """Whether decoding removes blanks before punctuation; byte-level vocabularies keep them unless told twice."""
+    """Whether decoding removes spaces before punctuation; byte-level vocabularies keep them unless told twice."""
     options = description.saved.options
     twice = options.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
     return options.flag("clean_up_tokenization_spaces", False) and (twice or type(tokenizer.model).__name__ != "BPE")
@@ -195,8 +195,8 @@ def _bpe(description: Description) -> Built:
     from flagai.data.tokenizer.rust_engine import RustEngine
 
     vocabulary, merges = description.paths
-    # THUDM gives nothing for blanks; OpenAI gives tokens.
-    engine = RustEngine(load_byte_bpe(vocabulary, merges), keep_blank=description.family != "glm")
+    # THUDM gives nothing for spaces; OpenAI gives tokens.
+    engine = RustEngine(load_byte_bpe(vocabulary, merges), keep_whitespace=description.family != "glm")
     return _with_table(engine, description, vocabulary)
 
 
@@ -217,7 +217,7 @@ def _with_table(engine: "RustEngine", description: Description, path: Path) -> B
 
 
 def _join(tokenizer: "RustTokenizer", description: Description) -> "Callable[[Iterable[str]], str] | None":
-    """How WordPiece tokens become a text: Chinese without blanks, English as the files say."""
+    """How WordPiece tokens become a text: Chinese without spaces, English as the files say."""
     if description.kind != "wordpiece":
         return None
     if is_chinese(tokenizer.get_vocab()):

@@ -21,8 +21,8 @@ class CommandToken:
         name: what it is called in the interface, such as "gMASK".
         token: its text, such as "[gMASK]".
         Id: its id; FlagAI spells it so.
-        lstrip: whether it swallows the blanks before it.
-        rstrip: whether it swallows the blanks after it.
+        lstrip: whether it swallows the spaces before it.
+        rstrip: whether it swallows the spaces after it.
         special: whether decoding can leave it out; tokens that a user added as words are not special.
     """
 
@@ -111,8 +111,8 @@ TABLES: dict[str, tuple[CommandSpec, ...]] = {
     "t5": (CommandSpec("pad", "<pad>"), CommandSpec("eos", "</s>"), CommandSpec("unk", "<unk>")),
 }
 _SWALLOWING = ("mask", "sMASK", "gMASK")
-# WordPiece drops blanks anyway, and T5's sentinels stand between words.
-_TABLES_WITH_BLANKS = ("fixed", "unfixed", "glm-bpe", "glm-roberta")
+# WordPiece drops spaces anyway, and T5's sentinels stand between words.
+_TABLES_WITH_SPACES = ("fixed", "unfixed", "glm-bpe", "glm-roberta")
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def _sentinels(count: int, *, listed: bool) -> tuple[CommandSpec, ...]:
 def _token(row: CommandSpec, table: str, size: int, look_up: Callable[[str], int | None]) -> CommandToken:
     number = look_up(row.token) if row.after is None else size + row.after
     assert number is not None  # noqa: S101  # of_table has looked
-    lstrip = row.name in _SWALLOWING and table in _TABLES_WITH_BLANKS
+    lstrip = row.name in _SWALLOWING and table in _TABLES_WITH_SPACES
     return CommandToken(row.name, row.written or row.token, number, lstrip)
 
 

@@ -121,8 +121,8 @@ def causal_glm(
     head = [find("sop"), *source, find("sep")]
     tail: list[int] = []
     if target is not None:
-        room = len(target) if max_length is None else max_length - len(head)
-        tail = [*target, *([find("pad")] * (room - len(target)) if padding else []), find("eop")]
+        limit = len(target) if max_length is None else max_length - len(head)
+        tail = [*target, *([find("pad")] * (limit - len(target)) if padding else []), find("eop")]
     ids = head + tail
     length = len(ids) - (target is not None)
     sample: dict[str, Any] = {
@@ -134,33 +134,33 @@ def causal_glm(
     return sample if target is None else sample | {"target_ids": ids[1:]}
 
 
-def cut(row: Sequence[_Token], room: int, side: str) -> list[_Token]:
-    """At most ``room`` ids of a row, dropped on the ``side`` "right" or "left"."""
-    return list(row[:room] if side == "right" else row[max(0, len(row) - room) :])
+def cut(row: Sequence[_Token], limit: int, side: str) -> list[_Token]:
+    """At most ``limit`` ids of a row, dropped on the ``side`` "right" or "left"."""
+    return list(row[:limit] if side == "right" else row[max(0, len(row) - limit) :])
 
 
-def kept_lengths(lengths: Sequence[int], room: int, *, odd_to_longer: bool = False) -> list[int]:
+def kept_lengths(lengths: Sequence[int], limit: int, *, odd_to_longer: bool = False) -> list[int]:
     """How much of one sequence or two is kept if ids are dropped, one by one, from the longer one.
 
     Args:
         lengths: of one sequence or two; of two equally long ones the second is cut first.
-        room: how many ids may stay.
-        odd_to_longer: if both are cut and ``room`` is odd, the longer one (of two equally long ones the second) keeps
+        limit: how many ids may stay.
+        odd_to_longer: if both are cut and ``limit`` is odd, the longer one (of two equally long ones the second) keeps
             one more, as in the library ``tokenizers``; else the first does, as in FlagAI.
 
     Raises:
         InputError: there is no room even for the command tokens.
     """
-    if room < 0:
-        raise InputError(f"max_length is by {-room} too small even for the command tokens. Give a larger one.")
-    if sum(lengths) <= room:
+    if limit < 0:
+        raise InputError(f"max_length is by {-limit} too small even for the command tokens. Give a larger one.")
+    if sum(lengths) <= limit:
         return list(lengths)
     if len(lengths) == 1:
-        return [room]
+        return [limit]
     first, second = lengths
-    if min(lengths) * 2 <= room:  # the shorter one is not cut
-        return [room - second, second] if first > second else [first, room - first]
-    less, more = room // 2, room - room // 2
+    if min(lengths) * 2 <= limit:  # the shorter one is not cut
+        return [limit - second, second] if first > second else [first, limit - first]
+    less, more = limit // 2, limit - limit // 2
     return [less, more] if odd_to_longer and first <= second else [more, less]
 
 

@@ -94,7 +94,7 @@ def _cut(segmenter: Any, block: re.Pattern[str], skip: re.Pattern[str], text: st
 
 
 def _words(segmenter: Any, block: str) -> Iterator[str]:
-    """The words of a block without blanks; letters and digits in a row are one word.
+    """The words of a block without spaces; letters and digits in a row are one word.
 
     jieba's own loop joins such a row letter by letter, which takes the square of its length.
     """

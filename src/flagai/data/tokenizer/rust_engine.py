@@ -22,8 +22,8 @@ class RustEngine:
     Args:
         tokenizer: it neither pads nor truncates.
         join: makes a text of tokens; None leaves it to the tokenizer's own decoder.
-        keep_blank: whether a text of nothing but blanks has tokens, where the tokenizer knows blanks at all.
-        stripping: added tokens that take the blanks beside them.
+        keep_whitespace: whether a text of nothing but spaces has tokens, where the tokenizer knows spaces at all.
+        stripping: added tokens that take the spaces beside them.
         finish: what is done to a text that the tokenizer's decoder has made.
     """
 
@@ -32,13 +32,13 @@ class RustEngine:
         tokenizer: RustTokenizer,
         join: Join | None = None,
         *,
-        keep_blank: bool = True,
+        keep_whitespace: bool = True,
         stripping: Iterable[str] = (),
         finish: Callable[[str], str] = str,
     ) -> None:
         self.tokenizer = tokenizer
         self._join = join
-        self._keep_blank = keep_blank
+        self._keep_whitespace = keep_whitespace
         self._stripping = frozenset(stripping)
         self._finish = finish
         # Other spellings of tokens of the vocabulary have ids behind all others, which nobody sees.
@@ -106,7 +106,7 @@ class RustEngine:
         return {token: number for token, number in self.tokenizer.get_vocab().items() if number < self.size}
 
     def normal(self, text: str) -> str:
-        """A text as its tokens spell it; WordPiece cuts off punctuation and writes a blank before a word."""
+        """A text as its tokens spell it; WordPiece cuts off punctuation and writes a space before a word."""
         rust = self.tokenizer
         text = text if rust.normalizer is None else rust.normalizer.normalize_str(text)
         if type(rust.model).__name__ == "WordPiece" and rust.pre_tokenizer is not None:
@@ -119,7 +119,7 @@ class RustEngine:
         return [self._meant.get(number, number) for number in entry.ids] if self._meant else entry.ids
 
     def _visible(self, texts: Sequence[str]) -> list[str]:
-        return list(texts) if self._keep_blank else ["" if text.isspace() else text for text in texts]
+        return list(texts) if self._keep_whitespace else ["" if text.isspace() else text for text in texts]
 
 
 def frames_of(tokenizer: RustTokenizer) -> Frames:
@@ -137,7 +137,7 @@ def _frame(whole: RustEncoding) -> Frame:
 
 
 def _surface(entry: RustEncoding, stripping: frozenset[str]) -> Surface:
-    """Tokens and offsets; the blanks that an added token takes are not its own."""
+    """Tokens and offsets; the spaces that an added token takes are not its own."""
     tokens, offsets = entry.tokens, entry.offsets
     for index, token in enumerate(tokens if stripping else ()):
         bare = token.strip()

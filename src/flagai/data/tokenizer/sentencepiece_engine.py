@@ -10,7 +10,7 @@ from flagai.data.tokenizer.commands import Commands, TextPart
 from flagai.data.tokenizer.encoding import Encoding, Offset, Surface
 from flagai.data.tokenizer.text import parted
 
-_BLANK = "▁"
+_SPACE = "▁"
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 _MANY = 64  # from so many texts on, the threads of a batch pay
 
@@ -54,7 +54,7 @@ class SentencePieceEngine:
                 out += shown
                 continue
             text: str = self._processor.decode(numbers)
-            begins_word = self._processor.id_to_piece(numbers[0]).startswith(_BLANK)
+            begins_word = self._processor.id_to_piece(numbers[0]).startswith(_SPACE)
             if out and begins_word and (self._spaced or (seam and text and parted(out[-1], text))):
                 out.append(" ")
             out += [text] if text else []
@@ -74,8 +74,8 @@ class SentencePieceEngine:
         return {self.token(number): number for number in range(self.size)}
 
     def normal(self, text: str) -> str:
-        """A text as its pieces spell it, without the blank that is put before every text."""
-        found = str(self._processor.normalize(text)).replace(_BLANK, " ")
+        """A text as its pieces spell it, without the space that is put before every text."""
+        found = str(self._processor.normalize(text)).replace(_SPACE, " ")
         return found if text[:1].isspace() and found.strip() else found.lstrip()
 
     def _rows(self, texts: list[list[TextPart]]) -> list[list[int]]:
@@ -109,8 +109,8 @@ class SentencePieceEngine:
         ends = list(starts)
         for index in reversed(range(len(normal))):
             ends[index] = starts[index + 1] if starts[index + 1] > starts[index] else ends[index + 1]
-        if normal.startswith(_BLANK) and starts[1] == starts[0]:
-            ends[0] = starts[0]  # the blank that is put before every text comes from nowhere
+        if normal.startswith(_SPACE) and starts[1] == starts[0]:
+            ends[0] = starts[0]  # the space that is put before every text comes from nowhere
         return [(starts[first], ends[last]) for first, last in self._characters(pieces)]
 
     def _characters(self, pieces: list[str]) -> Iterator[Offset]:

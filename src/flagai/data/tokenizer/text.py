@@ -67,7 +67,7 @@ def join_chinese(tokens: Iterable[str]) -> str:
 
 
 def cleaned(text: str) -> str:
-    """An English text without the blanks before punctuation, as transformers' ``clean_up_tokenization_spaces``."""
+    """An English text without the spaces before punctuation, as transformers' ``clean_up_tokenization_spaces``."""
     for written, wanted in _CLEANED.items():
         text = text.replace(written, wanted)
     return text
@@ -79,7 +79,7 @@ def is_chinese(vocabulary: Collection[str]) -> bool:
 
 
 def without_spaces(character: str) -> bool:
-    """Whether a character belongs to a script that is written without blanks."""
+    """Whether a character belongs to a script that is written without spaces."""
     return _WITHOUT_SPACES.match(character) is not None
 
 
@@ -109,7 +109,7 @@ def parted(left: str, right: str) -> bool:
 
 
 def inside_words(text: str, offsets: Iterable[tuple[int, int]]) -> list[bool]:
-    """Which tokens continue a word: letters and digits without a blank before them; a Han character is a word alone.
+    """Which tokens continue a word: letters and digits without a space before them; a Han character is a word alone.
 
     Args:
         text: the text.
@@ -165,7 +165,7 @@ def piece_of(token: str, kind: str) -> bytes:
 
 
 def spaced(word: str) -> str:
-    """A word as WordPiece writes it: after a blank, but for scripts without blanks."""
+    """A word as WordPiece writes it: after a space, but for scripts without spaces."""
     return word if not word or without_spaces(word[0]) else f" {word}"
 
 

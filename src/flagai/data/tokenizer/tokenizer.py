@@ -196,18 +196,18 @@ class Tokenizer(FlagAINames):
             return formats.with_eos(eos)
         return formats.plain(eos) if cls is None or sep is None else formats.with_ends(cls, sep)
 
-    def cut(self, rows: Sequence[Sequence[_Token]], room: int) -> list[list[_Token]]:
+    def cut(self, rows: Sequence[Sequence[_Token]], limit: int) -> list[list[_Token]]:
         """Drop tokens of one text or two, one by one from the longer one, on ``truncation_side``.
 
         Args:
             rows: the tokens of each text.
-            room: how many may stay.
+            limit: how many may stay.
 
         Raises:
             InputError: there is no room even for the command tokens.
         """
         # transformers' rule, or FlagAI's
-        lengths = formats.kept_lengths(list(map(len, rows)), room, odd_to_longer=self.description.table is None)
+        lengths = formats.kept_lengths(list(map(len, rows)), limit, odd_to_longer=self.description.table is None)
         return [formats.cut(row, length, self.truncation_side) for row, length in zip(rows, lengths, strict=True)]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
@@ -255,7 +255,7 @@ class Tokenizer(FlagAINames):
         return self._engine.find(known) if known else None
 
     def can_write(self, text: str) -> bool:
-        """Whether the vocabulary has tokens for all of a text; it has none for blanks alone."""
+        """Whether the vocabulary has tokens for all of a text; it has none for spaces alone."""
         ids = self.encode(text)
         return bool(ids) and {self._engine.find("<unk>"), self.find_command_id("unk")}.isdisjoint(ids)
 

@@ -10,7 +10,7 @@ import torch
 
 from flagai.checks import check_integer
 from flagai.data.prepare import bert
-from flagai.data.prepare.batch import Batch, checked_room
+from flagai.data.prepare.batch import Batch, checked_limit
 from flagai.data.tokenizer import Tokenizer
 from flagai.families.family import class_of
 from flagai.model.base_model import BaseModel
@@ -35,7 +35,7 @@ def whole_rows(
 ) -> list[bert.BertInput]:
     """The tokens of texts, also more than the model has positions for; a warning names what ``max_length`` cuts off."""
     if max_length is not None:
-        checked_room(check_integer("maxlen", max_length) - 2)
+        checked_limit(check_integer("maxlen", max_length) - 2)
     found = [replace(row, ids=replace_unknown(row.ids, tokenizer, model)) for row in bert.rows(tokenizer, texts)]
     long = [index for index, row in enumerate(found) if max_length is not None and len(row.ids) > max_length]
     if not long or max_length is None:

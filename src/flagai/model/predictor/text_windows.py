@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from flagai.data.prepare.batch import checked_room
+from flagai.data.prepare.batch import checked_limit
 from flagai.data.prepare.bert import BertInput
 
 # The part of a window that its neighbour reads, too: a token is answered for by the window that sees most around it.
@@ -48,7 +48,7 @@ def _windows(text: int, row: BertInput, size: int) -> list[Window]:
     count = len(row.ids)
     if count <= size:
         return [Window(text, row, 0, range(count))]
-    room = checked_room(size - 2)  # beside [CLS] and [SEP]
+    room = checked_limit(size - 2)  # beside [CLS] and [SEP]
     begins = [*range(0, count - size, max(1, room - room // _OVERLAP)), count - size]
     # A token changes hands in the middle of what two windows share.
     ends = [0, *((first + second + size) // 2 for first, second in pairwise(begins)), count]
