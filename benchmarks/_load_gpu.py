@@ -26,7 +26,7 @@ _VARIANTS = (
     {"buffer_bytes": 8 << 20},
     {"buffer_bytes": 16 << 20},
     {"buffers": 3},
-    {"chunk_bytes": 32 << 20},
+    {"read_bytes": 32 << 20},
 )
 Shapes = dict[str, tuple[int, ...]]
 

@@ -67,7 +67,7 @@ def prepare(task: dict[str, Any]) -> tuple[Any, dict[str, Any], _Notes]:
         if "stream" in task:
             from flagai.checkpoint.stream import readers as stream
 
-            stream.StreamPlan = functools.partial(stream.StreamPlan, **task["stream"])
+            stream.ReaderOptions = functools.partial(stream.ReaderOptions, **task["stream"])
     return getattr(importlib.import_module(module), cls), options, notes
 
 

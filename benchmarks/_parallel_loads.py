@@ -36,22 +36,22 @@ def other_loads(load: Load, mesh: Any, ranks: int, device: str) -> dict[str, Any
         found[name] = [round(told["seconds"], 3), *[line for line in told["phases"] if "ms until" in line]]
 
     timed("as it is", mesh)
-    kept = stream.StreamPlan, stream.cores
-    stream.cores = lambda: 64
+    kept = stream.ReaderOptions, stream.available_cores
+    stream.available_cores = lambda: 64
     try:
         for readers, buffers, megabytes in _RINGS:
-            stream.StreamPlan = partial(  # type: ignore[misc]
+            stream.ReaderOptions = partial(  # type: ignore[misc]
                 kept[0], readers=readers, buffers=buffers, buffer_bytes=megabytes << 20
             )
             timed(f"{readers} readers, {buffers} buffers of {megabytes} MB", mesh)
     finally:
-        stream.StreamPlan, stream.cores = kept  # type: ignore[misc]
-    swaps_on = transfer.swaps_on
-    transfer.swaps_on = lambda _: False
+        stream.ReaderOptions, stream.available_cores = kept  # type: ignore[misc]
+    exchanges_on = transfer.exchanges_on
+    transfer.exchanges_on = lambda _: False
     try:
         timed("windows of rows, no swaps", mesh)
     finally:
-        transfer.swaps_on = swaps_on
+        transfer.exchanges_on = exchanges_on
     replicas = make_mesh(device, dp=ranks, tp=1)
     timed("replicas that gather", replicas)
     timed("replicas that gather, again", replicas)

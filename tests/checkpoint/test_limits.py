@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from flagai.checkpoint import fill, reader
 from flagai.checkpoint.reader import open_checkpoint
-from flagai.checkpoint.stream.plan import Move
-from flagai.checkpoint.stream.readers import Stream
+from flagai.checkpoint.stream.plan import Copy
+from flagai.checkpoint.stream.readers import ReaderPool
 from flagai.errors import CheckpointError, ConfigError, LoadError
 from flagai.model import base_model
 from flagai.model.bert_model import BertModel
@@ -33,14 +33,14 @@ def test_out_of_memory_says_what_was_loaded_and_what_is_needed(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved(tmp_path, "BertModel")
-    read, left = fill.Transfer.read, iter([True] * 5)
+    read, left = fill.TensorTransfer.read, iter([True] * 5)
 
     def reading(*arguments: Any, **options: Any) -> Any:
         if not next(left, False):
             raise error
         return read(*arguments, **options)
 
-    monkeypatch.setattr(fill.Transfer, "read", reading)
+    monkeypatch.setattr(fill.TensorTransfer, "read", reading)
     with pytest.raises(
         CheckpointError, match=r"cpu does not hold BertModel from .*take .* GB.*of the .* GB of the files"
     ):
@@ -64,7 +64,7 @@ def test_other_errors_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(fill.Transfer, "read", fail)
+    monkeypatch.setattr(fill.TensorTransfer, "read", fail)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         BertModel.from_pretrain(tmp_path)
 
@@ -131,8 +131,11 @@ def test_a_file_that_took_the_name_of_a_mapped_one_is_not_read(tmp_path: Path, m
         return opened(path, *arguments)
 
     monkeypatch.setattr(os, "open", exchange)
-    with pytest.raises(CheckpointError, match="replaced by another file"), Stream(torch.device("cpu"), 4000) as readers:
-        readers.add([Move(source, target)])
+    with (
+        pytest.raises(CheckpointError, match="replaced by another file"),
+        ReaderPool(torch.device("cpu"), 4000) as readers,
+    ):
+        readers.add([Copy(source, target)])
 
 
 def test_an_expanded_tensor_is_no_model(tmp_path: Path) -> None:

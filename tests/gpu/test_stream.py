@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.stream import readers as streaming
-from flagai.checkpoint.stream.plan import Move
-from flagai.checkpoint.stream.readers import StreamPlan, stream
+from flagai.checkpoint.stream.plan import Copy
+from flagai.checkpoint.stream.readers import ReaderOptions
 from flagai.errors import CheckpointError
+from tests.checkpoint.streaming import stream
 from tests.tiny import EVERY, build, label
 
 pytestmark = [
@@ -47,15 +48,15 @@ def test_every_model(name: str, changes: dict[str, Any], dtype: torch.dtype, lay
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    "how", [StreamPlan(), StreamPlan(2, MEGABYTE), StreamPlan(5, 3 * MEGABYTE, 3, MEGABYTE - 4096)], ids=str
+    "how", [ReaderOptions(), ReaderOptions(2, MEGABYTE), ReaderOptions(5, 3 * MEGABYTE, 3, MEGABYTE - 4096)], ids=str
 )
-def test_windows(dtype: torch.dtype, how: StreamPlan, tmp_path: Path) -> None:
+def test_windows(dtype: torch.dtype, how: ReaderOptions, tmp_path: Path) -> None:
     whole = written(tmp_path)
-    windows = [whole, whole[1000:7777], whole.T[1024:2048], whole[:, :1024], whole[9]]
-    targets = [torch.full(window.shape, torch.nan, dtype=dtype, device=CUDA) for window in windows]
-    stream([Move(*pair) for pair in zip(windows, targets, strict=True)], CUDA, how)
-    for window, target in zip(windows, targets, strict=True):
-        assert torch.equal(target.cpu(), window.to(dtype))
+    views = [whole, whole[1000:7777], whole.T[1024:2048], whole[:, :1024], whole[9]]
+    targets = [torch.full(view.shape, torch.nan, dtype=dtype, device=CUDA) for view in views]
+    stream([Copy(*pair) for pair in zip(views, targets, strict=True)], CUDA, how)
+    for view, target in zip(views, targets, strict=True):
+        assert torch.equal(target.cpu(), view.to(dtype))
 
 
 def test_work_that_is_queued_for_the_memory_comes_first(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_work_that_is_queued_for_the_memory_comes_first(tmp_path: Path) -> None:
     target = torch.empty(whole.shape, dtype=whole.dtype, device=CUDA)
     torch.cuda._sleep(200_000_000)
     target.fill_(7)  # still waiting when the stream begins
-    stream([Move(whole, target)], CUDA)
+    stream([Copy(whole, target)], CUDA)
     assert torch.equal(target.cpu(), whole)
 
 
@@ -72,7 +73,7 @@ def test_memory_goes_back(tmp_path: Path) -> None:
     target = torch.empty(whole.shape, dtype=torch.float32, device=CUDA)
     before = torch.cuda.memory_allocated()
     for _ in range(3):
-        stream([Move(whole, target)], CUDA)
+        stream([Copy(whole, target)], CUDA)
         assert torch.cuda.memory_allocated() == before
 
 
@@ -85,9 +86,9 @@ def test_a_file_that_is_cut_meanwhile(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(streaming.os, "preadv", cut)
     with pytest.raises(CheckpointError, match="ended at byte"):
-        stream([Move(whole, target)], CUDA)
+        stream([Copy(whole, target)], CUDA)
     monkeypatch.undo()
-    stream([Move(whole, target)], CUDA)  # the device is as good as before
+    stream([Copy(whole, target)], CUDA)  # the device is as good as before
     assert torch.equal(target.cpu(), whole)
 
 

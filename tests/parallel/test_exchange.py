@@ -11,9 +11,8 @@ from torch.distributed.tensor import Shard
 
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.stream import exchange as exchange_module
-from flagai.checkpoint.stream import plan as pieces
-from flagai.checkpoint.stream import transfer
-from flagai.checkpoint.stream.plan import Move, plan
+from flagai.checkpoint.stream import plan, transfer
+from flagai.checkpoint.stream.plan import Copy, plan_reads
 from flagai.errors import CheckpointError
 from flagai.model.glm_model import GLMModel
 from flagai.parallel import dtensor
@@ -25,42 +24,42 @@ from tests.parallel.comparing import SHARED
 from tests.parallel.ranks import on_ranks
 from tests.parallel.test_loading import FAMILIES, GLM, holds
 
-SAVED = [(name, sharding) for name in FAMILIES for sharding in ("flagai", "huggingface")]
+SAVED = [(name, layout) for name in FAMILIES for layout in ("flagai", "huggingface")]
 
 
 class Reader:
-    """Reads as a device's stream does: whole chunks of files, from which tensors are cut; notes the chunks."""
+    """Reads as a device's stream does: whole reads of files, from which tensors are cut; notes the reads."""
 
     def __init__(self) -> None:
-        self.chunks: list[tuple[str, int, int]] = []
+        self.reads: list[tuple[str, int, int]] = []
         self.wanted = 0
 
-    def __call__(self, moves: list[Move]) -> None:
-        chunks, others = plan(moves, 1 << 20)
+    def __call__(self, copies: list[Copy]) -> None:
+        reads, others = plan_reads(copies, 1 << 20)
         assert not others
-        for chunk in chunks:
-            begin = min(offset for offset, _ in chunk.moves)  # chunks begin at whole pages
-            self.chunks.append((chunk.file.name, chunk.begin + begin, chunk.end))
-            for _, move in chunk.moves:
-                move.target.copy_(move.source)
-                self.wanted += move.source.nbytes
+        for read in reads:
+            begin = min(offset for offset, _ in read.copies)  # reads begin at whole pages
+            self.reads.append((read.file.name, read.begin + begin, read.end))
+            for _, copy in read.copies:
+                copy.target.copy_(copy.source)
+                self.wanted += copy.source.nbytes
 
 
 def exchange(root: Path, dimensions: dict[str, int], fsdp: bool) -> dict[str, tuple[int, Any]]:
-    """Load matrices as devices do: the bytes that this rank wants, and the chunks that it reads, by checkpoint."""
+    """Load matrices as devices do: the bytes that this rank wants, and the reads that it reads, by checkpoint."""
     found = {}
     sharding = read_sharding(make_mesh(**dimensions), fsdp=fsdp, device=torch.device("cpu"))
     for name, written in SAVED:
         folder, kind = root / f"{name}-{written}", tiny.CLASSES[name]
         model = kind.on_meta(kind.config_class.from_json(folder / "config.json"), sharding=sharding)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transfer, "swaps_on", lambda _: True)
+            patch.setattr(transfer, "exchanges_on", lambda _: True)
             patch.setattr(transfer, "cast", reader := Reader())
-            patch.setattr(exchange_module, "_WORTH", 1)
-            patch.setattr(pieces, "_GAP", 0)  # these files are smaller than the gaps that are read over
+            patch.setattr(exchange_module, "FEWEST_BYTES", 1)
+            patch.setattr(plan, "GAP", 0)  # these files are smaller than the gaps that are read over
             model.load_checkpoint(open_checkpoint(folder))
         holds(model, kind.from_pretrain(folder))
-        found[folder.name] = (reader.wanted, reader.chunks)
+        found[folder.name] = (reader.wanted, reader.reads)
     return found
 
 
@@ -71,23 +70,23 @@ def exchange(root: Path, dimensions: dict[str, int], fsdp: bool) -> dict[str, tu
 )
 def test_a_node_reads_each_byte_once_and_its_ranks_swap(tmp_path: Path, dimensions: dict[str, int], fsdp: bool) -> None:
     """Matrices that ranks cut into columns are read in rows: in long pieces, and no byte twice."""
-    for name, sharding in SAVED:
+    for name, layout in SAVED:
         model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
-        model.save_pretrained(tmp_path / f"{name}-{sharding}", sharding=sharding)
+        model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
     ranks = on_ranks(dimensions.get("dp", 1) * dimensions["tp"], exchange, tmp_path, dimensions, fsdp)
     for folder in ranks[0]:
-        chunks = sorted(chunk for rank in ranks for chunk in rank[folder][1])
-        # As many as their moves want: every piece is one piece of the file.
-        assert sum(end - begin for _, begin, end in chunks) == sum(rank[folder][0] for rank in ranks), folder
-        for (file, _, end), (following, begin, _) in itertools.pairwise(chunks):
+        reads = sorted(read for rank in ranks for read in rank[folder][1])
+        # As many as their copies want: every piece is one piece of the file.
+        assert sum(end - begin for _, begin, end in reads) == sum(rank[folder][0] for rank in ranks), folder
+        for (file, _, end), (following, begin, _) in itertools.pairwise(reads):
             assert file != following or end <= begin, f"{folder}: byte {begin} is read twice"
 
 
 @pytest.mark.parametrize("dimensions", [{"dp": 2}, {"dp": 2, "tp": 2}], ids=str)
 def test_replicas_read_a_share_each_and_gather(tmp_path: Path, dimensions: dict[str, int]) -> None:
-    for name, sharding in SAVED:
+    for name, layout in SAVED:
         model = tiny.build(name, **SHARED[tiny.CLASSES[name].config_class.family])
-        model.save_pretrained(tmp_path / f"{name}-{sharding}", sharding=sharding)
+        model.save_pretrained(tmp_path / f"{name}-{layout}", layout=layout)
     ranks = on_ranks(2 * dimensions.get("tp", 1), replicas, tmp_path, dimensions)
     for rank in ranks:
         for folder, (asked, held) in rank.items():
@@ -103,8 +102,8 @@ def replicas(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, int
         sharding = read_sharding(mesh, fsdp=False, device=torch.device("cpu"))
         model = kind.on_meta(kind.config_class.from_json(folder / "config.json"), sharding=sharding)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transfer, "swaps_on", lambda _: True)
-            patch.setattr(exchange_module, "_WORTH", 1)
+            patch.setattr(transfer, "exchanges_on", lambda _: True)
+            patch.setattr(exchange_module, "FEWEST_BYTES", 1)
             report = model.load_checkpoint(open_checkpoint(folder), dtype=torch.float64)  # a cast: no views
         holds(model, kind.from_pretrain(folder, dtype=torch.float64), cut="tp" in dimensions)
         held = sum(4 * dtensor.local(parameter).numel() for parameter in model.parameters())
@@ -115,12 +114,12 @@ def replicas(root: Path, dimensions: dict[str, int]) -> dict[str, tuple[int, int
 def fail_on_one(folder: Path) -> str:
     mesh = make_mesh(tp=2)
 
-    def broken(moves: list[Move]) -> None:
+    def broken(copies: list[Copy]) -> None:
         if mesh.get_local_rank() == 1:
             raise CheckpointError("the disk of rank 1 is broken")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfer, "swaps_on", lambda _: True)
+        patch.setattr(transfer, "exchanges_on", lambda _: True)
         patch.setattr(transfer, "cast", broken)
         with pytest.raises(CheckpointError) as caught:
             GLMModel.from_pretrain(folder, mesh=mesh)

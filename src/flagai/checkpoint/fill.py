@@ -13,7 +13,7 @@ from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.out_of_memory import memory_explained
 from flagai.checkpoint.reader import Checkpoint
 from flagai.checkpoint.report import LoadReport, fold, phase
-from flagai.checkpoint.stream.transfer import Transfer
+from flagai.checkpoint.stream.transfer import TensorTransfer
 from flagai.parallel import dtensor
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def fill(
     said = f"{report.target} from {report.source}"
     with torch.no_grad(), memory_explained(said, new, device, lambda: _progress(transfer, checkpoint)):
         with phase("allocate"):
-            transfer = Transfer(device, new, replicas, checkpoint.take_readers())
+            transfer = TensorTransfer(device, new, replicas, checkpoint.take_readers())
         # Until its end the model is as it was, but for parameters that are overwritten in place.
         with transfer, phase("place"):
             placed = _place_all(parameters, chosen, transfer, report)
@@ -89,13 +89,16 @@ def fill(
     return report
 
 
-def _progress(transfer: Transfer, checkpoint: Checkpoint) -> str:
+def _progress(transfer: TensorTransfer, checkpoint: Checkpoint) -> str:
     total = sum(tensor.nbytes for part in checkpoint.parts for tensor in part.values())
     return f"Until then {transfer.bytes_asked / 1e9:,.2f} GB of the {total / 1e9:,.2f} GB of the files had a place."
 
 
 def _place_all(
-    parameters: dict[str, nn.Parameter], chosen: dict[str, ParameterSource], transfer: Transfer, report: LoadReport
+    parameters: dict[str, nn.Parameter],
+    chosen: dict[str, ParameterSource],
+    transfer: TensorTransfer,
+    report: LoadReport,
 ) -> dict[str, nn.Parameter]:
     placed: dict[str, nn.Parameter] = {}
     shared: dict[int, nn.Parameter] = {}
@@ -177,7 +180,7 @@ def _removable(optional: tuple[str, ...], chosen: list[str], report: LoadReport)
     return removable
 
 
-def _place(parameter: nn.Parameter, source: ParameterSource, transfer: Transfer) -> nn.Parameter:
+def _place(parameter: nn.Parameter, source: ParameterSource, transfer: TensorTransfer) -> nn.Parameter:
     """The parameter that will have the values: a new one for one on the meta device.
 
     Of a sharded parameter, only this rank's slices of the file are touched.
@@ -187,7 +190,7 @@ def _place(parameter: nn.Parameter, source: ParameterSource, transfer: Transfer)
         transfer.copy(source if slices is None else source.shard(slices), dtensor.local(parameter.detach()))
         return parameter
     if dtensor.is_sharded(parameter):
-        values = dtensor.from_shard(transfer.read_part(source, parameter), like=parameter)
+        values = dtensor.from_shard(transfer.read_shard(source, parameter), like=parameter)
     else:
         values = transfer.read(source, parameter.dtype)
     return dtensor.as_parameter(values, parameter.requires_grad)

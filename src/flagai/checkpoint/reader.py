@@ -14,7 +14,7 @@ from flagai.checkpoint.quantization import dequantize_tensors
 from flagai.checkpoint.report import phase
 from flagai.checkpoint.steady import read_steadily
 from flagai.checkpoint.stream.memory import mapped_ahead
-from flagai.checkpoint.stream.readers import Stream, exactly
+from flagai.checkpoint.stream.readers import ReaderPool, with_index
 from flagai.checks import check_flag, check_path
 from flagai.errors import CheckpointError
 from flagai.typed_json import shown
@@ -40,7 +40,7 @@ class Checkpoint:
     def __init__(self, path: Path, parts: list[dict[str, torch.Tensor]]) -> None:
         self.path = path
         self.parts = parts
-        self._readers: Stream | None = None
+        self._readers: ReaderPool | None = None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parts[0])
@@ -101,10 +101,10 @@ class Checkpoint:
 
     @contextmanager
     def readers_ahead(self, device: torch.device, shares: int) -> Iterator[None]:
-        """Let those who will read the files get ready while the body runs; see :meth:`take_readers`.
+        """Start the readers of the files while the body runs; see :meth:`take_readers`.
 
         Args:
-            device: where the tensors shall be; for a CPU nobody is needed.
+            device: of the tensors; for a CPU there are no readers.
             shares: how many processes share the reading.
         """
         if device.type == "cpu":
@@ -112,7 +112,7 @@ class Checkpoint:
             return
         size = sum(tensor.nbytes for part in self.parts for tensor in part.values()) // shares
         with phase("readers"):
-            readers = Stream(exactly(device), size)
+            readers = ReaderPool(with_index(device), size)
         with readers:
             self._readers = readers
             try:
@@ -120,10 +120,10 @@ class Checkpoint:
             finally:
                 self._readers = None
 
-    def take_readers(self) -> Stream | None:
-        """The readers that got ready ahead, for the first who asks."""
-        found, self._readers = self._readers, None
-        return found
+    def take_readers(self) -> ReaderPool | None:
+        """The readers that were started ahead; None at the second call."""
+        readers, self._readers = self._readers, None
+        return readers
 
 
 def open_checkpoint(

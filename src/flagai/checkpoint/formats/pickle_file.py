@@ -11,7 +11,7 @@ import torch
 
 from flagai.checkpoint.formats.pickle_values import StandIn, TensorReference, UnsafePickleError
 from flagai.checkpoint.formats.torch_archive import Archive, read_archive
-from flagai.checkpoint.mapping import map_file, tensor_at
+from flagai.checkpoint.mapped_files import map_file, tensor_at
 from flagai.errors import CheckpointError
 from flagai.typed_json import shown
 
@@ -91,7 +91,7 @@ def open_pickle(path: Path, *, mapped: bool = True) -> dict[str, torch.Tensor]:
 
     Args:
         path: the file, in torch's zip format or its older one.
-        mapped: map the file; see :func:`flagai.checkpoint.mapping.map_file`.
+        mapped: map the file; see :func:`flagai.checkpoint.mapped_files.map_file`.
 
     Raises:
         CheckpointError: the file is damaged, holds no tensors, or names what may run code.

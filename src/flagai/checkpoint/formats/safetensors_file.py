@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from flagai.checkpoint.formats.pickle_values import LONGEST_NAME, MOST_DIMENSIONS
-from flagai.checkpoint.mapping import map_file, tensor_at
+from flagai.checkpoint.mapped_files import map_file, tensor_at
 from flagai.errors import CheckpointError
 from flagai.typed_json import parse_json, shown
 
@@ -46,7 +46,7 @@ def open_safetensors(path: Path, *, mapped: bool = True) -> dict[str, torch.Tens
 
     Args:
         path: the file.
-        mapped: map the file; see :func:`flagai.checkpoint.mapping.map_file`.
+        mapped: map the file; see :func:`flagai.checkpoint.mapped_files.map_file`.
 
     Raises:
         CheckpointError: the file is shorter than its header says, or the header is not consistent.

@@ -1,4 +1,4 @@
-"""How one reader brings bytes to a device: at once, or behind its back on a CUDA stream."""
+"""How one reader brings bytes to a device: through a buffer on the host, copied at once or on a CUDA stream."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -7,34 +7,34 @@ from typing import Any, Self
 import torch
 
 from flagai.checkpoint.stream.cuda_driver import Driver, driver
-from flagai.checkpoint.stream.memory import get_pages, huge_memory
-from flagai.checkpoint.stream.plan import Chunk, Move
+from flagai.checkpoint.stream.memory import huge_memory, populate
+from flagai.checkpoint.stream.plan import Copy, Read
 
-# Fills a buffer with what a chunk has from a byte on.
-Read = Callable[[int, memoryview], None]
-# A range of a chunk's bytes, and the address where they shall be.
+# Fills a buffer with the bytes of a read from one of them on.
+Fill = Callable[[int, memoryview], None]
+# A range of a read's bytes, and the address that they are copied to.
 Destination = tuple[int, int, int]
 
 
-def open_lane(device: torch.device, limit: int, buffers: int, size: int) -> "Lane":
-    """The lane for a kind of device; called by the thread that has made the targets.
+def staging_buffer(device: torch.device, limit: int, buffers: int, size: int) -> "StagingBuffer":
+    """The buffer for a kind of device; called by the thread that has made the targets.
 
     Args:
-        device: where the targets are.
-        limit: the bytes of the largest chunk.
-        buffers: how many buffers take turns where copies are queued.
+        device: of the targets.
+        limit: the bytes of the largest read.
+        buffers: how many buffers a CUDA device uses in turn.
         size: of each of these, in bytes.
     """
     calls = driver() if device.type == "cuda" else None
-    return Lane(device, limit) if calls is None else CudaLane(device, limit, buffers, size, calls)
+    return StagingBuffer(device, limit) if calls is None else CudaStagingBuffer(device, limit, buffers, size, calls)
 
 
-class Lane:
+class StagingBuffer:
     """A buffer in ordinary memory, whose content is copied when it is full: right for any device.
 
     Args:
-        device: where the targets are.
-        limit: the bytes of the largest chunk.
+        device: of the targets.
+        limit: the bytes of the largest read.
     """
 
     def __init__(self, device: torch.device, limit: int) -> None:
@@ -51,39 +51,38 @@ class Lane:
         """Get buffers ready, even before there is work; called by the thread that fills them."""
         self._memory = huge_memory(self.limit)
 
-    def follow(self) -> None:
-        """Let what will be taken come after the work that the calling thread has queued: it has made new targets."""
+    def wait_for_current_stream(self) -> None:
+        """Let later copies follow the work that the calling thread has queued: it has made new targets."""
         self.wait()
 
-    def take(self, chunk: Chunk, read: Read) -> None:
-        """Read a chunk, and bring it to its targets.
+    def read(self, read: Read, fill: Fill) -> None:
+        """Read bytes, and copy them to their targets.
 
         Args:
-            chunk: what to read.
-            read: what fills a buffer.
+            read: what to read.
+            fill: fills a buffer.
         """
-        size = chunk.end - chunk.begin
-        read(0, memoryview(self._memory)[:size])
-        spread(torch.frombuffer(self._memory, dtype=torch.uint8, count=size), chunk)
+        fill(0, memoryview(self._memory)[: read.size])
+        scatter(torch.frombuffer(self._memory, dtype=torch.uint8, count=read.size), read)
 
     def wait(self) -> None:
-        """Wait until everything that was taken has been copied."""
+        """Wait until everything that was read has been copied."""
         accelerator = torch.accelerator.current_accelerator()
         if accelerator is not None and self.device.type == accelerator.type:
             torch.accelerator.synchronize(self.device)  # readers and their caller may use different queues
 
 
-class CudaLane(Lane):
+class CudaStagingBuffer(StagingBuffer):
     """A ring of pinned buffers and a stream: a buffer is read while the ones before it are copied.
 
-    Buffers are a fraction of a chunk, small enough for all to stay in the processor's cache: memory is read once
-    then, and neither written nor read again for the bus. What is cast, transposed or cut is copied into a buffer on
-    the device first, and from there by a kernel: the bus carries each byte once, in long pieces.
+    Buffers are a fraction of a read, small enough for all to stay in the processor's cache: memory is read once
+    then, and neither written nor read again for the bus. A slice, or values to be cast or transposed, are copied into a
+    buffer on the device first, and from there by a kernel: the bus carries each byte once, in long pieces.
 
     Args:
-        device: where the targets are.
-        limit: the bytes of the largest chunk.
-        buffers: how many buffers take turns.
+        device: of the targets.
+        limit: the bytes of the largest read.
+        buffers: how many buffers are used in turn.
         size: of each, in bytes.
         calls: of the driver.
     """
@@ -118,7 +117,7 @@ class CudaLane(Lane):
 
         In huge pages it takes a fraction of cudaHostAlloc's time, and all readers do it at once.
         """
-        get_pages(self._ring)
+        populate(self._ring)
         address = self._raw.data_ptr()
         torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, len(self._ring), 0))
         self._at_exit.callback(_quietly, _unpin, address)
@@ -126,37 +125,36 @@ class CudaLane(Lane):
             self._events[index] = event = self._driver.make_event()
             self._at_exit.callback(_quietly, self._driver.free_event, event)
 
-    def follow(self) -> None:
+    def wait_for_current_stream(self) -> None:
         """The targets' memory may have had users before: what is queued for them comes first."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
-    def take(self, chunk: Chunk, read: Read) -> None:
-        """See the base class; copies may still be under way."""
-        size = chunk.end - chunk.begin
-        staged = None if all(move.is_plain for _, move in chunk.moves) else self._staging()[:size]
+    def read(self, read: Read, fill: Fill) -> None:
+        """See the base class; copies may still be in flight afterwards."""
+        staged = None if all(copy.is_plain for _, copy in read.copies) else self._device_buffer()[: read.size]
         if staged is None:
-            places = [(at, at + move.target.nbytes, move.target.data_ptr()) for at, move in chunk.moves]
+            destinations = [(at, at + copy.target.nbytes, copy.target.data_ptr()) for at, copy in read.copies]
         else:
-            places = [(0, size, staged.data_ptr())]
-        for begin in range(0, size, self._size):
+            destinations = [(0, read.size, staged.data_ptr())]
+        for begin in range(0, read.size, self._size):
             self._turn = (self._turn + 1) % len(self._events)
             self._driver.wait(self._events[self._turn])
-            end, first = min(begin + self._size, size), self._turn * self._size
-            read(begin, memoryview(self._ring)[first : first + end - begin])
-            self._send(begin, end, places)
+            end, first = min(begin + self._size, read.size), self._turn * self._size
+            fill(begin, memoryview(self._ring)[first : first + end - begin])
+            self._send(begin, end, destinations)
         if staged is not None:
-            spread(staged, chunk)
+            scatter(staged, read)
 
-    def _send(self, begin: int, end: int, places: Sequence[Destination]) -> None:
-        """Queue the copies of what the present buffer holds: a chunk's bytes from ``begin`` to ``end``."""
+    def _send(self, begin: int, end: int, destinations: Sequence[Destination]) -> None:
+        """Queue the copies of the present buffer, which holds a read's bytes from ``begin`` to ``end``."""
         stream, source = self._stream.cuda_stream, self._raw.data_ptr() + self._turn * self._size - begin
-        for first, last, target in places:
+        for first, last, target in destinations:
             low, high = max(first, begin), min(last, end)
             if low < high:
                 self._driver.copy(target + low - first, source + low, high - low, stream)
         self._driver.record(self._events[self._turn], stream)
 
-    def _staging(self) -> torch.Tensor:
+    def _device_buffer(self) -> torch.Tensor:
         """The buffer on the device, from the memory of the stream in use, to which it goes back in the end."""
         if self._on_device is None:
             with torch.cuda.stream(self._made_on):
@@ -166,7 +164,7 @@ class CudaLane(Lane):
 
 
 def _quietly(work: Callable[[int], None], given: int) -> None:
-    with suppress(RuntimeError):  # the device has failed, and that is being said already
+    with suppress(RuntimeError):  # the device has failed, and that is being raised already
         work(given)
 
 
@@ -174,25 +172,25 @@ def _unpin(address: int) -> None:
     torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
 
 
-def spread(raw: torch.Tensor, chunk: Chunk) -> None:
-    """Copy what a chunk's bytes hold to its targets, and cast it there.
+def scatter(raw: torch.Tensor, read: Read) -> None:
+    """Copy the bytes of a read to its targets, and cast them there.
 
     Args:
         raw: the bytes, on any device.
-        chunk: says where the targets' sources begin.
+        read: says where the targets' sources begin.
     """
-    for offset, move in chunk.moves:
-        move.target.copy_(inside(raw, offset, move))
+    for offset, copy in read.copies:
+        copy.target.copy_(source_in(raw, offset, copy))
 
 
-def inside(raw: torch.Tensor, offset: int, move: Move) -> torch.Tensor:
-    """The source of a move, as it lies in the bytes that were read.
+def source_in(raw: torch.Tensor, offset: int, copy: Copy) -> torch.Tensor:
+    """The source of a copy as a view of the bytes that were read.
 
     Args:
         raw: the bytes.
         offset: where the source begins in them.
-        move: tells shape, order and type.
+        copy: tells shape, order and type.
     """
-    source = move.source
+    source = copy.source
     elements = raw[offset : offset + (raw.numel() - offset) // source.itemsize * source.itemsize].view(source.dtype)
     return elements.as_strided(source.shape, source.stride(), elements.storage_offset())

@@ -1,7 +1,7 @@
-"""Bring the values of parameters to where they shall be, by the way that suits the place.
+"""Bring the values of parameters to their device and type.
 
-The same device and type: a view of the mapped file, nothing is moved. Another type on the CPU: cast from the mapping,
-chunk by chunk, by all cores. Another device: streamed. All are announced first and moved together.
+The same device and type: a view of the mapped file, nothing is copied. Another type on the CPU: cast from the mapping,
+by all cores. Another device: streamed. All copies are scheduled first and made together.
 """
 
 import math
@@ -14,32 +14,32 @@ from flagai.checkpoint.matching import ParameterSource
 from flagai.checkpoint.report import phase
 from flagai.checkpoint.stream.cast import cast
 from flagai.checkpoint.stream.memory import empty_like
-from flagai.checkpoint.stream.plan import Move
-from flagai.checkpoint.stream.readers import Stream, exactly
+from flagai.checkpoint.stream.plan import Copy
+from flagai.checkpoint.stream.readers import ReaderPool, with_index
 from flagai.parallel import dtensor
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
     from torch.distributed import ProcessGroup
     from torch.distributed.tensor import DTensor
 
-    from flagai.checkpoint.stream.exchange import Gather, Swap
+    from flagai.checkpoint.stream.exchange import ColumnExchange, ReplicaGather
 
-# When so many bytes are announced, copies to a device begin; the rest is announced at once. Announcing and reading at
-# the same time, sixteen readers and this thread wait for Python's lock in turns: two ranks took 0.80 s with batches of
-# 1 GB and 0.66 s with this, one GPU each, in the same run; 0.84 s if nothing was read before all was announced.
-_FIRST_BATCH = 1 << 28
+# When so many bytes are scheduled, copies to a device begin; the rest is scheduled at once. Scheduling and reading at
+# the same time, sixteen readers and this thread wait for the GIL in turns: two ranks took 0.80 s with batches of
+# 1 GB and 0.66 s with this, one GPU each, in the same run; 0.84 s if nothing was read before all was scheduled.
+FIRST_BATCH = 1 << 28
 
 
-class Transfer:
-    """The copies of one load: announced by :meth:`read` and :meth:`copy`, done on leaving, if no exception is raised.
+class TensorTransfer:
+    """The copies of one load: scheduled by :meth:`read` and :meth:`copy`, made on leaving, if no exception is raised.
 
-    Copies to other devices begin when there are enough of them; the rest follows when all is announced.
+    Copies to other devices begin when there are enough of them; the rest follows when all is scheduled.
 
     Args:
-        device: where new tensors shall be.
+        device: of new tensors.
         size: about how many bytes of new tensors there will be.
         replicas: ranks that will have the same tensors; on devices they read them together.
-        readers: of the device, if some are there already.
+        readers: of the device, if they run already.
     """
 
     def __init__(
@@ -47,25 +47,25 @@ class Transfer:
         device: torch.device,
         size: int = 0,
         replicas: "ProcessGroup | None" = None,
-        readers: Stream | None = None,
+        readers: ReaderPool | None = None,
     ) -> None:
         self.bytes_asked = 0  # of the files
-        self._device = device = exactly(device)
-        self._replicas = replicas if swaps_on(device) else None
+        self._device = device = with_index(device)
+        self._replicas = replicas if exchanges_on(device) else None
         self._batches: dict[torch.device, _Batch] = {}
-        self._streams: dict[torch.device, Stream] = {} if readers is None else {device: readers}
-        self._exchanges: list[Gather | Swap] = []
+        self._pools: dict[torch.device, ReaderPool] = {} if readers is None else {device: readers}
+        self._exchanges: list[ReplicaGather | ColumnExchange] = []
         self._stack = ExitStack()
-        self._enough: float = _FIRST_BATCH
+        self._enough: float = FIRST_BATCH
         if device.type == "cuda" and size:
             _reserve(device, size)
-            self._stream(device, size)
+            self._pool(device, size)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        """Do all that was announced; after an exception, do nothing more.
+        """Make all scheduled copies; after an exception, do nothing more.
 
         Raises:
             CheckpointError: a file ended early or cannot be read; the tensors' values are undefined then.
@@ -98,47 +98,47 @@ class Transfer:
             target = torch.empty_like(part, dtype=dtype, device=self._device)
         else:
             target = torch.empty(source.shape, dtype=dtype, device=self._device)
-        for part, piece in source.copies(target):
-            self._read(Move(part, piece))
+        for view, part_of_target in source.copies(target):
+            self._read(Copy(view, part_of_target))
         return target
 
-    def read_part(self, source: ParameterSource, like: "DTensor") -> torch.Tensor:
-        """A tensor that has this rank's part of the values of a source on leaving.
+    def read_shard(self, source: ParameterSource, like: "DTensor") -> torch.Tensor:
+        """A tensor that has this rank's shard of the values of a source on leaving.
 
         Args:
             source: the whole.
-            like: a sharded tensor, which says what the part is.
+            like: a sharded tensor, which says what the shard is.
         """
-        window = dtensor.local_slices(like) or ()
-        swap = self._swap(source, like, window) if swaps_on(self._device) else None
-        if swap is None:
-            # A view while the window is one piece of the file; columns of a matrix are copied out.
-            return self.read(source.shard(window), like.dtype, in_order=True)
-        self._read(swap.read())
-        self._exchanges.append(swap)
-        return swap.target
+        slices = dtensor.local_slices(like) or ()
+        exchange = self._exchange(source, like, slices) if exchanges_on(self._device) else None
+        if exchange is None:
+            # A view if the shard is contiguous in the file; columns of a matrix are copied out.
+            return self.read(source.shard(slices), like.dtype, in_order=True)
+        self._read(exchange.read())
+        self._exchanges.append(exchange)
+        return exchange.target
 
-    def _read(self, move: Move) -> None:
-        """Announce a copy into new memory, or this rank's share of it."""
-        if self._replicas is not None and move.source.numel():
-            from flagai.checkpoint.stream.exchange import gather_of
+    def _read(self, copy: Copy) -> None:
+        """Schedule a copy into new memory, or this rank's share of it."""
+        if self._replicas is not None and copy.source.numel():
+            from flagai.checkpoint.stream.exchange import share_between_replicas
 
-            shared = gather_of(move, self._replicas)
+            shared = share_between_replicas(copy, self._replicas)
             if shared is not None:
-                move, gather = shared
+                copy, gather = shared
                 self._exchanges.append(gather)
-        self._announce(move)
+        self._schedule(copy)
 
-    def _swap(self, source: ParameterSource, like: "DTensor", window: tuple[slice, ...]) -> "Swap | None":
-        from flagai.checkpoint.stream.exchange import Swap, shared_rows
+    def _exchange(self, source: ParameterSource, like: "DTensor", slices: tuple[slice, ...]) -> "ColumnExchange | None":
+        from flagai.checkpoint.stream.exchange import ColumnExchange, shared_rows
 
         if source.dimension is not None and len(source.parts) > 1:
             return None
-        for cut in dtensor.shard_groups(like):
-            rows = shared_rows(source.parts[0], window, cut)
+        for group in dtensor.shard_groups(like):
+            rows = shared_rows(source.parts[0], slices, group)
             if rows is not None:
-                extents = [part.stop - part.start for part in window]
-                return Swap(rows, torch.empty(extents, dtype=like.dtype, device=self._device), cut)
+                shape = [part.stop - part.start for part in slices]
+                return ColumnExchange(rows, torch.empty(shape, dtype=like.dtype, device=self._device), group)
         return None
 
     def copy(self, source: ParameterSource, target: torch.Tensor) -> None:
@@ -148,49 +148,49 @@ class Transfer:
             source: what to read.
             target: a tensor of the same shape, on any device.
         """
-        for part, piece in source.copies(target):
-            self._announce(Move(part, piece))
+        for view, part_of_target in source.copies(target):
+            self._schedule(Copy(view, part_of_target))
 
-    def _announce(self, move: Move) -> None:
-        if not move.source.numel():
+    def _schedule(self, copy: Copy) -> None:
+        if not copy.source.numel():
             return
-        device = move.target.device
+        device = copy.target.device
         batch = self._batches.setdefault(device, _Batch())
-        # Windows of one matrix lie inside of each other's rows: they are read together.
-        if device.type != "cpu" and batch.size >= self._enough and _matrix(move) not in batch.matrices:
-            self._stream(device, batch.size).add(batch.moves)
+        # Slices of one matrix lie inside of each other's rows: they are read together.
+        if device.type != "cpu" and batch.size >= self._enough and _matrix(copy) not in batch.matrices:
+            self._pool(device, batch.size).add(batch.copies)
             batch = self._batches[device] = _Batch()
             self._enough = math.inf
-        batch.add(move)
-        self.bytes_asked += move.source.nbytes
+        batch.add(copy)
+        self.bytes_asked += copy.source.nbytes
 
-    def _stream(self, device: torch.device, size: int) -> Stream:
+    def _pool(self, device: torch.device, size: int) -> ReaderPool:
         """The readers for a device; they leave with this transfer."""
-        if device not in self._streams:
-            self._streams[device] = self._stack.enter_context(Stream(device, size))
-        return self._streams[device]
+        if device not in self._pools:
+            self._pools[device] = self._stack.enter_context(ReaderPool(device, size))
+        return self._pools[device]
 
     def _finish(self) -> None:
         with phase("stream"), self._stack:
             for device, batch in self._batches.items():
                 if device.type == "cpu":
-                    cast(batch.moves)
+                    cast(batch.copies)
                 else:
-                    self._stream(device, batch.size).add(batch.moves)
-            for readers in self._streams.values():
+                    self._pool(device, batch.size).add(batch.copies)
+            for readers in self._pools.values():
                 readers.finish()
 
     def _finish_together(self) -> None:
         """The same for ranks that exchange: all wait for all, and fail together."""
-        from flagai.checkpoint.stream.exchange import agree
+        from flagai.checkpoint.stream.exchange import raise_together
 
         failure: Exception | None = None
         try:
             self._finish()
-        except Exception as error:  # noqa: BLE001 - raised below, when the others are not left waiting
+        except Exception as error:  # noqa: BLE001 - raised below, when the other ranks are not left waiting
             failure = error
         with phase("exchange"):
-            agree([*{exchange.ranks: None for exchange in self._exchanges}], self._device, failure)
+            raise_together([*{exchange.ranks: None for exchange in self._exchanges}], self._device, failure)
             for exchange in self._exchanges:
                 exchange.run()
             if self._device.type == "cuda":
@@ -201,23 +201,23 @@ class _Batch:
     """Copies that begin together."""
 
     def __init__(self) -> None:
-        self.moves: list[Move] = []
+        self.copies: list[Copy] = []
         self.matrices: set[int] = set()
         self.size = 0
 
-    def add(self, move: Move) -> None:
-        self.moves.append(move)
-        self.matrices.add(_matrix(move))
-        self.size += move.source.nbytes
+    def add(self, copy: Copy) -> None:
+        self.copies.append(copy)
+        self.matrices.add(_matrix(copy))
+        self.size += copy.source.nbytes
 
 
-def _matrix(move: Move) -> int:
-    """Where the tensor of the file begins that the source is a window of; the next file may be mapped before this."""
-    return move.source.untyped_storage().data_ptr()
+def _matrix(copy: Copy) -> int:
+    """Where the tensor of the file begins that the source is a view of; the next file may be mapped before this."""
+    return copy.source.untyped_storage().data_ptr()
 
 
-def swaps_on(device: torch.device) -> bool:
-    """Whether ranks read for each other on a device: on CPUs, all have the file's pages in common anyway."""
+def exchanges_on(device: torch.device) -> bool:
+    """Whether ranks read for each other on a device: on CPUs, all share the file's pages anyway."""
     return device.type == "cuda"
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flagai.checkpoint.mapped_files import FileMap
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.stream import memory as pages
 from flagai.checkpoint.stream.cast import cast
-from flagai.checkpoint.stream.memory import FileMap, empty_like, mapped_ahead
-from flagai.checkpoint.stream.plan import Move
+from flagai.checkpoint.stream.memory import empty_like, mapped_ahead
+from flagai.checkpoint.stream.plan import Copy
 from flagai.errors import CheckpointError
 from flagai.model.meta_init import gc_paused
 from tests.checkpoint.making import equal, saved
@@ -90,13 +91,13 @@ def test_memory_keeps_the_order_of_dimensions(rows: int) -> None:
         copy = empty_like(view, torch.float64)
         assert copy.shape == view.shape
         assert copy.stride() == torch.empty_like(view).stride()
-        cast([Move(view, copy)])
+        cast([Copy(view, copy)])
         assert torch.equal(copy, view.double())
 
 
 def test_a_failing_cast_is_raised() -> None:
     with pytest.raises(RuntimeError):
-        cast([Move(torch.randn(3, 2), torch.empty(5, 7))])
+        cast([Copy(torch.randn(3, 2), torch.empty(5, 7))])
 
 
 def test_the_collector_runs_again_after_a_load(tmp_path: Path) -> None:

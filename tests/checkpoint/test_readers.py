@@ -17,24 +17,26 @@ from safetensors.torch import save_file
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.stream import readers as streaming
 from flagai.checkpoint.stream import transfer
-from flagai.checkpoint.stream.plan import PAGE, Move, plan
-from flagai.checkpoint.stream.readers import Stream, StreamPlan, Work, stream
-from flagai.checkpoint.stream.staging import Lane
+from flagai.checkpoint.stream.plan import PAGE, Copy, plan_reads
+from flagai.checkpoint.stream.readers import ReaderOptions, ReaderPool
+from flagai.checkpoint.stream.staging import StagingBuffer
+from flagai.checkpoint.stream.work_queue import WorkQueue
 from flagai.errors import CheckpointError, FlagAIError
 from tests import tiny
 from tests.checkpoint.making import equal, saved
+from tests.checkpoint.streaming import stream
 
 CPU = torch.device("cpu")
 
 
-def small(chunk_bytes: int = 512, readers: int = 3) -> StreamPlan:
-    return StreamPlan(readers, chunk_bytes)
+def small(read_bytes: int = 512, readers: int = 3) -> ReaderOptions:
+    return ReaderOptions(readers, read_bytes)
 
 
 @pytest.fixture
 def _streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Casts on the CPU go through the stream, as copies to another device do."""
-    monkeypatch.setattr(transfer, "cast", lambda moves: stream(moves, CPU, small()))
+    monkeypatch.setattr(transfer, "cast", lambda copies: stream(copies, CPU, small()))
 
 
 def stacked(folder: Path, rows: int = 300, columns: int = 90) -> torch.Tensor:
@@ -61,36 +63,36 @@ def test_torch_files_are_streamed_or_copied(zipped: bool, tmp_path: Path) -> Non
     torch.save(weights, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     model.config.to_json(tmp_path / "config.json")
     source = open_checkpoint(tmp_path)
-    chunks, others = plan([Move(source.tensors(name)[0], weights[name]) for name in source], 1 << 20)
-    assert bool(chunks) is zipped
+    reads, others = plan_reads([Copy(source.tensors(name)[0], weights[name]) for name in source], 1 << 20)
+    assert bool(reads) is zipped
     assert bool(others) is not zipped
     assert equal(type(model).from_pretrained(tmp_path, dtype=torch.float64), model.double())
 
 
-@pytest.mark.parametrize("chunk_bytes", [64, 700, 5000, 1 << 20])
+@pytest.mark.parametrize("read_bytes", [64, 700, 5000, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("readers", [1, 4])
-def test_windows_of_any_shape(chunk_bytes: int, dtype: torch.dtype, readers: int, tmp_path: Path) -> None:
+def test_windows_of_any_shape(read_bytes: int, dtype: torch.dtype, readers: int, tmp_path: Path) -> None:
     whole = stacked(tmp_path)
-    windows = [whole, whole[100:200], whole[:, 30:60], whole.T[60:], whole[::3, 1], whole[7, 5], whole[:0]]
-    targets = [torch.full(window.shape, torch.nan, dtype=dtype) for window in windows]
-    moves = [Move(*pair) for pair in zip(windows, targets, strict=True) if pair[0].numel()]
-    stream(moves, CPU, small(chunk_bytes, readers))
-    for window, target in zip(windows, targets, strict=True):
-        assert torch.equal(target, window.to(dtype))
+    views = [whole, whole[100:200], whole[:, 30:60], whole.T[60:], whole[::3, 1], whole[7, 5], whole[:0]]
+    targets = [torch.full(view.shape, torch.nan, dtype=dtype) for view in views]
+    copies = [Copy(*pair) for pair in zip(views, targets, strict=True) if pair[0].numel()]
+    stream(copies, CPU, small(read_bytes, readers))
+    for view, target in zip(views, targets, strict=True):
+        assert torch.equal(target, view.to(dtype))
 
 
 def test_readers_begin_before_all_is_planned(tmp_path: Path) -> None:
     whole = stacked(tmp_path, 4000)
     targets = [torch.full(part.shape, torch.nan) for part in whole.split(1000)]
-    with Stream(CPU, whole.nbytes, small()) as readers:
+    with ReaderPool(CPU, whole.nbytes, small()) as readers:
         for part, target in zip(whole.split(1000), targets, strict=True):
-            readers.add([Move(part, target)])
+            readers.add([Copy(part, target)])
             while target.isnan().any():  # nobody has to leave for that
                 pass
     assert torch.equal(torch.cat(targets), whole)
-    readers = Stream(CPU, whole.nbytes, small())
-    readers.add([Move(whole, torch.empty(whole.shape))])
+    readers = ReaderPool(CPU, whole.nbytes, small())
+    readers.add([Copy(whole, torch.empty(whole.shape))])
     readers.__exit__(KeyError)  # they stop
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("flagai-read")]
 
@@ -133,10 +135,10 @@ def test_a_machine_without_threads_left(monkeypatch: pytest.MonkeyPatch) -> None
         started.append(self)
         start(self)
 
-    monkeypatch.setattr(streaming, "cores", lambda: 4)
+    monkeypatch.setattr(streaming, "available_cores", lambda: 4)
     monkeypatch.setattr(threading.Thread, "start", few)
     with pytest.raises(RuntimeError, match="new thread"):
-        Stream(CPU, 1 << 30)
+        ReaderPool(CPU, 1 << 30)
     for reader in started:
         reader.join(60)
         assert not reader.is_alive()
@@ -144,26 +146,26 @@ def test_a_machine_without_threads_left(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_parts_of_one_matrix_are_read_once(tmp_path: Path) -> None:
     whole, limit = stacked(tmp_path, 3000), 50_000 + PAGE
-    moves = [Move(part, torch.empty(part.shape)) for part in whole.T.split(30)]
-    chunks, others = plan(moves, limit)
+    copies = [Copy(part, torch.empty(part.shape)) for part in whole.T.split(30)]
+    reads, others = plan_reads(copies, limit)
     assert not others
-    assert len(chunks) > 10
-    assert sum(chunk.end - chunk.begin for chunk in chunks) < whole.nbytes + len(chunks) * PAGE
-    assert all(chunk.end - chunk.begin <= limit and chunk.begin % PAGE == 0 for chunk in chunks)
-    assert all(len(chunk.moves) == 3 for chunk in chunks)
+    assert len(reads) > 10
+    assert sum(read.size for read in reads) < whole.nbytes + len(reads) * PAGE
+    assert all(read.size <= limit and read.begin % PAGE == 0 for read in reads)
+    assert all(len(read.copies) == 3 for read in reads)
 
 
 def test_small_tensors_share_a_read(tmp_path: Path) -> None:
     save_file({f"t{index}": torch.randn(50) for index in range(100)}, tmp_path / "model.safetensors")
     source = open_checkpoint(tmp_path)
-    chunks, _ = plan([Move(source.tensors(name)[0], torch.empty(50)) for name in source], 1 << 20)
-    assert len(chunks) == 1
+    reads, _ = plan_reads([Copy(source.tensors(name)[0], torch.empty(50)) for name in source], 1 << 20)
+    assert len(reads) == 1
 
 
 def test_readers_take_their_share_and_help_the_last() -> None:
-    chunks: Sequence[Any] = range(10)
-    work = Work(3)
-    work.add(chunks)
+    reads: Sequence[Any] = range(10)
+    work = WorkQueue(3)
+    work.add(reads)
     work.close()
     assert [work.take(0) for _ in range(3)] == [0, 1, 2]  # its own, in order
     assert work.take(0) == 9  # then the end of the fullest
@@ -177,7 +179,7 @@ def test_a_helper_comes_too_late_for_a_reader_that_does_not_wait() -> None:
             self.clear()  # its reader has just taken what was there
             return super().pop()
 
-    work = Work(3)
+    work = WorkQueue(3)
     work.add(cast("Sequence[Any]", range(3)))
     work._shares[1] = Snatched([1, 1])
     assert work.take(0) == 0
@@ -188,20 +190,20 @@ def test_a_helper_comes_too_late_for_a_reader_that_does_not_wait() -> None:
 
 def test_the_ring_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, int, int]] = []
-    original = streaming.open_lane
+    original = streaming.staging_buffer
 
     def counted(device: torch.device, limit: int, buffers: int, size: int) -> Any:
         made.append((limit, buffers, size))
         return original(device, limit, buffers, size)
 
-    monkeypatch.setattr(streaming, "open_lane", counted)
-    monkeypatch.setattr(streaming, "cores", lambda: 64)
+    monkeypatch.setattr(streaming, "staging_buffer", counted)
+    monkeypatch.setattr(streaming, "available_cores", lambda: 64)
     for rows in (400, 4000):
         made.clear()
         folder = tmp_path / str(rows)
         folder.mkdir()
         whole = stacked(folder, rows)
-        stream([Move(whole, torch.empty(whole.shape))], CPU, small(1000, 4))
+        stream([Copy(whole, torch.empty(whole.shape))], CPU, small(1000, 4))
         assert made == 4 * [(1000 + PAGE, 2, (6 << 20) + PAGE)]
 
 
@@ -249,11 +251,11 @@ def test_a_disk_that_fails_loads_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_device_that_fails_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = saved(tmp_path, "GPT2Model")
 
-    class Broken(Lane):
-        def take(self, *_: Any) -> None:
+    class Broken(StagingBuffer):
+        def read(self, *_: Any) -> None:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(streaming, "open_lane", lambda device, limit, *_: Broken(device, limit))
+    monkeypatch.setattr(streaming, "staging_buffer", lambda device, limit, *_: Broken(device, limit))
     empty = type(model).on_meta(model.config)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         empty.load_checkpoint(open_checkpoint(tmp_path), dtype=torch.float64)
@@ -274,17 +276,17 @@ def test_reading_begins_soon(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     model = tiny.build(name)
     model.save_pretrained(tmp_path, layout="huggingface", max_shard_size="5KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    added: list[list[Move]] = []
-    original = Stream.add
+    added: list[list[Copy]] = []
+    original = ReaderPool.add
 
-    def add(self: Stream, moves: Sequence[Move]) -> None:
-        added.append(list(moves))
-        original(self, moves)
+    def add(self: ReaderPool, copies: Sequence[Copy]) -> None:
+        added.append(list(copies))
+        original(self, copies)
 
-    monkeypatch.setattr(Stream, "add", add)
-    monkeypatch.setattr(transfer, "_FIRST_BATCH", 2000)
+    monkeypatch.setattr(ReaderPool, "add", add)
+    monkeypatch.setattr(transfer, "FIRST_BATCH", 2000)
     type(model).from_pretrained(tmp_path, device="meta")
-    sizes = [sum(move.source.nbytes for move in moves) for moves in added]
+    sizes = [sum(copy.source.nbytes for copy in copies) for copies in added]
     largest = max(parameter.nbytes for parameter in model.parameters())
     assert len(sizes) == 2
     assert 2000 <= sizes[0] < 2000 + 3 * largest

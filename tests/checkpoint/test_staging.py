@@ -1,4 +1,4 @@
-"""The lane of a GPU on a machine without one: what goes through which buffer when, and that all are unpinned.
+"""The buffer of a GPU on a machine without one: what goes through which buffer when, and that all are unpinned.
 
 CUDA is played by a few lines; tests/gpu/test_stream.py has the real one.
 """
@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from flagai.checkpoint.stream import readers as streaming
-from flagai.checkpoint.stream import staging as lanes
-from flagai.checkpoint.stream.plan import Chunk, Move
-from flagai.checkpoint.stream.readers import StreamPlan, stream
-from flagai.checkpoint.stream.staging import CudaLane, Lane, open_lane
-from tests.checkpoint.test_stream import stacked
+from flagai.checkpoint.stream import staging
+from flagai.checkpoint.stream.plan import Copy, Read
+from flagai.checkpoint.stream.readers import ReaderOptions
+from flagai.checkpoint.stream.staging import CudaStagingBuffer, StagingBuffer, staging_buffer
+from tests.checkpoint.streaming import stream
+from tests.checkpoint.test_readers import stacked
 
 CPU = torch.device("cpu")
 
@@ -139,7 +140,7 @@ def _runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
     }  # fmt: skip
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(streaming, "cores", lambda: 64)
+    monkeypatch.setattr(streaming, "available_cores", lambda: 64)
     return runtime
 
 
@@ -147,7 +148,7 @@ def _runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
 def calls(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Every stream has lanes of a GPU."""
     found = Calls()
-    monkeypatch.setattr(streaming, "open_lane", lambda *given: CudaLane(*given, found))
+    monkeypatch.setattr(streaming, "staging_buffer", lambda *given: CudaStagingBuffer(*given, found))
     return found
 
 
@@ -156,14 +157,14 @@ def test_a_chunk_goes_through_the_ring_piece_by_piece(runtime: Runtime, calls: C
     source = torch.arange(200, dtype=torch.uint8)
     target = torch.zeros_like(source)
     pieces = [(0, 30), (30, 100), (130, 70)]
-    moves = [(at, Move(source[at : at + size], target[at : at + size])) for at, size in pieces]
+    copies = [(at, Copy(source[at : at + size], target[at : at + size])) for at, size in pieces]
 
-    with CudaLane(CPU, 4096, 2, 64, calls) as lane:
-        lane.prepare()
+    with CudaStagingBuffer(CPU, 4096, 2, 64, calls) as buffer:
+        buffer.prepare()
         assert len(runtime.pinned) == 1
-        lane.take(Chunk(Path("file"), 0, 200, moves), bytes_of(source))
+        buffer.read(Read(Path("file"), 0, 200, copies), bytes_of(source))
         assert [size for _, size in calls.copies] == [30, 34, 64, 2, 62, 8]
-        lane.take(Chunk(Path("file"), 0, 30, moves[:1]), bytes_of(source))
+        buffer.read(Read(Path("file"), 0, 30, copies[:1]), bytes_of(source))
     assert torch.equal(target, source)
     assert calls.waits == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]
     assert not calls.events
@@ -185,17 +186,17 @@ def bytes_of(source: torch.Tensor) -> Callable[[int, memoryview], None]:
     return read
 
 
-def taken(calls: Calls, chunk: Chunk, read: Callable[[int, memoryview], None]) -> None:
-    """What a reader does with one chunk."""
-    with CudaLane(CPU, 4096, 2, 64, calls) as lane:
-        lane.prepare()
-        lane.take(chunk, read)
+def bring(calls: Calls, read: Read, fill: Callable[[int, memoryview], None]) -> None:
+    """What a reader does with one read."""
+    with CudaStagingBuffer(CPU, 4096, 2, 64, calls) as buffer:
+        buffer.prepare()
+        buffer.read(read, fill)
 
 
 def test_no_buffer_is_filled_before_it_has_been_copied(late: LateCalls) -> None:
     source = torch.arange(200, dtype=torch.uint8)
     target = torch.zeros_like(source)
-    taken(late, Chunk(Path("file"), 0, 200, [(0, Move(source, target))]), bytes_of(source))
+    bring(late, Read(Path("file"), 0, 200, [(0, Copy(source, target))]), bytes_of(source))
     assert torch.equal(target, source)
 
 
@@ -215,7 +216,7 @@ def test_memory_is_unpinned_when_all_is_over(runtime: Runtime, late: LateCalls) 
 
     runtime.cudaHostUnregister = watched  # type: ignore[method-assign]
     with pytest.raises(OSError, match="the disk fails"):
-        taken(late, Chunk(Path("file"), 0, 200, [(0, Move(source, target))]), read)
+        bring(late, Read(Path("file"), 0, 200, [(0, Copy(source, target))]), read)
     assert left == [0]
     assert not late.events
 
@@ -229,23 +230,23 @@ def test_a_failure_while_waiting_tells_of_the_first(late: LateCalls, monkeypatch
 
     monkeypatch.setattr(Queue, "synchronize", fail)
     with pytest.raises(RuntimeError, match="device lost") as caught:
-        taken(late, Chunk(Path("file"), 0, 8, [(0, Move(torch.ones(2), torch.ones(2)))]), read)
+        bring(late, Read(Path("file"), 0, 8, [(0, Copy(torch.ones(2), torch.ones(2)))]), read)
     assert isinstance(caught.value.__context__, OSError)
 
 
 def test_all_buffers_are_pinned_and_one_is_on_the_device(runtime: Runtime, calls: Calls) -> None:
-    with CudaLane(CPU, 4096, 3, 64, calls) as lane:
-        lane.prepare()
+    with CudaStagingBuffer(CPU, 4096, 3, 64, calls) as buffer:
+        buffer.prepare()
         assert runtime.sizes == [3 * 64]
         assert len(calls.events) == 3
-        assert lane._staging() is lane._staging()
-        assert len(lane._staging()) == 4096
+        assert buffer._device_buffer() is buffer._device_buffer()
+        assert len(buffer._device_buffer()) == 4096
 
 
 def test_an_interrupt_while_readers_start_leaves_none(
     runtime: Runtime, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, started = streaming._Reader.start, []
+    start, started = streaming._FileReader.start, []
 
     def interrupted(reader: threading.Thread) -> None:
         if len(started) == 2:
@@ -253,9 +254,9 @@ def test_an_interrupt_while_readers_start_leaves_none(
         started.append(reader)
         start(reader)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(streaming._Reader, "start", interrupted)
+    monkeypatch.setattr(streaming._FileReader, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        streaming.Stream(CPU, 1 << 30)
+        streaming.ReaderPool(CPU, 1 << 30)
     for reader in started:
         reader.join(60)
         assert not reader.is_alive()
@@ -267,9 +268,9 @@ def test_what_is_cast_or_turned_is_staged_whole(runtime: Runtime, calls: Calls) 
     source = torch.randn(6, 10)
     raw = source.view(torch.uint8).flatten()
     targets = [torch.empty(10, 6).T, torch.empty(6, 10, dtype=torch.float64), torch.empty(60)]
-    moves = [(0, Move(source, targets[0])), (0, Move(source, targets[1])), (0, Move(source.flatten(), targets[2]))]
+    copies = [(0, Copy(source, targets[0])), (0, Copy(source, targets[1])), (0, Copy(source.flatten(), targets[2]))]
 
-    taken(calls, Chunk(Path("file"), 0, 240, moves), bytes_of(raw))
+    bring(calls, Read(Path("file"), 0, 240, copies), bytes_of(raw))
     assert [size for _, size in calls.copies] == [64, 64, 64, 48]
     assert torch.equal(targets[0], source)
     assert torch.equal(targets[1], source.double())
@@ -280,23 +281,23 @@ def test_what_is_cast_or_turned_is_staged_whole(runtime: Runtime, calls: Calls) 
 @pytest.mark.parametrize("buffers", [1, 2, 3])
 def test_windows_arrive(buffers: int, size: int, calls: Calls, tmp_path: Path) -> None:
     whole = stacked(tmp_path, 3000)
-    windows = [whole, whole[100:777], whole.T[30:50], whole[:, :30], whole[9]]
-    targets = [torch.full(window.shape, torch.nan) for window in windows]
-    plan = StreamPlan(4, 30_000, buffers, size)
-    stream([Move(*pair) for pair in zip(windows, targets, strict=True)], CPU, plan)
-    for window, target in zip(windows, targets, strict=True):
-        assert torch.equal(target, window)
+    views = [whole, whole[100:777], whole.T[30:50], whole[:, :30], whole[9]]
+    targets = [torch.full(view.shape, torch.nan) for view in views]
+    plan = ReaderOptions(4, 30_000, buffers, size)
+    stream([Copy(*pair) for pair in zip(views, targets, strict=True)], CPU, plan)
+    for view, target in zip(views, targets, strict=True):
+        assert torch.equal(target, view)
     assert not calls.events
 
 
 def test_readers_with_nothing_to_do_get_ready(runtime: Runtime, calls: Calls, tmp_path: Path) -> None:
     whole = stacked(tmp_path)
     target = torch.empty(whole.shape)
-    with streaming.Stream(CPU, 1 << 30, StreamPlan(4, 1 << 20, 2, 1 << 18)) as readers:
+    with streaming.ReaderPool(CPU, 1 << 30, ReaderOptions(4, 1 << 20, 2, 1 << 18)) as readers:
         until = time.monotonic() + 600
         while runtime.requests < 4:
             assert time.monotonic() < until
-        readers.add([Move(whole, target)])
+        readers.add([Copy(whole, target)])
     assert torch.equal(target, whole)
     assert not runtime.pinned
 
@@ -305,7 +306,7 @@ def test_a_copy_that_fails_stops_all(runtime: Runtime, calls: Calls, tmp_path: P
     calls.refuses = True
     whole = stacked(tmp_path)
     with pytest.raises(RuntimeError, match="code 700"):
-        stream([Move(whole, torch.empty(whole.shape))], CPU)
+        stream([Copy(whole, torch.empty(whole.shape))], CPU)
     assert not calls.events
     assert not runtime.pinned
 
@@ -313,13 +314,13 @@ def test_a_copy_that_fails_stops_all(runtime: Runtime, calls: Calls, tmp_path: P
 @pytest.mark.usefixtures("runtime")
 def test_lanes_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, cuda = Calls(), torch.device("cuda")
-    monkeypatch.setattr(lanes, "driver", lambda: calls)
-    found = open_lane(cuda, 1 << 16, 2, 1 << 12)
-    assert isinstance(found, CudaLane)
+    monkeypatch.setattr(staging, "driver", lambda: calls)
+    found = staging_buffer(cuda, 1 << 16, 2, 1 << 12)
+    assert isinstance(found, CudaStagingBuffer)
     assert (found.device, found.limit, len(found._ring), found._size) == (cuda, 1 << 16, 2 << 12, 1 << 12)
-    assert type(open_lane(CPU, 1 << 16, 2, 1 << 12)) is Lane
-    monkeypatch.setattr(lanes, "driver", lambda: None)
-    assert type(open_lane(cuda, 1 << 16, 2, 1 << 12)) is Lane
+    assert type(staging_buffer(CPU, 1 << 16, 2, 1 << 12)) is StagingBuffer
+    monkeypatch.setattr(staging, "driver", lambda: None)
+    assert type(staging_buffer(cuda, 1 << 16, 2, 1 << 12)) is StagingBuffer
 
 
 def test_other_devices_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,9 +329,9 @@ def test_other_devices_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
     for device, times in (("mps", 2), ("cpu", 0)):
         waited.clear()
-        lane = Lane(torch.device(device), 1 << 12)
-        lane.follow()
-        lane.wait()
+        buffer = StagingBuffer(torch.device(device), 1 << 12)
+        buffer.wait_for_current_stream()
+        buffer.wait()
         assert waited == [torch.device(device)] * times
 
 
@@ -340,7 +341,7 @@ def test_memory_that_cannot_be_pinned_stops_all(runtime: Runtime, refused: int, 
     whole = stacked(tmp_path, 30_000)
     runtime.refused = refused
     with pytest.raises(RuntimeError, match="out of memory"):
-        stream([Move(whole, torch.empty(whole.shape))], CPU, StreamPlan(4, 100_000))
+        stream([Copy(whole, torch.empty(whole.shape))], CPU, ReaderOptions(4, 100_000))
     assert runtime.requests > refused
     assert not runtime.pinned
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("flagai-read")]

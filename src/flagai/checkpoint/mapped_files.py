@@ -1,0 +1,113 @@
+"""Weights files as memory: map them, find tensors in them, and the file that an address belongs to."""
+
+import bisect
+import math
+import mmap
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+# The first address, and the one behind the last.
+ByteRange = tuple[int, int]
+
+
+def map_file(path: Path, *, mapped: bool = True) -> mmap.mmap:
+    """The bytes of a file that is not empty, as private memory: writing to it never touches the file.
+
+    Args:
+        path: the file.
+        mapped: map the file copy-on-write, so that nothing is read before it is used, and processes share the page
+            cache; otherwise its bytes are read at once, and whatever happens to the file later does not matter.
+
+    Raises:
+        OSError: it cannot be opened or read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if mapped:
+            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+        memory = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+        file.seek(0)
+        view, done = memoryview(memory), 0
+        while count := file.readinto(view[done:]):
+            done += count
+        view.release()
+    if done < size:
+        raise OSError(f"{path} ended at byte {done:,} of {size:,} while it was read")
+    return memory
+
+
+def tensor_at(memory: mmap.mmap, begin: int, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
+    """A contiguous tensor whose values begin at a byte of some memory; a view, where its values are aligned there.
+
+    Args:
+        memory: from :func:`map_file`.
+        begin: the first byte.
+        dtype: the dtype.
+        shape: the extents; the caller has checked that so many values are there.
+    """
+    count = math.prod(shape)
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    if begin % dtype.itemsize:  # kernels expect aligned elements
+        raw = torch.frombuffer(bytearray(memory[begin : begin + count * dtype.itemsize]), dtype=torch.uint8)
+        return raw.view(dtype).view(shape)
+    return torch.frombuffer(memory, dtype=dtype, count=count, offset=begin).view(shape)
+
+
+def byte_range(tensor: torch.Tensor) -> ByteRange:
+    """The addresses of a tensor's first byte and of the byte behind its last one, gaps between rows included."""
+    if tensor.is_contiguous():
+        return tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    return tensor.data_ptr(), tensor.data_ptr() + reach * tensor.itemsize
+
+
+@dataclass(frozen=True)
+class FilePlace:
+    """Where the bytes of a tensor lie in a file."""
+
+    file: Path
+    offset: int
+
+
+class FileMap:
+    """Tells which file a mapped address belongs to, as the kernel has it at this moment."""
+
+    def __init__(self) -> None:
+        self._mappings: list[tuple[int, int, int, int, str]] = []
+        self._files: dict[tuple[str, int], Path | None] = {}  # those asked for
+        self.inodes: dict[Path, int] = {}  # of those found
+        with suppress(OSError):
+            for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+                self._add(line.split(maxsplit=5))
+
+    def _add(self, fields: list[str]) -> None:
+        """Note a line of a file: addresses, rights, offset, device, inode, path."""
+        if len(fields) == 6 and fields[4] != "0":
+            begin, end = (int(address, 16) for address in fields[0].split("-"))
+            self._mappings.append((begin, end, int(fields[2], 16), int(fields[4]), fields[5]))
+
+    def find(self, tensor: torch.Tensor) -> FilePlace | None:
+        """The place of a tensor's first byte, if all of it lies in one mapped file that still has this path."""
+        begin, end = byte_range(tensor)
+        index = bisect.bisect_right(self._mappings, (begin, math.inf)) - 1
+        if index < 0:
+            return None
+        first, last, offset, inode, name = self._mappings[index]
+        file = self._file(name, inode) if end <= last else None
+        return None if file is None else FilePlace(file, offset + begin - first)
+
+    def _file(self, name: str, inode: int) -> Path | None:
+        """The file of a mapping, if it still has this path."""
+        if (name, inode) not in self._files:
+            self._files[name, inode] = None
+            with suppress(OSError, ValueError):
+                if os.stat(name).st_ino == inode:
+                    self._files[name, inode] = Path(name)
+                    self.inodes[Path(name)] = inode
+        return self._files[name, inode]
