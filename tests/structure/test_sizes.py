@@ -13,7 +13,7 @@ KNOWN_LONG = {
     "kernels/decode/ops.py", "checkpoint/stream/readers.py",
     "generation/replay/steps.py", "catalog/card.py", "hub/web.py", "hub/fetch.py",
     "generation/decoding_state.py",
-    "model/predictor/predictor.py", "checkpoint/formats/pickle_machine.py",
+    "checkpoint/formats/pickle_machine.py",
     "train/objective.py",
 }  # fmt: skip
 KNOWN_TWICE = {
