@@ -120,13 +120,12 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
 
 def _role(task: str, name: str, home: Place) -> str:
     """The task for which AutoLoader opens a model: with the trained head where there is one, else the model alone."""
-    from flagai.auto_model.auto_loader import family_at, has_head
+    from flagai.auto_model.auto_loader import classifies_by_head, has_head
     from flagai.catalog.catalog import find
 
     own = None if Path(name).is_dir() else home
     if task == "classification":
-        trained = family_at(name, own) == "bert" or has_head(task, name, own, fine_tuned=True)
-        return task if trained else "lm"
+        return task if classifies_by_head(name, own) else "lm"
     if task != "semantic-matching":
         return task
     try:

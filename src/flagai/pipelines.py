@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from flagai.errors import InputError
+from flagai.families.family import lowers_titles
 from flagai.generation.keywords import SamplingOptions
 from flagai.generation.options import RENAMED_TEXTS, with_new_names
 
@@ -118,8 +119,7 @@ class TextGenerationPipeline(TaskPipeline):
             return [self._prompts(text) for text in texts]
         if self.task == "poetry" and isinstance(texts, str) and "：" not in texts:
             return f"{texts}：{POEM_FORM}"
-        # FlagAI's GLM was trained on lower-cased text; the vocabularies of the others ignore case by themselves.
-        lower = self.task == "title-generation" and self.model.config.family == "glm"
+        lower = self.task == "title-generation" and lowers_titles(self.model)
         return texts.lower() if lower and isinstance(texts, str) else texts
 
     def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from flagai.checks import check_path
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
+from flagai.families.family import family_named
 from flagai.model.base_model import BaseModel
 from flagai.model.config import LOADING_ARGUMENTS
 from flagai.model.config_content import family_of
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 # Arguments of the original that promise what is not there.
 _NOT_THERE = ("lora_dir", "qlora_dir", "adapter_dir")
-_BACKBONES = {"bert": "BertModel", "glm": "GLMModel"}
 _OF_THE_HEAD = ("class_num", "inner_dim", "problem_type")
 
 
@@ -192,12 +192,12 @@ def _load(home: Path, name: str, task: str, options: dict[str, Any], overrides: 
 def _with_cure(error: LoadError, folder: Path, overrides: dict[str, Any]) -> LoadError:
     """The error, and where a trained head has another number of classes than is asked for, the way to a new one."""
     family = family_of(read_json(folder / CONFIG_FILE), str(folder)) if (folder / CONFIG_FILE).is_file() else None
-    if family not in _BACKBONES or "class_num" not in overrides or "of the wrong shape" not in str(error):
+    if family is None or "class_num" not in overrides or "of the wrong shape" not in str(error):
         return error
     return LoadError(
         f"{error}\nThe head of {folder} was trained for another number of classes than class_num="
         f"{overrides['class_num']}. To train a new one, take the backbone alone: flagai convert {folder} BACKBONE "
-        f"--model-class {_BACKBONES[family]}, and start from the folder BACKBONE."
+        f"--model-class {family_named(family).classes[0].name}, and start from the folder BACKBONE."
     )
 
 
@@ -288,6 +288,19 @@ def has_head(
     found, _ = find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
     family = found.config_class.family
     return found.__name__ == class_for(task, family) != class_for("lm", family)
+
+
+def classifies_by_head(model_name: str, model_dir: str | Path | None = None) -> bool:
+    """Whether texts are classified by a trained head; else by the names of the classes, as language models do it.
+
+    Args:
+        model_name: as :class:`AutoLoader` takes it.
+        model_dir: the folder of models.
+    """
+    family = family_named(family_at(model_name, model_dir))
+    alone = family.by_name[class_for("lm", family.name)]
+    scores_labels = "predict_cls_classifier" in alone.methods
+    return not scores_labels or bool(has_head("classification", model_name, model_dir, fine_tuned=True))
 
 
 def _tokenizer(home: Path, found: str, model_name: str, segmenter: str | None) -> Tokenizer:

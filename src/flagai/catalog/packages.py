@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from flagai import settings
@@ -26,32 +26,42 @@ DEFAULT_MODELS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def find_model(
-    name_or_path: str, home: str | Path | None = None, *, is_here: Callable[[Path], bool] = os.path.isdir
-) -> Path:
-    """The folder of a model that is on this machine; nothing is fetched.
+def find_model(name_or_path: str, home: str | Path | None = None) -> Path:
+    """The folder of a model that is on this machine; nothing is downloaded.
 
     Args:
         name_or_path: the name of a model, in any case, or without ``home`` its folder as well.
         home: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
-        is_here: whether a folder has what is needed. If the first place has, the catalog is not asked.
 
     Raises:
         ModelNotFoundError: there is no such folder, or the model is known but not on this machine.
         CatalogError: the model's card is broken.
     """
+    return next(filter(is_folder, model_folders(name_or_path, home)))
+
+
+def model_folders(name_or_path: str, home: str | Path | None = None) -> Iterator[Path]:
+    """The folders where a model can be on this machine, the best first; the catalog is read after the first one.
+
+    Args:
+        name_or_path: see :func:`find_model`.
+        home: see :func:`find_model`.
+
+    Raises:
+        ModelNotFoundError: no folder was taken; the message says where the model can be had.
+        CatalogError: the model's card is broken.
+    """
     path = own_folder(name_or_path, home)
-    if is_here(path):
-        return path
+    yield path
     try:
         card = catalog.find(name_or_path)
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"There is no folder {path.absolute()}. {error}") from error
     folder = card_folder(card, name_or_path, home)
     packaged = package_folder(card)
-    for place in (folder, packaged):
-        if place is not None and is_here(place):
-            return place
+    yield folder
+    if packaged is not None:
+        yield packaged
     ways = [f"flagai download {card.name}"] if any(place.scheme != "package" for place in card.places()) else []
     ways += [card.install] if card.install is not None else []
     where = "" if card.online else f" Available from: {card.available_from}."

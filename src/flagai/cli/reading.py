@@ -105,9 +105,9 @@ def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
     Raises:
         InputError: a language model was given no labels, or a single one, which is always the best.
     """
-    from flagai.auto_model.auto_loader import family_at, has_head
+    from flagai.auto_model.auto_loader import classifies_by_head
 
-    if family_at(model, home) == "bert" or has_head("classification", model, home, fine_tuned=True):
+    if classifies_by_head(model, home):
         return "classification"
     if not labels:
         raise InputError(f"{model} is a language model without a trained head: name the classes, --labels good,bad.")

@@ -45,12 +45,13 @@ def _defaults(task: str) -> dict[str, Any]:
 @command(batch_size=16, sample=False, top_k=10, top_p=1.0, repetition_penalty=1.0, **_defaults("title-generation"))
 def title(context: typer.Context, options: WritingOptions) -> None:
     """Write a title for each text."""
+    from flagai.families.family import lowers_titles
+
     check_target(options.out)
     arguments = options.arguments(context) | {"input_max_length": 512}
     entries = read_entries(options)
     run = predictor("title-generation", options, options.quantize)
-    # The published GLM was trained on lower-cased text; the vocabularies of the others ignore case by themselves.
-    lower = run.model.config.family == "glm"
+    lower = lowers_titles(run.model)
     prompts = [entry.text.lower() if lower else entry.text for entry in entries]
     _write(entries, prompts, run, options, arguments, "title")
 
@@ -101,6 +102,7 @@ def write(context: typer.Context, options: WritingOptions) -> None:
 def fill(context: typer.Context, options: BeamOptions) -> None:
     """Fill the blanks of each text: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end)."""
     from flagai.auto_model.auto_loader import family_at
+    from flagai.families.family import family_named
     from flagai.model.predictor.blanks import has_blank
 
     check_target(options.out)
@@ -109,7 +111,7 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
         if not has_blank(entry.text):
             raise InputError(f"{entry.place} has no blank: put [MASK] where something shall be filled in.")
     ignored = given(context, "beams", "max_length")
-    if ignored and family_at(options.model, options.model_dir) == "bert":
+    if ignored and family_named(family_at(options.model, options.model_dir)).blanks == "tokens":
         raise InputError(f"{', '.join(ignored)} has no meaning with a BERT, which fills each blank with one token.")
     run = predictor("masklm", options, options.quantize, instead=None if given(context, "model") else SHIPPED)
 

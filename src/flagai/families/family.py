@@ -4,28 +4,30 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from flagai.catalog.card import FAMILIES
-from flagai.data.prepare.batch import Batch
-from flagai.data.prompt import Prompt
-from flagai.data.ragged import Ragged
-from flagai.data.tokenizer import Tokenizer
 from flagai.errors import ConfigError
 from flagai.typed_json import shown
+
+if TYPE_CHECKING:  # the command line reads records without torch
+    import torch
+
+    from flagai.data.prepare.batch import Batch
+    from flagai.data.prompt import Prompt
+    from flagai.data.ragged import Ragged
+    from flagai.data.tokenizer import Tokenizer
 
 SAMPLING_ORDER = ("repetition_penalty", "temperature", "top_k", "top_p")
 IGNORED = -100  # a label that adds nothing to a loss
 
-TokenIds = Callable[[Tokenizer], tuple[int, ...]]
+TokenIds = Callable[["Tokenizer"], tuple[int, ...]]
 
 
 def named_tokens(*names: str) -> TokenIds:
     """The command tokens of these names that a tokenizer has."""
 
-    def find(tokenizer: Tokenizer) -> tuple[int, ...]:
+    def find(tokenizer: "Tokenizer") -> tuple[int, ...]:
         found = (tokenizer.find_command_id(name) for name in names)
         return tuple(dict.fromkeys(token for token in found if token is not None))
 
@@ -78,14 +80,14 @@ class ModelInputs:
         stacked_positions: positions and block positions in one tensor, [B, 2, S], if they are stored so.
     """
 
-    ids: torch.Tensor
-    positions: torch.Tensor
-    block_positions: torch.Tensor
-    non_padding: torch.Tensor | None = None
-    attn_mask: torch.Tensor | None = None
+    ids: "torch.Tensor"
+    positions: "torch.Tensor"
+    block_positions: "torch.Tensor"
+    non_padding: "torch.Tensor | None" = None
+    attn_mask: "torch.Tensor | None" = None
     bidirectional: bool = False
     ragged: bool = False
-    stacked_positions: torch.Tensor | None = None
+    stacked_positions: "torch.Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class TextProtocol:
         configured_start: the start token that a configuration sets, instead of ``start``; None if it sets none.
     """
 
-    prompts: Callable[[Tokenizer, Sequence[str], int | None], list[Prompt]]
+    prompts: "Callable[[Tokenizer, Sequence[str], int | None], list[Prompt]]"
     stop: TokenIds
     never: TokenIds = NO_TOKENS
     never_sampled: TokenIds = NO_TOKENS
@@ -131,7 +133,7 @@ class TextProtocol:
     order: tuple[str, ...] = SAMPLING_ORDER
     spans: bool = False
     configured_ends: bool = False
-    configured_start: Callable[[Any, Tokenizer], int | None] = lambda _config, _tokenizer: None
+    configured_start: "Callable[[Any, Tokenizer], int | None]" = lambda _config, _tokenizer: None
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,9 @@ class EmbeddingProtocol:
         specials: number of special tokens in a row, which do not count as tokens of the text.
     """
 
-    rows: Callable[[Tokenizer, Sequence[str], int | None], Ragged]
-    packed_states: Callable[[Any, dict[str, Any]], torch.Tensor] | None = None
-    attention_mask: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    rows: "Callable[[Tokenizer, Sequence[str], int | None], Ragged]"
+    packed_states: "Callable[[Any, dict[str, Any]], torch.Tensor] | None" = None
+    attention_mask: "Callable[[torch.Tensor, int], torch.Tensor] | None" = None
     specials: int = 0
 
 
@@ -166,11 +168,11 @@ class TrainingProtocol:
         lower: whether titles are generated from lower-cased text.
     """
 
-    pairs: Callable[[Tokenizer, Sequence[str], Sequence[str], int, int], Batch]
-    is_cut: Callable[[Tokenizer, int, int, int, int], bool]
-    specials: Callable[[Tokenizer, int], int] = lambda _, texts: texts + 1
-    classification: Callable[[Tokenizer, Sequence[Any], Sequence[int], int], Batch] | None = None
-    masking: Callable[[Tokenizer, Sequence[str], Random, int], Batch] | None = None
+    pairs: "Callable[[Tokenizer, Sequence[str], Sequence[str], int, int], Batch]"
+    is_cut: "Callable[[Tokenizer, int, int, int, int], bool]"
+    specials: "Callable[[Tokenizer, int], int]" = lambda _, texts: texts + 1
+    classification: "Callable[[Tokenizer, Sequence[Any], Sequence[int], int], Batch] | None" = None
+    masking: "Callable[[Tokenizer, Sequence[str], Random, int], Batch] | None" = None
     packs: bool = False
     lower: bool = False
 
@@ -207,9 +209,9 @@ class Family:
     span_decoding: DecodingProtocol | None = None
     blanks: str | None = None
     embedding: EmbeddingProtocol | None = None
-    label_batch: Callable[[Any, Tokenizer, str, Sequence[str], int | None], Batch] | None = None
-    class_rows: Callable[[Tokenizer, Sequence[Any], int | None], Sequence[Any]] | None = None
-    class_batch: Callable[[Tokenizer, Sequence[Any]], Batch] | None = None
+    label_batch: "Callable[[Any, Tokenizer, str, Sequence[str], int | None], Batch] | None" = None
+    class_rows: "Callable[[Tokenizer, Sequence[Any], int | None], Sequence[Any]] | None" = None
+    class_batch: "Callable[[Tokenizer, Sequence[Any]], Batch] | None" = None
     training: TrainingProtocol | None = None
     command_rows: bool = False
     by_name: Mapping[str, ModelClass] = field(init=False, repr=False)
@@ -268,6 +270,12 @@ def family_named(name: str) -> Family:
 def all_families() -> Iterator[Family]:
     """The records of all families."""
     return map(family_named, _RECORDS)
+
+
+def lowers_titles(model: Any) -> bool:
+    """Whether a model writes titles of lower-cased text, as it was trained."""
+    family, _ = class_of(model)
+    return family is not None and family.training is not None and family.training.lower
 
 
 def class_of(model: Any) -> tuple[Family | None, ModelClass | None]:

@@ -8,7 +8,7 @@ from typing import Any
 from flagai import settings
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
-from flagai.catalog.packages import any_case, card_folder, find_model, is_folder, own_folder
+from flagai.catalog.packages import any_case, card_folder, is_folder, model_folders, own_folder
 from flagai.checkpoint.files import CheckpointFiles, find_files
 from flagai.checks import check_path
 from flagai.errors import FlagAIError, ModelNotFoundError, quoted
@@ -62,14 +62,12 @@ def resolve(download_path: str | Path | None, model_name: str = "", *, weights: 
 
 
 def _found(name: str, place: str | Path | None, weights: bool) -> ResolvedModel:
-    files: dict[Path, CheckpointFiles] = {}
     try:
-        folder = find_model(name, place, is_here=lambda folder: _is_here(folder, name, weights, files))
+        folder, files = next(filter(None, (_here(each, name, weights) for each in model_folders(name, place))))
     except ModelNotFoundError as error:
-        folder = _fetched(name, place, weights, error)
-        files.clear()
+        folder, files = _downloaded(name, place, weights, error), None
     card = None if (folder / CONFIG_FILE).is_file() else _card(name)
-    return ResolvedModel(folder, None if card is None else card.config, files.get(folder))
+    return ResolvedModel(folder, None if card is None else card.config, files)
 
 
 def fine_tuned_name(download_path: str | Path | None, model_name: str, task: str) -> str:
@@ -93,20 +91,20 @@ def fine_tuned_name(download_path: str | Path | None, model_name: str, task: str
     return model_name if card.base is None else card.name
 
 
-def _is_here(folder: Path, name: str, weights: bool, files: dict[Path, CheckpointFiles]) -> bool:
-    """Whether a folder has what is asked for; where it has weights only, the catalog may know the configuration."""
-    if (folder / CONFIG_FILE).is_file():
-        return (not weights or _has_weights(folder, files)) and intact(folder)
-    return _has_weights(folder, files) and intact(folder) and _card(name) is not None
+def _here(folder: Path, name: str, weights: bool) -> tuple[Path, CheckpointFiles | None] | None:
+    """A folder that has what is asked for, and its weights; if only those, the catalog must know the configuration."""
+    has_config = (folder / CONFIG_FILE).is_file()
+    files = _weights_of(folder) if weights or not has_config else None
+    if files is None and (weights or not has_config):
+        return None
+    return (folder, files) if intact(folder) and (has_config or _card(name) is not None) else None
 
 
-def _has_weights(folder: Path, files: dict[Path, CheckpointFiles]) -> bool:
-    """Whether a folder has weights; where they are is noted, so that nobody looks again."""
+def _weights_of(folder: Path) -> CheckpointFiles | None:
     try:
-        files[folder] = find_files(folder)
+        return find_files(folder)
     except FlagAIError:
-        return False
-    return True
+        return None
 
 
 def _card(name: str) -> Card | None:
@@ -116,7 +114,7 @@ def _card(name: str) -> Card | None:
         return None
 
 
-def _fetched(name: str, home: str | Path | None, weights: bool, error: ModelNotFoundError) -> Path:
+def _downloaded(name: str, home: str | Path | None, weights: bool, error: ModelNotFoundError) -> Path:
     """Fetch a model, or what its folder lacks of what was fetched into it before."""
     folder, card = own_folder(name, home), _card(name)
     wanted = EVERYTHING if weights else tuple(group for group in EVERYTHING if group != "weights")
