@@ -53,7 +53,9 @@ def fill(
                 f"Text {index} has no blank: put [MASK] where something shall be filled in: {text[:60]!r}."
             )
     if family.blanks == "tokens":
-        options.refuse_all_but("num_return_sequences", "num_beams", who="a BERT fills each blank with its best token")
+        options.refuse_all_but(
+            "num_return_sequences", "num_beams", reason="a BERT fills each blank with its best token"
+        )
         return [_fill_tokens(model, tokenizer, text, num_return_sequences) for text in texts]
     generator = TextGenerator(model, tokenizer)
     options, protocol = generator.seeded(options, len(texts)), generator.protocol(masked=True)

@@ -7,7 +7,6 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.families.family import Family, ModelClass
 from flagai.generation.keywords import SamplingOptions, SharedOptions
-from flagai.generation.options import RENAMED_TEXTS, with_new_names
 from flagai.model.base_model import BaseModel
 from flagai.model.predictor.arguments import as_list, check_parts
 from flagai.model.predictor.capabilities import require
@@ -85,10 +84,9 @@ class GenerationMethods:
             InputError: this model does not generate text, or an option is impossible.
         """
         self._require("write")
-        options = with_new_names(options, RENAMED_TEXTS)
         asked = Options.read(out_max_length, options)
         answers = TextGenerator(self.model, self.tokenizer).write(as_list(text), asked, input_max_length)
-        found: list[Any] = answers if "num_return_sequences" in options else [best[0].text for best in answers]
+        found: list[Any] = answers if "num_return_sequences" in asked.decoding else [best[0].text for best in answers]
         return found[0] if isinstance(text, str) else found
 
     def stream(
@@ -110,7 +108,7 @@ class GenerationMethods:
             InputError: this model does not generate text, or an option is impossible.
         """
         self._require("write")
-        asked = Options.read(out_max_length, with_new_names(options, RENAMED_TEXTS))
+        asked = Options.read(out_max_length, options)
         return TextGenerator(self.model, self.tokenizer).stream(text, asked, input_max_length)
 
     @overload

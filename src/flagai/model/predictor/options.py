@@ -11,7 +11,7 @@ from flagai.errors import InputError
 from flagai.families.family import TextProtocol
 from flagai.generation import Decoding
 from flagai.generation.keywords import GenerationOptions
-from flagai.generation.options import MOST_TOKENS
+from flagai.generation.options import MOST_TOKENS, RENAMED_TEXTS, with_new_names
 from flagai.generation.types import LogitsProcessor
 from flagai.model.predictor.forbidden import ForbiddenTexts
 
@@ -47,12 +47,13 @@ class Options:
 
         Args:
             max_new_tokens: how many tokens an answer may have.
-            given: the further keywords, see :class:`flagai.generation.keywords.GenerationOptions`.
+            given: the further keywords, see :class:`flagai.generation.keywords.GenerationOptions`; former names too.
             **decoding: settings that the method makes itself.
 
         Raises:
             InputError: an option is unknown; the message has the nearest.
         """
+        given = with_new_names(given, RENAMED_TEXTS)
         for name in given:
             if name not in NAMES:
                 near = difflib.get_close_matches(name, NAMES, n=1)
@@ -78,12 +79,12 @@ class Options:
         seeds = self.decoding.get("seeds")
         return self if seeds is None else self.with_seeds([seeds[row] for row in rows])
 
-    def refuse_all_but(self, *names: str, who: str) -> None:
+    def refuse_all_but(self, *names: str, reason: str) -> None:
         """Refuse options that would change nothing.
 
         Args:
             *names: settings of the engine that are understood.
-            who: why there are no others, for the error.
+            reason: why the others mean nothing, for the error.
 
         Raises:
             InputError: other options were given.
@@ -91,7 +92,7 @@ class Options:
         texts = [name for name in (*_TEXTS, "logits_processors") if getattr(self, name)]
         others = [name for name in self.decoding if name not in names] + texts
         if others:
-            raise InputError(f"{', '.join(others)} has no meaning here: {who}. Leave it out.")
+            raise InputError(f"{', '.join(others)} has no meaning here: {reason}. Leave it out.")
 
     def for_model(self, protocol: TextProtocol, tokenizer: Tokenizer, rows: int, ends: Sequence[int] = ()) -> Decoding:
         """What the engine takes, for a kind of model.
