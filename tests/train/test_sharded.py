@@ -83,13 +83,13 @@ def cut(home: Path, file: Path, out: Path) -> None:
     """Train until the checkpoint of step 3 is there; all ranks stop, as when a job is ended."""
     import flagai.train.trainer
 
-    evaluate = flagai.train.trainer.Trainer._evaluate
+    evaluate = flagai.train.trainer.Trainer.evaluate
 
     def evaluate_and_die(self: Any) -> None:
         evaluate(self)
         raise KilledError
 
-    flagai.train.trainer.Trainer._evaluate = evaluate_and_die  # type: ignore[method-assign]
+    flagai.train.trainer.Trainer.evaluate = evaluate_and_die  # type: ignore[method-assign]
     train(home, file, out, fsdp=True)
 
 
