@@ -31,10 +31,10 @@ from _measure import machine, versions
 from flagai.data.tokenizer import Tokenizer
 from flagai.kernels.compiled.blocks import compile_blocks
 from flagai.model.bert_model import BertConfig, BertForClsClassifier, BertForSequenceLabeling
-from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
 from flagai.train.run import TrainingRun
+from flagai.train.tasks import objective_for
 from flagai.train.trainer import Trainer
 
 VOCABULARY = Path(__file__).parent.parent / (

@@ -28,9 +28,9 @@ from flagai.auto_model.auto_loader import AutoLoader
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.finetune import finetune
 from flagai.train.metrics import rouge_l, spearman
-from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import read_records
+from flagai.train.tasks import objective_for
 
 MODEL = Path(__file__).parent.parent / (
     "packages/flagai-model-me5-small-bert-zh/src/flagai_model_me5_small_bert_zh/model"

@@ -14,7 +14,6 @@ KNOWN_LONG = {
     "generation/replay/steps.py", "catalog/card.py", "hub/web.py", "hub/fetch.py",
     "generation/decoding_state.py",
     "checkpoint/formats/pickle_machine.py",
-    "train/objective.py",
 }  # fmt: skip
 KNOWN_TWICE = {
     "Source", "Tokenizer", "Fields", "Row", "Window", "Place", "Reader", "Transfer", "Cut",

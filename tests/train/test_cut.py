@@ -9,9 +9,9 @@ from flagai.auto_model.auto_loader import AutoLoader
 from flagai.convert import convert
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import LoadError
-from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import read_records
+from flagai.train.tasks import objective_for
 from tests import folders
 from tests.train import data
 from tests.train.test_finetune import RUNS

@@ -13,9 +13,9 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.train import labels
 from flagai.train.labels import join_tokens
-from flagai.train.objective import objective_for
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record, read_records
+from flagai.train.tasks import objective_for
 
 # What str.splitlines, str.split or csv take for ends of lines or columns, and is none.
 ODD = "\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029\xa0\u3000\u200b"

@@ -15,11 +15,10 @@ from flagai.data.prepare.labels import Span
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.train import metrics
-from flagai.train.batches import batches, packed
+from flagai.train.batches import batches, packed, target_count
 from flagai.train.card import write_card
 from flagai.train.curve import write_curve
 from flagai.train.engine import build_optimizer
-from flagai.train.objective import weight
 from flagai.train.recipe import Recipe
 from tests import folders
 
@@ -111,7 +110,7 @@ def test_packing_changes_no_loss(name: str, bert_tokenizer: Tokenizer) -> None:
         batch = bert.labelling(bert_tokenizer, texts, spans, ["O", "B-LOC", "I-LOC"])
     model = folders.model("RoBERTa-base-ch", name, class_num=1 if name.endswith("GP") else 3).eval()
     torch.testing.assert_close(model(**packed(batch))["loss"], model(**batch)["loss"])
-    assert weight(packed(batch)) == weight(batch) > 0
+    assert target_count(packed(batch)) == target_count(batch) > 0
 
 
 def test_masked_words_follow_the_paper(bert_tokenizer: Tokenizer) -> None:

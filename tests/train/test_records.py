@@ -91,7 +91,7 @@ def test_broken_files_are_named_with_line_and_cure(
     ],
 )
 def test_rows_that_a_task_cannot_use(tmp_path: Path, task: str, line: str, expected: str) -> None:
-    from flagai.train.objective import objective_for
+    from flagai.train.tasks import objective_for
 
     records = read_records(put(tmp_path, "a.jsonl", line))
     with pytest.raises(InputError, match=f"(?s){expected}"):
@@ -146,7 +146,7 @@ def test_numbers_as_labels_keep_their_order(tmp_path: Path) -> None:
 
 @pytest.mark.torch
 def test_a_family_that_is_not_trained_for_a_task(tmp_path: Path) -> None:
-    from flagai.train.objective import objective_for
+    from flagai.train.tasks import objective_for
 
     records = read_records(put(tmp_path, "a.jsonl", '{"text": "a", "label": 1}'))
     with pytest.raises(InputError, match="trained with models of bert and glm, not of gpt2"):

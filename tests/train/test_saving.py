@@ -144,7 +144,7 @@ def test_equal_values_of_the_metric_are_decided_by_the_loss(home: Path, monkeypa
     recipe = Recipe(epochs=9, batch_tokens=64, learning_rate=1e-3, evaluate_every=1, patience=2)
     losses = iter([3.0, 2.0, 2.0, 1.0, 1.5, float("nan"), 0.5])
     monkeypatch.setattr("flagai.train.trainer.Trainer.validation_loss", lambda _: next(losses))
-    monkeypatch.setattr("flagai.train.objective.Entities.metrics", lambda *_: {"f1": 0.5})
+    monkeypatch.setattr("flagai.train.tasks.Entities.metrics", lambda *_: {"f1": 0.5})
     measured = train(home, recipe=recipe)
     found = [entry["best"] for entry in log(home / "mine") if "best" in entry]
     assert found == [True, True, False, True, False, False]

@@ -70,6 +70,17 @@ def placed(batch: Batch, device: torch.device) -> dict[str, Any]:
     return moved if lengths is None else moved | {"lengths": PackedRow.of(lengths)}
 
 
+def target_count(batch: Batch) -> int:
+    """How many targets a batch has, by which its loss counts in a mean over batches."""
+    if "loss_mask" in batch:
+        return int(batch["loss_mask"].sum())
+    labels = batch["labels"]
+    unmasked = "attention_mask" not in batch and "lengths" not in batch  # nor packed
+    if "segment_ids" in batch and unmasked:  # UniLM, whose labels are all next tokens
+        return int(batch["segment_ids"][:, 1:].sum())
+    return len(labels) if labels.dim() == 4 else int((labels != -100).sum())
+
+
 class _Batches(Dataset[dict[str, Any]]):
     """Batches by their specifications, as arrays for a pipe: shared memory is small on some machines."""
 

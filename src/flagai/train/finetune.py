@@ -22,11 +22,12 @@ from flagai.train.card import write_card
 from flagai.train.curve import write_curve
 from flagai.train.metrics import perplexity
 from flagai.train.needs import accelerate
-from flagai.train.objective import Objective, Writing, objective_for
+from flagai.train.objective import Objective
 from flagai.train.output import CURVE, check_out
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record, read_records
 from flagai.train.run import TrainingRun, memory_advice
+from flagai.train.tasks import Writing, objective_for
 from flagai.train.trainer import Trainer, Watch
 from flagai.typed_json import shown
 

@@ -15,10 +15,9 @@ from flagai.data.prepare.batch import Batch
 from flagai.errors import InputError
 from flagai.model.meta_init import gc_frozen
 from flagai.model.predictor.predictor import Predictor
-from flagai.train.batches import placed, worker_count
+from flagai.train.batches import placed, target_count, worker_count
 from flagai.train.engine import ShardedEngine, TrainingEngine, build_optimizer
 from flagai.train.log import Entry
-from flagai.train.objective import weight
 from flagai.train.output import put_files
 from flagai.train.run import TrainingRun, memory_advice
 from flagai.train.state import Progress, States
@@ -262,7 +261,7 @@ class Trainer:
         self.model.eval()
         total = count = 0.0
         for made in self.run.held_out_batches():
-            batch, targets = placed(made, self.accelerator.device), weight(made)
+            batch, targets = placed(made, self.accelerator.device), target_count(made)
             with self.engine.precision():
                 total += float(self.engine.bare(**batch)["loss"]) * targets
             count += targets
