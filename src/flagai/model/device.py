@@ -1,4 +1,4 @@
-"""Where a model shall be and how precise: reading ``device``, ``dtype`` and ``mesh`` as users write them."""
+"""A model's device, dtype and mesh: reading ``device``, ``dtype`` and ``mesh`` as users write them."""
 
 from typing import TYPE_CHECKING
 
@@ -42,10 +42,10 @@ def _devices() -> list[str]:
 
 
 def read_dtype(dtype: Dtype | None) -> torch.dtype | None:
-    """The type of numbers that a user names: a torch type or its name; None stays None.
+    """The dtype that a user names: a torch dtype or its name; None stays None.
 
     Raises:
-        InputError: it is none in which a model can be.
+        InputError: no model can have it.
     """
     if dtype is None:
         return None
@@ -67,7 +67,7 @@ def best_device() -> torch.device:
 def read_sharding(
     mesh: "DeviceMesh | str | None", fsdp: "FullyShard | bool", device: torch.device
 ) -> "Sharding | None":
-    """How the model is spread over processes; None if it is not. See :func:`flagai.parallel.sharding.read_sharding`.
+    """How the model is sharded over processes; None if it is not. See :func:`flagai.parallel.sharding.read_sharding`.
 
     Raises:
         InputError: ``mesh`` and ``fsdp`` cannot be understood, or do not go together.

@@ -125,13 +125,7 @@ class GLMModel(BaseModel):
         """
         self.ignore(redundant)
         input_ids = checked_ids(input_ids)
-        if isinstance(mems, list | tuple) and not mems:  # no memory, as the original returns it
-            mems = None
-        if mems is not None and not isinstance(mems, KVCache):
-            raise InputError(f"mems is of type {type(mems).__name__}; expected what return_memory=True gave.")
-        memory = mems.fork() if mems is not None else cache
-        if memory is None and return_memory:
-            memory = self.new_cache()
+        memory = self._memory(mems, cache, return_memory)
         past = 0 if memory is None else memory.length
         rows, count = input_ids.shape
         mask = separator_or_matrix(
@@ -156,6 +150,17 @@ class GLMModel(BaseModel):
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.embed.token.score(hidden) if self.config.output_predict else hidden
+
+    def _memory(
+        self, mems: KVCache | Sequence[torch.Tensor] | None, cache: KVCache | None, return_memory: bool
+    ) -> KVCache | None:
+        """The cache of earlier tokens, into which this call writes; a fork of ``mems``, which stays as it is."""
+        if isinstance(mems, list | tuple) and not mems:  # no memory, as the original returns it
+            mems = None
+        if mems is not None and not isinstance(mems, KVCache):
+            raise InputError(f"mems is of type {type(mems).__name__}; expected what return_memory=True gave.")
+        memory = cache if mems is None else mems.fork()
+        return self.new_cache() if memory is None and return_memory else memory
 
     def _positions(
         self, position_ids: torch.Tensor | None, past: int, count: int, device: torch.device

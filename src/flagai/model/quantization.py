@@ -1,6 +1,6 @@
-"""Quantize the weights of a model's blocks: eight or four bits instead of sixteen, read by every step of decoding.
+"""Weight-only quantization of a model's blocks: int8 or int4 instead of 16 bits, which every decoding step reads.
 
-"int8" and "int4" are for the blocks. "int8-all" and "int4-all" also keep the table of tokens in eight bits, if no other
+"int8" and "int4" are for the blocks. "int8-all" and "int4-all" also keep the token embedding in int8, if no other
 parameter shares it: it is the head of GLM and GPT-2, and a fourteenth of the bytes of a GLM-10b step in int4.
 """
 
@@ -27,22 +27,22 @@ from flagai.typed_json import shown
 # The entry of config.json that says how a folder's weights are quantized.
 KEY = "quantized"
 _ALL = "-all"
-WAYS = (*BITS, *(how + _ALL for how in BITS))
-Model = TypeVar("Model", bound=nn.Module)
+SCHEMES = (*BITS, *(how + _ALL for how in BITS))
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def quantize(model: Any, how: str, *, device: torch.device | None = None) -> None:
     """Quantize the linear layers of a model's blocks, in place, one after the other.
 
-    Embeddings, norms, biases and heads keep their type, but for the table of tokens in the ways that end in "-all".
+    Embeddings, norms, biases and heads keep their dtype, but for the token embedding in the schemes that end in "-all".
 
     Args:
         model: a model of any family; for decoding and encoding only, it cannot be trained any more.
-        how: one of ``WAYS``.
+        how: one of ``SCHEMES``.
         device: where each quantized layer shall be, and is computed; default where the layer is.
 
     Raises:
-        InputError: there is no such way; the model is quantized already, spread over processes, or of a width that
+        InputError: there is no such scheme; the model is quantized already, spread over processes, or of a width that
             cannot be packed.
     """
     bits = read_bits(how)
@@ -59,7 +59,7 @@ def quantize(model: Any, how: str, *, device: torch.device | None = None) -> Non
         made = QuantizedLinear.of(layer, bits, wide=isinstance(layer, KeepFloat32Linear), device=device)
         setattr(owner, name, made)
     if how.endswith(_ALL):
-        for owner, name, table in list(_tables(model)):
+        for owner, name, table in list(_token_embeddings(model)):
             setattr(owner, name, QuantizedEmbedding.of(table, device=device))
     model.eval()
 
@@ -68,15 +68,15 @@ def read_bits(how: str) -> int:
     """The bits of a weight that a user names.
 
     Raises:
-        InputError: there is no such way.
+        InputError: there is no such scheme.
     """
-    if how not in WAYS:
-        raise InputError(f"quantize={how!r} is unknown. Known: {', '.join(WAYS)}.")
+    if how not in SCHEMES:
+        raise InputError(f"quantize={how!r} is unknown. Known: {', '.join(SCHEMES)}.")
     return BITS[how.removesuffix(_ALL)]
 
 
 def how_quantized(model: nn.Module) -> str | None:
-    """How a model is quantized: one of ``WAYS``, or None."""
+    """How a model is quantized: one of ``SCHEMES``, or None."""
     bits = next((layer.bits for layer in model.modules() if isinstance(layer, QuantizedLinear)), None)
     how = next((how for how, number in BITS.items() if number == bits), None)
     tables = any(isinstance(layer, QuantizedEmbedding) for layer in model.modules())
@@ -84,7 +84,7 @@ def how_quantized(model: nn.Module) -> str | None:
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """The linear layers in blocks: who has them, under which name, and themselves."""
+    """The linear layers in blocks: owner, name in it, and layer."""
     for stack in model.modules():
         if isinstance(stack, BlockStack):
             for owner in stack.modules():
@@ -93,8 +93,8 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
                         yield owner, name, layer  # type: ignore[misc]
 
 
-def _tables(model: nn.Module) -> Iterator[tuple[nn.Module, str, CheckedEmbedding]]:
-    """The tables of tokens that are no other layer's matrix too: who has them, under which name, and themselves."""
+def _token_embeddings(model: nn.Module) -> Iterator[tuple[nn.Module, str, CheckedEmbedding]]:
+    """The token embeddings that no other layer shares: owner, name in it, and embedding."""
     names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for owner in model.modules():
         if (
@@ -127,12 +127,12 @@ class Quantization:
             spread: whether the model is spread over processes.
 
         Raises:
-            InputError: there is no such way, or it does not go with the files or with processes.
-            ConfigError: the configuration names an unknown way.
+            InputError: there is no such scheme, or it does not go with the files or with processes.
+            ConfigError: the configuration names an unknown scheme.
         """
         stored = config.get(KEY)
-        if stored is not None and stored not in WAYS:
-            raise ConfigError(f"The configuration says {KEY}={shown(stored)}. Known: {', '.join(WAYS)}.")
+        if stored is not None and stored not in SCHEMES:
+            raise ConfigError(f"The configuration says {KEY}={shown(stored)}. Known: {', '.join(SCHEMES)}.")
         if quantize is not None:
             read_bits(quantize)
         if stored is not None and quantize not in (None, stored):
@@ -141,21 +141,21 @@ class Quantization:
             raise InputError("Models spread over processes (mesh=, fsdp=) cannot be quantized.")
         return cls(stored, None if stored else quantize)
 
-    def apply(self, model: Model) -> Model:
-        """Quantize a model whose weights were drawn."""
+    def apply(self, model: _Module) -> _Module:
+        """Quantize a model with randomly initialized weights."""
         how = self.stored or self.wanted
         if how is not None:
             quantize(model, how)
         return model
 
     def load(self, model: Any, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> None:
-        """Fill a model without memory; what is quantized now goes to the device layer by layer.
+        """Fill a model on the meta device; what is quantized now goes to the device layer by layer.
 
         Args:
             model: the model.
-            checkpoint: opened without widening if it is quantized.
+            checkpoint: opened without dequantizing if it is quantized.
             device: where the model shall be.
-            dtype: the type of its numbers; default the checkpoint's.
+            dtype: the parameters' dtype; default the checkpoint's.
         """
         if self.stored is not None:
             quantize(model, self.stored)
