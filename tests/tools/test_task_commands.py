@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from flagai import cli
 from flagai.cli import terminal
 from flagai.errors import InputError, ModelNotFoundError
+from tests import folders
 from tests.tools.commands import fails, lines, run
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
@@ -109,6 +110,17 @@ def test_classes_and_matches():
     matched = run("match", "今天", "明天", "--model", "RoBERTa-base-ch-semantic-matching")
     assert 0 <= float(matched) <= 1
     assert -1 <= float(run("match", "今天", "明天", "--model", "RoBERTa-base-ch")) <= 1
+
+
+def test_a_glm_that_was_trained_for_matching_tells_a_probability(home):
+    """By its trained head; the cosine of equal texts would be 1."""
+    options = {"folder": "GLM-matching", "class_num": 2}
+    folder = folders.write(home, "GLM-large-ch", "GLMForSequenceClassification", **options)
+    for path in (home / "GLM-large-ch").iterdir():
+        if not (folder / path.name).exists() and path.suffix != ".bin":
+            (folder / path.name).write_bytes(path.read_bytes())
+    similarity = float(run("match", "今天", "今天", "--model", "GLM-matching"))
+    assert 0 < similarity < 0.999
 
 
 @pytest.mark.parametrize("model", ["GLM-large-ch", "GPT2-base-ch", "RoBERTa-base-ch"])

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flagai.cli.command import command
+from flagai.cli.terminal import show_check
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
@@ -58,7 +59,6 @@ def doctor(
     sick = False
     for finding in examine(folder):
         sick |= finding.problem
-        typer.secho("  bad " if finding.problem else "   ok ", fg="red" if finding.problem else "green", nl=False)
-        typer.echo(finding.text)
+        show_check(not finding.problem, finding.text)
     if sick:
         raise typer.Exit(1)

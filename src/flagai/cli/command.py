@@ -81,8 +81,8 @@ def command(
 
         @functools.wraps(function)
         def run(*, verbose: bool = False, **values: Any) -> None:
-            if verbose:
-                log_everything()
+            if verbose and not settings.local_rank():
+                logging.getLogger().setLevel(logging.INFO)
             try:
                 for name, group in groups.items():
                     known = [field.name for field in dataclasses.fields(group)]
@@ -201,9 +201,3 @@ def configure_logging(verbose: bool) -> None:
 def rank_prefix() -> str:
     """What stands before messages under torchrun: this process' number."""
     return f"[rank {settings.rank()}] " if settings.world_size() > 1 else ""
-
-
-def log_everything() -> None:
-    """Log what is done, not warnings only; under torchrun, one process per machine does."""
-    if not settings.local_rank():
-        logging.getLogger().setLevel(logging.INFO)

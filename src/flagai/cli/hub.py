@@ -11,6 +11,7 @@ from flagai import settings
 from flagai.cli.command import command
 from flagai.cli.options import Cards, Json
 from flagai.cli.output import print_json
+from flagai.cli.terminal import show_check
 from flagai.errors import InputError, ModelNotFoundError, printable
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def verify(
     sick = False
     for finding in manifest.verify(_folder(name, path, cards)):
         sick |= finding.problem is not None
-        typer.secho("  bad " if finding.problem else "   ok ", fg="red" if finding.problem else "green", nl=False)
-        typer.echo(f"{finding.name} {finding.problem or ''}".rstrip())
+        show_check(finding.problem is None, f"{finding.name} {finding.problem or ''}".rstrip())
     if sick:
         typer.echo(f"`flagai download {name} --force` fetches again what differs.")
         raise typer.Exit(1)

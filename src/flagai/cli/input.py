@@ -4,7 +4,6 @@ import gzip
 import json
 import logging
 import os
-import re
 import sys
 import zlib
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flagai.cli.formats import GZIP, JSON_LINES, STREAM, TABLES, refuse_binary, suffix_of
+from flagai.cli.formats import GZIP, JSON_LINES, STREAM, SURROGATE, TABLES, refuse_binary, suffix_of
 from flagai.cli.options import TaskOptions
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
@@ -20,7 +19,6 @@ from flagai.errors import InputError
 logger = logging.getLogger(__name__)
 
 _LINES_NAMED = 5
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def as_typed(text: str, place: str) -> str:
     Raises:
         InputError: it is not UTF-8.
     """
-    if not _SURROGATE.search(text):
+    if not SURROGATE.search(text):
         return text
     try:
         return os.fsencode(text).decode("utf-8")

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,14 +16,13 @@ import typer
 
 from flagai import settings
 from flagai.checkpoint.atomic import is_stream, replace_file
-from flagai.cli.formats import GZIP, STREAM, TABLES, refuse_binary, suffix_of
+from flagai.cli.formats import GZIP, STREAM, SURROGATE, TABLES, refuse_binary, suffix_of
 from flagai.cli.input import InputText
 from flagai.cli.options import TaskOptions
 from flagai.errors import InputError
 
 # Seconds between lines that say how far a command is, where no terminal shows a bar.
 SECONDS_BETWEEN_LINES = 30.0
-_SURROGATE = re.compile("[\ud800-\udfff]")
 Put = Callable[[Mapping[str, Any]], None]
 Answer = TypeVar("Answer")
 
@@ -101,7 +99,7 @@ def _with_bar(batches: list[list[InputText]], total: int) -> Iterator[list[Input
 
 def to_json(entry: object) -> str:
     """A value as one line of JSON; lone surrogates, which no file can hold, stay escaped."""
-    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(entry, ensure_ascii=False))
+    return SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(entry, ensure_ascii=False))
 
 
 def print_json(entry: object) -> None:

@@ -23,6 +23,12 @@ def console() -> "Console":
     return Console(highlight=False, soft_wrap=True)
 
 
+def show_check(sound: bool, text: str) -> None:
+    """Print a line of an examination."""
+    typer.secho("   ok " if sound else "  bad ", fg="green" if sound else "red", nl=False)
+    typer.echo(text)
+
+
 def show_entities(text: str, entities: Sequence[tuple[int, int, str]], number: int) -> None:
     """Print a text with its entities in colour; in a pipe, one entity a line.
 

@@ -61,4 +61,5 @@ class Log:
 
     def entries(self) -> list[Entry]:
         """All lines."""
+        # Not by typed_json: a loss may be NaN. The checkpoint has the checksum of the file.
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").split("\n") if line]
