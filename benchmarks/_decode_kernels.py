@@ -9,7 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.kernels.decode.ops import Slots, Tiling, attend_slots, product, product_reference, project
+from flagai.kernels.decode.ops import (
+    Slots,
+    Tiling,
+    decode_attention,
+    linear_act_residual,
+    linear_act_residual_reference,
+    qkv_to_cache,
+)
 
 # name: (outputs, inputs, with norm, activation, with residual)
 SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {
@@ -17,7 +24,7 @@ SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {
     "up": (16384, 4096, True, "gelu_new", False),
     "down": (4096, 16384, False, None, True),
 }
-Way = Callable[[nn.Linear], torch.Tensor]
+KernelConfig = Callable[[nn.Linear], torch.Tensor]
 # For one token: numbers of a program, warps. For several: rows, columns, warps, stages.
 _WHOLE = ((8192, 4), (16384, 4), (32768, 8), (32768, 16))
 _TILED = ((32, 128, 4, 6), (16, 256, 4, 5), (64, 128, 4, 5), (32, 256, 8, 4))
@@ -73,16 +80,16 @@ def table(rows: tuple[int, ...], tune: bool) -> list[dict[str, Any]]:
     return found
 
 
-def _ways(tokens: torch.Tensor, given: dict[str, Any]) -> dict[str, Way]:
+def _ways(tokens: torch.Tensor, given: dict[str, Any]) -> dict[str, KernelConfig]:
     return {
         "cublas": lambda layer: F.linear(tokens, layer.weight, layer.bias),
-        "torch, all of it": lambda layer: product_reference(tokens, layer, **given),
-        "ours": lambda layer: product(tokens, layer, **given),
-        "ours, not early": lambda layer: product(tokens, layer, **given, early=False),
+        "torch, all of it": lambda layer: linear_act_residual_reference(tokens, layer, **given),
+        "ours": lambda layer: linear_act_residual(tokens, layer, **given),
+        "ours, without PDL": lambda layer: linear_act_residual(tokens, layer, **given, pdl=False),
     }
 
 
-def _tilings(tokens: torch.Tensor, given: dict[str, Any], outputs: int) -> dict[str, Way]:
+def _tilings(tokens: torch.Tensor, given: dict[str, Any], outputs: int) -> dict[str, KernelConfig]:
     count, inputs = tokens.shape
     if count == 1:
         tilings = [Tiling(max(1, size // inputs), inputs, warps) for size, warps in _WHOLE]
@@ -92,7 +99,7 @@ def _tilings(tokens: torch.Tensor, given: dict[str, Any], outputs: int) -> dict[
 
 
 def _tiled(tokens: torch.Tensor, given: dict[str, Any], tiling: Tiling, layer: nn.Linear) -> torch.Tensor:
-    return product(tokens, layer, **given, tiling=tiling)
+    return linear_act_residual(tokens, layer, **given, tiling=tiling)
 
 
 def _entry(name: str, rows: int, way: str, layers: list[nn.Linear], compute: Callable[..., Any]) -> dict[str, Any]:
@@ -117,8 +124,8 @@ def _attention(layers: list[Any], lanes: int, past: int, capacity: int) -> dict[
     seen = (torch.arange(capacity, device="cuda") < past + lanes).expand(1, lanes, -1).contiguous()
     tokens = torch.randn(lanes, 4096, device="cuda", dtype=torch.bfloat16)
     norm = nn.LayerNorm(4096, device="cuda", dtype=torch.bfloat16)
-    attending = replayed(lambda: [attend_slots(tokens, slots, seen, None) for _ in range(16)] and None) / 16
-    projecting = replayed(lambda: [project(tokens, norm, *each, slots) for each in layers] and None) / len(layers)
+    attending = replayed(lambda: [decode_attention(tokens, slots, seen, None) for _ in range(16)] and None) / 16
+    projecting = replayed(lambda: [qkv_to_cache(tokens, norm, *each, slots) for each in layers] and None) / len(layers)
     return {
         "lanes": lanes,
         "past": past,

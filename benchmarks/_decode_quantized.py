@@ -25,8 +25,14 @@ from benchmarks._decode_common import HALF
 from benchmarks._decode_kernels import replayed
 from benchmarks._decode_small import SHAPES, layer
 from benchmarks._measure import copy_bandwidth
-from flagai.kernels.decode.ops import Slots, attend_slots, product_reference, project_reference
-from flagai.kernels.decode.quantized_ops import TUNED, Way, quantized_linear_act_residual, quantized_project, way_of
+from flagai.kernels.decode.ops import Slots, decode_attention, linear_act_residual_reference, qkv_to_cache_reference
+from flagai.kernels.decode.quantized_ops import (
+    TUNED,
+    KernelConfig,
+    kernel_config,
+    quantized_linear_act_residual,
+    quantized_qkv_to_cache,
+)
 from flagai.model.layer.quantized_linear import QuantizedLinear
 
 # Up to so many tokens, whole rows in registers are tried.
@@ -38,6 +44,7 @@ WORDS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
     (8, 4096): ((4, 4), (8, 4), (8, 8)),
     (8, 16384): ((2, 4), (2, 8), (4, 8)),
 }
+_Config = KernelConfig
 # inputs -> (rows, words, warps): four bits, a product for each group.
 GROUPED = {
     4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4)),
@@ -51,48 +58,50 @@ TILES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
 # Outputs, inputs, tokens, whether normalised, how.
 CHECKS = {
     4: (
-        (2304, 1024, 1, True, Way("words", 8, 32, 1)), (70, 160, 1, False, Way("words", 8, 8, 1)),
-        (512, 16384, 1, False, Way("words", 4, 512, 8)), (4096, 4096, 1, True, Way("words", 8, 128, 4)),
-        (2304, 1024, 4, True, Way("groups", 16, 128, 8)), (512, 16384, 16, False, Way("groups", 16, 512, 8)),
-        (70, 384, 5, True, Way("groups", 16, 64, 4)), (4096, 4096, 1, False, Way("groups", 16, 512, 8)),
-        (4096, 4096, 4, True, Way("tiles", 32, 64, 4, 3)), (70, 160, 9, True, Way("tiles", 32, 32, 4, 3)),
+        (2304, 1024, 1, True, _Config("gemv", 8, 32, 1)), (70, 160, 1, False, _Config("gemv", 8, 8, 1)),
+        (512, 16384, 1, False, _Config("gemv", 4, 512, 8)), (4096, 4096, 1, True, _Config("gemv", 8, 128, 4)),
+        (2304, 1024, 4, True, _Config("grouped_gemm", 16, 128, 8)),
+        (512, 16384, 16, False, _Config("grouped_gemm", 16, 512, 8)),
+        (70, 384, 5, True, _Config("grouped_gemm", 16, 64, 4)),
+        (4096, 4096, 1, False, _Config("grouped_gemm", 16, 512, 8)),
+        (4096, 4096, 4, True, _Config("gemm", 32, 64, 4, 3)), (70, 160, 9, True, _Config("gemm", 32, 32, 4, 3)),
     ),
     8: (
-        (2304, 1024, 1, True, Way("words", 8, 64, 2)), (70, 160, 1, False, Way("words", 8, 16, 1)),
-        (512, 16384, 1, False, Way("words", 4, 1024, 8)), (4096, 4096, 4, True, Way("tiles", 32, 128, 4, 5)),
-        (70, 160, 9, True, Way("tiles", 32, 128, 4, 3)),
+        (2304, 1024, 1, True, _Config("gemv", 8, 64, 2)), (70, 160, 1, False, _Config("gemv", 8, 16, 1)),
+        (512, 16384, 1, False, _Config("gemv", 4, 1024, 8)), (4096, 4096, 4, True, _Config("gemm", 32, 128, 4, 5)),
+        (70, 160, 9, True, _Config("gemm", 32, 128, 4, 3)),
     ),
 }  # fmt: skip
 _BYTES = 1 << 30
 _WORKERS = 14
 
 
-def ways(bits: int, tokens: int, inputs: int) -> Iterator[Way]:
+def ways(bits: int, tokens: int, inputs: int) -> Iterator[KernelConfig]:
     """Every way of computing a product with so many tokens that is tried."""
     if tokens <= _FEW:
         for rows, warps in WORDS[bits, inputs]:
-            yield Way("words", rows, inputs * bits // 128, warps)
+            yield KernelConfig("gemv", rows, inputs * bits // 128, warps)
     if bits == 4:
         for rows, words, warps in GROUPED[inputs]:
-            yield Way("groups", rows, words, warps)
+            yield KernelConfig("grouped_gemm", rows, words, warps)
     if tokens > 1:
         for numbers in TILES[bits]:
-            yield Way("tiles", *numbers)
+            yield KernelConfig("gemm", *numbers)
 
 
 @torch.inference_mode()
-def _compile(task: tuple[int, int, int, Way]) -> str | None:
+def _compile(task: tuple[int, int, int, KernelConfig]) -> str | None:
     bits, tokens, inputs, way = task
     try:
         x = torch.randn(tokens, inputs, device="cuda", dtype=HALF)
-        quantized_linear_act_residual(x, layer(256, inputs, bits), way=way)
+        quantized_linear_act_residual(x, layer(256, inputs, bits), config=way)
         torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - it will fail again where it is looked at
         return f"{bits} bits, {tokens} tokens, {inputs} inputs, {way}: {error!r}"[:300]
     return None
 
 
-def _warm(task: tuple[int, int, str, dict[Any, Way]]) -> str | None:
+def _warm(task: tuple[int, int, str, dict[Any, KernelConfig]]) -> str | None:
     """Compile the kernels of a block."""
     bits, lanes, label, tuned = task
     TUNED.update(tuned)
@@ -127,7 +136,7 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
         layers = [layer(outputs, inputs, bits, seed) for seed in range(max(3, _BYTES * 8 // (bits * outputs * inputs)))]
         size = layers[0].weight.nbytes + layers[0].weight_scale.nbytes
         x = torch.randn(tokens, inputs, device="cuda", dtype=HALF)
-        entries: list[tuple[float, str, Way]] = []
+        entries: list[tuple[float, str, KernelConfig]] = []
         for way in ways(bits, tokens, inputs):
             try:
                 seconds = replayed(partial(_each, layers, x, way), rounds=5) / len(layers)
@@ -146,9 +155,9 @@ def tune(bits: int, tokens: int) -> dict[str, Any]:
     return found
 
 
-def _each(layers: list[QuantizedLinear], x: torch.Tensor, way: Way) -> None:
+def _each(layers: list[QuantizedLinear], x: torch.Tensor, way: KernelConfig) -> None:
     for each in layers:
-        quantized_linear_act_residual(x, each, way=way)
+        quantized_linear_act_residual(x, each, config=way)
 
 
 @torch.inference_mode()
@@ -158,7 +167,7 @@ def _check(task: tuple[int, tuple[Any, ...]]) -> str:
     label = f"{bits} bits {outputs}x{inputs} {count} tokens norm {normed} {way}"
     try:
         made = layer(outputs, inputs, bits)
-        exact, plain = (_widened(made, dtype) for dtype in (torch.float64, HALF))
+        exact, plain = (dequantized(made, dtype) for dtype in (torch.float64, HALF))
         x = torch.randn(count, inputs, device="cuda", dtype=HALF) + 0.5
         extra: dict[str, Any] = {"residual": torch.randn(count, outputs, device="cuda", dtype=HALF)}
         if normed:
@@ -166,9 +175,9 @@ def _check(task: tuple[int, tuple[Any, ...]]) -> str:
             norm.weight.data.normal_(1, 0.3)
             norm.bias.data.normal_(0, 0.3)
             extra = {"norm": norm, "activation_name": "gelu_new"}
-        wanted = product_reference(x.double(), exact, **_doubled(extra))
-        torchs = product_reference(x, plain, **extra)
-        got = quantized_linear_act_residual(x, made, **extra, way=way)
+        wanted = linear_act_residual_reference(x.double(), exact, **_doubled(extra))
+        torchs = linear_act_residual_reference(x, plain, **extra)
+        got = quantized_linear_act_residual(x, made, **extra, config=way)
         ours, theirs = (float((each.double() - wanted).abs().max() / wanted.abs().max()) for each in (got, torchs))
     except Exception as error:  # noqa: BLE001 - one failure must not end the run
         return f"FAILED {label}: {error!r}"[:300]
@@ -180,7 +189,7 @@ def _check_projections(bits: int) -> str:
     return f"projection, {bits} bits: {[_check_projection(bits, lanes) for lanes in (1, 4)]}"
 
 
-def _widened(made: QuantizedLinear, dtype: torch.dtype) -> nn.Linear:
+def dequantized(made: QuantizedLinear, dtype: torch.dtype) -> nn.Linear:
     plain = nn.Linear(made.in_features, made.out_features, device="cuda", dtype=dtype)
     plain.weight.data = made.widened(torch.float32).to(dtype)
     plain.bias.data = made.bias.data.to(dtype)  # type: ignore[union-attr]
@@ -207,8 +216,8 @@ def _check_projection(bits: int, lanes: int) -> list[float]:
     buffers = torch.randn(2, 2, 5, 96, 64, device="cuda", dtype=HALF)
     now = torch.arange(lanes, device="cuda") + 30
     ours, theirs = (Slots(*buffers.clone(), now) for _ in range(2))
-    query = quantized_project(tokens, norm, layers, ours)  # type: ignore[arg-type]
-    wanted = project_reference(tokens, norm, *(_widened(each, HALF) for each in layers), theirs)
+    query = quantized_qkv_to_cache(tokens, norm, layers, ours)  # type: ignore[arg-type]
+    wanted = qkv_to_cache_reference(tokens, norm, *(dequantized(each, HALF) for each in layers), theirs)
     pairs = ((query, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values))
     return [round(float((got - plain).abs().max()), 4) for got, plain in pairs]
 
@@ -259,30 +268,30 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
     tokens = torch.randn(lanes, 4096, device="cuda", dtype=HALF)
     weights = sum(each.weight.nbytes + each.weight_scale.nbytes for each in blocks[0].values())
 
-    def chain(attention: bool = True, early: bool = True, norms: bool = True, **changes: Any) -> None:
-        def way(made: QuantizedLinear, matrices: int = 1) -> Way:
-            return replace(way_of(made, lanes, matrices), **changes)
+    def chain(attention: bool = True, pdl: bool = True, norms: bool = True, **changes: Any) -> None:
+        def way(made: QuantizedLinear, matrices: int = 1) -> KernelConfig:
+            return replace(kernel_config(made, lanes, matrices), **changes)
 
         hidden, before = tokens, norm if norms else None
         for each in blocks:
             first = (each["q"], each["k"], each["v"])
-            query = quantized_project(hidden, before, first, slots, way=way(each["q"], 3), early=early)
-            attended = attend_slots(query, slots, seen, None) if attention else query
+            query = quantized_qkv_to_cache(hidden, before, first, slots, config=way(each["q"], 3), pdl=pdl)
+            attended = decode_attention(query, slots, seen, None) if attention else query
             hidden = quantized_linear_act_residual(
-                attended, each["out"], residual=hidden, way=way(each["out"]), early=early
+                attended, each["out"], residual=hidden, config=way(each["out"]), pdl=pdl
             )
             inner = quantized_linear_act_residual(
-                hidden, each["up"], norm=before, activation_name="gelu_new", way=way(each["up"]), early=early
+                hidden, each["up"], norm=before, activation_name="gelu_new", config=way(each["up"]), pdl=pdl
             )
             hidden = quantized_linear_act_residual(
-                inner, each["down"], residual=hidden, way=way(each["down"]), early=early
+                inner, each["down"], residual=hidden, config=way(each["down"]), pdl=pdl
             )
 
     found: dict[str, Any] = {"MB": round(weights / 1e6, 1)}
     for label, options in (
         ("as tuned", {}),
         ("without norms", {"norms": False}),
-        ("not early", {"early": False}),
+        ("without PDL", {"pdl": False}),
         ("without attention", {"attention": False}),
     ):
         try:
@@ -313,7 +322,7 @@ def main() -> None:
                 (bits, lanes, label, TUNED)
                 for bits in (4, 8)
                 for lanes in (1, 4)
-                for label in ("as tuned", "without norms", "not early")
+                for label in ("as tuned", "without norms", "without PDL")
             ],
         ),
         "block": lambda: [both(block, lanes) for lanes in (1, 4)],

@@ -8,7 +8,7 @@ import torch
 from benchmarks._decode_common import HALF, logits_difference, made, noted, prompt, speeds
 from benchmarks._decode_kernels import replayed
 from flagai.generation import Decoding, generate
-from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual, way_of
+from flagai.kernels.decode.quantized_ops import kernel_config, quantized_linear_act_residual
 from flagai.model.glm_model import GLMModel
 from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 from flagai.model.layer.quantized_linear import BITS, QuantizedLinear
@@ -114,7 +114,7 @@ def _timed(layers: list[QuantizedLinear], rows: int, size: int) -> dict[str, Any
     x = torch.randn(rows, layers[0].in_features, device="cuda", dtype=HALF)
     seconds = replayed(lambda: [quantized_linear_act_residual(x, each) for each in layers] and None) / len(layers)
     return {
-        "way": str(way_of(layers[0], rows)),
+        "way": str(kernel_config(layers[0], rows)),
         "us": round(1e6 * seconds, 2),
         "TB/s": round(size / seconds / 1e12, 3),
     }

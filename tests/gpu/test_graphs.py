@@ -165,10 +165,10 @@ def test_a_step_of_kernels_equals_torch(kind: str, dtype: torch.dtype) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    ("rows", "inputs", "outputs", "early"),
+    ("rows", "inputs", "outputs", "pdl"),
     [(1, 768, 2304, True), (1, 16384, 512, False), (1, 104, 70, True), (3, 104, 70, False), (16, 4096, 4096, True)],
 )
-def test_products_equal_torch(rows: int, inputs: int, outputs: int, early: bool) -> None:
+def test_products_equal_torch(rows: int, inputs: int, outputs: int, pdl: bool) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(inputs, outputs, device="cuda", dtype=torch.bfloat16)
     norm = nn.LayerNorm(inputs, device="cuda", dtype=torch.bfloat16)
@@ -177,8 +177,8 @@ def test_products_equal_torch(rows: int, inputs: int, outputs: int, early: bool)
     tokens = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
     residual = torch.randn(rows, outputs, device="cuda", dtype=torch.bfloat16)
     for given in ({"norm": norm, "activation_name": "gelu_new"}, {"residual": residual}):
-        got = kernels.product(tokens, layer, **given, early=early).float()  # type: ignore[arg-type]
-        wanted = kernels.product_reference(tokens, layer, **given).float()  # type: ignore[arg-type]
+        got = kernels.linear_act_residual(tokens, layer, **given, pdl=pdl).float()  # type: ignore[arg-type]
+        wanted = kernels.linear_act_residual_reference(tokens, layer, **given).float()  # type: ignore[arg-type]
         assert (got - wanted).abs().max() <= 0.02 * (1 + wanted.abs().max())
 
 
@@ -194,12 +194,14 @@ def test_projection_and_attention_equal_torch(batch: int, lanes: int, width: int
     buffers = torch.randn(2, batch, heads, capacity, width, device="cuda", dtype=torch.bfloat16)
     now = torch.arange(lanes, device="cuda") + 300
     ours, theirs = (kernels.Slots(*buffers.clone(), now) for _ in range(2))
-    query = kernels.project(tokens, norm, *layers, ours)
-    wanted = kernels.project_reference(tokens, norm, *layers, theirs)
+    query = kernels.qkv_to_cache(tokens, norm, *layers, ours)
+    wanted = kernels.qkv_to_cache_reference(tokens, norm, *layers, theirs)
     for got, plain in ((query, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values)):
         torch.testing.assert_close(got, plain, atol=0.03, rtol=0.03)
     seen = torch.rand(batch, lanes, capacity, device="cuda") > 0.5
     seen[:, :, 300:] = False
     seen[:, torch.arange(lanes), now] = True
-    got = kernels.attend_slots(wanted, theirs, seen, None)
-    torch.testing.assert_close(got, kernels.attend_slots_reference(wanted, theirs, seen, None), atol=0.03, rtol=0.03)
+    got = kernels.decode_attention(wanted, theirs, seen, None)
+    torch.testing.assert_close(
+        got, kernels.decode_attention_reference(wanted, theirs, seen, None), atol=0.03, rtol=0.03
+    )

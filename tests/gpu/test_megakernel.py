@@ -11,7 +11,7 @@ from flagai.generation import Decoding, Prompt, generate
 from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.cuda.nvrtc import CudaKernel
 from flagai.kernels.cuda.whole_stack import Megakernel, compiled, whole_stack
-from flagai.kernels.decode.block import FusedPreNorm
+from flagai.kernels.decode.block import FusedPreNormBlock
 from flagai.model.block.stack import decode_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.mask import AttentionMask
@@ -75,7 +75,7 @@ def cache_of(model: Any, capacity: int, written: int) -> StaticCache:
 def one_by_one(model: Any, hidden: torch.Tensor, visible: AttentionMask, cache: StaticCache) -> torch.Tensor:
     """What the kernels of each block make of a token."""
     for index, block in enumerate(model.blocks):
-        hidden = FusedPreNorm(block)(hidden, visible, cache=cache.layer(index))
+        hidden = FusedPreNormBlock(block)(hidden, visible, cache=cache.layer(index))
     return hidden
 
 

@@ -35,8 +35,8 @@ from flagai.kernels.triton import (
 _TARGET = GPUTarget("cuda", 90, 32)
 # Of parameters that are no pointers to bfloat16; those in capitals that are not constants are sizes.
 _TYPES = {
-    "now": "*i64", "clock": "*i64", "places": "*i64", "words": "*i64", "ids": "*i64",
-    "position_ids": "*i64", "block_ids": "*i64", "seed": "*i64", "seen": "*u8", "offsets": "*i32",
+    "write_index": "*i64", "step_counter": "*i64", "peer_addresses": "*i64", "slots": "*i64", "ids": "*i64",
+    "position_ids": "*i64", "block_ids": "*i64", "seed": "*i64", "attn_mask": "*u8", "offsets": "*i32",
     "eps": "fp32", "scale": "fp32", "number": "i32", "means": "*fp32", "rates": "*fp32", "parameters": "*fp32",
     "sums": "*fp32", "total": "*bf16", "shares": "*fp32",
 }  # fmt: skip
@@ -66,7 +66,7 @@ def cases(few: bool = False) -> Iterator[Case]:
     Args:
         few: leave out further sizes of a kernel.
     """
-    step = {"K": 4096, "EARLY": True}
+    step = {"K": 4096, "PDL": True}
     for count in (1, 4):
         cut = {
             "M": count,
@@ -75,23 +75,23 @@ def cases(few: bool = False) -> Iterator[Case]:
             "BK": 4096 if count == 1 else 256,
         }
         around = {"ACTIVATION": "gelu", "BIAS": True, "RESIDUAL": True}
-        yield decode.product_kernel, step | cut | around, {}, {"num_warps": 8}
-        lanes = {"LANES": count, "D": 64}
-        yield decode.projection_kernel, step | cut | lanes, {}, {"num_warps": 8}
-        yield decode.attention_kernel, {**lanes, "BD": 64, "BC": 128, "EARLY": True}, {}, {"num_warps": 8}
+        yield decode.linear_act_residual_kernel, step | cut | around, {}, {"num_warps": 8}
+        lanes = {"BEAMS": count, "D": 64}
+        yield decode.qkv_to_cache_kernel, step | cut | lanes, {}, {"num_warps": 8}
+        yield decode.decode_attention_kernel, {**lanes, "BD": 64, "BC": 128, "PDL": True}, {}, {"num_warps": 8}
         ranks = {"RANK": 0, "COUNT": 2}
         yield all_reduce.send_kernel, step | cut | ranks, {}, {"num_warps": 8}
         if count == 1 or not few:
             yield from _small(step, count, around, lanes, few)
     yield from _choice(few)
     for scaled in (False, True):
-        sums = {"BK": 1024, "SCALED": scaled, "BLOCKS": scaled, "EARLY": True}
+        sums = {"BK": 1024, "SCALED": scaled, "BLOCKS": scaled, "PDL": True}
         types = {"tokens": "*i8", "scale": "*fp32"} if scaled else {}
         yield decode.embedding_kernel, sums, types, {}
     yield decode.norm_kernel, {**step, "BK": 4096}, {}, {"num_warps": 8}
-    after = {"N": 4096, "BK": 4096, "BIAS": True, "NORM": True, "EARLY": True}
+    after = {"N": 4096, "BK": 4096, "BIAS": True, "NORM": True, "PDL": True}
     yield all_reduce.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}
-    yield all_reduce.finish_kernel, {**after, "EARLY": False}, {"sums": "*bf16"}, {"num_warps": 16}
+    yield all_reduce.bias_residual_norm_kernel, {**after, "PDL": False}, {"sums": "*bf16"}, {"num_warps": 16}
     yield rms_norm.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
     row, wide = {"K": 768, "ROWS": 2, "BK": 1024}, {"K": 3072, "ROWS": 8, "BK": 256}
     yield packed.add_norm_kernel, row, {}, {"num_warps": 4}
@@ -115,9 +115,9 @@ def cases(few: bool = False) -> Iterator[Case]:
 
 def _choice(few: bool) -> Iterator[Case]:
     """Greedy choices of one text and of many, with blanks and without."""
-    yield greedy.argmax_kernel, {"CHUNK": 1024, "EARLY": True}, _STATE, {}
+    yield greedy.argmax_kernel, {"CHUNK": 1024, "PDL": True}, _STATE, {}
     for rows, spans in ((1, False), (32, True), (1, True), (32, False))[: 2 if few else None]:
-        sizes = {"BP": rows, "CP": 64, "SPANS": spans, "EARLY": True}
+        sizes = {"BP": rows, "CP": 64, "SPANS": spans, "PDL": True}
         yield greedy.append_kernel, sizes, _STATE, {}
 
 
@@ -126,7 +126,8 @@ def _small(
 ) -> Iterator[Case]:
     """Products with weights of four and eight bits, by every way."""
     for bits in (4, 8):
-        ways = [("words", 8, 32 * bits, 16, bits), ("tiles", 32, 64, 16, 4)] + [("groups", 16, 512, 8, 4)] * (bits == 4)
+        ways = [("gemv", 8, 32 * bits, 16, bits), ("gemm", 32, 64, 16, 4)]
+        ways += [("grouped_gemm", 16, 512, 8, 4)] if bits == 4 else []
         for kind, rows, columns, padded, warps in ways:
             cut = {
                 "G": 128,
@@ -139,13 +140,13 @@ def _small(
                 "ASM": True,
             }
             types = dict(_SMALL[bits])
-            if kind == "tiles" and bits == 8:
+            if kind == "gemm" and bits == 8:
                 types |= {name: "*i8" for name in types if name.endswith("matrix")}
-            early = {**step, "EARLY": kind != "tiles"}
-            options = {"num_warps": warps, "num_stages": 1 if kind != "tiles" else 3}
-            yield quantized.quantized_product_kernel, early | cut | around, types, options
+            pdl = {**step, "PDL": kind != "gemm"}
+            options = {"num_warps": warps, "num_stages": 1 if kind != "gemm" else 3}
+            yield quantized.quantized_linear_act_residual_kernel, pdl | cut | around, types, options
             if bits == 8 or not few:  # it has the same products
-                yield quantized.quantized_projection_kernel, early | cut | lanes, types, options
+                yield quantized.quantized_qkv_to_cache_kernel, pdl | cut | lanes, types, options
 
 
 def compiled(kernel: Any, constants: dict[str, Any], types: dict[str, str], options: dict[str, int]) -> None:
@@ -168,8 +169,8 @@ def compiled(kernel: Any, constants: dict[str, Any], types: dict[str, str], opti
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in even},
     )
-    early = {"launch_pdl": True} if constants.get("EARLY") else {}
-    compiler.compile(source, target=_TARGET, options={**options, **early})
+    pdl = {"launch_pdl": True} if constants.get("PDL") else {}
+    compiler.compile(source, target=_TARGET, options={**options, **pdl})
 
 
 def in_cuda() -> Iterator[tuple[str, Options]]:

@@ -113,7 +113,7 @@ def test_of_equals_the_first(dtype: torch.dtype, device: torch.device) -> None:
     parts, firsts = torch.zeros(3, 5, 5, device=device), torch.zeros(5, 5, dtype=torch.int32, device=device)
     from flagai.kernels.triton.greedy import argmax_kernel  # needs triton
 
-    argmax_kernel[(5, 5)](logits, banned, parts, firsts, 75, 2, CHUNK=16, EARLY=False)
+    argmax_kernel[(5, 5)](logits, banned, parts, firsts, 75, 2, CHUNK=16, PDL=False)
     scores = logits.log_softmax(-1, dtype=torch.float32).index_fill(-1, banned, -torch.inf)
     highs, totals, bests = parts
     tokens = torch.where(bests == bests.amax(1, keepdim=True), firsts, 99).amin(1)

@@ -13,7 +13,12 @@ from flagai.generation.replay import cuda_graph
 from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import block as fused
 from flagai.kernels.decode import tensor_parallel_block
-from flagai.kernels.decode.fused_all_reduce import Meeting, Part, joint_product, joint_product_reference
+from flagai.kernels.decode.fused_all_reduce import (
+    RowParallelLinear,
+    TensorParallelGroup,
+    linear_all_reduce,
+    linear_all_reduce_reference,
+)
 from flagai.parallel.symmetric_memory import SymmetricBuffer
 from flagai.parallel.world import make_mesh
 from tests.generation.writers import PLAIN, Writer, lively
@@ -36,20 +41,20 @@ def symmetric_buffers(count: int, capacity: int) -> list[SymmetricBuffer]:
 def several_sums(boxes: list[SymmetricBuffer] | None, tokens: int, dtype: torch.dtype) -> list[Any]:
     mesh = make_mesh(tp=2)
     rank, group = mesh.get_local_rank(), mesh.get_group()
-    meeting = Meeting(group, None if boxes is None else boxes[rank])
+    meeting = TensorParallelGroup(group, None if boxes is None else boxes[rank])
     torch.manual_seed(0)
     norm = nn.LayerNorm(40).to(dtype)
     nn.init.normal_(norm.weight)
     bias, residual = torch.randn(40).to(dtype), torch.randn(tokens, 40).to(dtype)
     torch.manual_seed(1 + rank)
-    part = Part(nn.Linear(24, 40, bias=False).to(dtype), bias)
+    part = RowParallelLinear(nn.Linear(24, 40, bias=False).to(dtype), bias)
     found = []
     for number in range(5):
         with torch.inference_mode():
             hidden = torch.randn(tokens, 24).to(dtype)
             asked = norm if number % 2 else None
-            got = joint_product(hidden, part, meeting, number, residual=residual, norm=asked)
-            wanted = joint_product_reference(hidden, part, meeting, residual=residual, norm=asked)
+            got = linear_all_reduce(hidden, part, meeting, number, residual=residual, norm=asked)
+            wanted = linear_all_reduce_reference(hidden, part, meeting, residual=residual, norm=asked)
         for ours, theirs in zip(got, wanted, strict=True):
             assert ours.dtype == dtype
             torch.testing.assert_close(ours.float(), theirs.float(), atol=0.02, rtol=0.02)

@@ -12,8 +12,8 @@ from flagai.generation.replay import compile_ahead, cuda_graph
 from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import block as fused
 from flagai.kernels.decode import quantized_ops as module
-from flagai.kernels.decode.ops import Slots, product_reference, project_reference
-from flagai.kernels.decode.quantized_ops import Way, quantized_linear_act_residual, quantized_project
+from flagai.kernels.decode.ops import Slots, linear_act_residual_reference, qkv_to_cache_reference
+from flagai.kernels.decode.quantized_ops import KernelConfig, quantized_linear_act_residual, quantized_qkv_to_cache
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.quantization import quantize
 from tests import tiny
@@ -55,14 +55,14 @@ def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(got.float(), wanted, atol=tolerance, rtol=tolerance)
 
 
-def ways(made: QuantizedLinear, count: int) -> list[Way]:
+def ways(made: QuantizedLinear, count: int) -> list[KernelConfig]:
     """Every way of computing, in small pieces."""
     units = made.in_features * made.bits // 128
-    found = [Way("tiles", 16, 16 * made.bits // 4, 4, 2)]
+    found = [KernelConfig("gemm", 16, 16 * made.bits // 4, 4, 2)]
     if count <= 3:
-        found.append(Way("words", 8, 1 << (units - 1).bit_length(), 1))
+        found.append(KernelConfig("gemv", 8, 1 << (units - 1).bit_length(), 1))
     if made.group == 128 and made.bits == 4:
-        found += [Way("groups", 16, 16 * groups, 1) for groups in (1, 4)]
+        found += [KernelConfig("grouped_gemm", 16, 16 * groups, 1) for groups in (1, 4)]
     return found
 
 
@@ -81,14 +81,14 @@ def test_products(bits: int, inputs: int, outputs: int, dtype: torch.dtype, coun
     plain, normed, residual = widened(made), norm(inputs, dtype), torch.randn(count, outputs).to(dtype)
     exact = nn.LayerNorm(inputs)
     exact.load_state_dict({name: value.float() for name, value in normed.state_dict().items()})
-    added = product_reference(tokens.float(), plain, residual=residual.float())
-    active = product_reference(tokens.float(), plain, norm=exact, activation_name="gelu_new")
+    added = linear_act_residual_reference(tokens.float(), plain, residual=residual.float())
+    active = linear_act_residual_reference(tokens.float(), plain, norm=exact, activation_name="gelu_new")
     bare = tokens.float() @ plain.weight.T
     for way in ways(made, count):
-        close(quantized_linear_act_residual(tokens, made, residual=residual, way=way), added)
-        close(quantized_linear_act_residual(tokens, made, norm=normed, activation_name="gelu_new", way=way), active)
+        close(quantized_linear_act_residual(tokens, made, residual=residual, config=way), added)
+        close(quantized_linear_act_residual(tokens, made, norm=normed, activation_name="gelu_new", config=way), active)
     made.bias = None
-    close(quantized_linear_act_residual(tokens, made, way=ways(made, count)[-1]), bare)
+    close(quantized_linear_act_residual(tokens, made, config=ways(made, count)[-1]), bare)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_projection(bits: int, batch: int, lanes: int) -> None:
     buffers = torch.randn(2, batch, heads, 40, width).to(dtype)
     now = torch.arange(lanes) + 7
     theirs = Slots(*buffers.float(), now)
-    wanted = project_reference(tokens.float(), exact, *map(widened, layers), theirs)
+    wanted = qkv_to_cache_reference(tokens.float(), exact, *map(widened, layers), theirs)
     for way in ways(layers[0], batch * lanes + 2):
         ours = Slots(*buffers.clone(), now)
-        found = quantized_project(tokens, normed, layers, ours, way=way)
+        found = quantized_qkv_to_cache(tokens, normed, layers, ours, config=way)
         for got, plain in ((found, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values)):
             close(got, plain)
 
@@ -123,10 +123,10 @@ def test_projection(bits: int, batch: int, lanes: int) -> None:
 def test_every_size_has_a_way(bits: int, inputs: int, tokens: int) -> None:
     with torch.device("meta"):
         made = QuantizedLinear(inputs, 4096, bits, bias=True, dtype=torch.float16)
-    found = module.way_of(made, tokens)
-    if found.kind == "words":
+    found = module.kernel_config(made, tokens)
+    if found.kind == "gemv":
         assert found.columns * 128 // bits >= inputs  # whole rows
-    if found.kind == "groups":
+    if found.kind == "grouped_gemm":
         assert made.group == 128
         assert found.columns // 16 >= found.warps
     assert all(size & (size - 1) == 0 for size in (found.rows, found.columns, found.warps))
@@ -152,7 +152,7 @@ def test_whole_answers(how: str, search: dict[str, Any], monkeypatch: pytest.Mon
     monkeypatch.setattr(compile_ahead, "PATIENCE", None)
     monkeypatch.setattr(fused, "has_triton_half", lambda *_: True)
     # Few programs: the interpreter runs them one after the other.
-    monkeypatch.setattr(module, "way_of", lambda made, tokens, **_: ways(made, tokens)[-1])
+    monkeypatch.setattr(module, "kernel_config", lambda made, tokens, **_: ways(made, tokens)[-1])
     found = generate(model, prompts, decoding)
     assert all("decode.select.fused_blocks" in step.kernels for step in step_pool(model).ready)
     for ours, theirs in zip(found, wanted, strict=True):

@@ -10,7 +10,7 @@ Source: the ancestor mask is that of Miao et al. 2023, "SpecInfer", section 4.
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -21,24 +21,12 @@ from flagai.generation.checks import check, start_id_of
 from flagai.generation.family import GenerativeModel, decoding_of
 from flagai.generation.options import Decoding
 from flagai.generation.prefill import like_length, read_apart
-from flagai.generation.types import BeamState, Choice, StepOutput
+from flagai.generation.types import BeamState, Choice, StaticForward, StepOutput
 from flagai.model.layer.cache import CacheRows
 from flagai.parallel.dtensor import sharded_logits, shards_vocabulary
 
 _NO_TOKEN = -1  # fills histories in front of the first token
 _OF_SPANS = ("block_position", "blank_index", "stopped")  # always 0 in families without spans
-
-
-class StaticForward(Protocol):
-    """A forward pass over the last tokens whose tensors keep their shapes and addresses."""
-
-    cache: Any
-
-    def put(self, ids: torch.Tensor, beams: BeamState) -> None:
-        """Set what the next forward pass reads."""
-
-    def run(self) -> StepOutput:
-        """Run the model."""
 
 
 class DecodingState:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
@@ -62,6 +63,18 @@ class BeamState:
     blank_index: torch.Tensor
     span_length: torch.Tensor
     stopped: torch.Tensor
+
+
+class StaticForward(Protocol):
+    """A forward pass over the last tokens whose tensors keep their shapes and addresses."""
+
+    cache: Any
+
+    def put(self, ids: torch.Tensor, beams: BeamState) -> None:
+        """Set what the next forward pass reads."""
+
+    def run(self) -> StepOutput:
+        """Run the model."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 HALF = (torch.float16, torch.bfloat16)
 # Streaming multiprocessors of the GPUs that the kernels are tuned for: H100 and H200 have 132.
-MULTIPROCESSORS = 128
+SM_COUNT = 128
 
 
 def next_power_of_2(size: int) -> int:
@@ -38,9 +38,9 @@ def pdl_options(device: torch.device, wanted: bool = True) -> dict[str, Any]:
         wanted: False launches it as ever.
     """
     if not wanted or device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
-        return {"EARLY": False}
+        return {"PDL": False}
     import triton.language as tl
     from triton.backends.nvidia.compiler import CUDAOptions
 
     known = hasattr(tl.extra.cuda, "gdc_wait") and "launch_pdl" in CUDAOptions.__dataclass_fields__
-    return {"EARLY": True, "launch_pdl": True} if known else {"EARLY": False}
+    return {"PDL": True, "launch_pdl": True} if known else {"PDL": False}

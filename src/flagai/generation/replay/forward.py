@@ -151,14 +151,14 @@ class RecordedForward:
         self._compiling = None
 
     def put(self, ids: torch.Tensor, beams: BeamState) -> None:
-        """See :class:`~flagai.generation.decoding_state.StaticForward`."""
+        """See :class:`~flagai.generation.types.StaticForward`."""
         self.inputs.ids.copy_(ids)
         self.inputs.position.copy_(beams.position)
         self.inputs.block_position.copy_(beams.block_position)
         self.inputs.ancestors.copy_(beams.ancestors)
 
     def run(self) -> StepOutput:
-        """See :class:`~flagai.generation.decoding_state.StaticForward`; the next pass overwrites the result."""
+        """See :class:`~flagai.generation.types.StaticForward`; the next pass overwrites the result."""
         self._switch_to_kernels()
         self._graph()
         return cast(StepOutput, self._output)

@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.compiled.eligible import half_type, is_plain
-from flagai.kernels.hardware import MULTIPROCESSORS, next_power_of_2
+from flagai.kernels.hardware import SM_COUNT, next_power_of_2
 from flagai.model.layer.operation import is_hooked
 
 _WIDEST = 8192
 # Numbers that a program holds at once, of the norm and of its gradient, whose programs keep sums of their own: so many.
-_NUMBERS, _NUMBERS_OF_GRADIENT, _PROGRAMS = 4096, 2048, 4 * MULTIPROCESSORS
+_NUMBERS, _NUMBERS_OF_GRADIENT, _PROGRAMS = 4096, 2048, 4 * SM_COUNT
 # The probability of dropout is a whole number of these: the kernels draw 16 bits for each number.
 _PARTS = 1 << 16
 _SEEDS = (1 << 31) - 1

@@ -7,13 +7,13 @@ from torch.nn import functional as F
 
 from flagai.kernels.compiled.eligible import half_type, is_plain
 from flagai.kernels.compiled.linear_residual import linear_with_residual
-from flagai.kernels.hardware import MULTIPROCESSORS
+from flagai.kernels.hardware import SM_COUNT
 from flagai.model.layer.feed_forward import FeedForward, inner_features
 
 # What a program holds at once, of GELU and of its gradient, whose programs keep sums of their own: so many.
 _TILE = {"ROWS": 8, "BK": 256, "num_warps": 4}
 _TILE_OF_GRADIENT = {"ROWS": 4, "BK": 1024, "num_warps": 8}
-_PROGRAMS = 16 * MULTIPROCESSORS
+_PROGRAMS = 16 * SM_COUNT
 
 
 def bias_gelu_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:

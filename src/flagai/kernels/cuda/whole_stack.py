@@ -1,7 +1,6 @@
-"""All blocks of a decoding step in one kernel, which never stops reading; what it computes: :mod:`.fused`.
+"""All blocks of a decoding step in one persistent kernel; it computes what :mod:`flagai.kernels.decode.block` does.
 
-It is for one token and for large blocks: smaller ones are read before multiprocessors have told each other what they
-have found.
+It is for one token and for large blocks: smaller ones are read before SMs have exchanged their results.
 """
 
 import logging
@@ -31,31 +30,30 @@ _ROWS, _ROW_BYTES, _GROUP, _WIDTH = 4, 2048, 128, 64
 _THREADS, _FETCHERS = 512, {4: 64, 8: 32, 16: 32}
 # bytes of a tile's two barriers, of its results, of a block's addresses, and of the rest.
 _BARRIERS, _RESULTS, _ADDRESSES, _REST = 16, 256, 192, 16 * _THREADS + 128
-# Tiles that a multiprocessor asks for at once, by the bits of a weight. With fewer the memory rests; with more, whoever
-# asks for anything else waits for all of them.
+# Tiles in flight on an SM, by the bits of a weight. With fewer the memory idles; with more, all other loads wait.
 _IN_FLIGHT = {4: 3, 8: 5, 16: 6}
-# Tiles in the ring below which it would run empty whenever multiprocessors wait for each other.
+# Tiles in the ring below which it would run empty whenever sms wait for each other.
 _LEAST_RING = 12
 
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """How the kernel is cut for a stack of blocks and a GPU.
+    """How the kernel is launched for a stack of blocks and a GPU.
 
     Args:
-        hidden: numbers of a token.
-        inner: numbers between the feed-forward layer's matrices.
+        hidden: size of the hidden states.
+        inner: size between the feed-forward layer's matrices.
         blocks: how many there are.
         bits: of a weight.
-        multiprocessors: of the GPU.
-        memory: bytes of shared memory that a program may have.
+        sms: streaming multiprocessors of the GPU.
+        memory: bytes of shared memory that a thread block may have.
     """
 
     hidden: int
     inner: int
     blocks: int
     bits: int
-    multiprocessors: int
+    sms: int
     memory: int
 
     @classmethod
@@ -68,22 +66,22 @@ class LaunchPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the kernel can be cut like that."""
+        """Whether the kernel can be launched like that."""
         return (
             self.hidden % (8 * _THREADS) == 0
             and self._length & (self._length - 1) == 0
             and self.inner % self.hidden == 0
             # Every program has a part of every result.
-            and self.multiprocessors <= self.hidden // _ROWS
+            and self.sms <= self.hidden // _ROWS
             # Every thread finishes a row at most.
-            and -(-3 * self.hidden // _ROWS // self.multiprocessors) * _ROWS <= _THREADS
+            and -(-3 * self.hidden // _ROWS // self.sms) * _ROWS <= _THREADS
             and self.ring >= _LEAST_RING
         )
 
     @property
     def tiles(self) -> int:
-        """The most tiles of a product that a multiprocessor takes."""
-        rows = -(-self.hidden // _ROWS // self.multiprocessors)
+        """The most tiles of a matmul that an SM takes."""
+        rows = -(-self.hidden // _ROWS // self.sms)
         return rows * self._length * max(3, self.inner // self.hidden)
 
     @property
@@ -149,7 +147,7 @@ class Megakernel:
         self._blocks = blocks
         self._plan = plan
         self._kernel = kernel
-        # The addresses of everything, what programs tell each other, and how many blocks they computed.
+        # The addresses of everything, the mailboxes of thread blocks, and how many blocks they have computed.
         self._prepared: tuple[torch.Tensor, ...] = ()
 
     def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: StaticCache) -> torch.Tensor:
@@ -157,17 +155,17 @@ class Megakernel:
         first = self._blocks[0]
         if not self._prepared:
             self._prepared = self._prepare(cache)
-        addresses, notes, turn = self._prepared
+        addresses, mailboxes, blocks_done = self._prepared
         seen, scale = cast(torch.Tensor, attn_mask.tensor).view(torch.uint8), first.attention.scale
         out = torch.empty_like(hidden)
         self._kernel.run_together(
-            self._plan.multiprocessors,
+            self._plan.sms,
             self._plan.threads,
             addresses,
             hidden.contiguous(),
             out,
-            notes,
-            turn,
+            mailboxes,
+            blocks_done,
             seen,
             cache.write_index,
             seen.shape[-1],
@@ -201,7 +199,7 @@ def whole_stack(blocks: Sequence[Any], rows: int) -> Megakernel | None:
     """What computes blocks in one kernel; None if nothing does.
 
     Args:
-        blocks: those that :class:`flagai.kernels.decode.block.FusedPreNorm` computes.
+        blocks: those that :class:`flagai.kernels.decode.block.FusedPreNormBlock` computes.
         rows: number of tokens in a step.
     """
     plan = launch_plan(blocks, rows)

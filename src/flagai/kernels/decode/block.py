@@ -6,7 +6,14 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from flagai.kernels.decode.ops import ACTIVATIONS, Slots, attend_slots, fits, product, project
+from flagai.kernels.decode.ops import (
+    ACTIVATIONS,
+    Slots,
+    decode_attention,
+    linear_act_residual,
+    qkv_to_cache,
+    within_limits,
+)
 from flagai.kernels.eligible import linear_layers
 from flagai.kernels.hardware import has_triton_half
 from flagai.model.layer.cache import LayerCache
@@ -16,7 +23,7 @@ from flagai.model.layer.static_cache import StaticCache
 from flagai.parallel.dtensor import is_sharded, local
 
 
-class FusedPreNorm:
+class FusedPreNormBlock:
     """Computes what a :class:`PreNormBlock` with GPT-2's bricks computes, for one step over a static cache.
 
     It has no parameters of its own: it reads the block's where they are.
@@ -35,11 +42,13 @@ class FusedPreNorm:
         tokens = hidden.flatten(0, 1).contiguous()
         attention, feed_forward = block.attention, block.feed_forward
         slots = Slots(*static.buffers(cache.index), static.write_index)
-        query = project(tokens, block.norm1, attention.q, attention.k, attention.v, slots)
-        attended = attend_slots(query, slots, seen, attention.scale)
-        tokens = product(attended, attention.out, residual=tokens)
-        inner = product(tokens, feed_forward.up, norm=block.norm2, activation_name=feed_forward.activation_name)
-        return product(inner, feed_forward.down, residual=tokens).view_as(hidden)
+        query = qkv_to_cache(tokens, block.norm1, attention.q, attention.k, attention.v, slots)
+        attended = decode_attention(query, slots, seen, attention.scale)
+        tokens = linear_act_residual(attended, attention.out, residual=tokens)
+        inner = linear_act_residual(
+            tokens, feed_forward.up, norm=block.norm2, activation_name=feed_forward.activation_name
+        )
+        return linear_act_residual(inner, feed_forward.down, residual=tokens).view_as(hidden)
 
 
 def takes_block(block: Any) -> bool:
@@ -47,7 +56,7 @@ def takes_block(block: Any) -> bool:
     linear = linear_layers(block)
     return (
         block.feed_forward.activation_name in ACTIVATIONS
-        and all(fits(layer) for layer in linear)
+        and all(within_limits(layer) for layer in linear)
         and block.attention.head_dim <= 256
         and _plain([parameter for parameter in block.parameters() if not _is_quantized(parameter, linear)])
     )

@@ -82,6 +82,6 @@ def fused_embeddings(
         SCALED=scaled,
         BLOCKS=with_blocks,
         # For the kernel after it: this one is the first, and waits for the search's choice.
-        EARLY=pdl_options(tokens.device)["EARLY"],
+        PDL=pdl_options(tokens.device)["PDL"],
     )
     return out

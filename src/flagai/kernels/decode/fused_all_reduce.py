@@ -8,13 +8,13 @@ from torch import distributed, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
-from flagai.kernels.decode.ops import Tiling, product
+from flagai.kernels.decode.ops import Tiling, linear_act_residual
 from flagai.kernels.hardware import next_power_of_2, pdl_options
 from flagai.parallel.symmetric_memory import SymmetricBuffer
 
 
 @dataclass(frozen=True)
-class Meeting:
+class TensorParallelGroup:
     """How the ranks of a group add up.
 
     Args:
@@ -27,7 +27,7 @@ class Meeting:
 
 
 @dataclass(frozen=True)
-class Part:
+class RowParallelLinear:
     """A linear layer of which this rank holds some input features.
 
     Args:
@@ -39,10 +39,10 @@ class Part:
     bias: torch.Tensor
 
 
-def joint_product(
+def linear_all_reduce(
     tokens: torch.Tensor,
-    part: Part,
-    meeting: Meeting,
+    part: RowParallelLinear,
+    meeting: TensorParallelGroup,
     number: int,
     *,
     residual: torch.Tensor,
@@ -65,7 +65,7 @@ def joint_product(
     normed = out if norm is None else torch.empty_like(residual)
     after = _after(part, residual, norm, out, normed)
     if meeting.buffer is None:
-        sums = product(tokens, part.layer)
+        sums = linear_act_residual(tokens, part.layer)
         distributed.all_reduce(sums, group=meeting.group)
         _finish(sums, after)
     else:
@@ -75,7 +75,7 @@ def joint_product(
 
 
 def _after(
-    part: Part, residual: torch.Tensor, norm: nn.LayerNorm | None, out: torch.Tensor, normed: torch.Tensor
+    part: RowParallelLinear, residual: torch.Tensor, norm: nn.LayerNorm | None, out: torch.Tensor, normed: torch.Tensor
 ) -> dict[str, Any]:
     """What the kernels do with a sum, as their arguments."""
     return {
@@ -95,9 +95,9 @@ def _after(
 
 
 def _finish(sums: torch.Tensor, after: dict[str, Any]) -> None:
-    from flagai.kernels.triton.all_reduce import finish_kernel
+    from flagai.kernels.triton.all_reduce import bias_residual_norm_kernel
 
-    finish_kernel[(len(sums),)](sums, **after, **pdl_options(sums.device, wanted=False))
+    bias_residual_norm_kernel[(len(sums),)](sums, **after, **pdl_options(sums.device, wanted=False))
 
 
 def _send(tokens: torch.Tensor, layer: nn.Linear, buffer: SymmetricBuffer, number: int) -> None:
@@ -133,22 +133,22 @@ def _receive(buffer: SymmetricBuffer, number: int, after: dict[str, Any]) -> Non
         buffer.slots,
         buffer.step_counter,
         number,
-        ROOM=buffer.capacity,
+        CAPACITY=buffer.capacity,
         COUNT=buffer.count,
         **after,
         **pdl_options(buffer.slots.device),
     )
 
 
-def joint_product_reference(
+def linear_all_reduce_reference(
     tokens: torch.Tensor,
-    part: Part,
-    meeting: Meeting,
+    part: RowParallelLinear,
+    meeting: TensorParallelGroup,
     *,
     residual: torch.Tensor,
     norm: nn.LayerNorm | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What :func:`joint_product` computes."""
+    """What :func:`linear_all_reduce` computes."""
     sums = F.linear(tokens, part.layer.weight)
     distributed.all_reduce(sums, group=meeting.group)
     out = sums + part.bias + residual

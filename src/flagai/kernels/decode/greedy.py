@@ -59,7 +59,7 @@ def greedy_step(search: Search, output: StepOutput) -> None:
         vocabulary,
         len(banned),
         CHUNK=chunk,
-        EARLY=pdl["EARLY"],  # for the next kernel: this one waits for the model's forward pass
+        PDL=pdl["PDL"],  # for the next kernel: this one waits for the model's forward pass
     )
     append_kernel[(1,)](
         parts=parts,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.kernels.hardware import MULTIPROCESSORS, next_power_of_2, pdl_options
+from flagai.kernels.hardware import SM_COUNT, next_power_of_2, pdl_options
 from flagai.model.layer.activation import activation
 from flagai.model.layer.quantized_linear import Quantized, QuantizedLinear
 
@@ -53,21 +53,21 @@ class Tiling:
         One token: whole rows in registers. Several: tiles for tensor cores, through shared memory.
         """
         if tokens > 1:
-            return cls(32 if count >= 32 * MULTIPROCESSORS else 16, min(256, max(16, next_power_of_2(size))), 4, 5)
+            return cls(32 if count >= 32 * SM_COUNT else 16, min(256, max(16, next_power_of_2(size))), 4, 5)
         columns = next_power_of_2(size)
         rows = max(1, _NUMBERS // columns)
-        while rows > 1 and count // rows < 2 * MULTIPROCESSORS:
+        while rows > 1 and count // rows < 2 * SM_COUNT:
             rows //= 2
         return cls(rows, columns, 8 if rows * columns >= _NUMBERS else 4)
 
 
-def fits(layer: nn.Linear | Quantized) -> bool:
+def within_limits(layer: nn.Linear | Quantized) -> bool:
     """Whether a layer is of a size that the kernels compute."""
     # Threads read 16 bytes at a time.
     return layer.in_features <= WIDEST and (not isinstance(layer, Quantized) or layer.in_features % 32 == 0)
 
 
-def product(
+def linear_act_residual(
     tokens: torch.Tensor,
     layer: AnyLinear,
     *,
@@ -75,7 +75,7 @@ def product(
     activation_name: str | None = None,
     residual: torch.Tensor | None = None,
     tiling: Tiling | None = None,
-    early: bool = True,
+    pdl: bool = True,
 ) -> torch.Tensor:
     """A linear layer and what stands around it, for few tokens.
 
@@ -86,7 +86,7 @@ def product(
         activation_name: applied to the result.
         residual: added in the end, [M, N].
         tiling: how to cut the work.
-        early: whether to start before the kernel before has ended, where that is possible.
+        pdl: whether to start before the previous kernel has ended (programmatic dependent launch), where possible.
 
     Shape:
         -> [M, N]
@@ -97,14 +97,14 @@ def product(
         return quantized_linear_act_residual(
             tokens, layer, norm=norm, activation_name=activation_name, residual=residual
         )
-    from flagai.kernels.triton.decode import product_kernel
+    from flagai.kernels.triton.decode import linear_act_residual_kernel
 
     (count, size), matrix = tokens.shape, layer.weight
     outputs = len(matrix)
     tiling = tiling or Tiling.of(outputs, size, count)
-    tokens = tokens if norm is None else _normed(tokens, norm, early)
+    tokens = tokens if norm is None else layer_norm(tokens, norm, pdl)
     out = tokens.new_empty(count, outputs)
-    product_kernel[(-(-outputs // tiling.rows),)](
+    linear_act_residual_kernel[(-(-outputs // tiling.rows),)](
         tokens,
         matrix,
         matrix if layer.bias is None else layer.bias,
@@ -121,12 +121,12 @@ def product(
         RESIDUAL=residual is not None,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
-        **pdl_options(tokens.device, early),
+        **pdl_options(tokens.device, pdl),
     )
     return out
 
 
-def _normed(tokens: torch.Tensor, norm: nn.LayerNorm, early: bool) -> torch.Tensor:
+def layer_norm(tokens: torch.Tensor, norm: nn.LayerNorm, pdl: bool) -> torch.Tensor:
     """The norm by itself: in the products it would take the registers that loading needs; measured, 6 % slower."""
     from flagai.kernels.triton.decode import norm_kernel
 
@@ -140,12 +140,12 @@ def _normed(tokens: torch.Tensor, norm: nn.LayerNorm, early: bool) -> torch.Tens
         K=size,
         BK=next_power_of_2(size),
         num_warps=8,
-        **pdl_options(tokens.device, early),
+        **pdl_options(tokens.device, pdl),
     )
     return out
 
 
-def product_reference(
+def linear_act_residual_reference(
     tokens: torch.Tensor,
     layer: nn.Linear,
     *,
@@ -153,7 +153,7 @@ def product_reference(
     activation_name: str | None = None,
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """What :func:`product` computes."""
+    """What :func:`linear_act_residual` computes."""
     normed = tokens if norm is None else norm(tokens)
     found = F.linear(normed, layer.weight, layer.bias)
     found = found if activation_name is None else activation(activation_name)(found)
@@ -175,7 +175,7 @@ class Slots:
     write_index: torch.Tensor
 
 
-def project(
+def qkv_to_cache(
     tokens: torch.Tensor, norm: nn.LayerNorm | None, query: AnyLinear, key: AnyLinear, value: AnyLinear, slots: Slots
 ) -> torch.Tensor:
     """Normalise tokens, write their keys and values into the cache, and return their queries.
@@ -194,17 +194,17 @@ def project(
         -> [M, N]
     """
     if isinstance(query, QuantizedLinear):
-        from flagai.kernels.decode.quantized_ops import quantized_project
+        from flagai.kernels.decode.quantized_ops import quantized_qkv_to_cache
 
-        return quantized_project(tokens, norm, cast(tuple[QuantizedLinear, ...], (query, key, value)), slots)
-    from flagai.kernels.triton.decode import projection_kernel
+        return quantized_qkv_to_cache(tokens, norm, cast(tuple[QuantizedLinear, ...], (query, key, value)), slots)
+    from flagai.kernels.triton.decode import qkv_to_cache_kernel
 
     count, size = tokens.shape
     outputs = query.out_features
     tiling = Tiling.of(outputs if count > 1 else 3 * outputs, size, count)
     out = tokens.new_empty(count, outputs)
-    projection_kernel[(3 * -(-outputs // tiling.rows),)](
-        tokens if norm is None else _normed(tokens, norm, early=True),
+    qkv_to_cache_kernel[(3 * -(-outputs // tiling.rows),)](
+        tokens if norm is None else layer_norm(tokens, norm, pdl=True),
         *(layer.weight for layer in (query, key, value)),
         *(layer.bias for layer in (query, key, value)),
         out,
@@ -216,7 +216,7 @@ def project(
         K=size,
         M=count,
         MP=1 if count == 1 else 16,
-        LANES=len(slots.write_index),
+        BEAMS=len(slots.write_index),
         D=slots.keys.shape[3],
         BN=tiling.rows,
         BK=tiling.columns,
@@ -227,10 +227,10 @@ def project(
     return out
 
 
-def project_reference(
+def qkv_to_cache_reference(
     tokens: torch.Tensor, norm: nn.LayerNorm, query: nn.Linear, key: nn.Linear, value: nn.Linear, slots: Slots
 ) -> torch.Tensor:
-    """What :func:`project` computes."""
+    """What :func:`qkv_to_cache` computes."""
     normed, (batch, _, _, width) = norm(tokens), slots.keys.shape
     for layer, buffer in ((key, slots.keys), (value, slots.values)):
         found = F.linear(normed, layer.weight, layer.bias).view(batch, len(slots.write_index), -1, width)
@@ -238,7 +238,7 @@ def project_reference(
     return F.linear(normed, query.weight, query.bias)
 
 
-def attend_slots(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: float | None) -> torch.Tensor:
+def decode_attention(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: float | None) -> torch.Tensor:
     """Attention of a step's tokens to the written slots of the cache.
 
     Args:
@@ -250,11 +250,11 @@ def attend_slots(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: f
     Shape:
         -> [M, H * D]
     """
-    from flagai.kernels.triton.decode import attention_kernel
+    from flagai.kernels.triton.decode import decode_attention_kernel
 
     _, heads, capacity, width = slots.keys.shape
     out = torch.empty_like(query)
-    attention_kernel[(len(query), heads)](
+    decode_attention_kernel[(len(query), heads)](
         query,
         slots.keys,
         slots.values,
@@ -266,7 +266,7 @@ def attend_slots(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: f
         capacity,
         seen.stride(0),
         seen.stride(1),
-        LANES=len(slots.write_index),
+        BEAMS=len(slots.write_index),
         D=width,
         BD=next_power_of_2(width),
         BC=max(16, 8192 // next_power_of_2(width)),
@@ -276,8 +276,10 @@ def attend_slots(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: f
     return out
 
 
-def attend_slots_reference(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: float | None) -> torch.Tensor:
-    """What :func:`attend_slots` computes."""
+def decode_attention_reference(
+    query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: float | None
+) -> torch.Tensor:
+    """What :func:`decode_attention` computes."""
     batch, heads, _, width = slots.keys.shape
     asked = query.view(batch, -1, heads, width).transpose(1, 2)
     found = F.scaled_dot_product_attention(asked, slots.keys, slots.values, attn_mask=seen[:, None], scale=scale)

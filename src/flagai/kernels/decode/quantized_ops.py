@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagai.kernels.decode.ops import ACTIVATIONS, MOST_ROWS, Slots, _normed, fits
+from flagai.kernels.decode.ops import ACTIVATIONS, MOST_ROWS, Slots, layer_norm, within_limits
 from flagai.kernels.hardware import has_triton_half, next_power_of_2, pdl_options
 from flagai.model.layer.quantized_linear import Quantized, quantized_linear
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a product is computed, and cut into programs; the ways are those of :mod:`~flagai.kernels.triton.quantized`.
+class KernelConfig:
+    """Which kernel computes a linear layer, and its tiling; see :mod:`flagai.kernels.triton.quantized`.
 
     Args:
-        kind: "words", "groups" or "tiles".
+        kind: "gemv", "grouped_gemm" or "gemm".
         rows: rows of the matrix that a program takes.
         columns: how much of them it takes at once: units of 16 bytes, words, or (int8 tiles) numbers.
         warps: warps of a program.
-        stages: how many tiles are under way at once.
+        stages: how many tiles are under config at once.
     """
 
     kind: str
@@ -32,27 +32,27 @@ class Way:
     stages: int = 1
 
 
-# (bits, tokens are at most, outputs, inputs): the ways that were best on one H100, for the sizes of GLM-10b; by
+# (bits, most tokens, outputs, inputs): the fastest configurations on one H100 for the sizes of GLM-10b, found by
 # benchmarks/_decode_quantized.py.
-TUNED: dict[tuple[int, int, int, int], Way] = {
-    (4, 1, 12288, 4096): Way("words", 4, 128, 2),
-    (4, 1, 4096, 4096): Way("words", 8, 128, 2),
-    (4, 1, 16384, 4096): Way("words", 4, 128, 2),
-    (4, 1, 4096, 16384): Way("words", 4, 512, 4),
-    (4, 8, 12288, 4096): Way("groups", 16, 512, 4),
-    (4, 8, 4096, 4096): Way("groups", 16, 512, 4),
-    (4, 8, 16384, 4096): Way("groups", 16, 512, 4),
-    (4, 8, 4096, 16384): Way("groups", 16, 256, 4),
-    (8, 1, 12288, 4096): Way("words", 8, 256, 8),
-    (8, 1, 4096, 4096): Way("words", 8, 256, 8),
-    (8, 1, 16384, 4096): Way("words", 8, 256, 8),
-    (8, 1, 4096, 16384): Way("words", 2, 1024, 8),
-    (8, 8, 12288, 4096): Way("tiles", 32, 256, 4, 4),
-    (8, 8, 4096, 4096): Way("tiles", 32, 256, 4, 4),
-    (8, 8, 16384, 4096): Way("tiles", 32, 256, 4, 4),
-    (8, 8, 4096, 16384): Way("tiles", 32, 128, 4, 5),
+TUNED: dict[tuple[int, int, int, int], KernelConfig] = {
+    (4, 1, 12288, 4096): KernelConfig("gemv", 4, 128, 2),
+    (4, 1, 4096, 4096): KernelConfig("gemv", 8, 128, 2),
+    (4, 1, 16384, 4096): KernelConfig("gemv", 4, 128, 2),
+    (4, 1, 4096, 16384): KernelConfig("gemv", 4, 512, 4),
+    (4, 8, 12288, 4096): KernelConfig("grouped_gemm", 16, 512, 4),
+    (4, 8, 4096, 4096): KernelConfig("grouped_gemm", 16, 512, 4),
+    (4, 8, 16384, 4096): KernelConfig("grouped_gemm", 16, 512, 4),
+    (4, 8, 4096, 16384): KernelConfig("grouped_gemm", 16, 256, 4),
+    (8, 1, 12288, 4096): KernelConfig("gemv", 8, 256, 8),
+    (8, 1, 4096, 4096): KernelConfig("gemv", 8, 256, 8),
+    (8, 1, 16384, 4096): KernelConfig("gemv", 8, 256, 8),
+    (8, 1, 4096, 16384): KernelConfig("gemv", 2, 1024, 8),
+    (8, 8, 12288, 4096): KernelConfig("gemm", 32, 256, 4, 4),
+    (8, 8, 4096, 4096): KernelConfig("gemm", 32, 256, 4, 4),
+    (8, 8, 16384, 4096): KernelConfig("gemm", 32, 256, 4, 4),
+    (8, 8, 4096, 16384): KernelConfig("gemm", 32, 128, 4, 5),
 }
-# Numbers of tokens for which ways are chosen.
+# Numbers of tokens for which configurations are chosen.
 _STAGES = (1, 8, MOST_ROWS)
 
 
@@ -61,7 +61,7 @@ def suits(layer: Quantized, hidden: torch.Tensor) -> bool:
     return (
         0 < hidden.numel() // layer.in_features <= MOST_ROWS
         and has_triton_half(hidden.device, hidden.dtype)
-        and fits(layer)
+        and within_limits(layer)
         and not (torch.is_grad_enabled() and hidden.requires_grad)
     )
 
@@ -73,7 +73,7 @@ def quantized_linear_triton(layer: Quantized, hidden: torch.Tensor) -> torch.Ten
     return quantized_linear_act_residual(tokens, layer).view(*hidden.shape[:-1], layer.out_features)
 
 
-def way_of(layer: Quantized, tokens: int, matrices: int = 1) -> Way:
+def kernel_config(layer: Quantized, tokens: int, matrices: int = 1) -> KernelConfig:
     """How a product is computed.
 
     Args:
@@ -91,10 +91,10 @@ def way_of(layer: Quantized, tokens: int, matrices: int = 1) -> Way:
         rows = max(1, min(8, 2048 // units))
         while rows > 1 and outputs // rows < 256:
             rows //= 2
-        return Way("words", rows, units, min(8, max(1, units // 32)))
+        return KernelConfig("gemv", rows, units, min(8, max(1, units // 32)))
     if layer.bits == 4 and layer.group == 128 and layer.in_features >= 1024:
-        return Way("groups", 16, 128 if layer.in_features < 4096 else 512, 8)
-    return Way("tiles", 32, 128 if layer.bits == 8 else 32, 4, 4)
+        return KernelConfig("grouped_gemm", 16, 128 if layer.in_features < 4096 else 512, 8)
+    return KernelConfig("gemm", 32, 128 if layer.bits == 8 else 32, 4, 4)
 
 
 def quantized_linear_act_residual(
@@ -104,10 +104,10 @@ def quantized_linear_act_residual(
     norm: nn.LayerNorm | None = None,
     activation_name: str | None = None,
     residual: torch.Tensor | None = None,
-    way: Way | None = None,
-    early: bool = True,
+    config: KernelConfig | None = None,
+    pdl: bool = True,
 ) -> torch.Tensor:
-    """See :func:`flagai.kernels.decode.ops.product`.
+    """See :func:`flagai.kernels.decode.ops.linear_act_residual`.
 
     Args:
         tokens: contiguous, [M, K].
@@ -115,21 +115,21 @@ def quantized_linear_act_residual(
         norm: applied to the tokens first.
         activation_name: applied to the result.
         residual: added in the end, [M, N].
-        way: how to compute it.
-        early: whether to start before the kernel before has ended, where that is possible.
+        config: how to compute it.
+        pdl: whether to start before the previous kernel has ended (programmatic dependent launch), where possible.
 
     Shape:
         -> [M, N]
     """
-    from flagai.kernels.triton.quantized import quantized_product_kernel
+    from flagai.kernels.triton.quantized import quantized_linear_act_residual_kernel
 
     count = len(tokens)
-    way = way or way_of(layer, count)
-    tokens = tokens if norm is None else _normed(tokens, norm, early)
+    config = config or kernel_config(layer, count)
+    tokens = tokens if norm is None else layer_norm(tokens, norm, pdl)
     out = tokens.new_empty(count, layer.out_features)
-    quantized_product_kernel[(-(-layer.out_features // way.rows),)](
+    quantized_linear_act_residual_kernel[(-(-layer.out_features // config.rows),)](
         tokens,
-        _numbers(layer, way),
+        _weights(layer, config),
         layer.weight_scale,
         tokens if layer.bias is None else layer.bias,
         tokens if residual is None else residual,
@@ -138,43 +138,43 @@ def quantized_linear_act_residual(
         ACTIVATION="none" if activation_name is None else ACTIVATIONS[activation_name],
         BIAS=layer.bias is not None,
         RESIDUAL=residual is not None,
-        **_common(layer, count, way),
-        **_beginning(tokens.device, way, early),
+        **_common(layer, count, config),
+        **_beginning(tokens.device, config, pdl),
     )
     return out
 
 
-def quantized_project(
+def quantized_qkv_to_cache(
     tokens: torch.Tensor,
     norm: nn.LayerNorm | None,
     layers: Sequence[Quantized],
     slots: Slots,
     *,
-    way: Way | None = None,
-    early: bool = True,
+    config: KernelConfig | None = None,
+    pdl: bool = True,
 ) -> torch.Tensor:
-    """See :func:`flagai.kernels.decode.ops.project`.
+    """See :func:`flagai.kernels.decode.ops.qkv_to_cache`.
 
     Args:
         tokens: contiguous, [M, K], where token b * W + w is lane w of text b.
         norm: applied to the tokens first; None if they are normalised.
         layers: for queries, keys and values, [N, K].
         slots: the cache.
-        way: how to compute it.
-        early: whether to start before the kernel before has ended, where that is possible.
+        config: how to compute it.
+        pdl: whether to start before the previous kernel has ended (programmatic dependent launch), where possible.
 
     Shape:
         -> [M, N]
     """
-    from flagai.kernels.triton.quantized import quantized_projection_kernel
+    from flagai.kernels.triton.quantized import quantized_qkv_to_cache_kernel
 
     count, layer = len(tokens), layers[0]
-    way = way or way_of(layer, count, matrices=3)
-    tokens = tokens if norm is None else _normed(tokens, norm, early)
+    config = config or kernel_config(layer, count, matrices=3)
+    tokens = tokens if norm is None else layer_norm(tokens, norm, pdl)
     out = tokens.new_empty(count, layer.out_features)
-    quantized_projection_kernel[(3 * -(-layer.out_features // way.rows),)](
+    quantized_qkv_to_cache_kernel[(3 * -(-layer.out_features // config.rows),)](
         tokens,
-        *(_numbers(each, way) for each in layers),
+        *(_weights(each, config) for each in layers),
         *(each.weight_scale for each in layers),
         *(each.bias for each in layers),
         out,
@@ -183,10 +183,10 @@ def quantized_project(
         slots.write_index,
         layer.out_features,
         slots.keys.shape[2],
-        LANES=len(slots.write_index),
+        BEAMS=len(slots.write_index),
         D=slots.keys.shape[3],
-        **_common(layer, count, way),
-        **_beginning(tokens.device, way, early),
+        **_common(layer, count, config),
+        **_beginning(tokens.device, config, pdl),
     )
     return out
 
@@ -196,32 +196,32 @@ def _compiled() -> bool:
     """Whether kernels are compiled, not interpreted: only then there is assembly."""
     from triton.runtime.jit import JITFunction
 
-    from flagai.kernels.triton.quantized import quantized_product_kernel
+    from flagai.kernels.triton.quantized import quantized_linear_act_residual_kernel
 
-    return isinstance(quantized_product_kernel, JITFunction)
+    return isinstance(quantized_linear_act_residual_kernel, JITFunction)
 
 
-def _beginning(device: torch.device, way: Way, early: bool) -> dict[str, Any]:
+def _beginning(device: torch.device, config: KernelConfig, pdl: bool) -> dict[str, Any]:
     """How programs begin. With tiles they would only take the room of those that they wait for."""
-    return pdl_options(device, early and way.kind != "tiles")
+    return pdl_options(device, pdl and config.kind != "gemm")
 
 
-def _numbers(layer: Quantized, way: Way) -> torch.Tensor:
+def _weights(layer: Quantized, config: KernelConfig) -> torch.Tensor:
     """The matrix as the kernel reads it: words, or bytes."""
-    return layer.weight if way.kind == "tiles" else layer.weight.view(torch.int32)
+    return layer.weight if config.kind == "gemm" else layer.weight.view(torch.int32)
 
 
-def _common(layer: Quantized, count: int, way: Way) -> dict[str, Any]:
+def _common(layer: Quantized, count: int, config: KernelConfig) -> dict[str, Any]:
     return {
         "K": layer.in_features,
         "G": layer.group,
         "BITS": layer.bits,
         "M": count,
-        "MP": 8 if way.kind == "groups" and count <= 8 else 16,
-        "BN": way.rows,
-        "BK": way.columns,
-        "KIND": way.kind,
+        "MP": 8 if config.kind == "grouped_gemm" and count <= 8 else 16,
+        "BN": config.rows,
+        "BK": config.columns,
+        "KIND": config.kind,
         "ASM": _compiled(),
-        "num_warps": way.warps,
-        "num_stages": way.stages,
+        "num_warps": config.warps,
+        "num_stages": config.stages,
     }

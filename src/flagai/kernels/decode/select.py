@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from flagai.kernels.cuda.whole_stack import whole_stack
-from flagai.kernels.decode.block import FusedPreNorm, takes_block
+from flagai.kernels.decode.block import FusedPreNormBlock, takes_block
 from flagai.kernels.decode.ops import MOST_ROWS
-from flagai.kernels.decode.t5_block import FusedT5, takes_t5_block
+from flagai.kernels.decode.t5_block import FusedT5Block, takes_t5_block
 from flagai.kernels.eligible import is_untouched
 from flagai.model.block.stack import decode_blocks
 from flagai.model.layer.cache import KVCache
@@ -91,12 +91,12 @@ def _whole_stack(blocks: nn.ModuleList, hidden: torch.Tensor) -> Stack | None:
 
 def _fused(blocks: nn.ModuleList, hidden: torch.Tensor) -> Stack | None:
     alone = _ranks(blocks) is None and _takes(blocks, hidden)
-    return OneByOne([FusedPreNorm(block) for block in blocks]) if alone else None
+    return OneByOne([FusedPreNormBlock(block) for block in blocks]) if alone else None
 
 
 def _t5(blocks: nn.ModuleList, _: torch.Tensor) -> Stack | None:
     taken = len(blocks) > 0 and all(map(takes_t5_block, blocks))
-    return OneByOne([FusedT5(block) for block in blocks]) if taken else None
+    return OneByOne([FusedT5Block(block) for block in blocks]) if taken else None
 
 
 _TENSOR_PARALLEL, _WHOLE_STACK, _FUSED, _T5 = map(PerCache, (_tensor_parallel, _whole_stack, _fused, _t5))

@@ -25,7 +25,7 @@ from flagai.model.layer.operation import is_hooked
 _WIDEST = 16384
 
 
-class FusedT5:
+class FusedT5Block:
     """Computes what a decoder's :class:`T5Block` computes, for one step over a static cache.
 
     It has no parameters of its own: it reads the block's where they are.

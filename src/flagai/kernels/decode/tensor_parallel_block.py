@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.distributed import ProcessGroup
 
-from flagai.kernels.decode.fused_all_reduce import Meeting, Part, joint_product
-from flagai.kernels.decode.ops import MOST_ROWS, Slots, attend_slots, product, project
+from flagai.kernels.decode.fused_all_reduce import RowParallelLinear, TensorParallelGroup, linear_all_reduce
+from flagai.kernels.decode.ops import MOST_ROWS, Slots, decode_attention, linear_act_residual, qkv_to_cache
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
@@ -34,7 +34,7 @@ class TensorParallelBlocks:
         self._blocks = [_Block(block) for block in blocks]
         if blocks not in BUFFERS:
             BUFFERS[blocks] = rendezvous(group, MOST_ROWS * width, self._blocks[0].norm1.weight.device)
-        self._meeting = Meeting(group, BUFFERS[blocks])
+        self._meeting = TensorParallelGroup(group, BUFFERS[blocks])
 
     def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: StaticCache) -> torch.Tensor:
         """[B, W, width] -> [B, W, width]; ``attn_mask`` has booleans, [B, 1, W, capacity]."""
@@ -47,13 +47,13 @@ class TensorParallelBlocks:
         for number, (block, following) in enumerate(zip(self._blocks, [*norms[1:], None], strict=True)):
             slots = Slots(*cache.buffers(number), cache.write_index)
             ready, norm = (tokens, block.norm1) if normed is None else (normed, None)
-            query = project(ready, norm, block.query, block.key, block.value, slots)
-            attended = attend_slots(query, slots, seen, block.scale)
-            tokens, normed = joint_product(
+            query = qkv_to_cache(ready, norm, block.query, block.key, block.value, slots)
+            attended = decode_attention(query, slots, seen, block.scale)
+            tokens, normed = linear_all_reduce(
                 attended, block.out, self._meeting, 2 * number, residual=tokens, norm=block.norm2
             )
-            inner = product(normed, block.up, activation_name=block.activation_name)
-            tokens, normed = joint_product(
+            inner = linear_act_residual(normed, block.up, activation_name=block.activation_name)
+            tokens, normed = linear_all_reduce(
                 inner, block.down, self._meeting, 2 * number + 1, residual=tokens, norm=following
             )
         return tokens.view_as(hidden)
@@ -86,11 +86,11 @@ def _whole(layer: Any) -> Linear:
     return found
 
 
-def _part(layer: Any) -> Part:
+def _part(layer: Any) -> RowParallelLinear:
     whole = _whole(layer)
     bias = whole.bias
     whole.register_parameter("bias", None)
-    return Part(whole, bias)
+    return RowParallelLinear(whole, bias)
 
 
 def _norm(norm: Any) -> nn.LayerNorm:

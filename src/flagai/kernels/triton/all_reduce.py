@@ -9,27 +9,27 @@ residual, norm. So a sum costs one way through the link and no kernel more than 
 import triton
 import triton.language as tl
 
-from flagai.kernels.triton.decode import _normed, _times
+from flagai.kernels.triton.decode import layer_norm_row, rows_matmul
 
 # How often a program looks before it gives up, in minutes rather than seconds: a rank may wait for its host.
 _PATIENCE = tl.constexpr(1 << 30)
 
 
 @triton.jit
-def _stamp(clock, number):
+def _sequence_number(step_counter, number):
     # Which sum of which step, in 32 bits; 0, with which buffers begin, is none of the first millions.
-    return (tl.load(clock) * 4096 + number + 1) & 0xFFFFFFFF
+    return (tl.load(step_counter) * 4096 + number + 1) & 0xFFFFFFFF
 
 
 @triton.jit(do_not_specialize=["number"])
 def send_kernel(
     x,
     matrix,
-    places,
-    clock,
+    peer_addresses,
+    step_counter,
     number,
     N,
-    ROOM,
+    CAPACITY,
     K: tl.constexpr,
     M: tl.constexpr,
     MP: tl.constexpr,
@@ -37,20 +37,20 @@ def send_kernel(
     BK: tl.constexpr,
     RANK: tl.constexpr,
     COUNT: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Leave x[M, K] @ matrix[N, K].T, this rank's part of a sum, in the buffers of all ranks."""
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     index = tl.arange(0, MP)
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-    total = _times(x, matrix, rows, N, K=K, M=M, MP=MP, BN=BN, BK=BK, EARLY=EARLY)
+    total = rows_matmul(x, matrix, rows, N, K=K, M=M, MP=MP, BN=BN, BK=BK, PDL=PDL)
     bits = total.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
-    words = bits | (_stamp(clock, number) << 32)
+    words = bits | (_sequence_number(step_counter, number) << 32)
     inside = (index < M)[:, None] & (rows < N)[None, :]
-    offsets = ((number % 2) * COUNT + RANK) * ROOM + index[:, None] * N + rows[None, :]
+    offsets = ((number % 2) * COUNT + RANK) * CAPACITY + index[:, None] * N + rows[None, :]
     for rank in tl.static_range(COUNT):
-        peer = tl.load(places + rank).to(tl.pointer_type(tl.int64))
+        peer = tl.load(peer_addresses + rank).to(tl.pointer_type(tl.int64))
         tl.store(peer + offsets, words, mask=inside)
 
 
@@ -67,13 +67,15 @@ def _finish(
     total = (total.to(TYPE).to(tl.float32) + before).to(TYPE)
     tl.store(out + places, total, mask=inside)
     if NORM:
-        tl.store(normed + places, _normed(total.to(tl.float32), inside, gains, shifts, eps, N, TYPE).to(TYPE), inside)
+        tl.store(
+            normed + places, layer_norm_row(total.to(tl.float32), inside, gains, shifts, eps, N, TYPE).to(TYPE), inside
+        )
 
 
 @triton.jit(do_not_specialize=["number"])
 def receive_kernel(
-    words,
-    clock,
+    slots,
+    step_counter,
     number,
     bias,
     residual,
@@ -82,38 +84,38 @@ def receive_kernel(
     eps,
     out,
     normed,
-    ROOM,
+    CAPACITY,
     N: tl.constexpr,
     BK: tl.constexpr,
     COUNT: tl.constexpr,
     BIAS: tl.constexpr,
     NORM: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out[M, N] = sum of all ranks' parts + bias + residual, and normed[M, N] = norm(out); a token a program."""
     TYPE: tl.constexpr = residual.dtype.element_ty
     columns = tl.arange(0, BK)
     inside = columns < N
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     gains = tl.zeros([BK], dtype=tl.float32)
     shifts = tl.zeros([BK], dtype=tl.float32)
     if NORM:
         gains = tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
         shifts = tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
-    stamp = _stamp(clock, number)
+    expected = _sequence_number(step_counter, number)
     total = tl.zeros([BK], dtype=tl.float32)
     for rank in tl.static_range(COUNT):
-        offsets = ((number % 2) * COUNT + rank) * ROOM + row * N + columns
-        found = tl.load(words + offsets, mask=inside, other=0, volatile=True)
-        absent = tl.sum((inside & (((found >> 32) & 0xFFFFFFFF) != stamp)).to(tl.int32), axis=0)
+        offsets = ((number % 2) * COUNT + rank) * CAPACITY + row * N + columns
+        found = tl.load(slots + offsets, mask=inside, other=0, volatile=True)
+        absent = tl.sum((inside & (((found >> 32) & 0xFFFFFFFF) != expected)).to(tl.int32), axis=0)
         looked = 0
         while (absent > 0) & (looked < _PATIENCE):
-            found = tl.load(words + offsets, mask=inside, other=0, volatile=True)
-            absent = tl.sum((inside & (((found >> 32) & 0xFFFFFFFF) != stamp)).to(tl.int32), axis=0)
+            found = tl.load(slots + offsets, mask=inside, other=0, volatile=True)
+            absent = tl.sum((inside & (((found >> 32) & 0xFFFFFFFF) != expected)).to(tl.int32), axis=0)
             looked += 1
         part = (found & 0xFFFFFFFF).to(tl.int32).to(tl.float32, bitcast=True)
         total += tl.where(absent > 0, float("nan"), tl.where(inside, part, 0.0))
@@ -124,15 +126,15 @@ def receive_kernel(
 
 
 @triton.jit
-def finish_kernel(
+def bias_residual_norm_kernel(
     sums, bias, residual, gain, shift, eps, out, normed,
-    N: tl.constexpr, BK: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
+    N: tl.constexpr, BK: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The same for sums[M, N] that something else has added up."""
     TYPE: tl.constexpr = residual.dtype.element_ty
     columns = tl.arange(0, BK)
     inside = columns < N
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     gains = tl.zeros([BK], dtype=tl.float32)

@@ -4,7 +4,7 @@ A step reads every weight once and computes next to nothing, so everything is ar
 rows of a matrix in registers, all loads are under way before the first is used, and small work that would be a kernel
 of its own (bias, activation, residual, writing into the cache) is done by the programs that need it.
 
-With ``EARLY`` (programmatic dependent launch) a kernel's programs start while the kernel before is still running,
+With ``PDL`` (programmatic dependent launch) a kernel's programs start while the kernel before is still running,
 load their weights, and only then wait for its results. Every kernel waits before it reads or writes anything that
 another one of the same step writes; caches are older, and so is what a step is told before its first kernel.
 """
@@ -14,7 +14,8 @@ import triton.language as tl
 
 
 @triton.jit
-def _activated(y, ACTIVATION: tl.constexpr):
+def apply_activation(y, ACTIVATION: tl.constexpr):
+    """Apply an activation."""
     if ACTIVATION == "gelu":
         y = 0.5 * y * (1.0 + tl.erf(y * 0.7071067811865476))
     elif ACTIVATION == "gelu_tanh":
@@ -27,7 +28,8 @@ def _activated(y, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _normed(row, inside, gain, shift, eps, K: tl.constexpr, TYPE: tl.constexpr):
+def layer_norm_row(row, inside, gain, shift, eps, K: tl.constexpr, TYPE: tl.constexpr):
+    """Normalise a row, and round it as a tensor of TYPE is."""
     mean = tl.sum(row, axis=0) / K
     centred = tl.where(inside, row - mean, 0.0)
     scale = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / K + eps)
@@ -47,7 +49,7 @@ def _weights(matrix, rows, columns, N, K: tl.constexpr, BK: tl.constexpr):
 @triton.jit
 def embedding_kernel(
     ids, position_ids, block_ids, tokens, scale, positions, blocks, out, K,
-    BK: tl.constexpr, SCALED: tl.constexpr, BLOCKS: tl.constexpr, EARLY: tl.constexpr,
+    BK: tl.constexpr, SCALED: tl.constexpr, BLOCKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[M, K] = tokens[ids] + positions[position_ids] + blocks[block_ids], some columns of a row a program.
 
@@ -57,7 +59,7 @@ def embedding_kernel(
     row = tl.program_id(0)
     columns = tl.program_id(1) * BK + tl.arange(0, BK)
     inside = columns < K
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     token = tl.load(ids + row)
     total = tl.load(tokens + token * K + columns, mask=inside, other=0).to(tl.float32)
@@ -71,27 +73,27 @@ def embedding_kernel(
 
 
 @triton.jit
-def norm_kernel(x, gain, shift, eps, out, K: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr):
+def norm_kernel(x, gain, shift, eps, out, K: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr):
     """out[M, K] = norm(x)[M, K], a row a program."""
     TYPE: tl.constexpr = x.dtype.element_ty
     columns = tl.arange(0, BK)
     inside = columns < K
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-    gains = tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
-    shifts = tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
-    if EARLY:
+    weights = tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
+    biases = tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
+    if PDL:
         tl.extra.cuda.gdc_wait()
     places = tl.program_id(0) * K + columns
     row = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + places, _normed(row, inside, gains, shifts, eps, K, TYPE).to(TYPE), mask=inside)
+    tl.store(out + places, layer_norm_row(row, inside, weights, biases, eps, K, TYPE).to(TYPE), mask=inside)
 
 
 @triton.jit
-def _times_many(
+def rows_gemm(
     x, matrix, rows, N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
 ):
-    # Several tokens: tensor cores, tokens padded to MP; the compiler keeps the next tiles under way.
+    """Several tokens: tensor cores, tokens padded to MP; the compiler keeps the next tiles under way."""
     index = tl.arange(0, MP)
     columns = tl.arange(0, BK)
     total = tl.zeros([MP, BN], dtype=tl.float32)
@@ -106,27 +108,27 @@ def _times_many(
 
 
 @triton.jit
-def _times(
+def rows_matmul(
     x, matrix, rows, N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    # x times some rows of a matrix, [MP, BN]. One token: whole rows in registers, loaded before x is there.
+    """Multiply x by some rows of a matrix, [MP, BN]. One token: whole rows in registers, loaded before x is there."""
     if M == 1:
         columns = tl.arange(0, BK)
         tile = _weights(matrix, rows, columns, N, K, BK)
-        if EARLY:
+        if PDL:
             tl.extra.cuda.gdc_wait()
         row = tl.load(x + columns, mask=columns < K, other=0.0).to(tl.float32)
         total = tl.sum(tile.to(tl.float32) * row[None, :], axis=1)[None, :]
     else:
-        if EARLY:
+        if PDL:
             tl.extra.cuda.gdc_wait()
-        total = _times_many(x, matrix, rows, N, K, M, MP, BN, BK)
+        total = rows_gemm(x, matrix, rows, N, K, M, MP, BN, BK)
     return total
 
 
 @triton.jit
-def product_kernel(
+def linear_act_residual_kernel(
     x,
     matrix,
     bias,
@@ -141,19 +143,19 @@ def product_kernel(
     ACTIVATION: tl.constexpr,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out[M, N] = activation(x[M, K] @ matrix[N, K].T + bias) + residual."""
     TYPE: tl.constexpr = x.dtype.element_ty
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     index = tl.arange(0, MP)
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-    total = _times(x, matrix, rows, N, K=K, M=M, MP=MP, BN=BN, BK=BK, EARLY=EARLY)
+    total = rows_matmul(x, matrix, rows, N, K=K, M=M, MP=MP, BN=BN, BK=BK, PDL=PDL)
     if BIAS:
         total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
     # Rounded where the plain computation has a tensor.
-    total = _activated(total.to(TYPE).to(tl.float32), ACTIVATION)
+    total = apply_activation(total.to(TYPE).to(tl.float32), ACTIVATION)
     places = index[:, None] * N + rows[None, :]
     inside = (index < M)[:, None] & (rows < N)[None, :]
     if RESIDUAL:
@@ -162,7 +164,7 @@ def product_kernel(
 
 
 @triton.jit
-def projection_kernel(
+def qkv_to_cache_kernel(
     x,
     query_matrix,
     key_matrix,
@@ -173,17 +175,17 @@ def projection_kernel(
     query,
     keys,
     values,
-    now,
+    write_index,
     N,
     CAPACITY,
     K: tl.constexpr,
     M: tl.constexpr,
     MP: tl.constexpr,
-    LANES: tl.constexpr,
+    BEAMS: tl.constexpr,
     D: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Queries of x[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
     TYPE: tl.constexpr = x.dtype.element_ty
@@ -191,7 +193,7 @@ def projection_kernel(
     which = tl.program_id(0) // blocks
     rows = (tl.program_id(0) % blocks) * BN + tl.arange(0, BN)
     index = tl.arange(0, MP)
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     if which == 0:
         matrix = query_matrix
@@ -202,14 +204,14 @@ def projection_kernel(
     else:
         matrix = value_matrix
         bias = value_bias
-    total = _times(x, matrix, rows, N, K=K, M=M, MP=MP, BN=BN, BK=BK, EARLY=EARLY)
+    total = rows_matmul(x, matrix, rows, N, K=K, M=M, MP=MP, BN=BN, BK=BK, PDL=PDL)
     total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
     inside = (index < M)[:, None] & (rows < N)[None, :]
     if which == 0:
         tl.store(query + index[:, None] * N + rows[None, :], total.to(TYPE), mask=inside)
     else:
-        slot = tl.load(now + index % LANES)
-        text_head = (index // LANES)[:, None] * (N // D) + (rows // D)[None, :]
+        slot = tl.load(write_index + index % BEAMS)
+        text_head = (index // BEAMS)[:, None] * (N // D) + (rows // D)[None, :]
         places = (text_head.to(tl.int64) * CAPACITY + slot[:, None]) * D + (rows % D)[None, :]
         if which == 1:
             tl.store(keys + places, total.to(TYPE), mask=inside)
@@ -218,9 +220,9 @@ def projection_kernel(
 
 
 @triton.jit
-def _attended(asked, key, value, sees, written, highest, weight, total):
+def _attended(asked, key, value, attends, written, highest, weight, total):
     # Some slots more of a softmax that is computed as it goes.
-    visible = tl.load(sees, mask=written, other=0)
+    visible = tl.load(attends, mask=written, other=0)
     scores = tl.where(visible != 0, tl.sum(key.to(tl.float32) * asked[None, :], axis=1), -float("inf"))
     higher = tl.maximum(highest, tl.max(scores, axis=0))
     level = tl.where(higher == -float("inf"), 0.0, higher)
@@ -232,52 +234,52 @@ def _attended(asked, key, value, sees, written, highest, weight, total):
 
 
 @triton.jit
-def attention_kernel(
+def decode_attention_kernel(
     query,
     keys,
     values,
-    seen,
-    now,
+    attn_mask,
+    write_index,
     out,
     scale,
     H,
     CAPACITY,
     TEXT_STRIDE,
     LANE_STRIDE,
-    LANES: tl.constexpr,
+    BEAMS: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
     BC: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """One token's head attends to the written slots that it sees; [M, H, D] and caches [B, H, capacity, D]."""
-    if EARLY:
+    """One token's head attends to the written slots that it attends; [M, H, D] and caches [B, H, capacity, D]."""
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     token, head = tl.program_id(0), tl.program_id(1)
-    text, lane = token // LANES, token % LANES
+    text, lane = token // BEAMS, token % BEAMS
     features = tl.arange(0, BD)
     real = features < D
     base = (text * H + head).to(tl.int64) * CAPACITY * D
     # What earlier steps wrote comes while the kernels before this one are at work; their slots come after them.
     slots = tl.arange(0, BC)
     places = base + slots[:, None] * D + features[None, :]
-    new = tl.load(now).to(tl.int32)
+    new = tl.load(write_index).to(tl.int32)
     old = (slots < new)[:, None] & real[None, :]
     key = tl.load(keys + places, mask=old, other=0.0)
     value = tl.load(values + places, mask=old, other=0.0)
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_wait()
-    end = tl.load(now + LANES - 1).to(tl.int32) + 1
+    end = tl.load(write_index + BEAMS - 1).to(tl.int32) + 1
     written = slots < end
     inside = ((slots >= new) & written)[:, None] & real[None, :]
     key = tl.where(old, key, tl.load(keys + places, mask=inside, other=0.0))
     value = tl.where(old, value, tl.load(values + places, mask=inside, other=0.0))
     asked = tl.load(query + (token * H + head) * D + features, mask=real, other=0.0).to(tl.float32) * scale
-    sees = seen + text * TEXT_STRIDE + lane * LANE_STRIDE
+    attends = attn_mask + text * TEXT_STRIDE + lane * LANE_STRIDE
     highest = tl.full([1], -float("inf"), tl.float32)
     weight = tl.zeros([1], dtype=tl.float32)
     total = tl.zeros([BD], dtype=tl.float32)
-    highest, weight, total = _attended(asked, key, value, sees + slots, written, highest, weight, total)
+    highest, weight, total = _attended(asked, key, value, attends + slots, written, highest, weight, total)
     for start in range(BC, end, BC):
         slots = start + tl.arange(0, BC)
         written = slots < end
@@ -285,6 +287,6 @@ def attention_kernel(
         inside = written[:, None] & real[None, :]
         key = tl.load(keys + places, mask=inside, other=0.0)
         value = tl.load(values + places, mask=inside, other=0.0)
-        highest, weight, total = _attended(asked, key, value, sees + slots, written, highest, weight, total)
+        highest, weight, total = _attended(asked, key, value, attends + slots, written, highest, weight, total)
     found = total / weight
     tl.store(out + (token * H + head) * D + features, found.to(out.dtype.element_ty), mask=real)

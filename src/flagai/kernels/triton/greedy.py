@@ -13,12 +13,12 @@ _NONE = tl.constexpr(0x7FFFFFFF)
 
 
 @triton.jit(do_not_specialize=["BANNED"])
-def argmax_kernel(logits, banned, parts, firsts, V, BANNED, CHUNK: tl.constexpr, EARLY: tl.constexpr):
+def argmax_kernel(logits, banned, parts, firsts, V, BANNED, CHUNK: tl.constexpr, PDL: tl.constexpr):
     """A chunk of a row of logits[B, V]: its highest, the sum of exp(logit - highest), its best that is not banned.
 
     These are parts[3, B, chunks]; firsts[B, chunks] are the first tokens that are as good as the best.
     """
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(1)
     columns = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
@@ -87,7 +87,7 @@ def append_kernel(
     span_length, position, block_position, blank_index, last_blank, blanks, tokens, ancestors, token_index, write_index,
     next_ids, next_position, next_block_position, next_ancestors,
     B, CHUNKS, STOPS, MOST, STEPS, CAPACITY, BLANKS, START, CLOSING, HIGHEST,
-    BP: tl.constexpr, CP: tl.constexpr, SPANS: tl.constexpr, EARLY: tl.constexpr,
+    BP: tl.constexpr, CP: tl.constexpr, SPANS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Choose a token for each of B rows, record it, append it, and set what the next forward pass reads.
 
@@ -96,7 +96,7 @@ def append_kernel(
     """
     rows = tl.arange(0, BP)
     real = rows < B
-    if EARLY:
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     token, value = _best(parts, firsts, rows, real, B, CHUNKS, CP)

@@ -1,18 +1,18 @@
-"""Several tokens times rows of 8 or 4 bits, on tensor cores: ``tiles`` and ``groups`` of :mod:`.quantized`."""
+"""Several tokens times rows of 8 or 4 bits, on tensor cores: ``gemm`` and ``grouped_gemm`` of :mod:`.quantized`."""
 
 import triton
 import triton.language as tl
 
-from flagai.kernels.triton.unpack import _raised, _widened
+from flagai.kernels.triton.unpack import dequantized, nibble_to_half
 
 
 @triton.jit
-def _many(
+def gemm(
     x, matrix, scales, rows, N,
     K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    # Many tokens times some rows of a matrix, [MP, BN], on tensor cores.
+    """Many tokens times some rows of a matrix, [MP, BN], on tensor cores."""
     TYPE: tl.constexpr = x.dtype.element_ty
     index = tl.arange(0, MP)
     wide = rows.to(tl.int64)[:, None]
@@ -35,7 +35,7 @@ def _many(
             for j in tl.static_range(8):
                 here = begin + j * EIGHTH
                 tokens = tl.load(x + index[:, None] * K + here[None, :], mask=real, other=0.0)
-                total = tl.dot(tokens, tl.trans(_widened(words, pairs, j, TYPE, ASM)), total)
+                total = tl.dot(tokens, tl.trans(dequantized(words, pairs, j, TYPE, ASM)), total)
     else:
         for start in range(0, K, BK):
             places = start + tl.arange(0, BK)
@@ -52,8 +52,8 @@ def _many(
 
 
 @triton.jit
-def _chunk(matrix, scales, rows, N, c, K: tl.constexpr, GC: tl.constexpr):
-    # Words [GC, BN, 16] and pairs [GC, BN] of some rows' c-th GC groups of 128.
+def load_groups(matrix, scales, rows, N, c, K: tl.constexpr, GC: tl.constexpr):
+    """Words [GC, BN, 16] and pairs [GC, BN] of some rows' c-th GC groups of 128."""
     GROUPS: tl.constexpr = K // 128
     groups = c * GC + tl.arange(0, GC)
     wide = rows.to(tl.int64)
@@ -75,11 +75,11 @@ def _slab(x, part, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, GC: tl.co
 
 
 @triton.jit
-def _grouped(
+def grouped_gemm(
     x, words, pairs, next_words, next_pairs, matrix, scales, rows, N,
     K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, GC: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    # Tokens times some rows of a matrix, [BN, MP]; the first two chunks of the rows are held already.
+    """Tokens times some rows of a matrix, [BN, MP]; the first two chunks of the rows are held already."""
     TYPE: tl.constexpr = x.dtype.element_ty
     PARTS: tl.constexpr = 8 * ((K // 128 + GC - 1) // GC)
     AHEAD: tl.constexpr = 2
@@ -93,7 +93,7 @@ def _grouped(
     for part in tl.static_range(PARTS):
         if part + AHEAD < PARTS:
             slabs = slabs + (_slab(x, part + AHEAD, K, M, MP, GC),)
-        product = tl.dot(_raised(words, part % 8, TYPE, ASM), slabs[part], product)
+        product = tl.dot(nibble_to_half(words, part % 8, TYPE, ASM), slabs[part], product)
         sums = tl.dot(ones, slabs[part], sums)
         if part % 8 == 7:
             step = (pairs << 16).to(tl.float32, bitcast=True)
@@ -104,5 +104,5 @@ def _grouped(
             if part + 8 < PARTS:
                 words, pairs = next_words, next_pairs
             if part + 16 < PARTS:
-                next_words, next_pairs = _chunk(matrix, scales, rows, N, part // 8 + 2, K, GC)
+                next_words, next_pairs = load_groups(matrix, scales, rows, N, part // 8 + 2, K, GC)
     return tl.sum(total, axis=0)

@@ -36,23 +36,23 @@ _RAISE = tl.constexpr(
 
 
 @triton.jit
-def _halves(tile):
-    # [..., 2 n] -> the numbers at even and at odd places, [..., n] each.
+def split16(tile):
+    """[..., 2 n] -> the numbers at even and at odd places, [..., n] each."""
     return tl.split(tl.reshape(tile, tile.shape[:-1] + [tile.shape[-1] // 2, 2]))
 
 
 @triton.jit
-def _quarters(tile):
-    # [..., 4] -> four of [...].
-    even, odd = _halves(tile)
+def split8(tile):
+    """[..., 4] -> four of [...]."""
+    even, odd = split16(tile)
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
     return first, second, third, fourth
 
 
 @triton.jit
-def _paired(low, high, ASM: tl.constexpr):
-    # Two numbers as float16 in one word.
+def pair_halves(low, high, ASM: tl.constexpr):
+    """Two numbers as float16 in one word."""
     if ASM:
         pair = tl.inline_asm_elementwise(
             "cvt.rn.f16x2.f32 $0, $2, $1;", "=r,r,r", [low, high], dtype=tl.int32, is_pure=True, pack=1
@@ -64,9 +64,13 @@ def _paired(low, high, ASM: tl.constexpr):
 
 
 @triton.jit
-def _meet_nibbles(total, word, x0, x1, x2, x3, ASM: tl.constexpr):
-    # Add the nibbles of a word [BU, BN], times 2 ** -24, times pairs of float16, which meet nibbles j and j + 4; those
-    # for odd j hold a sixteenth. A nibble in the low bits of a float16 is such a number: nothing needs converting.
+def fma_nibbles(total, word, x0, x1, x2, x3, ASM: tl.constexpr):
+    """Add the nibbles of a word [BU, BN], times 2 ** -24, times pairs of float16, to a total.
+
+    Pairs meet nibbles j and j + 4; those for odd j hold a sixteenth.
+
+    A nibble in the low bits of a float16 is such a number: nothing needs converting.
+    """
     if ASM:
         result = tl.inline_asm_elementwise(
             """{
@@ -104,8 +108,8 @@ def _two_nibbles(word, J: tl.constexpr, pair):
 
 
 @triton.jit
-def _opened(total, ASM: tl.constexpr):
-    # The two float16 of a word, added in float32.
+def sum_halves(total, ASM: tl.constexpr):
+    """The two float16 of a word, added in float32."""
     if ASM:
         result = tl.inline_asm_elementwise(
             """{
@@ -128,8 +132,8 @@ def _opened(total, ASM: tl.constexpr):
 
 
 @triton.jit
-def _byte_value(word, J: tl.constexpr, ASM: tl.constexpr):
-    # 1.5 + byte J of a word, which has a sign, divided by 256.
+def byte_to_float(word, J: tl.constexpr, ASM: tl.constexpr):
+    """1.5 + byte J of a word, which has a sign, divided by 256."""
     if J < 2:
         word = word << (15 - 8 * J)
     else:
@@ -144,8 +148,11 @@ def _byte_value(word, J: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def _places(units, J: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr):
-    # Of the tokens' numbers that meet part J of each unit: 4 for nibble J of 4 words, or 8 for the bytes of 2 words.
+def weight_positions(units, J: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr):
+    """Of the tokens' numbers that meet part J of each unit.
+
+    4 for nibble J of 4 words, or 8 for the bytes of 2 words.
+    """
     if BITS == 4:
         UNITS: tl.constexpr = G // 32  # of a group
         begin = (units // UNITS) * G + (units % UNITS) * 4 + J * (G // 8)
@@ -156,8 +163,8 @@ def _places(units, J: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr):
 
 
 @triton.jit
-def _widened(word, pair, J: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
-    # Nibble J of each word times its group's step, plus the group's least value, rounded to TYPE once.
+def dequantized(word, pair, J: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
+    """Nibble J of each word times its group's step, plus the group's least value, rounded to TYPE once."""
     if ASM and tl.bfloat16 == TYPE:
         return tl.inline_asm_elementwise(_WIDEN[J], "=r,r,r,r,r", [word, pair], dtype=tl.bfloat16, is_pure=True, pack=2)
     step = (pair << 16).to(tl.float32, bitcast=True)
@@ -166,8 +173,8 @@ def _widened(word, pair, J: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr)
 
 
 @triton.jit
-def _raised(word, J: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
-    # 128 + nibble J of each word.
+def nibble_to_half(word, J: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
+    """128 + nibble J of each word."""
     if ASM and TYPE == tl.bfloat16:
         return tl.inline_asm_elementwise(_RAISE[J], "=r,r,r", [word], dtype=tl.bfloat16, is_pure=True, pack=2)
     return (((word >> (4 * J)) & 15).to(tl.float32) + 128.0).to(TYPE)
