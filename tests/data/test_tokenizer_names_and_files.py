@@ -15,7 +15,7 @@ import transformers
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.catalog.packages import find_model
 from flagai.data.tokenizer import Tokenizer
-from flagai.data.tokenizer.jieba_engine import _segmenter
+from flagai.data.tokenizer.jieba_engine import jieba_segmenter
 from flagai.data.tokenizer.vocabulary import vocabulary_errors
 from flagai.errors import FlagAIError, ModelNotFoundError, VocabularyError
 from tests import vocabularies
@@ -248,4 +248,4 @@ def test_words_are_those_of_jieba() -> None:
     parts = ["今天天气", "不错", "a", "B2B", "AA制", "T恤", "12", " ", "\r\n", "😀", "3.5%", "C++", "，", "的", "X光"]
     for _ in range(60):
         text = "".join(chance.choice(parts) for _ in range(chance.randint(0, 12)))
-        assert list(_segmenter()(text)) == list(jieba.cut(text, HMM=False)), text
+        assert list(jieba_segmenter()(text)) == list(jieba.cut(text, HMM=False)), text

@@ -44,7 +44,7 @@ class JiebaEngine(RustEngine):
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of every text."""
-        cut = _segmenter()
+        cut = jieba_segmenter()
         rows = [list(cut(text)) for text in texts]
         unknown = list({word for row in rows for word in row if word not in self._words})
         pieces = dict(zip(unknown, super().encode(unknown), strict=True))
@@ -72,7 +72,7 @@ def _surface(words: list[str], pieces: dict[str, Encoding]) -> Surface:
 
 
 @functools.cache
-def _segmenter() -> Callable[[str], Iterator[str]]:
+def jieba_segmenter() -> Callable[[str], Iterator[str]]:
     """The segmenter of jieba without its hidden Markov model, as T5-PEGASUS was trained."""
     import jieba
 
