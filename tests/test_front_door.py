@@ -182,6 +182,13 @@ def test_what_cannot_be_loaded_says_what_can(tmp_path):
         flagai.load("classification")
 
 
+def test_a_broken_card_hides_no_error(tmp_path, monkeypatch):
+    (tmp_path / "broken.toml").write_text('["Mine"]\nfamily = "none"\n', encoding="utf-8")
+    monkeypatch.setenv("FLAGAI_CARDS", str(tmp_path))
+    with pytest.raises(HubError, match=r"(?s)RoBERTa-base-ch.*broken.toml"):
+        flagai.load("ner", download_path=tmp_path)
+
+
 # -- list_models ------------------------------------------------------------------------------------------------------
 
 

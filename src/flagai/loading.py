@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from flagai.catalog.packages import DEFAULT_MODELS
-from flagai.errors import HubError, InputError, ModelNotFoundError
+from flagai.errors import CatalogError, HubError, InputError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -148,5 +148,8 @@ def _offers(task: str) -> str:
     """Which tasks run without a download, and where the models for a task are listed."""
     from flagai.catalog.listing import list_models
 
-    here = [f"{info.name} ({', '.join(info.tasks)})" for info in list_models() if info.downloaded]
+    try:
+        here = [f"{info.name} ({', '.join(info.tasks)})" for info in list_models() if info.downloaded]
+    except CatalogError as error:  # a card of the user's is broken, which must not hide what went wrong
+        return str(error)
     return f"Without a download: {', '.join(here) or 'none'}. flagai.list_models(task={task!r}) shows the models."
