@@ -77,12 +77,12 @@ def in_batches(entries: Sequence[InputText], batch_size: int) -> Iterator[list[I
 
 
 def _with_lines(batches: list[list[InputText]], total: int) -> Iterator[list[InputText]]:
-    done, told = 0, time.monotonic()
+    done, logged = 0, time.monotonic()
     for batch in batches:
         yield batch
         done += len(batch)
-        if done < total and time.monotonic() - told >= SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
+        if done < total and time.monotonic() - logged >= SECONDS_BETWEEN_LINES:
+            logged = time.monotonic()
             typer.echo(f"{done} of {total} texts", err=True)
 
 
