@@ -217,3 +217,9 @@ def test_texts_that_cannot_be_packed_are_named(texts: Any, options: Any, message
 
 def test_no_texts_give_no_results() -> None:
     assert run_packed([], len, device=CPU) == []  # type: ignore[arg-type]
+
+
+def test_bounds_lie_on_their_device_whatever_the_default_one_is() -> None:
+    with torch.device("meta"):
+        bounds = PackedRow((3, 2)).on(torch.device("cpu"))
+    assert bounds.offsets.tolist() == [0, 3, 5]

@@ -137,10 +137,10 @@ class CuSeqlens:
 
 def on_device(numbers: np.ndarray[Any, np.dtype[np.int64]] | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Numbers on a device; the host does not wait until they are there, nor for what the device does before."""
-    here = torch.as_tensor(numbers)
+    here = numbers if isinstance(numbers, torch.Tensor) else torch.from_numpy(numbers)  # whatever the default device
     if device.type != "cuda":
         return here.to(device)
-    pinned = torch.empty_like(here, pin_memory=True)
+    pinned = torch.empty_like(here, device="cpu", pin_memory=True)
     # Not by torch, whose copy wakes all its threads: milliseconds on a machine that has other work.
     np.copyto(pinned.numpy(), here.numpy())
     return pinned.to(device, non_blocking=True)
