@@ -15,7 +15,7 @@ from flagai.checkpoint.stream import plan, transfer
 from flagai.checkpoint.stream.plan import Copy, plan_reads
 from flagai.errors import CheckpointError
 from flagai.model.glm_model import GLMModel
-from flagai.parallel import dtensor
+from flagai.parallel import dtensor, torch_private
 from flagai.parallel.sharding import read_sharding
 from flagai.parallel.world import make_mesh
 from tests import tiny
@@ -142,7 +142,7 @@ def group_of_the_second_beginning(folder: Path) -> tuple[bool, float]:
             distributed.init_process_group("gloo", init_method=f"file://{folder}/again", rank=rank, world_size=count)
         mesh = make_mesh(tp=count)
         part = torch.ones(2, 4)
-        tensor = dtensor.distributed_tensor(part, mesh, (Shard(0),), torch.Size([2 * count, 4]), (4, 1))
+        tensor = torch_private.distributed_tensor(part, mesh, (Shard(0),), torch.Size([2 * count, 4]), (4, 1))
         (cut,) = dtensor.shard_groups(tensor)
     total = torch.ones(())
     distributed.all_reduce(total, group=cut.ranks)

@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import nn
+
+from flagai.parallel import torch_private
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor._dtensor_spec import DTensorSpec
     from torch.distributed.tensor.placement_types import Placement
 
 # Whether calls of this thread leave logits sharded.
@@ -65,8 +66,8 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's part, with which it computes; gradients find their way back to the whole."""
     if not is_sharded(tensor):
         return tensor
-    # Outside of training the attribute is what to_local returns, twenty times as fast: a step reads hundreds.
-    return tensor.to_local() if torch.is_grad_enabled() else tensor._local_tensor
+    # A decoding step reads hundreds.
+    return tensor.to_local() if torch.is_grad_enabled() else torch_private.local_tensor(tensor)
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -76,15 +77,9 @@ def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 def local_slices(tensor: torch.Tensor) -> tuple[slice, ...] | None:
     """This rank's shard as a slice for each dimension of the whole; None if it is all."""
-    return _local_slices(tensor.shape, tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
-
-
-@functools.lru_cache(maxsize=256)  # a model has hundreds of parameters, but few shapes
-def _local_slices(shape: torch.Size, mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> tuple[slice, ...]:
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    extents, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
-    return tuple(slice(begin, begin + extent) for begin, extent in zip(offset, extents, strict=True))
+    if not is_sharded(tensor):
+        return None
+    return torch_private.local_slices(tensor.shape, tensor.device_mesh, tensor.placements)
 
 
 @dataclass(frozen=True)
@@ -134,59 +129,19 @@ def from_shard(shard: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """
     if not is_sharded(like):
         return shard
-    return distributed_tensor(shard, like.device_mesh, like.placements, like.shape, like.stride())
-
-
-def distributed_tensor(
-    part: torch.Tensor,
-    mesh: "DeviceMesh",
-    placements: "tuple[Placement, ...]",
-    shape: torch.Size,
-    stride: tuple[int, ...],
-) -> "DTensor":
-    """A tensor of several ranks, from this rank's part; nothing is communicated or checked.
-
-    A model has hundreds of parameters of few kinds. What describes a kind is made once, by torch's ``from_local``
-    (50 us), and each tensor of the kind by DTensor's ``__new__`` (2 us): its ``__init__`` does nothing, for as long.
-
-    Args:
-        part: this rank's values, without a gradient.
-        mesh: the ranks.
-        placements: what each dimension of the mesh does with the tensor.
-        shape: of the whole.
-        stride: of the whole.
-    """
-    from torch.distributed.tensor import DTensor
-
-    return DTensor.__new__(DTensor, part, _spec(mesh, placements, shape, stride, part.dtype), requires_grad=False)
+    return torch_private.distributed_tensor(shard, like.device_mesh, like.placements, like.shape, like.stride())
 
 
 def as_parameter(values: torch.Tensor, requires_grad: bool) -> nn.Parameter:
     """A parameter that is this new tensor.
 
     Args:
-        values: an ordinary tensor, or a sharded one that nobody else has.
+        values: an ordinary tensor, or a sharded one without other users.
         requires_grad: whether it is trained.
     """
     if not is_sharded(values):
         return nn.Parameter(values, requires_grad=requires_grad)
-    # As nn.Parameter marks tensors of other classes, without the copy that it makes first (20 us for each of hundreds).
-    values.requires_grad_(requires_grad)._is_param = True
-    return cast(nn.Parameter, values)
-
-
-@functools.lru_cache(maxsize=256)
-def _spec(
-    mesh: "DeviceMesh",
-    placements: "tuple[Placement, ...]",
-    shape: torch.Size,
-    stride: tuple[int, ...],
-    dtype: torch.dtype,
-) -> "DTensorSpec":
-    from torch.distributed.tensor import DTensor
-
-    nothing = torch.empty(0, dtype=dtype, device="meta")
-    return DTensor.from_local(nothing, mesh, placements, run_check=False, shape=shape, stride=stride)._spec
+    return torch_private.as_parameter(values, requires_grad)
 
 
 def scatter_from_first_rank(values: torch.Tensor, target: torch.Tensor) -> None:

@@ -14,7 +14,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
 from flagai.parallel.collectives import all_gather, all_reduce, copy_to_group
-from flagai.parallel.dtensor import distributed_tensor, keeps_logits_sharded, local
+from flagai.parallel.dtensor import keeps_logits_sharded, local
+from flagai.parallel.torch_private import distributed_tensor
 
 
 class TensorParallelMixin(nn.Module):

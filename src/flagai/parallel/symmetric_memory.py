@@ -8,6 +8,7 @@ from torch import distributed
 from torch.distributed import ProcessGroup
 
 from flagai.parallel.collectives import all_agree
+from flagai.parallel.torch_private import symmetric_memory
 from flagai.parallel.world import world
 
 logger = logging.getLogger(__name__)
@@ -79,8 +80,7 @@ def _has_peer_access(group: ProcessGroup, device: torch.device) -> bool:
 def _allocate(group: ProcessGroup, capacity: int, device: torch.device) -> SymmetricBuffer | None:
     """Plain peer access through torch's symmetric memory."""
     try:
-        from torch.distributed import _symmetric_memory as symmetric
-
+        symmetric = symmetric_memory()
         rank, count = distributed.get_rank(group), distributed.get_world_size(group)
         slots = symmetric.empty(2, count, capacity, dtype=torch.int64, device=device)
         slots.zero_()

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard
 
 from flagai.errors import ConfigError
-from flagai.parallel.dtensor import as_parameter, distributed_tensor
+from flagai.parallel.dtensor import as_parameter
 from flagai.parallel.layers import (
     ColumnParallel,
     GradientAllReduce,
@@ -23,6 +23,7 @@ from flagai.parallel.layers import (
     convert_in_place,
 )
 from flagai.parallel.plan import STYLES, Plan, style
+from flagai.parallel.torch_private import distributed_tensor
 
 _MIXINS: dict[str, type[TensorParallelMixin]] = {
     "column": ColumnParallel,

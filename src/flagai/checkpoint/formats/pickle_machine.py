@@ -8,12 +8,12 @@ short texts as keys, since the hash of nested tuples takes time exponential in t
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from mmap import mmap
-from typing import Any, NoReturn
+from typing import Any
 
+from flagai.checkpoint.formats.pickle_stack import PickleStack
 from flagai.checkpoint.formats.pickle_values import (
-    LONGEST_NAME,
     MOST_DIMENSIONS,
     DamagedPickleError,
     Name,
@@ -21,14 +21,14 @@ from flagai.checkpoint.formats.pickle_values import (
     StorageReference,
     TensorReference,
     UnsafePickleError,
+    is_short,
 )
 
 # Models of ours have 40 opcodes for each of at most a few thousand tensors.
 _MOST_OPCODES = 2_000_000
-_LONGEST_LINE = 4096
 
 
-class PickleMachine:
+class PickleMachine(PickleStack):
     """Reads pickles from a buffer, one after the other.
 
     Args:
@@ -45,11 +45,9 @@ class PickleMachine:
     def __init__(
         self, buffer: bytes | mmap, is_harmless: Callable[[str], bool], start: int = 0, end: int | None = None
     ) -> None:
+        super().__init__(buffer, start, end)
         self.storages: dict[str, StorageReference] = {}
-        self.at = start
-        self._buffer = buffer
         self._is_harmless = is_harmless
-        self._end = len(buffer) if end is None else end
         self._left = _MOST_OPCODES
 
     def load(self) -> Any:
@@ -59,124 +57,19 @@ class PickleMachine:
             DamagedPickleError: the bytes are no pickle.
             UnsafePickleError: the pickle names something that is not known to be harmless.
         """
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
+        self.clear()
         try:
-            while (code := self._take(1)) != b".":
+            while (code := self.take(1)) != b".":
                 self._left -= 1
                 action = _ACTIONS.get(code)
                 if action is None or self._left < 0:
-                    self._fail(f"opcode {code!r}" if self._left >= 0 else "too many opcodes")
+                    self.fail(f"opcode {code!r}" if self._left >= 0 else "too many opcodes")
                 action(self)
-            return self._stack.pop()
+            return self.stack.pop()
         except (DamagedPickleError, UnsafePickleError):
             raise
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, struct.error) as error:
             raise DamagedPickleError(f"at byte {self.at}: {error!r:.100}") from error
-
-    def _fail(self, reason: str) -> NoReturn:
-        raise DamagedPickleError(f"at byte {self.at}: {reason}")
-
-    # -- bytes ------------------------------------------------------------------------------------------------
-
-    def _take(self, count: int) -> bytes:
-        begin, self.at = self.at, self.at + count
-        if count < 0 or self.at > self._end:
-            self._fail("the pickle is cut short")
-        return self._buffer[begin : self.at]
-
-    def _number(self, size: int) -> int:
-        return int.from_bytes(self._take(size), "little")
-
-    def line(self) -> str:
-        """The text up to the next line feed."""
-        limit = min(self._end, self.at + _LONGEST_LINE)
-        found = self._buffer.find(b"\n", self.at, limit)
-        if found < 0:
-            self._fail("a line without an end")
-        line = self._take(found - self.at + 1)
-        return line[:-1].decode("latin-1")
-
-    # -- the stack --------------------------------------------------------------------------------------------
-
-    def push(self, value: Any) -> None:
-        """Put a value on the stack."""
-        self._stack.append(value)
-
-    def marked(self) -> list[Any]:
-        """Take the values above the last mark."""
-        begin = self._marks.pop()
-        values = self._stack[begin:]
-        del self._stack[begin:]
-        return values
-
-    def mark(self) -> None:
-        """Remember the stack's height."""
-        self._marks.append(len(self._stack))
-
-    def pop(self) -> None:
-        """Drop the top of the stack, or a mark that lies on it."""
-        if self._marks and self._marks[-1] == len(self._stack):
-            self._marks.pop()
-        else:
-            self._stack.pop()
-
-    def push_line(self, read: Callable[[str], Any]) -> None:
-        """Push what a line of text means."""
-        self.push(read(self.line()))
-
-    def push_number(self, form: str) -> None:
-        """Push a number of fixed size."""
-        self.push(struct.unpack(form, self._take(struct.calcsize(form)))[0])
-
-    def push_long(self, size: int) -> None:
-        """Push a whole number of any size."""
-        self.push(int.from_bytes(self._take(self._number(size)), "little", signed=True))
-
-    def push_text(self, size: int, encoding: str | None) -> None:
-        """Push a text, or without an encoding bytes."""
-        data = self._take(self._number(size))
-        self.push(data if encoding is None else data.decode(encoding, "surrogatepass"))
-
-    def push_tuple(self, count: int) -> None:
-        """Join the upper values into a tuple."""
-        if len(self._stack) < count:
-            self._fail("an empty stack")
-        values = tuple(self._stack[len(self._stack) - count :])
-        del self._stack[len(self._stack) - count :]
-        self.push(values)
-
-    def remember(self, index: int) -> None:
-        """Note the top of the stack."""
-        self._memo[index] = self._stack[-1]
-
-    # -- containers -------------------------------------------------------------------------------------------
-
-    def append(self, values: Sequence[Any]) -> None:
-        """Add to the list on the stack; what a stand-in gets is dropped."""
-        target = self._stack[-1]
-        if isinstance(target, list):
-            target.extend(values)
-        elif not isinstance(target, StandIn):
-            self._fail("values added to what is no list")
-
-    def push_dictionary(self) -> None:
-        """Push a dictionary of what lies above the last mark."""
-        values = self.marked()
-        self.push({})
-        self.set_items(values)
-
-    def set_items(self, values: Sequence[Any]) -> None:
-        """Add keys and values to the dictionary on the stack; only keys of text are kept."""
-        target = self._stack[-1]
-        if isinstance(target, dict):
-            pairs = zip(values[::2], values[1::2], strict=False)
-            target.update({key: value for key, value in pairs if _is_short(key)})
-        elif not isinstance(target, StandIn):
-            self._fail("items set in what is no dictionary")
-
-    # -- classes and functions --------------------------------------------------------------------------------
 
     def push_name(self, module: Any, name: Any) -> None:
         """Push a class or function, by name.
@@ -184,8 +77,8 @@ class PickleMachine:
         Raises:
             UnsafePickleError: it is not known to be harmless.
         """
-        if not _is_short(module) or not _is_short(name):
-            self._fail("a class without a name of fewer than 1,000 characters")
+        if not is_short(module) or not is_short(name):
+            self.fail("a class without a name of fewer than 1,000 characters")
         full = f"{module}.{name}"
         if not self._is_harmless(full):
             raise UnsafePickleError(full)
@@ -193,16 +86,16 @@ class PickleMachine:
 
     def reduce(self) -> None:
         """Push what a call of a function would give: a dictionary, a tensor, or a stand-in."""
-        arguments, function = self._stack.pop(), self._stack.pop()
+        arguments, function = self.stack.pop(), self.stack.pop()
         self.push(self._result(function, arguments))
 
     def _result(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            self._fail("a call of what is no function")
+            self.fail("a call of what is no function")
         if function.name == "collections.OrderedDict":
             pairs = arguments[0] if arguments else []
             self._left -= len(pairs)  # a list may be the argument of many calls
-            return {pair[0]: pair[1] for pair in pairs if _is_short(pair[0])}
+            return {pair[0]: pair[1] for pair in pairs if is_short(pair[0])}
         if function.name in _TENSOR_MAKERS:
             return self._tensor(function.name, arguments)
         if function.name in _PARAMETER_MAKERS:
@@ -214,23 +107,23 @@ class PickleMachine:
     def _tensor(self, function: str, arguments: tuple[Any, ...]) -> TensorReference:
         storage, offset, shape, stride = arguments[:4]
         if not isinstance(storage, StorageReference):
-            self._fail("a tensor of what is no storage")
+            self.fail("a tensor of what is no storage")
         if len(shape) != len(stride) or len(shape) > MOST_DIMENSIONS:
-            self._fail(f"a tensor of {len(shape)} dimensions and {len(stride)} strides")
+            self.fail(f"a tensor of {len(shape)} dimensions and {len(stride)} strides")
         self._left -= len(shape)  # the same tuple may be the shape of many tensors
         if not all(type(number) is int and 0 <= number < 2**62 for number in (offset, *shape, *stride)):
-            self._fail("a tensor of impossible extents")
+            self.fail("a tensor of impossible extents")
         if math.prod(extent or 1 for extent in shape) >= 2**62:
-            self._fail("a tensor of too many values to count")
+            self.fail("a tensor of too many values to count")
         dtype = arguments[6].name if function.endswith("_v3") else None
         return TensorReference(storage, offset, tuple(shape), tuple(stride), dtype)
 
     def build_new(self, *, named: bool) -> None:
         """Push a stand-in for a new object; its arguments are dropped."""
         if named:
-            self._stack.pop()
-        self._stack.pop()
-        self.push(StandIn(self._stack.pop().name))
+            self.stack.pop()
+        self.stack.pop()
+        self.push(StandIn(self.stack.pop().name))
 
     def build_marked(self) -> None:
         """Push a stand-in for a new object whose class and arguments lie above the mark."""
@@ -238,19 +131,19 @@ class PickleMachine:
 
     def set_state(self) -> None:
         """Drop the state of an object: dictionaries have none of use, and others are stand-ins."""
-        self._stack.pop()
+        self.stack.pop()
 
     def push_storage(self) -> None:
         """Push the storage that a persistent id names."""
-        key = self._stack.pop()
+        key = self.stack.pop()
         if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] != "storage" or key[5:] not in ((), (None,)):
-            self._fail("a persistent id that is no storage")
+            self.fail("a persistent id that is no storage")
         _, kind, name, _, count = key[:5]
-        if not _is_short(name) or type(count) is not int or not 0 <= count < 2**62:
-            self._fail("a storage without key or size")
+        if not is_short(name) or type(count) is not int or not 0 <= count < 2**62:
+            self.fail("a storage without key or size")
         named = StorageReference(kind.name, name, count)
         if self.storages.setdefault(name, named) != named:
-            self._fail(f"two storages with the key {name!r:.50}")
+            self.fail(f"two storages with the key {name!r:.50}")
         self.push(named)
 
 
@@ -258,11 +151,6 @@ _TENSOR_MAKERS = frozenset(f"torch._utils._rebuild_tensor{version}" for version 
 _PARAMETER_MAKERS = frozenset(f"torch._utils._rebuild_parameter{state}" for state in ("", "_with_state"))
 _Machine = PickleMachine
 _Action = Callable[[_Machine], Any]
-
-
-def _is_short(name: Any) -> bool:
-    """Whether a value is a text short enough for a name; comparing longer ones again and again takes long."""
-    return isinstance(name, str) and len(name) <= LONGEST_NAME
 
 
 def _integer(text: str) -> int | bool:
@@ -283,8 +171,8 @@ def _text(size: int, encoding: str | None) -> _Action:
 
 _UTF8, _LATIN1 = "utf-8", "latin-1"  # texts of Python 3, and of Python 2
 _ACTIONS: dict[bytes, _Action] = {
-    b"\x80": lambda m: m._take(1),  # protocol
-    b"\x95": lambda m: m._take(8),  # frame
+    b"\x80": lambda m: m.take(1),  # protocol
+    b"\x95": lambda m: m.take(8),  # frame
     b"N": _constant(None),
     b"\x88": _constant(True),
     b"\x89": _constant(False),
@@ -312,7 +200,7 @@ _ACTIONS: dict[bytes, _Action] = {
     b"(": _Machine.mark,
     b"0": _Machine.pop,
     b"1": _Machine.marked,
-    b"2": lambda m: m.push(m._stack[-1]),
+    b"2": lambda m: m.push(m.stack[-1]),
     b"]": lambda m: m.push([]),
     b"}": lambda m: m.push({}),
     b"\x8f": _constant(StandIn("set")),
@@ -323,20 +211,20 @@ _ACTIONS: dict[bytes, _Action] = {
     b"\x87": lambda m: m.push_tuple(3),
     b"l": lambda m: m.push(m.marked()),
     b"d": _Machine.push_dictionary,
-    b"a": lambda m: m.append([m._stack.pop()]),
+    b"a": lambda m: m.append([m.stack.pop()]),
     b"e": lambda m: m.append(m.marked()),
     b"\x90": lambda m: m.append(m.marked()),
-    b"s": lambda m: m.set_items([m._stack.pop(-2), m._stack.pop()]),
+    b"s": lambda m: m.set_items([m.stack.pop(-2), m.stack.pop()]),
     b"u": lambda m: m.set_items(m.marked()),
-    b"g": lambda m: m.push_line(lambda text: m._memo[int(text)]),
-    b"h": lambda m: m.push(m._memo[m._number(1)]),
-    b"j": lambda m: m.push(m._memo[m._number(4)]),
+    b"g": lambda m: m.push_line(lambda text: m.memo[int(text)]),
+    b"h": lambda m: m.push(m.memo[m.number(1)]),
+    b"j": lambda m: m.push(m.memo[m.number(4)]),
     b"p": lambda m: m.remember(int(m.line())),
-    b"q": lambda m: m.remember(m._number(1)),
-    b"r": lambda m: m.remember(m._number(4)),
-    b"\x94": lambda m: m.remember(len(m._memo)),
+    b"q": lambda m: m.remember(m.number(1)),
+    b"r": lambda m: m.remember(m.number(4)),
+    b"\x94": lambda m: m.remember(len(m.memo)),
     b"c": lambda m: m.push_name(m.line(), m.line()),
-    b"\x93": lambda m: m.push_name(m._stack.pop(-2), m._stack.pop()),
+    b"\x93": lambda m: m.push_name(m.stack.pop(-2), m.stack.pop()),
     b"R": _Machine.reduce,
     b"\x81": lambda m: m.build_new(named=False),
     b"\x92": lambda m: m.build_new(named=True),

@@ -48,3 +48,8 @@ class StandIn:
     """Stands for an object that is not built."""
 
     kind: str
+
+
+def is_short(name: object) -> bool:
+    """Whether a value is a text short enough for a name; comparing longer ones again and again takes long."""
+    return isinstance(name, str) and len(name) <= LONGEST_NAME
