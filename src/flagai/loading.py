@@ -120,7 +120,7 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
 
 def _role(task: str, name: str, home: Place) -> str:
     """The task for which AutoLoader opens a model: with the trained head where there is one, else the model alone."""
-    from flagai.auto_model.auto_loader import classifies_by_head, has_head
+    from flagai.auto_model.lookup import classifies_by_head, has_head
     from flagai.catalog.catalog import find
 
     own = None if Path(name).is_dir() else home

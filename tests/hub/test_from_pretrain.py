@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader
+from flagai.auto_model.lookup import fine_tuned_name
 from flagai.auto_model.tasks import class_for
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
@@ -21,7 +22,6 @@ from flagai.errors import HubError, ModelNotFoundError, OfflineError
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
 from flagai.model.registry import class_named
-from flagai.model.resolve import fine_tuned_name
 from tests import vocabularies
 from tests.hub.server import Hub
 from tests.tiny import randomised

@@ -12,7 +12,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flagai.auto_model.auto_loader import AutoLoader, family_at
+from flagai.auto_model.auto_loader import AutoLoader
+from flagai.auto_model.lookup import family_at
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import FlagAIError
 from flagai.model.registry import find_class

@@ -5,12 +5,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from flagai import settings
+from flagai.auto_model.lookup import family_in, fine_tuned_name, split_name
 from flagai.auto_model.tasks import class_for, task_named
 from flagai.catalog.packages import find_model
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.steady import read_from_one
-from flagai.checks import check_path
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
@@ -20,7 +19,7 @@ from flagai.model.config import LOADING_ARGUMENTS
 from flagai.model.config_content import family_of
 from flagai.model.device import Device, Dtype, best_device
 from flagai.model.registry import class_named, find_class
-from flagai.model.resolve import CONFIG_FILE, fine_tuned_name
+from flagai.model.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 
 logger = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ class AutoLoader:
         **settings_and_others: object,
     ) -> None:
         self.task_name = task_named(task_name)
-        home, model_name = _place(model_dir, model_name)
+        home, model_name = split_name(model_dir, model_name)
         overrides = _overrides(settings_and_others | {"lora_dir": lora_dir, "qlora_dir": qlora_dir})
         torch_dtype = dtype if torch_dtype is None else torch_dtype
         class_num = target_size if class_num is None else class_num
@@ -104,7 +103,7 @@ class AutoLoader:
             "device": best_device() if device is None else device,
             "dtype": "float16" if fp16 and torch_dtype is None else torch_dtype,
         }
-        found = _fine_tuned(home, model_name, self.task_name) if fine_tuned else model_name
+        found = fine_tuned_name(home, model_name, self.task_name) if fine_tuned else model_name
         self.model, self.tokenizer = read_from_one(
             home / found, lambda: self._open(home, found, model_name, segmenter, options, overrides)
         )
@@ -159,17 +158,6 @@ class AutoLoader:
         self.model.load_weights(model_path)
 
 
-def _place(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
-    """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
-    path = check_path("model_name", model_name)
-    home = settings.home() if model_dir is None else check_path("model_dir", model_dir)
-    if not str(model_name):
-        raise InputError("model_name is empty; expected a model's name or folder.")
-    if model_dir is None and path.is_dir():
-        return path.absolute().parent, path.absolute().name
-    return home, model_name
-
-
 def _overrides(others: dict[str, Any]) -> dict[str, Any]:
     for name in _NOT_THERE:
         if others.get(name) is not None:
@@ -180,7 +168,7 @@ def _overrides(others: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(home: Path, name: str, task: str, options: dict[str, Any], overrides: dict[str, Any]) -> BaseModel:
-    model_class = class_named(class_for(task, _family(home, name)))
+    model_class = class_named(class_for(task, family_in(home, name)))
     # What describes the task's head means nothing to a class that has none.
     known = model_class.config_class.names()
     wanted = {key: value for key, value in overrides.items() if key not in _OF_THE_HEAD or key in known}
@@ -222,85 +210,6 @@ def _class_count(folder: Path, model_class: type[BaseModel], task: str, override
         f"{task!r} needs the number of classes, and {folder} has no trained head that tells it: name a model "
         "that was fine-tuned for the task, train this one (flagai finetune), or, in Python, pass class_num=N."
     )
-
-
-def _fine_tuned(home: Path, name: str, task: str) -> str:
-    """The name under which the model for the task is found; the model's own name if it is one, or there is none."""
-    from flagai.catalog.catalog import find
-
-    try:
-        if find(name).base is not None:
-            return name
-    except ModelNotFoundError:
-        pass
-    return fine_tuned_name(home, name, task)
-
-
-def _family(home: Path, name: str) -> str:
-    """The family of a model that is here, by its configuration, or of the catalog's card."""
-    config = home / name / CONFIG_FILE
-    if config.is_file():
-        family = family_of(read_json(config), str(config))
-        if family is not None:
-            return family
-    from flagai.catalog.catalog import find
-
-    try:
-        return find(name).family
-    except ModelNotFoundError as error:
-        folder = (home / name).absolute()
-        found = f"{folder} has no {CONFIG_FILE}" if folder.is_dir() else f"There is no folder {folder}"
-        raise ModelNotFoundError(f"{found}. {error}") from error
-
-
-def family_at(model_name: str, model_dir: str | Path | None = None) -> str:
-    """The family of a model, by its folder or its card, before anything is loaded.
-
-    Args:
-        model_name: as :class:`AutoLoader` takes it.
-        model_dir: the folder of models.
-
-    Raises:
-        ModelNotFoundError: there is no such model.
-    """
-    home, name = _place(model_dir, model_name)
-    return _family(home, name)
-
-
-def has_head(
-    task: str, model_name: str, model_dir: str | Path | None = None, *, fine_tuned: bool = False
-) -> bool | None:
-    """Whether a model's files hold the trained head of a task, before anything is loaded; None if it has no files yet.
-
-    Args:
-        task: the task's name.
-        model_name: as :class:`AutoLoader` takes it.
-        model_dir: the folder of models.
-        fine_tuned: look at the model that was fine-tuned for this task, if there is one.
-    """
-    home, name = _place(model_dir, model_name)
-    try:
-        folder = find_model(_fine_tuned(home, name, task) if fine_tuned else name, home)
-    except ModelNotFoundError:
-        return None
-    if not (folder / CONFIG_FILE).is_file():
-        return None
-    found, _ = find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
-    family = found.config_class.family
-    return found.__name__ == class_for(task, family) != class_for("lm", family)
-
-
-def classifies_by_head(model_name: str, model_dir: str | Path | None = None) -> bool:
-    """Whether texts are classified by a trained head; else by the names of the classes, as language models do it.
-
-    Args:
-        model_name: as :class:`AutoLoader` takes it.
-        model_dir: the folder of models.
-    """
-    family = family_named(family_at(model_name, model_dir))
-    alone = family.by_name[class_for("lm", family.name)]
-    scores_labels = "predict_cls_classifier" in alone.methods
-    return not scores_labels or bool(has_head("classification", model_name, model_dir, fine_tuned=True))
 
 
 def _tokenizer(home: Path, found: str, model_name: str, segmenter: str | None) -> Tokenizer:

@@ -105,7 +105,7 @@ def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
     Raises:
         InputError: a language model was given no labels, or a single one, which is always the best.
     """
-    from flagai.auto_model.auto_loader import classifies_by_head
+    from flagai.auto_model.lookup import classifies_by_head
 
     if classifies_by_head(model, home):
         return "classification"

@@ -101,7 +101,7 @@ def write(context: typer.Context, options: WritingOptions) -> None:
 @command(model=DEFAULT_MODELS["masklm"][0], batch_size=16, max_length=64)
 def fill(context: typer.Context, options: BeamOptions) -> None:
     """Fill the blanks of each text: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end)."""
-    from flagai.auto_model.auto_loader import family_at
+    from flagai.auto_model.lookup import family_at
     from flagai.families.family import family_named
     from flagai.model.predictor.blanks import has_blank
 

@@ -8,7 +8,7 @@ from typing import Any
 from flagai import settings
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
-from flagai.catalog.packages import any_case, card_folder, is_folder, model_folders, own_folder
+from flagai.catalog.packages import card_folder, model_folders, own_folder
 from flagai.checkpoint.files import CheckpointFiles, find_files
 from flagai.checks import check_path
 from flagai.errors import FlagAIError, ModelNotFoundError, quoted
@@ -68,27 +68,6 @@ def _found(name: str, place: str | Path | None, weights: bool) -> ResolvedModel:
         folder, files = _downloaded(name, place, weights, error), None
     card = None if (folder / CONFIG_FILE).is_file() else _card(name)
     return ResolvedModel(folder, None if card is None else card.config, files)
-
-
-def fine_tuned_name(download_path: str | Path | None, model_name: str, task: str) -> str:
-    """The name under which a model fine-tuned for a task is found; the model's own name if there is none.
-
-    A folder ``model_name-task`` on this machine comes first; only then is the catalog asked.
-
-    Args:
-        download_path: the folder of models.
-        model_name: the backbone, such as "GLM-large-ch".
-        task: the task, such as "title-generation".
-    """
-    home = settings.home() if download_path is None else Path(download_path)
-    local = f"{model_name}-{task}"
-    if is_folder(own := any_case(home, local)):
-        return own.name if "/" not in local else local
-    try:
-        card = catalog.find_for_task(model_name, task)
-    except ModelNotFoundError:
-        return model_name
-    return model_name if card.base is None else card.name
 
 
 def _here(folder: Path, name: str, weights: bool) -> tuple[Path, CheckpointFiles | None] | None:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from flagai import settings
-from flagai.auto_model.auto_loader import AutoLoader, family_at
+from flagai.auto_model.auto_loader import AutoLoader
+from flagai.auto_model.lookup import family_at
 from flagai.auto_model.tasks import task_named
 from flagai.errors import ConfigError, InputError
 from flagai.model.base_model import BaseModel

@@ -1,0 +1,117 @@
+"""What a task and a model's name lead to: its folder, family and head, before anything is loaded."""
+
+from pathlib import Path
+
+from flagai import settings
+from flagai.auto_model.tasks import class_for
+from flagai.catalog.catalog import find, find_for_task
+from flagai.catalog.packages import any_case, find_model, is_folder
+from flagai.checkpoint.reader import open_checkpoint
+from flagai.checks import check_path
+from flagai.errors import InputError, ModelNotFoundError
+from flagai.families.family import family_named
+from flagai.model.config_content import family_of
+from flagai.model.registry import find_class
+from flagai.model.resolve import CONFIG_FILE
+from flagai.typed_json import read_json
+
+
+def split_name(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
+    """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
+    path = check_path("model_name", model_name)
+    home = settings.home() if model_dir is None else check_path("model_dir", model_dir)
+    if not str(model_name):
+        raise InputError("model_name is empty; expected a model's name or folder.")
+    if model_dir is None and path.is_dir():
+        return path.absolute().parent, path.absolute().name
+    return home, model_name
+
+
+def fine_tuned_name(home: Path, name: str, task: str) -> str:
+    """The name of the model that was fine-tuned for a task; the model's own name if it is one, or none is found.
+
+    A folder ``name-task`` on this machine comes first; only then is the catalog asked.
+
+    Args:
+        home: the folder of models.
+        name: the backbone, such as "GLM-large-ch".
+        task: the task, such as "title-generation".
+    """
+    try:
+        if find(name).base is not None:
+            return name
+    except ModelNotFoundError:
+        pass
+    local = f"{name}-{task}"
+    if is_folder(own := any_case(home, local)):
+        return own.name if "/" not in local else local
+    try:
+        card = find_for_task(name, task)
+    except ModelNotFoundError:
+        return name
+    return name if card.base is None else card.name
+
+
+def family_in(home: Path, name: str) -> str:
+    """The family of a model that is here, by its configuration, or of the catalog's card."""
+    config = home / name / CONFIG_FILE
+    if config.is_file():
+        family = family_of(read_json(config), str(config))
+        if family is not None:
+            return family
+    try:
+        return find(name).family
+    except ModelNotFoundError as error:
+        folder = (home / name).absolute()
+        found = f"{folder} has no {CONFIG_FILE}" if folder.is_dir() else f"There is no folder {folder}"
+        raise ModelNotFoundError(f"{found}. {error}") from error
+
+
+def family_at(model_name: str, model_dir: str | Path | None = None) -> str:
+    """The family of a model, by its folder or its card, before anything is loaded.
+
+    Args:
+        model_name: as :class:`AutoLoader` takes it.
+        model_dir: the folder of models.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+    """
+    home, name = split_name(model_dir, model_name)
+    return family_in(home, name)
+
+
+def has_head(
+    task: str, model_name: str, model_dir: str | Path | None = None, *, fine_tuned: bool = False
+) -> bool | None:
+    """Whether a model's files hold the trained head of a task, before anything is loaded; None if it has no files yet.
+
+    Args:
+        task: the task's name.
+        model_name: as :class:`AutoLoader` takes it.
+        model_dir: the folder of models.
+        fine_tuned: look at the model that was fine-tuned for this task, if there is one.
+    """
+    home, name = split_name(model_dir, model_name)
+    try:
+        folder = find_model(fine_tuned_name(home, name, task) if fine_tuned else name, home)
+    except ModelNotFoundError:
+        return None
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    found, _ = find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
+    family = found.config_class.family
+    return found.__name__ == class_for(task, family) != class_for("lm", family)
+
+
+def classifies_by_head(model_name: str, model_dir: str | Path | None = None) -> bool:
+    """Whether texts are classified by a trained head; else by the names of the classes, as language models do it.
+
+    Args:
+        model_name: as :class:`AutoLoader` takes it.
+        model_dir: the folder of models.
+    """
+    family = family_named(family_at(model_name, model_dir))
+    alone = family.by_name[class_for("lm", family.name)]
+    scores_labels = "predict_cls_classifier" in alone.methods
+    return not scores_labels or bool(has_head("classification", model_name, model_dir, fine_tuned=True))
