@@ -69,6 +69,10 @@ class Operation(Generic[P, R]):
         """Compute by the first implementation that suits."""
         return self.choose(*args, **kwargs)(*args, **kwargs)
 
+    def __reduce__(self) -> str:
+        """Copying and pickling keep the operation, by its name in its module, as of a function."""
+        return self.name
+
     def choose(self, *args: P.args, **kwargs: P.kwargs) -> Callable[P, R]:
         """The implementation that computes these arguments."""
         allowed = _allowed_kernels(self.name)
