@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 
 from flagai.parallel.world import make_mesh
@@ -33,5 +34,6 @@ def check_references() -> int:
     return len({scenario.case for scenario in checked})
 
 
+@pytest.mark.slow  # every class on two ranks: test_equal; old files on ranks: test_loading
 def test_two_ranks_equal_the_references() -> None:
     assert on_ranks(2, check_references) == [len(list(ROOT.iterdir())) - 1] * 2

@@ -58,7 +58,7 @@ MODELS = {
     "GLM classes": ("GLM-large-ch", "GLMForSequenceClassification", {"class_num": 3}, SCORED),
     "embedding": ("RoBERTa-base-ch", "BertForEmbedding", {}, [EMBEDDED]),
 }
-SAMPLED = 600
+SAMPLED = 300
 TOO_LARGE = [
     *(("out_max_length", size) for size in (10**9, 10**30, 10**400)),
     *((name, size) for name in ("num_beams", "num_return_sequences") for size in (10**6, 10**9, 10**30)),

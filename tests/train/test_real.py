@@ -32,6 +32,7 @@ def tagged(frame: str, person: str, place: str) -> dict[str, Any]:
     return {"text": text, "tags": tags}
 
 
+@pytest.mark.slow
 def test_a_real_bert_learns_names_from_a_few_sentences(tmp_path: Path) -> None:
     names = zip(itertools.cycle(PEOPLE), itertools.cycle(PLACES), strict=False)
     rows = [tagged(FRAMES[number % 3], *next(names)) for number in range(24)]
