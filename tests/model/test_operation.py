@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 import torch
 
-from flagai.model.layer.operation import Operation, only_kernels, operation
+from flagai.model.layer.operation import Operation, jit_kernels, only_kernels, operation
 
 
 def triple_of(add: Callable[[torch.Tensor], torch.Tensor]) -> Operation[[torch.Tensor], torch.Tensor]:
@@ -67,3 +67,23 @@ def test_layers_compute_without_the_kernels_package() -> None:
         "assert Linear(3, 2)(torch.ones(1, 3)).shape == (1, 2)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_kernels_that_must_be_compiled_wait_for_their_context() -> None:
+    @operation
+    def double(number: int) -> int:
+        return 2 * number
+
+    @double.faster(lambda _: True, jit=True)
+    def compiled(number: int) -> int:
+        return number + number
+
+    assert double.choose(1) is double.plain
+    with jit_kernels() as used:
+        assert double.choose(1) is compiled
+        with jit_kernels(use=False):
+            assert double.choose(1) is double.plain
+        with only_kernels():
+            assert double.choose(1) is double.plain
+    assert used == {double.implementations[0].name}
+    assert double.choose(1) is double.plain

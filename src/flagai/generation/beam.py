@@ -14,9 +14,9 @@ class BeamSearch(Search):
     """Groups of beams; in each step, a group avoids the tokens that earlier groups have just chosen.
 
     Args:
-        state: the texts.
+        state: the prompts and answers.
         processors: from logits to scores.
-        hook: ends pieces; None for none.
+        hook: ends spans; None for none.
 
     Source:
         Vijayakumar et al. 2018, "Diverse Beam Search for Improved Description of Complex Scenes", algorithm 1.
@@ -32,15 +32,15 @@ class BeamSearch(Search):
         """See the base class."""
         _, scores = self.processors(output.logits)
         choices: list[Choice] = []
-        lane = 0
+        first_beam = 0
         for group in self.groups:
             width = group.running.shape[1]
-            own = scores[:, lane : lane + width]
+            own = scores[:, first_beam : first_beam + width]
             if choices:
                 own = own - self._taken(scores, choices)
-            choices.append(self._advance(group, own, lane))
-            # At the first step there is one lane for all groups.
-            lane += width if scores.shape[1] > 1 else 0
+            choices.append(self._advance(group, own, first_beam))
+            # At the first step there is one beam for all groups.
+            first_beam += width if scores.shape[1] > 1 else 0
         self.done = torch.stack([group.done for group in self.groups]).all(0)
         return _joined(choices)
 
@@ -51,8 +51,8 @@ class BeamSearch(Search):
             lost.scatter_add_(1, choice.tokens, torch.full_like(choice.tokens, 1, dtype=lost.dtype))
         return self.decoding.diversity_penalty * lost[:, None]
 
-    def _advance(self, group: BeamGroup, scores: torch.Tensor, lane: int) -> Choice:
-        found = group.expand(scores, lane)
+    def _advance(self, group: BeamGroup, scores: torch.Tensor, first_beam: int) -> Choice:
+        found = group.expand(scores, first_beam)
         asked = (found.values > -torch.inf) & ~self.state.is_stop(found.tokens) & ~group.done[:, None]
         stops = self.stopped_by_hook(found.tokens, found.parents, asked)
         chosen = group.advance(found, stops)
@@ -107,7 +107,7 @@ class BeamSearch(Search):
 
 
 def _joined(choices: list[Choice]) -> Choice:
-    """The lanes of all groups side by side."""
+    """The beams of all groups side by side."""
     if len(choices) == 1:
         return choices[0]
     parents = [choice.parents for choice in choices if choice.parents is not None]

@@ -18,7 +18,7 @@ class Candidates:
 
     Args:
         values: their scores.
-        parents: the lanes that they continue.
+        parents: the beams that they continue.
         tokens: the tokens that they add.
     """
 
@@ -61,12 +61,12 @@ class BeamGroup:
         for name in self.PER_TEXT:
             setattr(self, name, getattr(self, name).index_select(0, rows))
 
-    def expand(self, scores: torch.Tensor, first_lane: int) -> Candidates:
+    def expand(self, scores: torch.Tensor, first_beam: int) -> Candidates:
         """The best continuations: so many that enough stay if all of the best ones end.
 
         Args:
             scores: of the tokens that may follow each beam, [B, W, V].
-            first_lane: the lane of the first beam.
+            first_beam: its first beam among all.
         """
         vocabulary = scores.shape[2]
         totals = self.running[:, :, None] + scores
@@ -75,7 +75,7 @@ class BeamGroup:
         kinds = max(2, 1 + len(self.decoding.stop_token_ids))
         flat = totals.flatten(1)
         values, index = flat.topk(min(kinds * self.width, flat.shape[1]))
-        found = Candidates(values, index // vocabulary + first_lane, index % vocabulary)
+        found = Candidates(values, index // vocabulary + first_beam, index % vocabulary)
         return found if self.forced is None else self._with_words(found, totals, self.forced)
 
     def _unless_complete(self, totals: torch.Tensor, forced: ForcedWords) -> torch.Tensor:
@@ -86,8 +86,8 @@ class BeamGroup:
     def _with_words(self, found: Candidates, totals: torch.Tensor, forced: ForcedWords) -> Candidates:
         """Add, for every beam, the next token of every word."""
         tokens = forced.following(self.state.generated())
-        lanes = torch.arange(tokens.shape[1], device=tokens.device)[None, :, None].expand_as(tokens)
-        values, tokens, parents = totals.gather(2, tokens).flatten(1), tokens.flatten(1), lanes.flatten(1)
+        beams = torch.arange(tokens.shape[1], device=tokens.device)[None, :, None].expand_as(tokens)
+        values, tokens, parents = totals.gather(2, tokens).flatten(1), tokens.flatten(1), beams.flatten(1)
         parents, tokens = torch.cat([found.parents, parents], 1), torch.cat([found.tokens, tokens], 1)
         same = (parents[:, :, None] == parents[:, None, :]) & (tokens[:, :, None] == tokens[:, None, :])
         values = torch.cat([found.values, values], 1).masked_fill(same.tril(-1).any(-1), -torch.inf)

@@ -13,12 +13,12 @@ from flagai.generation.types import Choice, Hypothesis, StepOutput, StopHook
 
 
 class ContrastiveSearch(Search):
-    """Feeds the best ``top_k`` tokens as lanes, keeps the lane whose state is the least like those before.
+    """Feeds the best ``top_k`` tokens as beams, keeps the beam whose state is the least like those before.
 
     Args:
-        state: the texts; as many lanes as candidates.
+        state: the prompts and answers; as many beams as candidates.
         processors: from logits to scores.
-        hook: ends pieces; None for none.
+        hook: ends spans; None for none.
     """
 
     latency_steps = 1  # candidates are judged after they have been fed
@@ -68,7 +68,7 @@ class ContrastiveSearch(Search):
         self.filled = count
 
     def _keep(self, directions: torch.Tensor) -> torch.Tensor:
-        """Choose among the candidates, and go on from the best one; its lane, [B, 1]."""
+        """Choose among the candidates, and go on from the best one; its beam, [B, 1]."""
         alike = directions @ self.context[:, : self.filled].transpose(1, 2)
         alike = alike.masked_fill(~self.real[:, None, : self.filled], -1).amax(-1)
         alpha = self.decoding.penalty_alpha or 0.0

@@ -43,7 +43,7 @@ def generate(
         prompts: the texts as ids, of any lengths; all with blanks or all without.
         decoding: how to decode; default greedy.
         logits_processors: called as ``scores = processor(ids, scores)`` at every step, with ids [B, W, T] (text and
-            answer, the newest id last, -1 in front where a text is shorter) and log-probabilities [B, W, V]; they
+            answer, the last id at the end, -1 in front where a text is shorter) and log-probabilities [B, W, V]; they
             come after what is forbidden, and before what applies to drawing.
         stop: called as ``stop(row, ids of the piece)`` after every new id of an unfinished answer; a true result ends
             the piece with that id.

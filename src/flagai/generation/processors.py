@@ -1,6 +1,6 @@
 """Changes of the scores before a token is chosen, each a pure function of histories and scores.
 
-Histories are [B, W, T], the newest token last and -1 where there is none; scores are [B, W, V].
+Histories are [B, W, T], the last token at the end and -1 where there is none; scores are [B, W, V].
 
 Source: the order and the definitions are FlagAI's; the n-gram and bad-word rules are those of transformers.
 """
@@ -21,7 +21,7 @@ _COLDEST = 1e-30
 
 def repetition_penalty(ids: torch.Tensor, scores: torch.Tensor, penalty: float) -> torch.Tensor:
     """Make ids of the history less likely: negative scores are multiplied, positive ones divided, once per id."""
-    # A lane's newest token stands in for its missing ones: writing the same value twice does no harm.
+    # A beam's last token stands in for its missing ones: writing the same value twice does no harm.
     ids = torch.where(ids < 0, ids[..., -1:], ids)
     found = scores.gather(-1, ids)
     return scores.scatter(-1, ids, torch.where(found < 0, found * penalty, found / penalty))

@@ -1,8 +1,8 @@
-"""Prompt lookup: what an answer copies from its text is guessed from there, and many tokens are judged in one step.
+"""Prompt lookup: drafts of what follows are looked up in the text and in the answer, and verified in one forward pass.
 
-Where the newest tokens of an answer have stood before, in the text or in the answer, what followed there is a draft of
-what follows here. The model scores the whole draft at once; as far as it would have chosen the same tokens itself, they
-are kept, and one more that it chooses. So every answer is what it would be without drafts, in fewer steps.
+Where the last tokens of an answer have occurred before, the tokens that followed there are a draft of what follows
+here. The model scores the whole draft at once (speculative decoding); as far as it would have chosen the same tokens
+itself, they are kept, and one more that it chooses. So every answer is what it would be without drafts, in fewer steps.
 
 Source: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding"; the drafts are those of
 Saxena 2023, "Prompt Lookup Decoding".
@@ -16,19 +16,19 @@ from flagai.generation.replay.steps import is_recordable
 from flagai.generation.sampling import SamplingSearch
 from flagai.generation.types import Choice, StepOutput, StopHook
 
-# So many of the newest tokens are compared with those before.
+# So many of the last tokens are compared with earlier ones.
 _LONGEST = 4
 
 
 class PromptLookup(SamplingSearch):
     """Greedy search or sampling with drafts; one answer to each text.
 
-    A token is drawn with a random number that was fixed for its place, so a drawn answer is the same as well.
+    A token is sampled with a random number that is fixed for its place, so a sampled answer is the same as well.
 
     Args:
-        state: the texts.
+        state: the prompts and answers.
         processors: from logits to scores.
-        hook: ends pieces; None for none.
+        hook: ends spans; None for none.
 
     Raises:
         InputError: there is not one seed per text.
@@ -43,19 +43,19 @@ class PromptLookup(SamplingSearch):
         self._fixed = is_recordable(state)
 
     def choose(self, output: StepOutput) -> Choice:
-        """See the base class; the tokens are the next chain."""
+        """See the base class; the tokens are the next draft."""
         plain, scores = self.processors(output.logits)
         tokens = self.pick(scores)
         accepted, stops = self.update_scores(tokens, plain, scores, None)
         last = (accepted.sum(1, keepdim=True) - 1).clamp(min=0)
-        newest = tokens.gather(1, last)
-        self.state.accept(last, newest)
+        last_token = tokens.gather(1, last)
+        self.state.accept(last, last_token)
         drafts, matched = look_up(self.state.sequence, self.state.token_index, self.state.width - 1)
         if not self._fixed:
             drafts = drafts[:, : self._worth(matched)]
-        chain = torch.cat([newest, drafts], dim=1)
-        stops = None if stops is None else stops.gather(1, last).expand_as(chain)
-        return Choice(chain, last.expand_as(chain), stops)
+        draft = torch.cat([last_token, drafts], dim=1)
+        stops = None if stops is None else stops.gather(1, last).expand_as(draft)
+        return Choice(draft, last.expand_as(draft), stops)
 
     def _worth(self, matched: torch.Tensor) -> int:
         """How long drafts shall be: of a text the longer, the more tokens match; of a batch, what is the average.
@@ -71,9 +71,9 @@ class PromptLookup(SamplingSearch):
         agreed = (tokens[:, :-1] == self.state.last_tokens()[:, 1:]) & ~ends[:, :-1]
         return torch.cat([~self.ended, agreed], dim=1).cumprod(1).bool()
 
-    def sum_over_draft(self, lanes: torch.Tensor) -> torch.Tensor:
-        """See the base class; lanes are one behind the other."""
-        return lanes.sum(1, keepdim=True)
+    def sum_over_draft(self, beams: torch.Tensor) -> torch.Tensor:
+        """See the base class; beams are one behind the other."""
+        return beams.sum(1, keepdim=True)
 
     def stopped_by_hook(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
         """See the base class; nothing is asked about tokens behind an end."""
@@ -90,27 +90,27 @@ class PromptLookup(SamplingSearch):
         return ends
 
 
-def look_up(said: torch.Tensor, end: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What may follow: what followed where the newest tokens have stood before.
+def look_up(sequence: torch.Tensor, end: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What may follow: what followed where the last tokens have occurred before.
 
     The longest match counts, and the latest of those. A draft that reaches the end goes on as if the text began again
-    behind the match, which is right where it repeats itself. Where nothing matches, the newest token is repeated.
+    behind the match, which is right where it repeats itself. Where nothing matches, the last token is repeated.
 
     Args:
-        said: texts and answers, -1 in front; what stands behind the end means nothing, [B, T].
-        end: where the newest token stands, [B, 1].
+        sequence: texts and answers, -1 in front; tokens behind the end are undefined, [B, T].
+        end: the index of the last token, [B, 1].
         count: length of a draft.
 
     Returns:
         Drafts, [B, count], and how many tokens match, [B, 1].
     """
-    # Window j has what stands before place j, the newest first.
-    windows = torch.nn.functional.pad(said, (_LONGEST, 0), value=-1).unfold(1, _LONGEST, 1).flip(2)
+    # Window j has the tokens before place j, the last one first.
+    windows = torch.nn.functional.pad(sequence, (_LONGEST, 0), value=-1).unfold(1, _LONGEST, 1).flip(2)
     behind = end + 1
-    newest = windows.gather(1, behind[..., None].expand(-1, -1, _LONGEST))
-    same = (windows == newest) & (windows >= 0)
-    places = torch.arange(windows.shape[1], device=said.device)
+    last_tokens = windows.gather(1, behind[..., None].expand(-1, -1, _LONGEST))
+    same = (windows == last_tokens) & (windows >= 0)
+    places = torch.arange(windows.shape[1], device=sequence.device)
     matched = same.cumprod(2).sum(2).masked_fill(places > end, -1)
-    prefill = (matched * windows.shape[1] + places).argmax(1, keepdim=True)
-    ahead = torch.arange(count, device=said.device) % (behind - prefill)
-    return said.gather(1, prefill + ahead), matched.amax(1, keepdim=True)
+    begin = (matched * windows.shape[1] + places).argmax(1, keepdim=True)
+    ahead = torch.arange(count, device=sequence.device) % (behind - begin)
+    return sequence.gather(1, begin + ahead), matched.amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Greedy search and sampling: lanes that do not know of each other."""
+"""Greedy search and sampling: each beam continues by itself."""
 
 from typing import Any, cast
 
@@ -12,15 +12,15 @@ from flagai.generation.types import Choice, Hypothesis, StepOutput, StopHook
 
 
 class SamplingSearch(Search):
-    """Each lane takes its best token, or draws one.
+    """Each beam takes its most probable token, or samples one.
 
     Scores are sums of what the tokens were chosen by: in greedy search, the processed log-probabilities (as in a beam
     search); in sampling, the model's own, so that samples drawn hot or cold compare.
 
     Args:
-        state: the texts.
+        state: the prompts and answers.
         processors: from logits to scores.
-        hook: ends pieces; None for none.
+        hook: ends spans; None for none.
 
     Raises:
         InputError: there is not one seed per text.
@@ -45,12 +45,12 @@ class SamplingSearch(Search):
         """See the base class."""
         plain, scores = self.processors(output.logits)
         tokens = self.pick(scores)
-        # Only at the first step there is one lane for all.
+        # Only at the first step there is one beam for all.
         parents = torch.zeros_like(tokens) if scores.shape[1] < tokens.shape[1] else None
         return Choice(tokens, parents, self.update_scores(tokens, plain, scores, parents)[1])
 
     def pick(self, scores: torch.Tensor) -> torch.Tensor:
-        """The token that follows in each lane, [B, W]; ``scores`` are [B, 1 or W, V]."""
+        """The token that follows in each beam, [B, W]; ``scores`` are [B, 1 or W, V]."""
         width = max(scores.shape[1], self.decoding.width)
         if not self.decoding.do_sample:
             return scores.argmax(-1).expand(-1, width)
@@ -67,10 +67,10 @@ class SamplingSearch(Search):
             tokens: chosen, [B, W].
             plain: the model's own scores, [B, 1 or W, V].
             scores: those by which tokens were chosen, [B, 1 or W, V].
-            parents: the lanes that the tokens continue, [B, W]; None if each continues its own.
+            parents: the beams that the tokens continue, [B, W]; None if each continues its own.
 
         Returns:
-            Which tokens the answers gain, and where the hook ends pieces (None without one); [B, W] each.
+            Which tokens the answers gain, and where the hook ends spans (None without one); [B, W] each.
         """
         chosen = _value(scores, tokens)
         value = _value(plain, tokens) if self.decoding.do_sample else chosen
@@ -101,15 +101,15 @@ class SamplingSearch(Search):
         """Which of these tokens the answers gain; ``ends`` is where nothing may follow; [B, W] each."""
         return ~self.ended
 
-    def sum_over_draft(self, lanes: torch.Tensor) -> torch.Tensor:
-        """What the lanes of each answer have together, [B, W] -> [B, answers]."""
-        return lanes
+    def sum_over_draft(self, beams: torch.Tensor) -> torch.Tensor:
+        """What the beams of each answer have together, [B, W] -> [B, answers]."""
+        return beams
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
         """See the base class."""
         written, kept = self.state.generated()[row], self.kept[row].tolist()
         numbers = zip(self.score[row].tolist(), self.length[row].tolist(), self.stopped[row].tolist(), strict=True)
-        found = [self.hypothesis(row, written[lane, : kept[lane]], *entry) for lane, entry in enumerate(numbers)]
+        found = [self.hypothesis(row, written[beam, : kept[beam]], *entry) for beam, entry in enumerate(numbers)]
         return sorted(found, key=lambda hypothesis: -hypothesis.score)
 
     def candidates(self, row: int) -> list[list[int]]:
@@ -155,7 +155,7 @@ def sample(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 def _uniforms(state: DecodingState, width: int) -> torch.Tensor:
     """All random numbers of all answers, [B, width, steps].
 
-    They are drawn before the first step, on the CPU and for each lane from its own seed: so a text's answer depends
+    They are drawn before the first step, on the CPU and for each beam from its own seed: so a text's answer depends
     neither on its neighbours nor on the device, and no step waits for a random generator.
     """
     decoding, batch = state.decoding, len(state.ids)
@@ -165,11 +165,11 @@ def _uniforms(state: DecodingState, width: int) -> torch.Tensor:
         seeds = tuple(one or _any_seeds(state).tolist())
     if len(seeds) != batch:
         raise InputError(f"seeds has {len(seeds)} entries for {batch} prompts; give one per prompt.")
-    lanes = [
-        [torch.rand(state.limit, generator=torch.Generator().manual_seed(seed + lane)) for lane in range(width)]
+    beams = [
+        [torch.rand(state.limit, generator=torch.Generator().manual_seed(seed + beam)) for beam in range(width)]
         for seed in seeds
     ]
-    return torch.stack([torch.stack(row) for row in lanes]).double().to(state.device)
+    return torch.stack([torch.stack(row) for row in beams]).double().to(state.device)
 
 
 def _any_seeds(state: DecodingState) -> torch.Tensor:

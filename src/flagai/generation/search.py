@@ -16,9 +16,9 @@ class Search(ABC):
     """A way of searching.
 
     Args:
-        state: the texts.
+        state: the prompts and answers.
         processors: from logits to scores.
-        hook: ends pieces; None for none.
+        hook: ends spans; None for none.
     """
 
     latency_steps: ClassVar[int] = 0  # how many steps later than others it knows its answers
@@ -47,7 +47,7 @@ class Search(ABC):
 
     @abstractmethod
     def candidates(self, row: int) -> list[list[int]]:
-        """The ids, separators of pieces included, of all answers that may still become the best one."""
+        """The ids, separators of spans included, of all answers that may still become the best one."""
 
     @property
     def recordable(self) -> bool:
@@ -74,11 +74,11 @@ class Search(ABC):
             setattr(self, name, tensor.index_select(0, rows))
 
     def stopped_by_hook(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
-        """Where the hook ends a piece.
+        """Where the hook ends a span.
 
         Args:
             tokens: new tokens, [B, K].
-            parents: the lanes that they continue, [B, K]; None if each continues its own.
+            parents: the beams that they continue, [B, K]; None if each continues its own.
             asked: which of them are worth a question, [B, K].
 
         Shape:
@@ -88,15 +88,15 @@ class Search(ABC):
         if self.hook is None:
             return ends
         past, news = self.state.generated().tolist(), tokens.tolist()
-        lanes = None if parents is None else parents.tolist()
+        beams = None if parents is None else parents.tolist()
         for row, column in asked.nonzero().tolist():
-            before = past[row][column if lanes is None else lanes[row][column]]
+            before = past[row][column if beams is None else beams[row][column]]
             piece = self.state.split_spans([*before, news[row][column]])[-1]
             ends[row, column] = bool(self.hook(self.state.prompt_numbers[row], piece))
         return ends
 
     def hypothesis(self, row: int, ids: torch.Tensor, score: float, length: int, finished: bool) -> Hypothesis:
-        """Make an answer of ids, separators of pieces included."""
+        """Make an answer of ids, separators of spans included."""
         pieces = self.state.split_spans(ids.tolist())
         missing = int(self.state.last_blank[row]) + 1 - len(pieces)
         return Hypothesis((*pieces, *[()] * missing), score / max(length, 1) ** self.decoding.length_penalty, finished)

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
-# (ids [B, W, T], scores [B, W, V]) -> scores. The ids of a lane stand at the right end, the newest last; -1 fills
-# the left where a text is shorter. Scores are log-probabilities; -inf forbids a token.
+# (ids [B, W, T], scores [B, W, V]) -> scores. The ids of a beam end with its last token; -1 fills the left where a text
+# is shorter. Scores are log-probabilities; -inf forbids a token.
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # (row, ids of the piece so far) -> whether the piece ends here, the last id included.
