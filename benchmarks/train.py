@@ -29,8 +29,8 @@ import torch._dynamo.utils
 from _measure import machine, versions
 
 from flagai.data.tokenizer import Tokenizer
-from flagai.kernels.compiled.blocks import compile_blocks
 from flagai.model.bert_model import BertConfig, BertForClsClassifier, BertForSequenceLabeling
+from flagai.model.block.compile import compile_blocks
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
 from flagai.train.run import TrainingRun

@@ -48,7 +48,7 @@ def test_gradients_of_packed_texts_equal_those_of_padded_ones(row: PackedRow, co
     exact = gradients(model, half=False, **padded)
     near = gradients(model, half=True, **padded)
     if compiled:
-        from flagai.kernels.compiled.blocks import compile_blocks
+        from flagai.model.block.compile import compile_blocks
 
         compile_blocks(model)
     found = gradients(model, half=True, input_ids=tokens.cuda(), labels=labels.cuda(), lengths=row)

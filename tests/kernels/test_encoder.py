@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.packed import add_norm as kernels
-from flagai.kernels.packed.attention import short_attention, single_tile
+from flagai.kernels.packed.short_attention import short_attention, single_tile
 from flagai.model.layer.norm import add_norm
 from flagai.model.layer.packed_row import PackedRow
 
@@ -16,7 +16,7 @@ from flagai.model.layer.packed_row import PackedRow
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(kernels, "has_triton_half", lambda *_: True)
-    monkeypatch.setattr(kernels, "_FEWEST_ROWS", 1)
+    monkeypatch.setattr(kernels, "_MIN_ROWS", 1)
     with device, torch.no_grad():
         torch.manual_seed(0)
         yield
@@ -57,7 +57,7 @@ def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: b
     together = torch.randn(row.total, 3 * heads * width).half()
     parts = [part.unflatten(1, (heads, width)) for part in together.chunk(3, dim=1)]
     query, key, value = parts if joint else [part.contiguous() for part in parts]
-    got = short_attention(query, key, value, row.on(query.device).offsets, single_tile(row.longest))
+    got = short_attention(query, key, value, row.cu_seqlens(query.device), single_tile(row.max_seqlen))
     pieces = zip(*(part.transpose(0, 1).split(lengths, dim=1) for part in parts), strict=True)
     wanted = torch.cat([F.scaled_dot_product_attention(*piece).transpose(0, 1) for piece in pieces])
     torch.testing.assert_close(got, wanted, atol=4e-3, rtol=4e-3)

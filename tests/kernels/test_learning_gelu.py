@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from flagai.kernels import hardware
 from flagai.kernels.compiled import bias_gelu as module
-from flagai.kernels.compiled.bias_gelu import _bias_gelu, bias_gelu_features
-from flagai.model.layer.feed_forward import FeedForward, inner_features
+from flagai.kernels.compiled.bias_gelu import _bias_gelu, features_with_residual
+from flagai.model.layer.feed_forward import FeedForward
+from flagai.model.layer.linear import linear_act
 
 
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Few programs: each has several strides over the rows, the last of them not full.
-    monkeypatch.setattr(module, "_PROGRAMS", 4)
+    monkeypatch.setattr(module, "_BACKWARD_PROGRAMS", 4)
     with device:
         torch.manual_seed(0)
         yield
@@ -54,20 +56,18 @@ def test_operators_hold_what_the_compiler_expects() -> None:
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_new"])
 def test_exact_gelu_only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from flagai.kernels.compiled import eligible as learning
-
-    monkeypatch.setattr(learning, "has_triton_half", lambda *_: True)
+    monkeypatch.setattr(hardware, "has_triton_half", lambda *_: True)
     called = []
     monkeypatch.setattr(module, "_parts", lambda width, _: called.append(width) or 1)
     layer, hidden = FeedForward(16, 32, name), torch.randn(1, 5, 16)
     kind = hidden.device.type
-    bias_gelu_features(layer, hidden)
+    features_with_residual(layer, hidden)
     assert not called, "without autocast"
     with torch.autocast(kind, torch.bfloat16):
-        found, wanted = bias_gelu_features(layer, hidden), inner_features(layer, hidden)
+        found, wanted = features_with_residual(layer, hidden)[1], linear_act(layer.up, hidden, name)
         torch.testing.assert_close(found.float(), wanted.float(), atol=2e-2, rtol=2e-2)
         assert bool(called) == (name == "gelu")
         called.clear()
         layer.up.register_forward_hook(lambda *_: None)
-        bias_gelu_features(layer, hidden)
+        features_with_residual(layer, hidden)
     assert not called, "hooks are called"

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flagai.kernels import hardware
 from flagai.kernels.compiled import add_norm as module
-from flagai.kernels.compiled import eligible as learning
-from flagai.kernels.compiled.add_norm import _dropout_add_norm, dropout_add_norm, plain
+from flagai.kernels.compiled.add_norm import _dropout_add_norm, dropout_add_norm
+from flagai.kernels.eligible import is_plain_norm
 from flagai.model.layer.linear import Linear
 
 # Rows, size and whether some gains are weak; dropout and a bias.
@@ -22,9 +23,9 @@ DEFAULT = [(SHAPES[i], DROPOUTS[j]) for i, j in ((0, 0), (1, 2), (2, 1), (3, 3),
 
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(learning, "has_triton_half", lambda *_: True)
+    monkeypatch.setattr(hardware, "has_triton_half", lambda *_: True)
     # Few programs: each has several strides over the rows, the last of them not full.
-    monkeypatch.setattr(module, "_PROGRAMS", 2)
+    monkeypatch.setattr(module, "_BACKWARD_PROGRAMS", 2)
     with device:
         torch.manual_seed(0)
         yield
@@ -151,9 +152,10 @@ def test_dropout_is_drawn_from_torchs_generator() -> None:
         assert len(calls) == 2
     dropout_add_norm(norm, hidden, layer, added, dropout)
     assert len(calls) == 3
-    assert not plain(norm), "it has a hook"
-    assert plain(nn.LayerNorm(32))
-    assert not plain(nn.LayerNorm(32, bias=False))
+    assert not is_plain_norm(norm, 8192), "it has a hook"
+    assert is_plain_norm(nn.LayerNorm(32), 8192)
+    assert not is_plain_norm(nn.LayerNorm(32), 16)
+    assert not is_plain_norm(nn.LayerNorm(32, bias=False), 8192)
 
 
 @pytest.mark.parametrize("way", ["ours", "without bias", "hooked", "another's"])

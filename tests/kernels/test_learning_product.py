@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flagai.kernels.compiled import eligible as learning
+from flagai.kernels import hardware
 from flagai.kernels.compiled.linear_residual import _add_product, linear_with_residual
 
 
 @pytest.fixture(autouse=True)
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(learning, "has_triton_half", lambda *_: True)
+    monkeypatch.setattr(hardware, "has_triton_half", lambda *_: True)
     with device:
         torch.manual_seed(0)
         yield

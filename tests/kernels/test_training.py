@@ -52,7 +52,7 @@ def test_attention_of_short_texts(lengths: tuple[int, ...], width: int, joint: b
     leaves = [together]
     # Where heads do not lie beside each other, they are copied.
     query, key, value = parts if beside else [part.transpose(0, 1).contiguous().transpose(0, 1) for part in parts]
-    offsets = row.on(together.device).offsets
+    offsets = row.cu_seqlens(together.device)
     if joint:
         leaves.append(torch.randn(3 * heads * width).requires_grad_())
         rows, bias = (leaf.unflatten(-1, (3, heads, width)) for leaf in leaves)
@@ -77,7 +77,7 @@ def test_operators_hold_what_the_compiler_expects() -> None:
     row = PackedRow((5, 3))
     query, key, value = (torch.randn(8, 2, 16).half().requires_grad_() for _ in range(3))
     torch.library.opcheck(
-        short_attention_autograd, (query, key, value, row.on(query.device).offsets, length_classes(row))
+        short_attention_autograd, (query, key, value, row.cu_seqlens(query.device), length_classes(row))
     )
     joint, bias = torch.randn(8, 3, 2, 16).half().requires_grad_(), torch.randn(3, 2, 16).requires_grad_()
-    torch.library.opcheck(short_attention_qkv, (joint, bias, row.on(joint.device).offsets, length_classes(row)))
+    torch.library.opcheck(short_attention_qkv, (joint, bias, row.cu_seqlens(joint.device), length_classes(row)))

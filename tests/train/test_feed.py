@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 from flagai.kernels.compiled import blocks as module
-from flagai.kernels.compiled.blocks import _has_known_parts, compile_blocks
+from flagai.kernels.compiled.blocks import CompiledMask, FusedPostNorm
+from flagai.kernels.packed.attention_autograd import length_classes
+from flagai.model.block import compile as compiling
+from flagai.model.block.compile import compile_blocks
 from flagai.model.layer import PackedRow
 from flagai.model.layer.mask import AttentionMask
 from flagai.train.batches import load_batches, worker_count
@@ -81,23 +84,21 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
     """As on a GPU: without memory, the kernel has shapes only, but is traced all the same."""
     from torch._dynamo.utils import counters
 
-    from flagai.kernels.compiled import blocks as compiled
-
     compile_it = nn.Module.compile
     monkeypatch.setattr(
         nn.Module, "compile", lambda self, **more: compile_it(self, backend="aot_eager", fullgraph=True, **more)
     )
 
-    class OnGpu(compiled.Seen):
-        def __init__(self, whole: AttentionMask, device: torch.device) -> None:
-            super().__init__(whole, device)
-            self.reach, self.ours = "short", ours
+    class OnGpu(CompiledMask):
+        def __init__(self, mask: AttentionMask, device: torch.device) -> None:
+            super().__init__(mask, device)
+            self.max_seqlen, self.classes = "short", length_classes(mask.packed) if ours else None
 
-    monkeypatch.setattr(compiled, "Seen", OnGpu)
+    monkeypatch.setattr(module, "CompiledMask", OnGpu)
     with torch.device("meta"):
         model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, hidden_size=24, **NO_DROPOUT)
     model = model.to("meta", torch.bfloat16).train()
-    compiled.compile_blocks(model)
+    compile_blocks(model)
     torch._dynamo.reset()
     counters.clear()
     # Seven offsets and 25 positions: numbers that are no other size here, which the compiler would take to be the same.
@@ -105,7 +106,7 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
         row = PackedRow(tuple(lengths))
         hidden = torch.empty(1, sum(lengths), model.config.hidden_size, device="meta", dtype=torch.bfloat16)
         offsets = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
-        model.model.blocks(hidden.requires_grad_(), AttentionMask(row=row, offsets=offsets)).sum().backward()
+        model.model.blocks(hidden.requires_grad_(), AttentionMask(packed=row, cu_seqlens=offsets)).sum().backward()
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
 
@@ -118,7 +119,7 @@ def test_blocks_that_cannot_be_compiled_run_as_they_are(
         raise OSError("there is no C++ compiler")
 
     def said() -> list[str]:
-        return [record.message for record in caplog.records if record.name == module.logger.name]
+        return [record.message for record in caplog.records if record.name == compiling.logger.name]
 
     model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, **NO_DROPOUT).eval()
     batch = {"input_ids": torch.arange(1, 9)[None]}
@@ -128,7 +129,7 @@ def test_blocks_that_cannot_be_compiled_run_as_they_are(
     torch._dynamo.reset()
     compile_blocks(model)
     with pytest.raises(RuntimeError):
-        model.model.blocks[0](torch.zeros(1, 2, 3), module.Seen(AttentionMask(), torch.device("cpu")))
+        model.model.blocks[0](torch.zeros(1, 2, 3), AttentionMask())
     assert not said(), "the input did not fit"
     for found in (torch.no_grad()(lambda: model(**batch)["logits"])() for _ in range(2)):
         torch.testing.assert_close(found, plain)
@@ -140,7 +141,7 @@ def test_blocks_that_cannot_be_compiled_run_as_they_are(
 
 def test_who_listens_to_projections_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Joined products know nothing of hooks, nor of layers that were exchanged after the blocks were compiled."""
-    monkeypatch.setattr(module, "_compile", lambda _: None)
+    monkeypatch.setattr(module, "compile_module", lambda _: None)
     model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, **NO_DROPOUT).eval()
     plain = model(input_ids=torch.arange(1, 9)[None])["logits"]
     compile_blocks(model)
@@ -153,9 +154,10 @@ def test_who_listens_to_projections_is_not_passed_over(monkeypatch: pytest.Monke
     torch.testing.assert_close(found, plain)
     for place in ("norm1", "norm2", "dropout", "attention", "feed_forward"):
         block = model.model.blocks[0]
-        assert _has_known_parts(block)
+        assert isinstance(block, FusedPostNorm)
+        assert block.has_known_parts()
         hook = getattr(block, place).register_forward_hook(lambda *_: None)
-        assert not _has_known_parts(block)
+        assert not block.has_known_parts()
         hook.remove()
 
 
@@ -166,23 +168,23 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
     pytest.importorskip("triton")
     from torch._dynamo.utils import counters
 
+    from flagai.kernels import hardware
     from flagai.kernels.compiled import add_norm as dropout_add_norm
     from flagai.kernels.compiled import bias_gelu as learning_gelu
-    from flagai.kernels.compiled import eligible as learning
     from flagai.kernels.packed import attention_autograd as training
 
-    class OnGpu(module.Seen):
-        def __init__(self, whole: AttentionMask, device: torch.device) -> None:
-            super().__init__(whole, device)
-            self.reach, self.ours, self.classes = "short", True, training.length_classes(whole.row)
+    class OnGpu(CompiledMask):
+        def __init__(self, mask: AttentionMask, device: torch.device) -> None:
+            super().__init__(mask, device)
+            self.max_seqlen, self.classes = "short", length_classes(mask.packed)
 
-    monkeypatch.setattr(module, "Seen", OnGpu)
+    monkeypatch.setattr(module, "CompiledMask", OnGpu)
     norms, gelus, attentions, added = [], [], [], []
     shapes, parts, tiles = dropout_add_norm._sizes, learning_gelu._parts, training.tiles_of
     monkeypatch.setattr(training, "tiles_of", lambda classes: attentions.append(1) or tiles(classes))
     monkeypatch.setattr(dropout_add_norm, "_sizes", lambda width, most: norms.append(width) or shapes(width, most))
     monkeypatch.setattr(learning_gelu, "_parts", lambda width, tile: gelus.append(width) or parts(width, tile))
-    monkeypatch.setattr(learning, "has_triton_half", lambda *_: True)
+    monkeypatch.setattr(hardware, "has_triton_half", lambda *_: True)
     compile_it = nn.Module.compile
     monkeypatch.setattr(
         nn.Module, "compile", lambda self, **more: compile_it(self, backend="aot_eager", fullgraph=True, **more)

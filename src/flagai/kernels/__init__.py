@@ -1,4 +1,4 @@
-"""Faster equals of plain operations; deleting this folder changes nothing but time.
+"""Faster equals of plain operations; without this package everything computes the same, in plain torch.
 
 :mod:`flagai.model.layer.operation` is the door. README.md in this folder has a row for each operation.
 """
@@ -11,5 +11,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "search_step": ("decode.greedy",),
     "scaled_dot_product_attention": ("packed.attention",),
     "add_norm": ("packed.add_norm",),
+    "compile_blocks": ("compiled.blocks",),
     "quantized_linear": ("decode.quantized_ops", "cpu.quantized_linear"),
 }

@@ -1,6 +1,6 @@
 """Which modules a kernel may compute: those of our own classes that no hook, subclass or other parameter changes."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -11,6 +11,26 @@ from flagai.model.layer.linear import Linear
 from flagai.model.layer.operation import is_hooked
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.parallel.dtensor import unsharded_type
+
+
+def is_plain_linear(layer: nn.Module) -> TypeGuard[Linear]:
+    """Whether a layer is our own linear one with a bias, whose product and bias a kernel may compute."""
+    return (
+        type(layer) is Linear and layer.bias is not None and type(layer.weight) is nn.Parameter and not is_hooked(layer)
+    )
+
+
+def is_plain_norm(norm: nn.Module, largest: int) -> TypeGuard[nn.LayerNorm]:
+    """Whether a module is torch's layer norm over one dimension of at most this size, with weight and bias."""
+    return (
+        isinstance(norm, nn.LayerNorm)
+        and type(norm).forward is nn.LayerNorm.forward
+        and len(norm.normalized_shape) == 1
+        and norm.normalized_shape[0] <= largest
+        and type(norm.weight) is nn.Parameter
+        and type(norm.bias) is nn.Parameter
+        and not is_hooked(norm)
+    )
 
 
 def linear_layers(block: Any) -> tuple[Any, ...]:

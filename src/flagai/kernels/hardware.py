@@ -24,9 +24,12 @@ def has_triton_half(device: torch.device, dtype: torch.dtype) -> bool:
 @cache
 def has_triton(device: torch.device) -> bool:
     """Whether Triton kernels run on a device."""
-    if device.type != "cuda" or find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    return is_ampere(device) and find_spec("triton") is not None
+
+
+def is_ampere(device: torch.device) -> bool:
+    """Whether a device is a GPU of compute capability 8.0 (Ampere) or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @cache

@@ -85,7 +85,7 @@ class T5Stack(nn.Module):
         keys = count if cache is None else cache.length + count
         if isinstance(mask, Packed):
             # Scores depend on distances only: those of the longest packed text hold for all of them.
-            bias = self.bias(mask.row.longest, mask.row.longest)
+            bias = self.bias(mask.row.max_seqlen, mask.row.max_seqlen)
         elif positions is None:
             bias = self.bias(count, keys)
         else:

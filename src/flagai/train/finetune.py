@@ -17,6 +17,7 @@ from flagai.auto_model.lookup import family_at
 from flagai.auto_model.tasks import task_named
 from flagai.errors import ConfigError, InputError
 from flagai.model.base_model import BaseModel
+from flagai.model.block.compile import compile_blocks
 from flagai.model.predictor.predictor import Predictor
 from flagai.train import lora
 from flagai.train.card import write_card
@@ -200,8 +201,6 @@ def _training_run(
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
     if recipe.compile:
-        from flagai.kernels.compiled.blocks import compile_blocks  # loads the compiler
-
         compile_blocks(model)
     objective.recipe = fitting(recipe, model, objective)
     tokenizer = loader.get_tokenizer()

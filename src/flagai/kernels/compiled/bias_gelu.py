@@ -3,46 +3,37 @@
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
-from flagai.kernels.compiled.eligible import half_type, is_plain
+from flagai.kernels.compiled.autocast import half_dtype
 from flagai.kernels.compiled.linear_residual import linear_with_residual
+from flagai.kernels.eligible import is_plain_linear
 from flagai.kernels.hardware import SM_COUNT
-from flagai.model.layer.feed_forward import FeedForward, inner_features
+from flagai.model.layer.feed_forward import FeedForward
+from flagai.model.layer.linear import compute_dtype, linear_act
 
-# What a program holds at once, of GELU and of its gradient, whose programs keep sums of their own: so many.
+# The tile of a program of the forward and of the backward kernel; the latter also keeps sums.
 _TILE = {"ROWS": 8, "BK": 256, "num_warps": 4}
-_TILE_OF_GRADIENT = {"ROWS": 4, "BK": 1024, "num_warps": 8}
-_PROGRAMS = 16 * SM_COUNT
+_BACKWARD_TILE = {"ROWS": 4, "BK": 1024, "num_warps": 8}
+_BACKWARD_PROGRAMS = 16 * SM_COUNT
 
 
-def bias_gelu_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
-    """As :func:`flagai.model.layer.feed_forward.inner_features`, for compiled blocks.
+def features_with_residual(layer: FeedForward, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The residual, see :func:`linear_with_residual`, and the input of the layer's last part, before dropout.
 
-    The bias is left to the kernels, one of which adds up its gradient where it has the numbers at hand.
+    The kernels add the bias, and sum up its gradient while they have the values at hand.
 
     Args:
         layer: the layer.
         hidden: [..., width]
 
     Shape:
-        -> [..., inner]
+        -> [..., width] and [..., inner]
     """
-    if not _suits(layer, hidden):
-        return inner_features(layer, hidden)
-    return _bias_gelu(F.linear(hidden, layer.up.weight), layer.up.bias)
-
-
-def features_with_residual(layer: FeedForward, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What goes on beside the layer, see :func:`linear_with_residual`, and its features before dropout."""
-    if not _suits(layer, hidden):
-        return hidden, layer.kernel(layer, hidden)
+    if layer.activation_name != "gelu" or half_dtype(hidden) is None or not is_plain_linear(layer.up):
+        inner = linear_act(layer.up, hidden, layer.activation_name)
+        return hidden, inner.to(compute_dtype(layer.down))
     hidden, product = linear_with_residual(hidden, layer.up.weight)
     return hidden, _bias_gelu(product, layer.up.bias)
-
-
-def _suits(layer: FeedForward, hidden: torch.Tensor) -> bool:
-    return layer.activation_name == "gelu" and half_type(hidden) is not None and is_plain(layer.up)
 
 
 def _parts(width: int, tile: dict[str, int]) -> int:
@@ -74,30 +65,30 @@ def _bias_gelu_backward(
     from flagai.kernels.triton.packed_backward import bias_gelu_backward_kernel
 
     gradient, product, width = gradient.contiguous(), product.contiguous(), product.shape[-1]
-    written, rows, tile = torch.empty_like(product), product.numel() // width, _TILE_OF_GRADIENT
+    of_product, rows, tile = torch.empty_like(product), product.numel() // width, _BACKWARD_TILE
     parts = _parts(width, tile)
-    programs = max(1, min(_PROGRAMS // parts, -(-rows // tile["ROWS"])))
+    programs = max(1, min(_BACKWARD_PROGRAMS // parts, -(-rows // tile["ROWS"])))
     shares = bias.new_empty(programs, width, dtype=torch.float32)
     bias_gelu_backward_kernel[(programs * parts,)](
-        gradient, product, bias, written, shares, rows, K=width, **tile
+        gradient, product, bias, of_product, shares, rows, K=width, **tile
     )  # fmt: skip
-    return written, shares.sum(0)
+    return of_product, shares.sum(0)
 
 
 @_bias_gelu_backward.register_fake
 def _(_: torch.Tensor, product: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    written = torch.empty_like(product, memory_format=torch.contiguous_format)
-    return written, bias.new_empty(bias.shape, dtype=torch.float32)
+    of_product = torch.empty_like(product, memory_format=torch.contiguous_format)
+    return of_product, bias.new_empty(bias.shape, dtype=torch.float32)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     product, bias = ctx.saved_tensors
     of_product, of_bias = _bias_gelu_backward(gradient, product, bias)
     return of_product, of_bias.to(bias.dtype)
 
 
-_bias_gelu.register_autograd(_gradients, setup_context=_keep)
+_bias_gelu.register_autograd(_backward, setup_context=_save)

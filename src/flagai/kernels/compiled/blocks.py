@@ -1,261 +1,293 @@
-"""Blocks compiled by torch.compile, for training and for encoders."""
+"""Compiled blocks with kernels of our own: modules are exchanged for others that share their parameters."""
 
-import logging
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.kernels.compiled.add_norm import dropout_add_norm, plain
-from flagai.kernels.compiled.bias_gelu import bias_gelu_features, features_with_residual
-from flagai.kernels.compiled.eligible import is_plain
+from flagai.kernels import hardware
+from flagai.kernels.compiled.add_norm import MAX_WIDTH, dropout_add_norm
+from flagai.kernels.compiled.autocast import matmul_dtype
+from flagai.kernels.compiled.bias_gelu import features_with_residual
 from flagai.kernels.compiled.linear_residual import linear_with_residual
-from flagai.kernels.hardware import has_triton_half
-from flagai.kernels.packed.attention import MAX_SEQLEN
+from flagai.kernels.eligible import is_plain_linear, is_plain_norm
+from flagai.kernels.packed.attention import suits_varlen
 from flagai.kernels.packed.attention_autograd import (
-    WIDEST_HEAD,
+    MAX_HEAD,
     length_classes,
     short_attention_autograd,
     short_attention_qkv,
 )
-from flagai.model.base_model import BaseModel
-from flagai.model.block import BlockStack, PostNormBlock
-from flagai.model.layer.attention import Attention
+from flagai.kernels.packed.short_attention import MAX_SEQLEN
+from flagai.model.block.compile import compile_blocks, compile_module
+from flagai.model.block.residual import PostNormBlock
+from flagai.model.block.stack import BlockStack
+from flagai.model.layer.attention import Attention, PastKeyValues
 from flagai.model.layer.embedding import Embeddings
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.operation import is_hooked
 from flagai.model.layer.sdpa import scaled_dot_product_attention
 
-logger = logging.getLogger(__name__)
-
-# What torch's flash attention for packed texts takes.
-_HALF, _WIDEST_HEAD, _CAPABILITY = (torch.float16, torch.bfloat16), 256, (8, 0)
-# The longest text that the kernel is told of is one of these: any other number would be compiled again, and it starts
+# Flash attention is told one of these as the longest text: any other number would be compiled again, and it starts
 # programs for all of that length, also for short texts.
-_REACHES = {"short": MAX_SEQLEN, "256": 256, "512": 512, "2048": 2048, "32768": 32768}
+_MAX_SEQLENS = {"short": MAX_SEQLEN, "256": 256, "512": 512, "2048": 2048, "32768": 32768}
+
+M = TypeVar("M", bound=nn.Module)
 
 
-class Seen:
-    """What compiled code reads of a mask.
-
-    The compiler checks every field of a frozen dataclass before each call, also the lengths of packed texts, and
-    compiles again where they differ. Of this class it checks what is used.
+class CompiledMask(AttentionMask):
+    """The mask of packed texts, with their lengths as tensors: numbers would be compiled into the code.
 
     Args:
-        whole: the mask.
+        mask: the mask.
         device: where the model computes.
     """
 
-    def __init__(self, whole: AttentionMask, device: torch.device) -> None:
-        self.whole = whole
-        self.tensor, self.causal, self.packed = whole.tensor, whole.causal, whole.row is not None
-        self.offsets = whole.offsets
-        self.reach: str | None = None  # one of those that flash attention may be told of
-        if whole.row is not None and whole.offsets is not None and whole.tensor is None and device.type == "cuda":
-            longest, capable = whole.row.longest, torch.cuda.get_device_capability(device) >= _CAPABILITY
-            self.reach = next((name for name, reach in _REACHES.items() if capable and longest <= reach), None)
-        # Whether a kernel of our own is there for the shortest.
-        self.ours = self.reach == "short" and has_triton_half(device, torch.float16)
-        self.classes = length_classes(whole.row) if self.ours and whole.row is not None else None
+    def __init__(self, mask: AttentionMask, device: torch.device) -> None:
+        super().__init__(mask.tensor, mask.causal, mask.packed, mask.cu_seqlens)
+        self.max_seqlen: str | None = None  # a key of _MAX_SEQLENS, where flash attention may be used
+        if mask.packed is not None and mask.tensor is None and hardware.is_ampere(device):
+            longest = mask.packed.max_seqlen
+            self.max_seqlen = next((name for name, most in _MAX_SEQLENS.items() if longest <= most), None)
+        self.classes: torch.Tensor | None = None  # where the kernel for short texts may be used
+        if mask.packed is not None and self.max_seqlen == "short" and hardware.has_triton(device):
+            self.classes = length_classes(mask.packed)
 
 
-def compile_blocks(model: BaseModel) -> None:
-    """Compile the blocks of a model in place, for any batch size and length; equal blocks share their code.
+class FusedAttention(Attention):
+    """Attention with one product for queries, keys and values, and one gradient of its input."""
 
-    A block that cannot be compiled runs as before, after one warning. Under autocast, norms inside of blocks write half
-    precision: that saves a third of the memory traffic, and is what models in bfloat16 do.
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        attn_mask: AttentionMask,
+        *,
+        memory: torch.Tensor | None = None,
+        cache: PastKeyValues | None = None,
+    ) -> torch.Tensor:
+        """See the base class."""
+        if cache is not None:
+            return super().forward(hidden, attn_mask, memory=memory, cache=cache)
+        return self.out(self.heads(hidden, attn_mask))
 
-    Args:
-        model: the model; it stays of its class, and its parameters keep their names.
+    def heads(self, hidden: torch.Tensor, attn_mask: AttentionMask) -> torch.Tensor:
+        """The input of the last layer, [B, S, width] -> [B, S, H * D]; exchanged or hooked layers are called."""
+        joined = self._joined()
+        if joined is None:
+            query, key, value = self.q(hidden), self.k(hidden), self.v(hidden)
+        elif self._suits_qkv(attn_mask):
+            return self._by_qkv_kernel(F.linear(hidden, joined[0]), joined[1], attn_mask)
+        else:
+            query, key, value = F.linear(hidden, *joined).chunk(3, dim=-1)
+        query, key, value = map(self._heads, (query, key, value))
+        dropout = self.dropout if self.training else 0.0
+        return _attend(query, key, value, attn_mask, self.scale, dropout).transpose(1, 2).flatten(2)
+
+    def heads_with_residual(self, hidden: torch.Tensor, attn_mask: AttentionMask) -> tuple[torch.Tensor, torch.Tensor]:
+        """The residual, see :func:`linear_with_residual`, and the same."""
+        joined = self._joined()
+        if joined is None or not self._suits_qkv(attn_mask):
+            return hidden, self.heads(hidden, attn_mask)
+        hidden, product = linear_with_residual(hidden, joined[0])
+        return hidden, self._by_qkv_kernel(product, joined[1], attn_mask)
+
+    def _joined(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Weight and bias of queries, keys and values, unless their layers must be called."""
+        layers = (self.q, self.k, self.v)
+        if not all(map(is_plain_linear, layers)):
+            return None
+        return torch.cat([each.weight for each in layers]), torch.cat([each.bias for each in layers])
+
+    def _suits_qkv(self, attn_mask: AttentionMask) -> bool:
+        dropout = self.dropout if self.training else 0.0
+        return _suits_short(matmul_dtype(self.q.weight), attn_mask, self.head_dim, self.scale, dropout)
+
+    def _by_qkv_kernel(self, product: torch.Tensor, bias: torch.Tensor, attn_mask: AttentionMask) -> torch.Tensor:
+        """Of one product without its bias: the kernels add that, and sum its gradient."""
+        qkv, biases = (values.unflatten(-1, (3, -1, self.head_dim)) for values in (product.squeeze(0), bias))
+        classes = cast(CompiledMask, attn_mask).classes
+        return short_attention_qkv(qkv, biases, attn_mask.cu_seqlens, classes).flatten(1).unsqueeze(0)
+
+
+class FusedPostNorm(PostNormBlock):
+    """A post-norm block whose norms take the last layers before them, and whose residuals share gradients."""
+
+    def forward(
+        self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: PastKeyValues | None = None
+    ) -> torch.Tensor:
+        """See the base class."""
+        if cache is not None or not self.has_known_parts():
+            return super().forward(hidden, attn_mask, cache=cache)
+        attention, feed_forward = cast(FusedAttention, self.attention), cast(FeedForward, self.feed_forward)
+        norm1, norm2 = cast(HalfLayerNorm, self.norm1), cast(HalfLayerNorm, self.norm2)
+        hidden, heads = attention.heads_with_residual(hidden, attn_mask)
+        hidden = dropout_add_norm(norm1, hidden, attention.out, heads, self.dropout)
+        hidden, inner = features_with_residual(feed_forward, hidden)
+        return dropout_add_norm(norm2, hidden, feed_forward.down, feed_forward.dropout(inner), self.dropout)
+
+    def has_known_parts(self) -> bool:
+        """Whether all layers are as they were when the block was compiled, without hooks."""
+        parts = (
+            (self.attention, FusedAttention),
+            (self.feed_forward, FeedForward),
+            (self.dropout, nn.Dropout),
+            (self.norm1, HalfLayerNorm),
+            (self.norm2, HalfLayerNorm),
+        )
+        return all(type(part) is kind and not is_hooked(part) for part, kind in parts)
+
+
+class HalfLayerNorm(nn.LayerNorm):
+    """A norm that writes the dtype of autocast: a third of the memory traffic less, as in models in bfloat16."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [..., width]."""
+        normed = super().forward(hidden)
+        return normed.to(matmul_dtype(normed))
+
+
+class FusedEmbeddings(Embeddings):
+    """Embeddings whose sum and norm are compiled, without the tables.
+
+    The compiler's gradient of a lookup adds with atomics, token after token to the same row.
     """
+
+    finish: "SumAndNorm"
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        *,
+        position_ids: torch.Tensor | None = None,
+        block_position_ids: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See the base class."""
+        parts = self.look_up(tokens, position_ids, block_position_ids, segment_ids)
+        return cast(torch.Tensor, self.finish(parts, self.norm, self.dropout))
+
+
+class SumAndNorm(nn.Module):
+    """The end of the embeddings, as a module that can be compiled."""
+
+    def forward(self, parts: list[torch.Tensor], norm: nn.Module, dropout: nn.Module) -> torch.Tensor:
+        """[B or 1, S, width] each -> [B, S, width]."""
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return cast(torch.Tensor, dropout(norm(total)))
+
+
+class CompiledStack(BlockStack):
+    """A stack whose blocks get a :class:`CompiledMask` of packed texts."""
+
+    def forward(self, hidden: torch.Tensor, attn_mask: AttentionMask, **options: Any) -> torch.Tensor:
+        """See the base class."""
+        if attn_mask.packed is not None:
+            attn_mask = CompiledMask(attn_mask, hidden.device)
+        return super().forward(hidden, attn_mask, **options)
+
+
+def _suits(model: nn.Module) -> bool:
+    return any(isinstance(module, BlockStack) for module in model.modules())
+
+
+@compile_blocks.faster(_suits)
+def compile_fused_blocks(model: nn.Module) -> None:
+    """Compile the blocks of a model, and exchange its layers for those above; each kernel asks whether it suits."""
     import torch.nn.attention.varlen  # noqa: F401 - registers the operator before anything is compiled
 
-    for module in model.modules():
-        _give_kernels(module)
+    _exchange_children(model)
     for stack in model.modules():
         if isinstance(stack, BlockStack):
-            stack.register_forward_pre_hook(_with_what_is_seen, with_kwargs=True)
             for block in stack:
-                for norm in block.modules():
-                    if isinstance(norm, nn.LayerNorm):
-                        norm.register_forward_hook(_in_half)
-                _compile(block)
+                compile_module(block)
 
 
-def _compile(module: nn.Module) -> None:
-    """Compile a module, which runs as it is where the compiler fails.
+def _exchange_children(module: nn.Module, inside: bool = False) -> None:
+    """Exchange what is known under a module.
 
-    torch's own switch for that, ``suppress_errors``, would also hide the failures of the caller's own models.
+    Args:
+        module: the module.
+        inside: whether it is in a stack of blocks: norms outside keep their dtype.
     """
-    module.compile(dynamic=True)
-    compiled: Any = module._compiled_call_impl
-    plain: Any = module._call_impl
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return compiled(*args, **kwargs)
-        except (torch._dynamo.exc.TorchDynamoException, AssertionError) as error:  # it does not wrap its own assertions
-            found = plain(*args, **kwargs)  # raises, too, if it is the input that does not fit
-            module._compiled_call_impl = None
-            logger.warning("%s cannot be compiled and runs as it is. %s", type(module).__name__, error)
-            return found
-
-    module._compiled_call_impl = call
+    for name, child in module.named_children():
+        fused = _fused(child, inside)
+        _exchange_children(child, inside or isinstance(child, BlockStack))
+        if fused is not None:
+            setattr(module, name, fused)
 
 
-def _give_kernels(module: nn.Module) -> None:
-    """Exchange what a module computes with; each kernel asks for itself whether it suits."""
-    if isinstance(module, Attention):
-        module.kernel = _attend
-        if type(module) is Attention:
-            module.whole_kernel = _project_and_attend
-    elif isinstance(module, Embeddings) and module.norm is not None:  # else a sum goes on that may be wide
-        # Not the tables: the compiler's gradient of a lookup adds with atomics, token after token to the same row.
-        module.norm.register_forward_hook(_in_half)
-        _compile(module.finish)
-    elif isinstance(module, FeedForward):
-        module.kernel = bias_gelu_features
-    elif isinstance(module, PostNormBlock) and plain(module.norm1) and plain(module.norm2):
-        module.whole_kernel = _post_norm
+def _fused(module: nn.Module, inside: bool) -> nn.Module | None:
+    if type(module) is BlockStack:
+        return _become(module, CompiledStack)
+    if type(module) is Attention:
+        return _become(module, FusedAttention)
+    if inside and type(module) is nn.LayerNorm:
+        return _become(module, HalfLayerNorm)
+    if type(module) is Embeddings and type(module.norm) is nn.LayerNorm:  # else a sum goes on that may be wide
+        fused = _become(module, FusedEmbeddings)
+        fused.norm = _become(module.norm, HalfLayerNorm)
+        fused.finish = SumAndNorm()
+        compile_module(fused.finish)
+        return fused
+    if isinstance(module, PostNormBlock) and type(module).forward is PostNormBlock.forward:
+        known = is_plain_norm(module.norm1, MAX_WIDTH) and is_plain_norm(module.norm2, MAX_WIDTH)
+        return _become(module, FusedPostNorm) if known else None
+    return None
 
 
-def _has_known_parts(block: PostNormBlock) -> bool:
-    """Whether a block's layers may be computed apart; which of their last layers, :func:`dropout_add_norm` decides."""
-    parts = ((block.attention, Attention), (block.feed_forward, FeedForward), (block.dropout, nn.Dropout))
-    # Norms have one hook, which is ours.
-    heard = any(len(norm._forward_hooks) > 1 or norm._forward_pre_hooks for norm in (block.norm1, block.norm2))
-    return not heard and all(type(part) is kind and not is_hooked(part) for part, kind in parts)
-
-
-def _post_norm(block: Any, hidden: torch.Tensor, seen: Any) -> torch.Tensor:
-    """As :meth:`PostNormBlock.forward`; the norms compute the last layers before them, whose biases they may add.
-
-    What goes past a layer comes out of its first product, where both gradients meet.
-    """
-    if not _has_known_parts(block):
-        apart: torch.Tensor = block.by_parts(hidden, seen)
-        return apart
-    attention, feed_forward = block.attention, block.feed_forward
-    hidden, found = _attention_with_residual(attention, hidden, seen)
-    hidden = dropout_add_norm(block.norm1, hidden, attention.out, found, block.dropout)
-    hidden, features = features_with_residual(feed_forward, hidden)
-    return dropout_add_norm(block.norm2, hidden, feed_forward.down, feed_forward.dropout(features), block.dropout)
-
-
-def _in_half(_: nn.Module, __: Any, normed: torch.Tensor) -> torch.Tensor:
-    return normed.to(_type_of_products(normed))
-
-
-def _type_of_products(numbers: torch.Tensor) -> torch.dtype:
-    """That of autocast, or the numbers' own."""
-    kind = numbers.device.type
-    autocast = kind != "meta" and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if autocast else numbers.dtype
-
-
-def _with_what_is_seen(
-    _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Exchange the masks of a stack's call."""
-    device = positional[0].device
-
-    def exchanged(value: Any) -> Any:
-        return Seen(value, device) if isinstance(value, AttentionMask) else value
-
-    return tuple(map(exchanged, positional)), {name: exchanged(value) for name, value in named.items()}
+def _become(module: nn.Module, kind: type[M]) -> M:
+    """The same module as one of another class, which shares parameters, submodules and hooks."""
+    other = kind.__new__(kind)
+    other.__dict__.update(module.__dict__)
+    return other
 
 
 def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    seen: Seen,
-    *,
-    scale: float | None = None,
-    dropout: float = 0.0,
+    attn_mask: AttentionMask,
+    scale: float | None,
+    dropout: float,
 ) -> torch.Tensor:
-    """As :func:`flagai.model.layer.sdpa.scaled_dot_product_attention`."""
-    if not seen.packed:
-        mask = seen.tensor
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(query.dtype)
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=seen.causal, scale=scale
-        )
+    """As :func:`flagai.model.layer.sdpa.scaled_dot_product_attention`, for compiled code."""
+    if not isinstance(attn_mask, CompiledMask):
+        return scaled_dot_product_attention(query, key, value, attn_mask, scale=scale, dropout=dropout)
     head = query.shape[-1]
-    suits = query.dtype in _HALF and not dropout and scale is None and head <= _WIDEST_HEAD and head % 8 == 0
-    if seen.offsets is None or seen.reach is None or not suits:
-        apart: torch.Tensor = _attend_apart(query, key, value, seen, scale, dropout)
-        return apart
+    cu_seqlens, max_seqlen = attn_mask.cu_seqlens, attn_mask.max_seqlen
+    if cu_seqlens is None or max_seqlen is None or not suits_varlen(query.dtype, head, scale, dropout):
+        return cast(torch.Tensor, _attend_by_text(query, key, value, attn_mask, scale, dropout))
     from torch.nn.attention.varlen import varlen_attn
 
     # Not [0], whose gradient is a copy.
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
-    longest = _REACHES[seen.reach]
-    if _suits_ours(query.dtype, seen, head, scale, dropout):
-        attended = short_attention_autograd(query, key, value, seen.offsets, seen.classes)
+    most = _MAX_SEQLENS[max_seqlen]
+    if _suits_short(query.dtype, attn_mask, head, scale, dropout):
+        attended = short_attention_autograd(query, key, value, cu_seqlens, attn_mask.classes)
     else:
-        attended = cast(torch.Tensor, varlen_attn(query, key, value, seen.offsets, seen.offsets, longest, longest))
+        attended = cast(torch.Tensor, varlen_attn(query, key, value, cu_seqlens, cu_seqlens, most, most))
     return attended.transpose(0, 1).unsqueeze(0)
 
 
-def _suits_ours(dtype: torch.dtype, seen: Seen, head: int, scale: float | None, dropout: float) -> bool:
-    return seen.ours and dtype in _HALF and scale is None and not dropout and head <= WIDEST_HEAD
+def _suits_short(dtype: torch.dtype, attn_mask: AttentionMask, head: int, scale: float | None, dropout: float) -> bool:
+    classes = attn_mask.classes if isinstance(attn_mask, CompiledMask) else None
+    return classes is not None and dtype in hardware.HALF and scale is None and not dropout and head <= MAX_HEAD
 
 
-def _project_and_attend(attention: Attention, hidden: torch.Tensor, seen: Seen) -> torch.Tensor:
-    """What attention has found, before its last layer: one product instead of three, and one gradient of its input.
-
-    Layers that somebody has exchanged or listens to are called as ever.
-    """
-    joined, dropout = _joined(attention), attention.dropout if attention.training else 0.0
-    if joined is None:
-        parts = tuple(layer(hidden) for layer in (attention.q, attention.k, attention.v))
-    elif _suits_jointly(attention, seen):
-        return _attend_jointly(attention, F.linear(hidden, joined[0]), joined[1], seen)
-    else:
-        parts = F.linear(hidden, *joined).chunk(3, dim=-1)
-    query, key, value = map(attention._heads, parts)
-    return _attend(query, key, value, seen, scale=attention.scale, dropout=dropout).transpose(1, 2).flatten(2)
-
-
-def _attention_with_residual(
-    attention: Attention, hidden: torch.Tensor, seen: Seen
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The residual, see :func:`linear_with_residual`, and what attention gives before its last layer."""
-    joined = _joined(attention)
-    if joined is None or not _suits_jointly(attention, seen):
-        return hidden, _project_and_attend(attention, hidden, seen)
-    hidden, product = linear_with_residual(hidden, joined[0])
-    return hidden, _attend_jointly(attention, product, joined[1], seen)
-
-
-def _joined(attention: Attention) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Weight and bias of queries, keys and values, unless their layers must be called."""
-    layers = (attention.q, attention.k, attention.v)
-    if not all(map(is_plain, layers)):
-        return None
-    return torch.cat([each.weight for each in layers]), torch.cat([each.bias for each in layers])
-
-
-def _suits_jointly(attention: Attention, seen: Seen) -> bool:
-    dropout = attention.dropout if attention.training else 0.0
-    return _suits_ours(_type_of_products(attention.q.weight), seen, attention.head_dim, attention.scale, dropout)
-
-
-def _attend_jointly(attention: Attention, product: torch.Tensor, bias: torch.Tensor, seen: Seen) -> torch.Tensor:
-    """Of one product without its bias: the kernels add that, and sum its gradient."""
-    rows, shift = (numbers.unflatten(-1, (3, -1, attention.head_dim)) for numbers in (product.squeeze(0), bias))
-    return short_attention_qkv(rows, shift, seen.offsets, seen.classes).flatten(1).unsqueeze(0)
-
-
-def _by_texts(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: Seen, scale: float | None, dropout: float
+def _by_text(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: AttentionMask,
+    scale: float | None,
+    dropout: float,
 ) -> torch.Tensor:
-    return scaled_dot_product_attention(query, key, value, seen.whole, scale=scale, dropout=dropout)
+    return scaled_dot_product_attention(query, key, value, attn_mask, scale=scale, dropout=dropout)
 
 
 # Texts one length after the other: that differs in every batch and is not compiled.
-_attend_apart: Any = torch.compiler.disable(_by_texts)
+_attend_by_text: Any = torch.compiler.disable(_by_text)

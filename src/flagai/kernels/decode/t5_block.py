@@ -20,6 +20,7 @@ from flagai.model.layer.linear import Linear, linear_act
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.norm import RMSNorm
 from flagai.model.layer.operation import is_hooked
+from flagai.model.layer.sdpa import scaled_dot_product_attention
 
 # Features of a token that one program of the norm holds.
 _WIDEST = 16384
@@ -79,7 +80,7 @@ def _attended(
     """What attention has found, before its last layer, [B, W, H * D]."""
     query = attention._heads(attention.q(hidden))
     key, value = attention.keys_and_values(hidden, memory, cache)
-    found: torch.Tensor = attention.kernel(query, key, value, attn_mask, scale=attention.scale)
+    found: torch.Tensor = scaled_dot_product_attention(query, key, value, attn_mask, scale=attention.scale)
     return found.transpose(1, 2).flatten(2)
 
 

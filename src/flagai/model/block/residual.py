@@ -1,12 +1,9 @@
-"""The two shapes of a transformer block. A family's block is one of them with its bricks put in."""
-
-from collections.abc import Callable
+"""The two shapes of a transformer block. A family's block is one of them with its layers."""
 
 import torch
 from torch import nn
 
-from flagai.model.layer.attention import Attention, CrossAttention
-from flagai.model.layer.cache import LayerCache
+from flagai.model.layer.attention import Attention, CrossAttention, PastKeyValues
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.norm import add_norm
 
@@ -54,15 +51,15 @@ class PreNormBlock(nn.Module):
         hidden: torch.Tensor,
         attn_mask: AttentionMask,
         *,
-        cache: LayerCache | None = None,
+        cache: PastKeyValues | None = None,
         memory: torch.Tensor | None = None,
         memory_attn_mask: AttentionMask | None = None,
     ) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]; ``memory`` is the encoder's output, [B, K, width]."""
         hidden = hidden + self.dropout(self.attention(self.norm1(hidden), attn_mask, cache=cache))
         if self.cross_attention is not None and self.norm_cross is not None:
-            seen = memory_attn_mask or AttentionMask()
-            attended = self.cross_attention(self.norm_cross(hidden), seen, memory=memory, cache=cache)
+            mask = memory_attn_mask or AttentionMask()
+            attended = self.cross_attention(self.norm_cross(hidden), mask, memory=memory, cache=cache)
             hidden = hidden + self.dropout(attended)
         return hidden + self.dropout(self.feed_forward(self.norm2(hidden)))
 
@@ -98,21 +95,11 @@ class PostNormBlock(nn.Module):
         self.feed_forward = feed_forward
         self.norm2 = norm2
         self.dropout = nn.Dropout(dropout)
-        # Whoever compiles a model puts one here that computes all of the block.
-        self.whole_kernel: Callable[..., torch.Tensor] | None = None
 
     def forward(
-        self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache | None = None
+        self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: PastKeyValues | None = None
     ) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]."""
-        if self.whole_kernel is not None and cache is None:
-            return self.whole_kernel(self, hidden, attn_mask)
-        return self.by_parts(hidden, attn_mask, cache=cache)
-
-    def by_parts(
-        self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache | None = None
-    ) -> torch.Tensor:
-        """The same, each layer called by itself."""
         attended = self.attention(hidden, attn_mask, cache=cache)
         hidden = add_norm(self.norm1, hidden, self.dropout(attended))
         return add_norm(self.norm2, hidden, self.dropout(self.feed_forward(hidden)))

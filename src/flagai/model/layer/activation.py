@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from flagai.errors import ConfigError
-from flagai.typed_json import shown
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 _tanh_gelu: Activation = partial(F.gelu, approximate="tanh")
@@ -32,7 +31,7 @@ def activation(name: str) -> Activation:
     """
     if name not in _ACTIVATIONS:
         raise ConfigError(
-            f"There is no activation {shown(name)}, named by hidden_act, activation_function, dense_act_fn or "
+            f"There is no activation {name!r:.200}, named by hidden_act, activation_function, dense_act_fn or "
             f"feed_forward_proj in config.json. Known: {', '.join(_ACTIVATIONS)}."
         )
     return _ACTIVATIONS[name]

@@ -1,15 +1,28 @@
 """Multi-head attention: self or cross, any mask, with or without a cache."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from flagai.errors import InputError
-from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.sdpa import scaled_dot_product_attention
+
+
+class PastKeyValues(Protocol):
+    """The keys and values of one layer's past positions, [B, H, K, D]; :class:`~flagai.model.layer.cache.KVCache`."""
+
+    @property
+    def cross(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Those of the encoder's output, once kept."""
+
+    def append(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add those of new positions, [B, H, Q, D], and return all of them."""
+
+    def keep_cross(self, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Keep those of the encoder's output."""
 
 
 class Attention(nn.Module):
@@ -48,9 +61,6 @@ class Attention(nn.Module):
         self.k = Linear(width, inner, bias=bias)
         self.v = Linear(width, inner, bias=bias)
         self.out = Linear(inner, width, bias=bias)
-        # Whoever compiles a model puts another kernel here, or one that computes the projections, too.
-        self.kernel: Callable[..., torch.Tensor] = scaled_dot_product_attention
-        self.whole_kernel: Callable[..., torch.Tensor] | None = None
 
     def forward(
         self,
@@ -58,29 +68,27 @@ class Attention(nn.Module):
         attn_mask: AttentionMask,
         *,
         memory: torch.Tensor | None = None,
-        cache: LayerCache | None = None,
+        cache: PastKeyValues | None = None,
     ) -> torch.Tensor:
         """Attend from ``hidden`` to itself and its cached past; :class:`CrossAttention` attends to ``memory``.
 
         Args:
             hidden: [B, Q, width]
-            attn_mask: which keys each query sees.
+            attn_mask: which keys each query attends to.
             memory: the encoder's output, [B, K, width].
             cache: past keys and values.
 
         Shape:
             -> [B, Q, width]
         """
-        if self.whole_kernel is not None and cache is None:
-            return self.out(self.whole_kernel(self, hidden, attn_mask))
         query = self._heads(self.q(hidden))
         key, value = self.keys_and_values(hidden, memory, cache)
         dropout = self.dropout if self.training else 0.0
-        attended = self.kernel(query, key, value, attn_mask, scale=self.scale, dropout=dropout)
+        attended = scaled_dot_product_attention(query, key, value, attn_mask, scale=self.scale, dropout=dropout)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def keys_and_values(
-        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: LayerCache | None
+        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: PastKeyValues | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the queries scaled_dot_product_attention to, two of [B, H, K, D]; extends the cache."""
         key, value = self._heads(self.k(hidden)), self._heads(self.v(hidden))
@@ -95,7 +103,7 @@ class CrossAttention(Attention):
     """Attention from a decoder to an encoder's output, whose keys and values are computed once per cache."""
 
     def keys_and_values(
-        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: LayerCache | None
+        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: PastKeyValues | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See the base class."""
         if cache is not None and cache.cross is not None:

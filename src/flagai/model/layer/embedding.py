@@ -1,7 +1,5 @@
 """Embeddings: tokens, positions, segments, and GLM's second positions."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -67,17 +65,6 @@ class CheckedEmbedding(nn.Embedding):
         return linear(hidden, self.weight)
 
 
-class Finish(nn.Module):
-    """What follows the tables; apart from them, so that it can be compiled without them."""
-
-    def forward(self, parts: Sequence[torch.Tensor], norm: nn.Module | None, dropout: nn.Module) -> torch.Tensor:
-        """The sum of what the tables gave, its norm, and dropout, [B or 1, S, width] each -> [B, S, width]."""
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return dropout(total if norm is None else norm(total))
-
-
 class Embeddings(nn.Module):
     """The sum of a token's embeddings, optionally normalised.
 
@@ -109,7 +96,6 @@ class Embeddings(nn.Module):
         self.segment = CheckedEmbedding(segments, width, "segment id") if segments else None
         self.norm = nn.LayerNorm(width, eps=norm_eps) if norm_eps is not None else None
         self.dropout = nn.Dropout(dropout)
-        self.finish = Finish()
 
     def forward(
         self,
@@ -132,6 +118,22 @@ class Embeddings(nn.Module):
         """
         return embed(self, tokens, position_ids, block_position_ids, segment_ids)
 
+    def look_up(
+        self,
+        tokens: torch.Tensor,
+        position_ids: torch.Tensor | None,
+        block_position_ids: torch.Tensor | None,
+        segment_ids: torch.Tensor | None,
+    ) -> list[torch.Tensor]:
+        """The embeddings of each table that is there and has ids, [B or 1, S, width] each."""
+        tables = (
+            (self.position, position_ids),
+            (self.block_position, block_position_ids),
+            (self.segment, segment_ids),
+        )
+        first = tokens if tokens.dim() == 3 else self.token(tokens)
+        return [first, *(table(ids) for table, ids in tables if table is not None and ids is not None)]
+
 
 @operation
 def embed(
@@ -142,12 +144,7 @@ def embed(
     segment_ids: torch.Tensor | None,
 ) -> torch.Tensor:
     """Add up the embeddings of every position; see :meth:`Embeddings.forward`."""
-    parts = [tokens if tokens.dim() == 3 else embeddings.token(tokens)]
-    for table, ids in (
-        (embeddings.position, position_ids),
-        (embeddings.block_position, block_position_ids),
-        (embeddings.segment, segment_ids),
-    ):
-        if table is not None and ids is not None:
-            parts.append(table(ids))
-    return embeddings.finish(parts, embeddings.norm, embeddings.dropout)
+    total, *others = embeddings.look_up(tokens, position_ids, block_position_ids, segment_ids)
+    for other in others:
+        total = total + other
+    return embeddings.dropout(total if embeddings.norm is None else embeddings.norm(total))

@@ -56,17 +56,11 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
         activation(activation_name)  # an unknown name is an error now, not with the first text
         self.activation_name = activation_name
-        # Whoever compiles a model puts another one here.
-        self.kernel: Callable[..., torch.Tensor] = inner_features
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]."""
-        return self.down(self.dropout(self.kernel(self, hidden)))
-
-
-def inner_features(layer: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
-    """What the second layer reads, before dropout and in its type, [..., width] -> [..., inner]."""
-    return linear_act(layer.up, hidden, layer.activation_name).to(compute_dtype(layer.down))
+        inner = linear_act(self.up, hidden, self.activation_name)
+        return self.down(self.dropout(inner.to(compute_dtype(self.down))))
 
 
 class GatedFeedForward(nn.Module):

@@ -1,6 +1,6 @@
-"""Typed attention masks: who sees whom, said once per forward pass.
+"""Typed attention masks: which keys each query attends to, said once per forward pass.
 
-Masks are values that are joined with ``&``; :func:`attn_mask` turns them into what the kernel needs.
+Masks are values that are joined with ``&``; :func:`prepare_mask` turns them into the form that attention takes.
 Queries are the last ``queries`` of ``keys`` positions: with a cache, the earlier keys lie in it.
 """
 
@@ -15,11 +15,11 @@ class Mask:
     """Base of the masks."""
 
     def __and__(self, other: "Mask") -> "Mask":
-        """A mask that lets through what both let through."""
+        """A mask that allows the pairs that both allow."""
         return Both(self, other)
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-        """The mask as booleans, True where a query sees a key.
+        """The mask as booleans, True where a query attends to a key.
 
         Shape:
             [B or 1, 1, queries or 1, keys]
@@ -29,7 +29,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Causal(Mask):
-    """Every position sees itself and what came before."""
+    """Every position attends to itself and to the positions before it."""
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
@@ -39,12 +39,12 @@ class Causal(Mask):
 
 @dataclass(frozen=True)
 class Prefix(Mask):
-    """Everybody sees the first positions of the queries and all cached keys; the rest is causal.
+    """Every position attends to the first positions of the queries and to all cached keys; the rest is causal.
 
     This is GLM's separator and the mask of UniLM.
 
     Args:
-        lengths: how many of the query positions everybody sees, [B] or [1].
+        lengths: how many of the query positions every position attends to, [B] or [1].
     """
 
     lengths: torch.Tensor
@@ -57,10 +57,10 @@ class Prefix(Mask):
 
 @dataclass(frozen=True)
 class Padding(Mask):
-    """Nobody sees padding.
+    """No position attends to padding.
 
     Args:
-        valid: True at real tokens, [B, keys].
+        valid: True at tokens that are not padding, [B, keys].
     """
 
     valid: torch.Tensor
@@ -72,24 +72,24 @@ class Padding(Mask):
 
 @dataclass(frozen=True)
 class Dense(Mask):
-    """A matrix that somebody else made.
+    """A given matrix.
 
     Args:
-        visible: True where a query sees a key, [B or 1, H or 1, queries, keys or more]; the last keys count.
-        no_empty_rows: whether it is known that every query sees something.
+        allowed: True where a query attends to a key, [B or 1, H or 1, queries, keys or more]; the last keys count.
+        no_empty_rows: whether every query is known to attend to a key.
     """
 
-    visible: torch.Tensor
+    allowed: torch.Tensor
     no_empty_rows: bool = False
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
-        return self.visible.to(device)[..., -queries:, -keys:]
+        return self.allowed.to(device)[..., -queries:, -keys:]
 
 
 @dataclass(frozen=True)
 class Packed(Mask):
-    """Texts that share a row see only themselves.
+    """Texts that share a row attend only to themselves.
 
     Args:
         row: where the texts lie.
@@ -105,7 +105,7 @@ class Packed(Mask):
 
 @dataclass(frozen=True)
 class Both(Mask):
-    """What two masks let through."""
+    """The pairs that two masks allow."""
 
     first: Mask
     second: Mask
@@ -115,21 +115,22 @@ class Both(Mask):
         return self.first.dense(queries, keys, device) & self.second.dense(queries, keys, device)
 
 
-@dataclass(frozen=True)
+# Not frozen: torch.compile checks every field of a frozen dataclass before each call, also the lengths of packed texts.
+@dataclass(eq=False)
 class AttentionMask:
-    """A mask in the form that attention kernels take.
+    """A mask in the form that attention takes.
 
     Args:
-        tensor: booleans (True: visible) or scores to add, broadcastable to [B, H, queries, keys]; None: no limit.
-        causal: use the kernel's own causal path; ``tensor`` is None then.
-        row: texts that share one row and see only themselves; ``tensor`` has the scores of the longest then.
-        offsets: for kernels that take it, where these texts begin, and the end, [N + 1], int32, on the device.
+        tensor: booleans (True: attend) or scores to add, broadcastable to [B, H, queries, keys]; None: no limit.
+        causal: use attention's own causal path; ``tensor`` is None then.
+        packed: texts that share one row and attend only to themselves; ``tensor`` has the scores of the longest then.
+        cu_seqlens: where the packed texts begin, and the end, on the device; see :meth:`PackedRow.cu_seqlens`.
     """
 
     tensor: torch.Tensor | None = None
     causal: bool = False
-    row: PackedRow | None = None
-    offsets: torch.Tensor | None = None
+    packed: PackedRow | None = None
+    cu_seqlens: torch.Tensor | None = None
 
 
 def prepare_mask(
@@ -141,11 +142,11 @@ def prepare_mask(
 ) -> AttentionMask:
     """Choose the cheapest form of a mask; computed once and used by every layer.
 
-    A row that sees nothing (the row of a padding token) sees everything instead: its output means nothing,
-    but it must not be NaN, because the next layer multiplies it by zero.
+    A query without any key (that of a padding token) attends to all keys instead: its output means nothing, but must
+    not be NaN, because the next layer multiplies it by zero.
 
     Args:
-        mask: the mask; None lets everything through.
+        mask: the mask; None allows everything.
         queries: number of query positions.
         keys: number of key positions, cached ones included.
         device: where the result is needed.
@@ -153,14 +154,14 @@ def prepare_mask(
             scores of the longest, of which shorter ones take the first rows and columns.
     """
     if isinstance(mask, Packed):
-        return AttentionMask(bias, row=mask.row, offsets=mask.row.on(device).offsets)
+        return AttentionMask(bias, packed=mask.row, cu_seqlens=mask.row.cu_seqlens(device))
     if mask is None or (isinstance(mask, Causal) and queries == 1):
         return AttentionMask(bias)
     if isinstance(mask, Causal) and queries == keys and bias is None:
         return AttentionMask(causal=True)
-    visible = mask.dense(queries, keys, device)
-    if visible.device.type == "cpu" and not torch.compiler.is_compiling() and bool(visible.all()):
+    allowed = mask.dense(queries, keys, device)
+    if allowed.device.type == "cpu" and not torch.compiler.is_compiling() and bool(allowed.all()):
         return AttentionMask(bias)
     if not (isinstance(mask, Dense) and mask.no_empty_rows):
-        visible = visible | ~visible.any(-1, keepdim=True)
-    return AttentionMask(visible if bias is None else bias.where(visible, -torch.inf))
+        allowed = allowed | ~allowed.any(-1, keepdim=True)
+    return AttentionMask(allowed if bias is None else bias.where(allowed, -torch.inf))

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from flagai.errors import InputError
 
@@ -44,7 +43,7 @@ class PackedRow:
         return sum(self.lengths)
 
     @cached_property
-    def longest(self) -> int:
+    def max_seqlen(self) -> int:
         """The largest length, S."""
         return max(self.lengths)
 
@@ -53,29 +52,29 @@ class PackedRow:
         """Neighbours of equal length together: (number of texts, their length)."""
         return tuple((len(list(group)), length) for length, group in groupby(self.lengths))
 
-    def on(self, device: torch.device | str = "cpu") -> "CuSeqlens":
-        """Where the texts lie, for that device; worked out once."""
+    def cu_seqlens(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Where each text begins, and the end of the last, [N + 1] int32, as varlen attention takes it."""
         device = torch.device(device)
-        if device not in self._bounds:
+        if device not in self._cu_seqlens:
             # Kept for calls with gradients, too.
             with torch.inference_mode(False):
-                self._bounds[device] = CuSeqlens.of(on_device(np.array(self.lengths), device))
-        return self._bounds[device]
+                starts = np.array([0, *self.lengths], dtype=np.int32).cumsum(dtype=np.int32)
+                self._cu_seqlens[device] = on_device(starts, device)
+        return self._cu_seqlens[device]
 
     @cached_property
-    def _bounds(self) -> "dict[torch.device, CuSeqlens]":
+    def _cu_seqlens(self) -> dict[torch.device, torch.Tensor]:
         return {}
 
     def positions(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """The position of every token in its own text, [1, T]."""
-        bounds = self.on(device)
-        starts = bounds.starts.repeat_interleave(bounds.lengths, output_size=self.total)
+        starts = self._by_token(self.cu_seqlens(device)[:-1])
         return (torch.arange(self.total, device=starts.device) - starts)[None]
 
     def valid(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """True at the tokens of the padded form, [N, S]."""
-        lengths = self.on(device).lengths
-        return torch.arange(self.longest, device=lengths.device) < lengths[:, None]
+        lengths = self.cu_seqlens(device).diff()
+        return torch.arange(self.max_seqlen, device=lengths.device) < lengths[:, None]
 
     def check(self, limit: int) -> None:
         """Refuse texts that are longer than ``limit``.
@@ -86,12 +85,12 @@ class PackedRow:
         check_length(self.lengths, limit)
 
     def first(self, values: torch.Tensor) -> torch.Tensor:
-        """What stands at each text's first position, [1, T, ...] -> [N, ...]."""
-        return values[0].index_select(0, self.on(values.device).starts)
+        """The values at each text's first position, [1, T, ...] -> [N, ...]."""
+        return values[0].index_select(0, self.cu_seqlens(values.device)[:-1])
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of each text's positions in float32, [1, T, width] -> [N, width]."""
-        lengths = self.on(values.device).lengths
+        lengths = self.cu_seqlens(values.device).diff()
         # unsafe: the lengths have been checked here; checking them on a GPU would wait for it.
         return torch.segment_reduce(values[0].float(), "mean", lengths=lengths, unsafe=True)
 
@@ -101,47 +100,29 @@ class PackedRow:
 
     def pad(self, values: torch.Tensor, fill: float = 0) -> torch.Tensor:
         """One row per text, [1, T, ...] -> [N, S, ...], with ``fill`` at the padding."""
-        count, bounds = len(self.lengths), self.on(values.device)
+        count, size = len(self.lengths), self.max_seqlen
         # How far each text moves.
-        shifts = torch.arange(0, count * self.longest, self.longest, device=values.device) - bounds.starts
-        places = torch.arange(self.total, device=values.device)
-        places += shifts.repeat_interleave(bounds.lengths, output_size=self.total)
-        # One copy for all texts: by itself, each would cost a GPU's host more than the GPU.
-        padded = values.new_full((count * self.longest, *values.shape[2:]), fill)
-        return padded.index_copy(0, places, values[0]).unflatten(0, (count, self.longest))
+        shifts = torch.arange(0, count * size, size, device=values.device) - self.cu_seqlens(values.device)[:-1]
+        places = torch.arange(self.total, device=values.device) + self._by_token(shifts)
+        # One copy for all texts: a copy of each would cost a GPU's host more than the GPU.
+        padded = values.new_full((count * size, *values.shape[2:]), fill)
+        return padded.index_copy(0, places, values[0]).unflatten(0, (count, size))
+
+    def _by_token(self, values: torch.Tensor) -> torch.Tensor:
+        """Each text's value at all of its tokens, [N] -> [T]."""
+        return values.repeat_interleave(self.cu_seqlens(values.device).diff(), output_size=self.total)
 
 
 Lengths = PackedRow | Sequence[int] | torch.Tensor
 
 
-@dataclass(frozen=True)
-class CuSeqlens:
-    """Where texts lie, on a device.
-
-    Args:
-        lengths: number of positions of each text, [N].
-        starts: where each begins, [N].
-        offsets: the same and the end of the last one, for attention kernels, [N + 1], int32.
-    """
-
-    lengths: torch.Tensor
-    starts: torch.Tensor
-    offsets: torch.Tensor
-
-    @classmethod
-    def of(cls, lengths: torch.Tensor) -> Self:
-        """Add lengths up."""
-        ends = F.pad(lengths.cumsum(0), (1, 0))
-        return cls(lengths, ends[:-1], ends.int())
-
-
-def on_device(numbers: np.ndarray[Any, np.dtype[np.int64]] | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Numbers on a device; the host does not wait until they are there, nor for what the device does before."""
-    here = numbers if isinstance(numbers, torch.Tensor) else torch.from_numpy(numbers)  # whatever the default device
+def on_device(values: np.ndarray[Any, Any] | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values on a device; the host waits neither for the copy nor for the device's earlier work."""
+    here = values if isinstance(values, torch.Tensor) else torch.from_numpy(values)  # whatever the default device
     if device.type != "cuda":
         return here.to(device)
     pinned = torch.empty_like(here, device="cpu", pin_memory=True)
-    # Not by torch, whose copy wakes all its threads: milliseconds on a machine that has other work.
+    # numpy copies: torch would wake all its threads, which takes milliseconds on a busy machine.
     np.copyto(pinned.numpy(), here.numpy())
     return pinned.to(device, non_blocking=True)
 

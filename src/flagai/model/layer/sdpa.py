@@ -24,7 +24,7 @@ def scaled_dot_product_attention(
         query: [B, H, Q, D]
         key: [B, H, K, D]
         value: [B, H, K, D]
-        attn_mask: which keys each query sees, and scores to add.
+        attn_mask: which keys each query attends to, and scores to add.
         scale: factor on the scores; None means D ** -0.5.
         dropout: probability of dropping an attention weight.
 
@@ -34,25 +34,31 @@ def scaled_dot_product_attention(
     mask = attn_mask.tensor
     if mask is not None and mask.is_floating_point():
         mask = mask.to(query.dtype)
-    if attn_mask.row is None:
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=attn_mask.causal, scale=scale
-        )
-    # [1, H, T, D] -> [T, H, D]: heads were split from the features, so this is how the numbers lie in memory.
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-    return _attend_runs(rows, attn_mask.row, mask, scale, dropout).transpose(0, 1)[None]
+    if attn_mask.packed is not None:
+        return _packed(query, key, value, attn_mask.packed, mask, scale, dropout)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=attn_mask.causal, scale=scale
+    )
 
 
-def _attend_runs(
-    rows: list[torch.Tensor], row: PackedRow, bias: torch.Tensor | None, scale: float | None, dropout: float
+def _packed(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row: PackedRow,
+    bias: torch.Tensor | None,
+    scale: float | None,
+    dropout: float,
 ) -> torch.Tensor:
-    """Packed texts, as many at once as stand beside each other with the same length, [T, H, D]."""
-    pieces, begin = [], 0
+    """Packed texts, neighbours of equal length at once, [1, H, T, D]."""
+    # [T, H, D]: heads were split from the features, so their values are contiguous in this order.
+    parts = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    outputs, begin = [], 0
     for count, length in row.runs:
         end = begin + count * length
-        query, key, value = (part[begin:end].unflatten(0, (count, length)).transpose(1, 2) for part in rows)
+        query, key, value = (part[begin:end].unflatten(0, (count, length)).transpose(1, 2) for part in parts)
         mask = None if bias is None else bias[..., :length, :length]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
-        pieces.append(attended.transpose(1, 2).flatten(0, 1))
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
         begin = end
-    return torch.cat(pieces)
+    return torch.cat(outputs).transpose(0, 1)[None]

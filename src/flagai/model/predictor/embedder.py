@@ -13,6 +13,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForEmbedding
+from flagai.model.block.compile import compile_blocks
 from flagai.model.device import Device, Dtype, read_device
 from flagai.model.predictor.arguments import as_list, check_parts
 from flagai.model.predictor.embedding import packed_means, text_vectors
@@ -83,8 +84,6 @@ class SentenceEmbedder:
             ),
         )
         if compile:
-            from flagai.kernels.compiled.blocks import compile_blocks  # imports the compiler
-
             compile_blocks(model)
         return cls(model, tokenizer, max_length)
 
