@@ -7,11 +7,7 @@ from collections.abc import Iterator
 from tests.structure.sources import ROOT, imported_modules, imports, modules
 
 # What is still to be done, by modules that use private names of others or kernels, and by circles; empty in the end.
-KNOWN_PRIVATE = {
-    "flagai.kernels.compiled.blocks", "flagai.kernels.decode.quantized_ops", "flagai.kernels.decode.t5_block",
-    "flagai.kernels.triton.all_reduce", "flagai.kernels.triton.quantized", "flagai.kernels.triton.quantized_gemm",
-    "flagai.kernels.triton.quantized_gemv",
-}  # fmt: skip
+KNOWN_PRIVATE = {"flagai.kernels.compiled.blocks", "flagai.kernels.decode.t5_block"}
 # Attributes of modules in torch, which some class of ours has, too.
 OF_TORCH = {"_buffers", "_modules", "_parameters"}
 KNOWN_USERS_OF_KERNELS = {"flagai.model.predictor.embedder", "flagai.train.finetune"}
