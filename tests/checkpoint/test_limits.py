@@ -15,7 +15,7 @@ from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.stream.plan import Copy
 from flagai.checkpoint.stream.readers import ReaderPool
 from flagai.errors import CheckpointError, ConfigError, LoadError
-from flagai.model import base_model
+from flagai.model import loading
 from flagai.model.bert_model import BertModel
 from tests import tiny
 from tests.checkpoint.making import equal, saved
@@ -53,7 +53,7 @@ def test_out_of_memory_of_new_weights(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_: Any) -> None:
         raise OUT[1]
 
-    monkeypatch.setattr(base_model, "materialize", fail)
+    monkeypatch.setattr(loading, "materialize", fail)
     with pytest.raises(CheckpointError, match="cpu does not hold BertModel: its parameters take"):
         BertModel.init_from_json(tmp_path / "config.json")
 
