@@ -20,7 +20,6 @@ HALF = torch.bfloat16
 PATIENCE, compile_ahead.PATIENCE = compile_ahead.PATIENCE, 100.0
 # What stays where a decoder's blocks are torch's.
 BESIDE_BLOCKS = (
-    "decode.embeddings.fused_embeddings",
     "decode.greedy.greedy_step",
     "decode.quantized_ops.quantized_linear_triton",
 )

@@ -84,10 +84,6 @@ def cases(few: bool = False) -> Iterator[Case]:
         if count == 1 or not few:
             yield from _small(step, count, around, lanes, few)
     yield from _choice(few)
-    for scaled in (False, True):
-        sums = {"BK": 1024, "SCALED": scaled, "BLOCKS": scaled, "PDL": True}
-        types = {"tokens": "*i8", "scale": "*fp32"} if scaled else {}
-        yield decode.embedding_kernel, sums, types, {}
     yield decode.norm_kernel, {**step, "BK": 4096}, {}, {"num_warps": 8}
     after = {"N": 4096, "BK": 4096, "BIAS": True, "NORM": True, "PDL": True}
     yield all_reduce.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}

@@ -7,7 +7,6 @@
 MODULES: dict[str, tuple[str, ...]] = {
     "linear": ("cpu.linear",),
     "decode_blocks": ("decode.select", "cpu.decode_block"),
-    "embed": ("decode.embeddings",),
     "search_step": ("decode.greedy",),
     "scaled_dot_product_attention": ("packed.attention",),
     "add_norm": ("packed.add_norm",),

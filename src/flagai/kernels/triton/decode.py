@@ -47,32 +47,6 @@ def _weights(matrix, rows, columns, N, K: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def embedding_kernel(
-    ids, position_ids, block_ids, tokens, scale, positions, blocks, out, K,
-    BK: tl.constexpr, SCALED: tl.constexpr, BLOCKS: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    """out[M, K] = tokens[ids] + positions[position_ids] + blocks[block_ids], some columns of a row a program.
-
-    Small numbers of tokens have a scale for each row.
-    """
-    TYPE: tl.constexpr = out.dtype.element_ty
-    row = tl.program_id(0)
-    columns = tl.program_id(1) * BK + tl.arange(0, BK)
-    inside = columns < K
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-    token = tl.load(ids + row)
-    total = tl.load(tokens + token * K + columns, mask=inside, other=0).to(tl.float32)
-    if SCALED:
-        total = (total * tl.load(scale + token)).to(TYPE).to(tl.float32)
-    total += tl.load(positions + tl.load(position_ids + row) * K + columns, mask=inside, other=0.0).to(tl.float32)
-    if BLOCKS:
-        total = total.to(TYPE).to(tl.float32)
-        total += tl.load(blocks + tl.load(block_ids + row) * K + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * K + columns, total.to(TYPE), mask=inside)
-
-
-@triton.jit
 def norm_kernel(x, gain, shift, eps, out, K: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr):
     """out[M, K] = norm(x)[M, K], a row a program."""
     TYPE: tl.constexpr = x.dtype.element_ty

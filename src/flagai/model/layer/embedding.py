@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from flagai.errors import InputError
 from flagai.model.layer.linear import linear
-from flagai.model.layer.operation import operation
 
 
 def check_ids(ids: torch.Tensor, rows: int, what: str) -> None:
@@ -116,7 +115,10 @@ class Embeddings(nn.Module):
         Shape:
             -> [B, S, width]
         """
-        return embed(self, tokens, position_ids, block_position_ids, segment_ids)
+        total, *others = self.look_up(tokens, position_ids, block_position_ids, segment_ids)
+        for other in others:
+            total = total + other
+        return self.dropout(total if self.norm is None else self.norm(total))
 
     def look_up(
         self,
@@ -133,18 +135,3 @@ class Embeddings(nn.Module):
         )
         first = tokens if tokens.dim() == 3 else self.token(tokens)
         return [first, *(table(ids) for table, ids in tables if table is not None and ids is not None)]
-
-
-@operation
-def embed(
-    embeddings: Embeddings,
-    tokens: torch.Tensor,
-    position_ids: torch.Tensor | None,
-    block_position_ids: torch.Tensor | None,
-    segment_ids: torch.Tensor | None,
-) -> torch.Tensor:
-    """Add up the embeddings of every position; see :meth:`Embeddings.forward`."""
-    total, *others = embeddings.look_up(tokens, position_ids, block_position_ids, segment_ids)
-    for other in others:
-        total = total + other
-    return embeddings.dropout(total if embeddings.norm is None else embeddings.norm(total))
