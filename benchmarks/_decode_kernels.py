@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flagai.kernels.decode.common import Slots
 from flagai.kernels.decode.ops import (
-    Slots,
     Tiling,
     decode_attention,
     linear_act_residual,

@@ -25,7 +25,8 @@ from benchmarks._decode_common import HALF
 from benchmarks._decode_kernels import replayed
 from benchmarks._decode_small import SHAPES, layer
 from benchmarks._measure import copy_bandwidth
-from flagai.kernels.decode.ops import Slots, decode_attention, linear_act_residual_reference, qkv_to_cache_reference
+from flagai.kernels.decode.common import Slots
+from flagai.kernels.decode.ops import decode_attention, linear_act_residual_reference, qkv_to_cache_reference
 from flagai.kernels.decode.quantized_ops import (
     TUNED,
     KernelConfig,

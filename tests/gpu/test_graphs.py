@@ -11,6 +11,7 @@ from flagai.generation import Decoding, Prompt, generate
 from flagai.generation.replay import compile_ahead
 from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import ops as kernels
+from flagai.kernels.decode.common import Slots
 from flagai.model.layer.operation import only_kernels
 from tests import tiny
 from tests.generation.writers import KINDS, PAIRS, SEARCHES, writer
@@ -193,7 +194,7 @@ def test_projection_and_attention_equal_torch(batch: int, lanes: int, width: int
     tokens = torch.randn(batch * lanes, size, device="cuda", dtype=torch.bfloat16)
     buffers = torch.randn(2, batch, heads, capacity, width, device="cuda", dtype=torch.bfloat16)
     now = torch.arange(lanes, device="cuda") + 300
-    ours, theirs = (kernels.Slots(*buffers.clone(), now) for _ in range(2))
+    ours, theirs = (Slots(*buffers.clone(), now) for _ in range(2))
     query = kernels.qkv_to_cache(tokens, norm, *layers, ours)
     wanted = kernels.qkv_to_cache_reference(tokens, norm, *layers, theirs)
     for got, plain in ((query, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values)):

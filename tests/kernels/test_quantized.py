@@ -12,7 +12,8 @@ from flagai.generation.replay import compile_ahead, cuda_graph
 from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import block as fused
 from flagai.kernels.decode import quantized_ops as module
-from flagai.kernels.decode.ops import Slots, linear_act_residual_reference, qkv_to_cache_reference
+from flagai.kernels.decode.common import Slots
+from flagai.kernels.decode.ops import linear_act_residual_reference, qkv_to_cache_reference
 from flagai.kernels.decode.quantized_ops import KernelConfig, quantized_linear_act_residual, quantized_qkv_to_cache
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.quantization import quantize

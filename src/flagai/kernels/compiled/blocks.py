@@ -81,7 +81,7 @@ class FusedAttention(Attention):
             return self._by_qkv_kernel(F.linear(hidden, joined[0]), joined[1], attn_mask)
         else:
             query, key, value = F.linear(hidden, *joined).chunk(3, dim=-1)
-        query, key, value = map(self._heads, (query, key, value))
+        query, key, value = map(self.split_heads, (query, key, value))
         dropout = self.dropout if self.training else 0.0
         return _attend(query, key, value, attn_mask, self.scale, dropout).transpose(1, 2).flatten(2)
 

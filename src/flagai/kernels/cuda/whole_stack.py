@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from flagai.kernels.cuda.nvrtc import CudaKernel, Options, can_compile
-from flagai.kernels.decode.ops import ACTIVATIONS
+from flagai.kernels.decode.common import ACTIVATIONS
 from flagai.kernels.eligible import linear_layers
 from flagai.kernels.hardware import HALF
 from flagai.model.layer.linear import Linear

@@ -6,14 +6,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from flagai.kernels.decode.ops import (
-    ACTIVATIONS,
-    Slots,
-    decode_attention,
-    linear_act_residual,
-    qkv_to_cache,
-    within_limits,
-)
+from flagai.kernels.decode.common import ACTIVATIONS, Slots, within_limits
+from flagai.kernels.decode.ops import decode_attention, linear_act_residual, qkv_to_cache
 from flagai.kernels.eligible import linear_layers
 from flagai.kernels.hardware import has_triton_half
 from flagai.model.layer.cache import LayerCache

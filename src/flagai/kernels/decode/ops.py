@@ -7,27 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flagai.kernels.decode.common import ACTIVATIONS, Slots, layer_norm
+from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual, quantized_qkv_to_cache
 from flagai.kernels.hardware import SM_COUNT, next_power_of_2, pdl_options
 from flagai.model.layer.activation import activation
-from flagai.model.layer.quantized_linear import Quantized, QuantizedLinear
+from flagai.model.layer.quantized_linear import QuantizedLinear
 
-# More tokens than this are better served by torch's products.
-MOST_ROWS = 16
-# One token meets whole rows of a matrix, in the registers of one program.
-WIDEST = 16384
 # Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.
 _NUMBERS = 32768
 AnyLinear = nn.Linear | QuantizedLinear
-# Activations that the kernels know, by the names of configurations.
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
 
 
 @dataclass(frozen=True)
@@ -61,12 +49,6 @@ class Tiling:
         return cls(rows, columns, 8 if rows * columns >= _NUMBERS else 4)
 
 
-def within_limits(layer: nn.Linear | Quantized) -> bool:
-    """Whether a layer is of a size that the kernels compute."""
-    # Threads read 16 bytes at a time.
-    return layer.in_features <= WIDEST and (not isinstance(layer, Quantized) or layer.in_features % 32 == 0)
-
-
 def linear_act_residual(
     tokens: torch.Tensor,
     layer: AnyLinear,
@@ -92,8 +74,6 @@ def linear_act_residual(
         -> [M, N]
     """
     if isinstance(layer, QuantizedLinear):
-        from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual
-
         return quantized_linear_act_residual(
             tokens, layer, norm=norm, activation_name=activation_name, residual=residual
         )
@@ -126,25 +106,6 @@ def linear_act_residual(
     return out
 
 
-def layer_norm(tokens: torch.Tensor, norm: nn.LayerNorm, pdl: bool) -> torch.Tensor:
-    """The norm by itself: in the products it would take the registers that loading needs; measured, 6 % slower."""
-    from flagai.kernels.triton.decode import norm_kernel
-
-    out, size = torch.empty_like(tokens), tokens.shape[1]
-    norm_kernel[(len(tokens),)](
-        tokens,
-        norm.weight,
-        norm.bias,
-        norm.eps,
-        out,
-        K=size,
-        BK=next_power_of_2(size),
-        num_warps=8,
-        **pdl_options(tokens.device, pdl),
-    )
-    return out
-
-
 def linear_act_residual_reference(
     tokens: torch.Tensor,
     layer: nn.Linear,
@@ -158,21 +119,6 @@ def linear_act_residual_reference(
     found = F.linear(normed, layer.weight, layer.bias)
     found = found if activation_name is None else activation(activation_name)(found)
     return found if residual is None else found + residual
-
-
-@dataclass(frozen=True)
-class Slots:
-    """Where a step's keys and values go.
-
-    Args:
-        keys: a layer's buffer, [B, H, capacity, D].
-        values: the same.
-        write_index: the slots of the W beams, [W].
-    """
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    write_index: torch.Tensor
 
 
 def qkv_to_cache(
@@ -194,8 +140,6 @@ def qkv_to_cache(
         -> [M, N]
     """
     if isinstance(query, QuantizedLinear):
-        from flagai.kernels.decode.quantized_ops import quantized_qkv_to_cache
-
         return quantized_qkv_to_cache(tokens, norm, cast(tuple[QuantizedLinear, ...], (query, key, value)), slots)
     from flagai.kernels.triton.decode import qkv_to_cache_kernel
 

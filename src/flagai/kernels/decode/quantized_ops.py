@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagai.kernels.decode.ops import ACTIVATIONS, MOST_ROWS, Slots, layer_norm, within_limits
+from flagai.kernels.decode.common import ACTIVATIONS, MOST_ROWS, Slots, layer_norm, within_limits
 from flagai.kernels.hardware import has_triton_half, next_power_of_2, pdl_options
 from flagai.model.layer.quantized_linear import Quantized, quantized_linear
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from flagai.kernels.cuda.whole_stack import whole_stack
 from flagai.kernels.decode.block import FusedPreNormBlock, takes_block
-from flagai.kernels.decode.ops import MOST_ROWS
+from flagai.kernels.decode.common import MOST_ROWS
 from flagai.kernels.decode.t5_block import FusedT5Block, takes_t5_block
 from flagai.kernels.eligible import is_untouched
 from flagai.model.block.stack import decode_blocks

@@ -78,7 +78,7 @@ def _attended(
     memory: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What attention has found, before its last layer, [B, W, H * D]."""
-    query = attention._heads(attention.q(hidden))
+    query = attention.split_heads(attention.q(hidden))
     key, value = attention.keys_and_values(hidden, memory, cache)
     found: torch.Tensor = scaled_dot_product_attention(query, key, value, attn_mask, scale=attention.scale)
     return found.transpose(1, 2).flatten(2)

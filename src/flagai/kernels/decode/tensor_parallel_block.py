@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.distributed import ProcessGroup
 
+from flagai.kernels.decode.common import MOST_ROWS, Slots
 from flagai.kernels.decode.fused_all_reduce import RowParallelLinear, TensorParallelGroup, linear_all_reduce
-from flagai.kernels.decode.ops import MOST_ROWS, Slots, decode_attention, linear_act_residual, qkv_to_cache
+from flagai.kernels.decode.ops import decode_attention, linear_act_residual, qkv_to_cache
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.static_cache import StaticCache

@@ -81,7 +81,7 @@ class Attention(nn.Module):
         Shape:
             -> [B, Q, width]
         """
-        query = self._heads(self.q(hidden))
+        query = self.split_heads(self.q(hidden))
         key, value = self.keys_and_values(hidden, memory, cache)
         dropout = self.dropout if self.training else 0.0
         attended = scaled_dot_product_attention(query, key, value, attn_mask, scale=self.scale, dropout=dropout)
@@ -91,10 +91,10 @@ class Attention(nn.Module):
         self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: PastKeyValues | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the queries scaled_dot_product_attention to, two of [B, H, K, D]; extends the cache."""
-        key, value = self._heads(self.k(hidden)), self._heads(self.v(hidden))
+        key, value = self.split_heads(self.k(hidden)), self.split_heads(self.v(hidden))
         return (key, value) if cache is None else cache.append(key, value)
 
-    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
+    def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         """[B, S, H * D] -> [B, H, S, D]."""
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
@@ -110,7 +110,7 @@ class CrossAttention(Attention):
             return cache.cross
         if memory is None:
             raise InputError("The decoder needs the encoder's output, and no earlier call has left it in the cache.")
-        key, value = self._heads(self.k(memory)), self._heads(self.v(memory))
+        key, value = self.split_heads(self.k(memory)), self.split_heads(self.v(memory))
         if cache is not None:
             cache.keep_cross(key, value)
         return key, value
