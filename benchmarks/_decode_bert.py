@@ -58,7 +58,7 @@ def bert(options: Any) -> dict[str, Any]:
 def material(count: int) -> tuple[Tokenizer, list[str], list[list[int]]]:
     """A tokenizer, texts of characters that each are one of its tokens, and their ids."""
     generator = torch.Generator().manual_seed(0)
-    words = _VOCABULARY.read_text(encoding="utf-8").splitlines()
+    words = _VOCABULARY.read_text(encoding="utf-8").rstrip("\n").split("\n")  # some tokens are line separators
     han = [word for word in words if len(word) == 1 and "\u4e00" <= word <= "\u9fff"]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from functools import partial
 from queue import Empty
 from typing import Any
 
+import pytest
 import torch
 from torch import distributed
 
@@ -34,6 +35,8 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, **options: A
         *arguments: what it gets.
         **options: what it gets by name.
     """
+    if torch.cuda.is_initialized():
+        pytest.skip("ranks are forked, which CUDA does not allow once it is in use")
     with tempfile.TemporaryDirectory() as folder:
         answers: Any = _FORK.Queue()
         job = partial(work, *arguments, **options)
