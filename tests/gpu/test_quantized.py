@@ -5,12 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from flagai.generation import Decoding, Prompt, generate
 from flagai.generation.replay.step_pool import step_pool
-from flagai.kernels.decode.quantized_ops import suits
-from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.quantization import how_quantized, quantize
 from tests import tiny
 
@@ -45,19 +42,6 @@ def test_recorded_steps(name: str, how: str, search: dict[str, Any], monkeypatch
     for ours, theirs in zip(fast, plain, strict=True):
         if ours[0].ids == theirs[0].ids:
             assert ours[0].score == pytest.approx(theirs[0].score, rel=0.03, abs=0.3)
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("count", [1, 2, 7, 16, 40])
-@pytest.mark.parametrize("how", [8, 4])
-def test_layers(how: int, count: int, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    layer = QuantizedLinear.of(nn.Linear(1024, 768, device="cuda"), how).to(dtype)
-    hidden = torch.randn(1, count, 1024, device="cuda", dtype=dtype)
-    assert suits(layer, hidden) == (count <= 16)
-    wanted = hidden.float() @ layer.widened(torch.float32).T + layer.bias.float()
-    torch.testing.assert_close(layer(hidden).float(), wanted, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("how", ["int8", "int4"])

@@ -18,7 +18,7 @@ from flagai.generation.types import StepOutput
 from flagai.kernels.decode import greedy
 from tests.generation.writers import KINDS, SEARCHES, Writer, writer
 from tests.kernels.conftest import DEVICE
-from tests.kernels.test_steps import EveryTime
+from tests.kernels.steps import EveryTime
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take half precision: see tests/gpu")
 OTHERS = [kind for kind in KINDS if kind not in ("glm-blanks", "t5")]

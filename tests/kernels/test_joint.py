@@ -1,6 +1,5 @@
 """Two processes compute a step's blocks together through memory that both write, and get what one process gets."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from flagai.kernels.decode.fused_all_reduce import (
 from flagai.parallel.symmetric_memory import SymmetricBuffer
 from flagai.parallel.world import make_mesh
 from tests.generation.writers import PLAIN, Writer, lively
+from tests.kernels.steps import EveryTime
 from tests.parallel.comparing import SHARED
 from tests.parallel.ranks import on_ranks
 
@@ -86,16 +86,6 @@ def test_sums_of_two_ranks(tokens: int, dtype: torch.dtype, way: str) -> None:
 OPTIONS: dict[str, dict[str, Any]] = {"greedy": {"stop_token_ids": ()}, "beams": {"num_beams": 2}}
 
 
-class Again:
-    """A recorder that does the work again: a tape sees no kernels of the interpreter."""
-
-    def warm_up(self, work: Callable[[], None]) -> None:
-        work()
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        return work
-
-
 def answers(model: Any, searches: list[str]) -> dict[str, Any]:
     writing = Writer(model, PLAIN[:1])
     return {
@@ -106,7 +96,7 @@ def answers(model: Any, searches: list[str]) -> dict[str, Any]:
 def written(folder: Path, searches: list[str], boxes: list[SymmetricBuffer] | None) -> dict[str, Any]:
     mesh = make_mesh(tp=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_graph, "recorder_for", lambda _: Again())
+        patch.setattr(cuda_graph, "recorder_for", lambda _: EveryTime())
         patch.setattr(cuda_graph, "can_record", lambda _: True)
         patch.setattr(fused, "has_triton_half", lambda *_: True)
         patch.setattr(

@@ -19,7 +19,7 @@ from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.quantization import quantize
 from tests import tiny
 from tests.kernels.conftest import DEVICE
-from tests.kernels.test_steps import EveryTime
+from tests.kernels.steps import EveryTime
 
 # The interpreter multiplies no matrices of bfloat16; float16 and float32 go the same way, but for some assembly.
 TYPES = [torch.bfloat16, torch.float16] if DEVICE == "cuda" else [torch.float16]

@@ -1,6 +1,5 @@
 """Whole answers by the kernels of a step are those of the model's own blocks."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,19 +11,10 @@ from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import t5_block as fused_t5
 from tests.generation.writers import PLAIN, SEARCHES, Writer, lively
 from tests.kernels.conftest import DEVICE
+from tests.kernels.steps import EveryTime
 from tests.tiny import GATED
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take half precision: see tests/gpu")
-
-
-class EveryTime:
-    """See :class:`flagai.generation.replay.cuda_graph.Recorder`: does the work again every time, as it is."""
-
-    def warm_up(self, work: Callable[[], None]) -> None:
-        work()
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        return work
 
 
 @pytest.mark.parametrize(("search", "changes"), [("greedy", GATED), ("beams", {})], ids=["gated", "relu"])

@@ -151,24 +151,6 @@ def test_a_model_computes_what_its_widened_form_computes(name: str, how: str) ->
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tokens", [1, 3, 16, 40])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("bias", [True, False])
-def test_layers_on_a_cpu(how: str, dtype: torch.dtype, tokens: int, bias: bool) -> None:
-    torch.manual_seed(0)
-    layer = QuantizedLinear.of(nn.Linear(96, 128, bias=bias), BITS[how]).to(dtype)
-    hidden = torch.randn(1, tokens, 96).to(dtype)
-    wanted = hidden.float() @ layer.widened(torch.float32).T + (0 if layer.bias is None else layer.bias.float())
-    found = layer(hidden)
-    assert found.dtype == dtype
-    assert found.shape == (1, tokens, 128)
-    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
-    torch.testing.assert_close(found.float(), wanted, atol=tolerance, rtol=tolerance)
-    torch.testing.assert_close(layer(hidden, "relu"), found.relu(), atol=0, rtol=0)
-
-
-@torch.no_grad()
 @pytest.mark.skipif(not cpu_quantized._PRESENT, reason="torch has no such kernels")
 @pytest.mark.parametrize("how", HOWS)
 def test_cpu_kernels_follow_weights_that_change(how: str) -> None:
