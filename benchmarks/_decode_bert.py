@@ -11,10 +11,9 @@ import torch
 from benchmarks._decode_common import clocked, kernel_times, made, noted, replaced
 from benchmarks._decode_peers import bert_peer
 from flagai.data.tokenizer import Tokenizer
-from flagai.kernels.packed import attention as encoding
+from flagai.kernels.packed import attention as packed
 from flagai.model.bert_model import BertForEmbedding
-from flagai.model.block import residual
-from flagai.model.layer import sdpa as kernel
+from flagai.model.layer.operation import only_kernels
 from flagai.model.packing import PackedBatch, pack_sequences
 from flagai.model.predictor.embedder import SentenceEmbedder
 from flagai.model.predictor.embedding import packed_means
@@ -45,9 +44,9 @@ def bert(options: Any) -> dict[str, Any]:
     noted(found, "from text", lambda: _speed(lambda: embedder.embed(texts[:_COUNT]), _COUNT))
     noted(found, "from four times as many texts", lambda: _speed(lambda: embedder.embed(texts), len(texts)))
     noted(found, "tokens alone", lambda: _speed(lambda: tokenizer.encode_many(texts), len(texts)))
-    with replaced(model, kernel, "short_texts", lambda *_: False):
+    with replaced(model, packed, "_suits_short", lambda *_: False):
         noted(found, "packs on the device, flash attention", lambda: _of_packs(model, ids[:_COUNT]))
-    with replaced(model, residual, "add_norm", lambda norm, hidden, added: norm(hidden + added)):
+    with only_kernels("packed.attention.attend_packed"):
         noted(found, "packs on the device, sums and norms apart", lambda: _of_packs(model, ids[:_COUNT]))
     noted(found, "waits", lambda: _waits(lambda: packed_means(model, ids[:_COUNT])))
     noted(found, "profile", lambda: _profile(model, ids[:_COUNT]))
@@ -80,7 +79,7 @@ def _equal(model: Any, tokenizer: Tokenizer, texts: list[str], ids: list[list[in
     """Texts and ids give the same; kernels and torch lie equally near to float32."""
     fast = packed_means(model, ids)
     again = SentenceEmbedder(model, tokenizer).embed(texts)
-    with replaced(model, encoding, "has_triton_half", lambda *_: False):
+    with only_kernels("packed.attention.attend_packed"), replaced(model, packed, "_suits_short", lambda *_: False):
         plain = packed_means(model, ids)
     exact = packed_means(made(BertForEmbedding, BERT_BASE, torch.float32), ids)
     return {
