@@ -13,7 +13,7 @@ from benchmarks._decode_peers import bert_peer
 from flagai.data.tokenizer import Tokenizer
 from flagai.kernels.packed import attention as packed
 from flagai.model.bert_model import BertForEmbedding
-from flagai.model.layer.operation import only_kernels
+from flagai.model.layer.kernel_choice import only_kernels
 from flagai.model.packing import PackedBatch, pack_sequences
 from flagai.model.predictor.embedder import SentenceEmbedder
 from flagai.model.predictor.embedding import packed_means

@@ -9,7 +9,7 @@ from benchmarks._decode_common import BESIDE_BLOCKS, HALF, logits_difference, ma
 from benchmarks._decode_peers import t5_peer
 from flagai.generation import Decoding, generate
 from flagai.generation.replay.step_pool import step_pool
-from flagai.model.layer.operation import only_kernels
+from flagai.model.layer.kernel_choice import only_kernels
 from flagai.model.t5_model import T5Model
 
 T5_BASE = {

@@ -180,7 +180,7 @@ def equal(task: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def _torch_blocks() -> AbstractContextManager[None]:
-    from flagai.model.layer.operation import only_kernels
+    from flagai.model.layer.kernel_choice import only_kernels
 
     return only_kernels()
 

@@ -47,7 +47,7 @@ from flagai.generation.replay import compile_ahead
 from flagai.generation.replay.step_pool import step_pool
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
-from flagai.model.layer.operation import only_kernels
+from flagai.model.layer.kernel_choice import only_kernels
 from flagai.model.t5_model import T5Model
 
 GPT2_124M = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "bos_token_id": 1}

@@ -24,12 +24,12 @@ else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
         {
-            "flagai.auto_model.auto_loader": ("AutoLoader",),
-            "flagai.catalog.listing": ("list_models",),
-            "flagai.data.tokenizer.tokenizer": ("Tokenizer",),
-            "flagai.loading": ("load",),
-            "flagai.model.predictor.embedder": ("SentenceEmbedder",),
-            "flagai.model.predictor.predictor": ("Predictor",),
+            "flagai.auto_model.auto_loader": "AutoLoader",
+            "flagai.catalog.listing": "list_models",
+            "flagai.data.tokenizer.tokenizer": "Tokenizer",
+            "flagai.loading": "load",
+            "flagai.model.predictor.embedder": "SentenceEmbedder",
+            "flagai.model.predictor.predictor": "Predictor",
         },
     )
 

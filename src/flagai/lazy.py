@@ -4,21 +4,21 @@ import difflib
 import importlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 
 def lazy_names(
-    package: str, names: Mapping[str, Sequence[str]], renamed: Mapping[str, str] | None = None
+    package: str, names: Mapping[str, str], renamed: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """The ``__getattr__``, ``__dir__`` and ``__all__`` of a package.
 
     Args:
         package: its ``__name__``.
-        names: module -> names that the package offers from it. None may be the name of a submodule.
+        names: module -> names that the package offers from it, separated by spaces. None may be a submodule's.
         renamed: former names -> names.
     """
-    homes = {name: module for module, own in names.items() for name in own}
+    homes = {name: module for module, own in names.items() for name in own.split()}
     former = renamed or {}
 
     def get(name: str) -> object:

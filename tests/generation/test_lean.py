@@ -10,7 +10,7 @@ from flagai.generation import Decoding, Prompt, generate
 from flagai.kernels.cpu import decode_block as lean
 from flagai.kernels.cpu.decode_block import CpuDecodeBlock, fused_stack
 from flagai.model.gpt2_model import GPT2Model
-from flagai.model.layer.operation import only_kernels
+from flagai.model.layer.kernel_choice import only_kernels
 from tests.generation.writers import GRID, SEARCHES, writer
 
 GPT2 = {"vocab_size": 300, "n_embd": 192, "n_layer": 2, "n_head": 3, "n_positions": 60}

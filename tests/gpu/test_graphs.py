@@ -12,7 +12,7 @@ from flagai.generation.replay import compile_ahead
 from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.decode import ops as kernels
 from flagai.kernels.decode.common import Slots
-from flagai.model.layer.operation import only_kernels
+from flagai.model.layer.kernel_choice import only_kernels
 from tests import tiny
 from tests.generation.writers import KINDS, PAIRS, SEARCHES, writer
 

@@ -14,8 +14,8 @@ from flagai.kernels.cuda.whole_stack import Megakernel, compiled, whole_stack
 from flagai.kernels.decode.block import FusedPreNormBlock
 from flagai.model.block.stack import decode_blocks
 from flagai.model.layer.cache import KVCache
-from flagai.model.layer.mask import AttentionMask
-from flagai.model.layer.operation import jit_kernels
+from flagai.model.layer.kernel_choice import jit_kernels
+from flagai.model.layer.sdpa import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
 from flagai.model.quantization import quantize
 from tests import tiny

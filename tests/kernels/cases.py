@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagai.model.layer.mask import AttentionMask, Causal, Mask, Packed, prepare_mask
+from flagai.model.layer.mask import Causal, Mask, Packed, prepare_mask
 from flagai.model.layer.packed_row import PackedRow
 from flagai.model.layer.quantized_linear import QuantizedLinear
+from flagai.model.layer.sdpa import AttentionMask
 from tests import tiny
 from tests.kernels.conftest import DEVICE
 from tests.kernels.steps import decoding_arguments, search_arguments

@@ -13,7 +13,8 @@ from flagai.generation.sampling import SamplingSearch
 from flagai.generation.search import search_step
 from flagai.generation.types import StepOutput
 from flagai.model.block.stack import decode_blocks
-from flagai.model.layer.operation import Implementation, Operation, only_kernels
+from flagai.model.layer.kernel_choice import only_kernels
+from flagai.model.layer.operation import Implementation, Operation
 from flagai.model.quantization import quantize as quantize_model
 from tests.generation.writers import PLAIN, Writer, writer
 from tests.tiny import GATED, build

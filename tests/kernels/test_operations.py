@@ -15,7 +15,8 @@ from flagai import kernels
 from flagai.kernels import hardware
 from flagai.kernels.cpu import linear as cpu_linear
 from flagai.kernels.packed import attention
-from flagai.model.layer.operation import Operation, jit_kernels, only_kernels
+from flagai.model.layer.kernel_choice import jit_kernels, only_kernels
+from flagai.model.layer.operation import Operation
 from tests.kernels.cases import CASES, Call, Case
 from tests.kernels.conftest import DEVICE
 

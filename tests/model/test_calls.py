@@ -11,7 +11,7 @@ import transformers
 from flagai.errors import ConfigError, InputError, LoadError
 from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM, BertModel
 from flagai.model.layer import CRF, KVCache
-from flagai.model.layer.activation import activation
+from flagai.model.layer.activations import activation
 from flagai.model.t5_model import T5Model
 from tests.tiny import batch, build, ids
 

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 import torch
 
-from flagai.model.layer.operation import Operation, jit_kernels, only_kernels, operation
+from flagai.model.layer.kernel_choice import jit_kernels, only_kernels
+from flagai.model.layer.operation import Operation, operation
 
 
 def triple_of(add: Callable[[torch.Tensor], torch.Tensor]) -> Operation[[torch.Tensor], torch.Tensor]:

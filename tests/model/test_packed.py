@@ -221,5 +221,5 @@ def test_no_texts_give_no_results() -> None:
 
 def test_bounds_lie_on_their_device_whatever_the_default_one_is() -> None:
     with torch.device("meta"):
-        bounds = PackedRow((3, 2)).on(torch.device("cpu"))
-    assert bounds.offsets.tolist() == [0, 3, 5]
+        bounds = PackedRow((3, 2)).cu_seqlens("cpu")
+    assert bounds.tolist() == [0, 3, 5]

@@ -24,8 +24,8 @@ from flagai.errors import CheckpointError, ConfigError, InputError, LoadError
 from flagai.generation import Decoding, Prompt, generate
 from flagai.kernels.cpu import quantized_linear as cpu_quantized
 from flagai.model.layer import Linear
-from flagai.model.layer.embedding import CheckedEmbedding
-from flagai.model.layer.feed_forward import KeepFloat32Linear
+from flagai.model.layer.checked_embedding import CheckedEmbedding
+from flagai.model.layer.gated_feed_forward import KeepFloat32Linear
 from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 from flagai.model.layer.quantized_linear import BITS, QuantizedLinear
 from flagai.model.quantization import how_quantized, quantize

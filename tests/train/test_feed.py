@@ -14,7 +14,7 @@ from flagai.kernels.packed.attention_autograd import length_classes
 from flagai.model.block import compile as compiling
 from flagai.model.block.compile import compile_blocks
 from flagai.model.layer import PackedRow
-from flagai.model.layer.mask import AttentionMask
+from flagai.model.layer.sdpa import AttentionMask
 from flagai.train.batches import load_batches, worker_count
 from flagai.train.finetune import finetune
 from flagai.train.recipe import Recipe

@@ -16,11 +16,11 @@ else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
         {
-            "flagai.data.prompt": ("Prompt",),
-            "flagai.generation.types": ("Event", "Hypothesis"),
-            "flagai.generation.options": ("Decoding",),
-            "flagai.generation.engine": ("generate", "stream"),
-            "flagai.generation.family": ("remaining_positions",),
+            "flagai.data.prompt": "Prompt",
+            "flagai.generation.types": "Event Hypothesis",
+            "flagai.generation.options": "Decoding",
+            "flagai.generation.engine": "generate stream",
+            "flagai.generation.family": "remaining_positions",
         },
         renamed={"room": "remaining_positions"},
     )

@@ -4,11 +4,11 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
-from flagai.model.block.residual import PreNormBlock
+from flagai.model.block.pre_norm_block import PreNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.feed_forward import FeedForward
+from flagai.model.layer.kernel_choice import is_hooked
 from flagai.model.layer.linear import Linear
-from flagai.model.layer.operation import is_hooked
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.parallel.dtensor import unsharded_type
 

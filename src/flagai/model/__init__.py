@@ -26,26 +26,16 @@ else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
         {
-            "flagai.model.base_model": ("BaseModel",),
+            "flagai.model.base_model": "BaseModel",
             "flagai.model.bert_model": (
-                "BertForClsClassifier",
-                "BertForEmbedding",
-                "BertForMaskLM",
-                "BertForSeq2seq",
-                "BertForSequenceLabeling",
-                "BertForSequenceLabelingCRF",
-                "BertForSequenceLabelingGP",
-                "BertModel",
+                "BertForClsClassifier BertForEmbedding BertForMaskLM BertForSeq2seq "
+                "BertForSequenceLabeling BertForSequenceLabelingCRF BertForSequenceLabelingGP BertModel"
             ),
             "flagai.model.glm_model": (
-                "GLMForMultiTokenCloze",
-                "GLMForMultiTokenClozeFast",
-                "GLMForSeq2Seq",
-                "GLMForSequenceClassification",
-                "GLMForSingleTokenCloze",
-                "GLMModel",
+                "GLMForMultiTokenCloze GLMForMultiTokenClozeFast GLMForSeq2Seq "
+                "GLMForSequenceClassification GLMForSingleTokenCloze GLMModel"
             ),
-            "flagai.model.gpt2_model": ("GPT2Model",),
-            "flagai.model.t5_model": ("T5Model",),
+            "flagai.model.gpt2_model": "GPT2Model",
+            "flagai.model.t5_model": "T5Model",
         },
     )

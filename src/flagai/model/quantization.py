@@ -17,8 +17,9 @@ from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import ConfigError, InputError
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig
-from flagai.model.layer.embedding import CheckedEmbedding, Embeddings
-from flagai.model.layer.feed_forward import KeepFloat32Linear
+from flagai.model.layer.checked_embedding import CheckedEmbedding
+from flagai.model.layer.embedding import Embeddings
+from flagai.model.layer.gated_feed_forward import KeepFloat32Linear
 from flagai.model.layer.linear import Linear
 from flagai.model.layer.quantized_embedding import QuantizedEmbedding
 from flagai.model.layer.quantized_linear import BITS, QuantizedLinear

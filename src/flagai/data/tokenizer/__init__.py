@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
-        {"flagai.data.tokenizer.encoding": ("Encoding",), "flagai.data.tokenizer.tokenizer": ("Tokenizer",)},
+        {"flagai.data.tokenizer.encoding": "Encoding", "flagai.data.tokenizer.tokenizer": "Tokenizer"},
     )

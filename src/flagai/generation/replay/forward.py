@@ -13,7 +13,7 @@ from flagai.generation.replay.compile_ahead import BackgroundCompile
 from flagai.generation.replay.cuda_graph import GraphedFunction, Recorder
 from flagai.generation.types import BeamState, StepOutput
 from flagai.model.layer.cache import KVCache
-from flagai.model.layer.operation import allowed_kernels, jit_kernels
+from flagai.model.layer.kernel_choice import allowed_kernels, jit_kernels
 from flagai.model.layer.static_cache import StaticCache, bucket
 from flagai.parallel.dtensor import from_shard, local, sharded_logits
 

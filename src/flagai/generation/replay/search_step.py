@@ -11,7 +11,7 @@ from flagai.generation.replay.forward import RecordedForward, StaticInputs
 from flagai.generation.replay.step_pool import StepPool
 from flagai.generation.search import Search, search_step
 from flagai.generation.types import StepOutput
-from flagai.model.layer.operation import jit_kernels
+from flagai.model.layer.kernel_choice import jit_kernels
 
 
 class RecordedSearchStep:

@@ -11,7 +11,7 @@ from flagai.generation.replay.search_step import RecordedSearchStep
 from flagai.generation.replay.step_pool import step_pool
 from flagai.generation.search import Search, search_step
 from flagai.generation.types import StepOutput
-from flagai.model.layer.operation import is_hooked
+from flagai.model.layer.kernel_choice import is_hooked
 
 # Steps below which capturing is not worth its time: the first is run as it is, the second is captured.
 _FEWEST_STEPS = 4

@@ -21,14 +21,14 @@ from flagai.kernels.packed.attention_autograd import (
 )
 from flagai.kernels.packed.short_attention import MAX_SEQLEN
 from flagai.model.block.compile import compile_blocks, compile_module
-from flagai.model.block.residual import PostNormBlock
+from flagai.model.block.post_norm_block import PostNormBlock
 from flagai.model.block.stack import BlockStack
-from flagai.model.layer.attention import Attention, PastKeyValues
+from flagai.model.layer.attention import Attention
+from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.embedding import Embeddings
 from flagai.model.layer.feed_forward import FeedForward
-from flagai.model.layer.mask import AttentionMask
-from flagai.model.layer.operation import is_hooked
-from flagai.model.layer.sdpa import scaled_dot_product_attention
+from flagai.model.layer.kernel_choice import is_hooked
+from flagai.model.layer.sdpa import AttentionMask, scaled_dot_product_attention
 
 # Flash attention is told one of these as the longest text: any other number would be compiled again, and it starts
 # programs for all of that length, also for short texts.
@@ -65,7 +65,7 @@ class FusedAttention(Attention):
         attn_mask: AttentionMask,
         *,
         memory: torch.Tensor | None = None,
-        cache: PastKeyValues | None = None,
+        cache: LayerCache | None = None,
     ) -> torch.Tensor:
         """See the base class."""
         if cache is not None:
@@ -115,7 +115,7 @@ class FusedPostNorm(PostNormBlock):
     """A post-norm block whose norms take the last layers before them, and whose residuals share gradients."""
 
     def forward(
-        self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: PastKeyValues | None = None
+        self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache | None = None
     ) -> torch.Tensor:
         """See the base class."""
         if cache is not None or not self.has_known_parts():

@@ -11,10 +11,9 @@ from flagai.kernels.cpu.linear import MOST_ROWS, SkinnyLinear, is_plain
 from flagai.kernels.decode.select import OneByOne, PerCache
 from flagai.kernels.eligible import is_untouched
 from flagai.model.block.stack import decode_blocks
-from flagai.model.layer.activation import activation
+from flagai.model.layer.activations import activation
 from flagai.model.layer.cache import KVCache, LayerCache
-from flagai.model.layer.mask import AttentionMask
-from flagai.model.layer.sdpa import scaled_dot_product_attention
+from flagai.model.layer.sdpa import AttentionMask, scaled_dot_product_attention
 
 
 class CpuDecodeBlock:

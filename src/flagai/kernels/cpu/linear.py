@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.model.layer.activation import activation
+from flagai.model.layer.activations import activation
 from flagai.model.layer.linear import linear
 
 # Activations that oneDNN applies while the product is still in the cache: its name and its algorithm for each.

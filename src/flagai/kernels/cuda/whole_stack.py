@@ -17,8 +17,8 @@ from flagai.kernels.decode.common import ACTIVATIONS
 from flagai.kernels.eligible import linear_layers
 from flagai.kernels.hardware import HALF
 from flagai.model.layer.linear import Linear
-from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.quantized_linear import QuantizedLinear
+from flagai.model.layer.sdpa import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
 
 logger = logging.getLogger(__name__)

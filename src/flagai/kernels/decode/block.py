@@ -11,8 +11,8 @@ from flagai.kernels.decode.ops import decode_attention, linear_act_residual, qkv
 from flagai.kernels.eligible import linear_layers
 from flagai.kernels.hardware import has_triton_half
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.quantized_linear import QuantizedLinear
+from flagai.model.layer.sdpa import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
 from flagai.parallel.dtensor import is_sharded, local
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from flagai.kernels.decode.common import ACTIVATIONS, Slots, layer_norm
 from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual, quantized_qkv_to_cache
 from flagai.kernels.hardware import SM_COUNT, next_power_of_2, pdl_options
-from flagai.model.layer.activation import activation
+from flagai.model.layer.activations import activation
 from flagai.model.layer.quantized_linear import QuantizedLinear
 
 # Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.

@@ -14,7 +14,7 @@ from flagai.kernels.decode.t5_block import FusedT5Block, takes_t5_block
 from flagai.kernels.eligible import is_untouched
 from flagai.model.block.stack import decode_blocks
 from flagai.model.layer.cache import KVCache
-from flagai.model.layer.mask import AttentionMask
+from flagai.model.layer.sdpa import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
 
 # Computes a stack: (hidden states, mask, cache, **cross) -> hidden states.

@@ -11,16 +11,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.hardware import has_triton_half
-from flagai.model.block.residual import PreNormBlock
+from flagai.model.block.pre_norm_block import PreNormBlock
 from flagai.model.block.t5_block import T5Block
 from flagai.model.layer.attention import Attention, CrossAttention
 from flagai.model.layer.cache import LayerCache
-from flagai.model.layer.feed_forward import FeedForward, GatedFeedForward, KeepFloat32Linear
+from flagai.model.layer.feed_forward import FeedForward
+from flagai.model.layer.gated_feed_forward import GatedFeedForward, KeepFloat32Linear
+from flagai.model.layer.kernel_choice import is_hooked
 from flagai.model.layer.linear import Linear, linear_act
-from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.norm import RMSNorm
-from flagai.model.layer.operation import is_hooked
-from flagai.model.layer.sdpa import scaled_dot_product_attention
+from flagai.model.layer.sdpa import AttentionMask, scaled_dot_product_attention
 
 # Features of a token that one program of the norm holds.
 _WIDEST = 16384

@@ -11,7 +11,7 @@ from flagai.kernels.decode.common import MOST_ROWS, Slots
 from flagai.kernels.decode.fused_all_reduce import RowParallelLinear, TensorParallelGroup, linear_all_reduce
 from flagai.kernels.decode.ops import decode_attention, linear_act_residual, qkv_to_cache
 from flagai.model.layer.linear import Linear
-from flagai.model.layer.mask import AttentionMask
+from flagai.model.layer.sdpa import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
 from flagai.parallel.dtensor import local
 from flagai.parallel.symmetric_memory import SymmetricBuffer, rendezvous

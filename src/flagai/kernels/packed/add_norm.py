@@ -5,7 +5,7 @@ from torch import nn
 
 from flagai.kernels.eligible import is_plain_norm
 from flagai.kernels.hardware import has_triton_half, next_power_of_2
-from flagai.model.layer.norm import add_norm
+from flagai.model.block.post_norm_block import add_norm
 
 # Fewer rows are not worth a kernel that has to be compiled: a decoding step has fewer.
 _MIN_ROWS = 1024

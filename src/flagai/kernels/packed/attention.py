@@ -7,9 +7,8 @@ import torch
 from flagai.kernels.hardware import HALF, has_triton_half, is_ampere
 from flagai.kernels.packed.attention_autograd import MAX_HEAD, length_classes, short_attention_autograd
 from flagai.kernels.packed.short_attention import MAX_SEQLEN, short_attention, single_tile
-from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.packed_row import PackedRow
-from flagai.model.layer.sdpa import scaled_dot_product_attention
+from flagai.model.layer.sdpa import AttentionMask, scaled_dot_product_attention
 
 # The widest heads of torch.nn.attention.varlen (flash attention) and, without gradients, of the kernel for short texts.
 _MAX_VARLEN_HEAD, _MAX_SHORT_HEAD = 256, 128

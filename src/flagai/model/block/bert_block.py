@@ -1,6 +1,6 @@
 """BERT's block."""
 
-from flagai.model.block.residual import PostNormBlock
+from flagai.model.block.post_norm_block import PostNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.norm import LayerNorm

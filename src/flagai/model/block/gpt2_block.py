@@ -1,6 +1,6 @@
 """GPT-2's block."""
 
-from flagai.model.block.residual import PreNormBlock
+from flagai.model.block.pre_norm_block import PreNormBlock
 from flagai.model.layer.attention import Attention
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.norm import LayerNorm

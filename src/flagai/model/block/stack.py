@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from flagai.model.layer.cache import KVCache
-from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.operation import operation
+from flagai.model.layer.sdpa import AttentionMask
 
 
 @operation

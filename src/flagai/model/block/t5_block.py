@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from flagai.model.block.residual import PreNormBlock
+from flagai.model.block.pre_norm_block import PreNormBlock
 from flagai.model.layer.attention import Attention, CrossAttention
-from flagai.model.layer.feed_forward import FeedForward, GatedFeedForward, KeepFloat32Linear
+from flagai.model.layer.feed_forward import FeedForward
+from flagai.model.layer.gated_feed_forward import GatedFeedForward, KeepFloat32Linear
 from flagai.model.layer.norm import RMSNorm
 
 

@@ -1,28 +1,16 @@
 """Multi-head attention: self or cross, any mask, with or without a cache."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from flagai.errors import InputError
 from flagai.model.layer.linear import Linear
-from flagai.model.layer.mask import AttentionMask
-from flagai.model.layer.sdpa import scaled_dot_product_attention
+from flagai.model.layer.sdpa import AttentionMask, scaled_dot_product_attention
 
-
-class PastKeyValues(Protocol):
-    """The keys and values of one layer's past positions, [B, H, K, D]; :class:`~flagai.model.layer.cache.KVCache`."""
-
-    @property
-    def cross(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Those of the encoder's output, once kept."""
-
-    def append(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add those of new positions, [B, H, Q, D], and return all of them."""
-
-    def keep_cross(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Keep those of the encoder's output."""
+if TYPE_CHECKING:
+    from flagai.model.layer.cache import LayerCache
 
 
 class Attention(nn.Module):
@@ -68,7 +56,7 @@ class Attention(nn.Module):
         attn_mask: AttentionMask,
         *,
         memory: torch.Tensor | None = None,
-        cache: PastKeyValues | None = None,
+        cache: "LayerCache | None" = None,
     ) -> torch.Tensor:
         """Attend from ``hidden`` to itself and its cached past; :class:`CrossAttention` attends to ``memory``.
 
@@ -88,7 +76,7 @@ class Attention(nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def keys_and_values(
-        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: PastKeyValues | None
+        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: "LayerCache | None"
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the queries scaled_dot_product_attention to, two of [B, H, K, D]; extends the cache."""
         key, value = self.split_heads(self.k(hidden)), self.split_heads(self.v(hidden))
@@ -103,7 +91,7 @@ class CrossAttention(Attention):
     """Attention from a decoder to an encoder's output, whose keys and values are computed once per cache."""
 
     def keys_and_values(
-        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: PastKeyValues | None
+        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: "LayerCache | None"
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See the base class."""
         if cache is not None and cache.cross is not None:

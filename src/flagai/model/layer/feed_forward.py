@@ -1,31 +1,10 @@
-"""Feed-forward layers."""
-
-from collections.abc import Callable
-from typing import Self
+"""The feed-forward layer."""
 
 import torch
 from torch import nn
 
-from flagai.model.layer.activation import activation
+from flagai.model.layer.activations import activation
 from flagai.model.layer.linear import Linear, compute_dtype, linear_act
-
-
-class KeepFloat32Linear(Linear):
-    """A linear layer that stays in float32 where the rest of the model becomes float16.
-
-    T5 was trained in bfloat16; the outputs of its feed-forward layers overflow float16.
-    """
-
-    def reset_parameters(self) -> None:
-        """See the base class; a layer that is built in float16 becomes wide now."""
-        self._apply(lambda tensor: tensor)
-        super().reset_parameters()
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.weight.dtype is torch.float16:
-            super()._apply(torch.Tensor.float, recurse)  # type: ignore[no-untyped-call]
-        return self
 
 
 class FeedForward(nn.Module):
@@ -34,7 +13,7 @@ class FeedForward(nn.Module):
     Args:
         width: size of the input and the output.
         inner: size between the layers.
-        activation_name: see :func:`flagai.model.layer.activation.activation`.
+        activation_name: see :func:`flagai.model.layer.activations.activation`.
         bias: whether the layers have biases.
         dropout: probability of dropping an inner feature.
         down: the class of the second layer.
@@ -61,43 +40,3 @@ class FeedForward(nn.Module):
         """[..., width] -> [..., width]."""
         inner = linear_act(self.up, hidden, self.activation_name)
         return self.down(self.dropout(inner.to(compute_dtype(self.down))))
-
-
-class GatedFeedForward(nn.Module):
-    """A feed-forward layer whose inner features are multiplied by a second, activated projection.
-
-    Args:
-        width: size of the input and the output.
-        inner: size between the layers.
-        activation_name: the gate's activation.
-        bias: whether the layers have biases.
-        dropout: probability of dropping an inner feature.
-        down: the class of the last layer.
-
-    Source:
-        Shazeer 2020, "GLU Variants Improve Transformer".
-    """
-
-    def __init__(
-        self,
-        width: int,
-        inner: int,
-        activation_name: str,
-        *,
-        bias: bool = True,
-        dropout: float = 0.0,
-        down: type[Linear] = Linear,
-    ) -> None:
-        super().__init__()
-        self.gate = Linear(width, inner, bias=bias)
-        self.value = Linear(width, inner, bias=bias)
-        self.down = down(inner, width, bias=bias)
-        self.dropout = nn.Dropout(dropout)
-        activation(activation_name)  # an unknown name is an error now, not with the first text
-        self.activation_name = activation_name
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., width] -> [..., width]; the product is formed in the last layer's type, where it cannot overflow."""
-        dtype = compute_dtype(self.down)
-        inner = linear_act(self.gate, hidden, self.activation_name).to(dtype) * self.value(hidden).to(dtype)
-        return self.down(self.dropout(inner))

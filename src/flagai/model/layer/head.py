@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from flagai.model.layer.activation import activation
+from flagai.model.layer.activations import activation
 from flagai.model.layer.linear import Linear, linear_act
 
 

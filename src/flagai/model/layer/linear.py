@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.model.layer.activation import activation
+from flagai.model.layer.activations import activation
 from flagai.model.layer.operation import operation
 
 
@@ -20,7 +20,7 @@ def linear(
         hidden: [..., in]
         weight: [out, in]
         bias: [out]
-        activation_name: see :func:`flagai.model.layer.activation.activation`.
+        activation_name: see :func:`flagai.model.layer.activations.activation`.
 
     Shape:
         -> [..., out]

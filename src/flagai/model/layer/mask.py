@@ -5,10 +5,14 @@ Queries are the last ``queries`` of ``keys`` positions: with a cache, the earlie
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from flagai.model.layer.packed_row import PackedRow
+from flagai.model.layer.sdpa import AttentionMask
+
+if TYPE_CHECKING:
+    from flagai.model.layer.packed_row import PackedRow
 
 
 class Mask:
@@ -95,7 +99,7 @@ class Packed(Mask):
         row: where the texts lie.
     """
 
-    row: PackedRow
+    row: "PackedRow"
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
@@ -113,24 +117,6 @@ class Both(Mask):
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
         return self.first.dense(queries, keys, device) & self.second.dense(queries, keys, device)
-
-
-# Not frozen: torch.compile checks every field of a frozen dataclass before each call, also the lengths of packed texts.
-@dataclass(eq=False)
-class AttentionMask:
-    """A mask in the form that attention takes.
-
-    Args:
-        tensor: booleans (True: attend) or scores to add, broadcastable to [B, H, queries, keys]; None: no limit.
-        causal: use attention's own causal path; ``tensor`` is None then.
-        packed: texts that share one row and attend only to themselves; ``tensor`` has the scores of the longest then.
-        cu_seqlens: where the packed texts begin, and the end, on the device; see :meth:`PackedRow.cu_seqlens`.
-    """
-
-    tensor: torch.Tensor | None = None
-    causal: bool = False
-    packed: PackedRow | None = None
-    cu_seqlens: torch.Tensor | None = None
 
 
 def prepare_mask(

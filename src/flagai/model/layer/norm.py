@@ -3,8 +3,6 @@
 import torch
 from torch import nn
 
-from flagai.model.layer.operation import operation
-
 LayerNorm = nn.LayerNorm
 
 
@@ -35,9 +33,3 @@ class RMSNorm(nn.Module):
         wide = hidden.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return normed.to(self.weight.dtype) * self.weight
-
-
-@operation
-def add_norm(norm: nn.Module, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-    """The norm of a sum, two of [..., width] -> [..., width]."""
-    return norm(hidden + added)

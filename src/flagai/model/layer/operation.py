@@ -10,27 +10,26 @@ each with the condition under which it holds::
     def linear_by_onednn(hidden, weight, bias=None, activation_name=None): ...    # kernels/cpu/linear.py
 
 This is the only door between the two: without the kernels' package every call computes in plain torch.
+:mod:`flagai.model.layer.kernel_choice` has the switches.
 """
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, update_wrapper
 from typing import Generic, ParamSpec, TypeVar
 
 import torch
-from torch import nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 KERNELS = "flagai.kernels"
 # The names of the implementations in use; None for all.
-_allowed: ContextVar[frozenset[str] | None] = ContextVar("allowed_kernels", default=None)
+ALLOWED: ContextVar[frozenset[str] | None] = ContextVar("allowed_kernels", default=None)
 # The implementations used whose first call compiles kernels, by their names; None if none may be.
-_jit: ContextVar[set[str] | None] = ContextVar("jit_kernels", default=None)
+JIT: ContextVar[set[str] | None] = ContextVar("jit_kernels", default=None)
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Implementation(Generic[P, R]):
         suits: whether it computes the same for these arguments.
         compute: the implementation.
         traceable: whether :func:`torch.compile` may trace it.
-        jit: whether it is used within :func:`jit_kernels` only.
+        jit: whether it is used within ``jit_kernels`` only.
     """
 
     name: str
@@ -77,7 +76,7 @@ class Operation(Generic[P, R]):
         """The implementation that computes these arguments."""
         allowed = _allowed_kernels(self.name)
         tracing = torch.compiler.is_compiling()
-        jit = None if tracing else _jit.get()
+        jit = None if tracing else JIT.get()
         for each in self.implementations:
             permitted = (allowed is None or each.name in allowed) and (each.traceable or not tracing)
             if permitted and not (each.jit and jit is None) and each.suits(*args, **kwargs):
@@ -94,7 +93,7 @@ class Operation(Generic[P, R]):
         Args:
             suits: whether it computes the same for these arguments.
             traceable: whether :func:`torch.compile` may trace it; else a compiled caller computes in plain torch.
-            jit: whether its first call compiles kernels for seconds: it is used within :func:`jit_kernels` only.
+            jit: whether its first call compiles kernels for seconds: it is used within ``jit_kernels`` only.
         """
 
         def register(compute: Callable[P, R]) -> Callable[P, R]:
@@ -108,55 +107,6 @@ class Operation(Generic[P, R]):
 def operation(plain: Callable[P, R]) -> Operation[P, R]:
     """Declare a plain function that kernels may compute faster."""
     return Operation(plain)
-
-
-@contextmanager
-def only_kernels(*names: str) -> Iterator[None]:
-    """Allow these implementations only, in this thread and task; without names, compute everything in plain torch.
-
-    Args:
-        names: such as ``cpu.linear.linear_by_onednn``, see :class:`Implementation`.
-
-    Example:
-        >>> with only_kernels():
-        ...     output = model(input_ids)
-    """
-    token = _allowed.set(frozenset(names))
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
-
-
-def allowed_kernels() -> frozenset[str] | None:
-    """The names of :func:`only_kernels`; None outside of it."""
-    return _allowed.get()
-
-
-@contextmanager
-def jit_kernels(use: bool = True) -> Iterator[set[str]]:
-    """Use implementations, too, whose first call compiles kernels, in this thread and task.
-
-    Args:
-        use: False uses only the others.
-
-    Yields:
-        The names of those that are used in the body.
-    """
-    used: set[str] = set()
-    token = _jit.set(used if use else None)
-    try:
-        yield used
-    finally:
-        _jit.reset(token)
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether a module has hooks before or after its ``forward``, or one of its own (as Accelerate gives it).
-
-    What is computed without calling the module would not run them. Its submodules are not checked.
-    """
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 @cache
@@ -175,7 +125,7 @@ def _load(name: str) -> None:
 def _allowed_kernels(name: str) -> frozenset[str] | None:
     """Load an operation's kernels, and say which implementations are allowed."""
     _load(name)
-    return _allowed.get()
+    return ALLOWED.get()
 
 
 # torch.compile traces neither imports nor context variables: it calls this once and keeps the answer. This is what

@@ -5,7 +5,7 @@ from typing import Self
 import torch
 from torch.nn import functional as F
 
-from flagai.model.layer.embedding import CheckedEmbedding, check_ids
+from flagai.model.layer.checked_embedding import CheckedEmbedding, check_ids
 from flagai.model.layer.quantized_linear import Quantized
 
 
@@ -31,7 +31,7 @@ class QuantizedEmbedding(Quantized):
         return made.take(table.weight, None, device)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """[...] -> [..., width]; see :class:`flagai.model.layer.embedding.CheckedEmbedding`."""
+        """[...] -> [..., width]; see :class:`flagai.model.layer.checked_embedding.CheckedEmbedding`."""
         check_ids(ids, self.num_embeddings, self.what)
         scale = F.embedding(ids, self.weight_scale[:, None])
         return (F.embedding(ids, self.weight).float() * scale).to(self.dtype)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from flagai.checkpoint.quantization import dequantize, group_size, quantize_int4, quantize_int8
 from flagai.errors import InputError
-from flagai.model.layer.activation import activation
+from flagai.model.layer.activations import activation
 from flagai.model.layer.linear import ActivatedLinear
 from flagai.model.layer.operation import operation
 

@@ -1,11 +1,33 @@
 """Scaled dot-product attention, of padded or packed sequences."""
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 from torch.nn import functional as F
 
-from flagai.model.layer.mask import AttentionMask
 from flagai.model.layer.operation import operation
-from flagai.model.layer.packed_row import PackedRow
+
+if TYPE_CHECKING:
+    from flagai.model.layer.packed_row import PackedRow
+
+
+# Not frozen: torch.compile checks every field of a frozen dataclass before each call, also the lengths of packed texts.
+@dataclass(eq=False)
+class AttentionMask:
+    """A mask in the form that attention takes.
+
+    Args:
+        tensor: booleans (True: attend) or scores to add, broadcastable to [B, H, queries, keys]; None: no limit.
+        causal: use attention's own causal path; ``tensor`` is None then.
+        packed: texts that share one row and attend only to themselves; ``tensor`` has the scores of the longest then.
+        cu_seqlens: where the packed texts begin, and the end, on the device; see ``PackedRow.cu_seqlens``.
+    """
+
+    tensor: torch.Tensor | None = None
+    causal: bool = False
+    packed: "PackedRow | None" = None
+    cu_seqlens: torch.Tensor | None = None
 
 
 @operation
@@ -45,7 +67,7 @@ def _packed(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    row: PackedRow,
+    row: "PackedRow",
     bias: torch.Tensor | None,
     scale: float | None,
     dropout: float,

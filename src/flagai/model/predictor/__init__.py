@@ -15,8 +15,8 @@ else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
         {
-            "flagai.model.predictor.embedder": ("SentenceEmbedder",),
-            "flagai.model.predictor.predictor": ("Predictor",),
-            "flagai.model.predictor.results": ("Classified", "Entity", "Filled", "Written"),
+            "flagai.model.predictor.embedder": "SentenceEmbedder",
+            "flagai.model.predictor.predictor": "Predictor",
+            "flagai.model.predictor.results": "Classified Entity Filled Written",
         },
     )

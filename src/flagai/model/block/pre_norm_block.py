@@ -1,11 +1,15 @@
-"""The two shapes of a transformer block. A family's block is one of them with its layers."""
+"""The form of GLM's, GPT-2's and T5's blocks."""
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from flagai.model.layer.attention import Attention, CrossAttention, PastKeyValues
-from flagai.model.layer.mask import AttentionMask
-from flagai.model.layer.norm import add_norm
+from flagai.model.layer.attention import Attention, CrossAttention
+from flagai.model.layer.sdpa import AttentionMask
+
+if TYPE_CHECKING:
+    from flagai.model.layer.cache import LayerCache
 
 
 class PreNormBlock(nn.Module):
@@ -51,7 +55,7 @@ class PreNormBlock(nn.Module):
         hidden: torch.Tensor,
         attn_mask: AttentionMask,
         *,
-        cache: PastKeyValues | None = None,
+        cache: "LayerCache | None" = None,
         memory: torch.Tensor | None = None,
         memory_attn_mask: AttentionMask | None = None,
     ) -> torch.Tensor:
@@ -62,44 +66,3 @@ class PreNormBlock(nn.Module):
             attended = self.cross_attention(self.norm_cross(hidden), mask, memory=memory, cache=cache)
             hidden = hidden + self.dropout(attended)
         return hidden + self.dropout(self.feed_forward(self.norm2(hidden)))
-
-
-class PostNormBlock(nn.Module):
-    """Add after each sublayer, then normalise.
-
-    ::
-
-        x ─┬─ attention ─ + ─ norm1 ─┬─ feed_forward ─ + ─ norm2 ─
-           └───────────── ┘          └──────────────── ┘
-
-    Args:
-        attention: self attention.
-        norm1: after self attention.
-        feed_forward: the feed-forward layer.
-        norm2: after the feed-forward layer.
-        dropout: probability of dropping a feature of a sublayer's output.
-    """
-
-    def __init__(
-        self,
-        attention: Attention,
-        norm1: nn.Module,
-        feed_forward: nn.Module,
-        norm2: nn.Module,
-        *,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.attention = attention
-        self.norm1 = norm1
-        self.feed_forward = feed_forward
-        self.norm2 = norm2
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: PastKeyValues | None = None
-    ) -> torch.Tensor:
-        """[B, S, width] -> [B, S, width]."""
-        attended = self.attention(hidden, attn_mask, cache=cache)
-        hidden = add_norm(self.norm1, hidden, self.dropout(attended))
-        return add_norm(self.norm2, hidden, self.dropout(self.feed_forward(hidden)))
