@@ -224,6 +224,6 @@ def objective_for(task: str, family: str, records: Sequence[Record], recipe: Rec
         raise InputError(f"There is no fine-tuning for {task!r}. Known: {', '.join(TASKS)}.")
     if not _trains(task, family):
         class_for(task, family)  # says more, where the model cannot do the task at all
-        able = " and ".join(name for name in family_names() if _trains(task, name))
+        able = " and ".join(sorted(name for name in family_names() if _trains(task, name)))
         raise InputError(f"{task!r} is trained with models of {able}, not of {family}.")
     return TASKS[task](task, family, records, recipe)
