@@ -7,6 +7,7 @@ chosen for it, or "plain" where every implementation must refuse.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -145,7 +146,7 @@ def linear_cases() -> Iterator[Case]:
             (rows, size), outputs, layout=layout, bias=number % 2 > 0, activation_name=(None, "gelu")[number % 3 % 2]
         )
         about = f"{layout}, {outputs} x {size}, {rows} rows, {cores} cores"
-        yield Case(many if fused else few, about, make, "cpu", context=lambda cores=cores: threads(cores))
+        yield Case(many if fused else few, about, make, "cpu", context=partial(threads, cores))
     for name, bias in product(ACTIVATIONS, (True, False)):
         make = linear_call((2, 20, 256), 2048, bias=bias, activation_name=name)
         yield Case(many, f"40 rows, {name}, bias {bias}", make, "cpu")

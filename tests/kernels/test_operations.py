@@ -4,7 +4,9 @@ A new kernel is one file and its condition; here it needs cases in cases.py.
 """
 
 import importlib
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from flagai.kernels import hardware
 from flagai.kernels.cpu import linear as cpu_linear
 from flagai.kernels.packed import attention
 from flagai.model.layer.kernel_choice import jit_kernels, only_kernels
-from flagai.model.layer.operation import Operation
+from flagai.model.layer.operation import Implementation, Operation
 from tests.kernels.cases import CASES, Call, Case
 from tests.kernels.conftest import DEVICE
 
@@ -31,7 +33,7 @@ TOLERANCES = {torch.float32: 5e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 def operations() -> dict[str, Operation[Any, Any]]:
     """All operations that have implementations, by their names."""
-    for module in {module for modules in kernels.MODULES.values() for module in modules}:
+    for module in (module for modules in kernels.MODULES.values() for module in modules):
         importlib.import_module(f"{kernels.__name__}.{module}")
     values = [
         value
@@ -43,7 +45,6 @@ def operations() -> dict[str, Operation[Any, Any]]:
 
 
 OPERATIONS = operations()
-REGISTERED = {each.name for operation in OPERATIONS.values() for each in operation.implementations}
 GRID = {name: list(cases()) for name, cases in CASES.items()}
 
 
@@ -52,10 +53,22 @@ def test_every_operation_has_cases() -> None:
 
 
 def test_every_implementation_is_chosen_by_a_case() -> None:
+    names = {each.name for _, each in registered()}
     chosen = {case.chosen for cases in GRID.values() for case in cases}
-    assert chosen - {"plain"} == REGISTERED - ELSEWHERE.keys()
-    assert ELSEWHERE.keys() <= REGISTERED
+    assert chosen - {"plain"} == names - ELSEWHERE.keys()
+    assert ELSEWHERE.keys() <= names
     assert all((ROOT / path).is_file() for _, path in ELSEWHERE.values())
+
+
+def registered() -> Iterator[tuple[str, Implementation[Any, Any]]]:
+    """Every implementation with its operation's name."""
+    return ((name, each) for name, operation in OPERATIONS.items() for each in operation.implementations)
+
+
+def test_every_implementation_has_a_row_in_the_readme() -> None:
+    text = (Path(kernels.__file__).parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|", text, re.MULTILINE)
+    assert sorted(rows) == sorted((name, each.name) for name, each in registered())
 
 
 def arguments(case: Case) -> Call:
