@@ -52,6 +52,13 @@ def test_every_operation_has_cases() -> None:
     assert OPERATIONS.keys() == kernels.MODULES.keys() == CASES.keys()
 
 
+def test_every_file_that_registers_is_imported() -> None:
+    folder = Path(kernels.__file__).parent
+    files = [path for path in folder.rglob("*.py") if ".faster(" in path.read_text(encoding="utf-8")]
+    found = {".".join(path.relative_to(folder).with_suffix("").parts) for path in files}
+    assert found == {module for modules in kernels.MODULES.values() for module in modules}
+
+
 def test_every_implementation_is_chosen_by_a_case() -> None:
     names = {each.name for _, each in registered()}
     chosen = {case.chosen for cases in GRID.values() for case in cases}
