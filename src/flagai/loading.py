@@ -107,10 +107,10 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
     names = DEFAULT_MODELS[task] if model is None else (model,)
     for name in names:
         try:
-            role = _role(task, name, home)
-            if role == "embedding" and options.get("dtype") is None:
+            loader_task = _loader_task(task, name, home)
+            if loader_task == "embedding" and options.get("dtype") is None:
                 options["dtype"] = _embedding_dtype(options.get("device"))
-            return PIPELINES[task](task, name, AutoLoader(role, name, home, **options))
+            return PIPELINES[task](task, name, AutoLoader(loader_task, name, home, **options))
         except (HubError, ModelNotFoundError) as error:
             if name == names[-1]:
                 raise type(error)(f"{error}\n{_offers(task)}") from error
@@ -118,7 +118,7 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
     raise AssertionError
 
 
-def _role(task: str, name: str, home: Place) -> str:
+def _loader_task(task: str, name: str, home: Place) -> str:
     """The task for which AutoLoader opens a model: with the trained head where there is one, else the model alone."""
     from flagai.auto_model.lookup import classifies_by_head, has_head
     from flagai.catalog.catalog import find

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flagai.auto_model.auto_loader import AutoLoader
-from flagai.auto_model.tasks import ALIASES, TASKS, classes_for
+from flagai.auto_model.tasks import ALIASES, TASKS, class_names_by_family
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import ConfigError, InputError, LoadError, ModelNotFoundError
 from flagai.model.predictor.embedder import SentenceEmbedder
@@ -55,7 +55,7 @@ def test_the_originals_table(name, task, expected, home):
 @pytest.mark.parametrize("name", ["GLM-large-ch", "RoBERTa-base-ch", "GPT2-base-ch", "T5-base-en"])
 def test_every_pair_works_or_says_who_can(name, task, home):
     family = {"GLM": "glm", "RoB": "bert", "GPT": "gpt2", "T5-": "t5"}[name[:3]]
-    if family not in classes_for(task):
+    if family not in class_names_by_family(task):
         with pytest.raises(InputError, match=f"cannot do '{task}'. It can: .*lm"):
             AutoLoader(task, model_name=name, model_dir=home, class_num=3)
         return
@@ -79,7 +79,7 @@ def test_every_pair_works_or_says_who_can(name, task, home):
 def test_other_names_of_tasks(alias, home):
     name = "RoBERTa-base-ch"
     loader = AutoLoader(alias.replace("-", "_").upper(), model_name=name, model_dir=home, class_num=3, device="cpu")
-    assert type(loader.get_model()) is class_named(classes_for(ALIASES[alias])["bert"])
+    assert type(loader.get_model()) is class_named(class_names_by_family(ALIASES[alias])["bert"])
 
 
 def test_a_fine_tuned_folder_is_found_first(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flagai.auto_model.auto_loader import AutoLoader
-from flagai.auto_model.tasks import class_for
+from flagai.auto_model.tasks import class_name_for
 from flagai.errors import ConfigError, InputError
 from flagai.families.family import Family, family_named, register_family
 from flagai.model.predictor.predictor import Predictor
@@ -26,7 +26,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_a_new_family_is_found_loaded_and_generates(page: dict[str, Any], tmp_path: Path) -> None:
     assert class_named("SmallModel") is page["SmallModel"]
-    assert class_for("writing", "small") == "SmallModel"
+    assert class_name_for("writing", "small") == "SmallModel"
     loader = AutoLoader("lm", model_name="small", model_dir=tmp_path, device="cpu")
     assert type(loader.get_model()) is page["SmallModel"]
     run = Predictor(loader.get_model(), loader.get_tokenizer())
@@ -43,7 +43,7 @@ def test_a_subclass_of_a_users_family_can_do_what_its_base_can(page: dict[str, A
     class Own(page["SmallModel"]):  # type: ignore[misc]
         """Adds nothing."""
 
-    found = family_named("small").class_of(Own.from_pretrained(tmp_path / "small"))
+    found = family_named("small").row_of(Own.from_pretrained(tmp_path / "small"))
     assert found is not None
     assert found.name == "SmallModel"
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.lookup import fine_tuned_name
-from flagai.auto_model.tasks import class_for
+from flagai.auto_model.tasks import class_name_for
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.catalog.packages import find_model
@@ -129,7 +129,7 @@ def test_every_name_loads_for_its_task(card: Card, hub: Hub, tmp_path: Path, mon
     hub.models = {places[owner.name]: vocabulary(owner)}
     hub.models[places[card.name]] = hub.models.get(places[card.name], {}) | files | vocabulary(owner)
     loader = AutoLoader(card.task, model_name=card.name, model_dir=tmp_path / "models", device="cpu")
-    assert isinstance(loader.get_model(), class_named(class_for(card.task, card.family)))
+    assert isinstance(loader.get_model(), class_named(class_name_for(card.task, card.family)))
     shared = dict(loader.get_model().named_parameters())
     for name, parameter in model.named_parameters():
         assert name not in shared or torch.equal(shared[name], parameter), name

@@ -39,7 +39,7 @@ def test_the_names_know_every_parameter(name: str, changes: dict[str, Any], layo
     """Each parameter has a place in each layout, and fused tensors have all their parts."""
     model = tiny.build(name, **changes)
     keys = [key for key, _ in model.named_parameters(remove_duplicate=False)]
-    plan = model.names.written(keys, layout, prefix="")
+    plan = model.names.plan_file(keys, layout, prefix="")
     assert {ours for sources in plan.values() for _, ours in sources} == set(keys)
     for theirs, sources in plan.items():
         count = sources[0][0].row.part[1]

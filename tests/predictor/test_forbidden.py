@@ -33,7 +33,7 @@ def load(home):
 @pytest.fixture(scope="module")
 def ids_by_piece(load):
     return cache(
-        lambda name: {piece: number for number, piece in reversed(list(enumerate(load(name).pieces))) if piece}
+        lambda name: {piece: number for number, piece in reversed(list(enumerate(load(name).token_bytes))) if piece}
     )
 
 
@@ -74,7 +74,7 @@ def test_only_tokens_that_complete_a_word_are_forbidden(load, name) -> None:
     history = [*tokenizer.encode("is"), *tokenizer.encode(word)[:-1]]
     scores = ForbiddenTexts([word], tokenizer, rows)(torch.tensor([[history]]), torch.zeros(1, 1, rows))[0, 0]
     for number in scores.isinf().nonzero().flatten().tolist():
-        assert pattern in tokenizer.written([*history, number])
+        assert pattern in tokenizer.bytes_of([*history, number])
 
 
 def test_a_text_does_not_go_on_across_the_end_of_a_prompt(load) -> None:

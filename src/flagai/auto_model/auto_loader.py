@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from flagai.auto_model.lookup import family_in, fine_tuned_name, split_name
-from flagai.auto_model.tasks import class_for, task_named
+from flagai.auto_model.tasks import class_name_for, task_named
 from flagai.catalog.packages import find_model
 from flagai.checkpoint.reader import open_checkpoint
-from flagai.checkpoint.steady import read_from_one
+from flagai.checkpoint.steady import read_one_version
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
@@ -104,7 +104,7 @@ class AutoLoader:
             "dtype": "float16" if fp16 and torch_dtype is None else torch_dtype,
         }
         found = fine_tuned_name(home, model_name, self.task_name) if fine_tuned else model_name
-        self.model, self.tokenizer = read_from_one(
+        self.model, self.tokenizer = read_one_version(
             home / found, lambda: self._open(home, found, model_name, segmenter, options, overrides)
         )
 
@@ -168,7 +168,7 @@ def _overrides(others: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(home: Path, name: str, task: str, options: dict[str, Any], overrides: dict[str, Any]) -> BaseModel:
-    model_class = class_named(class_for(task, family_in(home, name)))
+    model_class = class_named(class_name_for(task, family_in(home, name)))
     # What describes the task's head means nothing to a class that has none.
     known = model_class.config_class.names()
     wanted = {key: value for key, value in overrides.items() if key not in _OF_THE_HEAD or key in known}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flagai import settings
-from flagai.auto_model.tasks import class_for
+from flagai.auto_model.tasks import class_name_for
 from flagai.catalog.catalog import find, find_for_task
 from flagai.catalog.packages import any_case, find_model, is_folder
 from flagai.checkpoint.reader import open_checkpoint
@@ -101,7 +101,7 @@ def has_head(
         return None
     found, _ = find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
     family = found.config_class.family
-    return found.__name__ == class_for(task, family) != class_for("lm", family)
+    return found.__name__ == class_name_for(task, family) != class_name_for("lm", family)
 
 
 def classifies_by_head(model_name: str, model_dir: str | Path | None = None) -> bool:
@@ -112,6 +112,6 @@ def classifies_by_head(model_name: str, model_dir: str | Path | None = None) -> 
         model_dir: the folder of models.
     """
     family = family_named(family_at(model_name, model_dir))
-    alone = family.by_name[class_for("lm", family.name)]
+    alone = family.by_name[class_name_for("lm", family.name)]
     scores_labels = "predict_cls_classifier" in alone.methods
     return not scores_labels or bool(has_head("classification", model_name, model_dir, fine_tuned=True))

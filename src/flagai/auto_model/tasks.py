@@ -57,12 +57,12 @@ def task_named(name: str) -> str:
     return task
 
 
-def classes_for(task: str) -> dict[str, str]:
+def class_names_by_family(task: str) -> dict[str, str]:
     """The names of the classes that do a task, by family."""
     return {family.name: row.name for family in all_families() for row in reversed(family.classes) if task in row.tasks}
 
 
-def class_for(task: str, family: str) -> str:
+def class_name_for(task: str, family: str) -> str:
     """The name of the class that does a task in a family.
 
     Args:
@@ -72,9 +72,9 @@ def class_for(task: str, family: str) -> str:
     Raises:
         InputError: models of this family cannot do it; the message says which tasks they can, and who can.
     """
-    classes = classes_for(task)
+    classes = class_names_by_family(task)
     if family not in classes:
-        able = [name for name in TASKS if family in classes_for(name)]
+        able = [name for name in TASKS if family in class_names_by_family(name)]
         raise InputError(
             f"A {family:.80} model cannot do {task!r}. It can: {', '.join(able)}. "
             f"{task!r} needs a model of {', '.join(classes)}."

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from flagai.catalog.card import (
+    CARD_TASKS,
     COMMAND_NAMES,
     COMMAND_TABLES,
     FAMILIES,
     LANGUAGES,
-    TASKS,
     TOKENIZERS,
     Card,
     ModelFile,
@@ -128,7 +128,7 @@ def parse_card(name: str, table: Mapping[str, Any], origin: str) -> Card:
         name=_name(fields, name),
         family=fields.choice("family", FAMILIES),
         model_class=fields.text("class"),
-        task=fields.choice("task", TASKS),
+        task=fields.choice("task", CARD_TASKS),
         language=fields.choice("language", LANGUAGES),
         parameters=fields.count("parameters") or fields.fail("parameters", "is missing. Count each one once."),
         config=_config(fields),

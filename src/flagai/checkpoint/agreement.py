@@ -16,19 +16,19 @@ _TRIES = 5
 # A fingerprint takes so many values in each of so many places of a tensor: a training step changes all of them.
 _VALUES = 32
 _SAMPLES = 4
-OpenedModel = TypeVar("OpenedModel")
+Result = TypeVar("Result")
 
 
 def open_consistently(
-    open_one: Callable[[], OpenedModel],
-    mark: Callable[[OpenedModel], str],
+    open_here: Callable[[], Result],
+    mark: Callable[[Result], str],
     groups: "Sequence[ProcessGroup]",
     device: torch.device,
-) -> OpenedModel:
+) -> Result:
     """Open a model on every rank, again if their files differ: one may have looked before a save, another after it.
 
     Args:
-        open_one: opens this rank's files.
+        open_here: opens this rank's files.
         mark: what must be equal on all ranks.
         groups: the dimensions of the mesh.
         device: where the ranks can reduce tensors.
@@ -37,11 +37,11 @@ def open_consistently(
         CheckpointError: the files differ, or another rank cannot open its files.
     """
     for _ in range(_TRIES):
-        opened: list[OpenedModel] = []
+        opened: list[Result] = []
         failure: Exception | None = None
         digest = 0
         try:
-            opened.append(open_one())
+            opened.append(open_here())
             digest = int.from_bytes(hashlib.blake2b(mark(opened[0]).encode(), digest_size=7).digest())
         except Exception as error:  # noqa: BLE001 - raised below, when the other ranks are not left waiting
             failure = error

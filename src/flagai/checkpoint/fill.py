@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def fill(
+def fill_model(
     model: nn.Module,
     names: NameMap,
     checkpoint: Checkpoint,

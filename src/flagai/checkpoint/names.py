@@ -189,7 +189,7 @@ class NameMap:
         patterns = [pattern for entry in self.rows for pattern in (entry.theirs_pattern, entry.ours_pattern)]
         return [*patterns, *map(_compile, self.ignored)]
 
-    def written(self, names: Iterable[str], layout: str, prefix: str) -> dict[str, list[tuple[TensorPart, str]]]:
+    def plan_file(self, names: Iterable[str], layout: str, prefix: str) -> dict[str, list[tuple[TensorPart, str]]]:
         """Plan a file: ``theirs -> [(part, ours), ...]``, the parts of a fused tensor in order.
 
         Args:

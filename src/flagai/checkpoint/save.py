@@ -34,7 +34,7 @@ def plan_tensors(parameters: Mapping[str, torch.Tensor], names: NameMap, layout:
         layout: "huggingface" or "flagai".
         prefix: what this layout puts before the names of a backbone.
     """
-    written = names.written(parameters, layout, prefix)
+    written = names.plan_file(parameters, layout, prefix)
     return {theirs: [(part, parameters[ours]) for part, ours in sources] for theirs, sources in written.items()}
 
 

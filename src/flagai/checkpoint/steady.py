@@ -55,7 +55,7 @@ def read_steadily(
     raise _restless(path)
 
 
-def read_from_one(folder: Path, read: Callable[[], Result]) -> Result:
+def read_one_version(folder: Path, read: Callable[[], Result]) -> Result:
     """Read a folder in several steps, again and again until it was not exchanged for another one meanwhile.
 
     Args:

@@ -92,11 +92,11 @@ def classify(options: TaskOptions, labels: Labels = None) -> None:
 
 def _split(labels: str | None) -> list[str]:
     """The names that --labels has, checked."""
-    from flagai.model.predictor.arguments import class_names
+    from flagai.model.predictor.arguments import label_names
 
     if labels is None:
         return []
-    return list(class_names([name.strip() for name in as_typed(labels, "--labels").split(",")], None))
+    return list(label_names([name.strip() for name in as_typed(labels, "--labels").split(",")], None))
 
 
 def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:

@@ -43,8 +43,10 @@ def _label_batch(_: Any, tokenizer: Tokenizer, text: str, labels: Sequence[str],
     return batch | {"labels": next_tokens(written)}
 
 
-def _pairs(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], read: int, written: int) -> Batch:
-    return bert.seq2seq(tokenizer, sources, targets, read + written)
+def _pairs(
+    tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], max_source: int, max_target: int
+) -> Batch:
+    return bert.seq2seq(tokenizer, sources, targets, max_source + max_target)
 
 
 _UNILM = TextProtocol(_prompts, named_tokens("sep"), never_sampled=named_tokens("unk"))
@@ -105,7 +107,7 @@ FAMILY = Family(
     label_batch=_label_batch,
     training=TrainingProtocol(
         pairs=_pairs,
-        is_cut=lambda _, source, target, read, written: source + target + 3 > read + written,
+        is_cut=lambda _, source, target, max_source, max_target: source + target + 3 > max_source + max_target,
         specials=lambda tokenizer, texts: tokenizer.frames[texts - 1].specials,
         classification=bert.classification,
         masking=bert_pretraining.masked,

@@ -219,7 +219,7 @@ class Family:
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {row.name: row for row in self.classes})
 
-    def class_of(self, model: object) -> ModelClass | None:
+    def row_of(self, model: object) -> ModelClass | None:
         """The row of a model's class, or of the nearest of its base classes that has one."""
         rows = (self.by_name.get(kind.__name__) for kind in type(model).__mro__)
         return next((row for row in rows if row is not None), None)
@@ -274,12 +274,12 @@ def all_families() -> Iterator[Family]:
 
 def lowers_titles(model: Any) -> bool:
     """Whether a model writes titles of lower-cased text, as it was trained."""
-    family, _ = class_of(model)
+    family, _ = family_and_row(model)
     return family is not None and family.training is not None and family.training.lower
 
 
-def class_of(model: Any) -> tuple[Family | None, ModelClass | None]:
+def family_and_row(model: Any) -> tuple[Family | None, ModelClass | None]:
     """The family of a model and the row of its class; None for those of a user's own that are not registered."""
     name = model.config.family
     family = family_named(name) if is_family(name) else None
-    return family, None if family is None else family.class_of(model)
+    return family, None if family is None else family.row_of(model)

@@ -52,9 +52,10 @@ _BLANKS = TextProtocol(
     spans=True,
 )
 _SEQ2SEQ = TextProtocol(
-    glm.causal_prompts,
+    glm.causal_prompts,  # the prompt is read causally, too, as in FlagAI
     named_tokens("eop"),
     _commands_except("eop"),
+    # FlagAI's order for GLM's seq2seq, unlike that of its other families.
     order=("temperature", "top_p", "repetition_penalty", "top_k"),
 )
 
@@ -76,7 +77,7 @@ def _label_batch(model: Any, tokenizer: Tokenizer, text: str, labels: Sequence[s
     longest = max(len(ids) for ids in tokenizer.encode_many(labels))
     room = None if max_length is None else max_length - longest - 1
     texts = [text] * len(labels)
-    if FAMILY.class_of(model) is FAMILY.by_name["GLMForSeq2Seq"]:
+    if FAMILY.row_of(model) is FAMILY.by_name["GLMForSeq2Seq"]:
         batch = glm.seq2seq(tokenizer, texts, labels, room)
     elif tokenizer.has_command(text, glm.MASKS):
         batch = glm.blank_filling(tokenizer, texts, [[label] for label in labels], max_length)
@@ -124,7 +125,7 @@ FAMILY = Family(
     class_batch=glm.classification_batch,
     training=TrainingProtocol(
         pairs=glm.seq2seq,
-        is_cut=lambda _, source, target, read, written: source + 2 > read or target + 1 > written,
+        is_cut=lambda _, source, target, max_source, max_target: source + 2 > max_source or target + 1 > max_target,
         classification=glm.classification,
         masking=glm_pretraining.pretraining,
         lower=True,  # the published GLM was trained on lower-cased text; other vocabularies ignore case by themselves

@@ -45,8 +45,10 @@ def _label_batch(_: Any, tokenizer: Tokenizer, text: str, labels: Sequence[str],
     return batch | {"labels": next_tokens(batch["labels"])}
 
 
-def _pairs(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], read: int, written: int) -> Batch:
-    return causal.pairs(tokenizer, sources, targets, read + written)
+def _pairs(
+    tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], max_source: int, max_target: int
+) -> Batch:
+    return causal.pairs(tokenizer, sources, targets, max_source + max_target)
 
 
 _CONTINUATION = TextProtocol(
@@ -77,8 +79,8 @@ FAMILY = Family(
     label_batch=_label_batch,
     training=TrainingProtocol(
         pairs=_pairs,
-        is_cut=lambda tokenizer, source, target, read, written: (
-            source + target + len(causal.start(tokenizer)) + 2 > read + written
+        is_cut=lambda tokenizer, source, target, max_source, max_target: (
+            source + target + len(causal.start(tokenizer)) + 2 > max_source + max_target
         ),
     ),
 )

@@ -52,8 +52,8 @@ def _label_batch(model: Any, tokenizer: Tokenizer, text: str, labels: Sequence[s
     return batch
 
 
-def _is_cut(tokenizer: Tokenizer, source: int, target: int, read: int, written: int) -> bool:
-    return source + (1 if tokenizer.kind == "t5" else 2) > read or target + 1 > written
+def _is_cut(tokenizer: Tokenizer, source: int, target: int, max_source: int, max_target: int) -> bool:
+    return source + (1 if tokenizer.kind == "t5" else 2) > max_source or target + 1 > max_target
 
 
 _TEXT = TextProtocol(

@@ -26,7 +26,7 @@ class BeamSearch(Search):
         super().__init__(state, processors, hook)
         forced = ForcedWords(self.decoding.forced, state.device) if self.decoding.forced else None
         count = self.decoding.num_beam_groups
-        self.groups = [BeamGroup(state, state.width // count, forced) for _ in range(count)]
+        self.groups = [BeamGroup(state, state.lanes // count, forced) for _ in range(count)]
 
     def choose(self, output: StepOutput) -> Choice:
         """See the base class."""

@@ -55,7 +55,7 @@ class ContrastiveSearch(Search):
         else:
             logits = logits.gather(1, self._keep(directions)[..., None].expand(-1, -1, logits.shape[2]))
         _, scores = self.processors(logits)
-        self.logs, self.tokens = scores.log_softmax(-1)[:, 0].topk(min(self.state.width, scores.shape[2]))
+        self.logs, self.tokens = scores.log_softmax(-1)[:, 0].topk(min(self.state.lanes, scores.shape[2]))
         self.last = self.state.in_last_blank()
         return Choice(self.tokens, torch.zeros_like(self.tokens))
 

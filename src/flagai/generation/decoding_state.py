@@ -36,7 +36,7 @@ class DecodingState:
         model: the model.
         prompts: the prompts; not empty.
         decoding: the options.
-        width: number of beams of each prompt, W.
+        lanes: number of beams of each prompt, W.
 
     Raises:
         InputError: the model cannot continue a prompt, or has too few positions.
@@ -46,11 +46,11 @@ class DecodingState:
     per_beam: ClassVar = tuple(entry.name for entry in fields(BeamState))  # what beams take with them
     counters: ClassVar[tuple[str, ...]] = ("token_index",)  # tensors of its own that change from step to step
 
-    def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
+    def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, lanes: int) -> None:
         self.model: Any = model
         self.family = decoding_of(model, prompts)
         self.decoding = decoding
-        self.width = width
+        self.lanes = lanes
         self.device = next(model.parameters()).device
         self.max_positions = model.max_positions
         self.start_id = start_id_of(model, self.family, decoding)
@@ -58,7 +58,7 @@ class DecodingState:
         spans = max((len(prompt.blanks) for prompt in prompts), default=0) or 1
         # A blank that is not the last also takes a step that closes it.
         self.limit = spans * (decoding.max_new_tokens + 1) - 1
-        self.slots, self.steps = width * self.limit, self.limit + 2  # of the cache, and of a beam's tokens
+        self.slots, self.steps = lanes * self.limit, self.limit + 2  # of the cache, and of a beam's tokens
         self.prompt_numbers = list(range(len(prompts)))
         self.logits_sharded = False  # whether each rank keeps the logits that it computes
         self._first: dict[str, Any] = {}
@@ -99,7 +99,7 @@ class DecodingState:
         real = torch.arange(size, device=self.device) < self.lengths[:, None]
         output = self._encode(real) if self.family.encoder else self._read_prompts(real)
         slots = self.cache.length
-        ancestors = torch.zeros(batch, 1, first + self.slots + self.width, dtype=torch.bool, device=self.device)
+        ancestors = torch.zeros(batch, 1, first + self.slots + self.lanes, dtype=torch.bool, device=self.device)
         ancestors[:, 0, :slots] = real[:, :slots]
         zero = self.lengths.new_zeros(batch, 1)
         tokens, position = self._no_tokens(), self.lengths[:, None] - 1
@@ -187,7 +187,7 @@ class DecodingState:
 
     def _own_visibility(self) -> torch.Tensor:
         """Which of a step's tokens each of them attends to, [W, W]."""
-        return torch.eye(self.width, dtype=torch.bool, device=self.device)
+        return torch.eye(self.lanes, dtype=torch.bool, device=self.device)
 
     def _append(self, tokens: torch.Tensor) -> None:
         """Write the tokens that will be fed, and let each attend to the slot that it will take."""
@@ -196,9 +196,9 @@ class DecodingState:
         self.token_index = self.token_index + 1
         self.count += 1
 
-    def _attend_to_own(self, batch: int, width: int) -> None:
-        own = self._own[:width, :width].expand(batch, -1, -1)
-        self.beams.ancestors.index_copy_(2, self.cache.slots(width, self.device), own)
+    def _attend_to_own(self, batch: int, lanes: int) -> None:
+        own = self._own[:lanes, :lanes].expand(batch, -1, -1)
+        self.beams.ancestors.index_copy_(2, self.cache.slots(lanes, self.device), own)
 
     def forward(self) -> StepOutput:
         """Run the model over the last token of every beam."""

@@ -24,7 +24,7 @@ class DraftState(DecodingState):
         model: the model.
         prompts: the prompts; not empty.
         decoding: the options.
-        width: number of tokens of a step, W: an answer's last one, and a draft of the others.
+        lanes: number of tokens of a step, W: an answer's last one, and a draft of the others.
 
     Raises:
         InputError: see :class:`DecodingState`.
@@ -34,11 +34,11 @@ class DraftState(DecodingState):
     per_beam = tuple(name for name in DecodingState.per_beam if name != "tokens")
     counters = ("token_index", "draft")
 
-    def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, width: int) -> None:
-        super().__init__(model, prompts, decoding, width)
+    def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, lanes: int) -> None:
+        super().__init__(model, prompts, decoding, lanes)
         # A step's slots are kept as far as the row goes that comes farthest in it.
-        self.slots, self.steps = min(width, len(prompts)) * self.limit, self.limit + 1 + width
-        self._ahead = torch.arange(width, device=self.device)
+        self.slots, self.steps = min(lanes, len(prompts)) * self.limit, self.limit + 1 + lanes
+        self._ahead = torch.arange(lanes, device=self.device)
         # A draft beyond the table of positions is longer than the answer may become.
         self._highest = (self.max_positions or _NO_END) - 1
         # The index of each row's last token in its sequence, [B, 1]; at first, that of the prompt's last token.
@@ -54,7 +54,7 @@ class DraftState(DecodingState):
         return torch.cat([self.text[:, None], super()._no_tokens()], dim=2)
 
     def _own_visibility(self) -> torch.Tensor:
-        return torch.ones(self.width, self.width, dtype=torch.bool, device=self.device).tril()
+        return torch.ones(self.lanes, self.lanes, dtype=torch.bool, device=self.device).tril()
 
     def accept(self, last: torch.Tensor, token: torch.Tensor) -> None:
         """Keep the draft as far as it was right; the next tokens take the slots that no row keeps.

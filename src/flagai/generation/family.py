@@ -7,7 +7,7 @@ import torch
 
 from flagai.data.prompt import Prompt
 from flagai.errors import InputError
-from flagai.families.family import DecodingProtocol, all_families, class_of
+from flagai.families.family import DecodingProtocol, all_families, family_and_row
 from flagai.model.layer import KVCache
 
 
@@ -48,7 +48,7 @@ def decoding_of(model: GenerativeModel, prompts: Sequence[Prompt]) -> DecodingPr
     Raises:
         InputError: the class of the model writes nothing, or has no blanks to fill, or only some prompts have blanks.
     """
-    family, row = class_of(model)
+    family, row = family_and_row(model)
     if family is None or row is None or family.decoding is None or "write" not in row.methods:
         able = ", ".join(each.name for kind in all_families() for each in kind.classes if "write" in each.methods)
         raise InputError(f"A {type(model).__name__} cannot generate text; load one of {able}.")

@@ -218,7 +218,7 @@ class Decoding:
             (bool(self.forced) and not beams, "force_words_ids needs num_beams > 1"),
             (bool(self.forced) and self.num_beam_groups > 1, "force_words_ids goes without num_beam_groups"),
             (
-                self.prompt_lookup_num_tokens and (contrastive or self.width > 1),
+                self.prompt_lookup_num_tokens and (contrastive or self.num_answers > 1),
                 "prompt_lookup_num_tokens goes with one answer that is chosen token by token: expected "
                 + ("no penalty_alpha" if contrastive else "num_beams=1 and num_return_sequences=1"),
             ),
@@ -233,14 +233,14 @@ class Decoding:
         return self.force_words_ids  # type: ignore[return-value]  # see __post_init__
 
     @property
-    def width(self) -> int:
+    def num_answers(self) -> int:
         """How many answers to a text are written side by side."""
         return self.num_beams if self.num_beams > 1 else self.num_return_sequences
 
     @property
     def lanes(self) -> int:
         """How many tokens of a text are scored in a step: one for each of its answers, or for each candidate."""
-        return self.width if self.penalty_alpha is None else self.top_k or 1
+        return self.num_answers if self.penalty_alpha is None else self.top_k or 1
 
 
 def _many(name: str, value: Any) -> Iterable[Any]:

@@ -50,7 +50,7 @@ class PromptLookup(SamplingSearch):
         last = (accepted.sum(1, keepdim=True) - 1).clamp(min=0)
         last_token = tokens.gather(1, last)
         self.state.accept(last, last_token)
-        drafts, matched = look_up(self.state.sequence, self.state.token_index, self.state.width - 1)
+        drafts, matched = look_up(self.state.sequence, self.state.token_index, self.state.lanes - 1)
         if not self._fixed:
             drafts = drafts[:, : self._worth(matched)]
         draft = torch.cat([last_token, drafts], dim=1)

@@ -28,13 +28,15 @@ class SamplingSearch(Search):
 
     def __init__(self, state: DecodingState, processors: LogitsProcessorList, hook: StopHook | None) -> None:
         super().__init__(state, processors, hook)
-        batch, width = len(state.ids), self.decoding.width
-        self.score = torch.zeros(batch, width, device=state.device)
-        self.kept = torch.zeros(batch, width, dtype=torch.long, device=state.device)
-        self.length = torch.zeros_like(self.kept)
-        self.ended = torch.zeros_like(self.kept, dtype=torch.bool)
-        self.stopped = torch.zeros_like(self.ended)
-        self.uniforms = _uniforms(state, width) if self.decoding.do_sample else self.score[..., None]
+        batch, num_answers = len(state.ids), self.decoding.num_answers
+        self.score = torch.zeros(batch, num_answers, device=state.device)
+        self.kept = torch.zeros(
+            batch, num_answers, dtype=torch.long, device=state.device
+        )  # tokens without the stop token
+        self.length = torch.zeros_like(self.kept)  # tokens with it, which the length penalty counts
+        self.ended = torch.zeros_like(self.kept, dtype=torch.bool)  # stopped, full, or every next token forbidden
+        self.stopped = torch.zeros_like(self.ended)  # by a stop token or the hook
+        self.uniforms = _uniforms(state, num_answers) if self.decoding.do_sample else self.score[..., None]
 
     def row_tensors(self) -> dict[str, torch.Tensor]:
         """See the base class."""
@@ -51,12 +53,12 @@ class SamplingSearch(Search):
 
     def pick(self, scores: torch.Tensor) -> torch.Tensor:
         """The token that follows in each beam, [B, W]; ``scores`` are [B, 1 or W, V]."""
-        width = max(scores.shape[1], self.decoding.width)
+        num_answers = max(scores.shape[1], self.decoding.num_answers)
         if not self.decoding.do_sample:
-            return scores.argmax(-1).expand(-1, width)
+            return scores.argmax(-1).expand(-1, num_answers)
         step = (self.state.num_tokens() - int(self.state.family.starts)).clamp(max=self.state.limit - 1)
-        uniforms = self.uniforms.expand(-1, width, -1)
-        return sample(scores, uniforms.gather(2, step.expand(len(scores), width)[..., None])[..., 0])
+        uniforms = self.uniforms.expand(-1, num_answers, -1)
+        return sample(scores, uniforms.gather(2, step.expand(len(scores), num_answers)[..., None])[..., 0])
 
     def update_scores(
         self, tokens: torch.Tensor, plain: torch.Tensor, scores: torch.Tensor, parents: torch.Tensor | None
@@ -80,22 +82,23 @@ class SamplingSearch(Search):
         self, tokens: torch.Tensor, value: torch.Tensor, dead: torch.Tensor, parents: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same, where it is known what tokens add to scores and where every token is forbidden, [B, W] each."""
-        last, stop = self.state.in_last_blank(), self.state.is_stop(tokens)
-        full = last & (self.state.beams.span_length + 1 >= self.decoding.max_new_tokens)
-        ends, stops = stop | dead | full, None
-        accepted, stopped = self.accepted(tokens, ends), last & stop
-        # Every question costs a GPU a kernel, so what nobody has asked for is left out.
-        if self.hook is not None:
-            stops = self.stopped_by_hook(tokens, parents, accepted & ~stop & ~dead)
-            accepted, stopped = self.accepted(tokens, ends | stops), last & (stop | stops)
-        counted = accepted & ~dead
+        in_last_blank, is_stop = self.state.in_last_blank(), self.state.is_stop(tokens)
+        is_full = in_last_blank & (self.state.beams.span_length + 1 >= self.decoding.max_new_tokens)
+        no_successor = is_stop | dead | is_full
+        accepted, finishes = self.accepted(tokens, no_successor), in_last_blank & is_stop
+        hook_stops = None
+        if self.hook is not None:  # without one, a GPU is spared the kernels
+            hook_stops = self.stopped_by_hook(tokens, parents, accepted & ~is_stop & ~dead)
+            accepted = self.accepted(tokens, no_successor | hook_stops)
+            finishes = in_last_blank & (is_stop | hook_stops)
+        counted = accepted & ~dead  # an accepted token adds to the score, unless every token is forbidden
         self.score = self.score + self.sum_over_draft(value.masked_fill(~counted, 0))
         self.length = self.length + self.sum_over_draft(counted)
-        self.kept = self.kept + self.sum_over_draft(counted & ~(last & stop))
-        self.stopped = self.stopped | (self.sum_over_draft(counted & stopped) > 0)
-        self.ended = self.ended | (self.sum_over_draft(accepted & (stopped | dead | full)) > 0)
+        self.kept = self.kept + self.sum_over_draft(counted & ~(in_last_blank & is_stop))
+        self.stopped = self.stopped | (self.sum_over_draft(counted & finishes) > 0)
+        self.ended = self.ended | (self.sum_over_draft(accepted & (finishes | dead | is_full)) > 0)
         self.done = self.ended.all(1)
-        return accepted, stops
+        return accepted, hook_stops
 
     def accepted(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """Which of these tokens the answers gain; ``ends`` is where nothing may follow; [B, W] each."""
@@ -125,7 +128,9 @@ class ShardedGreedySearch(SamplingSearch):
         """See the base class; the logits are sharded."""
         from flagai.parallel.vocab_parallel import sharded_argmax  # imports torch.distributed, which takes seconds
 
-        tokens, scores = (each.expand(-1, self.decoding.width) for each in sharded_argmax(cast(Any, output.logits)))
+        tokens, scores = (
+            each.expand(-1, self.decoding.num_answers) for each in sharded_argmax(cast(Any, output.logits))
+        )
         parents = torch.zeros_like(tokens) if output.logits.shape[1] < tokens.shape[1] else None
         return Choice(tokens, parents, self.record(tokens, scores, torch.zeros_like(self.ended), parents)[1])
 
@@ -152,8 +157,8 @@ def sample(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     return found.clamp(max=scores.shape[-1] - 1)
 
 
-def _uniforms(state: DecodingState, width: int) -> torch.Tensor:
-    """All random numbers of all answers, [B, width, steps].
+def _uniforms(state: DecodingState, num_answers: int) -> torch.Tensor:
+    """All random numbers of all answers, [B, num_answers, steps].
 
     They are drawn before the first step, on the CPU and for each beam from its own seed: so a text's answer depends
     neither on its neighbours nor on the device, and no step waits for a random generator.
@@ -166,7 +171,7 @@ def _uniforms(state: DecodingState, width: int) -> torch.Tensor:
     if len(seeds) != batch:
         raise InputError(f"seeds has {len(seeds)} entries for {batch} prompts; give one per prompt.")
     beams = [
-        [torch.rand(state.limit, generator=torch.Generator().manual_seed(seed + beam)) for beam in range(width)]
+        [torch.rand(state.limit, generator=torch.Generator().manual_seed(seed + beam)) for beam in range(num_answers)]
         for seed in seeds
     ]
     return torch.stack([torch.stack(row) for row in beams]).double().to(state.device)

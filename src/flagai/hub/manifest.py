@@ -170,7 +170,7 @@ def write_json(path: Path, content: object) -> None:
         raise
 
 
-def pieces(path: Path) -> Iterator[bytes]:
+def chunks(path: Path) -> Iterator[bytes]:
     """The content of a file, piece by piece."""
     with path.open("rb") as file:
         while data := file.read(_READ):
@@ -180,7 +180,7 @@ def pieces(path: Path) -> Iterator[bytes]:
 def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """The sha256 of a file."""
     digest = hashlib.sha256()
-    for data in pieces(path):
+    for data in chunks(path):
         digest.update(data)
         if advance is not None:
             advance(len(data))
@@ -190,7 +190,7 @@ def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
 def git_sha1_of(path: Path) -> str:
     """The sha1 by which git names the content of a file."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    for data in pieces(path):
+    for data in chunks(path):
         digest.update(data)
     return digest.hexdigest()
 

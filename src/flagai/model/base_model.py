@@ -20,7 +20,7 @@ from flagai.model.generation_defaults import tell_generation_defaults
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.loading import LoadMixin
 from flagai.model.meta_init import gc_paused, init_on_meta
-from flagai.model.opening import Opening
+from flagai.model.opening import ModelFolder
 from flagai.model.resolve import CONFIG_FILE, resolve
 from flagai.parallel.plan import Plan
 
@@ -40,7 +40,8 @@ class BaseModel(LoadMixin):
     family's tables; ``fresh``, patterns of parameters that a pretrained backbone does not have; ``optional``,
     modules that the model does without if a checkpoint has none; ``prefixes``, what each written layout puts
     before the backbone's names; ``architecture``, the name of the same model in transformers; ``needs_classes``,
-    whether its head needs ``class_num``.
+    whether its head needs ``class_num``. The methods that load weights are in ``loading.py``, those that save in
+    ``saving.py``.
 
     A class without ``config_class``, as written for FlagAI, takes any config.json. Its layers have the initial values
     that its constructor gives them, and settings that are passed reach the constructor too, if it takes them.
@@ -170,20 +171,20 @@ class BaseModel(LoadMixin):
         sharding = read_sharding(mesh, fsdp, device)
         device = device if sharding is None else sharding.device
         found = resolve(download_path, model_name, weights=not only_download_config)
-        opening = Opening(found, cls.config_class, config_overrides, quantize, sharding, mmap)
+        folder = ModelFolder(found, cls.config_class, config_overrides, quantize, sharding, mmap)
         tell_generation_defaults(found.folder)
         if only_download_config:
-            config, bits = opening.read_config()
-            return bits.apply(cls.on_meta(config, sharding=sharding).initialized_on(device).to(dtype=dtype))
+            config, quantization = folder.read_config()
+            return quantization.apply(cls.on_meta(config, sharding=sharding).initialized_on(device).to(dtype=dtype))
         with gc_paused():
             with phase("open"):
-                opened = opening.open()
+                opened = folder.open()
             config, checkpoint = opened.config, opened.checkpoint
             whole_files = device.type == "cpu" and sharding is None  # a rank needs its windows only
             readers = checkpoint.readers_ahead(device, 1 if sharding is None else sharding.mesh.size())
             with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
                 model = cls.on_meta(config, dtype or checkpoint.model_dtype(), sharding)
-                opened.bits.load(model, checkpoint, device, dtype)
+                opened.load_weights_into(model, device, dtype)
             return model.to(device).eval() if isinstance(config, OpenConfig) else model.eval()
 
     @classmethod

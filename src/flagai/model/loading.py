@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 
 from flagai.checkpoint.agreement import fingerprint
-from flagai.checkpoint.fill import fill
+from flagai.checkpoint.fill import fill_model
 from flagai.checkpoint.out_of_memory import memory_explained
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
@@ -17,7 +17,7 @@ from flagai.model.config import OpenConfig
 from flagai.model.device import Device, Dtype, read_device, read_dtype
 from flagai.model.layer.init import initialize
 from flagai.model.meta_init import materialize
-from flagai.model.opening import alike
+from flagai.model.opening import open_on_all_ranks
 from flagai.model.quantization import how_quantized
 from flagai.model.saving import SaveMixin
 from flagai.model.untrained import note_untrained
@@ -65,8 +65,8 @@ class LoadMixin(SaveMixin):
             CheckpointError: the weights are damaged or unsafe, or do not fit.
         """
         dequantize = how_quantized(self) is None
-        open_one = functools.partial(open_checkpoint, checkpoint_path, dequantize=dequantize, mmap=mmap)
-        return self.load_checkpoint(alike(self.sharding, open_one, fingerprint))
+        open_here = functools.partial(open_checkpoint, checkpoint_path, dequantize=dequantize, mmap=mmap)
+        return self.load_checkpoint(open_on_all_ranks(self.sharding, open_here, fingerprint))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load tensors under our names, as torch does, or under those of any file, as :meth:`load_weights` does.
@@ -112,7 +112,7 @@ class LoadMixin(SaveMixin):
             dtype = dtype or checkpoint.model_dtype()
             if any(parameter.dtype != dtype for parameter in self.parameters()):
                 self.to(dtype)
-        report = fill(
+        report = fill_model(
             self,
             self.names,
             checkpoint,

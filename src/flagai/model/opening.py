@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from flagai.checkpoint.agreement import fingerprint
 from flagai.checkpoint.files import CheckpointFiles
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.steady import read_steadily
 from flagai.model.config import ModelConfig
-from flagai.model.quantization import Quantization
+from flagai.model.quantization import Quantization, quantize
 from flagai.model.resolve import CONFIG_FILE, ResolvedModel
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
@@ -19,17 +21,36 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedModel:
     """A model's configuration, how it is quantized, and its weights, of which nothing is read yet."""
 
     config: Any
-    bits: Quantization
+    quantization: Quantization
     checkpoint: Checkpoint
+
+    def load_weights_into(self, model: Any, device: torch.device, dtype: torch.dtype | None) -> None:
+        """Load the weights into a model on the meta device, and quantize it layer by layer where that is asked.
+
+        Args:
+            model: the model.
+            device: where the model shall be.
+            dtype: the parameters' dtype; default the checkpoint's.
+        """
+        stored, wanted = self.quantization.stored, self.quantization.wanted
+        if stored is not None:
+            quantize(model, stored)
+        if wanted is None:
+            model.load_checkpoint(self.checkpoint, device=device, dtype=dtype)
+            return
+        storage = self.checkpoint.dtype.itemsize < 2  # float8
+        model.load_checkpoint(self.checkpoint, dtype=dtype if storage else None)  # else views: nothing is read yet
+        quantize(model, wanted, device=device)
+        model.to(device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
-class Opening:
-    """What is opened, and how.
+class ModelFolder:
+    """The folder of a model, and how it shall be opened.
 
     Args:
         found: the folder.
@@ -55,40 +76,39 @@ class Opening:
             config = self.config_class.from_dict(self.found.config, source="the catalog", **self.overrides)
         return config, Quantization.read(config, self.quantize, spread=self.sharding is not None)
 
-    def open(self) -> Opened:
+    def open(self) -> OpenedModel:
         """Open configuration and weights; again, if the folder is exchanged meanwhile or ranks found different ones.
 
         Raises:
             ConfigError: the configuration is broken or of another family, or an override is unknown.
             CheckpointError: the weights are absent, damaged or unsafe, or change without end.
         """
-        return alike(
+        return open_on_all_ranks(
             self.sharding,
             lambda: read_steadily(self.found.folder, self._read, self.found.files),
             lambda opened: f"{opened.config!r} {fingerprint(opened.checkpoint)}",
         )
 
-    def _read(self, files: CheckpointFiles) -> Opened:
-        config, bits = self.read_config()
-        dequantize = bits.stored is None
-        return Opened(
-            config, bits, open_checkpoint(self.found.folder, dequantize=dequantize, mmap=self.mmap, files=files)
-        )
+    def _read(self, files: CheckpointFiles) -> OpenedModel:
+        config, quantization = self.read_config()
+        dequantize = quantization.stored is None
+        checkpoint = open_checkpoint(self.found.folder, dequantize=dequantize, mmap=self.mmap, files=files)
+        return OpenedModel(config, quantization, checkpoint)
 
 
-def alike(sharding: "Sharding | None", open_one: Callable[[], T], mark: Callable[[T], str]) -> T:
+def open_on_all_ranks(sharding: "Sharding | None", open_here: Callable[[], T], mark: Callable[[T], str]) -> T:
     """Open a model on every rank, and see that it is the same one.
 
     Args:
         sharding: how the model is spread over processes; None if it is not.
-        open_one: opens what this rank finds.
+        open_here: opens what this rank finds.
         mark: what must be equal.
 
     Raises:
         CheckpointError: the ranks find different models, or one of them finds none.
     """
     if sharding is None:
-        return open_one()
+        return open_here()
     from flagai.checkpoint.agreement import open_consistently
 
-    return open_consistently(open_one, mark, sharding.groups, sharding.device)
+    return open_consistently(open_here, mark, sharding.groups, sharding.device)

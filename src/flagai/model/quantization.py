@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from flagai.checkpoint.quantization import GROUPS
-from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import ConfigError, InputError
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig
@@ -148,22 +147,3 @@ class Quantization:
         if how is not None:
             quantize(model, how)
         return model
-
-    def load(self, model: Any, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None) -> None:
-        """Fill a model on the meta device; what is quantized now goes to the device layer by layer.
-
-        Args:
-            model: the model.
-            checkpoint: opened without dequantizing if it is quantized.
-            device: where the model shall be.
-            dtype: the parameters' dtype; default the checkpoint's.
-        """
-        if self.stored is not None:
-            quantize(model, self.stored)
-        if self.wanted is None:
-            model.load_checkpoint(checkpoint, device=device, dtype=dtype)
-            return
-        storage = checkpoint.dtype.itemsize < 2  # float8
-        model.load_checkpoint(checkpoint, dtype=dtype if storage else None)  # else views: nothing is read yet
-        quantize(model, self.wanted, device=device)
-        model.to(device=device, dtype=dtype)

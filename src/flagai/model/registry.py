@@ -22,12 +22,8 @@ def class_named(name: str) -> type[BaseModel]:
             if name == row.name or name in row.architectures:
                 found: type[BaseModel] = family.load(row.name)
                 return found
-    raise ConfigError(f"There is no model class {shown(name)}. Known: {', '.join(class_names())}.")
-
-
-def class_names() -> list[str]:
-    """The names of all model classes."""
-    return sorted(row.name for family in all_families() for row in family.classes)
+    known = sorted(row.name for family in all_families() for row in family.classes)
+    raise ConfigError(f"There is no model class {shown(name)}. Known: {', '.join(known)}.")
 
 
 def find_class(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[type[BaseModel], dict[str, Any]]:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from flagai.auto_model.tasks import class_for, classes_for
+from flagai.auto_model.tasks import class_name_for, class_names_by_family
 from flagai.data.prepare import bert
 from flagai.data.prepare.batch import Batch
 from flagai.data.prepare.labels import Span, on_tokens
@@ -187,7 +187,7 @@ class Masking(Objective):
         return make(tokenizer, [record.text("text") for record in records], chance, self.recipe.max_length)
 
 
-TASKS: dict[str, type[Objective]] = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "title-generation": Writing,
     "poetry": Poetry,
     "ner": Entities,
@@ -201,8 +201,8 @@ TASKS: dict[str, type[Objective]] = {
 
 def _trains(task: str, family: str) -> bool:
     """Whether models of a family are trained for a task."""
-    training, objective = family_named(family).training, TASKS[task]
-    if training is None or family not in classes_for(task):
+    training, objective = family_named(family).training, OBJECTIVES[task]
+    if training is None or family not in class_names_by_family(task):
         return False
     needed = {Classification: training.classification, Matching: training.classification, Masking: training.masking}
     return objective not in needed or needed[objective] is not None
@@ -220,10 +220,10 @@ def objective_for(task: str, family: str, records: Sequence[Record], recipe: Rec
     Raises:
         InputError: there is no training for this task, not with this family, or a record cannot be used.
     """
-    if task not in TASKS:
-        raise InputError(f"There is no fine-tuning for {task!r}. Known: {', '.join(TASKS)}.")
+    if task not in OBJECTIVES:
+        raise InputError(f"There is no fine-tuning for {task!r}. Known: {', '.join(OBJECTIVES)}.")
     if not _trains(task, family):
-        class_for(task, family)  # says more, where the model cannot do the task at all
+        class_name_for(task, family)  # says more, where the model cannot do the task at all
         able = " and ".join(sorted(name for name in family_names() if _trains(task, name)))
         raise InputError(f"{task!r} is trained with models of {able}, not of {family}.")
-    return TASKS[task](task, family, records, recipe)
+    return OBJECTIVES[task](task, family, records, recipe)

@@ -169,7 +169,9 @@ def spaced(word: str) -> str:
     return word if not word or without_spaces(word[0]) else f" {word}"
 
 
-def pieces(vocabulary: Mapping[str, int], plain: Mapping[int, str], silent: frozenset[int], kind: str) -> list[bytes]:
+def token_bytes(
+    vocabulary: Mapping[str, int], plain: Mapping[int, str], silent: frozenset[int], kind: str
+) -> list[bytes]:
     """What each token of a vocabulary writes, by its id.
 
     Args:

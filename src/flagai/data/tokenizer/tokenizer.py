@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from flagai.checkpoint.steady import read_from_one
+from flagai.checkpoint.steady import read_one_version
 from flagai.checks import check_path
 from flagai.data.tokenizer import formats
 from flagai.data.tokenizer.building import Built, build
@@ -13,7 +13,7 @@ from flagai.data.tokenizer.description import Description
 from flagai.data.tokenizer.detection import Location, describe, find_card, locate
 from flagai.data.tokenizer.encoding import Encoding
 from flagai.data.tokenizer.flagai_names import FlagAINames
-from flagai.data.tokenizer.text import clean, is_chinese, pieces
+from flagai.data.tokenizer.text import clean, is_chinese, token_bytes
 from flagai.errors import InputError
 
 _MOST_ROWS = 2**24
@@ -23,7 +23,7 @@ _Token = TypeVar("_Token")
 class Tokenizer(FlagAINames):
     """Text to token ids and back; it can be used by several threads and sent to other processes.
 
-    Literal command tokens in a text, such as "[gMASK]", become their ids.
+    Literal command tokens in a text, such as "[gMASK]", become their ids. FlagAI's methods are in ``flagai_names.py``.
 
     Args:
         description: what the tokenizer is.
@@ -102,7 +102,7 @@ class Tokenizer(FlagAINames):
             description = describe(location.folder, own_name, location.card).changed(fix_command_token, segmenter)
             return description, build(description)
 
-        return cls(*read_from_one(location.folder, read))
+        return cls(*read_one_version(location.folder, read))
 
     @property
     def kind(self) -> str:
@@ -228,18 +228,18 @@ class Tokenizer(FlagAINames):
         return self._engine.decode([number for number in numbers if number not in unused], hidden)
 
     @cached_property
-    def pieces(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         """What each token writes, by its id; nothing for special tokens."""
         plain = {token.Id: token.token for token in self._commands.tokens if not token.special}
-        return pieces(self.get_vocab(), plain, self.command_ids, self.kind)
+        return token_bytes(self.get_vocab(), plain, self.command_ids, self.kind)
 
     def pattern(self, text: str) -> bytes:
-        """A text as :attr:`pieces` write it, however it is cut into tokens."""
+        """A text as `token_bytes` writes it, however it is cut into tokens."""
         return self._engine.normal(clean([text])[0]).encode()
 
-    def written(self, ids: Sequence[int]) -> bytes:
+    def bytes_of(self, ids: Sequence[int]) -> bytes:
         """What tokens write together, in the form of :meth:`pattern`."""
-        return b"".join(self.pieces[number] for number in self._checked(ids) if number < len(self.pieces))
+        return b"".join(self.token_bytes[number] for number in self._checked(ids) if number < len(self.token_bytes))
 
     def has_command(self, text: str, names: Iterable[str]) -> bool:
         """Whether a text has a command token of one of these names, without tokenizing it."""

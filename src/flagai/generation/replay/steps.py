@@ -45,8 +45,8 @@ def is_replayed(search: Search) -> bool:
     return (
         is_recordable(state)
         # With few tokens in the vocabulary, there are fewer beams at first than later.
-        and state.beams.position.shape[1] == state.width
-        and state.width * (2 + len(state.decoding.stop_token_ids)) <= state.model.config.vocab_size
+        and state.beams.position.shape[1] == state.lanes
+        and state.lanes * (2 + len(state.decoding.stop_token_ids)) <= state.model.config.vocab_size
     )
 
 

@@ -26,7 +26,7 @@ def _suits(search: Search, output: StepOutput) -> bool:
         type(search) is SamplingSearch
         and type(state) is DecodingState
         and isinstance(state.recorded, RecordedForward)
-        and state.width == 1
+        and state.lanes == 1
         and len(state.ids) <= _MOST_ROWS
         and not search.decoding.do_sample
         and search.recordable

@@ -18,6 +18,9 @@ def decode_blocks(
 ) -> torch.Tensor:
     """Run a decoder's blocks over new tokens.
 
+    In inference on a CPU, ``kernels/cpu/decode_block.py`` computes this without calling the blocks' ``forward``;
+    ``with only_kernels():`` calls it (for a breakpoint or a hook in a block).
+
     Args:
         blocks: the blocks.
         hidden: the embeddings, [B, S, width].

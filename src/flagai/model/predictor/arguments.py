@@ -8,7 +8,7 @@ from typing import Any
 from flagai.checks import check_integer
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.families.family import class_of
+from flagai.families.family import family_and_row
 from flagai.model.base_model import BaseModel
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def check_parts(what: str, model: Any, tokenizer: Any) -> None:
         found = type(tokenizer).__name__
         raise InputError(f"The tokenizer is of type {found}; expected a flagai Tokenizer. Write {right}.")
     # GLM's command tokens have rows; the other families' tokenizers know them without (see out_of_vocab_ids).
-    family, _ = class_of(model)
+    family, _ = family_and_row(model)
     size, rows = tokenizer.rows_needed(commands=family is not None and family.command_rows), model.config.vocab_size
     if size > rows:
         raise InputError(
@@ -122,7 +122,7 @@ def replace_unknown(ids: Sequence[int], tokenizer: Tokenizer, model: BaseModel) 
     return [unknown if number in strange else number for number in ids]
 
 
-def class_names(labels: Sequence[str], classes: int | None) -> tuple[str, ...]:
+def label_names(labels: Sequence[str], classes: int | None) -> tuple[str, ...]:
     """The names of classes, which may be absent.
 
     Args:

@@ -25,7 +25,7 @@ def has_blank(text: str) -> bool:
     return _MASKS.search(text) is not None
 
 
-def fill(
+def fill_masks(
     model: BaseModel,
     tokenizer: Tokenizer,
     family: Family,

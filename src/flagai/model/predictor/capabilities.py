@@ -1,7 +1,7 @@
 """Whether a model can do what a method of the Predictor asks for, and the error if it cannot."""
 
 from flagai.errors import InputError
-from flagai.families.family import Family, ModelClass, all_families, class_of
+from flagai.families.family import Family, ModelClass, all_families, family_and_row
 from flagai.model.base_model import BaseModel
 from flagai.model.untrained import untrained
 
@@ -22,7 +22,7 @@ def require(model: BaseModel, method: str, *, allow_untrained: bool = True) -> t
     Raises:
         InputError: it cannot; the message says what it can do, and which classes can do this.
     """
-    family, row = class_of(model)
+    family, row = family_and_row(model)
     can = () if row is None else row.methods
     if family is not None and row is not None and method in can:
         if not allow_untrained:

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch.nn import functional as F
 
-from flagai.checkpoint.steady import read_from_one
+from flagai.checkpoint.steady import read_one_version
 from flagai.checks import check_flag, check_path
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
@@ -76,7 +76,7 @@ class SentenceEmbedder:
         check_flag("compile", compile)
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
-        model, tokenizer = read_from_one(
+        model, tokenizer = read_one_version(
             folder,
             lambda: (
                 BertForEmbedding.from_pretrained(folder, device=device, dtype=dtype, quantize=quantize),

@@ -12,7 +12,7 @@ from flagai.checks import check_integer
 from flagai.data.prepare import bert
 from flagai.data.prepare.batch import Batch, checked_limit
 from flagai.data.tokenizer import Tokenizer
-from flagai.families.family import class_of
+from flagai.families.family import family_and_row
 from flagai.model.base_model import BaseModel
 from flagai.model.layer import PackedRow
 from flagai.model.packing import PackedBatch, run_packed
@@ -60,7 +60,7 @@ def per_token(model: BaseModel, found: Sequence[bert.BertInput]) -> list[torch.T
 
 def class_logits(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> torch.Tensor:
     """The logits of each text, [N, classes]."""
-    family, _ = class_of(model)
+    family, _ = family_and_row(model)
     if family is not None and family.class_rows is not None and family.class_batch is not None:
         inputs = family.class_rows(tokenizer, texts, read_length("maxlen", max_length, model))
         return _padded_logits(model, inputs, partial(family.class_batch, tokenizer))

@@ -24,7 +24,7 @@ class ForbiddenTexts:
         self.patterns = [pattern for pattern in map(tokenizer.pattern, dict.fromkeys(texts)) if pattern]
         if not self.patterns:
             return
-        self._pieces = tokenizer.pieces
+        self._pieces = tokenizer.token_bytes
         self._borders = {tokenizer.find_command_id(name) for name in _BORDERS}
         self._longest = max(map(len, self.patterns)) - 1
         pieces = [(piece, number) for number, piece in enumerate(self._pieces[:rows]) if piece]

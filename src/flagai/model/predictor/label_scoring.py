@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from flagai.data.prepare.batch import checked_pairs
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.families.family import IGNORED, class_of
+from flagai.families.family import IGNORED, family_and_row
 from flagai.model.base_model import BaseModel
 from flagai.model.predictor.arguments import read_length
 
@@ -36,7 +36,7 @@ def label_scores(
     Raises:
         InputError: there are no labels, or the vocabulary does not know one, or does not tell two apart.
     """
-    family, _ = class_of(model)
+    family, _ = family_and_row(model)
     if family is None or family.label_batch is None:
         raise InputError(f"A {type(model).__name__} cannot score labels.")
     if not labels:

@@ -159,4 +159,4 @@ def spellings(text: str, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
     word = tokenizer.convert_ids_to_tokens(rows[0][:1])
     bare = tokenizer.find_token(word[0].removeprefix("▁")) if word else None
     rows += [[bare, *rows[0][1:]]] if bare is not None else []
-    return [row for row in dict.fromkeys(map(tuple, rows)) if wanted in tokenizer.written(row)]
+    return [row for row in dict.fromkeys(map(tuple, rows)) if wanted in tokenizer.bytes_of(row)]

@@ -12,7 +12,7 @@ from flagai.generation.keywords import SamplingOptions
 from flagai.generation.options import MOST_LANES, RENAMED_TEXTS, with_new_names
 from flagai.model.predictor import blanks
 from flagai.model.predictor import encoder_heads as reading
-from flagai.model.predictor.arguments import as_list, class_names, is_pair, tell_of_pairs
+from flagai.model.predictor.arguments import as_list, is_pair, label_names, tell_of_pairs
 from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.classes import probabilities, require_one_class
 from flagai.model.predictor.embedding import text_vectors
@@ -29,7 +29,7 @@ class Predictor(GenerationMethods):
     """Runs a model on texts.
 
     Every method takes one text or a list of texts, which then run as a batch; the answers to a batch are those to
-    its texts alone.
+    its texts alone. The methods that generate text are in ``generation_methods.py``.
 
     Args:
         model: a model; it is put into evaluation mode.
@@ -89,7 +89,7 @@ class Predictor(GenerationMethods):
         width = max(check_integer(name, value, high=MOST_LANES) for name, value in wanted.items())
         strategy = {} if options.get("do_sample") is True else {"num_beams": width}
         asked = Options.read(out_max_length, options, num_return_sequences=num_return_sequences, **strategy)
-        found = blanks.fill(self.model, self.tokenizer, family, as_list(texts), asked, num_return_sequences)
+        found = blanks.fill_masks(self.model, self.tokenizer, family, as_list(texts), asked, num_return_sequences)
         return found[0] if isinstance(texts, str) else found
 
     @overload
@@ -215,7 +215,7 @@ class Predictor(GenerationMethods):
             entry[0] if isinstance(entry, list | tuple) and len(entry) == 1 else entry for entry in as_list(texts)
         ]
         classes = self.model.config.get("class_num") if self.model.needs_classes else None
-        labels = class_names(labels, classes)
+        labels = label_names(labels, classes)
         if not entries:
             return torch.empty(0, classes or len(labels))
         if self.model.needs_classes:

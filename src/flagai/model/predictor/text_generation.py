@@ -7,7 +7,7 @@ from typing import Any
 from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.families.family import TextProtocol, class_of
+from flagai.families.family import TextProtocol, family_and_row
 from flagai.generation import Decoding, Hypothesis, Prompt, stream
 from flagai.model.base_model import BaseModel
 from flagai.model.generation_defaults import end_tokens
@@ -28,7 +28,7 @@ class TextGenerator:
     def __init__(self, model: BaseModel, tokenizer: Tokenizer) -> None:
         self.model: Any = model
         self.tokenizer = tokenizer
-        self.family, self._class = class_of(model)
+        self.family, self._class = family_and_row(model)
 
     def write(self, texts: Sequence[str], options: Options, max_length: int | None) -> list[list[Written]]:
         """Answers to each text, the best first.
@@ -41,12 +41,12 @@ class TextGenerator:
         texts = checked_texts(texts)
         options = self.seeded(options, len(texts))
         found: dict[int, list[Written]] = {}
-        for protocol, rows in self._by_protocol(texts).items():
-            own = options.for_rows(rows)
-            prompts = self._prompts(protocol, [texts[row] for row in rows], own, max_length)
-            for row, prompt, hypotheses in zip(rows, prompts, self.answers(protocol, prompts, own), strict=True):
-                found[row] = [self._written(prompt, hypothesis, own) for hypothesis in hypotheses]
-        return [found[row] for row in range(len(texts))]
+        for protocol, indices in self._by_protocol(texts).items():
+            own = options.for_rows(indices)
+            prompts = self._prompts(protocol, [texts[index] for index in indices], own, max_length)
+            for index, prompt, hypotheses in zip(indices, prompts, self.answers(protocol, prompts, own), strict=True):
+                found[index] = [self._written(prompt, hypothesis, own) for hypothesis in hypotheses]
+        return [found[index] for index in range(len(texts))]
 
     def answers(self, protocol: TextProtocol, prompts: Sequence[Prompt], options: Options) -> list[list[Hypothesis]]:
         """What the engine finds for prompts of one kind."""
@@ -109,9 +109,9 @@ class TextGenerator:
         return _before(self._plain(ids), options.stop)
 
     def _decoding(self, protocol: TextProtocol, options: Options) -> Decoding:
-        config, rows = self.model.config, self.model.config.vocab_size
-        ends = end_tokens(config, rows) if protocol.configured_ends else ()
-        decoding = options.for_model(protocol, self.tokenizer, rows, ends)
+        config, vocab_size = self.model.config, self.model.config.vocab_size
+        ends = end_tokens(config, vocab_size) if protocol.configured_ends else ()
+        decoding = options.for_model(protocol, self.tokenizer, vocab_size, ends)
         first = protocol.configured_start(config, self.tokenizer)
         return decoding if first is None else replace(decoding, start_id=first)
 
@@ -120,12 +120,12 @@ class TextGenerator:
     ) -> list[Prompt]:
         """The prompts, no longer than the model has positions for them and the answer."""
         max_length = read_length("input_max_length", max_length, self.model)
-        rows = read_length("input_max_length", None, self.model)
-        if rows is not None and max_length is not None and not protocol.spans:
-            max_length = min(max_length, rows - options.max_new_tokens + 1)
+        positions = read_length("input_max_length", None, self.model)
+        if positions is not None and max_length is not None and not protocol.spans:
+            max_length = min(max_length, positions - options.max_new_tokens + 1)
             if max_length < 1:
                 raise InputError(
-                    f"out_max_length {options.max_new_tokens} leaves no room for a text: the model has {rows} "
+                    f"out_max_length {options.max_new_tokens} leaves no room for a text: the model has {positions} "
                     "positions. Lower it."
                 )
         found = protocol.prompts(self.tokenizer, texts, max_length)
@@ -143,8 +143,8 @@ class TextGenerator:
 
     def _by_protocol(self, texts: Sequence[str]) -> dict[TextProtocol, list[int]]:
         groups: dict[TextProtocol, list[int]] = {}
-        for row, text in enumerate(texts):
-            groups.setdefault(self._protocol(text), []).append(row)
+        for index, text in enumerate(texts):
+            groups.setdefault(self._protocol(text), []).append(index)
         return groups
 
     def _written(self, prompt: Prompt, hypothesis: Hypothesis, options: Options) -> Written:
