@@ -250,7 +250,9 @@ def attention_cases() -> Iterator[Case]:
         call = attention_call(Packed(PackedRow(texts)), sum(texts), width, dtype=dtype, joint=joint)
         context = torch.enable_grad if gradients else torch.no_grad
         about = f"{dtype}, {texts}, {width} wide, joint {joint}, gradients {gradients}"
-        yield Case(kernel, about, call, dtype=dtype, context=context)
+        # Flash attention's gradients are trusted for heads of 32, 64, ... only.
+        chosen = "plain" if gradients and max(texts) > 128 else kernel
+        yield Case(chosen, about, call, dtype=dtype, context=context)
     packed = Packed(PackedRow((5, 9)))
     yield Case("plain", "float32", attention_call(packed, 14, 8, dtype=torch.float32))
     yield Case("plain", "a scale", attention_call(packed, 14, 8, scale=0.5), dtype=HALF)
