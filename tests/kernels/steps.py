@@ -14,7 +14,7 @@ from flagai.generation.search import search_step
 from flagai.generation.types import StepOutput
 from flagai.model.block.stack import decode_blocks
 from flagai.model.layer.kernel_choice import only_kernels
-from flagai.model.layer.operation import Implementation, Operation
+from flagai.model.layer.operation import Operation
 from flagai.model.quantization import quantize as quantize_model
 from tests.generation.writers import PLAIN, Writer, writer
 from tests.tiny import GATED, build
@@ -39,19 +39,18 @@ class _Captured(Exception):  # noqa: N818 - no error
 def captured(operation: Operation[Any, Any], work: Callable[[], object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of the first call of an operation, which is not computed."""
 
-    def suits(*args: Any, **kwargs: Any) -> bool:
+    def spy(*args: Any, **kwargs: Any) -> Any:
         raise _Captured(args, kwargs)
 
-    spy: Implementation[Any, Any] = Implementation("spy", suits, operation.plain, False, False)
-    operation.implementations.insert(0, spy)
+    plain, operation.plain = operation.plain, spy
     try:
-        with only_kernels(spy.name):
+        with only_kernels():
             work()
     except _Captured as found:
         args, kwargs = found.args
         return args, kwargs
     finally:
-        operation.implementations.remove(spy)
+        operation.plain = plain
     raise AssertionError("the operation was not called")
 
 

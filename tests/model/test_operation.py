@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 import torch
 
+from flagai.errors import InputError
 from flagai.model.layer.kernel_choice import jit_kernels, only_kernels
 from flagai.model.layer.operation import Operation, operation
 
@@ -88,3 +89,18 @@ def test_kernels_that_must_be_compiled_wait_for_their_context() -> None:
             assert double.choose(1) is double.plain
     assert used == {double.implementations[0].name}
     assert double.choose(1) is double.plain
+
+
+def test_a_name_that_no_kernel_has_is_refused() -> None:
+    for name, near in (("cpu.nothing", "cpu"), ("cpu.linear.linear_by_onedn", "cpu.linear.linear_by_onednn")):
+        with pytest.raises(InputError, match=f"no kernel '{name}'. Near: .*{near}"), only_kernels(name):
+            pass
+
+
+def test_a_named_kernel_imports_its_own_module_only() -> None:
+    code = (
+        "import sys; from flagai.model.layer.kernel_choice import only_kernels\n"
+        "with only_kernels('cpu.linear.linear_by_onednn'): pass\n"
+        "assert 'flagai.kernels.cpu.linear' in sys.modules and 'flagai.kernels.decode.select' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

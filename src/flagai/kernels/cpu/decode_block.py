@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.cpu.linear import MOST_ROWS, SkinnyLinear, is_plain
-from flagai.kernels.decode.select import OneByOne, PerCache
 from flagai.kernels.eligible import is_untouched
+from flagai.kernels.per_cache import OneByOne, PerCache
 from flagai.model.block.stack import decode_blocks
 from flagai.model.layer.activations import activation
 from flagai.model.layer.cache import KVCache, LayerCache

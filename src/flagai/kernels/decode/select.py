@@ -1,8 +1,7 @@
 """Which kernels run the blocks of a decoding step over a static cache; decided once for each cache."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,54 +11,11 @@ from flagai.kernels.decode.block import FusedPreNormBlock, takes_block
 from flagai.kernels.decode.common import MOST_ROWS
 from flagai.kernels.decode.t5_block import FusedT5Block, takes_t5_block
 from flagai.kernels.eligible import is_untouched
+from flagai.kernels.per_cache import OneByOne, PerCache, Stack
 from flagai.model.block.stack import decode_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.sdpa import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
-
-# Computes a stack: (hidden states, mask, cache, **cross) -> hidden states.
-Stack = Callable[..., torch.Tensor]
-
-
-class PerCache:
-    """What an implementation of :func:`decode_blocks` makes of the blocks, once for each cache.
-
-    Args:
-        make: computes the blocks for hidden states like these; None if it does not take them.
-    """
-
-    def __init__(self, make: Callable[[nn.ModuleList, torch.Tensor], Stack | None]) -> None:
-        self._make = make
-        self._made: WeakKeyDictionary[KVCache, Stack | None] = WeakKeyDictionary()
-
-    def suits(
-        self, blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
-    ) -> bool:
-        """Whether it computes the blocks over this cache."""
-        if cache not in self._made:
-            self._made[cache] = self._make(blocks, hidden)
-        return self._made[cache] is not None
-
-    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any) -> torch.Tensor:
-        """Compute the blocks; see :func:`decode_blocks`."""
-        return cast(Stack, self._made[cache])(hidden, attn_mask, cache, **cross)
-
-
-class OneByOne:
-    """A stack of blocks that are computed one after the other.
-
-    Args:
-        blocks: what computes each of them.
-    """
-
-    def __init__(self, blocks: Sequence[Any]) -> None:
-        self.blocks = blocks
-
-    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any) -> torch.Tensor:
-        """[B, W, width] -> [B, W, width]."""
-        for index, block in enumerate(self.blocks):
-            hidden = block(hidden, attn_mask, cache=cache.layer(index), **cross)
-        return hidden
 
 
 def _takes(blocks: nn.ModuleList, hidden: torch.Tensor) -> bool:

@@ -1,11 +1,14 @@
 """Which implementations of operations are used: switches for a body of code, and what a module must not have."""
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 from torch import nn
 
-from flagai.model.layer.operation import ALLOWED, JIT
+from flagai.errors import InputError
+from flagai.model.layer.operation import ALLOWED, JIT, REGISTERED, import_kernels, kernel_modules
 
 
 @contextmanager
@@ -15,15 +18,32 @@ def only_kernels(*names: str) -> Iterator[None]:
     Args:
         names: such as ``cpu.linear.linear_by_onednn``, see :class:`Implementation`.
 
+    Raises:
+        InputError: there is no such implementation; the message has the near names.
+
     Example:
         >>> with only_kernels():
         ...     output = model(input_ids)
     """
+    for name in names:
+        _check_name(name)
     token = ALLOWED.set(frozenset(names))
     try:
         yield
     finally:
         ALLOWED.reset(token)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that no implementation has; only the module that it names is imported, unless it is unknown."""
+    if name in REGISTERED:
+        return
+    modules = set(chain.from_iterable(kernel_modules().values()))
+    import_kernels(modules & {name.rpartition(".")[0]})
+    if name not in REGISTERED:
+        import_kernels(sorted(modules))
+        near = difflib.get_close_matches(name, REGISTERED, n=3, cutoff=0.4) or sorted(REGISTERED)
+        raise InputError(f"There is no kernel {name!r:.80}. Near: {', '.join(near)}.")
 
 
 def allowed_kernels() -> frozenset[str] | None:

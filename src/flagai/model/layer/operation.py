@@ -14,7 +14,7 @@ This is the only door between the two: without the kernels' package every call c
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, update_wrapper
@@ -28,6 +28,8 @@ R = TypeVar("R")
 KERNELS = "flagai.kernels"
 # The names of the implementations in use; None for all.
 ALLOWED: ContextVar[frozenset[str] | None] = ContextVar("allowed_kernels", default=None)
+# The names of all implementations that are registered so far.
+REGISTERED: set[str] = set()
 # The implementations used whose first call compiles kernels, by their names; None if none may be.
 JIT: ContextVar[set[str] | None] = ContextVar("jit_kernels", default=None)
 
@@ -98,6 +100,7 @@ class Operation(Generic[P, R]):
 
         def register(compute: Callable[P, R]) -> Callable[P, R]:
             name = f"{compute.__module__}.{compute.__qualname__}".removeprefix(f"{KERNELS}.")
+            REGISTERED.add(name)
             self.implementations.append(Implementation(name, suits, compute, traceable, jit))
             return compute
 
@@ -109,17 +112,27 @@ def operation(plain: Callable[P, R]) -> Operation[P, R]:
     return Operation(plain)
 
 
-@cache
-def _load(name: str) -> None:
-    """Import the modules that register implementations of an operation."""
+def kernel_modules() -> Mapping[str, tuple[str, ...]]:
+    """The modules that register implementations, by the operation's name; none without the kernels' package."""
     try:
-        modules = importlib.import_module(KERNELS).MODULES.get(name, ())
+        modules: Mapping[str, tuple[str, ...]] = importlib.import_module(KERNELS).MODULES
     except ModuleNotFoundError as error:
         if error.name != KERNELS:
             raise
-        return
+        return {}
+    return modules
+
+
+def import_kernels(modules: Iterable[str]) -> None:
+    """Import modules of the kernels' package, which registers their implementations."""
     for module in modules:
         importlib.import_module(f"{KERNELS}.{module}")
+
+
+@cache
+def _load(name: str) -> None:
+    """Import the modules that register implementations of an operation."""
+    import_kernels(kernel_modules().get(name, ()))
 
 
 def _allowed_kernels(name: str) -> frozenset[str] | None:
