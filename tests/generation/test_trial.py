@@ -10,7 +10,7 @@ import torch
 from flagai.generation import generate, stream
 from flagai.generation.replay import compile_ahead, cuda_graph
 from flagai.generation.replay.step_pool import step_pool
-from flagai.model.block.stack import decode_blocks
+from flagai.model.block.stack import cached_blocks
 from flagai.model.layer.operation import Implementation
 from tests.generation.tape import TapeRecorder
 from tests.generation.writers import Writer, writer
@@ -31,13 +31,13 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Done]:
             found["compile"]()
         else:
             found["calls"] += 1
-        return decode_blocks.plain(*given, **named)
+        return cached_blocks.plain(*given, **named)
 
-    decode_blocks.implementations.insert(
+    cached_blocks.implementations.insert(
         0, Implementation("kernels", lambda *_, **__: True, kernels, traceable=False, jit=True)
     )
     yield found
-    del decode_blocks.implementations[0]
+    del cached_blocks.implementations[0]
 
 
 def plain(writing: Writer) -> Any:

@@ -12,7 +12,7 @@ from flagai.generation.replay.step_pool import step_pool
 from flagai.kernels.cuda.nvrtc import CudaKernel
 from flagai.kernels.cuda.whole_stack import Megakernel, compiled, whole_stack
 from flagai.kernels.decode.block import FusedPreNormBlock
-from flagai.model.block.stack import decode_blocks
+from flagai.model.block.stack import cached_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.kernel_choice import jit_kernels
 from flagai.model.layer.sdpa import AttentionMask
@@ -216,7 +216,7 @@ def used(model: Any, rows: int = 1) -> set[str]:
     hidden = token(model.blocks[0].norm1.weight.numel()).expand(rows, -1, -1)
     visible = AttentionMask((torch.arange(capacity, device="cuda") < 21).expand(rows, 1, 1, -1))
     with jit_kernels() as names:
-        decode_blocks.choose(model.blocks, hidden, visible, cache)
+        cached_blocks.choose(model.blocks, hidden, visible, cache)
     return names
 
 

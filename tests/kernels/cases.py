@@ -393,6 +393,6 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "scaled_dot_product_attention": attention_cases,
     "quantized_linear": quantized_cases,
     "compile_blocks": compiled_cases,
-    "decode_blocks": decoding_cases,
+    "cached_blocks": decoding_cases,
     "search_step": search_cases,
 }

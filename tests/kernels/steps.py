@@ -12,7 +12,7 @@ from flagai.generation.replay.forward import RecordedForward, StepKey
 from flagai.generation.sampling import SamplingSearch
 from flagai.generation.search import search_step
 from flagai.generation.types import StepOutput
-from flagai.model.block.stack import decode_blocks
+from flagai.model.block.stack import cached_blocks
 from flagai.model.layer.kernel_choice import only_kernels
 from flagai.model.layer.operation import Operation
 from flagai.model.quantization import quantize as quantize_model
@@ -93,7 +93,7 @@ def decoding_arguments(
     quantize: str | None = None,
     hooked: bool = False,
 ) -> Arguments:
-    """What a step calls :func:`decode_blocks` with."""
+    """What a step calls :func:`cached_blocks` with."""
     name, changes = _MODELS[kind]
     writing = Writer(build(name, **changes), PLAIN[:rows])
     if quantize is not None:
@@ -101,7 +101,7 @@ def decoding_arguments(
     writing.model.to(device, dtype)
     options = {"do_sample": True, "seed": 5, "num_return_sequences": lanes} if lanes > 1 else {}
     search, _ = begun(writing, 2, options, static=static)
-    args, kwargs = captured(decode_blocks, search.state.forward)
+    args, kwargs = captured(cached_blocks, search.state.forward)
     blocks, cache = args[0], args[3]
     if hooked:
         next(each for each in blocks.modules() if isinstance(each, nn.LayerNorm)).register_forward_hook(

@@ -58,8 +58,9 @@ def task_named(name: str) -> str:
 
 
 def class_names_by_family(task: str) -> dict[str, str]:
-    """The names of the classes that do a task, by family."""
-    return {family.name: row.name for family in all_families() for row in reversed(family.classes) if task in row.tasks}
+    """The names of the classes that do a task, by family: the first of its classes with this task."""
+    able = {family.name: [row.name for row in family.classes if task in row.tasks] for family in all_families()}
+    return {family: names[0] for family, names in able.items() if names}
 
 
 def class_name_for(task: str, family: str) -> str:

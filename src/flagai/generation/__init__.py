@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from flagai.data.prompt import Prompt as Prompt
     from flagai.generation.engine import generate as generate
     from flagai.generation.engine import stream as stream
-    from flagai.generation.family import remaining_positions as remaining_positions
     from flagai.generation.options import Decoding as Decoding
+    from flagai.generation.protocol import remaining_positions as remaining_positions
     from flagai.generation.types import Event as Event
     from flagai.generation.types import Hypothesis as Hypothesis
 else:
@@ -20,7 +20,7 @@ else:
             "flagai.generation.types": "Event Hypothesis",
             "flagai.generation.options": "Decoding",
             "flagai.generation.engine": "generate stream",
-            "flagai.generation.family": "remaining_positions",
+            "flagai.generation.protocol": "remaining_positions",
         },
         renamed={"room": "remaining_positions"},
     )

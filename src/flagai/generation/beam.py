@@ -80,7 +80,7 @@ class BeamSearch(Search):
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
         """See the base class."""
-        first = int(self.state.family.starts)
+        first = int(self.state.protocol.starts)
         found = [
             Hypothesis(self.state.split_spans(group.ids[row, beam, first:kept].tolist()), score, stopped)
             for group in self.groups
@@ -95,7 +95,7 @@ class BeamSearch(Search):
 
     def candidates(self, row: int) -> list[list[int]]:
         """See the base class."""
-        first = int(self.state.family.starts)
+        first = int(self.state.protocol.starts)
         best = max(self.groups, key=lambda group: float(group.score[row, 0]))
         least = best.score[row, 0]
         answers = [] if least == -torch.inf else [best.ids[row, 0, first : int(best.kept[row, 0])].tolist()]

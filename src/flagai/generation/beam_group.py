@@ -121,7 +121,7 @@ class BeamGroup:
 
     def _written(self) -> slice:
         """Where the answer stands in a candidate's ids."""
-        return slice(int(self.state.family.starts), self.state.count + 1)
+        return slice(int(self.state.protocol.starts), self.state.count + 1)
 
     def _grown(self, found: Candidates) -> torch.Tensor:
         """All ids of the candidates, the start token included, [B, K, steps]."""

@@ -7,37 +7,37 @@ from flagai.checkpoint.out_of_memory import memory_advised
 from flagai.data.prompt import Prompt
 from flagai.errors import InputError
 from flagai.families.family import DecodingProtocol
-from flagai.generation.family import GenerativeModel, remaining_positions
 from flagai.generation.options import Decoding
+from flagai.generation.protocol import GenerativeModel, remaining_positions
 
 # Bytes: of the matrix of what the answers to one text see, and of the scores of a step.
 _MOST_SEEN = 2**30
 _MOST_SCORES = 2**32
 
 
-def start_id_of(model: GenerativeModel, family: DecodingProtocol, decoding: Decoding) -> int | None:
+def start_id_of(model: GenerativeModel, protocol: DecodingProtocol, decoding: Decoding) -> int | None:
     """The token with which answers start; None if the prompt's last token predicts the first one.
 
     Raises:
         InputError: blanks need one, and the options name none.
     """
-    if not family.starts:
+    if not protocol.starts:
         return None
     start = decoding.start_id
-    if start is None and family.encoder:
+    if start is None and protocol.encoder:
         start = model.config.start_token
     if start is None:
         raise InputError("Blanks need start_id, the id of GLM's <|startofpiece|>.")
     return start
 
 
-def check(model: GenerativeModel, family: DecodingProtocol, prompts: Sequence[Prompt], decoding: Decoding) -> None:
+def check(model: GenerativeModel, protocol: DecodingProtocol, prompts: Sequence[Prompt], decoding: Decoding) -> None:
     """Refuse what does not go with the model.
 
     Raises:
         InputError: an id is none of the model's, or a prompt is empty, has a blank outside, or leaves no room.
     """
-    if family.spans and not decoding.stop_token_ids:
+    if protocol.spans and not decoding.stop_token_ids:
         raise InputError("Blanks need stop_token_ids, such as the id of GLM's <|endofpiece|>.")
     named = {
         "stop_token_ids": decoding.stop_token_ids,

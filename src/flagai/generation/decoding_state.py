@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from flagai.data.prompt import Prompt
 from flagai.families.family import ModelInputs
 from flagai.generation.checks import check, start_id_of
-from flagai.generation.family import GenerativeModel, decoding_of
 from flagai.generation.options import Decoding
 from flagai.generation.prefill import like_length, read_apart
+from flagai.generation.protocol import GenerativeModel, decoding_of
 from flagai.generation.types import BeamState, Choice, StaticForward, StepOutput
 from flagai.model.layer.cache import CacheRows
 from flagai.parallel.dtensor import sharded_logits, shards_vocabulary
@@ -48,13 +48,13 @@ class DecodingState:
 
     def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, lanes: int) -> None:
         self.model: Any = model
-        self.family = decoding_of(model, prompts)
+        self.protocol = decoding_of(model, prompts)
         self.decoding = decoding
         self.lanes = lanes
         self.device = next(model.parameters()).device
         self.max_positions = model.max_positions
-        self.start_id = start_id_of(model, self.family, decoding)
-        check(model, self.family, prompts, decoding)
+        self.start_id = start_id_of(model, self.protocol, decoding)
+        check(model, self.protocol, prompts, decoding)
         spans = max((len(prompt.blanks) for prompt in prompts), default=0) or 1
         # A blank that is not the last also takes a step that closes it.
         self.limit = spans * (decoding.max_new_tokens + 1) - 1
@@ -81,7 +81,7 @@ class DecodingState:
         self.lengths = self._tensor(lengths)
         self.text = self._tensor(left)
         # The history that penalties count: without an encoder's text.
-        self.past = self.text[:, None, : 0 if self.family.encoder else size]
+        self.past = self.text[:, None, : 0 if self.protocol.encoder else size]
         self.blanks = self._tensor(blanks)
         self.stop_token_ids = self._tensor(self.decoding.stop_token_ids)
         self.last_blank = self._tensor([max(len(prompt.blanks), 1) - 1 for prompt in prompts])
@@ -94,21 +94,21 @@ class DecodingState:
     def prefill(self) -> StepOutput:
         """Run the model over the prompts, and over the start token where there is one; one beam per prompt."""
         batch, size = self.ids.shape
-        first = (0 if self.family.encoder else size) + int(self.family.starts)
+        first = (0 if self.protocol.encoder else size) + int(self.protocol.starts)
         self.cache = self.model.new_cache(first + self.slots)
         real = torch.arange(size, device=self.device) < self.lengths[:, None]
-        output = self._encode(real) if self.family.encoder else self._read_prompts(real)
+        output = self._encode(real) if self.protocol.encoder else self._read_prompts(real)
         slots = self.cache.length
         ancestors = torch.zeros(batch, 1, first + self.slots + self.lanes, dtype=torch.bool, device=self.device)
         ancestors[:, 0, :slots] = real[:, :slots]
         zero = self.lengths.new_zeros(batch, 1)
         tokens, position = self._no_tokens(), self.lengths[:, None] - 1
         self.beams = BeamState(ancestors, tokens, position, zero, zero, zero, zero.bool())
-        if not self.family.starts:
+        if not self.protocol.starts:
             return output
         before = output.hidden
-        self.beams.position = self.blanks[:, :1] if self.family.spans else zero
-        self.beams.block_position = zero + 1 if self.family.spans else zero
+        self.beams.position = self.blanks[:, :1] if self.protocol.spans else zero
+        self.beams.block_position = zero + 1 if self.protocol.spans else zero
         self._append(self.lengths.new_full((batch, 1), self.start_id or 0))
         output = self.forward()
         return StepOutput(output.logits, torch.cat([before, output.hidden], dim=1))
@@ -129,7 +129,7 @@ class DecodingState:
     def _read_together(self, ids: torch.Tensor, lengths: torch.Tensor, real: torch.Tensor, cache: Any) -> StepOutput:
         running = torch.arange(ids.shape[1], device=self.device).expand_as(ids)
         inputs = ModelInputs(
-            ids, running, torch.zeros_like(running), non_padding=real, bidirectional=self.family.prefix
+            ids, running, torch.zeros_like(running), non_padding=real, bidirectional=self.protocol.prefix
         )
         return self._call(inputs, cache, logits_at=lengths[:, None] - 1)
 
@@ -161,7 +161,7 @@ class DecodingState:
             parents: [B, new W]
         """
         beams = self.beams
-        same = parents.shape == beams.block_position.shape and not self.family.spans
+        same = parents.shape == beams.block_position.shape and not self.protocol.spans
         for name in self.per_beam:
             if same and name in _OF_SPANS:
                 continue
@@ -172,7 +172,7 @@ class DecodingState:
     def _advance(self, tokens: torch.Tensor, stops: torch.Tensor | None) -> torch.Tensor:
         """Move positions to the next tokens; returns the tokens to feed, [B, W]."""
         beams = self.beams
-        if not self.family.spans:
+        if not self.protocol.spans:
             beams.position = beams.position + 1
             beams.span_length = beams.span_length + 1
             return tokens
@@ -228,7 +228,7 @@ class DecodingState:
         return self.beams.tokens.index_select(2, self.token_index - 1)[..., 0]
 
     def _call(self, inputs: ModelInputs, cache: Any, **others: Any) -> StepOutput:
-        arguments = self.family.arguments(self.model, inputs)
+        arguments = self.protocol.arguments(self.model, inputs)
         with sharded_logits(self.logits_sharded):
             output = self.model(**arguments, cache=cache, **others)
         return StepOutput(output["logits"], output["hidden_states"])
@@ -271,7 +271,7 @@ class DecodingState:
 
     def split_spans(self, ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Split an answer at the start tokens of its further blanks."""
-        if not self.family.spans:
+        if not self.protocol.spans:
             return (tuple(ids),)
         spans: list[tuple[int, ...]] = [()]
         for token in ids:
@@ -280,7 +280,7 @@ class DecodingState:
 
     def generated(self) -> torch.Tensor:
         """The answers so far, without the start token, [B, W, steps]."""
-        return self.beams.tokens[:, :, int(self.family.starts) : self.count]
+        return self.beams.tokens[:, :, int(self.protocol.starts) : self.count]
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Keep these rows of the batch.

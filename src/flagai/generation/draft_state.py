@@ -10,8 +10,8 @@ import torch
 
 from flagai.data.prompt import Prompt
 from flagai.generation.decoding_state import DecodingState
-from flagai.generation.family import GenerativeModel
 from flagai.generation.options import Decoding
+from flagai.generation.protocol import GenerativeModel
 from flagai.generation.types import Choice
 
 _NO_END = 2**62
@@ -42,7 +42,7 @@ class DraftState(DecodingState):
         # A draft beyond the table of positions is longer than the answer may become.
         self._highest = (self.max_positions or _NO_END) - 1
         # The index of each row's last token in its sequence, [B, 1]; at first, that of the prompt's last token.
-        self.token_index = torch.full_like(self.lengths, self.text.shape[1] + int(self.family.starts) - 1)[:, None]
+        self.token_index = torch.full_like(self.lengths, self.text.shape[1] + int(self.protocol.starts) - 1)[:, None]
         self.draft = self.ids[:, :1]  # what a step feeds: the last token, and the draft behind it, [B, W]
 
     @property
@@ -78,7 +78,7 @@ class DraftState(DecodingState):
             self.reorder_beams(choice.parents)
         beams, tokens = self.beams, choice.tokens
         ahead = self._ahead[: tokens.shape[1]]
-        if self.family.spans:
+        if self.protocol.spans:
             head = self._advance(tokens[:, :1].expand_as(tokens), choice.stops)
             tokens = torch.cat([head[:, :1], tokens[:, 1:]], dim=1)
             beams.span_length = beams.span_length + ahead
@@ -109,7 +109,7 @@ class DraftState(DecodingState):
 
     def generated(self) -> torch.Tensor:
         """See the base class; tokens behind the draft are undefined."""
-        return self.beams.tokens[:, :, self.text.shape[1] + int(self.family.starts) :]
+        return self.beams.tokens[:, :, self.text.shape[1] + int(self.protocol.starts) :]
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """See the base class."""

@@ -13,10 +13,10 @@ from flagai.generation.contrastive import ContrastiveSearch
 from flagai.generation.decoding_state import DecodingState
 from flagai.generation.draft_state import DraftState
 from flagai.generation.evaluating import evaluating
-from flagai.generation.family import GenerativeModel
 from flagai.generation.options import Decoding
 from flagai.generation.processors import LogitsProcessorList
 from flagai.generation.prompt_lookup import PromptLookup
+from flagai.generation.protocol import GenerativeModel
 from flagai.generation.replay.steps import Step, is_replayed, recorded_steps
 from flagai.generation.sampling import SamplingSearch, ShardedGreedySearch
 from flagai.generation.search import Search, search_step

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from flagai.generation.family import GenerativeModel
+from flagai.generation.protocol import GenerativeModel
 
 
 @dataclass

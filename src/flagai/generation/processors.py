@@ -115,7 +115,7 @@ class LogitsProcessorList:
         self.decoding = decoding
         self.added = added
         self.state = state
-        banned = [*decoding.suppress_tokens, *([state.start_id or 0] if state.family.spans else [])]
+        banned = [*decoding.suppress_tokens, *([state.start_id or 0] if state.protocol.spans else [])]
         self.banned = torch.tensor(banned, dtype=torch.long, device=state.device)
         by_length = itertools.groupby(sorted(decoding.bad_words_ids, key=len), key=len)
         self.bad_words_ids = [torch.tensor(list(words), device=state.device) for _, words in by_length]
@@ -129,7 +129,7 @@ class LogitsProcessorList:
     @property
     def changes_nothing(self) -> bool:
         """Whether scores are the model's own log-probabilities."""
-        return self.only_bans and not (self.state.family.spans or len(self.banned))
+        return self.only_bans and not (self.state.protocol.spans or len(self.banned))
 
     @property
     def only_bans(self) -> bool:
@@ -162,7 +162,7 @@ class LogitsProcessorList:
             scores = _checked(processor(ids, scores), scores)
         for function, value in self.ordered:
             scores = function(ids, scores, value)
-        if not self.state.family.spans:
+        if not self.state.protocol.spans:
             return plain, scores
         closed = self._closed(plain)
         return closed, closed if scores is plain else self._closed(scores)

@@ -56,7 +56,7 @@ class SamplingSearch(Search):
         num_answers = max(scores.shape[1], self.decoding.num_answers)
         if not self.decoding.do_sample:
             return scores.argmax(-1).expand(-1, num_answers)
-        step = (self.state.num_tokens() - int(self.state.family.starts)).clamp(max=self.state.limit - 1)
+        step = (self.state.num_tokens() - int(self.state.protocol.starts)).clamp(max=self.state.limit - 1)
         uniforms = self.uniforms.expand(-1, num_answers, -1)
         return sample(scores, uniforms.gather(2, step.expand(len(scores), num_answers)[..., None])[..., 0])
 

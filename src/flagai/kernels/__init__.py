@@ -6,7 +6,7 @@
 # Which modules register implementations, by the operation's name; imported at its first call.
 MODULES: dict[str, tuple[str, ...]] = {
     "linear": ("cpu.linear",),
-    "decode_blocks": ("decode.select", "cpu.decode_block"),
+    "cached_blocks": ("decode.select", "cpu.decode_block"),
     "search_step": ("decode.greedy",),
     "scaled_dot_product_attention": ("packed.attention",),
     "add_norm": ("packed.add_norm",),

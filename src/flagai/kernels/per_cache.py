@@ -1,6 +1,6 @@
-"""What implementations of :func:`~flagai.model.block.stack.decode_blocks` keep of the blocks from step to step."""
+"""What implementations of :func:`~flagai.model.block.stack.cached_blocks` keep of the blocks from step to step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, repeat
 from operator import attrgetter, contains
 from typing import Any, NamedTuple, cast
@@ -29,7 +29,9 @@ class _State:
         self._blocks = blocks
         self._attributes = [vars(module) for module in modules]
         self._hooks = [hooks for each in modules for hooks in (each._forward_hooks, each._forward_pre_hooks)]
-        members = (each for module in modules for each in (module._modules, module._parameters, module._buffers))
+        members: Iterable[dict[str, Any]] = (
+            each for module in modules for each in (module._modules, module._parameters, module._buffers)
+        )
         self._members = [each for each in members if each]
         # Keeps the members alive, so that no other object gets their ids.
         self._seen = list(chain.from_iterable(map(dict.values, self._members)))
@@ -54,7 +56,7 @@ class _Made(NamedTuple):
 
 
 class PerCache:
-    """What an implementation of :func:`decode_blocks` makes of the blocks: once for each cache, if they stay the same.
+    """What an implementation of :func:`cached_blocks` makes of the blocks: once for each cache, if they stay the same.
 
     Hooks, parameters and modules that change between two steps count from the next step on.
 
@@ -76,7 +78,7 @@ class PerCache:
         return made.stack is not None
 
     def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any) -> torch.Tensor:
-        """Compute the blocks; see :func:`decode_blocks`."""
+        """Compute the blocks; see :func:`cached_blocks`."""
         return cast(Stack, self._made[cache].stack)(hidden, attn_mask, cache, **cross)
 
 

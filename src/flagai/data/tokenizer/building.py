@@ -96,8 +96,8 @@ def build(description: Description) -> Built:
 
 
 def _by_files(description: Description) -> Built:
-    from flagai.data.tokenizer.pipelines import load_saved
     from flagai.data.tokenizer.rust_engine import RustEngine
+    from flagai.data.tokenizer.transformers_folder import load_saved
 
     tokenizer, special = load_saved(description.saved, description.class_name, description.paths)
     added = tokenizer.get_added_tokens_decoder()
@@ -141,7 +141,7 @@ def _listed_commands(tokenizer: "RustTokenizer", special: "Mapping[str, Added]")
 def _by_table(description: Description) -> Built:
     makers = {"sentencepiece": _sentencepiece, "t5": _sentencepiece, "wordpiece": _wordpiece, "bpe": _bpe}
     built = makers[description.kind](description)
-    from flagai.data.tokenizer.pipelines import check_ids
+    from flagai.data.tokenizer.transformers_folder import check_ids
 
     check_ids(description.saved, lambda text: _id(built, text))
     return built
@@ -175,9 +175,9 @@ def _added_commands(description: Description) -> "Iterator[CommandToken]":
 
 
 def _wordpiece(description: Description) -> Built:
-    from flagai.data.tokenizer.class_pipelines import load_wordpiece
     from flagai.data.tokenizer.jieba_engine import JiebaEngine
     from flagai.data.tokenizer.rust_engine import RustEngine
+    from flagai.data.tokenizer.transformers_classes import load_wordpiece
 
     path, options = description.paths[0], description.saved.options
     lower, accents = options.flag("do_lower_case", True), options.flag("strip_accents", None)
@@ -191,8 +191,8 @@ def _wordpiece(description: Description) -> Built:
 
 
 def _bpe(description: Description) -> Built:
-    from flagai.data.tokenizer.class_pipelines import load_byte_bpe
     from flagai.data.tokenizer.rust_engine import RustEngine
+    from flagai.data.tokenizer.transformers_classes import load_byte_bpe
 
     vocabulary, merges = description.paths
     # THUDM gives nothing for spaces; OpenAI gives tokens.

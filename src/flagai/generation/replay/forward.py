@@ -23,7 +23,7 @@ class StepKey:
     """What a captured forward pass depends on.
 
     Args:
-        family: how the model is called.
+        protocol: how the model is called.
         batch: number of rows, B.
         width: number of beams of each, W.
         ragged: whether the rows' tokens stand at positions of their own.
@@ -34,7 +34,7 @@ class StepKey:
         kernels: which are allowed; None for all.
     """
 
-    family: DecodingProtocol
+    protocol: DecodingProtocol
     batch: int
     width: int
     ragged: bool
@@ -52,7 +52,7 @@ class StepKey:
         memory = next((pair[0].shape[2] for pair in cross if pair is not None), 0)
         tensors = map(local, itertools.chain(state.model.parameters(), state.model.buffers()))
         return cls(
-            state.family,
+            state.protocol,
             batch,
             width,
             state.ragged,
@@ -174,7 +174,7 @@ class RecordedForward:
             stacked_positions=inputs.both.transpose(0, 1),
         )
         with sharded_logits(self.key.sharded_logits), jit_kernels(self._jit) as self.kernels:
-            output = model(**self.key.family.arguments(model, model_inputs), cache=self.cache)
+            output = model(**self.key.protocol.arguments(model, model_inputs), cache=self.cache)
         logits, hidden = output["logits"], output["hidden_states"]
         if self._output is None:
             self._output = StepOutput(from_shard(torch.empty_like(local(logits)), logits), torch.empty_like(hidden))

@@ -77,7 +77,7 @@ def compile_kernels(search: Search, output: StepOutput, pool: StepPool) -> Backg
         if search_step.choose(search, output) is search_step.plain:
             return None
     logits = output.logits
-    key = (logits.device, logits.dtype, *logits.shape, search.state.family.spans)
+    key = (logits.device, logits.dtype, *logits.shape, search.state.protocol.spans)
     twin = _twin(search)
 
     def work() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from flagai.kernels.cpu.linear import MOST_ROWS, SkinnyLinear, is_plain
 from flagai.kernels.eligible import is_untouched
 from flagai.kernels.per_cache import OneByOne, PerCache
-from flagai.model.block.stack import decode_blocks
+from flagai.model.block.stack import cached_blocks
 from flagai.model.layer.activations import activation
 from flagai.model.layer.cache import KVCache, LayerCache
 from flagai.model.layer.sdpa import AttentionMask, scaled_dot_product_attention
@@ -100,7 +100,7 @@ def _suits(blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask
     return few and torch.is_inference_mode_enabled() and _BLOCKS.suits(blocks, hidden, attn_mask, cache)
 
 
-@decode_blocks.faster(_suits)
+@cached_blocks.faster(_suits)
 def cpu_blocks(
     blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
 ) -> torch.Tensor:

@@ -73,7 +73,7 @@ def greedy_step(search: Search, output: StepOutput) -> None:
         **_constants(state),
         BP=next_power_of_2(batch),
         CP=next_power_of_2(chunks),
-        SPANS=state.family.spans,
+        SPANS=state.protocol.spans,
         **pdl,
     )
 
@@ -108,7 +108,7 @@ def _constants(state: DecodingState) -> dict[str, Any]:
         "CAPACITY": state.cache.capacity,
         "BLANKS": state.blanks.shape[1],
         "START": state.start_id or 0,
-        "CLOSING": state.decoding.stop_token_ids[0] if state.family.spans else 0,
+        "CLOSING": state.decoding.stop_token_ids[0] if state.protocol.spans else 0,
         "HIGHEST": (state.max_positions or 2) - 1,
     }
 

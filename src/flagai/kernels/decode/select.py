@@ -12,7 +12,7 @@ from flagai.kernels.decode.common import MOST_ROWS
 from flagai.kernels.decode.t5_block import FusedT5Block, takes_t5_block
 from flagai.kernels.eligible import is_untouched
 from flagai.kernels.per_cache import OneByOne, PerCache, Stack
-from flagai.model.block.stack import decode_blocks
+from flagai.model.block.stack import cached_blocks
 from flagai.model.layer.cache import KVCache
 from flagai.model.layer.sdpa import AttentionMask
 from flagai.model.layer.static_cache import StaticCache
@@ -68,7 +68,7 @@ def _over_static_cache(per_cache: PerCache) -> Callable[..., bool]:
     return suits
 
 
-@decode_blocks.faster(_over_static_cache(_TENSOR_PARALLEL), jit=True)
+@cached_blocks.faster(_over_static_cache(_TENSOR_PARALLEL), jit=True)
 def tensor_parallel_blocks(
     blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
 ) -> torch.Tensor:
@@ -76,7 +76,7 @@ def tensor_parallel_blocks(
     return _TENSOR_PARALLEL(hidden, attn_mask, cache)
 
 
-@decode_blocks.faster(_over_static_cache(_WHOLE_STACK), jit=True)
+@cached_blocks.faster(_over_static_cache(_WHOLE_STACK), jit=True)
 def megakernel_blocks(
     blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
 ) -> torch.Tensor:
@@ -84,7 +84,7 @@ def megakernel_blocks(
     return _WHOLE_STACK(hidden, attn_mask, cache)
 
 
-@decode_blocks.faster(_over_static_cache(_FUSED), jit=True)
+@cached_blocks.faster(_over_static_cache(_FUSED), jit=True)
 def fused_blocks(
     blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
 ) -> torch.Tensor:
@@ -92,7 +92,7 @@ def fused_blocks(
     return _FUSED(hidden, attn_mask, cache)
 
 
-@decode_blocks.faster(_over_static_cache(_T5), jit=True)
+@cached_blocks.faster(_over_static_cache(_T5), jit=True)
 def fused_t5_blocks(
     blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
 ) -> torch.Tensor:

@@ -13,7 +13,7 @@ from flagai.model.layer.sdpa import AttentionMask
 
 
 @operation
-def decode_blocks(
+def cached_blocks(
     blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
 ) -> torch.Tensor:
     """Run a decoder's blocks over new tokens.
@@ -74,7 +74,7 @@ class BlockStack(nn.ModuleList):
         """
         count = hidden.shape[1]
         if cache is not None and states is None:
-            hidden = decode_blocks(self, hidden, attn_mask, cache, **cross)
+            hidden = cached_blocks(self, hidden, attn_mask, cache, **cross)
             cache.advance(count)
             return hidden
         collected = [hidden] if states is not None else None

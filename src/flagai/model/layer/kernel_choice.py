@@ -3,12 +3,13 @@
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import chain
 
 from torch import nn
 
 from flagai.errors import InputError
-from flagai.model.layer.operation import ALLOWED, JIT, REGISTERED, import_kernels, kernel_modules
+from flagai.model.layer.operation import ALLOWED, JIT, KERNELS, REGISTERED
 
 
 @contextmanager
@@ -38,10 +39,11 @@ def _check_name(name: str) -> None:
     """Refuse a name that no implementation has; only the module that it names is imported, unless it is unknown."""
     if name in REGISTERED:
         return
-    modules = set(chain.from_iterable(kernel_modules().values()))
-    import_kernels(modules & {name.rpartition(".")[0]})
+    modules = sorted(set(chain.from_iterable(import_module(KERNELS).MODULES.values())))
+    named = name.rpartition(".")[0]
+    for module in [named] if named in modules else modules:
+        import_module(f"{KERNELS}.{module}")
     if name not in REGISTERED:
-        import_kernels(sorted(modules))
         near = difflib.get_close_matches(name, REGISTERED, n=3, cutoff=0.4) or sorted(REGISTERED)
         raise InputError(f"There is no kernel {name!r:.80}. Near: {', '.join(near)}.")
 

@@ -14,7 +14,7 @@ This is the only door between the two: without the kernels' package every call c
 """
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, update_wrapper
@@ -112,27 +112,17 @@ def operation(plain: Callable[P, R]) -> Operation[P, R]:
     return Operation(plain)
 
 
-def kernel_modules() -> Mapping[str, tuple[str, ...]]:
-    """The modules that register implementations, by the operation's name; none without the kernels' package."""
-    try:
-        modules: Mapping[str, tuple[str, ...]] = importlib.import_module(KERNELS).MODULES
-    except ModuleNotFoundError as error:
-        if error.name != KERNELS:
-            raise
-        return {}
-    return modules
-
-
-def import_kernels(modules: Iterable[str]) -> None:
-    """Import modules of the kernels' package, which registers their implementations."""
-    for module in modules:
-        importlib.import_module(f"{KERNELS}.{module}")
-
-
 @cache
 def _load(name: str) -> None:
     """Import the modules that register implementations of an operation."""
-    import_kernels(kernel_modules().get(name, ()))
+    try:
+        modules = importlib.import_module(KERNELS).MODULES.get(name, ())
+    except ModuleNotFoundError as error:
+        if error.name != KERNELS:
+            raise
+        return
+    for module in modules:
+        importlib.import_module(f"{KERNELS}.{module}")
 
 
 def _allowed_kernels(name: str) -> frozenset[str] | None:

@@ -9,7 +9,7 @@ import torch
 from flagai.errors import InputError
 from flagai.generation import Decoding, Hypothesis, Prompt, generate
 from flagai.generation.checks import check
-from flagai.generation.family import GenerativeModel, decoding_of
+from flagai.generation.protocol import GenerativeModel, decoding_of
 from flagai.generation.types import LogitsProcessor
 from flagai.model.base_model import BaseModel
 

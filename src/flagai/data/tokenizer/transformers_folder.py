@@ -8,8 +8,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from flagai.data.tokenizer.added import NAMED, Added
-from flagai.data.tokenizer.class_pipelines import FRAMES, MAKERS, PipelineSource, as_it_is
 from flagai.data.tokenizer.saved import CLASSES, Saved
+from flagai.data.tokenizer.transformers_classes import FRAMES, MAKERS, PipelineSource, as_it_is
 from flagai.data.tokenizer.vocabulary import is_doubled, vocabulary_errors
 from flagai.errors import VocabularyError
 

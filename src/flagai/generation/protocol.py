@@ -1,4 +1,4 @@
-"""How the engine decodes with a model, and how many tokens the model has positions for."""
+"""Which protocol decodes prompts with a model, and how many tokens the model has positions for."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
