@@ -10,6 +10,7 @@ import pytest
 from torch import distributed
 from typer.testing import CliRunner
 
+from flagai.auto_model.tasks import ALIASES, TASKS
 from flagai.cli import app
 from flagai.model.bert_model import BertForClsClassifier, BertForSequenceLabeling, BertModel
 from flagai.model.glm_model import GLMModel
@@ -93,3 +94,15 @@ def test_both_readmes_show_the_same_code() -> None:
         return [re.sub(r"\s*#.*", "", text) for text in texts]
 
     assert without_comments(english) == without_comments(chinese)
+
+
+def test_the_page_of_tasks_lists_every_name() -> None:
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    rows = {
+        task: cells[2]
+        for cells in (line.split("|") for line in page.splitlines() if line.startswith("| `"))
+        for task in re.findall(r"`([\w-]+)`", cells[1])
+    }
+    assert rows.keys() >= set(TASKS)
+    for alias, task in ALIASES.items():
+        assert f"`{alias}`" in rows[task]

@@ -10,6 +10,7 @@ import torch
 
 import flagai
 from flagai.auto_model.tasks import ALIASES, task_named
+from flagai.catalog.catalog import find_for_task
 from flagai.catalog.packages import DEFAULT_MODELS
 from flagai.errors import CatalogError, HubError, InputError, ModelNotFoundError
 from flagai.model.predictor.results import Classified, Entity, Filled, Written
@@ -189,6 +190,67 @@ def test_a_broken_card_hides_no_error(tmp_path, monkeypatch):
         flagai.load("ner", download_path=tmp_path)
 
 
+@pytest.mark.parametrize(("name", "own"), [("model_name", "model"), ("model_dir", "download_path")])
+def test_auto_loaders_arguments_are_named_as_load_names_them(name, own):
+    with pytest.raises(InputError, match=f"no argument '{name}'. Pass it as {own}="):
+        flagai.load("poetry", **{name: "GLM-mini-ch"})
+
+
+def test_a_call_gives_what_stream_gives_with_a_model_of_blanks():
+    writer = flagai.load("writing", "GLM-mini-ch")
+    for text in ("春江", "床前明月光，[MASK]"):
+        answer = writer(text, seed=1, max_new_tokens=9)
+        assert answer == "".join(writer.stream(text, seed=1, max_new_tokens=9))
+        assert writer([text], seed=1, max_new_tokens=9, num_return_sequences=2)[0][0].text == answer
+        assert "<|startofpiece|>" not in answer
+
+
+@pytest.mark.parametrize("text", ["", " ", "花" * 21, "桃花：词", "桃花:词", "：七言绝句", "桃花："])
+def test_a_poem_needs_a_title_and_a_known_form(text):
+    poet = flagai.load("poetry")
+    for run in (poet, poet.stream):
+        with pytest.raises(InputError, match=r"is no (title for|form of) a poem"):
+            run(text)
+
+
+def test_a_half_width_colon_is_a_colon():
+    poet = flagai.load("poetry")
+    verse = poet("桃花:五言绝句", seed=1)
+    assert verse == poet("桃花：五言绝句", seed=1) != poet("桃花", seed=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("beam_size", "num_beams"), ("alpha", "penalty_alpha"), ("max_length", "out_max_length"), ("maxlen", "input_max")],
+)
+def test_other_names_of_options_have_a_hint(given, hint):
+    with pytest.raises(InputError, match=f"no option '{given}' of generation. Did you mean '{hint}"):
+        flagai.load("poetry")("桃花", **{given: 4})
+
+
+@pytest.fixture
+def unfetched(tmp_path):
+    """Folders as failed and partial downloads leave them."""
+    for name in ("GLM-large-ch", "RoBERTa-base-ch-ner"):
+        (tmp_path / name / ".flagai").mkdir(parents=True)
+        (tmp_path / name / ".flagai" / "failed.json").write_text("{}")
+    (tmp_path / "GPT2-base-ch").mkdir()
+    (tmp_path / "GPT2-base-ch" / "vocab.txt").write_text("[PAD]\n")
+    return tmp_path
+
+
+def test_a_failed_download_is_not_downloaded(unfetched, monkeypatch, caplog):
+    monkeypatch.setenv("FLAGAI_HOME", str(unfetched))
+    here = {info.name for info in flagai.list_models() if info.downloaded and not info.shipped}
+    assert not here
+    with pytest.raises(HubError) as told:
+        flagai.load("ner")
+    assert "RoBERTa-base-ch" not in str(told.value).partition("Without a download:")[2]
+    with pytest.raises(HubError):
+        flagai.AutoLoader("title-generation", "GLM-large-ch")
+    assert "Loading GLM-large-ch instead" not in caplog.text
+
+
 # -- list_models ------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +264,9 @@ def test_models_are_listed_as_records_and_as_a_table(home):
     here = {info.name for info in flagai.list_models(download_path=home) if info.downloaded and not info.shipped}
     assert {"GLM-large-ch", "GPT2-base-ch", "RoBERTa-base-ch"} <= here
     assert len(flagai.list_models()) > 30
+    for alias, task in ALIASES.items():
+        if any(task in info.tasks for info in flagai.list_models()):
+            assert flagai.list_models(alias) == flagai.list_models(task)
     with pytest.raises(CatalogError, match=r"No model has the task 'flying'. Known: .*poetry"):
         flagai.list_models("flying")
 
@@ -209,4 +274,4 @@ def test_models_are_listed_as_records_and_as_a_table(home):
 @pytest.mark.parametrize("task", DEFAULT_MODELS)
 def test_default_models_are_in_the_catalog(task):
     listed = {info.name for info in flagai.list_models(task)}
-    assert set(DEFAULT_MODELS[task]) <= listed
+    assert {find_for_task(name, task).name for name in DEFAULT_MODELS[task]} <= listed

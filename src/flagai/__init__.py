@@ -15,8 +15,8 @@ from flagai.lazy import lazy_names
 
 if TYPE_CHECKING:
     from flagai.auto_model.auto_loader import AutoLoader as AutoLoader
-    from flagai.catalog.listing import list_models as list_models
     from flagai.data.tokenizer.tokenizer import Tokenizer as Tokenizer
+    from flagai.listing import list_models as list_models
     from flagai.loading import load as load
     from flagai.model.predictor.embedder import SentenceEmbedder as SentenceEmbedder
     from flagai.model.predictor.predictor import Predictor as Predictor
@@ -25,7 +25,7 @@ else:
         __name__,
         {
             "flagai.auto_model.auto_loader": "AutoLoader",
-            "flagai.catalog.listing": "list_models",
+            "flagai.listing": "list_models",
             "flagai.data.tokenizer.tokenizer": "Tokenizer",
             "flagai.loading": "load",
             "flagai.model.predictor.embedder": "SentenceEmbedder",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Place = str | Path | None
+# AutoLoader's names of arguments, and those of flagai.load.
+_AUTO_LOADER_NAMES = {"model_name": "model", "model_dir": "download_path", "cache_dir": "download_path"}
 
 
 class LoadOptions(TypedDict, total=False):
@@ -88,7 +90,7 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
         What is called with a text or a list of texts; it has ``predictor``, ``model`` and ``tokenizer``.
 
     Raises:
-        InputError: there is no such task, the model cannot do it, or the task has no default model.
+        InputError: there is no such task or argument, the model cannot do it, or the task has no default model.
         ModelNotFoundError: the model is neither on this machine nor in the catalog.
         HubError: the model cannot be downloaded.
 
@@ -99,6 +101,9 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
     from flagai.auto_model.tasks import task_named
     from flagai.pipelines import PIPELINES
 
+    for name, own in _AUTO_LOADER_NAMES.items():
+        if name in options:
+            raise InputError(f"flagai.load has no argument {name!r}. Pass it as {own}=.")
     task = task_named(task)
     if model is None and not DEFAULT_MODELS.get(task):
         raise InputError(f"{task!r} has no default model: name one that was fine-tuned for it. {_offers(task)}")
@@ -146,7 +151,7 @@ def _embedding_dtype(device: "Device | None") -> "Dtype | None":
 
 def _offers(task: str) -> str:
     """Which tasks run without a download, and where the models for a task are listed."""
-    from flagai.catalog.listing import list_models
+    from flagai.listing import list_models
 
     try:
         here = [f"{info.name} ({', '.join(info.tasks)})" for info in list_models() if info.downloaded]

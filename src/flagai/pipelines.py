@@ -1,8 +1,10 @@
 """What ``flagai.load`` returns: a model that is called with texts, with the task's defaults."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
+from flagai.data.prepare.poem import poem_prompt
 from flagai.errors import InputError
 from flagai.families.family import lowers_titles
 from flagai.generation.keywords import SamplingOptions
@@ -46,7 +48,6 @@ GENERATION: Mapping[str, CallOptions] = {
     "lm": {},
     "seq2seq": {},
 }
-POEM_FORM = "七言绝句"
 # FlagAI's named-entity model, whose configuration does not name its classes.
 NER_LABELS = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
 _SAMPLING = {"do_sample", "top_k", "top_p"}
@@ -93,17 +94,23 @@ class TextGenerationPipeline(TaskPipeline):
         """Generate text.
 
         Args:
-            texts: a text or a list of texts; for poetry a title, or "title：form".
+            texts: a text or a list of texts; for poetry a title, or "title：form", see :func:`poem_prompt`.
             **options: see :class:`flagai.generation.keywords.GenerationOptions`; the defaults are the task's.
 
         Returns:
-            The text; with ``num_return_sequences`` a list of :class:`~flagai.model.predictor.results.Written`; a list
-            of these for a list.
+            What was written, without the prompt; with ``num_return_sequences`` a list of
+            :class:`~flagai.model.predictor.results.Written`; a list of these for a list.
 
         Raises:
             InputError: an option is impossible.
         """
-        return self.predictor.write(self._prompts(texts), **self._options(options))
+        chosen = self._options(options)
+        single, several = isinstance(texts, str), "num_return_sequences" in chosen
+        prompts = self._prompts([texts] if single else texts)
+        rows = self.predictor.write(prompts, **{"num_return_sequences": 1} | chosen)
+        answers = [[replace(best, text=best.written) for best in row] for row in rows]
+        found = answers if several else [row[0].text for row in answers]
+        return found[0] if single else found
 
     def stream(self, text: str, **options: Unpack[CallOptions]) -> Iterator[str]:
         """Generate text piece by piece.
@@ -117,8 +124,8 @@ class TextGenerationPipeline(TaskPipeline):
     def _prompts(self, texts: Any) -> Any:
         if isinstance(texts, list | tuple):
             return [self._prompts(text) for text in texts]
-        if self.task == "poetry" and isinstance(texts, str) and "：" not in texts:
-            return f"{texts}：{POEM_FORM}"
+        if self.task == "poetry" and isinstance(texts, str):
+            return poem_prompt(texts)
         lower = self.task == "title-generation" and lowers_titles(self.model)
         return texts.lower() if lower and isinstance(texts, str) else texts
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+import flagai
 from flagai.catalog.catalog import list_models
 from flagai.cli import app
 from flagai.errors import CatalogError, ModelNotFoundError
@@ -25,6 +26,12 @@ def test_list_shows_every_model_on_a_line_of_its_own() -> None:
 def test_list_filters_and_speaks_json() -> None:
     lines = run("list", "--task", "ner", "--language", "ch", "--family", "BERT", "--json").output.splitlines()
     assert [json.loads(line)["name"] for line in lines] == ["RoBERTa-base-ch-ner"]
+
+
+@pytest.mark.parametrize("task", ["lm", "writing", "masklm", "title", "Poetry_Generation", "fill"])
+def test_list_knows_the_tasks_of_list_models(task: str) -> None:
+    names = [json.loads(line)["name"] for line in run("list", "--task", task, "--json").output.splitlines()]
+    assert names == [info.name for info in flagai.list_models(task)]
 
 
 def test_list_refuses_unknown_words() -> None:

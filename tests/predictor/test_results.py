@@ -34,7 +34,9 @@ def test_a_result_is_the_tuple_of_its_required_fields(result):
     assert sorted([result, plain]) == [plain, plain]
     assert json.loads(json.dumps(result)) == json.loads(json.dumps(plain))
     assert asdict(result) == dict(zip([field.name for field in fields(result)], values, strict=True))
-    assert repr(result).startswith(f"{type(result).__name__}({fields(result)[0].name}=")
+    named = [f"{field.name}={value!r}" for field, value in zip(fields(result), values, strict=True)]
+    extra = "; " + ", ".join(named[len(result) :]) if named[len(result) :] else ""
+    assert repr(result) == f"{type(result).__name__}({', '.join(named[: len(result)])}{extra})"
     for twin in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result)), replace(result)):
         assert type(twin) is type(result)
         assert asdict(twin) == asdict(result)
@@ -44,7 +46,7 @@ def test_a_result_is_the_tuple_of_its_required_fields(result):
 def test_results_unpack_by_name_and_do_not_change():
     start, end, kind = entity = Entity(start=3, end=4, type="LOC", text="北京")
     assert (start, end, kind) == (3, 4, "LOC") == entity
-    assert repr(entity) == "Entity(start=3, end=4, type='LOC', text='北京')"
+    assert repr(entity) == "Entity(start=3, end=4, type='LOC'; text='北京')"
     assert replace(entity, end=5) == (3, 5, "LOC")
     with pytest.raises(FrozenInstanceError):
         entity.start = 1

@@ -48,7 +48,8 @@ def test_the_log_is_switched_on_before_and_after_the_command():
 
 
 REFUSED = {
-    "poem 花 --beams 3": "--beams has no meaning with --sample. Add --search",
+    "poem 花 --sample --beams 3": "--beams has no meaning with --sample. Add --search",
+    "poem 花 --beams 3 --seed 1": "--beams has no meaning with --seed. Leave one of them out.",
     "write 花 --beams 3 --temperature 2": "--beams has no meaning",
     "title 花 --top-k 3 --seed 1": "--seed, --top-k has no meaning with --search. Add --sample",
     "title 花 --sample --length-penalty 1": "--length-penalty has no meaning",
@@ -253,3 +254,20 @@ def test_a_trained_glm_classifies_without_labels(home):
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
+
+
+def test_beams_alone_ask_for_search():
+    typed = ("poem", "花", "--beams", "2", "--max-length", "5")
+    assert run(*typed) == run(*typed, "--search")
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [*cli.TASK_COMMANDS.items(), ("poetry-generation", "poem"), ("cls", "classify")]
+)
+def test_a_task_calls_its_command(task, name):
+    shown, own = (run(typed, "--help").partition("\n\n")[2] for typed in (task, name))
+    assert shown == own
+
+
+def test_an_unknown_command_is_refused():
+    assert CliRunner().invoke(cli.app, ["poems"]).exit_code == 2

@@ -46,7 +46,10 @@ def test_a_poem_has_a_form_and_a_seed():
     poems = [run("poem", "桃花", "--form", "五言绝句", "--seed", seed, "--max-length", "8") for seed in "1123"]
     assert poems[0] == poems[1]
     assert len(set(poems)) > 1
-    assert "no title for a poem" in fails(InputError, "poem", "桃花：七言绝句")
+    for title in ("桃花：五言绝句", "桃花:五言绝句"):
+        assert run("poem", title, "--seed", "1", "--max-length", "8") == poems[0]
+    assert "says the form 五言绝句, not 七言绝句" in fails(InputError, "poem", "桃花:五言绝句", "--form", "七言绝句")
+    assert "'词' is no form of a poem" in fails(InputError, "poem", "桃花：词")
     assert "1 to 20" in fails(InputError, "poem", "花" * 21)
     assert CliRunner().invoke(cli.app, ["poem", "桃花", "--form", "六言"]).exit_code == 2
 

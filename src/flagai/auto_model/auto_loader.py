@@ -14,6 +14,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
 from flagai.families.family import family_named
+from flagai.hub.local_state import holds_model
 from flagai.model.base_model import BaseModel
 from flagai.model.config import LOADING_ARGUMENTS
 from flagai.model.config_content import family_of
@@ -127,7 +128,7 @@ class AutoLoader:
                 "itself, with a new head, add fine_tuned=False."
             ) from error
         except HubError as error:
-            if found == model_name or not (home / model_name).is_dir():
+            if found == model_name or not holds_model(home / model_name, ("config", "weights")):
                 raise
             logger.warning("%s Loading %s instead, which was not trained for %s.", error, model_name, self.task_name)
             found = model_name

@@ -65,8 +65,9 @@ class CardFields:
 
     def count(self, name: str) -> int | None:
         """A number of things, at least 1, if there is one."""
+        absent = name not in self._left
         value = self._take(name, int, "a whole number", 0)
-        if isinstance(value, bool) or value < 0:
+        if isinstance(value, bool) or value < (0 if absent else 1):
             self.fail(name, f"{shown(value)} is no number of things. Write a whole number above 0.")
         return value or None
 

@@ -3,11 +3,13 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from flagai import __version__, settings
+from flagai.auto_model.tasks import ALIASES
 from flagai.checkpoint.atomic import is_full
 from flagai.cli import catalog, checkpoints, embedding, hub, reading, training, writing
 from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix
@@ -30,10 +32,33 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": checkpoints.convert,
     "doctor": checkpoints.doctor,
 }
+# Names of tasks that are commands of another name.
+TASK_COMMANDS = {
+    "title-generation": "title",
+    "poetry": "poem",
+    "writing": "write",
+    "masklm": "fill",
+    "classification": "classify",
+    "semantic-matching": "match",
+    "embedding": "embed",
+}
 # What shells report for a command whose reader has gone, as of `command | head -1`.
 _READER_GONE = 141
 
+
+class _TaskCommandGroup(TyperGroup):
+    """Commands, which the names of their tasks call as well."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """See the base class."""
+        key = cmd_name.lower().replace("_", "-")
+        return super().get_command(ctx, cmd_name) or super().get_command(
+            ctx, TASK_COMMANDS.get(ALIASES.get(key, key), key)
+        )
+
+
 app = typer.Typer(
+    cls=_TaskCommandGroup,
     name="flagai",
     help="Load, run and fine-tune FlagAI's pretrained models: GLM, BERT/RoBERTa, GPT-2 and T5.",
     no_args_is_help=True,

@@ -103,12 +103,19 @@ class WritingOptions(BeamOptions):
         from flagai.generation import Decoding
         from flagai.model.predictor.options import Options
 
-        ignored = given(context, *(_SEARCHING if self.sample else _SAMPLING))
+        searching, sampling = given(context, *_SEARCHING), given(context, *_SAMPLING)
+        typed = bool(given(context, "sample"))
+        if searching and sampling and not typed:
+            raise InputError(
+                f"{', '.join(searching)} has no meaning with {', '.join(sampling)}. Leave one of them out."
+            )
+        sample = self.sample and (typed or not searching)  # beams are asked for: search, as flagai.load does
+        ignored = searching if sample else sampling
         if ignored:
-            mode, other = ("--sample", "--search") if self.sample else ("--search", "--sample")
+            mode, other = ("--sample", "--search") if sample else ("--search", "--sample")
             raise InputError(f"{', '.join(ignored)} has no meaning with {mode}. Add {other}, or leave it out.")
         found = {name: getattr(self, name) for name in _BOTH}
-        if self.sample:
+        if sample:
             found |= {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
             found["do_sample"] = True
         else:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,23 +14,13 @@ from flagai.cli.loading import SHIPPED, predictor
 from flagai.cli.options import BeamOptions, WritingOptions, seeds_of
 from flagai.cli.output import answer, check_target
 from flagai.cli.terminal import show_filled
+from flagai.data.prepare.poem import PoemForm, poem_prompt
 from flagai.errors import InputError
 from flagai.pipelines import GENERATION
 
 if TYPE_CHECKING:
     from flagai.model.predictor.predictor import Predictor
     from flagai.model.predictor.results import Filled, Written
-
-_TITLE_LIMIT = 20
-
-
-class Form(StrEnum):
-    """The forms of poems that the models know."""
-
-    five_quatrain = "五言绝句"
-    seven_quatrain = "七言绝句"
-    five_regulated = "五言律诗"
-    seven_regulated = "七言律诗"
 
 
 def _defaults(task: str) -> dict[str, Any]:
@@ -61,8 +50,8 @@ class _PoemOptions(WritingOptions):
     """Texts are titles of poems."""
 
     texts: Annotated[list[str] | None, typer.Argument(help="Titles of poems, of at most 20 characters.")] = None
-    form: Annotated[Form, typer.Option(help="Lines of five or seven characters; four lines or eight.")] = (
-        Form.seven_quatrain
+    form: Annotated[PoemForm, typer.Option(help="Lines of five or seven characters; four lines or eight.")] = (
+        PoemForm.seven_quatrain
     )
 
 
@@ -72,14 +61,10 @@ def poem(context: typer.Context, options: _PoemOptions) -> None:
     check_target(options.out)
     arguments = options.arguments(context)
     entries = read_entries(options)
-    for entry in entries:
-        if not 0 < len(entry.text.strip()) <= len(entry.text) <= _TITLE_LIMIT or "：" in entry.text:
-            raise InputError(
-                f"{entry.place}: {entry.text[:60]!r} is no title for a poem: expected 1 to {_TITLE_LIMIT} characters "
-                "and no full-width colon."
-            )
+    form = options.form if given(context, "form") else None
+    prompts = [poem_prompt(entry.text, form, entry.place) for entry in entries]
     run = predictor("poetry", options, options.quantize)
-    _write(entries, [f"{entry.text}：{options.form.value}" for entry in entries], run, options, arguments, "poem")
+    _write(entries, prompts, run, options, arguments, "poem")
 
 
 @command(without=("length_penalty",), batch_size=16, beams=1, **_defaults("writing"))

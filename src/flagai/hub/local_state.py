@@ -8,7 +8,7 @@ from pathlib import Path
 from flagai.checkpoint.files import find_files
 from flagai.errors import CheckpointError, HubError, ModelNotFoundError
 from flagai.hub.manifest import Manifest, ManifestEntry
-from flagai.hub.names import GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches, public, recorded
+from flagai.hub.names import EVERYTHING, GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches, public, recorded
 from flagai.hub.request import DownloadRequest, UncatalogedModel
 
 COMMIT = "commit.json"
@@ -66,6 +66,19 @@ def local_state(folder: Path, wanted: Sequence[str]) -> LocalState:
         damaged.append(f"{name} ({size} of its {entry.size} bytes are left)")
     missing = [name for entry in wanted for name in _missing(folder, manifest, entry)]
     return LocalState(missing, manifest, damaged)
+
+
+def holds_model(folder: Path, wanted: Sequence[str] = EVERYTHING) -> bool:
+    """Whether a model loads from a folder without a download; a failed download leaves a folder that holds none.
+
+    Args:
+        folder: the model's folder, which may be absent.
+        wanted: as in :func:`local_state`.
+    """
+    try:
+        return local_state(folder, wanted).complete
+    except HubError:  # the files do not go with the manifest
+        return False
 
 
 def one_model(request: DownloadRequest, manifest: Manifest | None) -> None:

@@ -17,6 +17,13 @@ from flagai.model.predictor.forbidden import ForbiddenTexts
 
 NAMES = tuple(GenerationOptions.__annotations__)
 _TEXTS = ("bad_words", "force_words", "stop")
+# FlagAI's and transformers' names of options -> names, for hints.
+_HINTS = {
+    "beam_size": "num_beams",
+    "alpha": "penalty_alpha",
+    "max_length": "out_max_length",
+    "maxlen": "input_max_length",
+}
 # Options that the engine takes as they are.
 _DECODING = [field.name for field in fields(Decoding) if field.name in NAMES and field.name != "max_new_tokens"]
 
@@ -56,8 +63,8 @@ class Options:
         given = with_new_names(given, RENAMED_TEXTS)
         for name in given:
             if name not in NAMES:
-                near = difflib.get_close_matches(name, NAMES, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                near = _HINTS.get(name) or next(iter(difflib.get_close_matches(name, NAMES, n=1)), None)
+                hint = f" Did you mean {near!r}?" if near else ""
                 raise InputError(f"There is no option {name!r} of generation.{hint} Known: {', '.join(NAMES)}.")
         name = "max_new_tokens" if "max_new_tokens" in given else "out_max_length"
         max_new_tokens = check_integer(name, given.get(name, max_new_tokens), high=MOST_TOKENS)

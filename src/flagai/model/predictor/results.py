@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 class DataTuple:
     """A frozen dataclass that is also the tuple of its required fields; it compares, unpacks and hashes as that tuple.
 
-    ``json.dumps`` writes the tuple, ``dataclasses.asdict`` gives every field by its name.
+    ``json.dumps`` writes the tuple, ``dataclasses.asdict`` gives every field by its name. ``repr`` shows the fields of
+    the tuple, and after a semicolon the others.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -20,12 +21,17 @@ class DataTuple:
         required = [each.name for each in declared if each.default is each.default_factory is MISSING]
         return tuple.__new__(cls, (given[name] for name in required if name in given))  # type: ignore[type-var]
 
+    def __repr__(self) -> str:
+        shown = [f"{name}={getattr(self, name)!r}" for name in self.__dataclass_fields__]
+        parts = (shown[: len(self)], shown[len(self) :])  # type: ignore[arg-type]
+        return f"{type(self).__name__}({'; '.join(', '.join(part) for part in parts if part)})"
+
     def __getnewargs__(self) -> tuple[Any, ...]:
         """What copying and pickling create it from."""
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Entity(DataTuple, tuple[int, int, str]):
     """A named entity, equal to FlagAI's tuple ``(start, end, type)``.
 
@@ -42,7 +48,7 @@ class Entity(DataTuple, tuple[int, int, str]):
     text: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Written(DataTuple, tuple[str, float, bool]):
     """A generated text; as a tuple ``(text, score, finished)``.
 
@@ -59,7 +65,7 @@ class Written(DataTuple, tuple[str, float, bool]):
     written: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Filled(DataTuple, tuple[str, tuple[tuple[int, int], ...], tuple[str, ...], float]):
     """A text with its blanks filled; as a tuple ``(text, spans, fillings, score)``.
 
@@ -76,7 +82,7 @@ class Filled(DataTuple, tuple[str, tuple[tuple[int, int], ...], tuple[str, ...],
     score: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classified(DataTuple, tuple[str, float]):
     """The class of a text; as a tuple ``(label, score)``.
 

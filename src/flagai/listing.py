@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagai import settings
+from flagai.auto_model.tasks import ALIASES
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
-from flagai.catalog.packages import DEFAULT_MODELS, find_model, package_folder
-from flagai.errors import CatalogError, ModelNotFoundError, printable
+from flagai.catalog.packages import DEFAULT_MODELS, card_folder, package_folder
+from flagai.errors import CatalogError, printable
+from flagai.hub.local_state import holds_model
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class ListedModel:
         parameters: their number.
         available_from: its sources in words.
         shipped: whether an installed Python package holds its files.
-        downloaded: whether its files are in the folder of models, or shipped.
+        downloaded: whether all its files are in the folder of models, or shipped.
     """
 
     name: str
@@ -42,15 +44,11 @@ class ListedModel:
             card: the card.
             home: the folder of models.
         """
-        own = [task for task, names in DEFAULT_MODELS.items() if card.name in names and card.base is None]
-        tasks = tuple(dict.fromkeys([card.task, *own]))
-        try:
-            downloaded = bool(find_model(card.name, settings.home() if home is None else home))
-        except ModelNotFoundError:
-            downloaded = False
+        folder = card_folder(card, card.name, settings.home() if home is None else home)
         shipped = package_folder(card) is not None
+        downloaded = shipped or holds_model(folder)
         language, source = card.language, card.available_from
-        return cls(card.name, card.family, tasks, language, card.parameters, source, shipped, downloaded)
+        return cls(card.name, card.family, tasks_of(card), language, card.parameters, source, shipped, downloaded)
 
     @property
     def size(self) -> str:
@@ -81,7 +79,7 @@ def list_models(
     """The models of the catalog, those of your own cards included.
 
     Args:
-        task: only models that do this task without further training.
+        task: only models that do this task, by any of its names, without further training.
         family: only models of this family.
         language: only models of this language, "zh" or "en".
         download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
@@ -95,13 +93,42 @@ def list_models(
     Example:
         >>> flagai.list_models(task="poetry")
     """
-    cards = catalog.list_models(family=family, language=language)
-    found = ModelList(ListedModel.of(card, download_path) for card in cards)
+    cards = cards_for(task, family=family, language=language)
+    return ModelList(ListedModel.of(card, download_path) for card in cards)
+
+
+def tasks_of(card: Card) -> tuple[str, ...]:
+    """The tasks of a model: its card's, and those whose default it is, unless a model fine-tuned from it does them."""
+    defaults = [task for task, names in DEFAULT_MODELS.items() if card.name in names and card.base is None]
+    own = [task for task in defaults if catalog.find_for_task(card.name, task).name == card.name]
+    return tuple(dict.fromkeys([card.task, *own]))
+
+
+def cards_for(
+    task: str | None = None,
+    *,
+    family: str | None = None,
+    language: str | None = None,
+    cards: str | Path | None = None,
+) -> list[Card]:
+    """The cards of :func:`list_models`, for ``flagai list`` as well.
+
+    Args:
+        task: a task, by any of its names.
+        family: see :func:`list_models`.
+        language: see :func:`list_models`.
+        cards: a folder with more cards.
+
+    Raises:
+        CatalogError: see :func:`list_models`.
+    """
+    found = catalog.list_models(family=family, language=language, cards=cards)
     if task is None:
         return found
-    wanted = task.strip().lower().replace("_", "-").replace(" ", "-")
-    fitting = ModelList(info for info in found if wanted in info.tasks)
+    key = task.strip().lower().replace("_", "-").replace(" ", "-")
+    wanted = ALIASES.get(key, key)
+    fitting = [card for card in found if wanted in tasks_of(card)]
     if not fitting:
-        known = sorted({task for info in found for task in info.tasks})
+        known = sorted({task for card in found for task in tasks_of(card)})
         raise CatalogError(f"No model has the task {task!r}. Known: {', '.join(known)}.")
     return fitting
