@@ -80,7 +80,7 @@ def _attend_rows(
 def _suits_short(query: torch.Tensor, row: PackedRow) -> bool:
     return (
         row.max_seqlen <= MAX_SEQLEN
-        and query.shape[2] <= _MAX_SHORT_HEAD
+        and query.shape[-1] <= _MAX_SHORT_HEAD
         and has_triton_half(query.device, query.dtype)
         and not torch.compiler.is_compiling()
     )
