@@ -8,9 +8,10 @@ Example:
 """
 
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING
 
-from flagai.absent import AbsentModules
 from flagai.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -35,4 +36,20 @@ else:
 
 __version__ = "0.1.0"
 
-sys.meta_path.append(AbsentModules())
+
+class _AbsentModules(MetaPathFinder):
+    """Names the cure where FlagAI's code imports a module that this library does not have; Python asks it last."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: object = None) -> None:
+        if fullname.startswith("flagai."):
+            from flagai.absent import INSTEAD
+
+            if fullname in INSTEAD:
+                raise ModuleNotFoundError(
+                    f"flagai has no {fullname}: the original FlagAI has it. Use {INSTEAD[fullname]}; "
+                    "see docs/differences-from-flagai.md.",
+                    name=fullname,
+                )
+
+
+sys.meta_path.append(_AbsentModules())

@@ -1,10 +1,8 @@
 """Modules of the original FlagAI that this library does not have: importing one says what does the same here."""
 
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-
+_OTHER_MODEL = "the original FlagAI or transformers for models other than GLM, BERT, GPT-2 and T5"
+_DOWNLOAD = "`from_pretrain`, `flagai download` or flagai.hub"
+_TOKENIZER = "flagai.data.tokenizer.Tokenizer, the class of all vocabularies"
 _TRAINER = "flagai.train.finetune.finetune (or `flagai finetune`); all models also train in transformers' Trainer"
 INSTEAD = {
     "flagai.trainer": _TRAINER,
@@ -21,24 +19,24 @@ INSTEAD = {
     "flagai.fp16": "ACCELERATE_MIXED_PRECISION=bf16 (or fp16) for training, `dtype=` in from_pretrain",
     "flagai.logger": "the standard library's logging; the loggers' names begin with flagai",
     "flagai.test_utils": "torchrun --nproc-per-node",
+    "flagai.data.file_utils": _DOWNLOAD,
+    "flagai.model.file_utils": _DOWNLOAD,
+    "flagai.model.layers": "flagai.model.layer",
+    "flagai.model.blocks": "flagai.model.block",
+    "flagai.model.prompt": "flagai.model.layer.prompt",
+    "flagai.model.predictor.gpt": "flagai.model.predictor.predictor",
+    "flagai.model.predictor.simctg": "`penalty_alpha` and `top_k` of flagai.model.predictor.predictor.Predictor.write",
+    "flagai.model.predictor.utils": "flagai.generation, or flagai.model.predictor.predictor.Predictor for texts",
+    **{
+        f"flagai.data.tokenizer.{name}": _TOKENIZER
+        for name in ("bert", "glm_10b_en", "glm_large_ch", "glm_large_en", "roberta", "t5", "uni_tokenizer")
+    },
+    **{f"flagai.data.tokenizer.{name}": _OTHER_MODEL for name in ("clip", "cpm_1", "cpm_3", "galactica", "opt")},
+    **{
+        f"flagai.model.{name}": _OTHER_MODEL
+        for name in (
+            *("alm_model", "aquila2", "aquila2_model", "aquila_model", "clip_model", "cpm3_model", "cpm_model"),
+            *("galactica_model", "llama_model", "mm", "opt_model", "predictor.aquila", "predictor.llama", "vision"),
+        )
+    },
 }
-
-
-class AbsentModules(MetaPathFinder):
-    """Asked by Python last, for modules that were not found."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Raise an error with the cure for a module of the original.
-
-        Raises:
-            ModuleNotFoundError: it is one.
-        """
-        if fullname in INSTEAD:
-            raise ModuleNotFoundError(
-                f"flagai has no {fullname}: training and its tools differ from the original FlagAI. Use "
-                f"{INSTEAD[fullname]}; see docs/differences-from-flagai.md.",
-                name=fullname,
-            )
-        return None

@@ -18,7 +18,7 @@ class ListedModel:
 
     Args:
         name: the name, as ``flagai.load`` and ``AutoLoader`` take it.
-        family: "glm", "bert", "gpt2" or "t5".
+        family: one of :data:`flagai.catalog.card.FAMILIES`.
         tasks: what it does without further training; "lm" is a pretrained backbone.
         language: "zh" or "en".
         parameters: their number.

@@ -8,7 +8,7 @@ import pytest
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.tasks import class_name_for
 from flagai.errors import ConfigError, InputError
-from flagai.families.family import Family, family_named, register_family
+from flagai.families.family import Family, ModelClass, family_named, register_family
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.registry import class_named
 from tests.test_docs import ROOT, blocks
@@ -46,6 +46,16 @@ def test_a_subclass_of_a_users_family_can_do_what_its_base_can(page: dict[str, A
     found = family_named("small").row_of(Own.from_pretrained(tmp_path / "small"))
     assert found is not None
     assert found.name == "SmallModel"
+
+
+def test_a_record_that_lacks_how_its_classes_write_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Own has the method 'write', so family 'mute' needs `text` and `decoding`"):
+        register_family(Family(name="mute", classes=(ModelClass("Own", methods=("write",)),)))
+
+
+def test_a_family_that_is_not_registered_is_named() -> None:
+    with pytest.raises(InputError, match=r"no family 'stranger'\. Known: glm, bert.*`register_family`"):
+        class_name_for("writing", "stranger")
 
 
 def test_the_librarys_families_stay_as_they_are() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from flagai.errors import InputError
-from flagai.families.family import all_families
+from flagai.families.family import all_families, family_names, is_family
 
 TASKS = (
     "lm",
@@ -74,10 +74,15 @@ def class_name_for(task: str, family: str) -> str:
         InputError: models of this family cannot do it; the message says which tasks they can, and who can.
     """
     classes = class_names_by_family(task)
+    if not is_family(family):
+        raise InputError(
+            f"There is no family {family!r:.80}. Known: {', '.join(family_names())}. A family of your own needs "
+            "`register_family` before (docs/new-architecture.md), so it works in Python, not on the command line."
+        )
     if family not in classes:
         able = [name for name in TASKS if family in class_names_by_family(name)]
         raise InputError(
-            f"A {family:.80} model cannot do {task!r}. It can: {', '.join(able)}. "
+            f"A {family:.80} model cannot do {task!r}. It can: {', '.join(able) or 'none of the tasks'}. "
             f"{task!r} needs a model of {', '.join(classes)}."
         )
     return classes[family]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flagai.catalog.card import Card, ModelFile
+from flagai.catalog.card import FAMILIES, Card, ModelFile
 from flagai.catalog.catalog import find
 from flagai.cli.command import command
 from flagai.cli.options import Cards, Json
@@ -26,7 +26,9 @@ _LANGUAGES = {"zh": "Chinese", "en": "English"}
 def list_command(
     task: Annotated[str | None, typer.Option(help="Only this task, such as lm, ner or title-generation.")] = None,
     language: Annotated[str | None, typer.Option(help="Only this language: zh or en.")] = None,
-    family: Annotated[str | None, typer.Option(help="Only this family: glm, bert, gpt2 or t5.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help=f"Only this family: {', '.join(FAMILIES[:-1])} or {FAMILIES[-1]}.")
+    ] = None,
     cards: Cards = None,
     as_json: Json = False,
 ) -> None:

@@ -238,10 +238,13 @@ def register_family(family: Family) -> None:
     """Add a family of one's own for this process, or replace it; see docs/new-architecture.md.
 
     Raises:
-        ConfigError: the library has a family of this name.
+        ConfigError: the library has a family of this name, or a class writes texts but the record does not say how.
     """
     if family.name in FAMILIES:
         raise ConfigError(f"{family.name!r} is a family of flagai. Choose another name.")
+    writes = [row.name for row in family.classes if "write" in row.methods]
+    if writes and (family.text is None or family.decoding is None):
+        raise ConfigError(f"{writes[0]} has the method 'write', so family {family.name!r} needs `text` and `decoding`.")
     _RECORDS[family.name] = family
 
 

@@ -204,6 +204,12 @@ class BaseModel(LoadMixin):
         return inner if isinstance(inner, BaseModel) else self
 
     @property
+    def hidden_width(self) -> int:
+        """Size of the hidden states; a model whose token embedding is not ``embed.token`` overrides this."""
+        embed: Any = self.backbone.embed
+        return int(embed.token.embedding_dim)
+
+    @property
     def max_positions(self) -> int | None:
         """How many tokens have a position; None if positions are relative."""
         if self.backbone is not self:

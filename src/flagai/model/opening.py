@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class OpenedModel:
+class OpenedFolder:
     """A model's configuration, how it is quantized, and its weights, of which nothing is read yet."""
 
     config: Any
@@ -76,7 +76,7 @@ class ModelFolder:
             config = self.config_class.from_dict(self.found.config, source="the catalog", **self.overrides)
         return config, Quantization.read(config, self.quantize, spread=self.sharding is not None)
 
-    def open(self) -> OpenedModel:
+    def open(self) -> OpenedFolder:
         """Open configuration and weights; again, if the folder is exchanged meanwhile or ranks found different ones.
 
         Raises:
@@ -89,11 +89,11 @@ class ModelFolder:
             lambda opened: f"{opened.config!r} {fingerprint(opened.checkpoint)}",
         )
 
-    def _read(self, files: CheckpointFiles) -> OpenedModel:
+    def _read(self, files: CheckpointFiles) -> OpenedFolder:
         config, quantization = self.read_config()
         dequantize = quantization.stored is None
         checkpoint = open_checkpoint(self.found.folder, dequantize=dequantize, mmap=self.mmap, files=files)
-        return OpenedModel(config, quantization, checkpoint)
+        return OpenedFolder(config, quantization, checkpoint)
 
 
 def open_on_all_ranks(sharding: "Sharding | None", open_here: Callable[[], T], mark: Callable[[T], str]) -> T:

@@ -91,7 +91,7 @@ def _embedding_of(model: BaseModel) -> EmbeddingProtocol:
 
 
 def _no_rows(backbone: Any) -> torch.Tensor:
-    return torch.empty(0, backbone.embed.token.embedding_dim)
+    return torch.empty(0, backbone.hidden_width)
 
 
 def _means(model: BaseModel, embedding: EmbeddingProtocol, rows: Ragged, pad: int = 0) -> torch.Tensor:

@@ -94,7 +94,7 @@ def _bytes(model: GenerativeModel, prompt: Prompt, decoding: Decoding) -> int:
     backbone: Any = model.backbone
     lanes = decoding.lanes
     tokens = len(prompt.ids) + lanes * decoding.max_new_tokens * max(len(prompt.blanks), 1)
-    numbers = 2 * backbone.new_cache().num_layers * backbone.embed.token.embedding_dim
+    numbers = 2 * backbone.new_cache().num_layers * backbone.hidden_width
     cache = tokens * numbers * next(model.parameters()).element_size()
     seen = lanes * tokens  # a byte for each that a lane may see
     return int(cache + seen + lanes * model.config.vocab_size * 4 * _LOGITS)
