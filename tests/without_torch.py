@@ -12,7 +12,7 @@ import pytest
 HAS_TORCH = find_spec("torch") is not None
 TESTS = Path(__file__).parent
 FILES = {
-    "catalog/test_cards.py", "catalog/test_catalog.py", "catalog/test_commands.py", "catalog/test_fuzz.py",
+    "catalog/test_cards.py", "catalog/test_catalog.py", "catalog/test_commands.py",
     "catalog/test_packages.py", "data/test_labels.py", "data/test_tokenizer_golden.py", "data/test_tokenizer_names.py",
     "data/test_tokenizer_offsets.py", "hub/test_commands.py", "hub/test_lock.py", "hub/test_transfer.py",
     "hub/test_secrets.py", "hub/test_slow_servers.py", "hub/test_store.py", "hub/test_versions.py",
