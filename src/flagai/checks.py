@@ -2,6 +2,7 @@
 
 import math
 import os
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def check_flag(name: str, value: Any) -> None:
 
 def check_number(
     name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False, integer: bool = False
-) -> None:
-    """Refuse a value that is not a number of this range.
+) -> int | float:
+    """An argument that must be a number of a range; numpy's numbers serve too.
 
     Args:
         name: the argument's name, for messages.
@@ -42,12 +43,14 @@ def check_number(
         InputError: it is of another type, or out of the range.
     """
     kind = "a whole number" if integer else "a number"
-    if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
+    if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
         raise InputError(f"{name} is {value!r:.80}; expected {kind}.")
-    if not low <= value <= high or (above and value == low):
+    number = int(value) if isinstance(value, Integral) else float(value)
+    if not low <= number <= high or (above and number == low):
         most = f" and at most {high:,.0f}" if high < math.inf else ""
         least = f"{'more than' if above else 'at least'} {low:,}"
         raise InputError(f"{name} is {value!r:.80}; expected {kind}, {least}{most}.")
+    return number
 
 
 def check_integer(name: str, value: Any, low: int = 1, high: float = math.inf) -> int:
@@ -62,8 +65,7 @@ def check_integer(name: str, value: Any, low: int = 1, high: float = math.inf) -
     Raises:
         InputError: it is of another type, or out of the range.
     """
-    check_number(name, value, low, high, integer=True)
-    return int(value)
+    return int(check_number(name, value, low, high, integer=True))
 
 
 def check_path(name: str, value: Any) -> Path:

@@ -36,7 +36,14 @@ class CallOptions(SamplingOptions, total=False):
 # Sums favour short titles: means gave GLM-mini-ch 0.358 ROUGE-L on held-out abstracts, and sums 0.347.
 GENERATION: Mapping[str, CallOptions] = {
     "title-generation": {"out_max_length": 66, "num_beams": 4, "length_penalty": 1.0, "input_max_length": 512},
-    "poetry": {"out_max_length": 80, "do_sample": True, "top_k": 10, "top_p": 0.9, "repetition_penalty": 1.2},
+    "poetry": {
+        "out_max_length": 80,
+        "do_sample": True,
+        "top_k": 10,
+        "top_p": 0.9,
+        "repetition_penalty": 1.2,
+        "truncation": False,
+    },
     "writing": {
         "out_max_length": 100,
         "do_sample": True,
@@ -134,7 +141,7 @@ class TextGenerationPipeline(TaskPipeline):
         given = with_new_names(given, RENAMED_TEXTS)
         contrastive, sampling = given.get("penalty_alpha") is not None, given.get("do_sample")
         dropped = _SEARCHING if contrastive or sampling else set()
-        if contrastive or "num_beams" in given or sampling is False:
+        if contrastive or given.get("num_beams", 1) != 1 or sampling is False:
             dropped = dropped | _SAMPLING
         if "max_new_tokens" in given:
             dropped = dropped | {"out_max_length"}

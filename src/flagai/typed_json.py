@@ -7,6 +7,7 @@ import re
 import reprlib
 import stat
 from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
@@ -140,12 +141,12 @@ def as_int(value: Any) -> int | None:
     number = as_float(value)
     if number is None or not number.is_integer():
         return None
-    return value if isinstance(value, int) else int(number)
+    return int(value) if isinstance(value, Integral) else int(number)
 
 
 def as_float(value: Any) -> float | None:
     """A finite number, also written as "1e-12"; None if it is not one."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, Real | str):
         return None
     try:
         number = float(value)

@@ -102,7 +102,7 @@ def test_former_names_mean_the_same_and_warn(old: str) -> None:
 
 def test_the_keywords_of_users_have_the_types_of_the_engine() -> None:
     """Options in texts are the predictor's own; all others are Decoding's fields."""
-    texts = {"bad_words", "force_words", "stop", "logits_processors"}
+    texts = {"bad_words", "force_words", "stop", "logits_processors", "truncation"}
     own = get_type_hints(Decoding)
     keywords = get_type_hints(GenerationOptions, localns={"LogitsProcessor": LogitsProcessor})
     assert keywords.keys() - texts <= own.keys()

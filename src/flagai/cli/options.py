@@ -103,7 +103,8 @@ class WritingOptions(BeamOptions):
         from flagai.generation import Decoding
         from flagai.model.predictor.options import Options
 
-        searching, sampling = given(context, *_SEARCHING), given(context, *_SAMPLING)
+        beam_search = [name for name in _SEARCHING if name != "beams" or self.beams > 1]  # one beam is none
+        searching, sampling = given(context, *beam_search), given(context, *_SAMPLING)
         typed = bool(given(context, "sample"))
         if searching and sampling and not typed:
             raise InputError(

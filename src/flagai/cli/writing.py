@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def _defaults(task: str) -> dict[str, Any]:
     """What ``flagai.load`` takes for a task, by the names of the command line's options."""
     known: dict[str, Any] = {**GENERATION[task]}
-    known.pop("input_max_length", None)
+    for name in ("input_max_length", "truncation"):
+        known.pop(name, None)
     names = {"out_max_length": "max_length", "do_sample": "sample", "num_beams": "beams"}
     return {"model": DEFAULT_MODELS[task][0]} | {names.get(name, name): value for name, value in known.items()}
 
@@ -59,7 +60,7 @@ class _PoemOptions(WritingOptions):
 def poem(context: typer.Context, options: _PoemOptions) -> None:
     """Write a classical Chinese poem for each title."""
     check_target(options.out)
-    arguments = options.arguments(context)
+    arguments = options.arguments(context) | {"truncation": False}
     entries = read_entries(options)
     form = options.form if given(context, "form") else None
     prompts = [poem_prompt(entry.text, form, entry.place) for entry in entries]

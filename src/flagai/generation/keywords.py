@@ -31,6 +31,7 @@ class SharedOptions(TypedDict, total=False):
         force_words: texts that every answer contains; needs beams.
         stop: texts that end an answer and are not part of it.
         logits_processors: functions of ids and scores, which return scores.
+        truncation: cut a text that is too long, with a warning; False refuses it.
     """
 
     max_new_tokens: int
@@ -50,6 +51,7 @@ class SharedOptions(TypedDict, total=False):
     force_words: str | Sequence[str]
     stop: str | Sequence[str]
     logits_processors: "Sequence[LogitsProcessor]"
+    truncation: bool
 
 
 class SamplingOptions(SharedOptions, total=False):

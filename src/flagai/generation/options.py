@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 from flagai.checks import check_flag, check_number
@@ -161,10 +162,10 @@ class Decoding:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.metadata and not (value is None and field.default is None):
-                check_number(field.name, value, **field.metadata)
+                object.__setattr__(self, field.name, check_number(field.name, value, **field.metadata))
         for name in ("start_id", "seed"):
             if getattr(self, name) is not None:
-                _ids(name, [getattr(self, name)])
+                object.__setattr__(self, name, _ids(name, [getattr(self, name)])[0])
         exact = {
             "stop_token_ids": _ids("stop_token_ids", self.stop_token_ids),
             "suppress_tokens": _ids("suppress_tokens", self.suppress_tokens),
@@ -255,13 +256,13 @@ def _ids(name: str, values: Any) -> tuple[int, ...]:
     except TypeError as error:  # an array without dimensions
         raise InputError(f"{name} is {values!r:.80}; expected a sequence.") from error
     for value in ids:
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < _MOST:
             raise InputError(f"{name} holds {value!r:.80}; expected whole numbers of at least 0, below 2**62.")
-    return ids
+    return tuple(map(int, ids))
 
 
 def _spellings(word: Any) -> tuple[tuple[int, ...], ...]:
     """A word of ``force_words_ids`` as the sequences that it may be."""
     word = tuple(_many("force_words_ids", word))
-    several = bool(word) and not isinstance(word[0], int)
+    several = bool(word) and not isinstance(word[0], Integral)
     return tuple(_ids("force_words_ids", ids) for ids in word) if several else (_ids("force_words_ids", word),)

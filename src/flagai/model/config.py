@@ -20,6 +20,14 @@ from flagai.typed_json import read_json, shown
 
 logger = logging.getLogger(__name__)
 
+# Arguments of transformers' from_pretrained -> what takes their place here; for messages.
+_TRANSFORMERS_ARGUMENTS = {
+    "cache_dir": "download_path",
+    "torch_dtype": "dtype",
+    "device_map": "device",
+    "load_in_8bit": 'quantize="int8"',
+    "load_in_4bit": 'quantize="int4"',
+}
 # What from_pretrain takes besides settings; for the nearest name in messages.
 LOADING_ARGUMENTS = (
     "download_path",
@@ -264,6 +272,8 @@ class OpenConfig(ModelConfig):
 def _unknown_override(cls: type[ModelConfig], name: str) -> str:
     if name in LOADING_ARGUMENTS:
         return f"{cls.__name__} has no setting {name!r}: it is an argument of from_pretrain, not of this call."
+    if name in _TRANSFORMERS_ARGUMENTS:
+        return f"{cls.__name__} has no setting {name!r}. Use {_TRANSFORMERS_ARGUMENTS[name]} instead."
     near = difflib.get_close_matches(name, [*cls.names(), *LOADING_ARGUMENTS], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(cls.names()))}."
     return f"{cls.__name__} has no setting {name!r}.{hint}"

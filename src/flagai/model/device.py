@@ -51,7 +51,9 @@ def read_dtype(dtype: Dtype | None) -> torch.dtype | None:
         return None
     found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
     if found not in DTYPES.values():
-        raise InputError(f"dtype={dtype!r} is none for a model. Known: {', '.join(DTYPES)}.")
+        near = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
+        hint = f" Did you mean {near[dtype]!r}?" if isinstance(dtype, str) and dtype in near else ""
+        raise InputError(f"dtype={dtype!r} is not a model's dtype.{hint} Choose one of {', '.join(DTYPES)}.")
     return found
 
 

@@ -212,5 +212,7 @@ def separator_or_matrix(
         return Dense(as_bool_mask(mask), no_empty_rows=exact)
     raise InputError(
         f"attention_mask has shape {list(attention_mask.shape)}; GLM takes separators, [] or [{rows}], or a matrix, "
-        f"[{rows}, {count}, {past + count}] or [{rows}, 1, {count}, {past + count}]."
+        f"[{rows}, {count}, {past + count}] or [{rows}, 1, {count}, {past + count}]. "
+        "A separator is the number of tokens that all queries attend to. "
+        "To mask padding, give attention_mask[:, None, None, :]."
     )

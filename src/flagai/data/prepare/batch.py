@@ -81,7 +81,7 @@ def checked_limit(limit: int) -> int:
     if limit < 1:
         raise InputError(
             "The maximal length leaves no room for text beside the special tokens. Raise it, or lower the answer's "
-            "(out_max_length) if that takes the model's positions."
+            "(max_new_tokens or out_max_length) if that takes the model's positions."
         )
     return limit
 

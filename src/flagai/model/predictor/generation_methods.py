@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, TypeVar, Unpack, overload
 
+from flagai.checks import check_integer
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.families.family import Family, ModelClass
@@ -162,6 +163,11 @@ class GenerationMethods:
         Returns:
             As :meth:`write`.
         """
+        if "num_beams" in options and check_integer("beam_size", beam_size) not in (
+            1,
+            check_integer("num_beams", options["num_beams"]),
+        ):
+            raise InputError(f"beam_size is {beam_size}, and num_beams {options['num_beams']}. Give one of them.")
         return self.write(text, input_max_length, out_max_length, **{"num_beams": beam_size} | options)
 
     @overload

@@ -39,6 +39,8 @@ class Options:
         force_words: texts that must occur (beam search only).
         stop: texts at which an answer ends; they are not part of it.
         logits_processors: functions that change the scores of the next token.
+        truncation: cut a text that is too long; False refuses it.
+        length_name: the name under which ``max_new_tokens`` was given, for messages.
     """
 
     max_new_tokens: int
@@ -47,6 +49,8 @@ class Options:
     force_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     logits_processors: tuple[LogitsProcessor, ...] = ()
+    truncation: bool = True
+    length_name: str = "max_new_tokens"
 
     @classmethod
     def read(cls, max_new_tokens: int, given: Mapping[str, Any], **decoding: Any) -> "Options":
@@ -63,9 +67,7 @@ class Options:
         given = with_new_names(given, RENAMED_TEXTS)
         for name in given:
             if name not in NAMES:
-                near = _HINTS.get(name) or next(iter(difflib.get_close_matches(name, NAMES, n=1)), None)
-                hint = f" Did you mean {near!r}?" if near else ""
-                raise InputError(f"There is no option {name!r} of generation.{hint} Known: {', '.join(NAMES)}.")
+                raise InputError(_unknown_option(name))
         name = "max_new_tokens" if "max_new_tokens" in given else "out_max_length"
         max_new_tokens = check_integer(name, given.get(name, max_new_tokens), high=MOST_TOKENS)
         check_flag("do_sample", given.get("do_sample", False))
@@ -75,7 +77,16 @@ class Options:
         processors = given.get("logits_processors", ())
         if not isinstance(processors, list | tuple) or not all(map(callable, processors)):
             raise InputError(f"logits_processors is {processors!r:.80}; expected a list of functions.")
-        return cls(max_new_tokens, values, logits_processors=tuple(processors), **texts)
+        truncation = given.get("truncation", True)
+        check_flag("truncation", truncation)
+        return cls(
+            max_new_tokens,
+            values,
+            **texts,
+            logits_processors=tuple(processors),
+            truncation=truncation,
+            length_name=name,
+        )
 
     def with_seeds(self, seeds: Sequence[Any]) -> "Options":
         """These options with one seed per text."""
@@ -114,11 +125,13 @@ class Options:
         banned = (*protocol.never(tokenizer), *tokenizer.rows_without_token(rows))
         if self.decoding.get("do_sample"):
             banned += protocol.never_sampled(tokenizer)
+        if self.force_words and self.decoding.get("num_beams", 1) == 1:
+            raise InputError("force_words needs num_beams > 1.")
         forced = tuple(self._forced(text, tokenizer) for text in self.force_words)
         if not all(forced):
             raise InputError(
                 f"One of force_words {list(self.force_words)!r:.80} has more tokens than an answer may have "
-                f"({self.max_new_tokens}). Raise out_max_length."
+                f"({self.max_new_tokens}). Raise {self.length_name}."
             )
         return Decoding(
             max_new_tokens=self.max_new_tokens,
@@ -145,6 +158,15 @@ class Options:
         if not tokenizer.can_write(text):
             raise InputError(f"force_words has {text!r:.80}, which the model's vocabulary cannot write. Leave it out.")
         return tuple(ids for ids in spellings(text, tokenizer) if len(ids) <= self.max_new_tokens)
+
+
+def _unknown_option(name: str) -> str:
+    known = (*NAMES, "input_max_length", "out_max_length")
+    near = _HINTS.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
+    hint = f" Did you mean {near!r}?" if near else ""
+    if name == "max_length":
+        hint = " Did you mean 'max_new_tokens', of the answer, or 'input_max_length', of the text?"
+    return f"There is no option {name!r} of generation.{hint} Known: {', '.join(known)}."
 
 
 def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:

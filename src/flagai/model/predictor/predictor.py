@@ -87,6 +87,11 @@ class Predictor(GenerationMethods):
             num_return_sequences = options.pop("num_return_sequences", num_return_sequences)
         wanted = {"beam_size": beam_size, "num_return_sequences": num_return_sequences}
         width = max(check_integer(name, value, high=MOST_LANES) for name, value in wanted.items())
+        if "num_beams" in options and check_integer("beam_size", beam_size) not in (
+            4,
+            check_integer("num_beams", options["num_beams"]),
+        ):
+            raise InputError(f"beam_size is {beam_size}, and num_beams {options['num_beams']}. Give one of them.")
         strategy = {} if options.get("do_sample") is True else {"num_beams": width}
         asked = Options.read(out_max_length, options, num_return_sequences=num_return_sequences, **strategy)
         found = blanks.fill_masks(self.model, self.tokenizer, family, as_list(texts), asked, num_return_sequences)

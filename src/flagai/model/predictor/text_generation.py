@@ -1,5 +1,6 @@
 """Texts in, texts out: prompts, the decoding engine and the tokenizer joined."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ from flagai.model.predictor.arguments import read_length, replace_unknown
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.prompt_windows import generate_in_windows, seeds_for
 from flagai.model.predictor.results import Written
+
+logger = logging.getLogger(__name__)
 
 
 class TextGenerator:
@@ -125,11 +128,32 @@ class TextGenerator:
             max_length = min(max_length, positions - options.max_new_tokens + 1)
             if max_length < 1:
                 raise InputError(
-                    f"out_max_length {options.max_new_tokens} leaves no room for a text: the model has {positions} "
-                    "positions. Lower it."
+                    f"{options.length_name} {options.max_new_tokens} leaves no room for a text: "
+                    f"the model has {positions} positions. Lower it."
                 )
         found = protocol.prompts(self.tokenizer, texts, max_length)
+        self._check_cut(protocol, texts, found, options, max_length)
         return [replace(prompt, ids=tuple(replace_unknown(prompt.ids, self.tokenizer, self.model))) for prompt in found]
+
+    def _check_cut(
+        self, protocol: TextProtocol, texts: Sequence[str], found: list[Prompt], options: Options, limit: int | None
+    ) -> None:
+        """Tell or refuse that a prompt does not hold the whole of its text."""
+        full = [row for row, prompt in enumerate(found) if limit is not None and len(prompt.ids) >= limit]
+        whole = protocol.prompts(self.tokenizer, [texts[row] for row in full], None) if full else []
+        sizes = [
+            len(prompt.ids) for row, prompt in zip(full, whole, strict=True) if len(prompt.ids) > len(found[row].ids)
+        ]
+        if not sizes:
+            return
+        told = (
+            f"{len(sizes)} of {len(texts)} texts do not fit: the longest has {max(sizes)} tokens, and the limit "
+            f"is {limit} (input_max_length, and the model's positions without "
+            f"{options.length_name}={options.max_new_tokens})."
+        )
+        if not options.truncation:
+            raise InputError(f"{told} Shorten the text, or lower {options.length_name}.")
+        logger.warning("%s They are cut.", told)
 
     def protocol(self, *, masked: bool) -> TextProtocol:
         """How the model is asked about texts with masks, or without."""
