@@ -33,7 +33,7 @@ def test_numpys_numbers_serve() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"max_length": 3}, "'max_new_tokens', of the answer, or 'input_max_length'"),
+        ({"max_length": 3}, r"'out_max_length' .max_new_tokens., of the answer, or 'input_max_length'"),
         ({"out_max_lenght": 3}, "Did you mean 'out_max_length'"),
         ({"truncation": 1}, "truncation is 1"),
     ],

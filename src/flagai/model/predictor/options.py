@@ -21,7 +21,6 @@ _TEXTS = ("bad_words", "force_words", "stop")
 _HINTS = {
     "beam_size": "num_beams",
     "alpha": "penalty_alpha",
-    "max_length": "out_max_length",
     "maxlen": "input_max_length",
 }
 # Options that the engine takes as they are.
@@ -165,7 +164,7 @@ def _unknown_option(name: str) -> str:
     near = _HINTS.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
     hint = f" Did you mean {near!r}?" if near else ""
     if name == "max_length":
-        hint = " Did you mean 'max_new_tokens', of the answer, or 'input_max_length', of the text?"
+        hint = " Did you mean 'out_max_length' (max_new_tokens), of the answer, or 'input_max_length', of the text?"
     return f"There is no option {name!r} of generation.{hint} Known: {', '.join(known)}."
 
 
