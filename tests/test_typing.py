@@ -6,7 +6,6 @@ import textwrap
 import typing
 
 import pytest
-from mypy import api
 
 import flagai
 from flagai.pipelines import PIPELINES
@@ -45,6 +44,8 @@ def test_a_checker_finds_wrong_options_and_knows_results(tmp_path):
     lines += [f"    reveal_type({call})" for call in REVEALED] + [f"    {call}" for call in WRONG]
     program = tmp_path / "program.py"
     program.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    from mypy import api  # only the slow test needs it
+
     output, trouble, _ = api.run([str(program), "--strict", "--no-error-summary", "--follow-imports=silent"])
     assert not trouble
     told = [""] * (len(lines) + 1)

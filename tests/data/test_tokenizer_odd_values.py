@@ -60,6 +60,6 @@ def test_odd_values_answer_or_are_named(vocabularies_home, model):
 @pytest.mark.parametrize("ids", [-1, [-1], [10**30], [1.5], None, [None], [[1, 2]], "今", np.array(5)], ids=repr)
 def test_ids_that_are_none_are_named(vocabularies_home, ids):
     tokenizer = Tokenizer.from_folder(vocabularies_home / "RoBERTa-base-ch")
-    for method in (tokenizer.decode, tokenizer.DecodeIds, tokenizer.convert_ids_to_tokens, tokenizer.written):
+    for method in (tokenizer.decode, tokenizer.DecodeIds, tokenizer.convert_ids_to_tokens, tokenizer.bytes_of):
         with pytest.raises(InputError, match=r"is not in the vocabulary|takes a sequence of whole numbers"):
             method(ids)

@@ -47,7 +47,7 @@ def test_unknown_options_have_hints(given: dict[str, Any], message: str) -> None
     ("name", "instead"), [("cache_dir", "download_path"), ("torch_dtype", "dtype"), ("load_in_8bit", 'quantize="int8"')]
 )
 def test_transformers_arguments_have_hints(name: str, instead: str) -> None:
-    with pytest.raises(ConfigError, match=f"Use {instead} instead"):
+    with pytest.raises(ConfigError, match=f"Did you mean '{instead}'"):
         GLMModel.config_class.from_dict({}, **{name: "x"})
 
 

@@ -96,7 +96,7 @@ def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pyte
 
     monkeypatch.setattr(module, "CompiledMask", OnGpu)
     with torch.device("meta"):
-        model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, hidden_size=24, **NO_DROPOUT)
+        model = folders.model("RoBERTa-base-ch", "BertForSequenceLabeling", class_num=3, hidden_size=96, **NO_DROPOUT)
     model = model.to("meta", torch.bfloat16).train()
     compile_blocks(model)
     torch._dynamo.reset()

@@ -273,7 +273,7 @@ def _unknown_override(cls: type[ModelConfig], name: str) -> str:
     if name in LOADING_ARGUMENTS:
         return f"{cls.__name__} has no setting {name!r}: it is an argument of from_pretrain, not of this call."
     if name in _TRANSFORMERS_ARGUMENTS:
-        return f"{cls.__name__} has no setting {name!r}. Use {_TRANSFORMERS_ARGUMENTS[name]} instead."
+        return f"{cls.__name__} has no setting {name!r}. Did you mean '{_TRANSFORMERS_ARGUMENTS[name]}'?"
     near = difflib.get_close_matches(name, [*cls.names(), *LOADING_ARGUMENTS], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(cls.names()))}."
     return f"{cls.__name__} has no setting {name!r}.{hint}"
