@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagai import settings
-from flagai.auto_model.tasks import ALIASES
+from flagai.auto_model.tasks import without_alias
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.catalog.packages import DEFAULT_MODELS, card_folder, package_folder
@@ -125,8 +125,7 @@ def cards_for(
     found = catalog.list_models(family=family, language=language, cards=cards)
     if task is None:
         return found
-    key = task.strip().lower().replace("_", "-").replace(" ", "-")
-    wanted = ALIASES.get(key, key)
+    wanted = without_alias(task)
     fitting = [card for card in found if wanted in tasks_of(card)]
     if not fitting:
         known = sorted({task for card in found for task in tasks_of(card)})

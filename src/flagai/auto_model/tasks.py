@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from flagai.catalog.catalog import name_key
 from flagai.errors import InputError
 from flagai.families.family import all_families, family_names, is_family
 
@@ -40,6 +41,12 @@ ALIASES: Mapping[str, str] = {
 }
 
 
+def without_alias(name: str) -> str:
+    """The name of a task that an alias stands for; any other name as it is compared."""
+    key = name_key(name)
+    return ALIASES.get(key, key)
+
+
 def task_named(name: str) -> str:
     """The task's own name, from any of its names.
 
@@ -48,8 +55,7 @@ def task_named(name: str) -> str:
     """
     if not isinstance(name, str):
         raise InputError(f"task_name is {name!r:.80}; expected a text, such as 'ner'.")
-    key = name.strip().lower().replace("_", "-").replace(" ", "-")
-    task = ALIASES.get(key, key)
+    task = without_alias(name)
     if task not in TASKS:
         raise InputError(
             f"There is no task {name!r:.80}. Known: {', '.join(TASKS)}; also {', '.join(sorted(ALIASES))}."

@@ -50,7 +50,7 @@ def find(name: str, *, cards: str | Path | None = None) -> Card:
     """
     entries = _catalog(cards)
     known = _index(_sound(entries))
-    found = entries.get(_key(name)) or known.get(_key(name))
+    found = entries.get(name_key(name)) or known.get(name_key(name))
     if isinstance(found, CatalogError):
         raise found
     if found is None:
@@ -71,9 +71,11 @@ def find_for_task(name: str, task: str, *, cards: str | Path | None = None) -> C
         CatalogError: a card is broken.
     """
     base = find(name, cards=cards)
-    wanted = _SYNONYMS.get(_key(task), _key(task))
+    wanted = _SYNONYMS.get(name_key(task), name_key(task))
     variants = (card for card in _sound(_catalog(cards)) if card.base is not None)
-    return next((card for card in variants if _key(card.base or "") == _key(base.name) and card.task == wanted), base)
+    return next(
+        (card for card in variants if name_key(card.base or "") == name_key(base.name) and card.task == wanted), base
+    )
 
 
 def list_models(
@@ -100,7 +102,7 @@ def list_models(
     known = found = _sound(entries)
     for field, value in (("task", task), ("language", language), ("family", family)):
         if value is not None:
-            wanted = _SYNONYMS.get(_key(value), _key(value))
+            wanted = _SYNONYMS.get(name_key(value), name_key(value))
             values = {getattr(card, field) for card in known}
             if wanted not in values:
                 raise CatalogError(f"No model has the {field} {value!r}. Known: {', '.join(sorted(values))}.")
@@ -135,10 +137,10 @@ def _build(layers: list[tuple[_Draft, ...]]) -> Mapping[str, Card | CatalogError
     for layer in (*layers, _shipped_drafts()):
         own: dict[str, _Draft] = {}
         for draft in layer:
-            clash = own.setdefault(_key(draft.name), draft)
+            clash = own.setdefault(name_key(draft.name), draft)
             if clash is not draft:
                 error = CatalogError(f"{draft.origin} and {clash.origin} both have a card {draft.name!r}. Remove one.")
-                own[_key(draft.name)] = replace(clash, error=error)
+                own[name_key(draft.name)] = replace(clash, error=error)
         drafts |= {key: draft for key, draft in own.items() if key not in drafts}
     return {key: _parse(draft, drafts) for key, draft in drafts.items()}
 
@@ -163,11 +165,11 @@ def _complete(draft: _Draft, drafts: Mapping[str, _Draft], seen: tuple[str, ...]
     model = table.pop("like", table.get("base"))
     if model is None:
         return table
-    other = drafts.get(_key(model)) if isinstance(model, str) else None
-    if other is None or _key(draft.name) in seen:
+    other = drafts.get(name_key(model)) if isinstance(model, str) else None
+    if other is None or name_key(draft.name) in seen:
         trouble = "there is no such card" if other is None else "the cards refer to each other in a circle"
         raise CatalogError(f"{place}, {relation}: {shown(model)}: {trouble}. Name a model of the catalog.")
-    origin = _complete(other, drafts, (*seen, _key(draft.name)))
+    origin = _complete(other, drafts, (*seen, name_key(draft.name)))
     taken = [field for field in (_LIKE if relation == "like" else _BASE) if field not in table and field in origin]
     tables = (CardFields(origin, f"{other.origin}, card {other.name!r}"), CardFields(table, place))
     config, notes = ([fields.table(name) for fields in tables] for name in ("config", "inferred"))
@@ -211,19 +213,22 @@ def _draft(name: str, table: object, origin: str) -> _Draft:
 
 def _index(cards: tuple[Card, ...]) -> dict[str, Card]:
     """Cards by all their names; a name wins over an alias, an earlier alias over a later one."""
-    index: dict[str, Card] = {_key(card.name): card for card in cards}
+    index: dict[str, Card] = {name_key(card.name): card for card in cards}
     for card in cards:
         for alias in card.aliases:
-            index.setdefault(_key(alias), card)
+            index.setdefault(name_key(alias), card)
     return index
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """What all spellings of a name have in common: lower case, and hyphens for underscores and spaces."""
     return name.strip().lower().replace("_", "-").replace(" ", "-")
 
 
 def _unknown(name: str, index: Mapping[str, Card], entries: Mapping[str, Card | CatalogError]) -> str:
-    near = difflib.get_close_matches(_key(name), index, n=6, cutoff=0.6) or [key for key in index if _key(name) in key]
+    near = difflib.get_close_matches(name_key(name), index, n=6, cutoff=0.6) or [
+        key for key in index if name_key(name) in key
+    ]
     names = list(dict.fromkeys(index[key].name for key in near))[:3]
     hint = f" Did you mean {' or '.join(names)}?" if names else ""
     broken = "".join(
