@@ -98,10 +98,10 @@ def test_whatever_fails_while_files_are_read_is_a_checkpoint_error(
 ) -> None:
     saved(tmp_path, "BertModel")
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(reader, "_open_file", fail)
+    monkeypatch.setattr(reader, "open_safetensors", fail)
     for read in (open_checkpoint, BertModel.from_pretrain, tiny.build("BertModel").load_weights):
         with pytest.raises(CheckpointError, match=type(error).__name__):
             read(tmp_path)

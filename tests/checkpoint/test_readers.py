@@ -181,7 +181,7 @@ def test_a_helper_comes_too_late_for_a_reader_that_does_not_wait() -> None:
 
     work = WorkQueue(3)
     work.add(cast("Sequence[Any]", range(3)))
-    work._shares[1] = Snatched([1, 1])
+    work.shares[1] = Snatched([1, 1])
     assert work.take(0) == 0
     assert work.take(0) == 2
     work.close()

@@ -69,6 +69,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.copies: list[tuple[int, int]] = []
+        self.targets: list[int] = []
         self.events: dict[int, int] = {}  # how often each was recorded
         self.waits: list[tuple[int, int]] = []
         self.refuses = False
@@ -80,6 +81,7 @@ class Calls:
             raise RuntimeError("CUDA error: a copy to the device failed with the driver's code 700.")
         ctypes.memmove(target, source, size)
         self.copies.append((source, size))
+        self.targets.append(target)
 
     def make_event(self) -> int:
         number = next(self._numbers)
@@ -235,26 +237,29 @@ def test_a_failure_while_waiting_tells_of_the_first(late: LateCalls, monkeypatch
 
 
 def test_all_buffers_are_pinned_and_one_is_on_the_device(runtime: Runtime, calls: Calls) -> None:
+    source = torch.randn(8, 2)
+    copies = [(0, Copy(source, torch.empty(8, 2, dtype=torch.float64)))]
     with CudaStagingBuffer(CPU, 4096, 3, 64, calls) as buffer:
         buffer.prepare()
         assert runtime.sizes == [3 * 64]
         assert len(calls.events) == 3
-        assert buffer._device_buffer() is buffer._device_buffer()
-        assert len(buffer._device_buffer()) == 4096
+        for _ in range(2):
+            buffer.read(Read(Path("file"), 0, 64, copies), bytes_of(source.view(torch.uint8).flatten()))
+    assert len(set(calls.targets)) == 1
 
 
 def test_an_interrupt_while_readers_start_leaves_none(
     runtime: Runtime, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, started = streaming._FileReader.start, []
+    start, started = threading.Thread.start, []
 
     def interrupted(reader: threading.Thread) -> None:
         if len(started) == 2:
             raise KeyboardInterrupt
         started.append(reader)
-        start(reader)  # type: ignore[arg-type]
+        start(reader)
 
-    monkeypatch.setattr(streaming._FileReader, "start", interrupted)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         streaming.ReaderPool(CPU, 1 << 30)
     for reader in started:
@@ -311,13 +316,15 @@ def test_a_copy_that_fails_stops_all(runtime: Runtime, calls: Calls, tmp_path: P
     assert not runtime.pinned
 
 
-@pytest.mark.usefixtures("runtime")
-def test_lanes_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanes_for_devices(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, cuda = Calls(), torch.device("cuda")
     monkeypatch.setattr(staging, "driver", lambda: calls)
     found = staging_buffer(cuda, 1 << 16, 2, 1 << 12)
     assert isinstance(found, CudaStagingBuffer)
-    assert (found.device, found.limit, len(found._ring), found._size) == (cuda, 1 << 16, 2 << 12, 1 << 12)
+    assert (found.device, found.limit) == (cuda, 1 << 16)
+    with found:
+        found.prepare()
+        assert (runtime.sizes, len(calls.events)) == ([2 << 12], 2)
     assert type(staging_buffer(CPU, 1 << 16, 2, 1 << 12)) is StagingBuffer
     monkeypatch.setattr(staging, "driver", lambda: None)
     assert type(staging_buffer(cuda, 1 << 16, 2, 1 << 12)) is StagingBuffer

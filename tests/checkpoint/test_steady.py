@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from flagai.checkpoint import reader
+from flagai.checkpoint import reader, steady
+from flagai.checkpoint.formats.safetensors_file import open_safetensors
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import CheckpointError, FlagAIError
+from flagai.model import resolve
 from flagai.model.bert_model import BertModel
 from flagai.model.config import LOADING_ARGUMENTS
 from tests import tiny
@@ -56,11 +58,11 @@ class Changing:
 
     def __init__(self, change: Callable[[], None], times: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self._change, self._left = change, times
-        self._open = reader._open_file
-        monkeypatch.setattr(reader, "_open_file", self)
+        self._open = open_safetensors
+        monkeypatch.setattr(reader, "open_safetensors", self)
 
-    def __call__(self, *arguments: Any) -> Any:
-        found = self._open(*arguments)
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        found = self._open(*arguments, **options)
         if self._left:
             self._left -= 1
             self._change()
@@ -131,12 +133,11 @@ def test_what_does_not_change_is_refused_at_once(tmp_path: Path, monkeypatch: py
 
 
 def test_a_load_looks_for_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flagai.checkpoint import files
-
     saved(tmp_path / "model", "BertModel")
     looked: list[Path] = []
-    inside = files._in_folder
-    monkeypatch.setattr(files, "_in_folder", lambda folder: looked.append(folder) or inside(folder))
+    for module in (steady, resolve):
+        find = module.find_files
+        monkeypatch.setattr(module, "find_files", lambda folder, find=find: looked.append(folder) or find(folder))
     BertModel.from_pretrain(tmp_path / "model")
     assert looked == [tmp_path / "model"]
 

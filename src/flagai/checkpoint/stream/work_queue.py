@@ -19,6 +19,7 @@ class WorkQueue:
         readers: the number of shares.
 
     Attributes:
+        shares: the reads of each reader.
         all_started: set when all readers have started. Before that none asks for pages: a thread's start needs a stack,
             and would wait for those pages, 4 ms per thread.
         failure: the first failure of a reader.
@@ -26,7 +27,7 @@ class WorkQueue:
     """
 
     def __init__(self, readers: int) -> None:
-        self._shares: list[deque[Read]] = [deque() for _ in range(readers)]
+        self.shares: list[deque[Read]] = [deque() for _ in range(readers)]
         self._change = threading.Condition()
         self._closed = False
         self.all_started = threading.Event()
@@ -39,12 +40,12 @@ class WorkQueue:
         Args:
             reads: in the order of the files.
         """
-        count = len(self._shares)
+        count = len(self.shares)
         borders = [len(reads) * index // count for index in range(count + 1)]
         with self._change:
             if self._closed:
                 return
-            for share, (begin, end) in zip(self._shares, itertools.pairwise(borders), strict=True):
+            for share, (begin, end) in zip(self.shares, itertools.pairwise(borders), strict=True):
                 share.extend(reads[begin:end])
             self._change.notify_all()
 
@@ -57,12 +58,12 @@ class WorkQueue:
     def take(self, reader: int) -> Read | None:
         """The next read of a reader, as soon as there is one; None if nothing will come or a reader has failed."""
         with suppress(IndexError):  # mostly there is one: no need for the lock
-            return self._shares[reader].popleft()
+            return self.shares[reader].popleft()
         with self._change:
             while True:
-                while fullest := self._shares[reader] or max(self._shares, key=len):
+                while fullest := self.shares[reader] or max(self.shares, key=len):
                     with suppress(IndexError):  # its own reader, which takes no lock, was faster
-                        return fullest.popleft() if fullest is self._shares[reader] else fullest.pop()
+                        return fullest.popleft() if fullest is self.shares[reader] else fullest.pop()
                 if self._closed:
                     return None
                 self._change.wait()
@@ -72,6 +73,6 @@ class WorkQueue:
         with self._change:
             self.failure = self.failure or failure
             self._closed = True
-            for share in self._shares:
+            for share in self.shares:
                 share.clear()
             self._change.notify_all()
