@@ -271,6 +271,18 @@ def test_models_are_listed_as_records_and_as_a_table(home):
         flagai.list_models("flying")
 
 
+@pytest.mark.parametrize("name", ["task", "family", "language", "download_path"])
+def test_only_texts_name_what_is_listed(name):
+    with pytest.raises(InputError, match=r"^5 is no name of|^download_path is 5; expected"):
+        flagai.list_models(**{name: 5})
+
+
+@pytest.mark.parametrize("wrong", [{"model": 5}, {"download_path": 5}])
+def test_only_paths_name_what_is_loaded(wrong):
+    with pytest.raises(InputError, match=f"^{next(iter(wrong))} is 5; expected a text or a path"):
+        flagai.load("poetry", **wrong)
+
+
 @pytest.mark.parametrize("task", DEFAULT_MODELS)
 def test_default_models_are_in_the_catalog(task):
     listed = {info.name for info in flagai.list_models(task)}

@@ -8,6 +8,7 @@ from flagai.auto_model.tasks import without_alias
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.catalog.packages import DEFAULT_MODELS, card_folder, package_folder
+from flagai.checks import check_path
 from flagai.errors import CatalogError, printable
 from flagai.hub.local_state import holds_model
 
@@ -44,7 +45,7 @@ class ListedModel:
             card: the card.
             home: the folder of models.
         """
-        folder = card_folder(card, card.name, settings.home() if home is None else home)
+        folder = card_folder(card, card.name, settings.home() if home is None else check_path("download_path", home))
         shipped = package_folder(card) is not None
         downloaded = shipped or holds_model(folder)
         language, source = card.language, card.available_from

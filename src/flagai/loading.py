@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from flagai.catalog.packages import DEFAULT_MODELS
+from flagai.checks import check_path
 from flagai.errors import CatalogError, HubError, InputError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -105,10 +106,12 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
         if name in options:
             raise InputError(f"flagai.load has no argument {name!r}. Pass it as {own}=.")
     task = task_named(task)
+    home = options.pop("download_path", None)
+    for name, path in (("model", model), ("download_path", home)):
+        if path is not None:
+            check_path(name, path)
     if model is None and not DEFAULT_MODELS.get(task):
         raise InputError(f"{task!r} has no default model: name one that was fine-tuned for it. {_offers(task)}")
-
-    home = options.pop("download_path", None)
     names = DEFAULT_MODELS[task] if model is None else (model,)
     for name in names:
         try:

@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flagai.catalog.card import ModelSource
 from flagai.catalog.catalog import find, find_for_task, list_models
 from flagai.catalog.packages import find_model
-from flagai.errors import CatalogError, ModelNotFoundError
+from flagai.errors import CatalogError, InputError, ModelNotFoundError
 
 MINE = """
 ["My-Model"]
@@ -75,6 +76,13 @@ def test_a_name_like_nothing_gets_no_suggestion() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         find("xyzzy")
     assert "Did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [5, None, b"gpt2", ["gpt2"]])
+def test_only_a_text_is_a_name(wrong: Any) -> None:
+    for ask in (find, lambda name: find_for_task("gpt2", name), lambda name: find_for_task(name, "ner")):
+        with pytest.raises(InputError, match=r"is no name of a model.* expected a text"):
+            ask(wrong)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,13 @@ def test_a_name_that_no_kernel_has_is_refused() -> None:
             pass
 
 
+def test_a_kernel_of_an_absent_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flagai.kernels", None)
+    absent = pytest.raises(InputError, match=r"no kernel 'cpu.none': the package flagai.kernels is absent")
+    with absent, only_kernels("cpu.none"):
+        pass
+
+
 def test_a_named_kernel_imports_its_own_module_only() -> None:
     code = (
         "import sys; from flagai.model.layer.kernel_choice import only_kernels\n"

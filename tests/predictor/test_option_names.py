@@ -1,6 +1,7 @@
 """Options under transformers' and numpy's names and types; errors name what was given."""
 
 import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,40 @@ def test_one_beam_still_samples() -> None:
     pipeline.task = "poetry"
     assert pipeline._options({"num_beams": 1})["do_sample"] is True
     assert "do_sample" not in pipeline._options({"num_beams": 2})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "cure"),
+    [
+        ("temperature", 0.5, {"do_sample": True}),
+        ("top_p", 0.9, {"do_sample": True}),
+        ("top_k", 5, {"do_sample": True}),
+        ("top_k", 5, {"penalty_alpha": 0.6}),
+        ("length_penalty", 2.0, {"num_beams": 2}),
+        ("length_penalty", 2.0, {"num_return_sequences": 1}),
+        ("early_stopping", True, {"num_beams": 2}),
+        ("diversity_penalty", 0.5, {"num_beams": 2, "num_beam_groups": 2}),
+    ],
+)
+def test_an_option_without_effect_is_told(option: str, value: Any, cure: dict[str, Any], predictor: Any) -> None:
+    run = predictor("GLM-large-ch", "GLMForSeq2Seq")
+    with pytest.warns(UserWarning, match=rf"^{option}={value} has no effect without") as told:
+        run.write("春", max_new_tokens=2, **{option: value})
+    assert [warning.filename for warning in told] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.write("春", max_new_tokens=2, **{option: value}, **cure)
+
+
+def test_defaults_of_options_are_not_told(predictor: Any) -> None:
+    run = predictor("GLM-large-ch", "GLMForSeq2Seq")
+    common = {"temperature": 1.0, "top_p": 1, "max_new_tokens": 2, "seed": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for top_k in (None, 0, 30):
+            run.write("春", top_k=top_k, length_penalty=1.0, early_stopping=False, **common)
+        run.predict_generate_beamsearch("春", beam_size=1, length_penalty=0.0, early_stopping="never", **common)
+        run.predict_generate_randomsample("春", out_max_length=2)
 
 
 def test_a_text_that_is_cut_is_told_or_refused(predictor: Any, caplog: pytest.LogCaptureFixture) -> None:

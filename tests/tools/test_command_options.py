@@ -53,6 +53,7 @@ REFUSED = {
     "write 花 --beams 3 --temperature 2": "--beams has no meaning",
     "title 花 --top-k 3 --seed 1": "--seed, --top-k has no meaning with --search. Add --sample",
     "title 花 --sample --length-penalty 1": "--length-penalty has no meaning",
+    "title 花 --beams 1 --length-penalty 2": "--length-penalty has no meaning with --beams 1",
     "title 花 --prompt-lookup-num-tokens 7": "token by token: expected --beams 1 and --num-return-sequences 1.",
     "title 花 --n-best 5": "--num-return-sequences 5 exceeds --beams 4",
     "title 花 --n-best=5 --num-return-sequences 4": "--n-best is the former name of --num-return-sequences",

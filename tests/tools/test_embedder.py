@@ -10,7 +10,7 @@ import transformers
 
 from flagai.catalog.packages import find_model
 from flagai.data.tokenizer import Tokenizer
-from flagai.errors import FlagAIError, InputError, VocabularyError
+from flagai.errors import FlagAIError, InputError, ModelNotFoundError, VocabularyError
 from flagai.model.predictor.embedder import SentenceEmbedder
 
 MINILM = find_model("all-minilm-l6-V2")
@@ -126,6 +126,13 @@ def test_damaged_tokenizer_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(VocabularyError, match=r"tokenizer\.json is not valid JSON"):
         Tokenizer.from_folder(tmp_path)
+
+
+def test_a_name_in_the_place_of_a_folder_is_told_the_cure() -> None:
+    with pytest.raises(
+        ModelNotFoundError, match=r"There is no folder .*flagai.load\('embedding', 'all-MiniLM-L6-v2'\)"
+    ):
+        SentenceEmbedder.from_folder("all-MiniLM-L6-v2")
 
 
 @pytest.mark.slow

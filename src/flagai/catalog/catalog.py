@@ -12,7 +12,8 @@ from typing import Any
 from flagai import settings
 from flagai.catalog.card import Card
 from flagai.catalog.parse import CardFields, parse_card
-from flagai.errors import CatalogError, ModelNotFoundError
+from flagai.checks import check_path
+from flagai.errors import CatalogError, InputError, ModelNotFoundError
 from flagai.typed_json import open_regular, shown
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def list_models(
 
 def _catalog(cards: str | Path | None) -> Mapping[str, Card | CatalogError]:
     """All cards by the keys of their names, the most important first; in place of a broken one, what is wrong."""
-    folders = [Path(cards).expanduser()] if cards is not None else []
+    folders = [check_path("cards", cards)] if cards is not None else []
     folders += settings.card_folders()
     return _build([_read_folder(folder) for folder in folders]) if folders else _shipped()
 
@@ -221,7 +222,13 @@ def _index(cards: tuple[Card, ...]) -> dict[str, Card]:
 
 
 def name_key(name: str) -> str:
-    """What all spellings of a name have in common: lower case, and hyphens for underscores and spaces."""
+    """What all spellings of a name have in common: lower case, and hyphens for underscores and spaces.
+
+    Raises:
+        InputError: it is no text.
+    """
+    if not isinstance(name, str):
+        raise InputError(f"{shown(name)} is no name of a model, task, family or language; expected a text.")
     return name.strip().lower().replace("_", "-").replace(" ", "-")
 
 

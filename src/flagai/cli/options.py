@@ -115,6 +115,8 @@ class WritingOptions(BeamOptions):
         if ignored:
             mode, other = ("--sample", "--search") if sample else ("--search", "--sample")
             raise InputError(f"{', '.join(ignored)} has no meaning with {mode}. Add {other}, or leave it out.")
+        if not sample and self.beams == 1 and given(context, "length_penalty"):
+            raise InputError("--length-penalty has no meaning with --beams 1. Raise --beams, or leave it out.")
         found = {name: getattr(self, name) for name in _BOTH}
         if sample:
             found |= {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}

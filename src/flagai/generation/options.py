@@ -53,12 +53,12 @@ def with_new_names(given: Mapping[str, Any], renamed: Mapping[str, str]) -> dict
         new = renamed[old]
         if new in found:
             raise InputError(f"{old} is the former name of {new}. Give {new} alone.")
-        warnings.warn(f"{old} is now called {new}.", FutureWarning, stacklevel=_level_of_caller())
+        warnings.warn(f"{old} is now called {new}.", FutureWarning, stacklevel=level_of_caller())
         found[new] = found.pop(old)
     return found
 
 
-def _level_of_caller() -> int:
+def level_of_caller() -> int:
     """How many calls ago this library was called: the warning names that line (Python 3.12: skip_file_prefixes)."""
     level, frame = 0, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("flagai."):

@@ -39,7 +39,14 @@ def _check_name(name: str) -> None:
     """Refuse a name that no implementation has; only the module that it names is imported, unless it is unknown."""
     if name in REGISTERED:
         return
-    modules = sorted(set(chain.from_iterable(import_module(KERNELS).MODULES.values())))
+    try:
+        modules = sorted(set(chain.from_iterable(import_module(KERNELS).MODULES.values())))
+    except ModuleNotFoundError as error:
+        if error.name != KERNELS:
+            raise
+        raise InputError(
+            f"There is no kernel {name!r:.80}: the package {KERNELS} is absent. Reinstall flagai."
+        ) from error
     named = name.rpartition(".")[0]
     for module in [named] if named in modules else modules:
         import_module(f"{KERNELS}.{module}")

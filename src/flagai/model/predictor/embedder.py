@@ -7,10 +7,11 @@ from typing import Self
 import torch
 from torch.nn import functional as F
 
+from flagai.catalog.packages import is_folder
 from flagai.checkpoint.steady import read_one_version
 from flagai.checks import check_flag, check_path
 from flagai.data.tokenizer import Tokenizer
-from flagai.errors import InputError
+from flagai.errors import InputError, ModelNotFoundError
 from flagai.model.base_model import BaseModel
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.block.compile import compile_blocks
@@ -70,10 +71,16 @@ class SentenceEmbedder:
             compile: have torch.compile translate the blocks: half a minute at the first call, for what little it gives.
 
         Raises:
+            ModelNotFoundError: there is no such folder.
             FlagAIError: the folder is not complete or does not fit together.
         """
         folder = check_path("folder", folder)
         check_flag("compile", compile)
+        if not is_folder(folder):
+            raise ModelNotFoundError(
+                f"There is no folder {folder.absolute()}. Load a model by its name with "
+                f"flagai.load('embedding', {folder.name!r}); SentenceEmbedder takes its model and its tokenizer."
+            )
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
         model, tokenizer = read_one_version(

@@ -1,6 +1,7 @@
 """What users may ask of generation, in words and texts; translated into what the engine takes, in tokens."""
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -11,7 +12,7 @@ from flagai.errors import InputError
 from flagai.families.family import TextProtocol
 from flagai.generation import Decoding
 from flagai.generation.keywords import GenerationOptions
-from flagai.generation.options import MOST_TOKENS, RENAMED_TEXTS, with_new_names
+from flagai.generation.options import MOST_TOKENS, RENAMED_TEXTS, level_of_caller, with_new_names
 from flagai.generation.types import LogitsProcessor
 from flagai.model.predictor.forbidden import ForbiddenTexts
 
@@ -22,6 +23,16 @@ _HINTS = {
     "beam_size": "num_beams",
     "alpha": "penalty_alpha",
     "maxlen": "input_max_length",
+}
+# What an option needs to have an effect, and the values that are passed without a purpose: its own default, FlagAI's,
+# transformers'. The seed is not here: answers that nothing draws are reproducible without it.
+_NEEDS: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    "temperature": ("do_sample=True", (1,)),
+    "top_p": ("do_sample=True", (1,)),
+    "top_k": ("do_sample=True, or penalty_alpha", (None, 0, 30)),
+    "length_penalty": ("num_beams > 1", (0, 1)),
+    "early_stopping": ("num_beams > 1", ("never", False)),
+    "diversity_penalty": ("num_beam_groups > 1", (0,)),
 }
 # Options that the engine takes as they are.
 _DECODING = [field.name for field in fields(Decoding) if field.name in NAMES and field.name != "max_new_tokens"]
@@ -132,7 +143,7 @@ class Options:
                 f"One of force_words {list(self.force_words)!r:.80} has more tokens than an answer may have "
                 f"({self.max_new_tokens}). Raise {self.length_name}."
             )
-        return Decoding(
+        decoding = Decoding(
             max_new_tokens=self.max_new_tokens,
             stop_token_ids=tuple(dict.fromkeys((*protocol.stop(tokenizer), *ends))),
             start_id=start[0] if start else None,
@@ -141,6 +152,8 @@ class Options:
             processors=protocol.order,
             **self.decoding,
         )
+        _tell_without_effect(decoding, scored="num_return_sequences" in self.decoding)
+        return decoding
 
     def processors_for(self, tokenizer: Tokenizer, rows: int) -> tuple[LogitsProcessor, ...]:
         """The user's functions, and after them the one that forbids ``bad_words``.
@@ -157,6 +170,29 @@ class Options:
         if not tokenizer.can_write(text):
             raise InputError(f"force_words has {text!r:.80}, which the model's vocabulary cannot write. Leave it out.")
         return tuple(ids for ids in spellings(text, tokenizer) if len(ids) <= self.max_new_tokens)
+
+
+def _tell_without_effect(decoding: Decoding, *, scored: bool) -> None:
+    """Warn of options that change nothing, such as ``temperature`` in a greedy search.
+
+    Args:
+        decoding: all options.
+        scored: whether the caller sees scores, which ``length_penalty`` changes with any strategy.
+    """
+    beams = decoding.num_beams > 1
+    effective = {
+        "temperature": decoding.do_sample,
+        "top_p": decoding.do_sample,
+        "top_k": decoding.do_sample or decoding.penalty_alpha is not None,
+        "length_penalty": beams or scored,
+        "early_stopping": beams,
+        "diversity_penalty": decoding.num_beam_groups > 1,
+    }
+    for name, (needed, idle) in _NEEDS.items():
+        value = getattr(decoding, name)
+        if not effective[name] and value not in idle:
+            message = f"{name}={value!r} has no effect without {needed}. Add that, or leave {name} out."
+            warnings.warn(message, UserWarning, stacklevel=level_of_caller())
 
 
 def _unknown_option(name: str) -> str:
