@@ -77,7 +77,7 @@ def test_the_place_of_a_view(tmp_path: Path) -> None:
     tensor = written(tmp_path)
     place = FileMap().find(tensor[3:5, 7:])
     assert place is not None
-    content = place.file.read_bytes()[place.offset :]
+    content = place[0].read_bytes()[place[1] :]
     assert torch.equal(torch.frombuffer(bytearray(content[:400]), dtype=torch.float32), tensor[3, 7:107])
     assert FileMap().find(torch.randn(9)) is None
 

@@ -6,7 +6,6 @@ import mmap
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,13 +41,9 @@ def map_file(path: Path, *, mapped: bool = True) -> mmap.mmap:
 
 
 def tensor_at(memory: mmap.mmap, begin: int, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
-    """A contiguous tensor whose values begin at a byte of some memory; a view, where its values are aligned there.
+    """A contiguous tensor whose values begin at a byte of some memory, where the caller knows that they are.
 
-    Args:
-        memory: from :func:`map_file`.
-        begin: the first byte.
-        dtype: the dtype.
-        shape: the extents; the caller has checked that so many values are there.
+    It is a view where its values are aligned.
     """
     count = math.prod(shape)
     if not count:
@@ -67,43 +62,35 @@ def byte_range(tensor: torch.Tensor) -> ByteRange:
     return tensor.data_ptr(), tensor.data_ptr() + reach * tensor.itemsize
 
 
-@dataclass(frozen=True)
-class FilePlace:
-    """Where the bytes of a tensor lie in a file."""
-
-    file: Path
-    offset: int
-
-
 class FileMap:
-    """Tells which file a mapped address belongs to, as the kernel has it at this moment."""
+    """Tells which file a mapped address belongs to, as the kernel has it at this moment.
+
+    Attributes:
+        inodes: of the files that were found.
+    """
 
     def __init__(self) -> None:
         self._mappings: list[tuple[int, int, int, int, str]] = []
         self._files: dict[tuple[str, int], Path | None] = {}  # those asked for
-        self.inodes: dict[Path, int] = {}  # of those found
+        self.inodes: dict[Path, int] = {}
         with suppress(OSError):
             for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-                self._add(line.split(maxsplit=5))
+                fields = line.split(maxsplit=5)  # addresses, rights, offset, device, inode, path
+                if len(fields) == 6 and fields[4] != "0":
+                    begin, end = (int(address, 16) for address in fields[0].split("-"))
+                    self._mappings.append((begin, end, int(fields[2], 16), int(fields[4]), fields[5]))
 
-    def _add(self, fields: list[str]) -> None:
-        """Note a line of a file: addresses, rights, offset, device, inode, path."""
-        if len(fields) == 6 and fields[4] != "0":
-            begin, end = (int(address, 16) for address in fields[0].split("-"))
-            self._mappings.append((begin, end, int(fields[2], 16), int(fields[4]), fields[5]))
-
-    def find(self, tensor: torch.Tensor) -> FilePlace | None:
-        """The place of a tensor's first byte, if all of it lies in one mapped file that still has this path."""
+    def find(self, tensor: torch.Tensor) -> tuple[Path, int] | None:
+        """The file and the offset of a tensor's first byte, if all of it lies in one that still has this path."""
         begin, end = byte_range(tensor)
         index = bisect.bisect_right(self._mappings, (begin, math.inf)) - 1
         if index < 0:
             return None
         first, last, offset, inode, name = self._mappings[index]
         file = self._file(name, inode) if end <= last else None
-        return None if file is None else FilePlace(file, offset + begin - first)
+        return None if file is None else (file, offset + begin - first)
 
     def _file(self, name: str, inode: int) -> Path | None:
-        """The file of a mapping, if it still has this path."""
         if (name, inode) not in self._files:
             self._files[name, inode] = None
             with suppress(OSError, ValueError):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flagai.checkpoint.formats.pickle_values import LONGEST_NAME, MOST_DIMENSIONS
+from flagai.checkpoint.formats.pickle_machine import LONGEST_NAME, MOST_DIMENSIONS, are_countable
 from flagai.checkpoint.mapped_files import map_file, tensor_at
 from flagai.errors import CheckpointError
 from flagai.typed_json import parse_json, shown
@@ -18,24 +18,11 @@ _HEADER_LIMIT = 25 << 20
 _HEADER_ALLOWANCE = 1 << 20
 _HEADER_SHARE = 8
 _DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "C64": torch.complex64,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "C64": torch.complex64,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 
 
 def open_safetensors(path: Path, *, mapped: bool = True) -> dict[str, torch.Tensor]:
@@ -56,8 +43,25 @@ def open_safetensors(path: Path, *, mapped: bool = True) -> dict[str, torch.Tens
         raise CheckpointError(f"{path} has {size} bytes, too few for a safetensors file. Fetch it again.")
     memory = map_file(path, mapped=mapped)
     header, start = _read_header(path, memory)
-    entries = _check_header(path, header, len(memory) - start)
-    return {name: tensor_at(memory, start + begin, dtype, shape) for name, (dtype, shape, begin) in entries.items()}
+    tensors, spans = {}, []
+    for name, entry in header.items():
+        if len(name) > LONGEST_NAME:
+            raise CheckpointError(f"{path}: a name has {len(name):,} characters: {shown(name)}. Fetch it again.")
+        try:
+            dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+            possible = are_countable(shape, [begin, end]) and len(shape) <= MOST_DIMENSIONS
+            possible = possible and end - begin == dtype.itemsize * math.prod(shape)
+        except (KeyError, TypeError, ValueError):
+            possible = False
+        if not possible:
+            raise CheckpointError(
+                f"{path}: the header describes {shown(name)} by {shown(entry)}, which is no type, shape and range of "
+                "as many bytes. Fetch it again."
+            )
+        spans.append((begin, end, name))
+        tensors[name] = (dtype, shape, start + begin)
+    _check_tiling(path, sorted(spans), len(memory) - start)
+    return {name: tensor_at(memory, begin, dtype, shape) for name, (dtype, shape, begin) in tensors.items()}
 
 
 def _read_header(path: Path, memory: mmap) -> tuple[dict[str, Any], int]:
@@ -75,45 +79,8 @@ def _read_header(path: Path, memory: mmap) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _check_header(path: Path, header: dict[str, Any], available: int) -> dict[str, tuple[torch.dtype, list[int], int]]:
-    """Return ``name -> (dtype, shape, first byte)`` after checking that the tensors tile the data exactly."""
-    entries = {}
-    spans = []
-    for name, entry in header.items():
-        if len(name) > LONGEST_NAME:
-            raise CheckpointError(f"{path}: a name has {len(name):,} characters: {shown(name)}. Fetch it again.")
-        try:
-            dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
-            begin, end = entry["data_offsets"]
-            numbers = [*shape, begin, end]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: the header entry of {shown(name)} cannot be read: {shown(entry)}. Fetch it again."
-            ) from error
-        if len(shape) > MOST_DIMENSIONS or not _are_possible(numbers):
-            raise CheckpointError(
-                f"{path}: the header entry of {shown(name)} has impossible numbers: {shown(entry)}. Fetch it again."
-            )
-        length = dtype.itemsize * math.prod(shape)
-        if end - begin != length:
-            raise CheckpointError(
-                f"{path}: the header gives {shown(name)} {end - begin} bytes, but {entry['dtype']} {shape} takes "
-                f"{length}. Fetch it again."
-            )
-        entries[name] = (dtype, shape, begin)
-        spans.append((begin, end, name))
-    _check_tiling(path, sorted(spans), available)
-    return entries
-
-
-def _are_possible(numbers: list[Any]) -> bool:
-    """Whether extents and offsets are whole numbers whose product torch can count, zeros left aside."""
-    return all(type(number) is int and 0 <= number < 2**62 for number in numbers) and (
-        math.prod(number or 1 for number in numbers[:-2]) < 2**62
-    )
-
-
 def _check_tiling(path: Path, spans: list[tuple[int, int, str]], available: int) -> None:
+    """Refuse tensors that do not tile the data exactly."""
     expected = 0
     for begin, end, name in spans:
         if begin != expected:

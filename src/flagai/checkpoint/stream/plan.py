@@ -101,13 +101,13 @@ def plan_reads(copies: Iterable[Copy], limit: int, files: FileMap | None = None)
         if place is None:
             others.append(copy)
             continue
-        start = copy.source.data_ptr()
+        (file, offset), start = place, copy.source.data_ptr()
         for part in copy.split(limit - PAGE):
-            begin, end = (place.offset + address - start for address in byte_range(part.source))
+            begin, end = (offset + address - start for address in byte_range(part.source))
             if end - begin > limit - PAGE:
                 others.append(part)
             else:
-                placed.append((place.file, begin, end, part))
+                placed.append((file, begin, end, part))
     return _join(sorted(placed, key=lambda entry: entry[:2]), limit), others
 
 
