@@ -31,7 +31,8 @@ from _measure import machine, versions
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.catalog.packages import DEFAULT_EMBEDDING, find_model
+from flagai.catalog.packages import find_model
+from flagai.catalog.tasks import DEFAULT_EMBEDDING
 from flagai.model.bert_model import BertForEmbedding
 from flagai.model.packing import pack_sequences
 from flagai.model.predictor.embedder import SentenceEmbedder

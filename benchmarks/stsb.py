@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from flagai.catalog.packages import DEFAULT_EMBEDDING, find_model
+from flagai.catalog.packages import find_model
+from flagai.catalog.tasks import DEFAULT_EMBEDDING
 from flagai.model.predictor.embedder import SentenceEmbedder
 
 

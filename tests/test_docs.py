@@ -10,7 +10,7 @@ import pytest
 from torch import distributed
 from typer.testing import CliRunner
 
-from flagai.auto_model.tasks import ALIASES, TASKS
+from flagai.catalog.tasks import ALIASES, TASKS
 from flagai.cli import app
 from flagai.model.bert_model import BertForClsClassifier, BertForSequenceLabeling, BertModel
 from flagai.model.glm_model import GLMModel

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import flagai
-from flagai.auto_model.tasks import ALIASES, task_named
 from flagai.catalog.catalog import find_for_task
-from flagai.catalog.packages import DEFAULT_MODELS
+from flagai.catalog.tasks import ALIASES, DEFAULT_MODELS, task_named
 from flagai.errors import CatalogError, HubError, InputError, ModelNotFoundError
 from flagai.model.predictor.results import Classified, Entity, Filled, Written
 from flagai.pipelines import PIPELINES

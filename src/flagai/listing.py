@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagai import settings
-from flagai.auto_model.tasks import without_alias
-from flagai.catalog import catalog
 from flagai.catalog.card import Card
-from flagai.catalog.packages import DEFAULT_MODELS, card_folder, package_folder
+from flagai.catalog import catalog
+from flagai.catalog.packages import card_folder, package_folder
 from flagai.checks import check_path
-from flagai.errors import CatalogError, printable
+from flagai.errors import printable
 from flagai.hub.local_state import holds_model
 
 
@@ -49,7 +48,9 @@ class ListedModel:
         shipped = package_folder(card) is not None
         downloaded = shipped or holds_model(folder)
         language, source = card.language, card.available_from
-        return cls(card.name, card.family, tasks_of(card), language, card.parameters, source, shipped, downloaded)
+        return cls(
+            card.name, card.family, catalog.tasks_of(card), language, card.parameters, source, shipped, downloaded
+        )
 
     @property
     def size(self) -> str:
@@ -94,41 +95,5 @@ def list_models(
     Example:
         >>> flagai.list_models(task="poetry")
     """
-    cards = cards_for(task, family=family, language=language)
+    cards = catalog.list_models(task=task, family=family, language=language)
     return ModelList(ListedModel.of(card, download_path) for card in cards)
-
-
-def tasks_of(card: Card) -> tuple[str, ...]:
-    """The tasks of a model: its card's, and those whose default it is, unless a model fine-tuned from it does them."""
-    defaults = [task for task, names in DEFAULT_MODELS.items() if card.name in names and card.base is None]
-    own = [task for task in defaults if catalog.find_for_task(card.name, task).name == card.name]
-    return tuple(dict.fromkeys([card.task, *own]))
-
-
-def cards_for(
-    task: str | None = None,
-    *,
-    family: str | None = None,
-    language: str | None = None,
-    cards: str | Path | None = None,
-) -> list[Card]:
-    """The cards of :func:`list_models`, for ``flagai list`` as well.
-
-    Args:
-        task: a task, by any of its names.
-        family: see :func:`list_models`.
-        language: see :func:`list_models`.
-        cards: a folder with more cards.
-
-    Raises:
-        CatalogError: see :func:`list_models`.
-    """
-    found = catalog.list_models(family=family, language=language, cards=cards)
-    if task is None:
-        return found
-    wanted = without_alias(task)
-    fitting = [card for card in found if wanted in tasks_of(card)]
-    if not fitting:
-        known = sorted({task for card in found for task in tasks_of(card)})
-        raise CatalogError(f"No model has the task {task!r}. Known: {', '.join(known)}.")
-    return fitting

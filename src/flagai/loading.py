@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from flagai.catalog.packages import DEFAULT_MODELS
+from flagai.catalog.tasks import DEFAULT_MODELS, task_named
 from flagai.checks import check_path
 from flagai.errors import CatalogError, HubError, InputError, ModelNotFoundError
 
@@ -99,7 +99,6 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
         >>> flagai.load("poetry")("春江花月夜", seed=1)
     """
     from flagai.auto_model.auto_loader import AutoLoader
-    from flagai.auto_model.tasks import task_named
     from flagai.pipelines import PIPELINES
 
     for name, own in _AUTO_LOADER_NAMES.items():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from flagai.auto_model.auto_loader import AutoLoader
-from flagai.auto_model.tasks import ALIASES, TASKS, class_names_by_family
+from flagai.auto_model.lookup import class_names_by_family
+from flagai.catalog.tasks import ALIASES, TASKS
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import ConfigError, InputError, LoadError, ModelNotFoundError
 from flagai.model.predictor.embedder import SentenceEmbedder

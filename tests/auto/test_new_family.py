@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flagai.auto_model.auto_loader import AutoLoader
-from flagai.auto_model.tasks import class_name_for
+from flagai.auto_model.lookup import class_name_for
 from flagai.errors import ConfigError, InputError
 from flagai.families.family import Family, ModelClass, family_named, register_family
 from flagai.model.predictor.predictor import Predictor

@@ -101,7 +101,7 @@ def test_the_variant_for_a_task(model: str, task: str, found: str) -> None:
 
 def test_listing_filters() -> None:
     chinese = list_models(task="title_generation", language="Chinese", family="glm")
-    assert [card.name for card in chinese] == ["GLM-large-ch-title-generation"]
+    assert [card.name for card in chinese] == ["GLM-mini-ch", "GLM-large-ch-title-generation"]
     assert {card.language for card in list_models(language="ch")} == {"zh"}
     with pytest.raises(CatalogError, match=r"task 'translation'. Known: .*title-generation"):
         list_models(task="translation")

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader
-from flagai.auto_model.lookup import fine_tuned_name
-from flagai.auto_model.tasks import class_name_for
+from flagai.auto_model.lookup import class_name_for, fine_tuned_name
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.catalog.packages import find_model

@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from flagai.auto_model.lookup import family_in, fine_tuned_name, split_name
-from flagai.auto_model.tasks import class_name_for, task_named
+from flagai.auto_model.lookup import class_name_for, family_in, fine_tuned_name, split_name
 from flagai.catalog.packages import find_model
+from flagai.catalog.tasks import task_named
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.steady import read_one_version
 from flagai.data.tokenizer import Tokenizer
@@ -38,9 +38,10 @@ class AutoLoader:
     so it is if the fine-tuned model cannot be fetched, but the backbone is here.
 
     Args:
-        task_name: such as "title-generation", "ner" or "lm"; ``flagai.auto_model.tasks`` has all names.
+        task_name: such as "title-generation", "ner" or "lm"; ``flagai.catalog.tasks`` has all names.
         model_name: a name of the catalog in any case, such as "GLM-large-ch" or "RoBERTa-base-ch-ner", a folder of
-            ``model_dir``, or (without ``model_dir``) the path of a folder.
+            ``model_dir``, or (without ``model_dir``) the path of a folder. The default is FlagAI's, for every task;
+            :func:`flagai.load` takes what suits the task instead (``flagai.catalog.tasks.DEFAULT_MODELS``).
         model_dir: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
         only_download_config: read only the configuration and draw new weights.
         device: where the model shall be; default the best device there is.

@@ -3,17 +3,48 @@
 from pathlib import Path
 
 from flagai import settings
-from flagai.auto_model.tasks import class_name_for
 from flagai.catalog.catalog import find, find_for_task
 from flagai.catalog.packages import any_case, find_model, is_folder
+from flagai.catalog.tasks import TASKS
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.checks import check_path
 from flagai.errors import InputError, ModelNotFoundError
-from flagai.families.family import family_named
+from flagai.families.family import all_families, family_named, family_names, is_family
 from flagai.model.config_content import family_of
 from flagai.model.registry import find_class
 from flagai.model.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
+
+
+def class_names_by_family(task: str) -> dict[str, str]:
+    """The names of the classes that do a task, by family: the first of its classes with this task."""
+    able = {family.name: [row.name for row in family.classes if task in row.tasks] for family in all_families()}
+    return {family: names[0] for family, names in able.items() if names}
+
+
+def class_name_for(task: str, family: str) -> str:
+    """The name of the class that does a task in a family.
+
+    Args:
+        task: from :func:`flagai.catalog.tasks.task_named`.
+        family: the family's name, such as "glm".
+
+    Raises:
+        InputError: models of this family cannot do it; the message says which tasks they can, and who can.
+    """
+    classes = class_names_by_family(task)
+    if not is_family(family):
+        raise InputError(
+            f"There is no family {family!r:.80}. Known: {', '.join(family_names())}. A family of your own needs "
+            "`register_family` before (docs/new-architecture.md), so it works in Python, not on the command line."
+        )
+    if family not in classes:
+        able = [name for name in TASKS if family in class_names_by_family(name)]
+        raise InputError(
+            f"A {family:.80} model cannot do {task!r}. It can: {', '.join(able) or 'none of the tasks'}. "
+            f"{task!r} needs a model of {', '.join(classes)}."
+        )
+    return classes[family]
 
 
 def split_name(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:

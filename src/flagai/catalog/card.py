@@ -11,7 +11,6 @@ from flagai.typed_json import shown
 # The library's families: here, not in flagai.families, which stands above the catalog and reads these names.
 FAMILIES = ("glm", "bert", "gpt2", "t5")
 LANGUAGES = ("zh", "en")
-CARD_TASKS = ("lm", "title-generation", "poetry", "ner", "semantic-matching", "embedding", "classification", "seq2seq")
 TOKENIZERS = ("sentencepiece", "wordpiece", "bpe", "t5")
 COMMAND_NAMES = ("pad", "eos", "sep", "cls", "mask", "unk", "sop", "eop", "sMASK", "gMASK", "bos")
 COMMAND_TABLES = ("fixed", "unfixed")

@@ -12,8 +12,9 @@ from typing import Any
 from flagai import settings
 from flagai.catalog.card import Card
 from flagai.catalog.parse import CardFields, parse_card
+from flagai.catalog.tasks import DEFAULT_MODELS, name_key, without_alias
 from flagai.checks import check_path
-from flagai.errors import CatalogError, InputError, ModelNotFoundError
+from flagai.errors import CatalogError, ModelNotFoundError
 from flagai.typed_json import open_regular, shown
 
 logger = logging.getLogger(__name__)
@@ -24,8 +25,8 @@ SHIPPED = Path(__file__).parent / "cards"
 # What a card takes over from the model that it resembles, and from the one that it was fine-tuned from.
 _LIKE = ("family", "class", "task", "language", "parameters", "tokenizer", "licence", "paper")
 _BASE = ("family", "language", "tokenizer", "licence", "paper")
-# Other words for languages and tasks, FlagAI's own among them.
-_SYNONYMS = {"ch": "zh", "cn": "zh", "chinese": "zh", "english": "en", "poetry-generation": "poetry"}
+# Other words for languages, FlagAI's own among them.
+_LANGUAGES = {"ch": "zh", "cn": "zh", "chinese": "zh", "english": "en"}
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,20 @@ def find_for_task(name: str, task: str, *, cards: str | Path | None = None) -> C
 
     Args:
         name: a model.
-        task: a task, such as "title-generation".
+        task: a task, such as "title-generation", by any of its names.
         cards: as in :func:`find`.
 
     Raises:
         ModelNotFoundError: there is no such model.
         CatalogError: a card is broken.
     """
-    base = find(name, cards=cards)
-    wanted = _SYNONYMS.get(name_key(task), name_key(task))
-    variants = (card for card in _sound(_catalog(cards)) if card.base is not None)
-    return next(
-        (card for card in variants if name_key(card.base or "") == name_key(base.name) and card.task == wanted), base
-    )
+    return _for_task(find(name, cards=cards), without_alias(task), _sound(_catalog(cards)))
+
+
+def _for_task(base: Card, task: str, cards: tuple[Card, ...]) -> Card:
+    """The first card that was fine-tuned from another one for a task; the other one itself if there is none."""
+    variants = (card for card in cards if card.base is not None and name_key(card.base) == name_key(base.name))
+    return next((card for card in variants if card.task == task), base)
 
 
 def list_models(
@@ -89,7 +91,7 @@ def list_models(
     """The cards that fit, backbones before fine-tuned models, by family and size.
 
     Args:
-        task: only models for this task.
+        task: only models that do this task, by any of its names, without further training; see :func:`tasks_of`.
         language: only models of this language: "zh" or "en"; "ch", "chinese" and "english" are understood.
         family: only models of this family.
         cards: as in :func:`find`.
@@ -101,14 +103,33 @@ def list_models(
     for error in (entry for entry in entries.values() if isinstance(entry, CatalogError)):
         raise error
     known = found = _sound(entries)
-    for field, value in (("task", task), ("language", language), ("family", family)):
+    if language is not None:
+        language = _LANGUAGES.get(name_key(language), name_key(language))
+    for field, value in (("language", language), ("family", family)):
         if value is not None:
-            wanted = _SYNONYMS.get(name_key(value), name_key(value))
             values = {getattr(card, field) for card in known}
-            if wanted not in values:
+            if name_key(value) not in values:
                 raise CatalogError(f"No model has the {field} {value!r}. Known: {', '.join(sorted(values))}.")
-            found = tuple(card for card in found if getattr(card, field) == wanted)
+            found = tuple(card for card in found if getattr(card, field) == name_key(value))
+    if task is not None:
+        tasks = {card.name: tasks_of(card, known) for card in found}
+        found = tuple(card for card in found if without_alias(task) in tasks[card.name])
+        if not found:
+            values = set().union(*tasks.values())
+            raise CatalogError(f"No model has the task {task!r}. Known: {', '.join(sorted(values))}.")
     return sorted(found, key=lambda card: (card.family, card.base is not None, card.parameters, card.name))
+
+
+def tasks_of(card: Card, cards: tuple[Card, ...] | None = None) -> tuple[str, ...]:
+    """The tasks of a model: its card's, and those whose default it is, unless a model fine-tuned from it does them.
+
+    Args:
+        card: the model.
+        cards: the models of the catalog, if the caller has them.
+    """
+    cards = _sound(_catalog(None)) if cards is None else cards
+    defaults = [task for task, names in DEFAULT_MODELS.items() if card.name in names and card.base is None]
+    return tuple(dict.fromkeys([card.task, *(task for task in defaults if _for_task(card, task, cards) is card)]))
 
 
 def _catalog(cards: str | Path | None) -> Mapping[str, Card | CatalogError]:
@@ -219,17 +240,6 @@ def _index(cards: tuple[Card, ...]) -> dict[str, Card]:
         for alias in card.aliases:
             index.setdefault(name_key(alias), card)
     return index
-
-
-def name_key(name: str) -> str:
-    """What all spellings of a name have in common: lower case, and hyphens for underscores and spaces.
-
-    Raises:
-        InputError: it is no text.
-    """
-    if not isinstance(name, str):
-        raise InputError(f"{shown(name)} is no name of a model, task, family or language; expected a text.")
-    return name.strip().lower().replace("_", "-").replace(" ", "-")
 
 
 def _unknown(name: str, index: Mapping[str, Card], entries: Mapping[str, Card | CatalogError]) -> str:

@@ -2,28 +2,13 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from flagai import settings
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.errors import ModelNotFoundError
-
-DEFAULT_EMBEDDING = "all-MiniLM-L6-v2"
-# task -> the models that do it where none is named: the first that can be had.
-DEFAULT_MODELS: Mapping[str, tuple[str, ...]] = {
-    "lm": ("GPT2-base-ch", "GLM-mini-ch"),
-    "title-generation": ("GLM-mini-ch",),
-    "poetry": ("GLM-mini-ch",),
-    "writing": ("GPT2-base-ch", "GLM-mini-ch"),
-    "masklm": ("GLM-large-ch", "GLM-mini-ch"),
-    "ner": ("RoBERTa-base-ch",),
-    "ner-crf": ("RoBERTa-base-ch",),
-    "ner-gp": ("RoBERTa-base-ch",),
-    "semantic-matching": (DEFAULT_EMBEDDING,),
-    "embedding": (DEFAULT_EMBEDDING,),
-}
 
 
 def find_model(name_or_path: str, home: str | Path | None = None) -> Path:

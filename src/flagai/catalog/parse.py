@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from flagai.catalog.card import (
-    CARD_TASKS,
     COMMAND_NAMES,
     COMMAND_TABLES,
     FAMILIES,
@@ -18,6 +17,7 @@ from flagai.catalog.card import (
     TokenizerSpec,
     stays_inside,
 )
+from flagai.catalog.tasks import TASKS
 from flagai.errors import CatalogError
 from flagai.typed_json import shown
 
@@ -129,7 +129,7 @@ def parse_card(name: str, table: Mapping[str, Any], origin: str) -> Card:
         name=_name(fields, name),
         family=fields.choice("family", FAMILIES),
         model_class=fields.text("class"),
-        task=fields.choice("task", CARD_TASKS),
+        task=fields.choice("task", TASKS),
         language=fields.choice("language", LANGUAGES),
         parameters=fields.count("parameters") or fields.fail("parameters", "is missing. Count each one once."),
         config=_config(fields),

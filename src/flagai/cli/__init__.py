@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from flagai import __version__, settings
-from flagai.auto_model.tasks import ALIASES
+from flagai.catalog.tasks import ALIASES
 from flagai.checkpoint.atomic import is_full
 from flagai.cli import catalog, checkpoints, embedding, hub, reading, training, writing
 from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix

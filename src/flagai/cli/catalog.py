@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flagai.catalog.card import FAMILIES, Card, ModelFile
-from flagai.catalog.catalog import find
+from flagai.catalog.catalog import find, list_models
 from flagai.cli.command import command
 from flagai.cli.options import Cards, Json
 from flagai.cli.output import print_json
 from flagai.errors import printable
-from flagai.listing import cards_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +32,7 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """List the models of the catalog."""
-    found = cards_for(task, language=language, family=family, cards=cards)
+    found = list_models(task=task, language=language, family=family, cards=cards)
     if as_json:
         for card in found:
             print_json(_as_json(card))

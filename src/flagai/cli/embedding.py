@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from flagai.catalog.packages import DEFAULT_EMBEDDING
+from flagai.catalog.tasks import DEFAULT_EMBEDDING
 from flagai.cli.command import command, given
 from flagai.cli.input import InputText, as_typed, read_entries, read_rows
 from flagai.cli.languages import default_model

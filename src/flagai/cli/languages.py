@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flagai.catalog.packages import DEFAULT_EMBEDDING, find_model
+from flagai.catalog.packages import find_model
+from flagai.catalog.tasks import DEFAULT_EMBEDDING
 from flagai.errors import InputError, ModelNotFoundError
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flagai import settings
-from flagai.catalog.packages import DEFAULT_MODELS
+from flagai.catalog.tasks import DEFAULT_MODELS
 from flagai.cli.options import TaskOptions
 from flagai.errors import HubError, OfflineError
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flagai.catalog.packages import DEFAULT_MODELS
+from flagai.catalog.tasks import DEFAULT_MODELS
 from flagai.cli.command import command
 from flagai.cli.input import as_typed, read_entries
 from flagai.cli.loading import check_place, predictor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flagai.catalog.packages import DEFAULT_MODELS
+from flagai.catalog.tasks import DEFAULT_MODELS
 from flagai.cli.command import command, given
 from flagai.cli.input import InputText, read_entries
 from flagai.cli.loading import SHIPPED, predictor

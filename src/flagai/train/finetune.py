@@ -14,7 +14,7 @@ import torch
 from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.lookup import family_at
-from flagai.auto_model.tasks import task_named
+from flagai.catalog.tasks import task_named
 from flagai.errors import ConfigError, InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block.compile import compile_blocks

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from flagai.auto_model.tasks import class_name_for, class_names_by_family
+from flagai.auto_model.lookup import class_name_for, class_names_by_family
 from flagai.data.prepare import bert
 from flagai.data.prepare.batch import Batch
 from flagai.data.prepare.labels import Span, on_tokens
@@ -212,7 +212,7 @@ def objective_for(task: str, family: str, records: Sequence[Record], recipe: Rec
     """The objective of a task.
 
     Args:
-        task: from :func:`flagai.auto_model.tasks.task_named`.
+        task: from :func:`flagai.catalog.tasks.task_named`.
         family: the model's family.
         records: the training data.
         recipe: how to train.
