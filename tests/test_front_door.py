@@ -163,6 +163,7 @@ def test_embeddings_are_those_of_the_sentence_embedder(home):
     assert torch.equal(vectors, wanted)
     assert torch.equal(embed("今天"), vectors[0])
     assert embed("今天", normalize=True).norm() == pytest.approx(1)
+    assert embed.embedder is embed.embedder  # its arguments are checked once
 
 
 def test_the_next_default_is_taken_where_the_first_cannot_be_had(tmp_path, caplog):

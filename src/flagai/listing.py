@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagai import settings
-from flagai.catalog.card import Card
 from flagai.catalog import catalog
+from flagai.catalog.card import Card
 from flagai.catalog.packages import card_folder, package_folder
 from flagai.checks import check_path
 from flagai.errors import printable

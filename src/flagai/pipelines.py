@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from flagai.data.prepare.poem import poem_prompt
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from flagai.auto_model.auto_loader import AutoLoader
     from flagai.data.tokenizer import Tokenizer
     from flagai.model.base_model import BaseModel
+    from flagai.model.predictor.embedder import SentenceEmbedder
     from flagai.model.predictor.results import Classified, Entity, Filled, Written
 
 Pair = tuple[str, str]
@@ -79,6 +81,13 @@ class TaskPipeline:
         self.model: BaseModel = loader.get_model()
         self.tokenizer: Tokenizer = loader.get_tokenizer()
         self.predictor: Predictor = Predictor(self.model, self.tokenizer)
+
+    @cached_property
+    def embedder(self) -> "SentenceEmbedder":
+        """Embeds texts with this model; a text of a language that the model does not know is an error."""
+        from flagai.model.predictor.embedder import SentenceEmbedder
+
+        return SentenceEmbedder(self.model, self.tokenizer, strict=True)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task!r}: {self.name}, {type(self.model).__name__}, {self.model.device}>"
@@ -213,10 +222,7 @@ class EmbeddingPipeline(TaskPipeline):
         Shape:
             -> [width], or [N, width] for a list; float32 on the CPU
         """
-        from flagai.model.predictor.embedder import SentenceEmbedder
-
-        embedder = SentenceEmbedder(self.model, self.tokenizer, strict=True)
-        vectors = embedder.embed([texts] if isinstance(texts, str) else texts, normalize=normalize)
+        vectors = self.embedder.embed([texts] if isinstance(texts, str) else texts, normalize=normalize)
         return vectors[0] if isinstance(texts, str) else vectors
 
 
@@ -241,7 +247,6 @@ class MatchingPipeline(TaskPipeline):
             InputError: the model's classes are others.
         """
         from flagai.model.predictor.arguments import is_pair
-        from flagai.model.predictor.embedder import SentenceEmbedder
 
         found = [pairs] if isinstance(pairs, tuple) else list(pairs)
         if not all(map(is_pair, found)):
@@ -253,7 +258,7 @@ class MatchingPipeline(TaskPipeline):
             scores = [row[-1] for row in self.predictor.class_probabilities(found).tolist()]
         else:
             first, second = ([pair[side] for pair in found] for side in (0, 1))
-            scores = SentenceEmbedder(self.model, self.tokenizer, strict=True).match(first, second).tolist()
+            scores = self.embedder.match(first, second).tolist()
         return scores[0] if isinstance(pairs, tuple) else scores
 
 

@@ -9,6 +9,7 @@ import pytest
 from flagai.catalog.card import ModelSource
 from flagai.catalog.catalog import find, find_for_task, list_models
 from flagai.catalog.packages import find_model
+from flagai.catalog.tasks import TASKS
 from flagai.errors import CatalogError, InputError, ModelNotFoundError
 
 MINE = """
@@ -105,6 +106,12 @@ def test_listing_filters() -> None:
     assert {card.language for card in list_models(language="ch")} == {"zh"}
     with pytest.raises(CatalogError, match=r"task 'translation'. Known: .*title-generation"):
         list_models(task="translation")
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "lm"])
+def test_cards_and_lists_know_every_task(task: str, cards: Path) -> None:
+    (cards / "mine.toml").write_text(MINE.replace('task = "lm"', f'task = "{task}"'))
+    assert "My-Model" in {card.name for card in list_models(task=task.replace("-", "_").upper(), cards=cards)}
 
 
 def test_a_folder_adds_cards(cards: Path) -> None:

@@ -13,11 +13,15 @@ import sentencepiece
 import transformers
 
 from flagai.auto_model.auto_loader import AutoLoader
+from flagai.catalog.card import MODEL_TYPES
 from flagai.catalog.packages import find_model
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.jieba_engine import jieba_segmenter
+from flagai.data.tokenizer.saved import Saved
 from flagai.data.tokenizer.vocabulary import vocabulary_errors
 from flagai.errors import FlagAIError, ModelNotFoundError, VocabularyError
+from flagai.families.family import family_named
+from flagai.model.config_content import family_of
 from tests import vocabularies
 from tests.data.variants import Variant
 
@@ -249,3 +253,11 @@ def test_words_are_those_of_jieba() -> None:
     for _ in range(60):
         text = "".join(chance.choice(parts) for _ in range(chance.randint(0, 12)))
         assert list(jieba_segmenter()(text)) == list(jieba.cut(text, HMM=False)), text
+
+
+@pytest.mark.parametrize(("family", "model_type"), [(key, each) for key, own in MODEL_TYPES.items() for each in own])
+def test_tokenizers_and_models_know_the_same_model_types(family: str, model_type: str, tmp_path: Path) -> None:
+    config = {"model_type": model_type.upper(), "num_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Saved.read(tmp_path).family == family == family_of(config)
+    assert model_type in family_named(family).load(family_named(family).classes[0].name).config_class.model_types

@@ -8,8 +8,10 @@ from typing import Any
 
 from flagai.typed_json import shown
 
-# The library's families: here, not in flagai.families, which stands above the catalog and reads these names.
-FAMILIES = ("glm", "bert", "gpt2", "t5")
+# The library's families, and what `model_type` in config.json says of each: here, not in flagai.families, which stands
+# above the catalog and the tokenizers.
+MODEL_TYPES = {"glm": ("glm",), "bert": ("bert", "roberta"), "gpt2": ("gpt2",), "t5": ("t5", "mt5")}
+FAMILIES = tuple(MODEL_TYPES)
 LANGUAGES = ("zh", "en")
 TOKENIZERS = ("sentencepiece", "wordpiece", "bpe", "t5")
 COMMAND_NAMES = ("pad", "eos", "sep", "cls", "mask", "unk", "sop", "eop", "sMASK", "gMASK", "bos")

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from flagai.catalog.card import MODEL_TYPES
 from flagai.data.prepare import bert, bert_pretraining
 from flagai.data.prepare.batch import Batch
 from flagai.data.prompt import Prompt
@@ -98,7 +99,7 @@ FAMILY = Family(
             head="out_layer.weight",
         ),
     ),
-    model_types=("roberta",),
+    model_types=MODEL_TYPES["bert"],
     signature=("num_hidden_layers", "type_vocab_size"),
     text=lambda _name, _masked: _UNILM,
     decoding=DecodingProtocol(_arguments, prefix=True),

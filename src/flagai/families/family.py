@@ -184,7 +184,7 @@ class Family:
     Args:
         name: its name, which is ``family`` of its configuration class.
         classes: its classes; the first is the backbone.
-        model_types: further values of ``model_type`` in a config.json that mean this family.
+        model_types: values of ``model_type`` in a config.json that mean this family, besides its name.
         signature: keys that only this family's config.json has, for files without ``model_type``.
         text: how a class generates from a text; the second argument says whether the text has masks.
         masks: the names of the command tokens that are masks to a class that fills spans.

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from flagai.catalog.card import MODEL_TYPES
 from flagai.data.prepare import encoder_decoder
 from flagai.data.prepare.batch import Batch
 from flagai.data.ragged import Ragged
@@ -76,7 +77,7 @@ FAMILY = Family(
             architectures=("T5ForConditionalGeneration", "T5WithLMHeadModel", "MT5ForConditionalGeneration"),
         ),
     ),
-    model_types=("mt5",),
+    model_types=MODEL_TYPES["t5"],
     signature=("d_model", "d_kv"),
     text=lambda _name, _masked: _TEXT,
     decoding=DecodingProtocol(_arguments, starts=True, prefix=True, encoder=True),

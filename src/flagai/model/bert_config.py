@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flagai.catalog.card import MODEL_TYPES
 from flagai.data.tokenizer.padding import VocabularyPadding, vocabulary_padding
 from flagai.model.config import ModelConfig
 from flagai.model.config_content import architecture_of, model_type_of
@@ -22,7 +23,7 @@ class BertConfig(ModelConfig):
     """BERT's configuration, under the key names of Google's, Hugging Face's and FlagAI's files."""
 
     family: ClassVar[str] = "bert"
-    model_types: ClassVar[tuple[str, ...]] = ("bert", "roberta")
+    model_types: ClassVar[tuple[str, ...]] = MODEL_TYPES["bert"]
     fixed: ClassVar[Mapping[str, Any]] = {
         "position_embedding_type": "absolute",
         "is_decoder": False,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from flagai.catalog.card import MODEL_TYPES
 from flagai.model.config import ModelConfig
 from flagai.model.config_fields import COUNT, HEADS, LAYERS, PROBABILITY, SCALE, SIZE, VOCABULARY, setting
 from flagai.typed_json import Fields
@@ -14,7 +15,7 @@ class GLMConfig(ModelConfig):
     """GLM's configuration, under the key names of FlagAI's and THUDM's files."""
 
     family: ClassVar[str] = "glm"
-    model_types: ClassVar[tuple[str, ...]] = ("glm",)
+    model_types: ClassVar[tuple[str, ...]] = MODEL_TYPES["glm"]
     fixed: ClassVar[dict[str, Any]] = {"relative_encoding": False}  # Transformer-XL; no published GLM has it
 
     num_layers: int = setting(range=LAYERS, doc="number of transformer blocks")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flagai.catalog.card import MODEL_TYPES
 from flagai.data.tokenizer.padding import vocabulary_padding
 from flagai.model.config import ModelConfig
 from flagai.model.config_fields import HEADS, LAYERS, PROBABILITY, SCALE, SIZE, TOKEN_ID, VOCABULARY, setting
@@ -23,7 +24,7 @@ class GPT2Config(ModelConfig):
     """
 
     family: ClassVar[str] = "gpt2"
-    model_types: ClassVar[tuple[str, ...]] = ("gpt2",)
+    model_types: ClassVar[tuple[str, ...]] = MODEL_TYPES["gpt2"]
     fixed: ClassVar[Mapping[str, Any]] = {
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from flagai.catalog.card import MODEL_TYPES
 from flagai.model.config import ModelConfig
 from flagai.model.config_content import model_type_of
 from flagai.model.config_fields import HEADS, LAYERS, PROBABILITY, SCALE, SIZE, TOKEN_ID, VOCABULARY, setting
@@ -20,7 +21,7 @@ class T5Config(ModelConfig):
     """T5's configuration, under the key names of Hugging Face's files, which FlagAI shares."""
 
     family: ClassVar[str] = "t5"
-    model_types: ClassVar[tuple[str, ...]] = ("t5", "mt5")
+    model_types: ClassVar[tuple[str, ...]] = MODEL_TYPES["t5"]
 
     vocab_size: int = setting(range=VOCABULARY, doc="rows of the token embedding")
     d_model: int = setting(range=SIZE, aliases=("hidden_size",), doc="size of the hidden states")

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from flagai.catalog.card import MODEL_TYPES
 from flagai.data.tokenizer.added import Added, AddedTokens, read_added
 from flagai.data.tokenizer.commands import TABLES
 from flagai.data.tokenizer.vocabulary import VOCABULARY_LIMIT
@@ -19,7 +20,6 @@ ADDED_FILE = "added_tokens.json"
 # A key of tokenizer_config.json: this library's, where the folder's name would have to tell it.
 TABLE_KEY = "command_table"
 BESIDE = (OPTIONS_FILE, SPECIAL_FILE, ADDED_FILE)
-_FAMILIES = {"glm": "glm", "t5": "t5", "mt5": "t5", "bert": "bert", "roberta": "bert", "gpt2": "gpt2"}
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,13 @@ class Saved:
     @property
     def family(self) -> str | None:
         """The model's family, if ``config.json`` says it."""
-        found = _FAMILIES.get((self.config.text("model_type", "") or "").lower())
+        stated = self._config_type
+        found = next((family for family, stated_types in MODEL_TYPES.items() if stated in stated_types), None)
         return "glm" if found is None and "block_position_encoding" in self.config.table else found
+
+    @property
+    def _config_type(self) -> str:
+        return self.config.text("model_type", "").lower()
 
     @property
     def stated_class(self) -> str | None:
@@ -150,7 +155,7 @@ class Saved:
         if stated is not None:
             stated = _SAME.get(stated, stated)
             return stated if stated in CLASSES else None
-        return _BY_MODEL_TYPE.get((self.config.text("model_type", "") or "").lower())
+        return _BY_MODEL_TYPE.get(self._config_type)
 
     @property
     def model(self) -> dict[str, Any]:
