@@ -18,15 +18,12 @@ FLOAT32_ELEMENTS = 1 << 18
 
 
 def cast(copies: Sequence[Copy]) -> None:
-    """Copy with plain threads, each with parts of its own.
+    """Copy with plain threads, each with parts of its own; types and orders of dimensions may differ.
 
     torch's own threads share out one tensor after the other, and wait for each other at each: they take half as long
     again. The cost of a cast is the new memory, more than the arithmetic.
-
-    Args:
-        copies: types and orders of dimensions may differ.
     """
-    parts = iter([part for copy in copies for part in copy.split(_PART_BYTES)])
+    parts = iter([part for copy in copies for part in copy.split(_PART_BYTES)])  # all threads take from it
     inference = torch.is_inference_mode_enabled()  # a mode of the thread, which targets may depend on
 
     def work() -> None:
@@ -39,28 +36,16 @@ def cast(copies: Sequence[Copy]) -> None:
 
 
 def _copy(parts: Iterator[Copy]) -> None:
-    """Do what is left to do; all threads take from the same iterator."""
-    _use_one_thread()
-    buffer = torch.empty(FLOAT32_ELEMENTS)
-    for part in parts:
-        if {part.source.dtype, part.target.dtype} == _HALVES:
-            for small in part.split(FLOAT32_ELEMENTS * part.source.itemsize):
-                _copy_through_float32(buffer, small)
-        else:
-            part.target.copy_(part.source)
-
-
-def _use_one_thread() -> None:
-    """Keep torch from sharing out the copies of this thread: the other cores have parts of their own."""
     torch.get_num_threads()  # the number is set once for each thread, at its first use of torch
     with suppress(AttributeError, OSError, TypeError):  # other systems, other names
-        ctypes.CDLL(None).omp_set_num_threads(1)
-
-
-def _copy_through_float32(buffer: torch.Tensor, part: Copy) -> None:
-    """Copy by way of a buffer in float32, which holds both half types exactly."""
-    if part.source.numel() > buffer.numel():  # a single long row of a slice
-        part.target.copy_(part.source)
-        return
-    wide = buffer[: part.source.numel()].view(part.source.shape)
-    part.target.copy_(wide.copy_(part.source))
+        ctypes.CDLL(None).omp_set_num_threads(1)  # the other cores have parts of their own
+    buffer = torch.empty(FLOAT32_ELEMENTS)
+    for part in parts:
+        if {part.source.dtype, part.target.dtype} != _HALVES:
+            part.target.copy_(part.source)
+            continue
+        for small in part.split(FLOAT32_ELEMENTS * part.source.itemsize):
+            source = small.source
+            if source.numel() <= buffer.numel():  # else a single long row of a slice
+                source = buffer[: source.numel()].view(source.shape).copy_(source)  # exact for both types
+            small.target.copy_(source)

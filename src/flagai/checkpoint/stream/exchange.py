@@ -3,7 +3,7 @@
 A matrix that is sharded along its columns: each rank would read a small piece of every row, or all bytes as often as
 there are ranks. Instead, each of n ranks reads an n-th of the rows in long pieces, into the memory of its columns, as
 large; an all-to-all exchange follows. Replicas: each reads an n-th of the matrix, and an all-gather follows.
-Between devices either is ten times as fast as the reading.
+Between devices either is ten times as fast as the reading. All ranks make the same exchanges in the same order.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class ColumnExchange:
         return Copy(mine, self.rows if outer == 0 else self.rows.T)
 
     def run(self) -> None:
-        """Exchange; all ranks of the group do it at once, for the same matrices in the same order."""
+        """Exchange the rows that the ranks have read for their columns."""
         read, count = self.rows, self.group.count
         parts = read.view(len(read), count, -1).transpose(0, 1).contiguous()  # [for whom, rows, columns]
         in_order = self.group.dimension == 1
@@ -65,15 +65,10 @@ class ColumnExchange:
 
 
 def shared_rows(source: torch.Tensor, slices: Sequence[slice], group: ShardGroup) -> torch.Tensor | None:
-    """The rows of the file that hold a group's shards of a matrix; None where no exchange is needed or possible.
+    """The rows of a matrix in a file that hold a group's shards; None where no exchange is needed or possible.
 
     That is where the shard is contiguous in the file anyway, or where the rows cannot be shared out evenly. The answer
     depends on shapes only, so all ranks of a group have the same.
-
-    Args:
-        source: the whole matrix, as a view of the file.
-        slices: this rank's shard of the whole.
-        group: along one of the dimensions.
     """
     if source.dim() != 2 or source.stride(group.dimension) >= source.stride(1 - group.dimension):
         return None
@@ -84,30 +79,20 @@ def shared_rows(source: torch.Tensor, slices: Sequence[slice], group: ShardGroup
 
 @dataclass(frozen=True)
 class ReplicaGather:
-    """Memory that replicas fill together.
-
-    Args:
-        memory: contiguous; first the share of the first rank.
-        ranks: the replicas.
-    """
+    """Contiguous memory that replicas fill together; first comes the share of the first rank."""
 
     memory: torch.Tensor
     ranks: ProcessGroup
 
     def run(self) -> None:
-        """Gather; all replicas do it at once, for the same memory in the same order."""
+        """Gather the shares."""
         whole = self.memory.view(-1).view(torch.uint8)
         mine = whole.chunk(distributed.get_world_size(self.ranks))[distributed.get_rank(self.ranks)]
         distributed.all_gather_into_tensor(whole, mine, group=self.ranks)
 
 
 def share_between_replicas(copy: Copy, ranks: ProcessGroup) -> tuple[Copy, ReplicaGather] | None:
-    """A replica's share of a copy, and the collective for the rest; None where it cannot be shared or is too small.
-
-    Args:
-        copy: what all replicas would read.
-        ranks: the replicas.
-    """
+    """A replica's share of a copy, and the collective for the rest; None where it cannot be shared or is too small."""
     whole, count = copy.in_memory_order(), distributed.get_world_size(ranks)
     if whole.target.nbytes < FEWEST_BYTES or not whole.target.is_contiguous() or len(whole.source) % count:
         return None
@@ -117,19 +102,20 @@ def share_between_replicas(copy: Copy, ranks: ProcessGroup) -> tuple[Copy, Repli
     return mine, ReplicaGather(whole.target, ranks)
 
 
-def raise_together(groups: Sequence[ProcessGroup], device: torch.device, failure: BaseException | None) -> None:
-    """Go on only if all ranks have read their shares: a collective with a rank that has given up would never end.
-
-    Args:
-        groups: of the collectives that follow.
-        device: where they run.
-        failure: of this rank.
+def run_together(
+    exchanges: Sequence[ColumnExchange | ReplicaGather], device: torch.device, failure: BaseException | None
+) -> None:
+    """Exchange if all ranks have read their shares: a collective with a rank that has given up would never end.
 
     Raises:
-        CheckpointError: another rank failed.
+        CheckpointError: another rank failed; this rank's own failure is raised as it is.
     """
-    for group in groups:
+    for group in {exchange.ranks: None for exchange in exchanges}:
         if not all_agree(failure is None, group, device) and failure is None:
             failure = CheckpointError("Another process could not read its part of the weights; see its message.")
     if failure is not None:
         raise failure
+    for exchange in exchanges:
+        exchange.run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

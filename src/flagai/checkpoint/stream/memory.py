@@ -28,7 +28,7 @@ _STEP = 32 << 20
 _OWN_FROM = 4 << 20
 
 
-def page_ranges(tensors: Iterable[torch.Tensor]) -> list[ByteRange]:
+def _page_ranges(tensors: Iterable[torch.Tensor]) -> list[ByteRange]:
     """The address ranges that tensors lie in, in whole pages, joined and in order."""
     page = mmap.PAGESIZE
     ranges: list[ByteRange] = []
@@ -51,15 +51,13 @@ def mapped_ahead(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
     given for files on ext4. MAP_POPULATE copies all pages of a private writable mapping: 170 ms and the model's size
     in memory.
 
-    Args:
-        tensors: views of mapped files.
-
     Raises:
         CheckpointError: a file was cut short or cannot be read, which its first use would make fatal.
     """
-    todo = page_ranges(tensors)
+    todo = _page_ranges(tensors)
     # A model larger than this would push itself out of the page cache again.
-    if not _LINUX or not todo or sum(end - begin for begin, end in todo) > _memory() // 2:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if not _LINUX or not todo or sum(end - begin for begin, end in todo) > memory // 2:
         yield
         return
     stop, failed = threading.Event(), threading.Event()
@@ -91,9 +89,8 @@ def _map_pages(todo: Sequence[ByteRange], stop: threading.Event, failed: threadi
 
 def _madvise(address: int, length: int, advice: int) -> int:
     """Call madvise, other threads running meanwhile (Python's own method holds them up); the error number or 0."""
-    if _library().madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(advice)):
-        return ctypes.get_errno()
-    return 0
+    failed = _library().madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(advice))
+    return ctypes.get_errno() if failed else 0
 
 
 @cache
@@ -101,18 +98,10 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def empty_like(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Memory on the CPU for a copy of ``tensor`` in another type.
+    """Memory on the CPU for a copy of ``tensor`` in another type, with the same shape and order of dimensions.
 
     A large tensor has a mapping of its own, so that it can be freed alone, and begins where a page does.
-
-    Args:
-        tensor: gives shape and order of dimensions.
-        dtype: the type of the copy.
     """
     plan = torch.empty_like(tensor, dtype=dtype, device="meta")
     if plan.nbytes < _OWN_FROM or not _LINUX:

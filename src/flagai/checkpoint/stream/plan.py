@@ -16,12 +16,7 @@ GAP = 64 << 10
 
 @dataclass(frozen=True)
 class Copy:
-    """One tensor to copy.
-
-    Args:
-        source: a view of a mapped file, or any tensor on the CPU.
-        target: takes its values, in the same shape.
-    """
+    """One tensor to copy: from a view of a mapped file, or any tensor on the CPU, to a target of the same shape."""
 
     source: torch.Tensor
     target: torch.Tensor
@@ -31,10 +26,8 @@ class Copy:
         if self._is_flat:
             return Copy(self.source.view(-1), self.target.view(-1))
         order = sorted(range(self.source.dim()), key=self.source.stride, reverse=True)
-        source, target = self.source.permute(order), self.target.permute(order)
-        if source.is_contiguous() and target.is_contiguous():
-            return Copy(source.view(-1), target.view(-1))
-        return Copy(source, target)
+        turned = Copy(self.source.permute(order), self.target.permute(order))
+        return turned.in_memory_order() if turned._is_flat else turned
 
     def split(self, limit: int) -> Iterator["Copy"]:
         """Split by rows, so that the rows of a part span at most ``limit`` bytes of the source if one row does."""
@@ -62,14 +55,7 @@ class Copy:
 
 @dataclass
 class Read:
-    """A range of one file that is read at once.
-
-    Args:
-        file: the file.
-        begin: the first byte.
-        end: the byte behind the last one.
-        copies: what to take out of it, each with the byte within the range where its source begins.
-    """
+    """A range of one file that is read at once; each copy has the byte within the range where its source begins."""
 
     file: Path
     begin: int
@@ -83,12 +69,7 @@ class Read:
 
 
 def plan_reads(copies: Iterable[Copy], limit: int, files: FileMap | None = None) -> tuple[list[Read], list[Copy]]:
-    """Arrange copies as reads of at most ``limit`` bytes, in the order of the files.
-
-    Args:
-        copies: the copies.
-        limit: the size of a read.
-        files: which files are mapped; default as it is now.
+    """Arrange copies as reads of at most ``limit`` bytes, in the order of the mapped files.
 
     Returns:
         The reads, and the copies whose source is in no file or has longer rows: torch makes those.
@@ -108,16 +89,12 @@ def plan_reads(copies: Iterable[Copy], limit: int, files: FileMap | None = None)
                 others.append(part)
             else:
                 placed.append((file, begin, end, part))
-    return _join(sorted(placed, key=lambda entry: entry[:2]), limit), others
-
-
-def _join(placed: list[tuple[Path, int, int, Copy]], limit: int) -> list[Read]:
     reads: list[Read] = []
-    for file, begin, end, copy in placed:
+    for file, begin, end, part in sorted(placed, key=lambda entry: entry[:2]):
         last = reads[-1] if reads else None
         if last is None or last.file != file or begin > last.end + GAP or max(end, last.end) - last.begin > limit:
             last = Read(file, begin // PAGE * PAGE, end)
             reads.append(last)
         last.end = max(last.end, end)
-        last.copies.append((begin - last.begin, copy))
-    return reads
+        last.copies.append((begin - last.begin, part))
+    return reads, others

@@ -77,12 +77,10 @@ class ReaderPool:
 
     def __init__(self, device: torch.device, size: int, options: ReaderOptions | None = None) -> None:
         options = options or ReaderOptions()
-        self._device = device
-        self._limit = options.read_bytes + PAGE
+        self._device, self._limit = device, options.read_bytes + PAGE
         self._files: FileMap | None = None
         self._others: list[Copy] = []
-        self._size = 0
-        self._finished = False
+        self._size, self._finished = 0, False
         self._start = time.perf_counter()
         count = options.readers_for(-(-size // options.read_bytes))
         self._work = WorkQueue(count)
@@ -103,11 +101,7 @@ class ReaderPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait until everything has been copied; after an exception, until nothing is in flight any more.
-
-        Raises:
-            CheckpointError: see :meth:`finish`.
-        """
+        """Wait until everything has been copied; after an exception, until nothing is in flight any more."""
         try:
             if kind is None:
                 self.finish()
@@ -117,13 +111,8 @@ class ReaderPool:
             self._wait()
 
     def add(self, copies: Iterable[Copy]) -> None:
-        """Begin to copy.
-
-        Args:
-            copies: from views of files, mapped before the first call, to tensors of the device.
-        """
-        if self._files is None:
-            self._files = FileMap()
+        """Begin to copy from views of files, mapped before the first call, to tensors of the device."""
+        self._files = self._files or FileMap()
         reads, others = plan_reads(copies, self._limit, self._files)
         self._others += others
         self._size += sum(read.size for read in reads)
@@ -147,9 +136,6 @@ class ReaderPool:
             raise self._work.failure
         for copy in self._others:  # formats that cannot be mapped were read into memory as a whole
             copy.target.copy_(copy.source)
-        self._log()
-
-    def _log(self) -> None:
         seconds, size = time.perf_counter() - self._start, self._size / 1e9
         logger.debug("streamed %.3f GB to %s in %.3f s, %.1f GB/s", size, self._device, seconds, size / seconds)
         marks = [reader.marks for reader in self._readers]
@@ -182,7 +168,7 @@ class _FileReader(threading.Thread):
         self._inference = torch.is_inference_mode_enabled()  # a mode of the thread, which targets may depend on
 
     def run(self) -> None:
-        """Work until nothing is left; a failure stops all readers."""
+        """Read until nothing is left; a failure stops all readers."""
         try:
             with torch.inference_mode(self._inference), torch.no_grad():
                 self._read_all()
@@ -197,21 +183,17 @@ class _FileReader(threading.Thread):
             buffer = stack.enter_context(self._buffer)
             self._work.all_started.wait()
             buffer.prepare()
-            self._mark("ready")
+            self.marks["ready"] = time.perf_counter()
             while (read := self._work.take(self._index)) is not None:
                 if read.file not in files:
                     files[read.file] = _open(read.file, self._work.inodes[read.file])
                     stack.callback(os.close, files[read.file])
-                if "begun" not in self.marks:
-                    self._mark("begun")
-                buffer.read(read, partial(read_exactly, files[read.file], read))
-                self._mark("read")
+                self.marks.setdefault("begun", time.perf_counter())
+                buffer.read(read, partial(_read_exactly, files[read.file], read))
+                self.marks["read"] = time.perf_counter()
             buffer.wait()
-            self._mark("copied")
+            self.marks["copied"] = time.perf_counter()
             self.copied.set()
-
-    def _mark(self, name: str) -> None:
-        self.marks[name] = time.perf_counter()
 
 
 def _open(file: Path, inode: int) -> int:
@@ -225,12 +207,8 @@ def _open(file: Path, inode: int) -> int:
     return descriptor
 
 
-def read_exactly(descriptor: int, read: Read, begin: int, buffer: memoryview) -> None:
-    """Fill a buffer with the bytes of a read from its byte ``begin`` on.
-
-    Raises:
-        CheckpointError: the file has fewer bytes, or cannot be read.
-    """
+def _read_exactly(descriptor: int, read: Read, begin: int, buffer: memoryview) -> None:
+    """Fill a buffer with the bytes of a read from its byte ``begin`` on."""
     begin += read.begin
     while buffer:
         try:

@@ -1,6 +1,6 @@
 """How one reader brings bytes to a device: through a buffer on the host, copied at once or on a CUDA stream."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any, Self
 
@@ -8,12 +8,10 @@ import torch
 
 from flagai.checkpoint.stream.cuda_driver import Driver, driver
 from flagai.checkpoint.stream.memory import huge_memory, populate
-from flagai.checkpoint.stream.plan import Copy, Read
+from flagai.checkpoint.stream.plan import Read
 
 # Fills a buffer with the bytes of a read from one of them on.
 Fill = Callable[[int, memoryview], None]
-# A range of a read's bytes, and the address that they are copied to.
-Destination = tuple[int, int, int]
 
 
 def staging_buffer(device: torch.device, limit: int, buffers: int, size: int) -> "StagingBuffer":
@@ -32,23 +30,20 @@ def staging_buffer(device: torch.device, limit: int, buffers: int, size: int) ->
 class StagingBuffer:
     """A buffer in ordinary memory, whose content is copied when it is full: right for any device.
 
-    Args:
-        device: of the targets.
-        limit: the bytes of the largest read.
+    It is a context of the thread that fills it; on leaving, nothing is in flight and the memory is given back.
     """
 
     def __init__(self, device: torch.device, limit: int) -> None:
-        self.device = device
-        self.limit = limit
+        self.device, self.limit = device, limit
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait until nothing is in flight any more, and give the memory back."""
+        pass
 
     def prepare(self) -> None:
-        """Get buffers ready, even before there is work; called by the thread that fills them."""
+        """Get memory ready, even before there is work."""
         self._memory = huge_memory(self.limit)
 
     def wait_for_current_stream(self) -> None:
@@ -56,14 +51,9 @@ class StagingBuffer:
         self.wait()
 
     def read(self, read: Read, fill: Fill) -> None:
-        """Read bytes, and copy them to their targets.
-
-        Args:
-            read: what to read.
-            fill: fills a buffer.
-        """
+        """Read bytes, and copy them to their targets; copies may still be in flight afterwards."""
         fill(0, memoryview(self._memory)[: read.size])
-        scatter(torch.frombuffer(self._memory, dtype=torch.uint8, count=read.size), read)
+        _scatter(torch.frombuffer(self._memory, dtype=torch.uint8, count=read.size), read)
 
     def wait(self) -> None:
         """Wait until everything that was read has been copied."""
@@ -78,13 +68,6 @@ class CudaStagingBuffer(StagingBuffer):
     Buffers are a fraction of a read, small enough for all to stay in the processor's cache: memory is read once
     then, and neither written nor read again for the bus. A slice, or values to be cast or transposed, are copied into a
     buffer on the device first, and from there by a kernel: the bus carries each byte once, in long pieces.
-
-    Args:
-        device: of the targets.
-        limit: the bytes of the largest read.
-        buffers: how many buffers are used in turn.
-        size: of each, in bytes.
-        calls: of the driver.
     """
 
     def __init__(self, device: torch.device, limit: int, buffers: int, size: int, calls: Driver) -> None:
@@ -109,14 +92,11 @@ class CudaStagingBuffer(StagingBuffer):
         self._at_exit.__exit__(*raised)
 
     def wait(self) -> None:
-        """See the base class."""
+        """Wait for the stream."""
         self._stream.synchronize()
 
     def prepare(self) -> None:
-        """Pin the buffers.
-
-        In huge pages it takes a fraction of cudaHostAlloc's time, and all readers do it at once.
-        """
+        """Pin the buffers: in huge pages a fraction of cudaHostAlloc's time, and all readers do it at once."""
         populate(self._ring)
         address = self._raw.data_ptr()
         torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, len(self._ring), 0))
@@ -130,29 +110,26 @@ class CudaStagingBuffer(StagingBuffer):
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
     def read(self, read: Read, fill: Fill) -> None:
-        """See the base class; copies may still be in flight afterwards."""
+        """Fill buffer after buffer, and queue the copies of each."""
         staged = None if all(copy.is_plain for _, copy in read.copies) else self._device_buffer()[: read.size]
         if staged is None:
-            destinations = [(at, at + copy.target.nbytes, copy.target.data_ptr()) for at, copy in read.copies]
+            targets = [(at, at + copy.target.nbytes, copy.target.data_ptr()) for at, copy in read.copies]
         else:
-            destinations = [(0, read.size, staged.data_ptr())]
+            targets = [(0, read.size, staged.data_ptr())]
+        stream = self._stream.cuda_stream
         for begin in range(0, read.size, self._size):
             self._turn = (self._turn + 1) % len(self._events)
             self._driver.wait(self._events[self._turn])
-            end, first = min(begin + self._size, read.size), self._turn * self._size
-            fill(begin, memoryview(self._ring)[first : first + end - begin])
-            self._send(begin, end, destinations)
+            end, place = min(begin + self._size, read.size), self._turn * self._size
+            fill(begin, memoryview(self._ring)[place : place + end - begin])
+            for first, last, target in targets:
+                low, high = max(first, begin), min(last, end)
+                if low < high:
+                    source = self._raw.data_ptr() + place + low - begin
+                    self._driver.copy(target + low - first, source, high - low, stream)
+            self._driver.record(self._events[self._turn], stream)
         if staged is not None:
-            scatter(staged, read)
-
-    def _send(self, begin: int, end: int, destinations: Sequence[Destination]) -> None:
-        """Queue the copies of the present buffer, which holds a read's bytes from ``begin`` to ``end``."""
-        stream, source = self._stream.cuda_stream, self._raw.data_ptr() + self._turn * self._size - begin
-        for first, last, target in destinations:
-            low, high = max(first, begin), min(last, end)
-            if low < high:
-                self._driver.copy(target + low - first, source + low, high - low, stream)
-        self._driver.record(self._events[self._turn], stream)
+            _scatter(staged, read)
 
     def _device_buffer(self) -> torch.Tensor:
         """The buffer on the device, from the memory of the stream in use, to which it goes back in the end."""
@@ -172,25 +149,10 @@ def _unpin(address: int) -> None:
     torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
 
 
-def scatter(raw: torch.Tensor, read: Read) -> None:
-    """Copy the bytes of a read to its targets, and cast them there.
-
-    Args:
-        raw: the bytes, on any device.
-        read: says where the targets' sources begin.
-    """
+def _scatter(raw: torch.Tensor, read: Read) -> None:
+    """Copy the bytes of a read, on any device, to its targets, and cast them there."""
     for offset, copy in read.copies:
-        copy.target.copy_(source_in(raw, offset, copy))
-
-
-def source_in(raw: torch.Tensor, offset: int, copy: Copy) -> torch.Tensor:
-    """The source of a copy as a view of the bytes that were read.
-
-    Args:
-        raw: the bytes.
-        offset: where the source begins in them.
-        copy: tells shape, order and type.
-    """
-    source = copy.source
-    elements = raw[offset : offset + (raw.numel() - offset) // source.itemsize * source.itemsize].view(source.dtype)
-    return elements.as_strided(source.shape, source.stride(), elements.storage_offset())
+        source = copy.source
+        whole = (raw.numel() - offset) // source.itemsize * source.itemsize
+        elements = raw[offset : offset + whole].view(source.dtype)
+        copy.target.copy_(elements.as_strided(source.shape, source.stride(), elements.storage_offset()))

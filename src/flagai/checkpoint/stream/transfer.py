@@ -58,7 +58,8 @@ class TensorTransfer:
         self._stack = ExitStack()
         self._enough: float = FIRST_BATCH
         if device.type == "cuda" and size:
-            _reserve(device, size)
+            with suppress(torch.OutOfMemoryError):  # then piece by piece may still succeed
+                torch.empty(size, dtype=torch.uint8, device=device)  # the allocator keeps it and hands out pieces
             self._pool(device, size)
 
     def __enter__(self) -> Self:
@@ -72,10 +73,19 @@ class TensorTransfer:
         """
         if raised[0] is not None:
             self._stack.__exit__(*raised)
-        elif self._exchanges:
-            self._finish_together()
-        else:
+            return
+        failure: Exception | None = None
+        try:
             self._finish()
+        except Exception as error:
+            if not self._exchanges:
+                raise
+            failure = error  # raised when the other ranks are not left waiting
+        if self._exchanges:
+            from flagai.checkpoint.stream.exchange import run_together
+
+            with phase("exchange"):
+                run_together(self._exchanges, self._device, failure)
 
     def read(self, source: ParameterSource, dtype: torch.dtype, *, in_order: bool = False) -> torch.Tensor:
         """A tensor that has the values of a source on leaving; a view of the file where that is enough.
@@ -91,24 +101,14 @@ class TensorTransfer:
         if whole and on_cpu and part.dtype == dtype:
             self.bytes_asked += part.nbytes
             return part.contiguous() if in_order else part
-        as_it_lies = whole and not in_order
-        if on_cpu:
-            target = empty_like(part if as_it_lies else part.new_empty(source.shape, device="meta"), dtype)
-        elif as_it_lies:
-            target = torch.empty_like(part, dtype=dtype, device=self._device)
-        else:
-            target = torch.empty(source.shape, dtype=dtype, device=self._device)
+        like = part if whole and not in_order else part.new_empty(source.shape, device="meta")
+        target = empty_like(like, dtype) if on_cpu else torch.empty_like(like, dtype=dtype, device=self._device)
         for view, part_of_target in source.copies(target):
             self._read(Copy(view, part_of_target))
         return target
 
     def read_shard(self, source: ParameterSource, like: "DTensor") -> torch.Tensor:
-        """A tensor that has this rank's shard of the values of a source on leaving.
-
-        Args:
-            source: the whole.
-            like: a sharded tensor, which says what the shard is.
-        """
+        """A tensor that has this rank's shard of the values of a source on leaving; ``like`` says what the shard is."""
         slices = dtensor.local_slices(like) or ()
         exchange = self._exchange(source, like, slices) if exchanges_on(self._device) else None
         if exchange is None:
@@ -123,8 +123,7 @@ class TensorTransfer:
         if self._replicas is not None and copy.source.numel():
             from flagai.checkpoint.stream.exchange import share_between_replicas
 
-            shared = share_between_replicas(copy, self._replicas)
-            if shared is not None:
+            if shared := share_between_replicas(copy, self._replicas):
                 copy, gather = shared
                 self._exchanges.append(gather)
         self._schedule(copy)
@@ -142,12 +141,7 @@ class TensorTransfer:
         return None
 
     def copy(self, source: ParameterSource, target: torch.Tensor) -> None:
-        """Overwrite an existing tensor on leaving.
-
-        Args:
-            source: what to read.
-            target: a tensor of the same shape, on any device.
-        """
+        """Overwrite an existing tensor of the same shape, on any device, on leaving."""
         for view, part_of_target in source.copies(target):
             self._schedule(Copy(view, part_of_target))
 
@@ -180,22 +174,6 @@ class TensorTransfer:
             for readers in self._pools.values():
                 readers.finish()
 
-    def _finish_together(self) -> None:
-        """The same for ranks that exchange: all wait for all, and fail together."""
-        from flagai.checkpoint.stream.exchange import raise_together
-
-        failure: Exception | None = None
-        try:
-            self._finish()
-        except Exception as error:  # noqa: BLE001 - raised below, when the other ranks are not left waiting
-            failure = error
-        with phase("exchange"):
-            raise_together([*{exchange.ranks: None for exchange in self._exchanges}], self._device, failure)
-            for exchange in self._exchanges:
-                exchange.run()
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-
 
 class _Batch:
     """Copies that begin together."""
@@ -219,9 +197,3 @@ def _matrix(copy: Copy) -> int:
 def exchanges_on(device: torch.device) -> bool:
     """Whether ranks read for each other on a device: on CPUs, all share the file's pages anyway."""
     return device.type == "cuda"
-
-
-def _reserve(device: torch.device, size: int) -> None:
-    """Ask for the memory of all parameters at once: the allocator keeps it and hands it out in pieces."""
-    with suppress(torch.OutOfMemoryError):  # then piece by piece may still succeed
-        torch.empty(size, dtype=torch.uint8, device=device)

@@ -15,9 +15,6 @@ class WorkQueue:
 
     Contiguous, because disks and the system's read-ahead are twice as fast for it as for interleaved blocks.
 
-    Args:
-        readers: the number of shares.
-
     Attributes:
         shares: the reads of each reader.
         all_started: set when all readers have started. Before that none asks for pages: a thread's start needs a stack,
@@ -35,19 +32,14 @@ class WorkQueue:
         self.inodes: dict[Path, int] = {}
 
     def add(self, reads: Sequence[Read]) -> None:
-        """Share out more reads.
-
-        Args:
-            reads: in the order of the files.
-        """
+        """Share out more reads, which are in the order of the files."""
         count = len(self.shares)
         borders = [len(reads) * index // count for index in range(count + 1)]
         with self._change:
-            if self._closed:
-                return
-            for share, (begin, end) in zip(self.shares, itertools.pairwise(borders), strict=True):
-                share.extend(reads[begin:end])
-            self._change.notify_all()
+            if not self._closed:
+                for share, (begin, end) in zip(self.shares, itertools.pairwise(borders), strict=True):
+                    share.extend(reads[begin:end])
+                self._change.notify_all()
 
     def close(self) -> None:
         """Say that no more will be added."""
@@ -72,7 +64,6 @@ class WorkQueue:
         """Give out nothing any more; the first failure is kept."""
         with self._change:
             self.failure = self.failure or failure
-            self._closed = True
             for share in self.shares:
                 share.clear()
-            self._change.notify_all()
+        self.close()
