@@ -93,12 +93,13 @@ class Passes(Sampler[Spec]):
         """Batch after batch."""
         number = 0
         while True:
-            batches = self._pass(number)
+            batches = self.batches_of(number)
             for place, batch in enumerate(batches):
                 yield number + place / len(batches), batch
             number += 1
 
-    def _pass(self, number: int) -> list[list[tuple[str, int, int]]]:
+    def batches_of(self, number: int) -> list[list[tuple[str, int, int]]]:
+        """The batches of a pass, of one kind of row each."""
         chance = numpy.random.default_rng((self.seed, number))
         names, picks, lengths = [], [], []
         for task, known in self.lengths.items():

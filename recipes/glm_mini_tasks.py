@@ -225,24 +225,25 @@ class Rows:
             chance: for training; None gives the plain form of evaluation.
         """
         if example.source:
-            return glm.causal_row(self.tokenizer, *self._pair(task, example, chance))
+            return glm.causal_row(self.tokenizer, *self.pair(task, example, chance))
         return self._blank(example.target, chance or random.Random(len(example.target)))
 
-    def _pair(
+    def pair(
         self, task: str, example: Example, chance: random.Random | None
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The source and the target that a row is made of."""
         source, target = example.source, example.target
         if chance is not None and task in ("title", "text_echo"):
             for _ in range(chance.randint(0, 3)):
                 source = _without_a_clause(self.tokenizer, source, chance)
         exchange = chance is not None and chance.random() < _EXCHANGED.get(task, 0.0)
         if exchange and chance is not None:
-            source, target = self._exchanged(source, target, self.content if task == "title" else self.free, chance)
+            source, target = self.exchange(source, target, self.content if task == "title" else self.free, chance)
         if task == "text_echo":
             source, target = self._echo(source, chance or random.Random(len(source)))
         return source, target
 
-    def _exchanged(
+    def exchange(
         self, source: tuple[int, ...], target: tuple[int, ...], free: frozenset[int], chance: random.Random
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Exchange some characters of a text for others, everywhere: now the text alone says what the target is."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import sentencepiece
 import tokenizers
 import transformers
 
@@ -177,10 +178,10 @@ def test_one_token_with_several_meanings_has_transformers_flags(tmp_path, unk) -
 # -- tokenizer.json -----------------------------------------------------------------------------------------------
 
 
-def test_t5s_tokenizer_json_gives_the_same_ids(tmp_path, load) -> None:
+def test_t5s_tokenizer_json_gives_the_same_ids(tmp_path, home, load) -> None:
     slow = load("T5-base-en")
     pieces = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
-    sp = slow._engine._processor
+    sp = sentencepiece.SentencePieceProcessor(model_file=str(home / "T5-base-en" / "spiece.model"))
     pieces += [(sp.id_to_piece(n), sp.get_score(n)) for n in range(3, sp.get_piece_size())]
     pieces += [(f"<extra_id_{n}>", 0.0) for n in reversed(range(100))]
     fast = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=2))
@@ -199,7 +200,10 @@ def test_t5s_tokenizer_json_gives_the_same_ids(tmp_path, load) -> None:
 @pytest.fixture
 def roberta(tmp_path, home):
     """A RoBERTa as Hugging Face saves it, with texts between <s> and </s>."""
-    rust = tokenizers.Tokenizer.from_str(Tokenizer.from_folder(home / "GPT2-base-en")._engine.tokenizer.to_str())
+    files = [str(home / "GPT2-base-en" / name) for name in ("vocab.json", "merges.txt")]
+    rust = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(*files))
+    rust.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = tokenizers.decoders.ByteLevel()
     rust.add_special_tokens(["<s>", "</s>", "<mask>", "<pad>"])
     ends = [(token, rust.token_to_id(token)) for token in ("</s>", "<s>")]
     rust.post_processor = tokenizers.processors.RobertaProcessing(*ends)
@@ -223,7 +227,7 @@ def test_a_hugging_face_folder(roberta) -> None:
 
 
 def test_lower_case_of_tokenizer_config_wins(tmp_path, home) -> None:
-    rust = tokenizers.Tokenizer.from_str(Tokenizer.from_folder(home / "BERT-base-en")._engine.tokenizer.to_str())
+    rust = tokenizers.BertWordPieceTokenizer(str(home / "BERT-base-en" / "vocab.txt"))
     rust.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True, strip_accents=False)
     rust.save(str(tmp_path / "tokenizer.json"))
     assert Tokenizer.from_folder(tmp_path).tokenize("Hello") == ["hello"]

@@ -115,7 +115,7 @@ def test_embeddings_equal_the_cpu() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_embeddings_by_kernels_are_as_near_as_torch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several windows and packs, some of them with a text that is too long for the kernel of short ones."""
-    monkeypatch.setattr(windows, "_GPU_TEXTS", 100)
+    monkeypatch.setattr(windows, "GPU_TEXTS", 100)
     model: Any = build("BertForEmbedding", hidden_size=96, intermediate_size=128, max_position_embeddings=200)
     texts = [ids(31, 1 + (seed * 37) % 128, seed=seed).tolist() for seed in range(249)] + [ids(31, 150).tolist()]
     exact = packed_means(model, texts)

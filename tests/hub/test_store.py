@@ -302,12 +302,14 @@ def test_an_incomplete_or_damaged_cache_is_completed_from_the_hub(hub: Hub, tmp_
 def test_a_commit_that_was_interrupted_is_finished_without_the_network(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flagai.hub.collect import Collector
+    replace = Path.replace
 
-    def killed(_: Collector) -> None:
-        raise HubError("killed here")
+    def killed(self: Path, target: Path) -> Path:
+        if target.parent == tmp_path / "m":
+            raise HubError("killed here")
+        return replace(self, target)
 
-    monkeypatch.setattr(Collector, "_move_in", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(HubError, match="killed here"):
         ensure("hf:owner/glm", tmp_path / "m", policy=QUICK)
     monkeypatch.undo()

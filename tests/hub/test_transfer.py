@@ -13,7 +13,7 @@ from flagai.catalog.card import ModelFile
 from flagai.errors import HubError
 from flagai.hub import ensure
 from flagai.hub.request import UncatalogedModel
-from flagai.hub.web import _reason
+from flagai.hub.web import innermost_reason
 from tests.hub.conftest import FILES, QUICK, WEIGHTS, contents
 from tests.hub.server import Fault, Hub
 
@@ -273,7 +273,7 @@ def test_a_closed_port(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("owner", ["Secure", "SecurePool", "HTTPSConnection"])
 def test_a_connection_is_told_by_its_host(owner: str) -> None:
     error = requests.ConnectionError(OSError(f"{owner}(host='hub.example', port=443): Read timed out."))
-    assert _reason(error) == "connection to hub.example:443: Read timed out."
+    assert innermost_reason(error) == "connection to hub.example:443: Read timed out."
 
 
 @pytest.mark.parametrize("source", ["hf:owner/\ud800", "baai:\ud800/glm", "https://host/\ud800/x"])

@@ -61,7 +61,7 @@ def count(model: Any) -> int:
 
 def written(model: Any, layout: str) -> Shapes:
     """Names and shapes of what ``save_pretrained`` would write."""
-    return {name: tuple(build(sources).shape) for name, sources in model._plan_tensors(layout).items()}
+    return {name: tuple(build(sources).shape) for name, sources in model.save_plan(layout).items()}
 
 
 # -- the specification -------------------------------------------------------------------------------------------------

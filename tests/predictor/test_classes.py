@@ -8,6 +8,7 @@ import transformers
 from typer.testing import CliRunner
 
 from flagai import cli
+from flagai.data.tokenizer.sentencepiece_engine import SentencePieceEngine
 from flagai.errors import InputError
 from flagai.model.bert_model import BertForClsClassifier
 from flagai.model.predictor import encoder_heads as reading
@@ -95,11 +96,14 @@ def test_commands_print_what_there_is(tmp_path, monkeypatch):
 def test_a_plain_glm_reads_a_text_once_for_all_labels(predictor, monkeypatch):
     run = predictor("GLM-large-ch", "GLMModel")
     text, labels, read = "今天天气很好，我们去公园" * 9, ["好", "不好"], []
-    encode = run.tokenizer._engine.encode_ids
-    monkeypatch.setattr(run.tokenizer._engine, "encode_ids", lambda texts: read.extend(texts) or encode(texts))
+    encode = SentencePieceEngine.encode_ids
+    monkeypatch.setattr(
+        SentencePieceEngine, "encode_ids", lambda self, texts: read.extend(texts) or encode(self, texts)
+    )
     cut = run.class_probabilities([text], 40, labels)
     assert sum("公园" in each for each in read) == 1
-    kept = run.tokenizer.decode(run.tokenizer.encode(text)[: 40 - max(len(encode([one])[0]) for one in labels) - 4])
+    room = 40 - max(len(run.tokenizer.encode(label)) for label in labels) - 4
+    kept = run.tokenizer.decode(run.tokenizer.encode(text)[:room])
     torch.testing.assert_close(cut, run.class_probabilities([f"{kept} [MASK]"], 40, labels))
 
 

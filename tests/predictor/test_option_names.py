@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,9 @@ def test_a_dtypes_short_name_has_a_hint() -> None:
 def test_one_beam_still_samples() -> None:
     pipeline = object.__new__(TextGenerationPipeline)
     pipeline.task = "poetry"
-    assert pipeline._options({"num_beams": 1})["do_sample"] is True
-    assert "do_sample" not in pipeline._options({"num_beams": 2})
+    pipeline.predictor = SimpleNamespace(stream=lambda _, **options: options)  # type: ignore[assignment]
+    assert "do_sample" in pipeline.stream("春", num_beams=1)
+    assert "do_sample" not in pipeline.stream("春", num_beams=2)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,8 @@ def test_a_text_that_is_cut_is_told_or_refused(predictor: Any, caplog: pytest.Lo
     text = "春江花月夜" * 20
     with caplog.at_level(logging.WARNING, "flagai"):
         run.write([text, "春"], input_max_length=12, max_new_tokens=2)
-    assert [record.getMessage()[:24] for record in caplog.records] == ["1 of 2 texts do not fit:"]
+    said = [record.getMessage()[:24] for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == ["1 of 2 texts do not fit:"]
     with pytest.raises(InputError, match=r"limit is 12 .*lower max_new_tokens"):
         run.write(text, input_max_length=12, max_new_tokens=2, truncation=False)
     caplog.clear()

@@ -34,7 +34,7 @@ def assert_same(found, expected):
 
 @pytest.fixture
 def small_windows(monkeypatch):
-    monkeypatch.setattr(prompt_windows, "_CPU_BYTES", 1)  # one text per window
+    monkeypatch.setattr(prompt_windows, "CPU_BYTES", 1)  # one text per window
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
@@ -43,7 +43,7 @@ def test_answers_do_not_depend_on_the_window(predictor, monkeypatch, options):
     if "prompt_lookup_num_tokens" in options or "penalty_alpha" in options:
         texts = texts[:4]
     whole = run.write(texts, out_max_length=4, **options)
-    monkeypatch.setattr(prompt_windows, "_CPU_BYTES", 1)
+    monkeypatch.setattr(prompt_windows, "CPU_BYTES", 1)
     assert_same(run.write(texts, out_max_length=4, **options), whole)
 
 
@@ -51,7 +51,7 @@ def test_unseeded_draws_follow_torchs_generator_whatever_the_window(predictor, m
     run = predictor("GPT2-base-ch", "GPT2Model")
     found = []
     for budget in (2**30, 1):
-        monkeypatch.setattr(prompt_windows, "_CPU_BYTES", budget)
+        monkeypatch.setattr(prompt_windows, "CPU_BYTES", budget)
         torch.manual_seed(4)
         found.append(run.write(CHINESE, out_max_length=4, do_sample=True))
     assert found[0] == found[1]
@@ -61,7 +61,7 @@ def test_blanks_are_filled_in_windows(predictor, monkeypatch):
     run = predictor("GLM-large-ch", "GLMModel")
     texts = ["北京是[MASK]的首都", "[MASK]是法国的[MASK]，也是城市。", "今天[MASK]"]
     whole = run.fill_blanks(texts, num_return_sequences=2, out_max_length=3)
-    monkeypatch.setattr(prompt_windows, "_CPU_BYTES", 1)
+    monkeypatch.setattr(prompt_windows, "CPU_BYTES", 1)
     assert_same(run.fill_blanks(texts, num_return_sequences=2, out_max_length=3), whole)
 
 
@@ -101,7 +101,7 @@ def test_five_thousand_texts_hold_one_window_at_a_time(predictor, monkeypatch):
 
     monkeypatch.setattr(prompt_windows, "generate", counted)
     monkeypatch.setattr(run.model, "new_cache", watched)
-    monkeypatch.setattr(prompt_windows, "_CPU_BYTES", 2**27)
+    monkeypatch.setattr(prompt_windows, "CPU_BYTES", 2**27)
     texts = [f"{number}天" for number in range(5000)]
     answers = run.write(texts, out_max_length=1)
     assert len(answers) == 5000

@@ -13,7 +13,7 @@ from flagai.model.predictor.prefetch import pipelined
 
 
 def test_rows_are_in_the_order_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "_CPU_TEXTS", 3)
+    monkeypatch.setattr(windows, "CPU_TEXTS", 3)
     texts = [[number] * (1 + number % 3) for number in range(10)]
     seen = []
 
@@ -35,7 +35,7 @@ def test_windows_are_read_ahead_on_one_thread() -> None:
         return Ragged.of([part])
 
     ahead = []
-    for number, rows in enumerate(windows._read_ahead([[part] for part in range(6)], reading)):
+    for number, rows in enumerate(windows.read_ahead([[part] for part in range(6)], reading)):
         assert rows.values.tolist() == [number]
         ahead.append(len(read) - number)
     assert read == list(range(6))
@@ -49,4 +49,4 @@ def test_a_window_that_cannot_be_read_is_an_error() -> None:
         return Ragged.of([part])
 
     with pytest.raises(InputError, match="no text"):
-        list(windows._read_ahead([[part] for part in range(6)], reading))
+        list(windows.read_ahead([[part] for part in range(6)], reading))

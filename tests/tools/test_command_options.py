@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from flagai import cli
-from flagai.auto_model import auto_loader
 from flagai.cli import output
 from flagai.cli.command import in_options
 from flagai.cli.input import as_typed
 from flagai.errors import InputError
+from flagai.model.base_model import BaseModel
 from flagai.model.predictor.predictor import Predictor
 from tests import folders
 from tests.tools.commands import fails, lines, run
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("models")
 def refused(monkeypatch, *arguments, text=None):
     """The message of a command that is refused before anything is loaded."""
     with monkeypatch.context() as patch:
-        patch.setattr(auto_loader, "_load", lambda *_: pytest.fail("a model was loaded"))
+        patch.setattr(BaseModel, "from_pretrain", lambda *_, **__: pytest.fail("a model was loaded"))
         return fails(InputError, *arguments, text=text)
 
 

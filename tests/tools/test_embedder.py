@@ -53,10 +53,17 @@ def test_a_sentence_alone_equals_the_sentence_in_a_batch(embedder: SentenceEmbed
         torch.testing.assert_close(embedder.embed([text])[0], row, atol=1e-5, rtol=1e-5)
 
 
-def test_batches_are_bounded_and_keep_the_order(embedder: SentenceEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = embedder.embed(SENTENCES)
-    monkeypatch.setattr("flagai.model.packing._CPU_TOKENS", 16)
-    torch.testing.assert_close(embedder.embed(SENTENCES), expected, atol=1e-5, rtol=1e-5)
+def test_batches_are_bounded_and_keep_the_order(embedder: SentenceEmbedder) -> None:
+    """Two thousand tokens go into one batch."""
+    sizes: list[int] = []
+    hook = embedder.model.model.blocks.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[1]))
+    texts = [f"{number}{text}" for number, text in enumerate(SENTENCES * 6)]
+    found = embedder.embed(texts)
+    hook.remove()
+    assert len(sizes) > 1
+    assert max(sizes) <= 2048
+    for text, row in zip(texts, found, strict=True):
+        torch.testing.assert_close(embedder.embed([text])[0], row, atol=1e-5, rtol=1e-5)
 
 
 def test_similar_sentences_score_higher(embedder: SentenceEmbedder) -> None:

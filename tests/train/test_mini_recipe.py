@@ -55,7 +55,7 @@ def test_characters_are_exchanged_alike_in_the_text_and_its_title(tokenizer: Tok
     (title, *_) = examples["title"]
     exchanged = 0
     for seed in range(20):
-        source, target = rows._exchanged(title.source, title.target, rows.content, random.Random(seed))
+        source, target = rows.exchange(title.source, title.target, rows.content, random.Random(seed))
         new = dict(zip(title.source, source, strict=True))
         assert target == tuple(new.get(token, token) for token in title.target)
         common = set(tokenizer.encode("一种的基于算法"))
@@ -67,7 +67,7 @@ def test_characters_are_exchanged_alike_in_the_text_and_its_title(tokenizer: Tok
 def test_an_echo_goes_on_as_the_text_does(tokenizer: Tokenizer, made: Any) -> None:
     rows, examples = made
     for seed in range(20):
-        source, target = rows._pair("text_echo", examples["text_echo"][0], random.Random(seed))
+        source, target = rows.pair("text_echo", examples["text_echo"][0], random.Random(seed))
         cue = tuple(tokenizer.encode("续："))
         place = next(at for at in range(len(source)) if source[at : at + len(cue)] == cue)
         text, begun = source[:place], source[place + len(cue) :]
@@ -83,7 +83,7 @@ def test_keywords_are_what_is_repeated(tokenizer: Tokenizer, made: Any) -> None:
 
 def test_every_pass_has_each_poem_and_batches_of_one_kind(made: Any) -> None:
     _, examples = made
-    picks = [pick for batch in data.Passes(examples, tasks.STAGES[1], 400, 1)._pass(0) for pick in batch]
+    picks = [pick for batch in data.Passes(examples, tasks.STAGES[1], 400, 1).batches_of(0) for pick in batch]
     assert sorted(index for task, index, _ in picks if task == "poem") == list(range(len(POEMS)))
-    for batch in data.Passes(examples, tasks.STAGES[2], 400, 1)._pass(0):
+    for batch in data.Passes(examples, tasks.STAGES[2], 400, 1).batches_of(0):
         assert len({task.endswith("blank") for task, _, _ in batch}) == 1

@@ -32,7 +32,7 @@ GROUPS = (128, 64, 32)
 _IN_WORD = 8
 _MOST = 15
 # How far a group's ends are drawn in to make the steps smaller; the one with the least error is taken.
-_DRAWN_IN = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 # Values that are quantized at once: temporary tensors stay small beside the model.
 _AT_ONCE = 1 << 24
 
@@ -79,7 +79,7 @@ def _quantize_int4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     span = (highest - lowest).clamp(min=torch.finfo(torch.float32).tiny)
     best = torch.full_like(lowest, torch.inf)
     step, least = torch.ones_like(lowest), lowest
-    for share in _DRAWN_IN:
+    for share in CLIP_RATIOS:
         width = (span * (share / _MOST)).bfloat16().float()
         # A group of one value keeps it: zeros stay zeros.
         begin = torch.where(highest == lowest, lowest, (highest + lowest - _MOST * width) / 2).bfloat16().float()

@@ -95,14 +95,14 @@ class Web:
                 timeout=(policy.connect_timeout, policy.read_timeout),
             )
         except requests.exceptions.SSLError as error:
-            raise RefusedError(f"{what}: the certificate is not trusted: {_reason(error)}", 0) from error
+            raise RefusedError(f"{what}: the certificate is not trusted: {innermost_reason(error)}", 0) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             stranger = None if host in self._answered else host
             if stranger and isinstance(error, requests.ConnectTimeout):  # it would only take as long again
                 self._dead.add(stranger)
                 raise UnreachableError(f"{what}: no connection within {policy.connect_timeout:g} s") from error
             late = isinstance(error, requests.ReadTimeout)
-            reason = f"no complete answer within {policy.read_timeout:g} s" if late else _reason(error)
+            reason = f"no complete answer within {policy.read_timeout:g} s" if late else innermost_reason(error)
             raise TemporaryError(f"{what}: {reason}", stranger=stranger) from error
         except (requests.RequestException, HTTPError, ValueError) as error:
             # Its text may hold what is secret: the address or a header as a whole.
@@ -175,7 +175,7 @@ class Web:
                 data = read(size, decode_content=False)
             except (HTTPError, OSError, ValueError) as error:
                 late = isinstance(error, ReadTimeoutError | TimeoutError)
-                reason = "the answer takes too long" if late else _reason(error)
+                reason = "the answer takes too long" if late else innermost_reason(error)
                 raise TemporaryError(f"GET {shown(response.url)}: {reason}") from error
             if not data:
                 return
@@ -238,7 +238,7 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _reason(error: BaseException) -> str:
+def innermost_reason(error: BaseException) -> str:
     """The innermost cause, in few words."""
     inner: BaseException = error
     while True:

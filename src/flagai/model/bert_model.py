@@ -52,10 +52,11 @@ class _BertHead(BaseModel):
         """See the base class."""
         check_prefix(names, self.config)
 
-    def _plan_tensors(self, layout: str, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    def save_plan(self, layout: str, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+        """See the base class."""
         if layout == "huggingface" and self.config.position_offset:
             raise InputError(f"A RoBERTa {type(self).__name__} cannot be written in the layout 'huggingface' yet.")
-        return super()._plan_tensors(layout, state_dict)
+        return super().save_plan(layout, state_dict)
 
     def _non_padding(
         self, input_ids: torch.Tensor | None, others: Mapping[str, Any]

@@ -61,7 +61,7 @@ class SaveMixin(nn.Module):
             InputError: the layout or the size is unknown.
         """
         path = check_path("folder", folder)
-        plan = self._plan_tensors(layout, state_dict)
+        plan = self.save_plan(layout, state_dict)
 
         def write(build: Build) -> None:
             with replace_folder(path, drop=(*WEIGHT_FILES, MANIFEST)) as temporary:
@@ -80,7 +80,7 @@ class SaveMixin(nn.Module):
         Raises:
             InputError: the layout or the size is unknown.
         """
-        self._write_into(folder, self._plan_tensors(layout), max_shard_size, layout, build)
+        self._write_into(folder, self.save_plan(layout), max_shard_size, layout, build)
 
     def _write_into(self, folder: Path, plan: SavePlan, max_shard_size: int | str, layout: str, build: Build) -> None:
         write_shards(folder, plan, max_shard_size, build)
@@ -100,7 +100,7 @@ class SaveMixin(nn.Module):
         path = check_path("checkpoint_path", checkpoint_path)
         if os.path.isdir(path):  # also if no file can have this name
             raise InputError(f"{path} is a folder. Name a file in it, or use save_pretrained({str(path)!r}).")
-        plan = self._plan_tensors(layout)
+        plan = self.save_plan(layout)
 
         def write(build: Build) -> None:
             with replace_file(path) as temporary:
@@ -131,7 +131,16 @@ class SaveMixin(nn.Module):
         said = {KEY: how} if how is not None or KEY in self.config else {}
         self.config.to_json(path, architectures=[name], **said)
 
-    def _plan_tensors(self, layout: str, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    def save_plan(self, layout: str, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+        """The tensors of a file by their names there, and what each is made of.
+
+        Args:
+            layout: of the names and shapes, one of :data:`LAYOUTS`.
+            state_dict: tensors to write in the place of the model's own.
+
+        Raises:
+            InputError: the model cannot be written in this layout.
+        """
         if layout not in LAYOUTS:
             raise InputError(f"There is no layout {layout!r}. Known: {', '.join(LAYOUTS)}.")
         if layout != "flagai" and how_quantized(self) is not None:

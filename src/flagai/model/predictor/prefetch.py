@@ -10,8 +10,8 @@ from flagai.data.ragged import Ragged
 
 # Texts that are sorted by length together. On a CPU, runs of equal length are worth most; on a GPU the first window
 # should be there soon, and nothing is gained by sorting more.
-_CPU_TEXTS = 16384
-_GPU_TEXTS = 4096
+CPU_TEXTS = 16384
+GPU_TEXTS = 4096
 # Windows that are read before they are needed.
 _AHEAD = 2
 
@@ -33,9 +33,9 @@ def pipelined(
         -> [N, width], on the CPU
     """
     if device.type != "cuda":
-        return torch.cat([run(read(part)).cpu() for part in _cut(texts, _CPU_TEXTS)])
+        return torch.cat([run(read(part)).cpu() for part in _cut(texts, CPU_TEXTS)])
     found = HostCollector(len(texts))
-    for rows in _read_ahead(_cut(texts, _GPU_TEXTS), read):
+    for rows in read_ahead(_cut(texts, GPU_TEXTS), read):
         found.add(run(rows))
     return found.all()
 
@@ -44,7 +44,7 @@ def _cut(texts: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [texts[begin : begin + size] for begin in range(0, len(texts), size)]
 
 
-def _read_ahead(parts: Sequence[Any], read: Read) -> Iterator[Ragged]:
+def read_ahead(parts: Sequence[Any], read: Read) -> Iterator[Ragged]:
     """Read parts on a thread of its own; tokenizers leave the interpreter to others meanwhile."""
     with ThreadPoolExecutor(1, "flagai-tokens") as reader:
         waiting: list[Future[Ragged]] = []

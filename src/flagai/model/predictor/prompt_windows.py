@@ -14,7 +14,7 @@ from flagai.generation.types import LogitsProcessor
 from flagai.model.base_model import BaseModel
 
 # Bytes of keys, values and logits of one window on a CPU; on a GPU it is this share of its memory.
-_CPU_BYTES = 2**30
+CPU_BYTES = 2**30
 _GPU_SHARE = 8
 # Copies of a row of logits in float32 that a step holds: scores, their logarithms, what the processors return.
 _LOGITS = 4
@@ -102,5 +102,5 @@ def _bytes(model: GenerativeModel, prompt: Prompt, decoding: Decoding) -> int:
 
 def _budget(device: torch.device) -> int:
     if device.type != "cuda":
-        return _CPU_BYTES
+        return CPU_BYTES
     return int(torch.cuda.get_device_properties(device).total_memory) // _GPU_SHARE
