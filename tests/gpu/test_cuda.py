@@ -1,6 +1,8 @@
 """The same numbers on an accelerator: every class, every type, padded rows, cached steps."""
 
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 from flagai.kernels.packed import attention as encoding
 from flagai.model.layer import PackedRow
+from flagai.model.layer.sdpa import scaled_dot_product_attention
 from flagai.model.predictor import prefetch as windows
 from flagai.model.predictor.embedding import packed_means
 from tests.tiny import EVERY, batch, build, ids, label
@@ -77,14 +80,21 @@ PACKED = PackedRow((7, 3, 3, 1, 17, 5))
 WIDE = {"hidden_size": 24, "intermediate_size": 40}
 
 
+def noted(suits: Callable[..., bool], calls: list[int]) -> Callable[..., bool]:
+    """The condition of an implementation, which notes when it holds."""
+    return lambda *args, **kwargs: suits(*args, **kwargs) and not calls.append(1)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.15), (torch.float16, 0.03)], ids=str
 )
 def test_packed_texts_equal_padded_ones(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    varlen = encoding._attend_rows
-    monkeypatch.setattr(encoding, "_attend_rows", lambda *given: calls.append(1) or varlen(*given))
+    calls: list[int] = []
+    fast = scaled_dot_product_attention.implementations
+    for index, each in enumerate(fast):
+        if each.compute is encoding.attend_packed:
+            monkeypatch.setitem(fast, index, replace(each, suits=noted(each.suits, calls)))
     model, tokens = build("BertForMaskLM", **WIDE), ids(31, 1, PACKED.total)
     expected = model(PACKED.pad(tokens), attention_mask=PACKED.valid().long())["logits"]
     packed = model.cuda().to(dtype)(tokens.cuda(), lengths=PACKED)["logits"]

@@ -61,9 +61,8 @@ def cache_of(model: Any, capacity: int, written: int) -> StaticCache:
     weight, count = model.blocks[0].norm1.weight, len(model.blocks)
     dtype, heads = weight.dtype, weight.numel() * HEADS // WIDTH
     like = KVCache(count, 0)
-    like._keys, like._values = (
-        [torch.randn(1, heads, 1, WIDTH // HEADS, device="cuda", dtype=dtype) for _ in range(count)] for _ in range(2)
-    )
+    for index in range(count):
+        like.append(index, *torch.randn(2, 1, heads, 1, WIDTH // HEADS, device="cuda", dtype=dtype))
     cache = StaticCache(like, capacity, 1)
     for index in range(count):
         for buffer in cache.buffers(index):

@@ -109,8 +109,11 @@ def decoding_arguments(
         )
 
     def observed(hidden: torch.Tensor) -> list[Any]:
-        buffers = [*cache._keys, *cache._values]  # the slots after the last position are those of other branches
-        return [hidden, *(each if static else each[:, :, : cache.length + hidden.shape[1]] for each in buffers)]
+        if static:
+            return [hidden, *(buffer for index in range(cache.num_layers) for buffer in cache.buffers(index))]
+        cache.advance(hidden.shape[1])
+        nothing = hidden.new_empty(1, 1, 0, 1)
+        return [hidden, *(part for index in range(cache.num_layers) for part in cache.append(index, nothing, nothing))]
 
     return args, kwargs, observed
 

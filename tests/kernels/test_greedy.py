@@ -53,7 +53,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> Iterator[Cal
     monkeypatch.setattr(compile_ahead, "PATIENCE", 100)
     monkeypatch.setattr(greedy, "has_triton_half", lambda *_: True)
     # More than one chunk of the tiny vocabularies.
-    monkeypatch.setattr(greedy, "_CHUNK", 32)
+    monkeypatch.setattr(greedy, "FEWEST_COMPARED", 32)
     yield found
     search_step.implementations[0] = kernels
 

@@ -10,10 +10,12 @@ from torch.nn import functional as F
 
 from flagai.kernels import hardware
 from flagai.kernels.compiled import add_norm as module
-from flagai.kernels.compiled.add_norm import _dropout_add_norm, dropout_add_norm
+from flagai.kernels.compiled.add_norm import dropout_add_norm
 from flagai.kernels.eligible import is_plain_norm
 from flagai.model.layer.linear import Linear
+from tests.kernels.operators import Operators
 
+operator = torch.ops.flagai.dropout_add_norm
 # Rows, size and whether some gains are weak; dropout and a bias.
 SHAPES = [(1, 48, False), (7, 768, False), (7, 768, True), (150, 48, False), (65, 64, True)]
 DROPOUTS = [(0, False), (0, True), (6554, True), (32768, False)]
@@ -25,7 +27,7 @@ DEFAULT = [(SHAPES[i], DROPOUTS[j]) for i, j in ((0, 0), (1, 2), (2, 1), (3, 3),
 def there(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(hardware, "has_triton_half", lambda *_: True)
     # Few programs: each has several strides over the rows, the last of them not full.
-    monkeypatch.setattr(module, "_BACKWARD_PROGRAMS", 2)
+    monkeypatch.setattr(module, "MOST_PROGRAMS", 2)
     with device:
         torch.manual_seed(0)
         yield
@@ -35,7 +37,7 @@ def kept(rows: int, size: int, seed: torch.Tensor, dropped: int) -> Any:
     """What dropout multiplies by: it drops ones of either sign, so that means are small, which are divided by 100."""
     sign, factor = 1.0 - 2 * (torch.arange(size) % 2), 65536 / (65536 - dropped)
     nothing, ones = torch.zeros(rows, size).half(), sign.half().expand(rows, size)
-    out = _dropout_add_norm(nothing, ones, None, torch.ones(size), torch.zeros(size), seed, 1e4, dropped)[0]
+    out = operator(nothing, ones, None, torch.ones(size), torch.zeros(size), seed, 1e4, dropped)[0]
     return factor * (100 * out * sign > factor / 2)
 
 
@@ -62,7 +64,7 @@ def test_values_and_gradients(rows: int, size: int, dropped: int, biased: bool, 
     leaves = [part.requires_grad_() for part in (hidden, added, gain, shift, torch.randn(size))[: 4 + biased]]
     exact = [part.detach().float().requires_grad_() for part in leaves]
     bias, exact_bias = (leaves[4], exact[4]) if biased else (None, torch.zeros(size))
-    got = _dropout_add_norm(*leaves[:2], bias, *leaves[2:4], seed, 1e-5, dropped)[0]
+    got = operator(*leaves[:2], bias, *leaves[2:4], seed, 1e-5, dropped)[0]
     wanted = F.layer_norm(exact[0] + (exact[1] + exact_bias) * factor, (size,), exact[2], exact[3], 1e-5)
     torch.testing.assert_close(got.float(), wanted, atol=8e-3, rtol=8e-3)
     found = torch.autograd.grad(got, leaves, weights)
@@ -78,7 +80,7 @@ def test_gradients_read_the_norm_or_what_was_kept(weak: bool) -> None:
     leaves = [hidden, added, *(part.requires_grad_() for part in gain_and_shift(48, weak=weak))]
     found = []
     for spoilt in (False, True):
-        out, normal, _ = _dropout_add_norm(hidden, added, None, *leaves[2:], None, 1e-5, 0)
+        out, normal, _ = operator(hidden, added, None, *leaves[2:], None, 1e-5, 0)
         if spoilt:
             (out if weak else normal).data.fill_(float("nan"))
         found.append(torch.autograd.grad(out, leaves, weights))
@@ -94,7 +96,7 @@ def test_what_rounding_of_the_norm_costs(ratio: float, near: float) -> None:
     hidden, added, weights = (torch.randn(rows, size).half().requires_grad_() for _ in range(3))
     leaves = [hidden, added, gain.requires_grad_(), (gain.detach() * ratio).requires_grad_()]
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    out = _dropout_add_norm(hidden, added, None, *leaves[2:], None, 1e-5, 0)[0]
+    out = operator(hidden, added, None, *leaves[2:], None, 1e-5, 0)[0]
     wanted = F.layer_norm(exact[0] + exact[1], (size,), exact[2], exact[3], 1e-5)
     found = torch.autograd.grad(out, leaves, weights)
     expected = torch.autograd.grad(wanted, exact, weights.double())
@@ -128,7 +130,7 @@ def test_operators_hold_what_the_compiler_expects() -> None:
     gain, shift, bias = (part.requires_grad_() for part in (*gain_and_shift(16, weak=True), torch.randn(16)))
     for seed, dropped in ((torch.tensor([3]), 6554), (None, 0)):
         for added_too in (bias, None):
-            torch.library.opcheck(_dropout_add_norm, (hidden, added, added_too, gain, shift, seed, 1e-5, dropped))
+            torch.library.opcheck(operator.default, (hidden, added, added_too, gain, shift, seed, 1e-5, dropped))
 
 
 def test_dropout_is_drawn_from_torchs_generator() -> None:
@@ -159,22 +161,18 @@ def test_dropout_is_drawn_from_torchs_generator() -> None:
 
 
 @pytest.mark.parametrize("way", ["ours", "without bias", "hooked", "another's"])
-def test_the_bias_of_the_layer_before_is_added_once(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_the_bias_of_the_layer_before_is_added_once(way: str) -> None:
     layer: Any = nn.Linear(16, 32) if way == "another's" else Linear(16, 32, bias=way != "without bias")
     if way == "hooked":
         layer.register_forward_hook(lambda *_: None)
-    left = []
-    norms = module._dropout_add_norm
-    monkeypatch.setattr(
-        module, "_dropout_add_norm", lambda *inputs: left.append(inputs[2] is not None) or norms(*inputs)
-    )
     norm, dropout, hidden, found = nn.LayerNorm(32), nn.Dropout(0.0), torch.randn(1, 5, 32), torch.randn(1, 5, 16)
     wanted = norm(hidden + layer(found))
     expected = torch.autograd.grad(wanted.pow(3).sum(), list(layer.parameters()))
-    with torch.autocast(hidden.device.type, torch.float16):
+    with torch.autocast(hidden.device.type, torch.float16), Operators() as called:
         got = dropout_add_norm(norm, hidden, layer, found, dropout)
     torch.testing.assert_close(got.float(), wanted, atol=1e-2, rtol=1e-2)
     gradients = torch.autograd.grad(got.float().pow(3).sum(), list(layer.parameters()))
     for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other, atol=2e-2 * float(other.abs().max()), rtol=0)
-    assert left == [way == "ours"]
+    (inputs,) = called[operator.default]
+    assert (inputs[2] is not None) == (way == "ours")

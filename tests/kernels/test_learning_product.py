@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from flagai.kernels import hardware
-from flagai.kernels.compiled.linear_residual import _add_product, linear_with_residual
+from flagai.kernels.compiled.linear_residual import linear_with_residual
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,9 @@ def test_values_and_gradients(frozen: str, spread: bool) -> None:
 
 
 def test_operator_holds_what_the_compiler_expects() -> None:
-    torch.library.opcheck(_add_product, (torch.randn(5, 16), torch.randn(5, 24), torch.randn(24, 16)))
+    torch.library.opcheck(
+        torch.ops.flagai.add_product.default, (torch.randn(5, 16), torch.randn(5, 24), torch.randn(24, 16))
+    )
 
 
 def test_only_where_kernels_learn_and_numbers_are_half() -> None:

@@ -12,7 +12,7 @@ from flagai.kernels.hardware import SM_COUNT, next_power_of_2
 
 MAX_WIDTH = 8192
 # Values that a program of the forward and of the backward kernel holds at once; the latter also keeps sums.
-_VALUES, _BACKWARD_VALUES, _BACKWARD_PROGRAMS = 4096, 2048, 4 * SM_COUNT
+_VALUES, _BACKWARD_VALUES, MOST_PROGRAMS = 4096, 2048, 4 * SM_COUNT
 # The kernels draw 16 bits for each value: the probability of dropout is an integer over this.
 _DROPOUT_STEPS = 1 << 16
 _SEEDS = (1 << 31) - 1
@@ -114,7 +114,7 @@ def _dropout_add_norm_backward(
     from flagai.kernels.triton.packed_backward import dropout_add_norm_backward_kernel
 
     gradient, sizes = gradient.contiguous(), _sizes(out.shape[-1], _BACKWARD_VALUES)
-    programs = min(_BACKWARD_PROGRAMS, -(-len(rstd) // sizes["ROWS"]))
+    programs = min(MOST_PROGRAMS, -(-len(rstd) // sizes["ROWS"]))
     of_hidden, of_added, parameters = _backward_shapes(gradient, out, normalized, rstd, dropped, biased)
     shares = rstd.new_empty(programs, *parameters.shape)
     dropout_add_norm_backward_kernel[(programs,)](

@@ -14,7 +14,7 @@ from flagai.model.layer.linear import compute_dtype, linear_act
 # The tile of a program of the forward and of the backward kernel; the latter also keeps sums.
 _TILE = {"ROWS": 8, "BK": 256, "num_warps": 4}
 _BACKWARD_TILE = {"ROWS": 4, "BK": 1024, "num_warps": 8}
-_BACKWARD_PROGRAMS = 16 * SM_COUNT
+MOST_PROGRAMS = 16 * SM_COUNT
 
 
 def features_with_residual(layer: FeedForward, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,7 +67,7 @@ def _bias_gelu_backward(
     gradient, product, width = gradient.contiguous(), product.contiguous(), product.shape[-1]
     of_product, rows, tile = torch.empty_like(product), product.numel() // width, _BACKWARD_TILE
     parts = _parts(width, tile)
-    programs = max(1, min(_BACKWARD_PROGRAMS // parts, -(-rows // tile["ROWS"])))
+    programs = max(1, min(MOST_PROGRAMS // parts, -(-rows // tile["ROWS"])))
     shares = bias.new_empty(programs, width, dtype=torch.float32)
     bias_gelu_backward_kernel[(programs * parts,)](
         gradient, product, bias, of_product, shares, rows, K=width, **tile

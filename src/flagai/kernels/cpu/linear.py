@@ -56,7 +56,7 @@ _LEAST_PART = 64
 # More parts than cores: the one that is late keeps nobody waiting long (a token of GPT-2: 26 ms, not 28).
 _PARTS_A_CORE = 4
 _HAS_MKL = torch.backends.mkl.is_available()
-_HAS_ONEDNN = (
+HAS_ONEDNN = (
     _HAS_MKL
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -154,7 +154,7 @@ def _infers(hidden: torch.Tensor) -> bool:
 
 def _suits_onednn(rows: int, hidden: torch.Tensor, weight: torch.Tensor) -> bool:
     return (
-        _HAS_ONEDNN
+        HAS_ONEDNN
         and rows >= (_FEWEST_ROWS if len(weight) < _MANY else _FEWEST_OF_MANY)
         and rows * weight.numel() >= _LEAST_WORK
         # It is a hundred times slower with transposed or strided matrices.

@@ -15,7 +15,7 @@ from flagai.parallel.dtensor import is_sharded
 # Rows that one thread block takes.
 _MOST_ROWS = 32
 # Tokens that a thread block compares, and how many such blocks a row may have.
-_CHUNK, _CHUNKS = 1024, 64
+FEWEST_COMPARED, _CHUNKS = 1024, 64
 # Forbidden ids are looked for one after the other.
 _MOST_BANNED = 16
 
@@ -114,4 +114,4 @@ def _constants(state: DecodingState) -> dict[str, Any]:
 
 
 def _chunk(vocabulary: int) -> int:
-    return max(_CHUNK, next_power_of_2(-(-vocabulary // _CHUNKS)))
+    return max(FEWEST_COMPARED, next_power_of_2(-(-vocabulary // _CHUNKS)))
