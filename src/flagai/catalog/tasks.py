@@ -78,6 +78,8 @@ def task_named(name: str) -> str:
     Raises:
         InputError: there is no such task; the message has all of them.
     """
+    if not isinstance(name, str):
+        raise InputError(f"task_name is {shown(name)}; expected a text, such as 'ner'.")
     task = without_alias(name)
     if task not in TASKS:
         raise InputError(
