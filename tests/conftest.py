@@ -9,6 +9,7 @@ import pytest
 from flagai.data.tokenizer import Tokenizer
 from tests import vocabularies
 from tests.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks
+from tests.triton_interpreter import use_interpreter
 from tests.without_torch import HAS_TORCH, pytest_collection_modifyitems, pytest_ignore_collect  # noqa: F401 - hooks
 from tests.workers import pytest_report_to_serializable, pytest_xdist_auto_num_workers  # noqa: F401 - hooks
 
@@ -22,8 +23,7 @@ if HAS_TORCH:
     # Tiny models spend their time handing work to threads; with one thread the suite is faster and repeatable.
     torch.set_num_threads(1)
     if not torch.cuda.is_available():
-        # Kernels are interpreted. Triton reads this when it is imported, for its own functions too; so set it first.
-        os.environ["TRITON_INTERPRET"] = "1"
+        use_interpreter()  # before anything imports Triton
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

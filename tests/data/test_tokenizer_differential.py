@@ -1,6 +1,7 @@
 """Ids, inputs and texts equal those of transformers for folders made at random, or the folder is refused by name."""
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from flagai.errors import FlagAIError
 from tests.data.variants import Variant
 
 TEXTS = 6
+# These stop reading a text at the limit. So two texts beyond it are equally long, and an odd token is the second one's.
+CUTS_PAIRS = version("tokenizers") not in ("0.23.1", "0.23.2")
 
 
 def same(variant: Variant) -> str:
@@ -39,7 +42,7 @@ def same(variant: Variant) -> str:
         if ours.frames[0].surrounds:
             length = variant.random.choice((None, 7, 20))
             cut = {} if length is None else {"truncation": True, "max_length": length}
-            for texts in ([first], [first, second]):
+            for texts in ([first], [first, second]) if CUTS_PAIRS or not cut else ([first],):
                 right = {name: values[0] for name, values in theirs(*([text] for text in texts), **cut).items()}
                 (row,) = bert.rows(ours, [texts[0] if len(texts) == 1 else texts], length)
                 assert row.ids == right["input_ids"], (texts, length)
