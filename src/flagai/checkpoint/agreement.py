@@ -37,21 +37,17 @@ def open_consistently(
         CheckpointError: the files differ, or another rank cannot open its files.
     """
     for _ in range(_TRIES):
-        opened: list[Result] = []
-        failure: Exception | None = None
-        digest = 0
         try:
-            opened.append(open_here())
-            digest = int.from_bytes(hashlib.blake2b(mark(opened[0]).encode(), digest_size=7).digest())
-        except Exception as error:  # noqa: BLE001 - raised below, when the other ranks are not left waiting
-            failure = error
-        failed, differ = _compare(digest, failure is not None, groups, device)
-        if failure is not None:
-            raise failure
+            opened = open_here()
+            digest = int.from_bytes(hashlib.blake2b(mark(opened).encode(), digest_size=7).digest())
+        except Exception:
+            _compare(0, True, groups, device)  # the other ranks are not left waiting
+            raise
+        failed, differ = _compare(digest, False, groups, device)
         if failed:
             raise CheckpointError("Another process could not open its copy of the model; see its message.")
         if not differ:
-            return opened[0]
+            return opened
     raise CheckpointError(
         "The processes found different models under the same path. Copy the same files to all machines, or load when "
         "nothing is being saved there."

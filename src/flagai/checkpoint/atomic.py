@@ -2,16 +2,20 @@
 
 import ctypes
 import errno
+import fcntl
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flagai.checkpoint.stale import MARK, own, sweep
 from flagai.errors import InputError
 
+# Behind the name of what is saved, before eight random characters; no user calls a file of his own so.
+_MARK = ".saving-"
+_TEMPORARY = re.compile(rf"\..+{re.escape(_MARK)}[a-z0-9_]{{8}}")
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -32,32 +36,107 @@ def replace_file(path: Path) -> Iterator[Path]:
     """
     with _explained(path):
         stream = is_stream(path)
+        path = path if stream else _resolved(path)
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if stream:
         with _room(path):
             yield path
         return
-    with _explained(path):
-        path = _target(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        temporary, lock = own(lambda: _made_file(path))
-    try:
+    with _temporary(path, _new_file) as temporary:
         with _room(path):
             yield temporary
             temporary.chmod(0o666 & ~_umask())
             sync(temporary)
         with _explained(path):
             temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(lock)
     sync(path.parent)
 
 
-def _made_file(path: Path) -> Path:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}{MARK}", dir=path.parent)
+@contextmanager
+def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Give a temporary folder to write to; its files join or replace those of ``folder`` all at once.
+
+    The temporary folder is a sibling, so the parent must be writable. Files of the old folder that are not
+    written again stay (as hard links, not copies), except those that match ``drop``. Where the system cannot
+    exchange two folders in one step, the old one is renamed aside first and put back on failure.
+
+    Args:
+        folder: the folder to create or update; what a symbolic link points to is updated, not the link.
+        drop: patterns of file names that shall not be carried over.
+
+    Raises:
+        InputError: nothing can be written there, or a file is in the way.
+    """
+    with _explained(folder):
+        folder = target_folder(folder)
+    with _temporary(folder, tempfile.mkdtemp) as temporary:
+        temporary.chmod(folder.stat().st_mode & 0o7777 if folder.exists() else 0o777 & ~_umask())
+        with _room(folder):
+            yield temporary
+            for entry in temporary.iterdir():  # some writers, such as safetensors', make files private
+                if entry.is_file() and not entry.is_symlink():
+                    entry.chmod(0o666 & ~_umask())
+            if folder.exists():
+                _sweep(folder)
+                _carry_over(folder, temporary, drop)
+            sync_tree(temporary)
+        with _explained(folder):
+            _swap(temporary, folder)
+        sync(folder.parent)
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[[str, str, Path], str]) -> Iterator[Path]:
+    """A sibling of a path, locked, so that other processes see that this one lives; what is left of it is removed."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        temporary, lock = _locked(lambda: Path(make("", f".{path.name}{_MARK}", path.parent)))
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        os.close(lock)
+
+
+def _new_file(suffix: str, prefix: str, folder: Path) -> str:
+    handle, name = tempfile.mkstemp(suffix, prefix, folder)
     os.close(handle)
-    return Path(name)
+    return name
+
+
+def _locked(make: Callable[[], Path]) -> tuple[Path, int]:
+    """Make something temporary and lock it; the lock ends when the descriptor is closed, or with the process."""
+    while True:
+        path = make()
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        with suppress(OSError):  # a file system without locks: nothing there is taken for stale
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Between these two steps another process may have swept it.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return path, descriptor
+        os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove from a folder what killed saves have left: temporary files and folders that no process holds."""
+    for path in [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name) and not path.is_symlink()]:
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError while its process lives
+                _remove(path)
+            finally:
+                os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_stream(path: Path) -> bool:
@@ -75,11 +154,7 @@ def is_full(error: OSError) -> bool:
 
 
 def _resolved(path: Path) -> Path:
-    """Where a path leads through symbolic links.
-
-    Raises:
-        OSError: nowhere.
-    """
+    """Where a path leads through symbolic links; an OSError if nowhere."""
     try:
         return path.resolve()
     except RuntimeError as error:  # links in a circle
@@ -107,14 +182,6 @@ def target_folder(path: Path) -> Path:
     return folder
 
 
-def _target(path: Path) -> Path:
-    """The file that a path leads to through symbolic links."""
-    found = _resolved(path)
-    if found.is_dir():
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    return found
-
-
 @contextmanager
 def _room(path: Path) -> Iterator[None]:
     """Say which file has no room where the disk is full."""
@@ -126,44 +193,6 @@ def _room(path: Path) -> Iterator[None]:
         raise InputError(
             f"{path} cannot be written: {error.strerror}. Free some space, or choose another disk."
         ) from error
-
-
-@contextmanager
-def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Give a temporary folder to write to; its files join or replace those of ``folder`` all at once.
-
-    The temporary folder is a sibling, so the parent must be writable. Files of the old folder that are not
-    written again stay (as hard links, not copies), except those that match ``drop``. Where the system cannot
-    exchange two folders in one step, the old one is renamed aside first and put back on failure.
-
-    Args:
-        folder: the folder to create or update; what a symbolic link points to is updated, not the link.
-        drop: patterns of file names that shall not be carried over.
-
-    Raises:
-        InputError: nothing can be written there, or a file is in the way.
-    """
-    with _explained(folder):
-        folder = target_folder(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        sweep(folder.parent)
-        prefix = f".{folder.name}{MARK}"
-        temporary, lock = own(lambda: Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent)))
-    try:
-        temporary.chmod(folder.stat().st_mode & 0o7777 if folder.exists() else 0o777 & ~_umask())
-        with _room(folder):
-            yield temporary
-            _open_to_all(temporary)
-            if folder.exists():
-                sweep(folder)
-                _carry_over(folder, temporary, drop)
-            sync_tree(temporary)
-        with _explained(folder):
-            _swap(temporary, folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
 
 
 @contextmanager
@@ -224,14 +253,6 @@ def _exchange(first: Path, second: Path) -> bool:
     if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(second))
-
-
-def _open_to_all(folder: Path) -> None:
-    """Give files the permissions of any new file; some writers, such as safetensors', make them private."""
-    mode = 0o666 & ~_umask()
-    for entry in folder.iterdir():
-        if entry.is_file() and not entry.is_symlink():
-            entry.chmod(mode)
 
 
 def _umask() -> int:

@@ -51,7 +51,10 @@ def find_files(path: Path) -> CheckpointFiles:
         return _from_index(path) if path.name.endswith(".index.json") else CheckpointFiles([[path]])
     if not path.is_dir():
         raise ModelNotFoundError(f"There is no file or folder {path}.")
-    found = _in_folder(path) or _from_tag(path) or _nothing(path)
+    found = _in_folder(path) or _from_tag(path)
+    if found is None:
+        names = sorted(entry.name for entry in path.iterdir())[:10] or "an empty folder"
+        raise ModelNotFoundError(f"{path} holds no weights. Expected: {KNOWN_FORMATS}. Found: {names}.")
     return replace(found, beside=tuple(path / name for name in (*_INDEXES, *_TAGS, "config.json")))
 
 
@@ -61,14 +64,16 @@ def _in_folder(folder: Path) -> CheckpointFiles | None:
             return CheckpointFiles([[folder / single]])
         if (folder / index).is_file():
             return _from_index(folder / index)
-    return _from_listing(folder)
-
-
-def _nothing(folder: Path) -> CheckpointFiles:
-    found = sorted(entry.name for entry in folder.iterdir())[:10]
-    raise ModelNotFoundError(
-        f"{folder} holds no weights. Expected: {KNOWN_FORMATS}. Found: {found or 'an empty folder'}."
-    )
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    for pattern in _PARTS:
+        ranks = {int(match[1]): folder / name for name in names if (match := pattern.fullmatch(name))}
+        if ranks:
+            return CheckpointFiles([[file] for file in _complete(folder, ranks, range(len(ranks)))])
+    for pattern in _SHARDS:
+        shards = [match for name in names if (match := pattern.fullmatch(name))]
+        if shards:
+            return CheckpointFiles([_complete_set(folder, shards)])
+    return None
 
 
 def _from_index(index: Path) -> CheckpointFiles:
@@ -76,33 +81,17 @@ def _from_index(index: Path) -> CheckpointFiles:
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map, so it does not say where the tensors are. Fetch it again.")
-    odd = [name for name in weight_map.values() if not isinstance(name, str)]
-    names = odd or sorted(set(weight_map.values()))
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+    for name in weight_map.values():
+        if not isinstance(name, str) or not _is_plain(name):
             raise CheckpointError(
                 f"{index} names the file {shown(name)}, which is no plain file name. "
                 "Take the model from a source that you trust."
             )
-    files = {name: index.parent / name for name in names}
+    files = {name: index.parent / name for name in sorted(set(weight_map.values()))}
     absent = [name for name, file in files.items() if not os.path.isfile(file)]  # also if no file can have this name
     if absent:
         raise CheckpointError(f"{index} names {shown(absent)}, absent from {index.parent}. Fetch what is missing.")
     return CheckpointFiles([list(files.values())], {name: files[file] for name, file in weight_map.items()})
-
-
-def _from_listing(folder: Path) -> CheckpointFiles | None:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    for pattern in _PARTS:
-        ranks = {int(match[1]): folder / name for name in names if (match := pattern.fullmatch(name))}
-        if ranks:
-            _check_complete(folder, ranks, range(len(ranks)))
-            return CheckpointFiles([[ranks[rank]] for rank in sorted(ranks)])
-    for pattern in _SHARDS:
-        shards = [match for name in names if (match := pattern.fullmatch(name))]
-        if shards:
-            return CheckpointFiles([_complete_set(folder, shards)])
-    return None
 
 
 def _complete_set(folder: Path, shards: list[re.Match[str]]) -> list[Path]:
@@ -115,24 +104,26 @@ def _complete_set(folder: Path, shards: list[re.Match[str]]) -> list[Path]:
     total = totals.pop()
     numbers = {int(match[1]): folder / match[0] for match in shards}
     first = 1 if total in numbers else 0
-    _check_complete(folder, numbers, range(first, first + total))
-    return [numbers[number] for number in sorted(numbers)]
+    return _complete(folder, numbers, range(first, first + total))
 
 
-def _check_complete(folder: Path, found: dict[int, Path], wanted: range) -> None:
+def _complete(folder: Path, found: dict[int, Path], wanted: range) -> list[Path]:
+    """The files in the order of their numbers, if none is missing."""
     missing = next((number for number in wanted if number not in found), None)
     if missing is not None:
         raise CheckpointError(
             f"{folder} holds {shown([file.name for file in found.values()])}, but number {missing} of {len(wanted)} is "
             "missing. Fetch what is missing."
         )
+    return [found[number] for number in sorted(found)]
 
 
 def _from_tag(folder: Path) -> CheckpointFiles | None:
     for name in _TAGS:
         if (folder / name).is_file():
-            tag = _read_tag(folder / name)
-            if Path(tag).name != tag or tag in ("", ".", ".."):
+            with (folder / name).open(encoding="utf-8-sig", errors="replace") as file:  # of Windows editors, too
+                tag = next(iter(file.read(_TAG_LIMIT).split()), "")
+            if not _is_plain(tag):
                 raise CheckpointError(f"{folder / name} holds {shown(tag)}, which is no plain folder name. Repair it.")
             found = _in_folder(folder / tag) if os.path.isdir(folder / tag) else None
             if found is None:
@@ -144,8 +135,6 @@ def _from_tag(folder: Path) -> CheckpointFiles | None:
     return None
 
 
-def _read_tag(file: Path) -> str:
-    """The first word of a file that names a folder; Windows editors begin text files with a byte order mark."""
-    with file.open(encoding="utf-8-sig", errors="replace") as opened:
-        words = opened.read(_TAG_LIMIT).split()
-    return words[0] if words else ""
+def _is_plain(name: str) -> bool:
+    """Whether a name leads to no other folder."""
+    return Path(name).name == name and name not in ("", ".", "..")

@@ -65,9 +65,11 @@ def fill_model(
         matcher = Matcher(names, checkpoint, shard_dimension, shapes)
         chosen: dict[str, ParameterSource] = {}
         used: set[str] = set()
-        for aliases in _aliases(parameters):
-            for name in aliases:
-                used.update(source.theirs for source in matcher.sources(name))
+        tied: dict[int, list[str]] = {}
+        for name, parameter in parameters.items():
+            tied.setdefault(id(parameter), []).append(name)
+            used.update(source.theirs for source in matcher.sources(name))
+        for aliases in tied.values():
             chosen.update(_choose(aliases, matcher, parameters[aliases[0]], fresh, report))
         report.unused, report.unexpected = matcher.leftovers(used)
         removable = _removable(optional, list(chosen), report)
@@ -77,7 +79,12 @@ def fill_model(
     unique = {id(value): value for value in parameters.values()}
     new = sum(dtensor.local(value).nbytes for value in unique.values() if value.is_meta)
     said = f"{report.target} from {report.source}"
-    with torch.no_grad(), memory_explained(said, new, device, lambda: _progress(transfer, checkpoint)):
+
+    def progress() -> str:
+        total = sum(tensor.nbytes for part in checkpoint.parts for tensor in part.values())
+        return f"Until then {transfer.bytes_asked / 1e9:,.2f} GB of the {total / 1e9:,.2f} GB of the files had a place."
+
+    with torch.no_grad(), memory_explained(said, new, device, progress):
         with phase("allocate"):
             transfer = TensorTransfer(device, new, replicas, checkpoint.take_readers())
         # Until its end the model is as it was, but for parameters that are overwritten in place.
@@ -87,11 +94,6 @@ def fill_model(
         with phase("assign"):
             _assign(model, {**dict.fromkeys(removable), **placed})
     return report
-
-
-def _progress(transfer: TensorTransfer, checkpoint: Checkpoint) -> str:
-    total = sum(tensor.nbytes for part in checkpoint.parts for tensor in part.values())
-    return f"Until then {transfer.bytes_asked / 1e9:,.2f} GB of the {total / 1e9:,.2f} GB of the files had a place."
 
 
 def _place_all(
@@ -107,19 +109,11 @@ def _place_all(
         if name in report.untied:
             untied = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
             placed[name] = _place(untied, source, transfer)
-        else:
-            if id(parameter) not in shared:
-                shared[id(parameter)] = _place(parameter, source, transfer)
-            placed[name] = shared[id(parameter)]
+            continue
+        if id(parameter) not in shared:
+            shared[id(parameter)] = _place(parameter, source, transfer)
+        placed[name] = shared[id(parameter)]
     return placed
-
-
-def _aliases(parameters: dict[str, nn.Parameter]) -> list[list[str]]:
-    """Group the names of tied parameters."""
-    groups: dict[int, list[str]] = {}
-    for name, parameter in parameters.items():
-        groups.setdefault(id(parameter), []).append(name)
-    return list(groups.values())
 
 
 def _choose(
@@ -128,63 +122,49 @@ def _choose(
     """Choose a source for each name of one parameter, or note in the report why there is none."""
     found = {name: sources for name in aliases if (sources := matcher.sources(name))}
     if not found:
-        _note_absence(aliases[0], matcher, parameter.shape, fresh, report)
+        name = aliases[0]
+        if raw := matcher.raw_shape(name):
+            report.shape_mismatch.append(f"{name} {tuple(parameter.shape)}, but it cannot be cut from {raw}")
+        elif any(fnmatchcase(name, pattern) for pattern in fresh):
+            report.newly_initialized.append(name)
+        else:
+            report.missing.append(f"{name} ({matcher.expected(name)})")
         return {}
     first = next(iter(found.values()))[0]
     for name, sources in found.items():
-        if not _becomes(sources[0].parts[0], parameter):
-            report.mistyped.append(f"{name}, but {sources[0].theirs} is {sources[0].parts[0].dtype}")
+        used = sources[0]
+        dtype = used.parts[0].dtype
+        # A parameter takes any floating-point type, or exactly its own whole numbers.
+        if not (dtype.is_floating_point if parameter.is_floating_point() else dtype == parameter.dtype):
+            report.mistyped.append(f"{name}, but {used.theirs} is {dtype}")
             return {}
-        if sources[0].shape != parameter.shape:
-            ours, theirs = tuple(parameter.shape), tuple(sources[0].shape)
-            report.shape_mismatch.append(f"{name} {ours}, but {sources[0].theirs} gives {theirs}")
+        if used.shape != parameter.shape:
+            ours, theirs = tuple(parameter.shape), tuple(used.shape)
+            report.shape_mismatch.append(f"{name} {ours}, but {used.theirs} gives {theirs}")
             return {}
-        report.conflicting += [f"{other.theirs} differs from {sources[0].theirs}" for other in _differing(sources)]
-        if sources[0].theirs != first.theirs and not sources[0].equals(first):
+        report.conflicting += [
+            f"{other.theirs} differs from {used.theirs}"
+            for other in sources[1:]
+            if other.theirs != used.theirs and not other.equals(used)
+        ]
+        if used.theirs != first.theirs and not used.equals(first):
             report.untied.append(name)
     return {name: found[name][0] if name in report.untied else first for name in aliases}
 
 
-def _becomes(tensor: torch.Tensor, parameter: nn.Parameter) -> bool:
-    """Whether a parameter takes such numbers: any floating-point type, or exactly its own whole numbers."""
-    return tensor.is_floating_point() if parameter.is_floating_point() else tensor.dtype == parameter.dtype
-
-
-def _differing(sources: list[ParameterSource]) -> list[ParameterSource]:
-    """Further copies of a tensor that do not equal the one that is used (the first)."""
-    copies = [source for source in sources[1:] if source.theirs != sources[0].theirs]
-    return [source for source in copies if not source.equals(sources[0])]
-
-
-def _note_absence(name: str, matcher: Matcher, shape: torch.Size, fresh: tuple[str, ...], report: LoadReport) -> None:
-    raw = matcher.raw_shape(name)
-    if raw is not None:
-        report.shape_mismatch.append(f"{name} {tuple(shape)}, but it cannot be cut from {raw}")
-    elif any(fnmatchcase(name, pattern) for pattern in fresh):
-        report.newly_initialized.append(name)
-    else:
-        report.missing.append(f"{name} ({matcher.expected(name)})")
-
-
 def _removable(optional: tuple[str, ...], chosen: list[str], report: LoadReport) -> list[str]:
     """The optional modules of which the checkpoint has nothing; they are no longer missing in the report."""
-    removable = [
-        module
-        for module in optional
-        if any(line.startswith(module + ".") for line in report.missing)
-        and not any(name.startswith(module + ".") for name in chosen)
-    ]
-    report.dropped_modules = removable
-    prefixes = tuple(f"{module}." for module in removable)
-    report.missing = [line for line in report.missing if not line.startswith(prefixes)]
-    return removable
+    for module in optional:
+        prefix = f"{module}."
+        absent = any(line.startswith(prefix) for line in report.missing)
+        if absent and not any(name.startswith(prefix) for name in chosen):
+            report.dropped_modules.append(module)
+            report.missing = [line for line in report.missing if not line.startswith(prefix)]
+    return report.dropped_modules
 
 
 def _place(parameter: nn.Parameter, source: ParameterSource, transfer: TensorTransfer) -> nn.Parameter:
-    """The parameter that will have the values: a new one for one on the meta device.
-
-    Of a sharded parameter, only this rank's slices of the file are touched.
-    """
+    """The parameter that will have the values, of a sharded one this rank's: a new one for one on the meta device."""
     if not parameter.is_meta:
         slices = dtensor.local_slices(parameter)
         transfer.copy(source if slices is None else source.shard(slices), dtensor.local(parameter.detach()))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flagai.checkpoint.names import NameMap, NameRow, TensorPart
+from flagai.checkpoint.names import NameMap, TensorPart
 from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import CheckpointError
 
@@ -16,17 +16,11 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class ParameterSource:
-    """Where the values of one parameter come from: one view in every model-parallel file.
+    """Where the values of one parameter come from: one view in every model-parallel file."""
 
-    Args:
-        theirs: the tensor's name in the file.
-        parts: views of the files, one for each model-parallel part.
-        dimension: along which the parts are joined; None if every part holds the whole.
-    """
-
-    theirs: str
+    theirs: str  # the tensor's name in the file
     parts: list[torch.Tensor]
-    dimension: int | None
+    dimension: int | None  # along which the parts are joined; None if every part holds the whole
 
     @property
     def shape(self) -> torch.Size:
@@ -37,31 +31,17 @@ class ParameterSource:
         shape[self.dimension] = sum(part.shape[self.dimension] for part in self.parts)
         return torch.Size(shape)
 
-    @property
-    def nbytes(self) -> int:
-        """How many bytes of the files the values are."""
-        used = self.parts[:1] if self.dimension is None else self.parts
-        return sum(part.nbytes for part in used)
-
     def shard(self, slices: tuple[slice, ...]) -> "ParameterSource":
-        """The values inside some slices, out of the parts that overlap with them.
-
-        Args:
-            slices: with begin and end, for each dimension of the joined parts.
-        """
-        views = []
-        begin = 0
-        for part in self.parts if self.dimension is not None else self.parts[:1]:
-            inside = list(slices)
-            if self.dimension is not None:
-                end = begin + part.shape[self.dimension]
-                wanted = slices[self.dimension]
-                inside[self.dimension] = slice(max(wanted.start, begin) - begin, min(wanted.stop, end) - begin)
-                begin, overlaps = end, max(wanted.start, begin) < min(wanted.stop, end)
-                if not overlaps:
-                    continue
-            views.append(part[tuple(inside)])
-        return ParameterSource(self.theirs, views or [self.parts[0][tuple(slices)]], self.dimension)
+        """The values inside slices of the joined parts, out of the parts that overlap with them."""
+        if self.dimension is None:
+            return ParameterSource(self.theirs, [self.parts[0][slices]], None)
+        views, begin, wanted = [], 0, slices[self.dimension]
+        for part in self.parts:
+            first, last = max(wanted.start - begin, 0), min(wanted.stop - begin, part.shape[self.dimension])
+            begin += part.shape[self.dimension]
+            if first < last:
+                views.append(part[(*slices[: self.dimension], slice(first, last), *slices[self.dimension + 1 :])])
+        return ParameterSource(self.theirs, views or [self.parts[0][slices]], self.dimension)
 
     def copies(self, target: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The copies that give ``target`` the values: every part, and the view of the target that it fills."""
@@ -71,13 +51,11 @@ class ParameterSource:
         return list(zip(self.parts, target.split(sizes, self.dimension), strict=True))
 
     def equals(self, other: "ParameterSource") -> bool:
-        """Whether both hold the same values; costs nothing where they share their bytes."""
-        pairs = zip(self.parts, other.parts, strict=True)
-        return all(_same_bits(a, b) for a, b in pairs)
+        """Whether both hold the same values, NaN with NaN; costs nothing where they share their bytes."""
+        return all(_same_bits(a, b) for a, b in zip(self.parts, other.parts, strict=True))
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors are equal, NaN with NaN included."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
@@ -88,22 +66,9 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _can_join(parts: list[torch.Tensor], dimension: int | None) -> bool:
     """Whether model-parallel parts have equal shapes, but for the dimension along which they are joined."""
-    if len(parts) == 1:
-        return True
-    if dimension is not None and any(dimension >= part.dim() for part in parts):
-        return False
     shapes = [[extent for axis, extent in enumerate(part.shape) if axis != dimension] for part in parts]
-    return all(shape == shapes[0] for shape in shapes)
-
-
-def _fit(layout: str, fitting: list[list[NameRow]]) -> int:
-    """How many parameters have a tensor of the right shape under a layout.
-
-    Args:
-        layout: the layout.
-        fitting: for each parameter, the rows whose tensors have its shape.
-    """
-    return sum(any(row.serves(layout) for row in rows) for rows in fitting)
+    has_dimension = dimension is None or all(dimension < part.dim() for part in parts)
+    return len(parts) == 1 or (has_dimension and all(shape == shapes[0] for shape in shapes))
 
 
 class Matcher:
@@ -126,9 +91,7 @@ class Matcher:
         shard_dimension: ShardDimension,
         shapes: Mapping[str, torch.Size],
     ) -> None:
-        self._names = names
-        self._checkpoint = checkpoint
-        self._shard_dimension = shard_dimension
+        self._names, self._checkpoint, self._shard_dimension = names, checkpoint, shard_dimension
         self._file_names: dict[str, str] = {}
         for name in checkpoint:
             known = self._file_names.setdefault(names.canonical(name), name)
@@ -142,8 +105,11 @@ class Matcher:
             ours: [(part.row, source) for part in parts if (source := self._source(ours, part))]
             for ours, parts in self._present.items()
         }
+        # The layout under which most parameters have a tensor of the right shape.
         fitting = [[row for row, source in pairs if source.shape == shapes[ours]] for ours, pairs in candidates.items()]
-        self._layout = layout = max(names.layouts, key=lambda layout: _fit(layout, fitting))
+        self._layout = layout = max(
+            names.layouts, key=lambda layout: sum(any(row.serves(layout) for row in rows) for rows in fitting)
+        )
         self._sources = {
             ours: [source for _, source in sorted(pairs, key=lambda pair: not pair[0].serves(layout))]
             for ours, pairs in candidates.items()
@@ -184,7 +150,7 @@ class Matcher:
         if not rest:  # the usual case need not compile two patterns for every row
             return [], []
         rows = {part.row for parts in self._possible.values() for part in parts if "{i}" in part.row.ours}
-        layers = [pattern for row in rows for pattern in (row.ours_pattern, row.theirs_pattern)]
+        layers = [pattern for row in rows for pattern in row.patterns]
         known = {
             name
             for theirs, name in rest

@@ -29,40 +29,7 @@ _PLACEHOLDERS = {r"\{i\}": r"(?P<i>\d+)", r"\{p\}": r"(?P<p>weight|bias)", r"\{\
 
 @dataclass(frozen=True)
 class NameRow:
-    """One correspondence between our names and the names of a file; see :func:`row`."""
-
-    ours: str
-    theirs: str
-    part: tuple[int, int]
-    transposed: bool
-    only: tuple[str, ...] | None
-    head: bool
-
-    def serves(self, layout: str) -> bool:
-        """Whether files of this layout hold the tensor under this row's name."""
-        return self.only is None or layout in self.only
-
-    @cached_property
-    def ours_pattern(self) -> re.Pattern[str]:
-        """Matches our names."""
-        return _compile(self.ours)
-
-    @cached_property
-    def theirs_pattern(self) -> re.Pattern[str]:
-        """Matches the file's names."""
-        return _compile(self.theirs)
-
-
-def row(
-    ours: str,
-    theirs: str,
-    *,
-    part: tuple[int, int] = (0, 1),
-    transposed: bool = False,
-    only: tuple[str, ...] | None = None,
-    head: bool = False,
-) -> NameRow:
-    """Describe where one kind of parameter lies in the files.
+    """Where one kind of parameter lies in the files.
 
     Args:
         ours: our parameter's name, with placeholders.
@@ -72,9 +39,25 @@ def row(
         only: the layouts that use this name; a layout that is not in ``LAYOUTS`` is read, never written.
         head: the tensor belongs to a task head, so it never carries the backbone's prefix.
     """
-    return NameRow(ours, theirs, part, transposed, only, head)
+
+    ours: str
+    theirs: str
+    part: tuple[int, int] = (0, 1)
+    transposed: bool = False
+    only: tuple[str, ...] | None = None
+    head: bool = False
+
+    def serves(self, layout: str) -> bool:
+        """Whether files of this layout hold the tensor under this row's name."""
+        return self.only is None or layout in self.only
+
+    @cached_property
+    def patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
+        """What matches our names, and the file's."""
+        return _compile(self.ours), _compile(self.theirs)
 
 
+row = NameRow  # as the tables of the families call it
 _NUMBER = re.compile(r"\.(\d+)\.")
 _OWN_NAME = row("{*}", "{*}", only=(NATIVE,))
 
@@ -87,8 +70,9 @@ def _compile(template: str) -> re.Pattern[str]:
 
 
 def _fill_in(template: str, values: dict[str, str]) -> str:
-    template = template.replace("{*}", values.get("rest", ""))
-    return template.replace("{i}", values.get("i", "")).replace("{p}", values.get("p", ""))
+    for placeholder, key in (("{*}", "rest"), ("{i}", "i"), ("{p}", "p")):
+        template = template.replace(placeholder, values.get(key, ""))
+    return template
 
 
 def _readings(name: str) -> list[tuple[str, dict[str, str]]]:
@@ -157,8 +141,7 @@ class NameMap:
     def parts(self, ours: str) -> list[TensorPart]:
         """The tensor parts that may hold a parameter, best first; the last one is its own name (our training files)."""
         if ours.endswith(OUR_SCALE):  # a quantized matrix' scale lies beside it, in files too
-            matrix = self.parts(ours.removesuffix(OUR_SCALE))
-            return [TensorPart(part.row, part.theirs + SCALE) for part in matrix]
+            return [TensorPart(part.row, part.theirs + SCALE) for part in self.parts(ours.removesuffix(OUR_SCALE))]
         ours = ours.removeprefix(BACKBONE)
         found = [
             TensorPart(entry, _fill_in(entry.theirs, values))
@@ -168,7 +151,7 @@ class NameMap:
         found += [
             TensorPart(entry, _fill_in(entry.theirs, match.groupdict()))
             for entry in self._by_template.get("{*}", ())
-            if (match := entry.ours_pattern.fullmatch(ours))
+            if (match := entry.patterns[0].fullmatch(ours))
         ]
         return [*found, TensorPart(_OWN_NAME, ours)]
 
@@ -186,8 +169,7 @@ class NameMap:
 
     @cached_property
     def _known(self) -> list[re.Pattern[str]]:
-        patterns = [pattern for entry in self.rows for pattern in (entry.theirs_pattern, entry.ours_pattern)]
-        return [*patterns, *map(_compile, self.ignored)]
+        return [*(pattern for entry in self.rows for pattern in entry.patterns), *map(_compile, self.ignored)]
 
     def plan_file(self, names: Iterable[str], layout: str, prefix: str) -> dict[str, list[tuple[TensorPart, str]]]:
         """Plan a file: ``theirs -> [(part, ours), ...]``, the parts of a fused tensor in order.

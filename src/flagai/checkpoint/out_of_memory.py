@@ -9,13 +9,7 @@ import torch
 from flagai.errors import CheckpointError, FlagAIError, InputError
 
 # Torch has no class for what a CPU's allocator, a library on a GPU, or the system (a worker that it ended) refuses.
-_REFUSALS = (
-    "allocate memory",
-    "not enough memory",
-    "out of memory",
-    "_ALLOC_FAILED",
-    "DataLoader worker",
-)
+_REFUSALS = ("allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED", "DataLoader worker")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -29,10 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_advised(advice: Callable[[str], str]) -> Iterator[None]:
-    """Where the body runs out of memory, say what to lower.
-
-    Args:
-        advice: makes the message from the first line of the original one.
+    """Where the body runs out of memory, say what to lower: ``advice`` of the original message's first line.
 
     Raises:
         InputError: memory ran out.
@@ -63,15 +54,12 @@ def memory_explained(target: str, needed: int, device: torch.device, done: Calla
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
+        free = ""
+        if device.type == "cuda":
+            left, total = torch.cuda.mem_get_info(device)
+            free = f" Free: {left / 1e9:,.2f} of {total / 1e9:,.2f} GB."
         raise CheckpointError(
             f"The memory of {device} does not hold {target}: its parameters take {needed / 1e9:,.2f} GB. {done()}"
-            f"{_free(device)} Name a smaller dtype, such as dtype='bfloat16', quantize='int8' or 'int4', another "
+            f"{free} Name a smaller dtype, such as dtype='bfloat16', quantize='int8' or 'int4', another "
             "device, or spread the model over processes with mesh='auto'."
         ) from error
-
-
-def _free(device: torch.device) -> str:
-    if device.type != "cuda":
-        return ""
-    free, total = torch.cuda.mem_get_info(device)
-    return f" Free: {free / 1e9:,.2f} of {total / 1e9:,.2f} GB."

@@ -25,8 +25,6 @@ _PACKED = (torch.int8, torch.int32)
 _LARGEST = 127
 # Smaller matrices, and vectors, are not worth it.
 _FEWEST = 4096
-
-
 # Numbers that share a step in four bits: as many as divide a row, so that large rows get large groups.
 GROUPS = (128, 64, 32)
 _IN_WORD = 8
@@ -38,13 +36,10 @@ _AT_ONCE = 1 << 24
 
 
 def quantize_int8(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix as int8, and each row's scale.
-
-    Args:
-        matrix: [rows, columns], of any floating-point type.
+    """A matrix of any floating-point type as int8, and each row's scale.
 
     Shape:
-        -> [rows, columns] int8; [rows] float32
+        [rows, columns] -> [rows, columns] int8; [rows] float32
     """
     rows = matrix.float()
     scale = (rows.abs().amax(1) / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
@@ -57,13 +52,10 @@ def group_size(columns: int) -> int | None:
 
 
 def quantize_int4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix as words of eight numbers, and each group's step and least value.
-
-    Args:
-        matrix: [rows, columns], of any floating-point type; 32 must divide the columns.
+    """A matrix of any floating-point type as words of eight numbers, and each group's step and least value.
 
     Shape:
-        -> [rows, columns / 8] int32; [rows, groups] int32
+        [rows, columns], 32 divides the columns -> [rows, columns / 8] int32; [rows, groups] int32
     """
     parts = matrix.split(max(1, _AT_ONCE // matrix.shape[1]))
     words, scale = zip(*(_quantize_int4(part.float()) for part in parts), strict=True)
@@ -100,12 +92,7 @@ def _numbers(groups: torch.Tensor, step: torch.Tensor, least: torch.Tensor) -> t
 
 
 def dequantize(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The values of a quantized tensor, in float32.
-
-    Args:
-        numbers: int8, or words of four bits.
-        scale: as :func:`quantize_int8` or :func:`quantize_int4` gives it.
-    """
+    """The values of a quantized tensor, in float32, by the scale of :func:`quantize_int8` or :func:`quantize_int4`."""
     if numbers.dtype == torch.int8:
         return numbers.float() * scale.float().view(-1, *[1] * (numbers.dim() - 1))
     step, least = scales_and_minima(scale)
@@ -126,32 +113,21 @@ def unpack_int4(words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def quantize_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Matrices as int8 with their scales; everything else as it is.
-
-    Args:
-        tensors: by name, of any floating-point type.
-    """
-    result: dict[str, torch.Tensor] = {}
+    """Matrices as int8 with their scales; everything else as it is."""
+    result = dict(tensors)
     for name, tensor in tensors.items():
-        if tensor.dim() != 2 or tensor.numel() < _FEWEST:
-            result[name] = tensor
-            continue
-        result[name], result[name + SCALE] = quantize_int8(tensor)
+        if tensor.dim() == 2 and tensor.numel() >= _FEWEST:
+            result[name], result[name + SCALE] = quantize_int8(tensor)
     return result
 
 
 def dequantize_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Tensors with those of eight and four bits turned into float32; without any, the same dictionary.
-
-    Args:
-        tensors: of one file.
-        path: the file, for messages.
+    """Tensors of a path with those of eight and four bits turned into float32; without any, the same dictionary.
 
     Raises:
         CheckpointError: a scale does not go with its matrix.
     """
-    names = [name for name, tensor in tensors.items() if tensor.dtype in _PACKED and name + SCALE in tensors]
-    for name in names:
+    for name in [name for name, tensor in tensors.items() if tensor.dtype in _PACKED and name + SCALE in tensors]:
         whole, scale = tensors[name], tensors.pop(name + SCALE)
         if not _is_scale(whole, scale):
             expected = "one number a row" if whole.dtype == torch.int8 else "one int32 for each group of a row"
@@ -160,13 +136,13 @@ def dequantize_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str
                 f"{expected}. Fetch the file again."
             )
         if whole.dtype == torch.int8:  # an expanded tensor stays one: the file has no more values
-            tensors[name] = dequantize(distinct(whole), distinct(scale)).expand(whole.shape)
+            tensors[name] = dequantize(_distinct(whole), _distinct(scale)).expand(whole.shape)
         else:
             tensors[name] = dequantize(whole, scale)
     return tensors
 
 
-def distinct(tensor: torch.Tensor) -> torch.Tensor:
+def _distinct(tensor: torch.Tensor) -> torch.Tensor:
     """An expanded tensor without its repetitions: extents with a stride of 0 become 1."""
     return tensor[tuple(slice(None) if step else slice(1) for step in tensor.stride())]
 

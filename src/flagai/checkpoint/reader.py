@@ -1,6 +1,7 @@
 """One interface over all checkpoint formats: names and tensors that are read when they are used."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,8 +22,6 @@ from flagai.typed_json import shown
 
 # What a clone without Git LFS leaves in the place of a large file.
 _LFS_POINTER = b"version https://git-lfs"
-
-
 # How many bytes expanded tensors may repeat: buffers are small.
 _MOST_REPEATED = 1 << 20
 
@@ -60,11 +59,11 @@ class Checkpoint:
     @property
     def dtypes(self) -> list[torch.dtype]:
         """The floating-point types that occur, the one of most values first."""
-        count: dict[torch.dtype, int] = {}
+        count: Counter[torch.dtype] = Counter()
         for tensor in self.parts[0].values():
             if tensor.is_floating_point():
-                count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
-        return sorted(count, key=count.__getitem__, reverse=True)
+                count[tensor.dtype] += tensor.numel()
+        return [dtype for dtype, _ in count.most_common()]
 
     def model_dtype(self) -> torch.dtype:
         """The dtype of a model that is loaded without ``dtype``: the one that most values have.
@@ -101,11 +100,9 @@ class Checkpoint:
 
     @contextmanager
     def readers_ahead(self, device: torch.device, shares: int) -> Iterator[None]:
-        """Start the readers of the files while the body runs; see :meth:`take_readers`.
+        """Start the readers of the files while the body runs, unless for a CPU; ``shares`` processes share the reading.
 
-        Args:
-            device: of the tensors; for a CPU there are no readers.
-            shares: how many processes share the reading.
+        See :meth:`take_readers`.
         """
         if device.type == "cpu":
             yield
@@ -150,7 +147,11 @@ def open_checkpoint(
 
 def _open_files(path: Path, files: CheckpointFiles, dequantize: bool, mapped: bool) -> Checkpoint:
     parts = [_join(path, part, mapped) for part in files.parts]
-    _check_placement(files, parts[0])
+    for name, file in (files.placement or {}).items():
+        if name not in parts[0]:
+            raise CheckpointError(
+                f"The index says that {file} holds {shown(name)}, but it does not. Fetch the folder again."
+            )
     if dequantize:  # of all files together: a matrix and its scale may stand in two of them
         parts = [dequantize_tensors(part, path) for part in parts]
     for rank, part in enumerate(parts):
@@ -184,11 +185,3 @@ def _open_file(file: Path, mapped: bool) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file} is a Git LFS pointer, not the weights themselves. Run `git lfs pull`.")
     read = open_safetensors if file.suffix == ".safetensors" else open_pickle
     return read(file, mapped=mapped)
-
-
-def _check_placement(files: CheckpointFiles, tensors: dict[str, torch.Tensor]) -> None:
-    for name, file in (files.placement or {}).items():
-        if name not in tensors:
-            raise CheckpointError(
-                f"The index says that {file} holds {shown(name)}, but it does not. Fetch the folder again."
-            )

@@ -15,24 +15,40 @@ _LINES_SHOWN = 12
 _LONGEST_LINE = 300
 _HEADS_SHOWN = 3
 _LAYER = ".\0."
+_PROBLEMS = {
+    "missing": "missing from the checkpoint",
+    "unexpected": "unknown to this model",
+    "shape_mismatch": "of the wrong shape",
+    "mistyped": "of the wrong type",
+}
+# What is most likely, by what there is; the first that applies.
+_ADVICE = {
+    ("missing", "unexpected"): "the weights belong to another class or family: compare config.json with the weights.",
+    ("shape_mismatch",): "config.json (or an override, such as class_num) belongs to another size of the model, or a "
+    "model-parallel part is absent: compare it with the shapes above.",
+    ("mistyped",): "the checkpoint is quantized and the model is not, or the other way round: take the original one, "
+    "in float32, float16 or bfloat16.",
+    ("missing",): "the file is incomplete, or config.json asks for more layers than it holds.",
+    (): "the checkpoint has more layers than config.json asks for, or belongs to another variant.",
+}
 
 
 @dataclass
 class LoadReport:
-    """What happened to every parameter of the model and every tensor of the checkpoint.
+    """What happened to every parameter of the model and every tensor of the checkpoint: lines that name them.
 
     Args:
         source: the checkpoint, for messages.
         target: the model class, for messages.
         missing: parameters that the checkpoint does not hold.
         unexpected: tensors of the checkpoint that belong to no model of this family.
-        mistyped: lines about tensors that hold no floating-point numbers, or should hold none.
-        shape_mismatch: lines about tensors of the wrong shape.
+        mistyped: tensors that hold no floating-point numbers, or should hold none.
+        shape_mismatch: tensors of the wrong shape.
         newly_initialized: parameters of a new task head, initialised because the checkpoint cannot know them.
         dropped_modules: optional modules that the checkpoint does not hold, and the model no longer has.
         unused: tensors of the family that this class does not use, such as another head.
         untied: parameters declared as tied for which the checkpoint holds values of their own.
-        conflicting: lines about second copies of a tensor that differ from the one that was used.
+        conflicting: second copies of a tensor that differ from the one that was used.
         bytes_asked: how many bytes of the checkpoint this process asked for; of a sharded model, its shard.
     """
 
@@ -55,35 +71,12 @@ class LoadReport:
         Raises:
             LoadError: something is missing, unexpected, or of the wrong shape or type.
         """
-        sections = [
-            ("missing from the checkpoint", self.missing),
-            ("unknown to this model", self.unexpected),
-            ("of the wrong shape", self.shape_mismatch),
-            ("of the wrong type", self.mistyped),
-        ]
-        problems = [_section(title, names) for title, names in sections if names]
+        problems = [_section(title, lines) for name, title in _PROBLEMS.items() if (lines := getattr(self, name))]
         if problems:
             head = f"{self.source} does not fit {self.target}; nothing was loaded."
-            raise LoadError("\n".join([head, *problems, self._advice()]))
-
-    def _advice(self) -> str:
-        if self.missing and self.unexpected:
-            return "Most likely the weights belong to another class or family: compare config.json with the weights."
-        if self.shape_mismatch:
-            return (
-                "Most likely config.json (or an override, such as class_num) belongs to another size of the model, or "
-                "a model-parallel part is absent: compare it with the shapes above."
-            )
-        if self.mistyped:
-            return (
-                "Most likely the checkpoint is quantized and the model is not, or the other way round: take the "
-                "original one, in float32, float16 or bfloat16."
-            )
-        if self.missing:
-            return (
-                "Most likely the file is incomplete, or config.json asks for more layers than it holds." + self._heads()
-            )
-        return "Most likely the checkpoint has more layers than config.json asks for, or belongs to another variant."
+            advice = next(text for names, text in _ADVICE.items() if all(getattr(self, name) for name in names))
+            cure = "" if self.unexpected or self.shape_mismatch or self.mistyped else self._heads()
+            raise LoadError("\n".join([head, *problems, f"Most likely {advice}{cure}"]))
 
     def _heads(self) -> str:
         """The cure for a new head of a class of one's own: parameters that are in no layer."""
@@ -128,11 +121,7 @@ def _numbers(values: list[int]) -> str:
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Log at level DEBUG how long the body takes.
-
-    Args:
-        name: what it does, in a word.
-    """
+    """Log at level DEBUG how long the body takes, under a name."""
     start = time.perf_counter()
     yield
     logger.debug("%s: %.1f ms", name, 1e3 * (time.perf_counter() - start))

@@ -26,14 +26,7 @@ Build = Callable[[Sequence[tuple[TensorPart, torch.Tensor]]], torch.Tensor]
 
 
 def plan_tensors(parameters: Mapping[str, torch.Tensor], names: NameMap, layout: str, prefix: str) -> SavePlan:
-    """Say which tensors a file of this layout holds, without building them.
-
-    Args:
-        parameters: our parameters by name; of tied ones, those that the layout writes.
-        names: the family's name map.
-        layout: "huggingface" or "flagai".
-        prefix: what this layout puts before the names of a backbone.
-    """
+    """Say which tensors a file of this layout holds, without building them; see :meth:`NameMap.plan_file`."""
     written = names.plan_file(parameters, layout, prefix)
     return {theirs: [(part, parameters[ours]) for part, ours in sources] for theirs, sources in written.items()}
 
@@ -47,12 +40,8 @@ def build(sources: Sequence[tuple[TensorPart, torch.Tensor]]) -> torch.Tensor:
     return whole.contiguous()
 
 
-def parse_size(size: int | str) -> int:
-    """Understand "5GB", "500MB" or a number of bytes.
-
-    Raises:
-        InputError: it is neither.
-    """
+def _parse_size(size: int | str) -> int:
+    """Understand "5GB", "500MB" or a number of bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
     if not match or match[2].upper() not in _UNITS or not float(match[1]):
         raise InputError(f"max_shard_size is {size!r}; expected a number of bytes or a size such as '5GB' or '500MB'.")
@@ -73,14 +62,21 @@ def write_shards(folder: Path, plan: SavePlan, max_shard_size: int | str, build:
     Raises:
         InputError: the size cannot be understood.
     """
-    shards = _group(plan, parse_size(max_shard_size))
+    limit, size = _parse_size(max_shard_size), 0
+    shards: list[SavePlan] = [{}]
+    for theirs, sources in plan.items():
+        if shards[-1] and size + _size(sources) > limit:
+            shards.append({})
+            size = 0
+        shards[-1][theirs] = sources
+        size += _size(sources)
     if len(shards) == 1:
         write_file(folder / "model.safetensors", plan, build=build)
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_file(folder / name, {theirs: plan[theirs] for theirs in shard}, build=build)
+        write_file(folder / name, shard, build=build)
         weight_map.update(dict.fromkeys(shard, name))
     index = {"metadata": {"total_size": sum(map(_size, plan.values()))}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -116,12 +112,7 @@ def write_file(path: Path, plan: SavePlan, *, pickled: bool = False, build: Buil
 
 
 def write_quantized(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file in eight bits, atomically.
-
-    Args:
-        path: the file.
-        tensors: by name, of any floating-point type.
-    """
+    """Write tensors of any floating-point type as a safetensors file in eight bits, atomically."""
     from safetensors.torch import save_file
 
     with replace_file(path) as temporary:
@@ -174,18 +165,6 @@ def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         result[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
         seen.add(tensor.untyped_storage().data_ptr())
     return result
-
-
-def _group(plan: SavePlan, limit: int) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    size = 0
-    for theirs, sources in plan.items():
-        if shards[-1] and size + _size(sources) > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(theirs)
-        size += _size(sources)
-    return shards
 
 
 def _size(sources: list[tuple[TensorPart, torch.Tensor]]) -> int:
