@@ -1,80 +1,25 @@
-"""What a training writes, when, and what it refuses to write over or to read."""
+"""When a training is saved, which model is the best, and what happens if the disk or the memory is full."""
 
 import dataclasses
-import json
-import os
 import random
 import resource
-import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from flagai.cli import app
 from flagai.errors import CheckpointError, ConfigError, FlagAIError, InputError
-from flagai.model.bert_model import BertForSequenceLabeling
 from flagai.train import trainer
 from flagai.train.finetune import finetune
 from flagai.train.recipe import Recipe
 from flagai.train.run import memory_advice
-from flagai.train.state import States
 from flagai.train.trainer import Trainer
-from tests.train import data
+from tests.train.runs import RECIPE, KilledError, log, train
 
 pytest.importorskip("accelerate")
 from accelerate.state import AcceleratorState
-
-ROOT = Path(__file__).parents[2]
-# Saved at steps 2, 4, ...; the first evaluation is that of step 6.
-RECIPE = Recipe(epochs=4, batch_tokens=64, learning_rate=1e-2, evaluate_every=6, save_every=2, save_minutes=0)
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-def stop_at(step: int) -> Callable[[dict[str, Any]], None]:
-    def watch(entry: dict[str, Any]) -> None:
-        if entry["step"] >= step > 0:
-            raise KilledError
-
-    return watch
-
-
-def train(home: Path, out: str = "mine", stop: int = 0, recipe: Recipe = RECIPE, **options: Any) -> dict[str, float]:
-    file = home / "ner.jsonl"
-    watch = stop_at(stop)
-    return finetune("ner", "RoBERTa-base-ch", file, home / out, model_dir=home, recipe=recipe, watch=watch, **options)
-
-
-def log(folder: Path) -> list[dict[str, Any]]:
-    """The log without the speed."""
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in entry.items() if name != "tokens_per_second"} for entry in entries]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    data.home(tmp_path, "RoBERTa-base-ch")
-    data.write(tmp_path, "ner")
-    return tmp_path
-
-
-@pytest.fixture
-def cut(home: Path) -> Path:
-    """A run that was cut off behind its first evaluation."""
-    with pytest.raises(KilledError):
-        train(home, stop=9)
-    return home
-
 
 # -- when it is saved ----------------------------------------------------------------------------------------------
 
@@ -157,217 +102,6 @@ def test_a_run_that_learns_nothing_says_what_to_try(home: Path, caplog: pytest.L
     assert "--learning-rate (now 0)" in caplog.text
 
 
-# -- what it writes over -------------------------------------------------------------------------------------------
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_nothing_is_written_over_without_a_word(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(home, "finished")
-    (home / "notes").mkdir()
-    (home / "notes" / "config.json").write_text("mine")
-    (home / "file").write_text("mine")
-    (home / "file2.training").write_text("mine")
-    before = content(home)
-    for out, words in {
-        "finished": "a model that a finished training wrote.*--overwrite",
-        "notes": "files: config.json.*--overwrite",
-        "RoBERTa-base-ch": "already holds files.*--overwrite",
-        "file": "is a file",
-        "file2": "is a file",
-    }.items():
-        with pytest.raises(InputError, match=words):
-            train(home, out)
-    assert content(home) == before
-    monkeypatch.chdir(home / "notes")
-    with pytest.raises(InputError, match="working directory"):
-        train(home, "notes", overwrite=True)
-
-
-@pytest.mark.parametrize("stop", [4, 9, 0])
-def test_a_model_is_exchanged_whole_or_not_at_all(home: Path, stop: int) -> None:
-    """Also the base model itself, which a run that continues reads again."""
-    base = home / "RoBERTa-base-ch"
-    (base / "notes.txt").write_text("mine")
-    before = content(base)
-    if stop:
-        with pytest.raises(KilledError):
-            train(home, "RoBERTa-base-ch", stop=stop, overwrite=True)
-        assert content(base) == before
-    train(home, "RoBERTa-base-ch", overwrite=True)
-    after = content(base)
-    assert "pytorch_model.bin" not in after
-    assert after["notes.txt"] == b"mine"
-    assert json.loads(after["config.json"])["finetuning_task"] == "ner"
-    assert BertForSequenceLabeling.from_pretrained(base).config.class_num == 3
-    assert not [path for path in home.iterdir() if "training" in path.name]
-
-
-@pytest.mark.parametrize("name", ["mine.training", "mine.training.old"])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_of_the_user_is_not_worked_in(home: Path, name: str, overwrite: bool) -> None:
-    """All that was in it was removed at the end of the run."""
-    (home / name / "notes").mkdir(parents=True)
-    (home / name / "notes" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="no run wrote"):
-        train(home, overwrite=overwrite)
-    assert (home / name / "notes" / "mine.txt").read_text() == "mine"
-
-
-def test_removing_a_training_folder_that_is_cut_off_can_be_gone_on_with(home: Path) -> None:
-    folder = home / "mine.training.old"
-    (folder / "step-00000002").mkdir(parents=True)
-    (folder / "lock").write_text("{}")
-    train(home)
-    assert not folder.exists()
-
-
-def test_the_vocabulary_is_that_of_the_weights_if_the_base_is_exchanged(home: Path) -> None:
-    vocabulary = home / "RoBERTa-base-ch" / "vocab.txt"
-    before = vocabulary.read_bytes()
-
-    def watch(entry: dict[str, Any]) -> None:
-        vocabulary.write_bytes(b"another model's\n")
-
-    finetune("ner", "RoBERTa-base-ch", home / "ner.jsonl", home / "mine", model_dir=home, recipe=RECIPE, watch=watch)
-    assert (home / "mine" / "vocab.txt").read_bytes() == before
-
-
-def test_a_link_to_a_folder_stays_one(home: Path) -> None:
-    (home / "disk").mkdir()
-    (home / "mine").symlink_to(home / "disk")
-    train(home)
-    assert (home / "mine").is_symlink()
-    assert (home / "disk" / "model.safetensors").is_file()
-
-
-def test_a_run_that_was_cut_off_behind_the_exchange_is_tidied_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*_: Any, **__: Any) -> None:
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("flagai.train.state.Path.rename", die)
-        with pytest.raises(KilledError):
-            train(home, recipe=dataclasses.replace(RECIPE, save_every=0, evaluate_every=1000, epochs=1))
-    # Not even the first checkpoint could be named: the run begins anew.
-    real = Path.rename
-
-    def rename(self: Path, target: Any) -> Path:
-        if str(target).endswith(".old"):
-            raise KilledError
-        return real(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", rename)
-        with pytest.raises(KilledError):
-            train(home)
-    before = log(home / "mine")
-    train(home)
-    assert log(home / "mine") == before
-    assert not (home / "mine.training").exists()
-    with pytest.raises(InputError, match="finished"):
-        train(home)
-
-
-def test_overwriting_begins_anew_where_another_run_was_cut_off(cut: Path) -> None:
-    other = dataclasses.replace(RECIPE, seed=7)
-    with pytest.raises(InputError, match=r"seed was 1, now 7.*--overwrite"):
-        train(cut, recipe=other)
-    train(cut, recipe=other, overwrite=True)
-    train(cut, "fresh", recipe=other)
-    assert log(cut / "mine") == log(cut / "fresh")
-
-
-# -- damaged checkpoints -------------------------------------------------------------------------------------------
-
-
-def flip(path: Path, place: float = 0.5) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[int(len(raw) * place)] ^= 0x10
-    path.write_bytes(raw)
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def zero(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-def fold(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def rewrite(change: Callable[[Any], Any]) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
-
-    return write
-
-
-def set_step(record: Any) -> Any:
-    record["content"]["progress"]["step"] = "six"
-    return record
-
-
-FILES = ["step/pytorch_model.bin", "step/optimizer.bin", "step/random_states_0.pkl", "step/progress.json",
-         "best/model.safetensors", "best/config.json", "best/vocab.txt", "log.jsonl"]  # fmt: skip
-DAMAGE = {
-    **{f"{fault.__name__}-{name}": (name, fault) for fault in (flip, cut_short, empty, zero, remove, fold)
-       for name in FILES},
-    "list": ("step/progress.json", rewrite(lambda record: [record])),
-    "null": ("step/progress.json", rewrite(lambda _: None)),
-    "old": ("step/progress.json", rewrite(lambda record: record["content"])),
-    "edited": ("step/progress.json", rewrite(set_step)),
-    "deep": ("step/progress.json", lambda path: path.write_text("[" * 100_000)),
-    "latin": ("step/progress.json", lambda path: path.write_bytes(b'{"content": "\xe9"}')),
-    "step": ("step", lambda path: (shutil.rmtree(path), path.write_text("no folder"))),
-    "best": ("best", shutil.rmtree),
-}  # fmt: skip
-
-
-def test_a_damaged_checkpoint_is_one_clear_error(cut: Path) -> None:
-    """One run for all kinds of damage: each is done to a copy."""
-    from accelerate import Accelerator
-
-    engine: Any = None  # not asked: every file is checked before the first is read
-    whole = cut / "whole.training"
-    (cut / "mine.training").rename(whole)
-    settings = json.loads(next(whole.glob("step-*/progress.json")).read_text(encoding="utf-8"))["content"]["settings"]
-    short = {"step": next(whole.glob("step-*")).name, "best": next(whole.glob("best-*")).name}
-    assert set(DAMAGE) > {"flip-step/random_states_0.pkl", "cut_short-step/random_states_0.pkl"}
-    for kind, (name, damage) in DAMAGE.items():
-        shutil.rmtree(cut / "mine.training", ignore_errors=True)
-        shutil.copytree(whole, cut / "mine.training")
-        first, _, rest = name.partition("/")
-        damage(cut / "mine.training" / short.get(first, first) / rest)
-        with pytest.raises(FlagAIError) as caught:
-            States(cut / "mine", Accelerator(cpu=True), engine, settings).load()
-        assert isinstance(caught.value, CheckpointError), kind
-        assert "is damaged" in str(caught.value), kind
-        assert "remove" in str(caught.value), kind
-        assert not (cut / "mine").exists(), kind
-
-
-def test_random_states_that_cannot_be_restored_are_an_error(cut: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accelerate only notes it."""
-    monkeypatch.setattr("random.setstate", lambda _: torch.ones(2).view(3))
-    with pytest.raises(CheckpointError, match="is damaged"):
-        train(cut)
-
-
 # -- the disk and the memory ---------------------------------------------------------------------------------------
 
 
@@ -440,43 +174,3 @@ def test_what_cannot_be_is_one_of_the_librarys_errors(home: Path, monkeypatch: p
     with pytest.raises(ConfigError, match="ACCELERATE_MIXED_PRECISION"):
         finetune(**given)
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-# -- processes -----------------------------------------------------------------------------------------------------
-
-
-def command(home: Path, *options: str) -> list[str]:
-    return [
-        sys.executable, "-m", "flagai", "finetune", "ner", "--data", str(home / "ner.jsonl"), "--out",
-        str(home / "mine"), "--model-dir", str(home), "--epochs", "40", "--batch-tokens", "64", *options,
-    ]  # fmt: skip
-
-
-def test_two_runs_do_not_write_one_folder(home: Path) -> None:
-    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    environment = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    first = subprocess.Popen(
-        command(home, "--save-every", "1", "--workers", "1"), env=environment, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        give_up = time.monotonic() + 600
-        while not list((home / "mine.training").glob("step-*[0-9]")) and time.monotonic() < give_up:
-            time.sleep(0.01)
-        with pytest.raises(FlagAIError, match=rf"Another run \(process {first.pid} on"):
-            train(home)
-    finally:
-        first.kill()
-        output = first.communicate()[1]
-    assert "step 1 of " in output  # no terminal: a line every so often
-    # The lock went with the process, whatever its workers do.
-    with pytest.raises(KilledError):
-        train(home, recipe=Recipe(epochs=40, batch_tokens=64), stop=1)
-
-
-def test_the_command_line_overwrites_when_asked(home: Path) -> None:
-    arguments = command(home, "--epochs", "1")[3:]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
-    refused = CliRunner().invoke(app, arguments)
-    assert isinstance(refused.exception, InputError)
-    done = CliRunner().invoke(app, [*arguments, "--overwrite"])
-    assert done.exit_code == 0, done.output

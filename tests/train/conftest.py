@@ -1,0 +1,23 @@
+"""The folders of runs."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.train import data
+from tests.train.runs import KilledError, train
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    data.home(tmp_path, "RoBERTa-base-ch")
+    data.write(tmp_path, "ner")
+    return tmp_path
+
+
+@pytest.fixture
+def cut(home: Path) -> Path:
+    """A run that was cut off behind its first evaluation."""
+    with pytest.raises(KilledError):
+        train(home, stop=9)
+    return home
