@@ -3,13 +3,13 @@
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from flagai.errors import HubError
-from flagai.hub.download import download_file
 from flagai.hub.errors import CancelledError, IncompleteError, UnreachableError
-from flagai.hub.listing import Listing, list_files, report
+from flagai.hub.listing import Listing, list_files, report, total_size
 from flagai.hub.local_state import COMMIT, local_state, one_model, pending
 from flagai.hub.lock import Lock
 from flagai.hub.manifest import Manifest, ManifestEntry, git_sha1_of, sha256_of
@@ -17,13 +17,14 @@ from flagai.hub.names import MANIFEST, WORK, public, recorded
 from flagai.hub.progress import Advance, progress, readable
 from flagai.hub.request import DownloadRequest
 from flagai.hub.sources import RemoteFile
-from flagai.hub.transfer import DownloadedFile
+from flagai.hub.transfer import DownloadedFile, download_file
 from flagai.hub.versions import agree, changed, check_shards, local_version
 from flagai.hub.web import Web
 
 logger = logging.getLogger(__name__)
 _ROUNDS = 3
 _INDEX = ".index.json"
+_STAGED = "staged.json"
 
 
 class Collector:
@@ -32,18 +33,16 @@ class Collector:
     Files that are whole and verified wait in ``.flagai/files``; what they are is written in ``.flagai/staged.json``.
     When all are there, ``.flagai/commit.json`` is written, which is the manifest to be, and they move to their places.
     A process that is ended in between is followed by one that goes on at the same point.
-
-    Args:
-        request: what is asked for.
-        lock: held by the caller.
     """
 
     def __init__(self, request: DownloadRequest, lock: Lock) -> None:
-        self.request = request
-        self.lock = lock
+        self.request, self.lock = request, lock
         self.web = Web(request.policy, stop=lock.lost)
         self.work = request.folder / WORK
-        self.files = self.work / "files"
+        self.files, self.parts = self.work / "files", self.work / "parts"
+        self.staged = Manifest(request.model.name, "")  # the files that wait
+        self.base: dict[str, ManifestEntry] = {}  # what earlier downloads have brought to the folder
+        self.known: dict[str, ManifestEntry] = {}  # of these, what stays as it is
         self.failures: list[tuple[str, str]] = []
 
     def run(self) -> None:
@@ -52,88 +51,84 @@ class Collector:
         Raises:
             HubError: no source has everything.
         """
-        if pending(self.request.folder):
+        request = self.request
+        if pending(request.folder):
             self._move_in()
-            one_model(self.request, Manifest.read(self.request.folder / MANIFEST))
-            if not self.request.force and local_state(self.request.folder, self.request.wanted).complete:
+            one_model(request, Manifest.read(request.folder / MANIFEST))
+            if not request.force and local_state(request.folder, request.wanted).complete:
                 return
-        base = Manifest.read(self.request.folder / MANIFEST)
-        staged = self._staged()
-        for spec in self.request.specs():
+        base = Manifest.read(request.folder / MANIFEST)
+        self.base = {} if base is None else base.files
+        self._read_staged()
+        for spec in request.specs():
             try:
-                listing = list_files(self.request, spec, self.web, self._pin(spec, staged, base))
+                listing = list_files(request, spec, self.web, self._pin(spec, self.staged, base))
+                self._begin(listing)
+                whole = self._of_one_version(listing)
             except CancelledError:
                 raise
             except HubError as error:
                 self._note(spec, error)
                 continue
-            known = dict(base.files) if base is not None and not self.request.force else {}
-            staged = self._provable(staged, listing)
-            present = {**known, **staged.files}
-            if not agree(listing, present, self.files) or not set(staged.files) <= {f.name for f in listing.files}:
-                staged, known = self._clear(), {}
-            staged = replace(staged, source=recorded(spec), revision=listing.revision)
-            staged, whole = self._of_one_version(listing, staged, known)
             if whole:
-                files = {**known, **staged.files}
-                self._commit(replace(staged, listing=listing.names, files=files))
+                self._commit(listing)
                 return
-        raise HubError(report(self.request, self.failures))
+        raise HubError(report(request, self.failures))
 
-    def _of_one_version(
-        self, listing: Listing, staged: Manifest, known: dict[str, ManifestEntry]
-    ) -> tuple[Manifest, bool]:
-        """Bring all files, and those anew that change at the source meanwhile; tell whether all came."""
-        for _ in range(_ROUNDS):
-            staged, whole = self._collect(listing, staged, known)
-            if not whole:
-                return staged, False
-            try:
-                other = changed(listing, {**known, **staged.files}, self.web)
-            except CancelledError:
-                raise
-            except HubError as error:
-                self._note(listing.spec, error)
-                return staged, False
-            if not other:
-                return staged, True
-            for name in other:
-                known.pop(name, None)
-            staged = self._without(staged, other)
-        self._note(listing.spec, HubError("its files change faster than they can be fetched"))
-        return staged, False
+    def _read_staged(self) -> None:
+        """Find what an earlier attempt has brought."""
+        staged = Manifest.journal(self.work / _STAGED)
+        if staged is not None and staged.name == self.staged.name:
+            whole = {name: entry for name, entry in staged.files.items() if _size(self.files / name) == entry.size}
+            self.staged = replace(staged, files=whole)
 
-    def _provable(self, staged: Manifest, listing: Listing) -> Manifest:
-        """What an earlier attempt has brought, without files that may be of another version by now."""
-        doubtful = [
-            file.name
-            for file in listing.files
-            if file.unproven and (entry := staged.files.get(file.name)) is not None and entry.version is None
-        ]
-        return self._without(staged, doubtful)
+    def _pin(self, spec: str, *manifests: Manifest | None) -> str | None:
+        """The revision that earlier files came in, so that all files are of one."""
+        earlier = [each for each in manifests if each is not None and each.files and each.source == recorded(spec)]
+        return earlier[0].revision if earlier and not self.request.force else None
 
-    def _without(self, staged: Manifest, names: list[str]) -> Manifest:
+    def _begin(self, listing: Listing) -> None:
+        """Keep of what is there only what belongs to a listing."""
+        self.known = {} if self.request.force else dict(self.base)
+        entries = self.staged.files
+        unproven = [file.name for file in listing.files if file.unproven and file.name in entries]
+        self._drop(name for name in unproven if entries[name].version is None)  # may be of another version by now
+        listed = {file.name for file in listing.files}
+        if not agree(listing, {**self.known, **self.staged.files}, self.files) or not listed >= set(self.staged.files):
+            shutil.rmtree(self.files, ignore_errors=True)
+            (self.work / _STAGED).unlink(missing_ok=True)
+            self.staged, self.known = Manifest(self.request.model.name, ""), {}
+        self.staged = replace(self.staged, source=recorded(listing.spec), revision=listing.revision)
+
+    def _drop(self, names: Iterable[str]) -> None:
         for name in names:
             (self.files / name).unlink(missing_ok=True)
-        return replace(staged, files={name: entry for name, entry in staged.files.items() if name not in names})
+            self.staged = replace(self.staged, files={n: e for n, e in self.staged.files.items() if n != name})
 
-    def _collect(self, listing: Listing, staged: Manifest, known: dict[str, ManifestEntry]) -> tuple[Manifest, bool]:
+    def _of_one_version(self, listing: Listing) -> bool:
+        """Bring all files, and those anew that change at the source meanwhile; tell whether all came."""
+        for _ in range(_ROUNDS):
+            if not self._collect(listing):
+                return False
+            other = changed(listing, {**self.known, **self.staged.files}, self.web)
+            if not other:
+                return True
+            self._drop(other)
+            self.known = {name: entry for name, entry in self.known.items() if name not in other}
+        raise HubError("its files change faster than they can be fetched")
+
+    def _collect(self, listing: Listing) -> bool:
         """Bring the files of a listing that are not there; tell whether all came."""
-        missing = [
-            file for file in listing.files if file.name not in staged.files and not self._keep(file, known, listing)
-        ]
-        try:
-            for file in listing.files:
-                if file.name.endswith(_INDEX) and (here := self._place_of(file, staged)) is not None:
-                    check_shards(here, listing)
-            self._check_space(missing)
-        except HubError as error:
-            self._note(listing.spec, error)
-            return staged, False
-        total = replace(listing, files=missing).total
-        logger.info("%s: fetching %d files, %s, from %s", staged.name, len(missing), readable(total), listing.spec)
+        missing = [file for file in listing.files if file.name not in self.staged.files and not self._keep(file)]
+        for file in listing.files:
+            staged = file.name in self.staged.files
+            here = self.files / file.name if staged else file.path or self.request.folder / file.name
+            self._check_index(listing, file.name, here)
+        self._check_space(missing)
+        total, name = total_size(missing), self.staged.name
+        logger.info("%s: fetching %d files, %s, from %s", name, len(missing), readable(total), listing.spec)
         before = len(self.failures)
-        with progress(staged.name, total) as show:
+        with progress(name, total) as show:
 
             def advance(count: int) -> None:
                 show(count)
@@ -142,8 +137,7 @@ class Collector:
             for file in sorted(missing, key=lambda file: file.size or 0):
                 try:
                     entry = self._bring(file, listing, advance)
-                    if file.name.endswith(_INDEX):
-                        check_shards(self.files / file.name, listing)
+                    self._check_index(listing, file.name, self.files / file.name)
                 except CancelledError:
                     raise
                 except HubError as error:
@@ -151,38 +145,35 @@ class Collector:
                     if isinstance(error, UnreachableError | IncompleteError):
                         break
                     continue
-                staged = staged.with_file(file.name, entry)
-                staged.write(self.work / "staged.json")
-        return staged, len(self.failures) == before
+                self.staged = self.staged.with_file(file.name, entry)
+                self.staged.write(self.work / _STAGED)
+        return len(self.failures) == before
 
-    def _place_of(self, file: RemoteFile, staged: Manifest) -> Path | None:
-        """Where a file is already, if it is."""
-        here = self.files / file.name if file.name in staged.files else file.path or self.request.folder / file.name
-        return here if here.is_file() else None
+    def _check_index(self, listing: Listing, name: str, here: Path) -> None:
+        """Make sure that the source has what an index names, if the file is one and is here already."""
+        if name.endswith(_INDEX) and here.is_file():
+            check_shards(here, listing)
 
-    def _keep(self, file: RemoteFile, known: dict[str, ManifestEntry], listing: Listing) -> bool:
+    def _keep(self, file: RemoteFile) -> bool:
         """Whether a file in the folder stays as it is; forced, what is found out about it joins what is known."""
         path = self.request.folder / file.name
         if not path.is_file():
             return False
-        if not self.request.force and file.name in known:
-            return not known[file.name].was_cut(path)
+        if not self.request.force and file.name in self.known:
+            return not self.known[file.name].was_cut(path)
         if not self.request.force:  # what is not ours, or not as it was fetched, is the user's
-            entry = self._base_files().get(file.name)
+            entry = self.base.get(file.name)
             return entry is None or not (entry.was_cut(path) or sha256_of(path, self.lock.advance) == entry.sha256)
         if file.sha256 is None or file.sha256 != sha256_of(path, self.lock.advance):
             return False
-        known[file.name] = ManifestEntry.of(path, file.sha256, recorded(listing.spec))
+        self.known[file.name] = ManifestEntry.of(path, file.sha256, self.staged.source)
         return True
-
-    def _base_files(self) -> dict[str, ManifestEntry]:
-        base = Manifest.read(self.request.folder / MANIFEST)
-        return base.files if base is not None else {}
 
     def _bring(self, file: RemoteFile, listing: Listing, advance: Advance) -> ManifestEntry:
         """Bring one file to the staged ones."""
         target = self.files / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
+        came = None
         if file.path is not None:
             try:
                 came = self._from_here(file, file.path, target, advance)
@@ -190,11 +181,10 @@ class Collector:
                 if file.locate is None:
                     raise
                 logger.warning("%s; fetching it instead", error)
-                file = replace(file, path=None)
-        if file.path is None:
-            origin = f"{listing.spec} {listing.revision}"
-            came = download_file(file, origin, target, self.work / "parts" / f"{file.name}.part", self.web, advance)
-        return ManifestEntry.of(target, came.sha256, recorded(listing.spec), came.version)
+        if came is None:
+            source = f"{listing.spec} {listing.revision}"
+            came = download_file(file, source, target, self.parts / f"{file.name}.part", self.web, advance)
+        return ManifestEntry.of(target, came.sha256, self.staged.source, came.version)
 
     def _from_here(self, file: RemoteFile, path: Path, target: Path, advance: Advance) -> DownloadedFile:
         """Copy a file of this machine. A link would share its bytes: who rewrites one would destroy the other."""
@@ -204,20 +194,19 @@ class Collector:
         with target.open("rb") as copy:
             os.fsync(copy.fileno())  # before staged.json says that it is there
         size, sha256 = target.stat().st_size, sha256_of(target, advance)
-        facts: list[tuple[str, object, object]] = [("size", size, file.size), ("sha256", sha256, file.sha256)]
-        if file.git_sha1 is not None:
-            facts.append(("git sha1", git_sha1_of(target), file.git_sha1))
-        for what, found, right in facts:
+        git_sha1 = None if file.git_sha1 is None else git_sha1_of(target)
+        for what, found, right in (
+            ("size", size, file.size), ("sha256", sha256, file.sha256), ("git sha1", git_sha1, file.git_sha1)
+        ):  # fmt: skip
             if right is not None and found != right:
                 target.unlink()
                 raise HubError(f"{path} is damaged: its {what} is {found} instead of {right}")
         return DownloadedFile(sha256, version)
 
     def _check_space(self, missing: list[RemoteFile]) -> None:
-        parts = self.work / "parts"
         needed = sum(file.size or 0 for file in missing)
         for file in missing:
-            part = parts / f"{file.name}.part"
+            part = self.parts / f"{file.name}.part"
             if part.exists():
                 needed -= min(part.stat().st_blocks * 512, file.size or 0)
         free = shutil.disk_usage(self.work).free
@@ -227,38 +216,15 @@ class Collector:
                 "choose another download_path"
             )
 
-    def _pin(self, spec: str, *manifests: Manifest | None) -> str | None:
-        """The revision that earlier files came in, so that all files are of one."""
-        if self.request.force:
-            return None
-        for manifest in manifests:
-            if manifest is not None and manifest.files and manifest.source == recorded(spec):
-                return manifest.revision
-        return None
-
-    def _staged(self) -> Manifest:
-        """What an earlier attempt has brought."""
-        empty = Manifest(self.request.model.name, "")
-        staged = Manifest.journal(self.work / "staged.json")
-        if staged is None or staged.name != self.request.model.name:
-            return empty
-        whole = {name: entry for name, entry in staged.files.items() if _size(self.files / name) == entry.size}
-        return replace(staged, files=whole)
-
-    def _clear(self) -> Manifest:
-        """Throw away what is staged: the next source has another version of it."""
-        shutil.rmtree(self.files, ignore_errors=True)
-        (self.work / "staged.json").unlink(missing_ok=True)
-        return Manifest(self.request.model.name, "")
-
     def _note(self, spec: str, error: HubError) -> None:
         self.failures.append((public(spec), str(error)))
         logger.info("%s: %s", public(spec), error)  # the error at the end says it
 
-    def _commit(self, manifest: Manifest) -> None:
+    def _commit(self, listing: Listing) -> None:
         if not self.lock.still_mine():
             raise CancelledError("another process has taken over")
-        manifest.write(self.work / COMMIT)
+        files = {**self.known, **self.staged.files}
+        replace(self.staged, listing=listing.names, files=files).write(self.work / COMMIT)
         self._move_in()
 
     def _move_in(self) -> None:
@@ -268,15 +234,14 @@ class Collector:
             (self.work / COMMIT).unlink(missing_ok=True)
             return
         for name in sorted(manifest.files, key=lambda name: (name == "config.json", name)):
-            file = self.files / name
-            if file.is_file():
+            if (self.files / name).is_file():
                 target = self.request.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
+                (self.files / name).replace(target)
         manifest.write(self.request.folder / MANIFEST)
-        for name in ("files", "parts"):
-            shutil.rmtree(self.work / name, ignore_errors=True)
-        for name in (COMMIT, "staged.json", "failed.json", "id"):
+        for folder in (self.files, self.parts):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in (COMMIT, _STAGED, "failed.json", "id"):
             (self.work / name).unlink(missing_ok=True)
 
 

@@ -4,39 +4,29 @@ from flagai.errors import HubError
 
 
 class TemporaryError(HubError):
-    """An attempt failed in a way that another may not.
-
-    Args:
-        message: what happened.
-        wait: the pause in seconds that the server asks for.
-        progress: whether noteworthy progress was made before, so that the failures start to count anew.
-        stranger: the host, if it has not answered once yet, so that it is probably dead or blocked.
-    """
+    """An attempt failed in a way that another may not."""
 
     def __init__(
-        self, message: str, wait: float | None = None, progress: bool = False, stranger: str | None = None
+        self,
+        message: str,
+        wait: float | None = None,  # seconds that the server asks for
+        progress: bool = False,  # noteworthy progress was made before, so that the failures start to count anew
+        stranger: str | None = None,  # the host, if it has not answered once yet: it is probably dead or blocked
     ) -> None:
         super().__init__(message)
-        self.wait = wait
-        self.progress = progress
-        self.stranger = stranger
-
-
-class UnreachableError(HubError):
-    """A source failed on every attempt; it is not asked for further files."""
+        self.wait, self.progress, self.stranger = wait, progress, stranger
 
 
 class RefusedError(HubError):
-    """A server answered, and the answer is no.
-
-    Args:
-        message: what happened.
-        status: the HTTP status.
-    """
+    """A server answered, and the answer is no."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class UnreachableError(HubError):
+    """A source failed on every attempt; it is not asked for further files."""
 
 
 class CancelledError(HubError):

@@ -10,33 +10,24 @@ _FLUSH_EVERY = 0.2
 
 
 class Hasher:
-    """Follows the bytes of a part that are there without a gap, and hashes them.
+    """Hashes the bytes of a part that are there without a gap: what the file holds, not what was received.
 
-    What is hashed is what the file holds, not what was received, so the checksum covers the disk's cache as well.
-
-    Args:
-        part: the file.
-        git: also compute the sha1 by which git names the content; needs the size.
+    With ``git`` it also computes the sha1 by which git names the content, which needs the size.
     """
 
     def __init__(self, part: PartialFile, git: bool = False) -> None:
         self._part = part
         self._sha256 = hashlib.sha256()
         self._git = hashlib.sha1(f"blob {part.identity.size}\0".encode(), usedforsecurity=False) if git else None
-        self._position = 0
-        self._ended = False
-        self._over = threading.Event()
+        self._position, self._ended, self._over = 0, False, threading.Event()
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._follow, name="flagai-hasher", daemon=True)
-        self._thread.start()
         self._flusher = threading.Thread(target=self._flush, name="flagai-flusher", daemon=True)
+        self._thread.start()
         self._flusher.start()
 
     def finish(self) -> tuple[int, str, str | None]:
-        """Wait for the end.
-
-        Returns:
-            How many bytes were hashed, their sha256, and git's sha1 if it was asked for.
+        """How many bytes were hashed at last, their sha256, and git's sha1 if it was asked for.
 
         Raises:
             OSError: the disk could not keep what was written.

@@ -1,159 +1,118 @@
-"""The three model hubs: BAAI, Hugging Face and ModelScope.
-
-Their answers are parsed, never evaluated, and every name in them is checked before it becomes a path.
-"""
+"""The three model hubs: BAAI, Hugging Face and ModelScope; their answers are parsed, never evaluated."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin
 
 from flagai import settings
 from flagai.errors import HubError, quoted
+from flagai.hub.answers import whole_number
 from flagai.hub.errors import RefusedError
-from flagai.hub.headers import whole_number
-from flagai.hub.names import is_ours, safe_name
-from flagai.hub.sources import Link, LocalFolder, RemoteFile
-from flagai.hub.web import Web
+from flagai.hub.sources import Link, Offer, RemoteFile, Source, files_below
 
 _MISSING_FILE = "40002"
 
 
-@dataclass
-class Baai:
-    """The BAAI model hub: a name gives an id, id and file name give a ticket, the ticket has the URL."""
+def list_baai(source: Source) -> Offer:
+    """A name gives an id, id and file name give a ticket, which has the URL and the size."""
+    base, web, query = settings.baai_url(), source.web, urlencode({"model_name": source.place})
+    model_id = web.text("GET", f"{base}/api/searchModleByName?{query}").strip().strip('"')
+    if model_id in ("null", "", "None"):
+        raise HubError(f"has no model {source.place!r}")
+    if not model_id.isalnum():
+        raise HubError(f"answered {quoted(model_id, 80)!r} where the id of a model is expected")
+    names = web.json("GET", f"{base}/api/searchModelFileByName?{query}")
+    if not isinstance(names, list):
+        raise HubError(f"answered {quoted(names, 80)!r} where a list of files is expected")
 
-    spec: str
-    model: str
-    revision: str | None
-    web: Web
+    def ticket(name: str) -> Link:
+        body = {"model_id": model_id, "checkpoint_name": name}
+        answer = web.json("POST", f"{base}/api/downloadCode", body=body)
+        code = str(_at(answer, "code"))
+        if code == _MISSING_FILE:
+            raise RefusedError(f"has no file {name}; it has {quoted(_at(answer, 'files'))}", 404)
+        link = _joined(base, _at(answer, "url"))
+        if link is None:
+            raise HubError(f"gave no link for {name}, but the code {quoted(code)}")
+        return Link(link, size=_size(_at(answer, "size")))
 
-    def files(self) -> list[RemoteFile]:
-        """The hub tells names only; sizes come with the tickets."""
-        query = urlencode({"model_name": self.model})
-        base = settings.baai_url()
-        model_id = self.web.text("GET", f"{base}/api/searchModleByName?{query}").strip().strip('"')
-        if model_id in ("null", "", "None"):
-            raise HubError(f"has no model {self.model!r}")
-        if not model_id.isalnum():
-            raise HubError(f"answered {quoted(model_id, 80)!r} where the id of a model is expected")
-        names = self.web.json("GET", f"{base}/api/searchModelFileByName?{query}")
-        if not isinstance(names, list):
-            raise HubError(f"answered {quoted(names, 80)!r} where a list of files is expected")
-        safe = [safe_name(name, self.spec) for name in names]
-        return [RemoteFile(name, locate=self._ticket(base, model_id, name)) for name in safe if not is_ours(name)]
-
-    def _ticket(self, base: str, model_id: str, name: str) -> Callable[[], Link]:
-        def locate() -> Link:
-            body = {"model_id": model_id, "checkpoint_name": name}
-            answer = self.web.json("POST", f"{base}/api/downloadCode", body=body)
-            code = str(answer.get("code")) if isinstance(answer, dict) else "none"
-            if code == _MISSING_FILE:
-                raise RefusedError(f"has no file {name}; it has {quoted(answer.get('files'))}", 404)
-            url, size = (answer.get("url"), answer.get("size")) if isinstance(answer, dict) else (None, None)
-            link = _joined(base, url)
-            if link is None:
-                raise HubError(f"gave no link for {name}, but the code {quoted(code)}")
-            return Link(link, size=_size(size))
-
-        return locate
+    return Offer(source.revision, [RemoteFile(name, locate=partial(ticket, name)) for name in names])
 
 
-@dataclass
-class HuggingFace:
-    """The Hugging Face hub, or a mirror of it; one request lists a repository with sizes and hashes."""
+def list_hugging_face(source: Source) -> Offer:
+    """Hugging Face or a mirror: one request lists a repository with sizes and hashes, pinned to its commit."""
+    base, place, revision, token = settings.hf_url(), source.place, source.revision or "main", _hf_token()
+    url = f"{base}/api/models/{quote(place)}/revision/{quote(revision, safe='')}?blobs=true"
+    try:
+        answer = source.web.json("GET", url, token)
+    except RefusedError as error:
+        if error.status not in (401, 403):
+            raise
+        hint = f"{place} is private, gated or absent: accept its terms in a browser and set HF_TOKEN"
+        raise RefusedError(f"{error}. {hint}", error.status) from error
+    entries, commit = _at(answer, "siblings"), _at(answer, "sha")
+    if not isinstance(entries, list):
+        raise HubError("lists no files")
+    pinned = commit if isinstance(commit, str) and 0 < len(commit) <= 200 else revision
+    address = f"{base}/{place}/resolve/{quote(pinned, safe='')}"
 
-    spec: str
-    repository: str
-    revision: str | None
-    web: Web
+    def remote(entry: Mapping[str, Any]) -> RemoteFile:
+        large, size = entry.get("lfs"), _size(entry.get("size"))
+        file = RemoteFile(
+            entry.get("rfilename", ""),
+            size,
+            _digest(_at(large, "sha256"), 64),
+            None if large else _digest(entry.get("blobId"), 40),
+            locate=lambda: Link(f"{address}/{quote(file.name)}", token),
+        )
+        cached = _in_hf_cache(place, file.name, pinned)
+        fits = cached is not None and size in (None, cached.stat().st_size)
+        return replace(file, path=cached) if fits else file
 
-    def files(self) -> list[RemoteFile]:
-        """All files of the revision, which is pinned to its commit."""
-        base, headers = settings.hf_url(), _hf_headers()
-        revision = self.revision or "main"
-        url = f"{base}/api/models/{quote(self.repository)}/revision/{quote(revision, safe='')}?blobs=true"
-        try:
-            answer = self.web.json("GET", url, headers)
-        except RefusedError as error:
-            raise RefusedError(f"{error}{_hf_hint(error.status, self.repository)}", error.status) from error
-        entries = answer.get("siblings") if isinstance(answer, dict) else None
-        if not isinstance(entries, list):
-            raise HubError("lists no files")
-        commit = answer.get("sha")
-        self.revision = commit if isinstance(commit, str) and 0 < len(commit) <= 200 else revision
-        files = [self._remote(entry, base, headers) for entry in entries if isinstance(entry, dict)]
-        return [file for file in files if not is_ours(file.name)]
+    return Offer(pinned, [remote(entry) for entry in entries if isinstance(entry, dict)])
 
-    def _remote(self, entry: Mapping[str, Any], base: str, headers: Mapping[str, str]) -> RemoteFile:
-        name = safe_name(entry.get("rfilename"), self.spec)
-        large = entry.get("lfs")
-        sha256 = _digest(large.get("sha256"), 64) if isinstance(large, dict) else None
-        url = f"{base}/{self.repository}/resolve/{quote(self.revision or 'main', safe='')}/{quote(name)}"
-        size = _size(entry.get("size"))
-        cached = _in_hf_cache(self.repository, name, self.revision)
-        if cached is not None and size is not None and cached.stat().st_size != size:
-            cached = None
+
+def list_hf_cache(source: Source) -> Offer:
+    """What Hugging Face's own library has fetched; a link there leads to a blob called by the hash of its content."""
+    config = _in_hf_cache(source.place, "config.json", source.revision)
+    if config is None:
+        raise HubError(f"holds no snapshot of {source.place}")
+    blobs = [(file, file.path.resolve().name if file.path else "") for file in files_below(config.parent, source.spec)]
+    files = [replace(file, sha256=_digest(blob, 64), git_sha1=_digest(blob, 40)) for file, blob in blobs]
+    return Offer(config.parent.name, files)
+
+
+def list_modelscope(source: Source) -> Offer:
+    """One request lists a revision with sizes and sha256."""
+    revision = source.revision or "master"
+    base = f"{settings.modelscope_url()}/api/v1/models/{quote(source.place)}/repo"
+    answer = source.web.json("GET", f"{base}/files?{urlencode({'Revision': revision, 'Recursive': 'True'})}")
+    entries = _at(answer, "Data", "Files")
+    if not isinstance(entries, list):
+        raise HubError(f"lists no files: {quoted(_at(answer, 'Message') if isinstance(answer, dict) else answer)}")
+
+    def remote(entry: Mapping[str, Any]) -> RemoteFile:
+        name = entry.get("Path", "")
         return RemoteFile(
             name,
-            size,
-            sha256,
-            None if large else _digest(entry.get("blobId"), 40),
-            locate=lambda: Link(url, headers),
-            path=cached,
+            _size(entry.get("Size")),
+            _digest(entry.get("Sha256"), 64),
+            locate=lambda: Link(f"{base}?{urlencode({'Revision': revision, 'FilePath': name})}"),
         )
 
-
-class HuggingFaceCache:
-    """What Hugging Face's own library has already fetched; used as a whole where the hub does not answer."""
-
-    def __init__(self, spec: str, repository: str, revision: str | None, _web: Web) -> None:
-        self.spec = spec
-        self.repository = repository
-        self.revision = revision
-
-    def files(self) -> list[RemoteFile]:
-        """All files of the snapshot on this machine, which may be a part of the repository."""
-        config = _in_hf_cache(self.repository, "config.json", self.revision)
-        if config is None:
-            raise HubError(f"holds no snapshot of {self.repository}")
-        self.revision = config.parent.name
-        return [_hashed(file) for file in LocalFolder(self.spec, config.parent).files()]
+    listed = [entry for entry in entries if isinstance(entry, dict) and entry.get("Type") != "tree"]
+    return Offer(revision, [remote(entry) for entry in listed])
 
 
-@dataclass
-class ModelScope:
-    """The ModelScope hub."""
-
-    spec: str
-    model: str
-    revision: str | None
-    web: Web
-
-    def files(self) -> list[RemoteFile]:
-        """All files of the revision, with sizes and sha256."""
-        revision = self.revision or "master"
-        base = f"{settings.modelscope_url()}/api/v1/models/{quote(self.model)}/repo"
-        answer = self.web.json("GET", f"{base}/files?{urlencode({'Revision': revision, 'Recursive': 'True'})}")
-        data = answer.get("Data") if isinstance(answer, dict) else None
-        entries = data.get("Files") if isinstance(data, dict) else None
-        if not isinstance(entries, list):
-            said = answer.get("Message") if isinstance(answer, dict) else answer
-            raise HubError(f"lists no files: {quoted(said)}")
-        self.revision = revision
-        return [
-            self._remote(entry, base, revision)
-            for entry in entries
-            if isinstance(entry, dict) and entry.get("Type") != "tree" and not is_ours(str(entry.get("Path")))
-        ]
-
-    def _remote(self, entry: Mapping[str, Any], base: str, revision: str) -> RemoteFile:
-        name = safe_name(entry.get("Path"), self.spec)
-        url = f"{base}?{urlencode({'Revision': revision, 'FilePath': name})}"
-        sha256 = _digest(entry.get("Sha256"), 64)
-        return RemoteFile(name, _size(entry.get("Size")), sha256, locate=lambda: Link(url))
+def _at(answer: Any, *path: str) -> Any:
+    """What an answer holds under names within names; None if it is of another shape."""
+    for name in path:
+        answer = answer.get(name) if isinstance(answer, dict) else None
+    return answer
 
 
 def _size(value: object) -> int | None:
@@ -176,8 +135,8 @@ def _digest(value: object, length: int) -> str | None:
     return text if len(text) == length and set(text) <= set("0123456789abcdef") else None
 
 
-def _hf_headers() -> dict[str, str]:
-    """The user's token: from the environment, or as ``hf auth login`` has stored it."""
+def _hf_token() -> dict[str, str]:
+    """The header with the user's token: from the environment, or as ``hf auth login`` has stored it."""
     from huggingface_hub import get_token
 
     token = settings.hf_token() or get_token()
@@ -187,18 +146,6 @@ def _hf_headers() -> dict[str, str]:
             "that no token has. Set it again."
         )
     return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _hf_hint(status: int, repository: str) -> str:
-    if status in (401, 403):
-        return f". {repository} is private, gated or absent: accept its terms in a browser and set HF_TOKEN"
-    return ""
-
-
-def _hashed(file: RemoteFile) -> RemoteFile:
-    """Add what the cache knows of a file: there it is a link to a blob that is called by the hash of its content."""
-    blob = file.path.resolve().name if file.path is not None else None
-    return replace(file, sha256=_digest(blob, 64), git_sha1=_digest(blob, 40))
 
 
 def _in_hf_cache(repository: str, name: str, revision: str | None) -> Path | None:

@@ -2,75 +2,42 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from flagai.catalog.card import ModelFile
-from flagai.catalog.packages import installed_folder
 from flagai.errors import HubError
 from flagai.hub.errors import RefusedError
-from flagai.hub.hubs import Baai, HuggingFace, HuggingFaceCache, ModelScope
-from flagai.hub.names import choose, has_vocabulary, public
+from flagai.hub.hubs import list_baai, list_hf_cache, list_hugging_face, list_modelscope
+from flagai.hub.names import choose, has_vocabulary, is_ours, public
 from flagai.hub.request import DownloadRequest
-from flagai.hub.sources import FileSource, Link, LocalFolder, RemoteFile, WebFolder
+from flagai.hub.sources import Link, Offer, RemoteFile, Source, list_folder, list_package, list_web
 from flagai.hub.web import Web
+
+_LISTERS: dict[str, Callable[[Source], Offer]] = {
+    "baai": list_baai,
+    "hf": list_hugging_face,
+    "hf-cache": list_hf_cache,
+    "modelscope": list_modelscope,
+    "https": list_web,
+    "http": list_web,
+    "file": list_folder,
+    "package": list_package,
+}
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What one source has of what was asked for.
+    """What one source has of what was asked for."""
 
-    Args:
-        spec: the source, without secrets.
-        revision: pinned.
-        names: of all its files.
-        files: those that belong to the request.
-    """
-
-    spec: str
-    revision: str | None
-    names: tuple[str, ...]
-    files: list[RemoteFile]
-
-    @property
-    def total(self) -> int | None:
-        """The bytes of all files, if every size is known."""
-        sizes = [file.size for file in self.files if file.size is not None]
-        return sum(sizes) if len(sizes) == len(self.files) else None
+    spec: str  # the source, without secrets
+    revision: str | None  # pinned
+    names: tuple[str, ...]  # of all its files
+    files: list[RemoteFile]  # those that belong to the request
 
 
-def open_source(spec: str, web: Web, names: Sequence[str] = (), revision: str | None = None) -> FileSource:
-    """Make a source from its description ``scheme:location@revision``; nothing is asked yet.
-
-    Args:
-        spec: ``baai:GLM-large-ch``, ``hf:owner/name@revision``, ``modelscope:owner/name@revision``,
-            ``https://host/folder/``, ``file:/folder`` or ``package:import_name/folder``.
-        web: the way to the network.
-        names: what to look for in a https folder, which has no list of files.
-        revision: the revision if the description has none.
-
-    Raises:
-        HubError: the description has no known scheme.
-    """
-    scheme, _, location = spec.partition(":")
-    if spec != spec.encode(errors="ignore").decode():
-        raise HubError(f"{spec!r} is no source: half a character (a lone surrogate) is in it")
-    if scheme in ("https", "http"):
-        return WebFolder(spec, web, names)
-    if scheme == "file":
-        return LocalFolder(spec, Path(location.removeprefix("//")).expanduser())
-    if scheme == "package":
-        return LocalFolder(spec, installed_folder(location))
-    place, _, stated = location.partition("@")
-    known: dict[str, Callable[..., FileSource]] = {
-        "baai": Baai,
-        "hf": HuggingFace,
-        "hf-cache": HuggingFaceCache,
-        "modelscope": ModelScope,
-    }
-    if scheme not in known or not place:
-        schemes = ", ".join(f"{name}:" for name in (*known, "https", "file", "package"))
-        raise HubError(f"{public(spec)!r} is no source. Known: {schemes}")
-    return known[scheme](spec, place, stated or revision, web)
+def total_size(files: Sequence[RemoteFile]) -> int | None:
+    """The bytes of all files, if every size is known."""
+    sizes = [file.size for file in files if file.size is not None]
+    return sum(sizes) if len(sizes) == len(files) else None
 
 
 def list_files(request: DownloadRequest, spec: str, web: Web, revision: str | None = None) -> Listing:
@@ -78,23 +45,34 @@ def list_files(request: DownloadRequest, spec: str, web: Web, revision: str | No
 
     Args:
         request: what is asked for.
-        spec: the source, without secrets.
+        spec: ``baai:GLM-large-ch``, ``hf:owner/name@revision``, ``modelscope:owner/name@revision``,
+            ``https://host/folder/``, ``file:/folder`` or ``package:import_name/folder``.
         web: the way to the network.
-        revision: the revision to take if the source's description names none.
+        revision: the revision to take if ``spec`` names none.
 
     Raises:
         HubError: it has not everything, or another version than the card knows.
     """
     names = tuple(dict.fromkeys(file.name for file in request.model.files))
-    source = open_source(spec, web, names, revision)
-    remotes = {file.name: file for file in source.files()}
+    offer = _offer(spec, web, names, revision)
+    remotes = {file.name: file for file in offer.files if not is_ours(file.name)}
     if len(remotes) > request.policy.most_files:
         raise HubError(f"lists more than {request.policy.most_files} files")
     if spec.startswith("hf-cache:") and "tokenizer" in request.wanted and not has_vocabulary(list(remotes)):
         raise HubError("the copy on this machine has no vocabulary; only the hub knows whether there is one")
     chosen = choose(list(remotes), request.wanted, "it")
     files = [_measured(_checked(remotes[name], request.expected(name, spec))) for name in chosen]
-    return Listing(public(spec), source.revision, tuple(remotes), files)
+    return Listing(public(spec), offer.revision, tuple(remotes), files)
+
+
+def _offer(spec: str, web: Web, names: Sequence[str], revision: str | None) -> Offer:
+    if spec != spec.encode(errors="ignore").decode():
+        raise HubError(f"{spec!r} is no source: half a character (a lone surrogate) is in it")
+    scheme, _, location = spec.partition(":")
+    place, _, stated = location.partition("@")
+    if scheme not in _LISTERS or not place:
+        raise HubError(f"{public(spec)!r} is no source. Known: {', '.join(f'{name}:' for name in _LISTERS)}")
+    return _LISTERS[scheme](Source(spec, place, stated or revision, web, names))
 
 
 def _checked(remote: RemoteFile, known: ModelFile | None) -> RemoteFile:
@@ -137,13 +115,12 @@ def first_listing(request: DownloadRequest) -> Listing:
 
 
 def report(request: DownloadRequest, failures: list[tuple[str, str]]) -> str:
-    """One message that lists what each source said."""
-    name = request.model.name
-    lines = [f"  {spec}: {text}" for spec, text in failures if not spec.startswith("hf-cache:")] or [
-        f"  {spec}: {text}" for spec, text in failures
-    ]
-    text = f"{name} could not be fetched into {request.folder}. "
-    text += "What each source said:\n" + "\n".join(lines) if lines else "It has no source that can be asked."
-    text += f"{request.advice()}\nWhat has arrived is kept for the next call. "
-    text += f"Files that you put into {request.folder} yourself are used as they are. "
-    return text + "Mirrors: HF_ENDPOINT, FLAGAI_BAAI_URL, --source. FLAGAI_OFFLINE=1 asks nobody."
+    """One message that lists what each source said; of copies on this machine only if nothing else was asked."""
+    asked = [entry for entry in failures if not entry[0].startswith("hf-cache:")] or failures
+    lines = "".join(f"\n  {spec}: {text}" for spec, text in asked)
+    said = f"What each source said:{lines}" if lines else "It has no source that can be asked."
+    return (
+        f"{request.model.name} could not be fetched into {request.folder}. {said}{request.advice()}\nWhat has arrived "
+        f"is kept for the next call. Files that you put into {request.folder} yourself are used as they are. Mirrors: "
+        "HF_ENDPOINT, FLAGAI_BAAI_URL, --source. FLAGAI_OFFLINE=1 asks nobody."
+    )

@@ -16,17 +16,11 @@ COMMIT = "commit.json"
 
 @dataclass(frozen=True)
 class LocalState:
-    """The state of a folder.
+    """The state of a folder."""
 
-    Args:
-        missing: what is wanted and absent: names, or words of ``GROUPS`` where names are not known.
-        manifest: of what was fetched before.
-        damaged: fetched files that were cut short since, with their sizes.
-    """
-
-    missing: list[str] = field(default_factory=list)
-    manifest: Manifest | None = None
-    damaged: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # names, or words of `GROUPS` where names are not known
+    manifest: Manifest | None = None  # of what was fetched before
+    damaged: list[str] = field(default_factory=list)  # fetched files that were cut short since, with their sizes
 
     @property
     def complete(self) -> bool:
@@ -35,14 +29,10 @@ class LocalState:
 
 
 def local_state(folder: Path, wanted: Sequence[str]) -> LocalState:
-    """Find out what a folder lacks.
+    """Find out what of ``wanted`` (words of ``GROUPS``, names, patterns) a folder lacks.
 
     A folder with a manifest is compared with it. A folder that somebody else has filled is taken as it is: one
     configuration, weights in any format, one vocabulary. Files of the user are never judged nor replaced.
-
-    Args:
-        folder: the model's folder.
-        wanted: words of ``GROUPS``, names of files, or patterns.
 
     Raises:
         HubError: a fetched file was changed since, so that fetching it again would destroy somebody's work.
@@ -69,12 +59,7 @@ def local_state(folder: Path, wanted: Sequence[str]) -> LocalState:
 
 
 def holds_model(folder: Path, wanted: Sequence[str] = EVERYTHING) -> bool:
-    """Whether a model loads from a folder without a download; a failed download leaves a folder that holds none.
-
-    Args:
-        folder: the model's folder, which may be absent.
-        wanted: as in :func:`local_state`.
-    """
+    """Whether a model loads from a folder without a download; a failed download leaves a folder that holds none."""
     try:
         return local_state(folder, wanted).complete
     except HubError:  # the files do not go with the manifest
@@ -82,15 +67,7 @@ def holds_model(folder: Path, wanted: Sequence[str] = EVERYTHING) -> bool:
 
 
 def one_model(request: DownloadRequest, manifest: Manifest | None) -> None:
-    """Make sure that a folder holds the model that is asked for: each folder holds one.
-
-    Args:
-        request: what is asked for.
-        manifest: of what was fetched into the folder; None if nothing was.
-
-    Raises:
-        HubError: it holds another model, or another revision.
-    """
+    """Make sure that a folder holds the model and revision that are asked for: each folder holds one."""
     if manifest is None or request.force or _is_same(request, manifest):
         return
     raise HubError(
@@ -100,11 +77,11 @@ def one_model(request: DownloadRequest, manifest: Manifest | None) -> None:
 
 
 def _is_same(request: DownloadRequest, manifest: Manifest) -> bool:
-    place, _, revision = manifest.source.partition("@")
+    place, revision = _place_and_revision(manifest.source)
     asked = dict(_place_and_revision(spec) for spec in (*request.sources, *request.model.sources))
     direct = isinstance(request.model, UncatalogedModel) and len(asked) == 1  # named by its source alone
-    if place.rstrip("/") in asked:
-        wanted = asked[place.rstrip("/")]
+    if place in asked:
+        wanted = asked[place]
         known = (revision or "main", revision or "master", manifest.revision or "")
         return not direct or not wanted or wanted in known or (len(wanted) > 6 and known[-1].startswith(wanted))
     if direct and place.partition(":")[0] in {spec.partition(":")[0] for spec in asked}:
@@ -123,22 +100,12 @@ def pending(folder: Path) -> bool:
 
 
 def provenance(folder: Path) -> Manifest | None:
-    """What was fetched into a folder, or is about to take its place there; None if that was nobody but the user.
-
-    Raises:
-        HubError: the manifest is damaged.
-    """
+    """What was fetched into a folder, or is about to take its place there; None if that was nobody but the user."""
     return Manifest.read(folder / MANIFEST) or Manifest.journal(folder / WORK / COMMIT)
 
 
 def intact(folder: Path) -> bool:
-    """Whether no download waits to be finished in a folder, and no fetched file was cut short; cheap.
-
-    Files that somebody rewrote are his, and intact.
-
-    Raises:
-        HubError: the manifest is damaged.
-    """
+    """Whether no download waits to be finished, and no fetched file was cut short; rewritten ones are the user's."""
     if pending(folder):
         return False
     manifest = Manifest.read(folder / MANIFEST)
@@ -155,11 +122,11 @@ def _resized(folder: Path, manifest: Manifest) -> Iterator[tuple[str, int, Manif
 
 def _missing(folder: Path, manifest: Manifest, entry: str) -> list[str]:
     """What of one wanted thing is absent, by the listing of the source."""
-    if entry == "weights" and not any(name in manifest.files for name in _offered(manifest, entry)):
+    offered = _offered(manifest, entry)
+    if entry == "weights" and not any(name in manifest.files for name in offered):
         return [] if _present(folder, entry) else [entry]
-    return [name for name in _offered(manifest, entry) if not (folder / name).is_file()] or (
-        [] if entry in GROUPS or _present(folder, entry) else [entry]
-    )
+    absent = [name for name in offered if not (folder / name).is_file()]
+    return absent or ([] if entry in GROUPS or _present(folder, entry) else [entry])
 
 
 def _offered(manifest: Manifest, entry: str) -> list[str]:
@@ -173,14 +140,11 @@ def _present(folder: Path, entry: str) -> bool:
     """Whether a folder without a manifest has what is wanted."""
     if entry == "weights":
         try:
-            find_files(folder)
+            return bool(find_files(folder).parts)
         except (CheckpointError, ModelNotFoundError):
             return False
-        return True
     patterns = {"config": ("config.json",), "tokenizer": VOCABULARIES}.get(entry, (entry,))
-    if not folder.is_dir():
-        return False
-    return any(matches(name, patterns) for name in _names(folder))
+    return folder.is_dir() and any(matches(name, patterns) for name in _names(folder))
 
 
 def _names(folder: Path) -> Iterator[str]:

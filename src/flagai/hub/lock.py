@@ -15,9 +15,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from flagai.errors import HubError
 from flagai.hub.manifest import write_json
@@ -28,39 +28,34 @@ _PREFIX = "lock."
 _FAILED = "failed.json"
 
 
-@dataclass(frozen=True)
-class Beat:
-    """What the file of a lock says.
+class Beat(NamedTuple):
+    """What the file of a lock says."""
 
-    Args:
-        number: of the file.
-        text: the whole content; when it changes, the owner lives.
-        owner: the owner's unique name, if it is written yet.
-        where: host and process, for people.
-        progress: how many bytes the owner has moved.
-    """
-
-    number: int
-    text: str
-    owner: str
-    where: str
-    progress: int
+    number: int  # of the file
+    text: str  # the whole content; when it changes, the owner lives
+    owner: str = ""  # the owner's unique name, if it is written yet
+    where: str = "unknown"  # host and process, for people
+    progress: int = 0  # how many bytes the owner has moved
 
 
 def read_beat(folder: Path) -> Beat | None:
     """The lock that counts in a folder: the one with the highest number."""
     numbers = _numbers(folder)
-    if not numbers:
-        return None
-    try:
-        text = (folder / f"{_PREFIX}{numbers[-1]}").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    text = _text(folder, numbers[-1]) if numbers else None
+    if text is None:
         return None
     try:
         content = json.loads(text)
         return Beat(numbers[-1], text, content["owner"], content["where"], content["progress"])
     except (ValueError, KeyError, TypeError, RecursionError):  # made, but not written yet
-        return Beat(numbers[-1], text, "", "unknown", 0)
+        return Beat(numbers[-1], text)
+
+
+def _text(folder: Path, number: int) -> str | None:
+    try:
+        return (folder / f"{_PREFIX}{number}").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
 
 
 def _numbers(folder: Path) -> list[int]:
@@ -72,25 +67,13 @@ def _numbers(folder: Path) -> list[int]:
 
 
 class Lock:
-    """A lock that is held; leave the block to give it back.
-
-    Args:
-        folder: where the lock's files are.
-        number: of the file, which exists.
-        file: its descriptor.
-        heartbeat: seconds between two signs of life.
-    """
+    """A lock that is held through its open file; leave the block to give it back."""
 
     def __init__(self, folder: Path, number: int, file: int, heartbeat: float) -> None:
-        self.folder = folder
-        self.number = number
+        self.folder, self.number, self._file, self._heartbeat = folder, number, file, heartbeat
         self.owner = uuid.uuid4().hex
-        self.lost = threading.Event()
-        self._file = file
-        self._heartbeat = heartbeat
-        self._count = 0
-        self._progress = 0
-        self._end = threading.Event()
+        self.lost, self._end = threading.Event(), threading.Event()
+        self._count = self._progress = 0
         self._beat()
         self._thread = threading.Thread(target=self._live, name="flagai-heartbeat", daemon=True)
         self._thread.start()
@@ -149,19 +132,10 @@ class Lock:
 def acquire(
     folder: Path, policy: Policy, done: Callable[[], bool], failure: Callable[[str], str | None]
 ) -> Lock | None:
-    """Wait for the lock, or until what it is needed for has been done by its owner.
-
-    Args:
-        folder: where the lock's files are; made if it is absent.
-        policy: how patient to be.
-        done: whether there is nothing left to do.
-        failure: why the attempt of an owner failed, if it did.
-
-    Returns:
-        The lock, or None if everything is done.
+    """Wait for the lock, or (None) until its owner has done what it is needed for.
 
     Raises:
-        HubError: the owner failed, or lives and makes no progress.
+        HubError: the owner failed, as ``failure`` tells of its name, or lives and makes no progress.
     """
     watch = _Watch(policy)
     while not done():
@@ -171,16 +145,13 @@ def acquire(
             if reason is not None:
                 raise HubError(reason)
         if beat is None:
-            lock = _create(folder, 1, None, policy)
-            if lock is None:
-                watch.sees_nothing(folder)
+            if lock := _create(folder, 1, None, policy):
+                return lock
+            watch.sees_nothing(folder)
         elif watch.is_stale(beat):
             logger.warning("%s shows no sign of life; taking over its download in %s", beat.where, folder.parent)
-            lock = _create(folder, beat.number + 1, beat, policy)
-        else:
-            lock = None
-        if lock is not None:
-            return lock
+            if lock := _create(folder, beat.number + 1, beat, policy):
+                return lock
         time.sleep(min(0.2, policy.heartbeat / 2))
     return None
 
@@ -196,17 +167,11 @@ def _create(folder: Path, number: int, stale: Beat | None, policy: Policy) -> Lo
                 gone = os.readlink(place)
                 raise HubError(f"{place} is a link to {gone}, which does not exist. Mount or make that.") from None
         return None
-    below = [other for other in _numbers(folder) if other != number]
-    if stale is None:
-        sound = not below
-    else:
-        try:
-            sound = below[-1:] == [stale.number] and (folder / f"{_PREFIX}{stale.number}").read_text() == stale.text
-        except OSError:
-            sound = False
     lock = None
     try:
-        if sound:
+        below = [other for other in _numbers(folder) if other != number]
+        unchanged = not below if stale is None else below[-1:] == [stale.number]
+        if unchanged and (stale is None or _text(folder, stale.number) == stale.text):
             lock = Lock(folder, number, file, policy.heartbeat)
     finally:
         if lock is None:
@@ -255,12 +220,6 @@ def once(work: Path, job: Callable[[Lock], None], done: Callable[[], bool], poli
 
     A process that dies or is cut off is taken over by one that waits. If the job fails, those who waited for it fail
     with the same message instead of trying one after the other.
-
-    Args:
-        work: flagai's own folder in the model's folder; the lock is in it.
-        job: does the work under the lock that it is given.
-        done: whether there is nothing left to do; cheap.
-        policy: how patient to be.
 
     Raises:
         HubError: the job failed, here or in the process that this one waited for.

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flagai.errors import HubError
 from flagai.hub.names import MANIFEST, safe_name
@@ -25,22 +25,13 @@ _SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """A fetched file.
-
-    Args:
-        size: bytes.
-        sha256: of the content.
-        heads: sha256 of the first 256 bytes, 4 KiB and 64 KiB, as far as there are so many; they tell a file that was
-            cut from one that was rewritten.
-        source: where it came from.
-        version: what told this version of the file from others there, where the source lists no checksums.
-    """
+    """A fetched file."""
 
     size: int
     sha256: str
-    heads: tuple[str, ...]
+    heads: tuple[str, ...]  # sha256 of the first 256 bytes, 4 KiB and 64 KiB: they tell a cut file from a rewritten one
     source: str
-    version: str | None = None
+    version: str | None = None  # what told this version from others, where the source lists no checksums
 
     @classmethod
     def of(cls, path: Path, sha256: str, source: str, version: str | None = None) -> "ManifestEntry":
@@ -58,29 +49,17 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was fetched into a folder.
+    """What was fetched into a folder."""
 
-    Args:
-        name: the model's name.
-        source: the source of the listing.
-        revision: the source's revision, pinned.
-        listing: the names of all files that the source has.
-        files: those that were fetched.
-    """
-
-    name: str
+    name: str  # the model's
     source: str
-    revision: str | None = None
-    listing: tuple[str, ...] = ()
-    files: dict[str, ManifestEntry] = field(default_factory=dict)
+    revision: str | None = None  # pinned
+    listing: tuple[str, ...] = ()  # the names of all files that the source has
+    files: dict[str, ManifestEntry] = field(default_factory=dict)  # those that were fetched
 
     @classmethod
     def read(cls, path: Path) -> "Manifest | None":
-        """Read a manifest, if there is one.
-
-        Raises:
-            HubError: it is damaged.
-        """
+        """Read a manifest, if there is one; `HubError` if it is damaged."""
         try:
             with open_regular(path) as file:
                 text = file.read(_LONGEST + 1).decode()
@@ -103,11 +82,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: str, place: str) -> "Manifest":
-        """Understand the text of a manifest.
-
-        Raises:
-            HubError: it is none.
-        """
+        """Understand the text of a manifest; `HubError` if it is none."""
         try:
             content = parse_json(text, place, HubError)
             fields = Fields(content if isinstance(content, dict) else {}, place, HubError)
@@ -126,15 +101,8 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the manifest so that a reader sees the old or the new."""
-        content = {
-            "format": _FORMAT,
-            "name": self.name,
-            "source": self.source,
-            "revision": self.revision,
-            "listing": sorted(self.listing),
-            "files": {name: vars(entry) for name, entry in sorted(self.files.items())},
-        }
-        write_json(path, content)
+        files = {name: vars(entry) for name, entry in sorted(self.files.items())}
+        write_json(path, {"format": _FORMAT, **vars(self), "listing": sorted(self.listing), "files": files})
 
     def with_file(self, name: str, entry: ManifestEntry) -> "Manifest":
         """The same with one more file."""
@@ -170,29 +138,21 @@ def write_json(path: Path, content: object) -> None:
         raise
 
 
-def chunks(path: Path) -> Iterator[bytes]:
-    """The content of a file, piece by piece."""
+def sha256_of(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
+    """The sha256 of a file; ``advance`` is told the number of bytes as they are read."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while data := file.read(_READ):
-            yield data
-
-
-def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
-    """The sha256 of a file."""
-    digest = hashlib.sha256()
-    for data in chunks(path):
-        digest.update(data)
-        if advance is not None:
+            digest.update(data)
             advance(len(data))
     return digest.hexdigest()
 
 
 def git_sha1_of(path: Path) -> str:
     """The sha1 by which git names the content of a file."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    for data in chunks(path):
-        digest.update(data)
-    return digest.hexdigest()
+    header = b"blob %d\0" % path.stat().st_size
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha1(header, usedforsecurity=False)).hexdigest()
 
 
 def heads_of(path: Path) -> tuple[str, ...]:
@@ -202,17 +162,11 @@ def heads_of(path: Path) -> tuple[str, ...]:
     return tuple(hashlib.sha256(begin[:size]).hexdigest() for size in _HEADS if size <= len(begin))
 
 
-@dataclass(frozen=True)
-class Verification:
-    """The result of verifying a file.
-
-    Args:
-        name: the file.
-        problem: what is wrong with it, or None.
-    """
+class Verification(NamedTuple):
+    """The result of verifying a file."""
 
     name: str
-    problem: str | None
+    problem: str | None  # what is wrong with it
 
 
 def verify(folder: Path) -> Iterator[Verification]:

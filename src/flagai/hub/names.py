@@ -1,8 +1,4 @@
-"""Names of files and sources.
-
-Which names a server may give to files, and which of them belong to a model; how a source is written,
-``scheme:location@revision`` or a URL, which may hold secrets.
-"""
+"""Names of files: which are safe, which belong to a model; and of sources, whose URLs may hold secrets."""
 
 import itertools
 import re
@@ -47,12 +43,8 @@ _LONGEST = 1000
 _SHARD = re.compile(r"(.*)-(\d{5,6})-of-(\d{5,6})(\.\w+)")
 
 
-def safe_name(name: object, source: str) -> str:
-    """Let a name pass that stays in its folder on every system.
-
-    Raises:
-        HubError: it does not, or is no name at all.
-    """
+def safe_name(name: object, source: str = "it") -> str:
+    """Let a name pass that stays in its folder on every system; `HubError` for any other."""
     parts = name.split("/") if isinstance(name, str) and len(name) <= _LONGEST else []
     if not parts or any(part in ("", ".", "..") or part != part.strip(" ") or len(part) > 200 for part in parts):
         raise HubError(
@@ -74,12 +66,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def choose(names: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:
-    """The names that belong to what is wanted.
-
-    Args:
-        names: what a source offers.
-        wanted: words of ``GROUPS``, names of files, or patterns.
-        source: who offers, for the error.
+    """The names that belong to what is wanted: words of ``GROUPS``, names of files, or patterns.
 
     Raises:
         HubError: weights, a name or a pattern are wanted, and the source has nothing such.
@@ -123,15 +110,12 @@ def _weights(names: Sequence[str]) -> list[str]:
 
 
 def shown(url: str | None) -> str:
-    """A URL without what may be secret: user, password and query.
-
-    A password with an unquoted slash looks like a port and a path; so where an @ follows a colon in the host's place,
-    all before it counts as secret.
-    """
+    """A URL without what may be secret: user, password and query."""
     parts = _split(url or "")
     if parts is None:
         return UNREADABLE
     host, path = parts.netloc.rpartition("@")[2], parts.path
+    # A password with an unquoted slash looks like a port and a path.
     if "@" not in parts.netloc and ":" in parts.netloc and "@" in path:
         host, path = "***", f"@{path.rpartition('@')[2]}"
     return f"{parts.scheme}://{host}{path}"
@@ -144,11 +128,7 @@ def origin(url: str | None) -> str:
 
 
 def check_address(url: str) -> None:
-    """Refuse an address that cannot be used, without telling what may be secret in it.
-
-    Raises:
-        HubError: it is malformed.
-    """
+    """Refuse an address that cannot be used, without telling what may be secret in it."""
     if _split(url) is None:
         raise HubError(
             "The source is no address. Write it as https://host/folder/; in a user or password, write / as %2F, : as "
@@ -184,11 +164,7 @@ def is_local(spec: str) -> bool:
 
 
 def last_part(spec: str) -> str:
-    """What to call the model at a source: the last part of its location.
-
-    Raises:
-        HubError: it has none that could be the name of a folder.
-    """
+    """What to call the model at a source: the last part of its location, if that can be the name of a folder."""
     if spec.partition(":")[0].lower() in ("http", "https"):
         check_address(spec)
     plain = public(spec)

@@ -19,19 +19,12 @@ ByteRange = tuple[int, int, int]  # first byte, the one after the last, checksum
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal for bytes of two transfers to belong to one file.
-
-    Args:
-        size: bytes.
-        digest: the expected checksum. If it is known, only that and the size count, so that another source can go on.
-        origin: the source and the name there.
-        validator: the strong ETag or, failing that, the date that the server gave.
-    """
+    """What must be equal for bytes of two transfers to belong to one file."""
 
     size: int | None
-    digest: str | None
-    origin: str
-    validator: str | None = None
+    digest: str | None  # if it is known, only this and the size count, so that another source can go on
+    origin: str  # the source and the name there
+    validator: str | None = None  # the strong ETag or, failing that, the date that the server gave
 
     @property
     def provable(self) -> bool:
@@ -55,10 +48,6 @@ class PartialFile:
 
     A part is never emptied: :meth:`discard` unlinks it and a new one begins, so that a process that was believed dead
     and wakes up writes into a file without a name.
-
-    Args:
-        path: where the bytes go until they are complete.
-        identity: of the file that shall be fetched.
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:
@@ -147,13 +136,9 @@ class PartialFile:
 
     def learn(self, size: int | None, validator: str | None) -> None:
         """Note what the server told first: size and validator."""
-        identity = self.identity
-        self.identity = Identity(
-            identity.size if identity.size is not None else size,
-            identity.digest,
-            identity.origin,
-            identity.validator or validator,
-        )
+        known = self.identity
+        size = known.size if known.size is not None else size
+        self.identity = replace(known, size=size, validator=known.validator or validator)
 
     def save(self) -> None:
         """Write down which bytes are there; they are on the disk first unless a checksum of the file will tell."""
@@ -171,14 +156,16 @@ class PartialFile:
                 self.save()
             else:
                 self._unlink()
+            self._close()
+
+    def _close(self) -> None:
+        if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def discard(self) -> None:
         """Forget what is there."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._close()
         self._unlink()
 
     def restart(self) -> None:
@@ -188,25 +175,17 @@ class PartialFile:
         self._open_or_begin()
 
     def publish(self, target: Path) -> None:
-        """Give the complete file its name.
-
-        Raises:
-            HubError: another process has replaced the part, or written into it.
-        """
+        """Give the complete file its name, unless another process has replaced the part, or written into it."""
         os.fsync(self._file)
-        if os.fstat(self._file).st_size != self.frontier:
-            raise HubError(f"{self.path} has {os.fstat(self._file).st_size} bytes instead of {self.frontier}.")
-        try:
-            mine = os.path.samestat(os.fstat(self._file), self.path.stat())
-        except FileNotFoundError:
-            mine = False
-        if not mine:
+        mine = os.fstat(self._file)
+        if mine.st_size != self.frontier:
+            raise HubError(f"{self.path} has {mine.st_size} bytes instead of {self.frontier}.")
+        if not self.path.exists() or not os.path.samestat(mine, self.path.stat()):
             raise HubError(f"{self.path} was replaced by another process.")
         target.parent.mkdir(parents=True, exist_ok=True)
         self.path.replace(target)
         self._notes.unlink(missing_ok=True)
-        os.close(self._file)
-        self._file = -1
+        self._close()
 
     def flush(self) -> None:
         """Bring to the disk what was written so far, so that little is left to wait for at the end."""
@@ -220,12 +199,8 @@ class PartialFile:
         """A part without sound notes is worthless."""
         try:
             fields = Fields(read_json(self._notes, HubError), str(self._notes), HubError)
-            identity = Identity(
-                fields.integer("size", None),
-                fields.text("digest", None),
-                fields.text("origin", ""),
-                fields.text("validator", None),
-            )
+            digest, validator = fields.text("digest", None), fields.text("validator", None)
+            identity = Identity(fields.integer("size", None), digest, fields.text("origin", ""), validator)
             ranges = sorted(_range(entry) for entry in fields.table["done"])
         except (HubError, KeyError, TypeError, ValueError):
             return None

@@ -14,11 +14,7 @@ _EVERY = 10.0
 
 @contextmanager
 def progress(name: str, total: int | None) -> Iterator[Advance]:
-    """Show the progress of a download while the block runs.
-
-    Args:
-        name: of the model.
-        total: bytes, if they are known.
+    """Show the progress of a download of ``total`` bytes while the block runs.
 
     Yields:
         A function to tell the number of bytes that came; negative when bytes are thrown away.

@@ -1,7 +1,7 @@
 """What a caller asks for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flagai import settings
@@ -12,17 +12,11 @@ from flagai.hub.policy import Policy
 
 @dataclass(frozen=True)
 class UncatalogedModel:
-    """A model of which nothing is known but where it is.
+    """A model of which nothing is known but where it is."""
 
-    Args:
-        name: what to call it.
-        sources: where it is.
-        files: what is known about its files.
-    """
-
-    name: str
+    name: str  # what to call it
     sources: tuple[str, ...]
-    files: Sequence[ModelFile] = ()
+    files: Sequence[ModelFile] = ()  # what is known about its files
 
     @classmethod
     def of(cls, spec: str) -> "UncatalogedModel":
@@ -32,23 +26,14 @@ class UncatalogedModel:
 
 @dataclass(frozen=True)
 class DownloadRequest:
-    """What a caller asks for.
-
-    Args:
-        model: the model.
-        folder: where its files shall be.
-        wanted: words of ``names.GROUPS``, names of files, or patterns.
-        sources: where to look, in this order.
-        force: ask again, and replace what differs.
-        policy: how patient to be.
-    """
+    """What a caller asks for."""
 
     model: Card | UncatalogedModel
-    folder: Path
-    wanted: tuple[str, ...]
-    sources: tuple[str, ...]
-    force: bool
-    policy: Policy
+    folder: Path  # where its files shall be
+    wanted: tuple[str, ...]  # words of `names.GROUPS`, names of files, or patterns
+    sources: tuple[str, ...]  # where to look, in this order
+    force: bool = False  # ask again, and replace what differs
+    policy: Policy = field(default_factory=Policy)
 
     def specs(self) -> list[str]:
         """The sources, after each Hugging Face repository its copy on this machine; offline only what is local.
@@ -57,9 +42,8 @@ class DownloadRequest:
         """
         found: list[str] = []
         for spec in self.sources:
-            found.append(spec)
-            if spec.startswith("hf:") and not self.force:
-                found.append(spec.replace("hf:", "hf-cache:", 1))
+            copy = [spec.replace("hf:", "hf-cache:", 1)] if spec.startswith("hf:") and not self.force else []
+            found += [spec, *copy]
         return [spec for spec in found if is_local(spec)] if settings.offline() else found
 
     def advice(self) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, ProxyManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
 class _WithoutQueries(logging.Filter):
@@ -34,11 +33,7 @@ _QUIET = _WithoutQueries()
 
 
 class Clock:
-    """When reading has to end.
-
-    Args:
-        patience: seconds to wait for the next bytes.
-    """
+    """When reading has to end; ``patience`` is how many seconds to wait for the next bytes."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
@@ -55,16 +50,13 @@ class Clock:
 
 
 class Session(requests.Session):
-    """A session for one thread; it follows no redirect, because requests would read the whole body of each.
+    """A session for one thread; it follows no redirect, because requests would read the whole body of each."""
 
-    Args:
-        clock: says when reading has to end.
-    """
-
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, patience: float) -> None:
         super().__init__()
+        self.clock = Clock(patience)
         logging.getLogger("urllib3.connectionpool").addFilter(_QUIET)
-        adapter = _Adapter(clock)
+        adapter = _Adapter(self.clock)
         for scheme in ("http://", "https://"):
             self.mount(scheme, adapter)
 
@@ -73,20 +65,11 @@ class Session(requests.Session):
         return None
 
 
-def redirect_of(response: requests.Response) -> str | None:
-    """Where an answer leads, if it is a redirect; http.client reads UTF-8 as Latin-1."""
-    if not response.is_redirect:
-        return None
-    return response.headers["Location"].encode("latin-1", errors="replace").decode("utf-8", errors="replace")
-
-
 class _TimedReader(io.RawIOBase):
     """The bytes of a socket, as long as the clock lets them come."""
 
     def __init__(self, socket: Any, raw: io.RawIOBase, clock: Clock) -> None:
-        self._socket = socket
-        self._raw = raw
-        self._clock = clock
+        self._socket, self._raw, self._clock = socket, raw, clock
 
     def readable(self) -> bool:
         return True
@@ -104,39 +87,27 @@ class _TimedReader(io.RawIOBase):
 
 
 class _Adapter(HTTPAdapter):
+    """urllib3's pools, and those of a proxy's tunnel, with answers that are read by the clock."""
+
     def __init__(self, clock: Clock) -> None:
-        self._classes = _pool_classes(clock)
+        class Response(http.client.HTTPResponse):
+            def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+                super().__init__(sock, *args, **options)
+                self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach(), clock))
+
+        def timed(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+            connection = type(pool.ConnectionCls.__name__, (pool.ConnectionCls,), {"response_class": Response})
+            return type(pool.__name__, (pool,), {"ConnectionCls": connection})
+
+        self._pools = {"http": timed(HTTPConnectionPool), "https": timed(HTTPSConnectionPool)}
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = self._classes
+        self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **options)
         if type(manager) is ProxyManager:  # one for SOCKS has connections of its own
-            manager.pool_classes_by_scheme = self._classes
+            manager.pool_classes_by_scheme = self._pools
         return manager
-
-
-def _pool_classes(clock: Clock) -> dict[str, type[HTTPConnectionPool]]:
-    """urllib3's pools, with answers that are read by the clock; those of a proxy's tunnel, too."""
-
-    class Response(http.client.HTTPResponse):
-        def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
-            super().__init__(sock, *args, **options)
-            self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach(), clock))
-
-    class Plain(HTTPConnection):
-        response_class = Response
-
-    class Secure(HTTPSConnection):
-        response_class = Response
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}

@@ -2,8 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ def ensure(
         OfflineError: something is missing, and offline mode forbids to fetch it.
         HubError: no source has everything; the message lists what each of them said.
     """
-    request = read_request(model, folder, wanted=wanted, sources=sources, force=force, policy=policy)
+    request = _request(model, folder, wanted, sources, force, policy)
     state = LocalState(missing=["everything"]) if force else _surveyed(request)
     one_model(request, state.manifest)
     if state.complete:
@@ -64,12 +64,19 @@ def ensure(
 
 
 def _surveyed(request: DownloadRequest) -> LocalState:
-    try:
+    with _explained(request.folder, "cannot be read", "Allow it, or choose another folder."):
         return local_state(request.folder, request.wanted)
+
+
+@contextmanager
+def _explained(folder: Path, what: str, cure: str) -> Iterator[None]:
+    """Say which folder an error of the system is about."""
+    try:
+        yield
+    except HubError:
+        raise
     except OSError as error:
-        if isinstance(error, HubError):
-            raise
-        raise HubError(f"{request.folder} cannot be read: {error}. Allow it, or choose another folder.") from error
+        raise HubError(f"{folder} {what}: {error}. {cure}") from error
 
 
 def _fill(request: DownloadRequest) -> None:
@@ -89,12 +96,8 @@ def _fill(request: DownloadRequest) -> None:
         Collector(request, lock).run()
         asked = True
 
-    try:
+    with _explained(request.folder, "cannot be filled", "Make room, or choose another place."):
         once(request.folder / WORK, job, done, request.policy)
-    except HubError:
-        raise
-    except OSError as error:
-        raise HubError(f"{request.folder} cannot be filled: {error}. Make room, or choose another place.") from error
 
 
 def look(
@@ -120,7 +123,7 @@ def look(
     """
     from flagai.hub.listing import first_listing
 
-    request = read_request(model, folder, wanted=wanted, sources=sources)
+    request = _request(model, folder, wanted, sources)
     state = _surveyed(request)
     if state.complete:
         return None
@@ -129,26 +132,18 @@ def look(
     return first_listing(request)
 
 
-def read_request(
+def _request(
     model: Card | UncatalogedModel | str,
-    folder: str | Path | None = None,
-    *,
-    wanted: Sequence[str] = EVERYTHING,
-    sources: Sequence[str] | None = None,
+    folder: str | Path | None,
+    wanted: Sequence[str],
+    sources: Sequence[str] | None,
     force: bool = False,
     policy: Policy | None = None,
 ) -> DownloadRequest:
-    """Understand what a caller asks for."""
-    if isinstance(model, str):
-        model = UncatalogedModel.of(model)
-    return DownloadRequest(
-        model=model,
-        folder=Path(folder) if folder is not None else settings.home() / model.name,
-        wanted=tuple(wanted),
-        sources=tuple(sources if sources is not None else model.sources),
-        force=force,
-        policy=policy or Policy(),
-    )
+    model = UncatalogedModel.of(model) if isinstance(model, str) else model
+    folder = Path(folder) if folder is not None else settings.home() / model.name
+    sources = tuple(sources if sources is not None else model.sources)
+    return DownloadRequest(model, folder, tuple(wanted), sources, force, policy or Policy())
 
 
 def _check_offline(request: DownloadRequest, state: LocalState) -> None:
@@ -167,10 +162,7 @@ def _check_offline(request: DownloadRequest, state: LocalState) -> None:
 
 
 def remove_downloaded(folder: Path) -> list[str]:
-    """Remove the files of a model that were fetched, and what is left of unfinished downloads.
-
-    Args:
-        folder: the model's folder.
+    """Remove the files of a model that were fetched into a folder, and what is left of unfinished downloads.
 
     Returns:
         The names of files that stay because somebody else put them there or changed them.
@@ -182,10 +174,8 @@ def remove_downloaded(folder: Path) -> list[str]:
     if manifest is None and not (folder / WORK).exists():
         raise HubError(f"{folder} was not downloaded by flagai. Remove it yourself if you do not need it.")
     _check_idle(folder / WORK)
-    try:
+    with _explained(folder, "cannot be removed", "Remove it by hand."):
         _remove(folder, manifest)
-    except OSError as error:
-        raise HubError(f"{folder} cannot be removed: {error}. Remove it by hand.") from error
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
@@ -194,11 +184,9 @@ def _remove(folder: Path, manifest: Manifest | None) -> None:
         if not _is_as_fetched(folder / name, entry):
             continue
         (folder / name).unlink(missing_ok=True)
-        for parent in (folder / name).parents:
-            if parent == folder or folder not in parent.parents:
-                break
+        for parent in list((folder / name).relative_to(folder).parents)[:-1]:
             with suppress(OSError):
-                parent.rmdir()
+                (folder / parent).rmdir()
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     with suppress(OSError):

@@ -1,17 +1,19 @@
-"""One attempt at a file: resumed, in segments, over several connections, verified."""
+"""Download one file, which never has its name before it is complete: resumed, in segments, verified."""
 
 import logging
-import queue
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import requests
 
+from flagai.errors import HubError
+from flagai.hub.answers import check_size, refuse_page, validator_of, version_of, whole_number
 from flagai.hub.errors import (
     CancelledError,
     ChangedError,
@@ -22,10 +24,8 @@ from flagai.hub.errors import (
     TemporaryError,
 )
 from flagai.hub.hasher import Hasher
-from flagai.hub.headers import validator_of, version_of, whole_number
 from flagai.hub.names import origin, shown
-from flagai.hub.partial_file import PartialFile
-from flagai.hub.plausible import check_size, refuse_page
+from flagai.hub.partial_file import Identity, PartialFile
 from flagai.hub.policy import MEGABYTE
 from flagai.hub.progress import Advance
 from flagai.hub.sources import Link, RemoteFile
@@ -36,34 +36,71 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _EXPIRED = (401, 403, 404, 410)
 _NOTEWORTHY = 1 << 14  # so many bytes, and failures start to count anew
 _ROUNDS = 3
+_Gaps = deque[tuple[int, int | None]]
 
 
-@dataclass(frozen=True)
-class DownloadedFile:
-    """A file that came as a whole.
-
-    Args:
-        sha256: of the content.
-        version: what the server calls this version of it.
-    """
+class DownloadedFile(NamedTuple):
+    """A file that came as a whole."""
 
     sha256: str
-    version: str | None
+    version: str | None  # what the server calls this version of it
+
+
+def download_file(
+    remote: RemoteFile, source: str, target: Path, work: Path, web: Web, advance: Advance
+) -> DownloadedFile:
+    """Download a file over http(s).
+
+    Args:
+        remote: the file.
+        source: where it is and the revision, which tell whether bytes of an earlier attempt belong to the same file.
+        target: the name that it gets when it is whole and verified.
+        work: where it grows until then.
+        web: the way to the network.
+        advance: told the number of bytes as they come; negative when bytes are thrown away.
+
+    Raises:
+        HubError: the source does not give the file as announced; what arrived so far is kept for another time
+            unless it is known to be wrong.
+    """
+    if remote.locate is None:
+        raise HubError(f"{remote.name} has no address")
+    work.parent.mkdir(parents=True, exist_ok=True)
+    left = _ROUNDS - 1
+    while True:
+        link = remote.locate()
+        size = remote.size if link.size is None or (remote.size is not None and not remote.measured) else link.size
+        if link.size is not None and link.size != size:
+            raise HubError(f"{remote.name} has {link.size} bytes there instead of {size}")
+        check_size(remote.name, size or 0, web.policy)
+        part = PartialFile(work, Identity(size, remote.sha256 or remote.git_sha1, f"{source} {remote.name}"))
+        try:
+            return Transfer(remote, link, part, web, advance).run(target)
+        except HubError as error:
+            advance(-part.count)
+            if isinstance(error, PageError | ChangedError):
+                part.discard()
+            if isinstance(error, ChangedError):
+                left = min(left, error.rounds)
+            elif not (isinstance(error, RefusedError) and error.status in _EXPIRED and part.count):
+                raise  # otherwise the link may have expired: ask for a new one, and go on
+            if not left:
+                raise HubError(str(error)) from error
+            left -= 1
+            logger.warning("%s; trying again", error)
+        finally:
+            part.close()
 
 
 class Transfer:
     """One attempt at a file, with as many connections and retries as it takes."""
 
     def __init__(self, remote: RemoteFile, link: Link, part: PartialFile, web: Web, advance: Advance) -> None:
-        self.remote = remote
-        self.link = link
-        self.part = part
-        self.web = web
-        self.advance = advance
-        self.ranges = True
-        self.direct: Link | None = None
+        self.remote, self.link, self.part, self.web, self.advance = remote, link, part, web, advance
+        self.ranges = True  # whether the server gives parts
+        self.direct: Link | None = None  # where redirects led
         self.version: str | None = None
-        self.failed = threading.Event()
+        self.failed, self.answered = threading.Event(), threading.Event()
         self._learning = threading.Lock()
 
     def run(self, target: Path) -> DownloadedFile:
@@ -97,19 +134,13 @@ class Transfer:
             for gap in self.part.gaps():
                 self._get(*gap)
             return
-        gaps: queue.SimpleQueue[tuple[int, int | None]] = queue.SimpleQueue()
-        missing = self.part.gaps(policy.segment)
-        for gap in missing[1:]:
-            gaps.put(gap)
-        if not missing:
-            return
+        gaps = deque(self.part.gaps(policy.segment))
         with ThreadPoolExecutor(policy.connections, thread_name_prefix="flagai-fetch") as pool:
             try:
                 # The first request tells whether the server knows ranges; only then others begin.
-                answered = threading.Event()
-                running = [pool.submit(self._work, gaps, missing[0], answered)]
-                answered.wait()
-                while len(running) < policy.connections and not gaps.empty() and not self.failed.is_set():
+                running = [pool.submit(self._work, gaps)]
+                self.answered.wait()
+                while len(running) < policy.connections and gaps and not self.failed.is_set():
                     before = self.part.count
                     wait(running[:1], timeout=policy.ramp)
                     # Where one connection is fast, more of them only compete for the processor.
@@ -122,27 +153,21 @@ class Transfer:
         for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
             raise error
 
-    def _work(
-        self,
-        gaps: "queue.SimpleQueue[tuple[int, int | None]]",
-        first: tuple[int, int | None] | None = None,
-        answered: threading.Event | None = None,
-    ) -> None:
+    def _work(self, gaps: _Gaps) -> None:
         try:
-            if first is not None:
-                self._get(*first, answered)
             while True:
-                self._get(*gaps.get_nowait())
-        except queue.Empty:
-            return
+                try:
+                    gap = gaps.popleft()
+                except IndexError:
+                    return
+                self._get(*gap)
         except BaseException:
             self.failed.set()
             raise
         finally:
-            if answered is not None:
-                answered.set()
+            self.answered.set()
 
-    def _get(self, start: int, end: int | None, answered: threading.Event | None = None) -> None:
+    def _get(self, start: int, end: int | None) -> None:
         position, finish = start, end
 
         def attempt() -> None:
@@ -157,8 +182,7 @@ class Transfer:
                 response = self._ask(position, finish)
                 with response:
                     finish = self._check(response, position, finish)
-                    if answered is not None:
-                        answered.set()
+                    self.answered.set()
                     for data in self._stream(response):
                         self._keep(position, data, finish)
                         position += len(data)

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from flagai.errors import HubError
+from flagai.hub.answers import version_of
 from flagai.hub.errors import IncompleteError, RefusedError
-from flagai.hub.headers import version_of
 from flagai.hub.listing import Listing
 from flagai.hub.manifest import ManifestEntry, git_sha1_of
 from flagai.hub.names import recorded
@@ -70,22 +70,17 @@ def _version_now(file: RemoteFile, web: Web) -> str | None:
     link = locate()
     if link.version is not None:
         return link.version
-    asks: tuple[tuple[str, dict[str, str]], ...] = (("HEAD", {}), ("GET", {"Range": "bytes=0-0"}))
-    for method, more in asks:  # a link may be for one method only
-        with (
-            suppress(RefusedError),
-            web.patiently(partial(web.request, method, link.url, {**link.headers, **more})) as it,
-        ):
-            return version_of(it)
+    for method in ("HEAD", "GET"):  # a link may be for one method only
+        ask = partial(
+            web.request, method, link.url, {**link.headers, **({"Range": "bytes=0-0"} if method == "GET" else {})}
+        )
+        with suppress(RefusedError), web.patiently(ask) as response:
+            return version_of(response)
     return None
 
 
 def check_shards(index: Path, listing: Listing) -> None:
-    """Make sure that the source has what an index names.
-
-    Raises:
-        IncompleteError: it has not.
-    """
+    """Make sure that the source has what an index names."""
     fields = Fields(read_json(index, HubError, limit=_INDEX_LIMIT), index.name, HubError)
     folder = next((name for name in listing.names if name.endswith(index.name)), index.name).rpartition("/")[0]
     names = {f"{folder}/{name}".lstrip("/") for name in fields.mapping("weight_map").values()}

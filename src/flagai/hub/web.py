@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urljoin
 
 import requests
@@ -15,14 +15,15 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from flagai import __version__, settings
 from flagai.errors import HubError, OfflineError, quoted
+from flagai.hub.answers import retry_after
 from flagai.hub.errors import CancelledError, RefusedError, TemporaryError, UnreachableError
-from flagai.hub.headers import retry_after
 from flagai.hub.names import UNREADABLE, origin, shown
 from flagai.hub.policy import Policy
-from flagai.hub.session import Clock, Session, redirect_of
+from flagai.hub.session import Session
 from flagai.typed_json import check_depth
 
 _T = TypeVar("_T")
+_Headers = Mapping[str, str] | None
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
 # How urllib3 writes a connection (or a pool of them): by its class.
 _CONNECTION = re.compile(r"\b\w+\(host='([^']*)', port=(\d+)\)")
@@ -31,22 +32,15 @@ _SECRETS = re.compile(r"(?<=//)\S*@|\?\S*")  # of a URL: user, password and quer
 
 @dataclass
 class Web:
-    """The way to the network: no socket is opened elsewhere in flagai.
-
-    Args:
-        policy: how patient to be.
-        stop: when set, running transfers end soon with a :class:`CancelledError`.
-    """
+    """The way to the network: no socket is opened elsewhere in flagai."""
 
     policy: Policy = field(default_factory=Policy)
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)  # when set, transfers end with `CancelledError`
     _local: threading.local = field(default_factory=threading.local)
     _answered: set[str] = field(default_factory=set)  # hosts
     _dead: set[str] = field(default_factory=set)  # hosts that did not answer once: no source has to wait for them again
 
-    def request(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None
-    ) -> requests.Response:
+    def request(self, method: str, url: str, headers: _Headers = None, body: _Headers = None) -> requests.Response:
         """Make one attempt, through redirects; the body of the answer is not read yet.
 
         Raises:
@@ -60,7 +54,7 @@ class Web:
         what, sent = f"{method} {shown(url)}", dict(headers or {})
         for _ in range(self.policy.redirects + 1):
             response = self._ask(method, url, sent, body)
-            target = redirect_of(response)
+            target = _redirect_of(response)
             if target is None:
                 return self._checked(response, what)
             response.close()  # the body of a redirect may be endless, and nobody needs it
@@ -73,16 +67,14 @@ class Web:
                 method, body = "HEAD" if method == "HEAD" else "GET", None
         raise RefusedError(f"{what}: more than {self.policy.redirects} redirects", 0)
 
-    def _ask(
-        self, method: str, url: str, headers: Mapping[str, str], body: Mapping[str, str] | None
-    ) -> requests.Response:
+    def _ask(self, method: str, url: str, headers: Mapping[str, str], body: _Headers) -> requests.Response:
         """Send one request, and read the head of the answer."""
         self.check()
         what, host, policy = f"{method} {shown(url)}", origin(url), self.policy
         if host in self._dead:
             raise UnreachableError(f"{what}: not asked again, because the host did not answer before")
-        session, clock = self._session()
-        clock.start(policy.read_timeout)
+        session = self._session()
+        session.clock.start(policy.read_timeout)
         try:
             response = session.request(
                 method,
@@ -90,7 +82,8 @@ class Web:
                 # Compressed answers would make byte ranges meaningless.
                 headers={"Accept-Encoding": "identity", "User-Agent": f"flagai/{__version__}", **headers},
                 json=body,
-                auth=_as_it_is if "Authorization" in headers else None,
+                # An authentication that changes nothing: without it, an entry of ~/.netrc would replace the token.
+                auth=(lambda request: request) if "Authorization" in headers else None,
                 stream=True,
                 timeout=(policy.connect_timeout, policy.read_timeout),
             )
@@ -125,9 +118,7 @@ class Web:
             raise TemporaryError(message, wait=retry_after(response.headers.get("Retry-After")))
         raise RefusedError(message, response.status_code)
 
-    def json(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None
-    ) -> Any:
+    def json(self, method: str, url: str, headers: _Headers = None, body: _Headers = None) -> Any:
         """Fetch and parse a short JSON text, patiently."""
         text = self.text(method, url, headers, body)
         try:
@@ -137,9 +128,7 @@ class Web:
             raise HubError(f"{method} {shown(url)}: the answer is no JSON: {quoted(text, 80)!r}") from error
         return content
 
-    def text(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None
-    ) -> str:
+    def text(self, method: str, url: str, headers: _Headers = None, body: _Headers = None) -> str:
         """Fetch a short text, patiently."""
         longest, seconds = self.policy.longest_text, self.policy.text_timeout
 
@@ -158,17 +147,12 @@ class Web:
         return text
 
     def received(self, response: requests.Response, size: int, seconds: Callable[[], float]) -> Iterator[bytes]:
-        """The body as it comes in, each piece at most ``size`` bytes and never waiting for more than one.
-
-        Args:
-            response: an answer that this thread has asked for.
-            size: bytes.
-            seconds: how long the next piece may take.
+        """The body as it comes in, each piece at most ``size`` bytes; ``seconds`` tells how long the next may take.
 
         Raises:
             TemporaryError: the connection broke, or nothing came in time.
         """
-        read, clock = response.raw.read1, self._session()[1]
+        read, clock = response.raw.read1, self._session().clock
         while True:
             try:
                 clock.start(seconds())
@@ -182,11 +166,7 @@ class Web:
             yield data
 
     def patiently(self, attempt: Callable[[], _T]) -> _T:
-        """Repeat an attempt while it fails with a :class:`TemporaryError`.
-
-        Raises:
-            UnreachableError: it failed too often.
-        """
+        """Repeat an attempt while it fails with a `TemporaryError`; at last it is an `UnreachableError`."""
         failures = 0
         while True:
             try:
@@ -213,13 +193,18 @@ class Web:
         if self.stop.wait(wait):
             raise CancelledError("called off") from error
 
-    def _session(self) -> tuple[Session, Clock]:
-        """The session of this thread, since sessions are not made to be shared, and its clock."""
-        found: tuple[Session, Clock] | None = getattr(self._local, "session", None)
-        if found is None:
-            clock = Clock(self.policy.read_timeout)
-            found = self._local.session = Session(clock), clock
-        return found
+    def _session(self) -> Session:
+        """The session of this thread, since sessions are not made to be shared."""
+        if not hasattr(self._local, "session"):
+            self._local.session = Session(self.policy.read_timeout)
+        return cast("Session", self._local.session)
+
+
+def _redirect_of(response: requests.Response) -> str | None:
+    """Where an answer leads, if it is a redirect; http.client reads UTF-8 as Latin-1."""
+    if not response.is_redirect:
+        return None
+    return response.headers["Location"].encode("latin-1", errors="replace").decode("utf-8", errors="replace")
 
 
 def _next_address(url: str, target: str, what: str) -> str:
@@ -231,11 +216,6 @@ def _next_address(url: str, target: str, what: str) -> str:
     if not address.lower().startswith(("http://", "https://")) or origin(address) == UNREADABLE:
         raise RefusedError(f"{what}: leads to {quoted(shown(target))!r}, which is no http(s) address", 0)
     return address
-
-
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keep the token: without this, an entry of ~/.netrc would replace it."""
-    return request
 
 
 def innermost_reason(error: BaseException) -> str:

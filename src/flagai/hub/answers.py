@@ -1,6 +1,10 @@
-"""What a file without a checksum must not be: larger than such a file can be, or a page for people."""
+"""What a server's answer says: numbers, versions, and whether it can be the file at all."""
 
+import email.utils
 import re
+import time
+
+import requests
 
 from flagai.errors import HubError, quoted
 from flagai.hub.errors import PageError
@@ -11,11 +15,44 @@ _PAGE = re.compile(
     rb"<(!doctype|!--|\?xml|html|head|body|title|meta|script|div|form|center|svg|error|listbucketresult)(?!\w)",
     re.IGNORECASE,
 )
-# Byte request marks and what may stand before a page's first tag, also in UTF-16.
+# Byte order marks and what may stand before a page's first tag, also in UTF-16.
 _BEFORE = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n\f"
 _PAGES = ("text/html", "application/xhtml+xml")
 _NO_TAGS = (".json", ".bin", ".pt", ".safetensors", ".model")
 _SIDE_FILES = (".json", ".txt", ".model")
+
+
+def whole_number(text: str | None) -> int | None:
+    """The number of a header, if it is one of a sensible length."""
+    return int(text) if text is not None and len(text) < 19 and text.isascii() and text.isdecimal() else None
+
+
+def version_of(response: requests.Response) -> str | None:
+    """What tells this version of a file from others: its ETag, or else the date."""
+    etag, date = (_plain(response.headers.get(name)) for name in ("ETag", "Last-Modified"))
+    return date or etag if etag is None or etag.startswith("W/") else etag
+
+
+def validator_of(response: requests.Response) -> str | None:
+    """What proves that parts belong to one version of a file; weak ETags promise less than that."""
+    version = version_of(response)
+    return None if version is None or version.startswith("W/") else version
+
+
+def _plain(value: str | None) -> str | None:
+    return value if value and len(value) <= 256 and value.isascii() and value.isprintable() else None
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds to wait: the header holds a number or a date."""
+    if value is None:
+        return None
+    for read in (float, lambda text: email.utils.parsedate_to_datetime(text).timestamp() - time.time()):
+        try:
+            return max(0.0, read(value))
+        except (ValueError, TypeError, OverflowError):
+            continue
+    return None
 
 
 def check_size(name: str, size: int, policy: Policy, sized: bool = True) -> None:
