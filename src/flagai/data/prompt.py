@@ -5,14 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Prompt:
-    """The ids of one text that is to be continued or whose blanks are to be filled.
+    """The ids of one text that is to be continued or whose blanks are to be filled."""
 
-    Args:
-        ids: the text with its command tokens, as the family expects it; for T5, the encoder's text.
-        blanks: where GLM's masks stand that are to be filled, in this order; () for a plain continuation.
-    """
-
-    ids: tuple[int, ...]
+    ids: tuple[int, ...]  # the text with its command tokens, as the family expects it; for T5, the encoder's text
+    # where GLM's masks stand that are to be filled, in this order; () for a plain continuation.
     blanks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

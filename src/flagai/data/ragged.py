@@ -15,15 +15,10 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows that stand one after the other.
+    """Rows that stand one after the other."""
 
-    Args:
-        values: the numbers of all rows, [T].
-        lengths: how many each row has, [N].
-    """
-
-    values: Numbers
-    lengths: Numbers
+    values: Numbers  # the numbers of all rows, [T]
+    lengths: Numbers  # how many each row has, [N]
 
     @classmethod
     def of(cls, rows: "Sequence[Sequence[int]] | Ragged") -> "Ragged":

@@ -1,6 +1,7 @@
-"""Rows of different length to tensors."""
+"""Rows of different length to tensors, and the checks that all families share."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -8,15 +9,11 @@ from flagai.data.tokenizer import Encoding, Tokenizer
 from flagai.errors import InputError
 
 Batch = dict[str, torch.Tensor]
+_Token = TypeVar("_Token")
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, width: int | None = None) -> torch.Tensor:
-    """Pad rows on the right.
-
-    Args:
-        rows: numbers, B rows.
-        value: what stands at padding.
-        width: the width of the result; default that of the longest row.
+    """Pad B rows on the right with a value, to the longest row or a ``width``.
 
     Shape:
         -> [B, width]
@@ -33,51 +30,27 @@ def padded(rows: Sequence[Sequence[int]], value: int, width: int | None = None) 
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
-def shortened(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
-    """Cut one row or two to ``limit`` tokens together; see :meth:`Tokenizer.cut`.
-
-    Args:
-        tokenizer: the tokenizer, which knows the side.
-        rows: the rows.
-        limit: how many tokens may remain.
-
-    Raises:
-        InputError: there is no room at all.
-    """
-    return tokenizer.cut(rows, checked_limit(limit))
+def ones(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """1 at tokens and 0 at padding, [B, S]."""
+    return padded([[1] * len(row) for row in rows], 0)
 
 
-def kept(tokenizer: Tokenizer, row: Sequence[int], max_length: int | None, specials: int) -> list[int]:
-    """The tokens of a text that are read; see :meth:`Tokenizer.cut`.
-
-    Args:
-        tokenizer: the tokenizer, which knows the side.
-        row: the tokens.
-        max_length: how many there may be, special ones included; None for all.
-        specials: how many special tokens there are beside them.
-
-    Raises:
-        InputError: there is no room at all.
-    """
-    return list(row) if max_length is None else shortened(tokenizer, [row], max_length - specials)[0]
+def kept(
+    tokenizer: Tokenizer, rows: Sequence[Sequence[_Token]], max_length: int | None, specials: int
+) -> list[list[_Token]]:
+    """The tokens of one text or two that are read beside so many special ones; see :meth:`Tokenizer.cut`."""
+    if max_length is None:
+        return [list(row) for row in rows]
+    return tokenizer.cut(rows, checked_limit(max_length - specials))
 
 
-def last(row: Sequence[int], limit: int) -> list[int]:
-    """The last ``limit`` tokens of a row.
-
-    Raises:
-        InputError: there is no room at all.
-    """
-    checked_limit(limit)
-    return list(row[-limit:])
+def kept_end(row: Sequence[int], max_length: int | None, specials: int) -> list[int]:
+    """The last tokens of a text, where the end is what counts."""
+    return list(row if max_length is None else row[-checked_limit(max_length - specials) :])
 
 
 def checked_limit(limit: int) -> int:
-    """The number of tokens that a text may have.
-
-    Raises:
-        InputError: there is no room at all.
-    """
+    """The number of tokens that a text may have, if there is any room."""
     if limit < 1:
         raise InputError(
             "The maximal length leaves no room for text beside the special tokens. Raise it, or lower the answer's "
@@ -86,18 +59,20 @@ def checked_limit(limit: int) -> int:
     return limit
 
 
+def checked_texts(texts: Sequence[object]) -> list[str]:
+    """The texts, if all of them are; the message names the index of one that is not."""
+    try:
+        texts = list(texts)
+    except TypeError as error:
+        raise InputError(f"Expected a list of texts, but found {texts!r:.80}.") from error
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"Text {index} is {type(text).__name__}; expected a text.")
+    return [text for text in texts if isinstance(text, str)]
+
+
 def checked_pairs(texts: Sequence[object]) -> list[tuple[str, ...]]:
-    """Read texts and pairs of texts.
-
-    Args:
-        texts: each a text, or a list or tuple of two.
-
-    Returns:
-        For each, one text or two.
-
-    Raises:
-        InputError: an entry is neither; the message has its index.
-    """
+    """For each entry one text or two; the message names the index of one that is neither."""
     pairs: list[tuple[str, ...]] = []
     for index, entry in enumerate(texts):
         if isinstance(entry, str):
@@ -109,48 +84,16 @@ def checked_pairs(texts: Sequence[object]) -> list[tuple[str, ...]]:
     return pairs
 
 
-def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
-    """The encodings of texts, of which equal ones are tokenized once.
-
-    Args:
-        tokenizer: the tokenizer.
-        texts: the texts.
-
-    Raises:
-        InputError: an entry is no text; the message has its index.
-    """
-    different = list(dict.fromkeys(checked_texts(texts)))
-    found = dict(zip(different, tokenizer.encode_batch(different), strict=True))
+def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts, of which equal ones are tokenized once."""
+    different = list(dict.fromkeys(texts := checked_texts(texts)))
+    found = dict(zip(different, tokenizer.encode_many(different), strict=True))
     return [found[text] for text in texts]
 
 
 def encoded_pairs(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]]) -> Iterator[list[Encoding]]:
-    """The encodings of texts (one each) and pairs of texts (two each), all worked out in one call.
-
-    Args:
-        tokenizer: the tokenizer.
-        texts: each a text or a pair.
-
-    Raises:
-        InputError: an entry is neither; the message has its index.
-    """
+    """The encodings of texts (one each) and pairs of texts (two each), all worked out in one call."""
     entries = checked_pairs(texts)
     encodings = iter(tokenizer.encode_batch([text for entry in entries for text in entry]))
     for entry in entries:
         yield [next(encodings) for _ in entry]
-
-
-def checked_texts(texts: Sequence[object]) -> list[str]:
-    """The texts, if all of them are.
-
-    Raises:
-        InputError: one is not; the message has its index.
-    """
-    try:
-        texts = list(texts)
-    except TypeError as error:
-        raise InputError(f"Expected a list of texts, but found {texts!r:.80}.") from error
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"Text {index} is {type(text).__name__}; expected a text.")
-    return [text for text in texts if isinstance(text, str)]

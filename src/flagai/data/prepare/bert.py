@@ -5,8 +5,17 @@ from dataclasses import dataclass
 
 import torch
 
-from flagai.data.prepare import labels as token_labels
-from flagai.data.prepare.batch import Batch, checked_limit, checked_pairs, checked_texts, encoded_pairs, padded
+from flagai.data.prepare.batch import (
+    Batch,
+    checked_limit,
+    checked_pairs,
+    checked_texts,
+    encoded_pairs,
+    kept,
+    ones,
+    padded,
+)
+from flagai.data.prepare.labels import Span, encode, on_tokens
 from flagai.data.ragged import Ragged
 from flagai.data.tokenizer import Encoding, Tokenizer
 from flagai.data.tokenizer.formats import Frames, with_ends
@@ -14,24 +23,17 @@ from flagai.data.tokenizer.text import inside_words
 from flagai.errors import InputError
 
 NO_CHARACTERS = (0, 0)
-_Token = tuple[int, tuple[int, int], bool]
+_Token = tuple[int, tuple[int, int], bool]  # id, characters, and whether it continues a word
 
 
 @dataclass(frozen=True)
 class BertInput:
-    """The tokens of a text or a pair.
-
-    Args:
-        ids: ``[CLS] text [SEP]`` or ``[CLS] first [SEP] second [SEP]``; of RoBERTa ``<s> first </s></s> second </s>``.
-        segments: what the tokenizer says: of BERT 0 up to the first ``[SEP]`` and 1 after it, of RoBERTa 0.
-        offsets: each token's characters in its own text (start, end exclusive); (0, 0) for special tokens.
-        inner: whether a token continues a word.
-    """
+    """The tokens of a text or a pair, with the special tokens that the tokenizer puts around them."""
 
     ids: list[int]
-    segments: list[int]
-    offsets: list[tuple[int, int]]
-    inner: list[bool]
+    segments: list[int]  # what the tokenizer says: of BERT 0 up to the first `[SEP]` and 1 after it, of RoBERTa 0
+    offsets: list[tuple[int, int]]  # characters in the token's own text (end exclusive); (0, 0) for special tokens
+    inner: list[bool]  # whether a token continues a word
 
     def part(self, begin: int, end: int) -> "BertInput":
         """A part of a text alone, from token ``begin`` to ``end``; its first is ``[CLS]`` and its last ``[SEP]``."""
@@ -45,26 +47,12 @@ class BertInput:
 
 
 def rows(tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None = None) -> list[BertInput]:
-    """Tokens of texts and pairs of texts.
-
-    Args:
-        tokenizer: a BERT's tokenizer.
-        texts: each a text or a pair.
-        max_length: how many tokens a row may have, special ones included; the longer text is cut, at its end unless the
-            tokenizer's ``truncation_side`` says otherwise.
-
-    Raises:
-        InputError: an entry is no text, or ``max_length`` leaves no room.
-    """
+    """The tokens of texts and pairs of texts."""
     return _rows(tokenizer, texts, max_length, checked_frames(tokenizer))
 
 
 def checked_frames(tokenizer: Tokenizer) -> Frames:
-    """The special tokens that a BERT's tokenizer puts around one text, and around two.
-
-    Raises:
-        InputError: they are not one before a text and one behind it, so that no BERT was trained with it.
-    """
+    """The special tokens around one text and around two, if a BERT can have been trained with such."""
     if not tokenizer.frames[0].surrounds:
         raise InputError(
             f"{tokenizer.description.folder}: this tokenizer does not put one special token before a text and one "
@@ -74,16 +62,7 @@ def checked_frames(tokenizer: Tokenizer) -> Frames:
 
 
 def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> Ragged:
-    """The ids of :func:`rows` for texts alone, without working out which characters they come from.
-
-    Args:
-        tokenizer: a BERT's tokenizer.
-        texts: the texts.
-        max_length: how many tokens a row may have, special ones included.
-
-    Raises:
-        InputError: an entry is no text, or ``max_length`` leaves no room.
-    """
+    """The ids of :func:`rows` for texts alone, without working out which characters they come from."""
     found = Ragged.of(tokenizer.encode_many(checked_texts(texts)))
     before, behind = checked_frames(tokenizer)[0].ids([[]])
     if max_length is not None:
@@ -94,24 +73,18 @@ def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None =
 def _rows(
     tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None, frames: Frames
 ) -> list[BertInput]:
-    pairs = zip(checked_pairs(texts), encoded_pairs(tokenizer, texts), strict=True)
-    return [
-        _row(tokenizer, [_tokens(tokenizer, text, each) for text, each in zip(*pair, strict=True)], max_length, frames)
-        for pair in pairs
-    ]
-
-
-def _row(tokenizer: Tokenizer, parts: list[list[_Token]], max_length: int | None, frames: Frames) -> BertInput:
-    frame = frames[len(parts) - 1]
-    if max_length is not None:
-        parts = tokenizer.cut(parts, checked_limit(max_length - frame.specials))
-    tokens = frame.laid(parts, lambda number: (number, NO_CHARACTERS, False))
-    ids, offsets, inner = map(list, zip(*tokens, strict=True))
-    return BertInput(ids, frame.types(parts), offsets, inner)
+    found = []
+    for pair, encodings in zip(checked_pairs(texts), encoded_pairs(tokenizer, texts), strict=True):
+        frame = frames[len(pair) - 1]
+        parts = [_tokens(tokenizer, text, encoding) for text, encoding in zip(pair, encodings, strict=True)]
+        parts = kept(tokenizer, parts, max_length, frame.specials)
+        tokens = frame.laid(parts, lambda number: (number, NO_CHARACTERS, False))
+        ids, offsets, inner = map(list, zip(*tokens, strict=True))
+        found.append(BertInput(ids, frame.types(parts), offsets, inner))
+    return found
 
 
 def _tokens(tokenizer: Tokenizer, text: str, encoding: Encoding) -> list[_Token]:
-    """Id, characters, and whether it continues a word, of every token."""
     if tokenizer.kind == "wordpiece":
         inner = [token.startswith("##") for token in encoding.tokens]
     else:
@@ -120,20 +93,10 @@ def _tokens(tokenizer: Tokenizer, text: str, encoding: Encoding) -> list[_Token]
 
 
 def collate(found: Sequence[BertInput], pad_id: int = 0) -> Batch:
-    """Pad rows.
-
-    Args:
-        found: from :func:`rows`.
-        pad_id: the padding token.
-
-    Returns:
-        ``input_ids``, ``segment_ids`` and ``attention_mask``, [B, S].
-    """
-    return {
-        "input_ids": padded([row.ids for row in found], pad_id),
-        "segment_ids": padded([row.segments for row in found], 0),
-        "attention_mask": padded([[1] * len(row.ids) for row in found], 0),
-    }
+    """Pad rows: ``input_ids``, ``segment_ids`` and ``attention_mask``, [B, S]."""
+    ids = [row.ids for row in found]
+    segments = padded([row.segments for row in found], 0)
+    return {"input_ids": padded(ids, pad_id), "segment_ids": segments, "attention_mask": ones(ids)}
 
 
 def classification(
@@ -142,17 +105,7 @@ def classification(
     classes: Sequence[int] | None = None,
     max_length: int | None = 512,
 ) -> Batch:
-    """Texts or pairs to be classified.
-
-    Args:
-        tokenizer: a BERT's tokenizer.
-        texts: each a text or a pair.
-        classes: the right class of each, for training.
-        max_length: how many tokens a row may have.
-
-    Returns:
-        As :func:`collate`, with ``labels`` [B] if ``classes`` are given.
-    """
+    """Texts or pairs to be classified: as :func:`collate`; for training with ``labels`` [B], the right classes."""
     batch = collate(rows(tokenizer, texts, max_length), tokenizer.get_command_id("pad"))
     return batch if classes is None else {**batch, "labels": torch.tensor(list(classes))}
 
@@ -165,15 +118,9 @@ def seq2seq(
 ) -> Batch:
     """What to read and, for training, what to write (UniLM): ``[CLS] source [SEP] target [SEP]``.
 
-    Args:
-        tokenizer: a BERT's tokenizer.
-        sources: texts to read, segment 0.
-        targets: texts to write, segment 1.
-        max_length: how many tokens a row may have.
-
     Returns:
-        ``input_ids`` and ``segment_ids`` [B, S]; with ``targets`` also ``labels`` [B, S - 1], the next token of
-        every position.
+        ``input_ids`` and ``segment_ids`` [B, S], 0 at sources and 1 at targets; with ``targets`` also ``labels``
+        [B, S - 1], the next token of every position.
     """
     texts = sources if targets is None else list(zip(sources, targets, strict=True))
     # UniLM's own rule, whatever the tokenizer's for pairs is: the segments tell what is read and what is written.
@@ -186,55 +133,38 @@ def seq2seq(
 def labelling(
     tokenizer: Tokenizer,
     texts: Sequence[str],
-    entities: Sequence[Sequence[token_labels.Span]],
+    entities: Sequence[Sequence[Span]],
     labels: Sequence[str],
     max_length: int | None = 256,
 ) -> Batch:
-    """Texts whose entities are known, for training softmax and CRF heads.
-
-    Args:
-        tokenizer: a BERT's tokenizer.
-        texts: the texts.
-        entities: the entities of each.
-        labels: the names of the labels, "O" first.
-        max_length: how many tokens a row may have.
+    """Texts whose entities are known, for training softmax and CRF heads with these labels, "O" first.
 
     Returns:
         As :func:`collate`, with ``labels`` [B, S], 0 at special tokens and -100 at padding.
     """
     found = rows(tokenizer, texts, max_length)
-    numbers = [token_labels.encode(spans, labels, row.offsets) for spans, row in zip(entities, found, strict=True)]
+    numbers = [encode(spans, labels, row.offsets) for spans, row in zip(entities, found, strict=True)]
     return {**collate(found, tokenizer.get_command_id("pad")), "labels": padded(numbers, -100)}
 
 
 def span_labelling(
     tokenizer: Tokenizer,
     texts: Sequence[str],
-    entities: Sequence[Sequence[token_labels.Span]],
+    entities: Sequence[Sequence[Span]],
     types: Sequence[str],
     max_length: int | None = 256,
 ) -> Batch:
-    """Texts whose entities are known, for training GlobalPointer.
-
-    Args:
-        tokenizer: a BERT's tokenizer.
-        texts: the texts.
-        entities: the entities of each; they may overlap.
-        types: the types of entities, such as ["LOC", "ORG", "PER"].
-        max_length: how many tokens a row may have.
+    """Texts whose entities, which may overlap, are known, for training GlobalPointer with types such as "LOC".
 
     Returns:
         As :func:`collate`, with ``labels`` [B, types, S, S], 1 at (first token, last token) of an entity.
-
-    Raises:
-        InputError: an entity has an unknown type.
     """
     found = rows(tokenizer, texts, max_length)
     batch = collate(found, tokenizer.get_command_id("pad"))
     width = batch["input_ids"].shape[1]
     grid = torch.zeros(len(found), len(types), width, width)
     for index, (spans, row) in enumerate(zip(entities, found, strict=True)):
-        for span, first, last in token_labels.on_tokens(spans, row.offsets):
+        for span, first, last in on_tokens(spans, row.offsets):
             if span.label not in types:
                 raise InputError(f"There is no type {span.label!r} for an entity. Known: {', '.join(types)}.")
             grid[index, list(types).index(span.label), first, last] = 1

@@ -15,17 +15,7 @@ _SHARE, _MASKED, _REPLACED = 0.15, 0.8, 0.1
 
 
 def masked(tokenizer: Tokenizer, texts: Sequence[str], rng: random.Random, max_length: int | None = 512) -> Batch:
-    """Texts with some tokens masked, for training.
-
-    Args:
-        tokenizer: a BERT's tokenizer.
-        texts: the texts.
-        rng: the random number generator.
-        max_length: how many tokens a row may have.
-
-    Returns:
-        As :func:`flagai.data.prepare.bert.collate`, with ``labels`` [B, S], -100 where nothing is predicted.
-    """
+    """Texts with some tokens masked: as :func:`bert.collate`, with ``labels`` [B, S], -100 where none is predicted."""
     mask, size = tokenizer.get_command_id("mask"), tokenizer.vocab_size
     found = rows(tokenizer, texts, max_length)
     labels = []

@@ -11,19 +11,11 @@ from flagai.errors import InputError
 
 
 def multi_token_cloze(tokenizer: Tokenizer, texts: Sequence[str], choices: Sequence[Sequence[str]]) -> Batch:
-    """Texts with one mask and the answers to choose from, for :class:`GLMForMultiTokenCloze`.
-
-    Args:
-        tokenizer: a GLM's tokenizer.
-        texts: texts with one mask each.
-        choices: the same number of answers for each text.
+    """Texts with one mask each and the same number of answers for each, for :class:`GLMForMultiTokenCloze`.
 
     Returns:
         ``input_ids``, ``target_ids``, ``logit_mask`` [B, C, S]; ``position_ids`` [B, C, 2, S]; ``attention_mask``
         [B, C].
-
-    Raises:
-        InputError: a text has not exactly one mask, or the numbers of answers differ.
     """
     counts = sorted({len(answers) for answers in choices})
     if len(counts) != 1 or not counts[0]:
@@ -38,18 +30,10 @@ def multi_token_cloze(tokenizer: Tokenizer, texts: Sequence[str], choices: Seque
 
 
 def single_token_cloze(tokenizer: Tokenizer, texts: Sequence[str], candidates: Sequence[str]) -> Batch:
-    """Texts with one mask and the tokens to choose from, for :class:`GLMForSingleTokenCloze`.
-
-    Args:
-        tokenizer: a GLM's tokenizer.
-        texts: texts with one mask each.
-        candidates: names of single tokens, the same for all texts.
+    """Texts with one mask each and single tokens to choose from, for :class:`GLMForSingleTokenCloze`.
 
     Returns:
         ``input_ids`` [B, S], ``position_ids`` [B, 2, S], ``attention_mask`` [B], ``target_ids`` [B, C].
-
-    Raises:
-        InputError: a text has not exactly one mask, or the vocabulary has no such token.
     """
     sop = tokenizer.get_command_id("sop")
     rows = []

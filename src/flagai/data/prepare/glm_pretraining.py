@@ -16,7 +16,7 @@ _SHARE, _MEAN_LENGTH, _SHORTEST_END = 0.15, 3.0, 0.5
 # Texts that lose short spans; the others lose their end.
 _SHORT = 0.5
 
-Interval = tuple[int, int]
+Interval = tuple[int, int]  # start and end (exclusive)
 
 
 def block_row(
@@ -31,7 +31,7 @@ def block_row(
     Args:
         tokenizer: a GLM's tokenizer.
         ids: the whole text.
-        spans: (start, end exclusive), ascending and apart.
+        spans: ascending and apart.
         mask: the name of the mask: "mask" for short spans, "sMASK" for sentences, "gMASK" for a long end.
         order: in which order the spans are written; default their own.
     """
@@ -51,12 +51,7 @@ def block_row(
 
 
 def short_spans(length: int, rng: random.Random, protected: int = 1) -> list[Interval]:
-    """Sample short spans (Poisson, mean 3) until 15 % of the tokens are in one.
-
-    Args:
-        length: number of tokens.
-        rng: the random number generator.
-        protected: how many tokens at both ends stay.
+    """Sample short spans (Poisson, mean 3) until 15 % of the tokens are in one; ``protected`` at both ends stay.
 
     Returns:
         Ascending spans with at least one token between them; empty for a text that is too short.
@@ -80,13 +75,7 @@ def short_spans(length: int, rng: random.Random, protected: int = 1) -> list[Int
 
 
 def long_end(length: int, rng: random.Random, protected: int = 1) -> list[Interval]:
-    """Sample the long last part of a text: at least half of it.
-
-    Args:
-        length: number of tokens.
-        rng: the random number generator.
-        protected: how many tokens at the beginning stay.
-    """
+    """Sample the long last part of a text: at least half of it; ``protected`` tokens at the beginning stay."""
     size = rng.randint(math.ceil(length * _SHORTEST_END), length)
     start = max(protected, length - size)
     return [(start, length)] if start < length else []
@@ -104,17 +93,11 @@ def _poisson(mean: float, rng: random.Random) -> int:
 def pretraining(tokenizer: Tokenizer, texts: Sequence[str], rng: random.Random, max_length: int | None = 512) -> Batch:
     """Texts whose spans are taken out, for training :class:`GLMModel`: half of them short spans, half a long end.
 
-    Args:
-        tokenizer: a GLM's tokenizer.
-        texts: the texts.
-        rng: the random number generator.
-        max_length: how many tokens of a text are read.
-
     Returns:
         ``input_ids`` and ``labels`` [B, S], -100 where nothing is predicted; ``position_ids`` [B, 2, S];
         ``attention_mask`` [B], the separators.
     """
-    rows = [_masked_row(tokenizer, encoding.ids, rng, max_length) for encoding in tokenizer.encode_batch(texts)]
+    rows = [_masked_row(tokenizer, ids, rng, max_length) for ids in tokenizer.encode_many(texts)]
     batch = collate(rows, tokenizer.get_command_id("pad"))
     targets, counted = batch.pop("target_ids"), batch.pop("loss_mask").bool()
     return {**batch, "labels": targets.masked_fill(~counted, -100)}
@@ -122,10 +105,9 @@ def pretraining(tokenizer: Tokenizer, texts: Sequence[str], rng: random.Random, 
 
 def _masked_row(tokenizer: Tokenizer, tokens: Sequence[int], rng: random.Random, max_length: int | None) -> GLMInput:
     cls, eos = tokenizer.get_command_id("cls"), tokenizer.get_command_id("eos")
-    read = kept(tokenizer, tokens, max_length, 2)
-    long_mask = "gMASK" if tokenizer.find_command_id("gMASK") is not None else "mask"
+    (read,) = kept(tokenizer, [tokens], max_length, 2)
     spans = short_spans(len(read) + 2, rng) if rng.random() < _SHORT else []
     if spans:
         return block_row(tokenizer, [cls, *read, eos], spans)
-    ids = [cls, *read]
-    return block_row(tokenizer, ids, long_end(len(ids), rng), long_mask)
+    long_mask = "gMASK" if tokenizer.find_command_id("gMASK") is not None else "mask"
+    return block_row(tokenizer, [cls, *read], long_end(len(read) + 1, rng), long_mask)

@@ -10,25 +10,15 @@ from flagai.errors import InputError
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """A piece of text with a type.
+    """A piece of text with a type."""
 
-    Args:
-        start: its first character.
-        end: its last character (inclusive).
-        label: its type, such as "LOC".
-    """
-
-    start: int
-    end: int
-    label: str
+    start: int  # its first character
+    end: int  # its last character (inclusive)
+    label: str  # its type, such as "LOC"
 
 
 def checked_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
-    """The labels if there is one for each class of the model.
-
-    Raises:
-        InputError: there are more or fewer, or they are no texts.
-    """
+    """The labels if there is one for each class of the model."""
     if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
         raise InputError(f"The labels are {labels!r:.80}; expected a list of names, such as ['O', 'B-LOC', 'I-LOC'].")
     if len(labels) != classes:
@@ -89,12 +79,7 @@ def characters(first: int, last: int, label: str, offsets: Sequence[Offset]) -> 
 
 
 def encode(spans: Sequence[Span], labels: Sequence[str], offsets: Sequence[Offset]) -> list[int]:
-    """The row of labels that says where entities are; those that do not fall on tokens are left out.
-
-    Args:
-        spans: the entities.
-        labels: the names of the labels, in any scheme.
-        offsets: each token's characters, as in :func:`decode`.
+    """The row of labels, in any scheme, that says where entities are; those that do not fall on tokens are left out.
 
     Raises:
         InputError: an entity has an unknown type, or no label means "outside".

@@ -29,27 +29,17 @@ _NO_TYPE = re.compile(r"[BIMELSUW][-_]|[-_][BIMELSUW]")
 
 
 class Tag(NamedTuple):
-    """What a label says of its token.
+    """What a label says of its token."""
 
-    Args:
-        mark: "B", "I", "E", "S" (begin, inside, end, single), "O" (outside), or "X" (as the token before it).
-        kind: the entity's type.
-    """
-
-    mark: str
-    kind: str
+    mark: str  # "B", "I", "E", "S" (begin, inside, end, single), "O" (outside), or "X" (as the token before it)
+    kind: str  # the entity's type
 
 
 OUTSIDE = Tag("O", "")
 
 
 class LabelError(InputError):
-    """A label that cannot be read.
-
-    Args:
-        label: the label.
-        why: what is wrong with it.
-    """
+    """A label that cannot be read, and why."""
 
     def __init__(self, label: str, why: str) -> None:
         super().__init__(f"The label {label!r} {why}")
@@ -58,18 +48,12 @@ class LabelError(InputError):
 
 @dataclass(frozen=True)
 class _Style:
-    """A way to write labels.
+    """A way to write labels."""
 
-    Args:
-        separator: what stands between mark and type.
-        first: the mark comes first.
-        lower: the mark is a small letter.
-        certain: most labels, or two marks of one type, are enough to know it; rarer ways need all labels, and B and I.
-    """
-
-    separator: str
-    first: bool = True
-    lower: bool = False
+    separator: str  # what stands between mark and type
+    first: bool = True  # the mark comes first
+    lower: bool = False  # the mark is a small letter
+    # most labels, or two marks of one type, are enough to know it; rarer ways need all labels, and B and I.
     certain: bool = False
 
     def split(self, label: str) -> tuple[str, str] | None:
@@ -82,12 +66,7 @@ class _Style:
         return (mark.upper(), kind) if right else None
 
     def fits(self, found: Sequence[tuple[str, str]], count: int) -> bool:
-        """Whether a list is written like this.
-
-        Args:
-            found: the labels that :meth:`split` could read.
-            count: the number of all labels that are not outside.
-        """
+        """Whether a list is written like this: of ``count`` labels that are not outside, :meth:`split` read these."""
         marks = {mark for mark, _ in found}
         if not self.certain:
             return len(found) == count and "B" in marks and bool(marks & {"I", "M"})
@@ -106,11 +85,7 @@ _STYLES = (
 
 @lru_cache(maxsize=1024)
 def read_tags(labels: tuple[str, ...], collected: bool = False) -> tuple[Tag, ...]:
-    """What each label of a list says.
-
-    Args:
-        labels: a model's labels in order, or those that a data file has.
-        collected: the labels come from a data file: their order means nothing, and one of another form is an error.
+    """What each of a model's labels says, in order, or of those ``collected`` from a data file, in any order.
 
     Raises:
         LabelError: a label has a mark but no type, or (if collected) another form than the others.

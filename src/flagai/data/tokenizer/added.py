@@ -12,25 +12,16 @@ NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 @dataclass(frozen=True)
 class Added:
-    """A token that is cut out of texts as it is.
+    """A token that is cut out of texts as it is."""
 
-    Args:
-        content: its text.
-        lstrip: whether it takes the spaces before it.
-        rstrip: whether it takes the spaces after it.
-        single_word: whether it is found between other words only.
-        normalized: whether it is looked for in the normalized text.
-        special: whether it is a special token, which decoding can leave out.
-        bare: whether a file writes it as a text; as an object with the same flags it counts as another entry, and of
-            several entries for one token the last one holds.
-    """
-
-    content: str
-    lstrip: bool = False
-    rstrip: bool = False
-    single_word: bool = False
-    normalized: bool = False
-    special: bool = True
+    content: str  # its text
+    lstrip: bool = False  # whether it takes the spaces before it
+    rstrip: bool = False  # whether it takes the spaces after it
+    single_word: bool = False  # whether it is found between other words only
+    normalized: bool = False  # whether it is looked for in the normalized text
+    special: bool = True  # whether it is a special token, which decoding can leave out
+    # whether a file writes it as a text; as an object with the same flags it counts as another entry, and of several
+    # entries for one token the last one holds.
     bare: bool = False
 
     @classmethod
@@ -58,37 +49,24 @@ class Added:
 
 @dataclass(frozen=True)
 class Stated:
-    """An id that a file states for a token.
+    """An id that a file states for a token."""
 
-    Args:
-        place: the file.
-        content: the token.
-        number: its id.
-    """
-
-    place: str
-    content: str
-    number: int
+    place: str  # the file
+    content: str  # the token
+    number: int  # its id
 
 
 @dataclass(frozen=True)
 class AddedTokens:
-    """The tokens that the files beside a vocabulary add to it.
+    """The tokens that the files beside a vocabulary add to it."""
 
-    Args:
-        by_id: added tokens by their ids.
-        named: those with one of the meanings ``NAMED``, or with a name of the model's own; None where a file says that
-            there is none.
-        extra: further special tokens; None where no file lists them.
-        additional: what is in the place of ``extra`` in older files.
-        stated: every id that some file states, whether or not it is used.
-    """
-
-    by_id: Mapping[int, Added] = field(default_factory=dict)
+    by_id: Mapping[int, Added] = field(default_factory=dict)  # added tokens by their ids
+    # those with one of the meanings `NAMED`, or with a name of the model's own; None where a file says that there is
+    # none.
     named: Mapping[str, Added | None] = field(default_factory=dict)
-    extra: tuple[Added, ...] | None = None
-    additional: tuple[Added, ...] | None = None
-    stated: tuple[Stated, ...] = ()
+    extra: tuple[Added, ...] | None = None  # further special tokens; None where no file lists them
+    additional: tuple[Added, ...] | None = None  # what is in the place of `extra` in older files
+    stated: tuple[Stated, ...] = ()  # every id that some file states, whether or not it is used
 
 
 def read_added(options: Fields, special_map: Fields, added: Fields, pipeline: Fields) -> AddedTokens:

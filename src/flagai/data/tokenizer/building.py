@@ -65,15 +65,10 @@ class TokenizerEngine(Protocol):
 
 @dataclass(frozen=True)
 class Built:
-    """A tokenizer's parts.
+    """A tokenizer's parts."""
 
-    Args:
-        engine: text to ids and back.
-        commands: the command tokens.
-    """
-
-    engine: TokenizerEngine
-    commands: Commands
+    engine: TokenizerEngine  # text to ids and back
+    commands: Commands  # the command tokens
 
 
 def build(description: Description) -> Built:

@@ -15,40 +15,24 @@ _ALIASES = {"ENC": "cls", "MASK": "mask"}
 
 @dataclass(frozen=True)
 class CommandToken:
-    """A token with a meaning of its own.
+    """A token with a meaning of its own."""
 
-    Args:
-        name: what it is called in the interface, such as "gMASK".
-        token: its text, such as "[gMASK]".
-        Id: its id; FlagAI spells it so.
-        lstrip: whether it swallows the spaces before it.
-        rstrip: whether it swallows the spaces after it.
-        special: whether decoding can leave it out; tokens that a user added as words are not special.
-    """
-
-    name: str
-    token: str
-    Id: int
-    lstrip: bool = False
-    rstrip: bool = False
-    special: bool = True
+    name: str  # what it is called in the interface, such as "gMASK"
+    token: str  # its text, such as "[gMASK]"
+    Id: int  # its id; FlagAI spells it so
+    lstrip: bool = False  # whether it swallows the spaces before it
+    rstrip: bool = False  # whether it swallows the spaces after it
+    special: bool = True  # whether decoding can leave it out; tokens that a user added as words are not special
 
 
 @dataclass(frozen=True)
 class CommandSpec:
-    """A row of a table of command tokens.
+    """A row of a table of command tokens."""
 
-    Args:
-        name: as in :class:`CommandToken`.
-        token: as in :class:`CommandToken`.
-        after: how far behind the vocabulary its id is; None: it is in the vocabulary.
-        written: how it is written in texts, if not as in the vocabulary.
-    """
-
-    name: str
-    token: str
-    after: int | None = None
-    written: str | None = None
+    name: str  # as in :class:`CommandToken`
+    token: str  # as in :class:`CommandToken`
+    after: int | None = None  # how far behind the vocabulary its id is; None: it is in the vocabulary
+    written: str | None = None  # how it is written in texts, if not as in the vocabulary
 
 
 def _chinese_glm(g_mask: int, d_block: int) -> tuple[CommandSpec, ...]:
@@ -117,17 +101,11 @@ _TABLES_WITH_SPACES = ("fixed", "unfixed", "glm-bpe", "glm-roberta")
 
 @dataclass(frozen=True)
 class TextPart:
-    """A part of a text: a command token, or what stands between two of them.
+    """A part of a text: a command token, or what stands between two of them."""
 
-    Args:
-        text: the part.
-        start: where it begins in the whole text.
-        command: the command token, if it is one.
-    """
-
-    text: str
-    start: int
-    command: CommandToken | None = None
+    text: str  # the part
+    start: int  # where it begins in the whole text
+    command: CommandToken | None = None  # the command token, if it is one
 
 
 class Commands:

@@ -27,29 +27,18 @@ INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 @dataclass(frozen=True)
 class Description:
-    """What a tokenizer is, before its vocabulary is read.
+    """What a tokenizer is, before its vocabulary is read."""
 
-    Args:
-        saved: the folder's JSON files.
-        name: the model's name.
-        kind: "sentencepiece" (Chinese GLM), "wordpiece", "bpe", "t5" or "fast" (any other ``tokenizer.json``).
-        files: the files of the vocabulary.
-        class_name: the class of transformers that it is, if it is one.
-        table: the table of command tokens of FlagAI's and THUDM's models; None: as transformers' files say.
-        family: the model's family, if it is known.
-        language: "zh", "en" or None.
-        segmenter: "jieba" where text is cut into words first.
-    """
-
-    saved: Saved
-    name: str
-    kind: str
-    files: tuple[str, ...]
-    class_name: str | None = None
+    saved: Saved  # the folder's JSON files
+    name: str  # the model's name
+    kind: str  # "sentencepiece" (Chinese GLM), "wordpiece", "bpe", "t5" or "fast" (any other `tokenizer.json`)
+    files: tuple[str, ...]  # the files of the vocabulary
+    class_name: str | None = None  # the class of transformers that it is, if it is one
+    # the table of command tokens of FlagAI's and THUDM's models; None: as transformers' files say.
     table: str | None = None
-    family: str | None = None
-    language: str | None = None
-    segmenter: str | None = None
+    family: str | None = None  # the model's family, if it is known
+    language: str | None = None  # "zh", "en" or None
+    segmenter: str | None = None  # "jieba" where text is cut into words first
 
     @property
     def folder(self) -> Path:

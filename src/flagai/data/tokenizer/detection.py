@@ -32,15 +32,10 @@ _ROBERTA_TOKENS = {"<s>", "</s>", "<mask>"}
 
 @dataclass(frozen=True)
 class Location:
-    """A folder with a tokenizer.
-
-    Args:
-        folder: the folder.
-        card: the card of the model, if it has one.
-    """
+    """A folder with a tokenizer."""
 
     folder: Path
-    card: "Card | None"
+    card: "Card | None"  # the card of the model, if it has one
 
 
 def find_card(name: str) -> "Card | None":

@@ -10,15 +10,10 @@ Offset = tuple[int, int]  # start and end (exclusive), in characters
 
 @dataclass(frozen=True)
 class Surface:
-    """Where tokens come from.
+    """Where tokens come from."""
 
-    Args:
-        tokens: the pieces of the vocabulary.
-        offsets: for each of them, start and end (exclusive) in characters of the original text.
-    """
-
-    tokens: list[str]
-    offsets: list[Offset]
+    tokens: list[str]  # the pieces of the vocabulary
+    offsets: list[Offset]  # for each of them, start and end (exclusive) in characters of the original text
 
 
 class Encoding:

@@ -10,28 +10,18 @@ _Token = TypeVar("_Token")
 
 
 class Slot(NamedTuple):
-    """A place of a frame.
+    """A place of a frame."""
 
-    Args:
-        number: the id of a special token; None where a text stands.
-        kind: the token type.
-        part: which text stands here, 0 or 1.
-    """
-
-    number: int | None
-    kind: int = 0
-    part: int = 0
+    number: int | None  # the id of a special token; None where a text stands
+    kind: int = 0  # the token type
+    part: int = 0  # which text stands here, 0 or 1
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The special tokens around one text, or around two.
+    """The special tokens around one text, or around two."""
 
-    Args:
-        slots: special tokens and texts, in order.
-    """
-
-    slots: tuple[Slot, ...]
+    slots: tuple[Slot, ...]  # special tokens and texts, in order
 
     @property
     def specials(self) -> int:

@@ -22,15 +22,10 @@ _TOKENIZER_LIMIT = 64 << 20
 
 @dataclass(frozen=True)
 class VocabularyPadding:
-    """What a vocabulary says of padding.
+    """What a vocabulary says of padding."""
 
-    Args:
-        id: the padding token's; None if the vocabulary has no token that is padding and nothing else.
-        file: the file that says so.
-    """
-
-    id: int | None
-    file: str
+    id: int | None  # the padding token's; None if the vocabulary has no token that is padding and nothing else
+    file: str  # the file that says so
 
     def instead_of(self, stated: int | None, values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """The content of a config.json that names another padding id, with this one; a warning says so."""

@@ -148,12 +148,7 @@ _ALPHABET = _byte_alphabet()
 
 
 def piece_of(token: str, kind: str) -> bytes:
-    """What a token writes.
-
-    Args:
-        token: the token.
-        kind: the tokenizer's kind.
-    """
+    """What a token writes."""
     if kind == "bpe":
         known = all(char in _ALPHABET for char in token)
         return bytes(_ALPHABET[char] for char in token) if known else token.encode()

@@ -26,17 +26,11 @@ _BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 @dataclass(frozen=True)
 class PipelineSource:
-    """What a tokenizer is made of.
+    """What a tokenizer is made of."""
 
-    Args:
-        saved: the folder's JSON files.
-        files: the vocabulary.
-        special: special tokens by their meanings.
-    """
-
-    saved: Saved
-    files: tuple[Path, ...]
-    special: Mapping[str, Added]
+    saved: Saved  # the folder's JSON files
+    files: tuple[Path, ...]  # the vocabulary
+    special: Mapping[str, Added]  # special tokens by their meanings
 
 
 # -- FlagAI's and THUDM's vocabularies --------------------------------------------------------------------------------
