@@ -169,7 +169,8 @@ def test_embeddings_are_those_of_the_sentence_embedder(home):
 def test_the_next_default_is_taken_where_the_first_cannot_be_had(tmp_path, caplog):
     writer = flagai.load("writing", download_path=tmp_path)
     assert writer.name == "GLM-mini-ch"
-    assert "GPT2-base-ch cannot be had, using GLM-mini-ch instead" in caplog.text
+    assert "GPT2-base-ch cannot be fetched" in caplog.text
+    assert "using GLM-mini-ch, which ships with flagai" in caplog.text
 
 
 def test_what_cannot_be_loaded_says_what_can(tmp_path):

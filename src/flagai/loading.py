@@ -1,12 +1,13 @@
 """``flagai.load``: a task and, if one likes, a model's name in; a model that is called with texts out."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from flagai.catalog.tasks import DEFAULT_MODELS, task_named
 from flagai.checks import check_path
-from flagai.errors import CatalogError, HubError, InputError, ModelNotFoundError
+from flagai.errors import CatalogError, HubError, InputError, ModelNotFoundError, OfflineError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -98,57 +99,64 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
     Example:
         >>> flagai.load("poetry")("春江花月夜", seed=1)
     """
-    from flagai.auto_model.auto_loader import AutoLoader
-    from flagai.pipelines import PIPELINES
+    from flagai.auto_model.lookup import scores_labels
 
     for name, own in _AUTO_LOADER_NAMES.items():
         if name in options:
             raise InputError(f"flagai.load has no argument {name!r}. Pass it as {own}=.")
     task = task_named(task)
-    home = options.pop("download_path", None)
-    for name, path in (("model", model), ("download_path", home)):
-        if path is not None:
-            check_path(name, path)
-    if model is None and not DEFAULT_MODELS.get(task):
+    if model is not None:
+        check_path("model", model)
+    elif task not in DEFAULT_MODELS:
         raise InputError(f"{task!r} has no default model: name one that was fine-tuned for it. {_offers(task)}")
-    names = DEFAULT_MODELS[task] if model is None else (model,)
-    for name in names:
-        try:
-            loader_task = _loader_task(task, name, home)
-            if loader_task == "embedding" and options.get("dtype") is None:
-                options["dtype"] = _embedding_dtype(options.get("device"))
-            return PIPELINES[task](task, name, AutoLoader(loader_task, name, home, **options))
-        except (HubError, ModelNotFoundError) as error:
-            if name == names[-1]:
-                raise type(error)(f"{error}\n{_offers(task)}") from error
-            logger.warning("%s cannot be had, using %s instead: %s", name, names[names.index(name) + 1], error)
-    raise AssertionError
-
-
-def _loader_task(task: str, name: str, home: Place) -> str:
-    """The task for which AutoLoader opens a model: with the trained head where there is one, else the model alone."""
-    from flagai.auto_model.lookup import classifies_by_head, has_head
-    from flagai.catalog.catalog import find
-
-    own = None if Path(name).is_dir() else home
-    if task == "classification":
-        return task if classifies_by_head(name, own) else "lm"
-    if task != "semantic-matching":
-        return task
     try:
-        found = has_head(task, name, own)
-        trained = find(name).task == task if found is None else found
-    except ModelNotFoundError:
-        trained = False
-    return task if trained else "embedding"
+        if task == "semantic-matching":
+            options = {"otherwise": "embedding", "fine_tuned": False, **options}
+        elif task == "classification" and scores_labels(str(model), options.get("download_path")):
+            options = {"otherwise": "lm", **options}
+        return load_first(task, DEFAULT_MODELS[task] if model is None else (model,), **options)
+    except (HubError, ModelNotFoundError) as error:
+        raise type(error)(f"{error}\n{_offers(task)}") from error
 
 
-def _embedding_dtype(device: "Device | None") -> "Dtype | None":
-    import torch
+def load_first(
+    task: str,
+    names: Sequence[str],
+    *,
+    download_path: Place = None,
+    tell: Callable[[str], None] = logger.warning,
+    **options: Any,
+) -> "TaskPipeline":
+    """Load the first of some models that can be had.
 
-    from flagai.model.device import best_device, read_device
+    Args:
+        task: the task's own name.
+        names: the models.
+        download_path: the folder of models.
+        tell: is told that a model is replaced by the next one.
+        **options: further arguments of ``AutoLoader``.
 
-    return torch.float32 if read_device(best_device() if device is None else device).type == "cpu" else None
+    Raises:
+        FlagAIError: see :func:`load`.
+    """
+    from flagai.auto_model.auto_loader import AutoLoader
+    from flagai.pipelines import PIPELINES
+
+    if download_path is not None:
+        check_path("download_path", download_path)
+    for name, following in zip(names, (*names[1:], None), strict=True):
+        try:
+            loader = AutoLoader(task, name, download_path, **options)
+            if loader.task_name == "embedding" and options.get("dtype") is None and loader.model.device.type == "cpu":
+                loader.model.float()
+            return PIPELINES[task](task, name, loader)
+        except (HubError, ModelNotFoundError) as error:
+            if following is None:
+                raise
+            reason = "offline mode is on" if isinstance(error, OfflineError) else "no source gave it; the log says more"
+            tell(f"{name} cannot be fetched ({reason}): using {following}, which ships with flagai.")
+            logger.info("%s", error)
+    raise AssertionError
 
 
 def _offers(task: str) -> str:

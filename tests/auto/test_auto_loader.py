@@ -9,8 +9,11 @@ import torch
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.lookup import class_names_by_family
 from flagai.catalog.tasks import ALIASES, TASKS
+from flagai.checkpoint.reader import open_checkpoint
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import ConfigError, InputError, LoadError, ModelNotFoundError
+from flagai.loading import load
+from flagai.model import opening
 from flagai.model.predictor.embedder import SentenceEmbedder
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.registry import class_named
@@ -201,6 +204,42 @@ def test_the_number_of_classes_is_that_of_the_trained_head(name, class_name, tmp
     said = {key: value for key, value in config.items() if key not in ("class_num", "num_labels", "architectures")}
     (folder / "config.json").write_text(json.dumps(said), encoding="utf-8")
     assert AutoLoader(task, model_name=name, model_dir=tmp_path, device="cpu").get_model().config.class_num == 7
+
+
+@pytest.mark.parametrize("task", ["classification", "semantic-matching"])
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_weights_are_opened_once(task, trained, tmp_path, monkeypatch):
+    """To see the head, its classes and to load it."""
+    folder = folders.write(tmp_path, "GLM-large-ch", "GLMForSequenceClassification" if trained else "GLMModel")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    said = {key: value for key, value in config.items() if key not in ("class_num", "num_labels", "architectures")}
+    (folder / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    opened = []
+
+    def count(*arguments, **options):
+        opened.append(arguments)
+        return open_checkpoint(*arguments, **options)
+
+    monkeypatch.setattr(opening, "open_checkpoint", count)
+    loaded = load(task, "GLM-large-ch", download_path=tmp_path, device="cpu")
+    assert type(loaded.model).__name__ == ("GLMForSequenceClassification" if trained else "GLMModel")
+    assert loaded.loaded_for == (task if trained else {"classification": "lm", "semantic-matching": "embedding"}[task])
+    assert len(opened) == 1
+    if trained and task == "classification":
+        AutoLoader(task, "GLM-large-ch", tmp_path, device="cpu")
+        assert len(opened) == 2
+
+
+def test_a_model_without_a_head_is_loaded_for_another_task(home):
+    loader = AutoLoader("classification", "GLM-large-ch", home, otherwise="lm", device="cpu")
+    assert (loader.task_name, type(loader.get_model()).__name__) == ("lm", "GLMModel")
+
+    def refuse():
+        raise InputError("no labels")
+
+    for folder in (home, home / "empty"):  # before the weights are read, and before they are fetched
+        with pytest.raises(InputError, match="no labels"):
+            AutoLoader("classification", "GLM-large-ch", folder, otherwise=refuse, device="cpu")
 
 
 def test_a_new_head_needs_the_number_of_classes(home):

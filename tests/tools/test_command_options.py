@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("models")
 def refused(monkeypatch, *arguments, text=None):
     """The message of a command that is refused before anything is loaded."""
     with monkeypatch.context() as patch:
-        patch.setattr(BaseModel, "from_pretrain", lambda *_, **__: pytest.fail("a model was loaded"))
+        patch.setattr(BaseModel, "load_checkpoint", lambda *_, **__: pytest.fail("a model was loaded"))
         return fails(InputError, *arguments, text=text)
 
 

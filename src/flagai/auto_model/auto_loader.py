@@ -2,13 +2,14 @@
 
 import contextlib
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flagai.auto_model.lookup import class_name_for, family_in, fine_tuned_name, split_name
-from flagai.catalog.packages import find_model
+from flagai.auto_model.lookup import class_name_for, family_in, fine_tuned_name, may_have_head, split_name
 from flagai.catalog.tasks import task_named
-from flagai.checkpoint.reader import open_checkpoint
 from flagai.checkpoint.steady import read_one_version
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
@@ -16,9 +17,9 @@ from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNot
 from flagai.families.family import family_named
 from flagai.hub.local_state import holds_model
 from flagai.model.base_model import BaseModel
-from flagai.model.config import LOADING_ARGUMENTS
 from flagai.model.config_content import family_of
 from flagai.model.device import Device, Dtype, best_device
+from flagai.model.opening import FolderReader, load_model
 from flagai.model.registry import class_named, find_class
 from flagai.model.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
@@ -58,6 +59,8 @@ class AutoLoader:
         fp16: another way to say ``torch_dtype="float16"``.
         fine_tuned: False takes the model of this very name, to train it, even if there is one that was trained for
             the task.
+        otherwise: the task for which a model without a trained head for ``task_name`` is loaded instead, such as "lm",
+            or a function that gives it, or raises; ``task_name`` then becomes that task.
         segmenter: for T5-PEGASUS, "jieba" or "characters"; see :meth:`Tokenizer.from_pretrained`.
         dtype: another name of ``torch_dtype``.
         **settings_and_others: ``mesh``, ``fsdp`` and ``quantize`` as in :meth:`BaseModel.from_pretrain`; settings that
@@ -89,6 +92,7 @@ class AutoLoader:
         target_size: int | None = None,
         fp16: bool = False,
         fine_tuned: bool = True,
+        otherwise: str | Callable[[], str] | None = None,
         segmenter: str | None = None,
         dtype: Dtype | None = None,
         **settings_and_others: object,
@@ -106,35 +110,11 @@ class AutoLoader:
             "dtype": "float16" if fp16 and torch_dtype is None else torch_dtype,
         }
         found = fine_tuned_name(home, model_name, self.task_name) if fine_tuned else model_name
+        choice = _ClassChoice(self.task_name, otherwise, overrides)
         self.model, self.tokenizer = read_one_version(
-            home / found, lambda: self._open(home, found, model_name, segmenter, options, overrides)
+            home / found, lambda: _open(choice, home, found, model_name, segmenter, options)
         )
-
-    def _open(
-        self,
-        home: Path,
-        found: str,
-        model_name: str,
-        segmenter: str | None,
-        options: dict[str, Any],
-        overrides: dict[str, Any],
-    ) -> tuple[BaseModel, Tokenizer]:
-        try:
-            model = _load(home, found, self.task_name, options, overrides)
-        except LoadError as error:
-            if found == model_name:
-                raise _with_cure(error, home / found, overrides) from error
-            raise LoadError(
-                f"{error}\n{found} is taken because it was fine-tuned for {self.task_name!r}. To take {model_name} "
-                "itself, with a new head, add fine_tuned=False."
-            ) from error
-        except HubError as error:
-            if found == model_name or not holds_model(home / model_name, ("config", "weights")):
-                raise
-            logger.warning("%s Loading %s instead, which was not trained for %s.", error, model_name, self.task_name)
-            found = model_name
-            model = _load(home, found, self.task_name, options, overrides)
-        return model, _tokenizer(home, found, model_name, segmenter)
+        self.task_name = choice.loaded_for
 
     def __repr__(self) -> str:
         return f"AutoLoader({self.task_name!r}: {type(self.model).__name__}, {self.tokenizer!r})"
@@ -169,17 +149,66 @@ def _overrides(others: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in others.items() if name not in _NOT_THERE}
 
 
-def _load(home: Path, name: str, task: str, options: dict[str, Any], overrides: dict[str, Any]) -> BaseModel:
-    model_class = class_named(class_name_for(task, family_in(home, name)))
-    # What describes the task's head means nothing to a class that has none.
-    known = model_class.config_class.names()
-    wanted = {key: value for key, value in overrides.items() if key not in _OF_THE_HEAD or key in known}
-    if model_class.needs_classes and "class_num" not in wanted:
-        wanted |= _class_count(home / name, model_class, task, wanted)
-    return model_class.from_pretrain(home, name, **options, **wanted)
+@dataclass
+class _ClassChoice:
+    """Chooses the class that does a task.
+
+    Args:
+        task: the task.
+        otherwise: the task for models without a trained head for this one, or what gives it.
+        overrides: settings of the caller.
+        loaded_for: the task for which the model is loaded; known after the choice.
+    """
+
+    task: str
+    otherwise: str | Callable[[], str] | None
+    overrides: Mapping[str, Any]
+    loaded_for: str = ""
+
+    def load(self, home: Path, name: str, options: Mapping[str, Any]) -> BaseModel:
+        """Load a model."""
+        family = family_in(home, name)
+        task = self.task if self.otherwise is None or may_have_head(self.task, family, home, name) else self._other()
+        known = class_named(class_name_for(task, family)).config_class.names()
+        # What describes the task's head means nothing to a class that has none.
+        wanted = {key: value for key, value in self.overrides.items() if key not in _OF_THE_HEAD or key in known}
+        model: BaseModel = load_model(partial(self._choose, task, family), home, name, **options, **wanted)
+        return model
+
+    def _choose(self, task: str, family: str, folder: FolderReader) -> tuple[type[BaseModel], Mapping[str, int]]:
+        if self.otherwise is not None and task == self.task:
+            trained, _ = find_class(folder.content, folder.checkpoint)
+            task = task if trained.__name__ == class_name_for(task, family) else self._other()
+        self.loaded_for, model_class = task, class_named(class_name_for(task, family))
+        missing = model_class.needs_classes and "class_num" not in self.overrides
+        return model_class, _class_count(folder, model_class, task) if missing else {}
+
+    def _other(self) -> str:
+        return self.otherwise() if callable(self.otherwise) else str(self.otherwise)
 
 
-def _with_cure(error: LoadError, folder: Path, overrides: dict[str, Any]) -> LoadError:
+def _open(
+    choice: _ClassChoice, home: Path, found: str, model_name: str, segmenter: str | None, options: Mapping[str, Any]
+) -> tuple[BaseModel, Tokenizer]:
+    try:
+        model = choice.load(home, found, options)
+    except LoadError as error:
+        if found == model_name:
+            raise _with_cure(error, home / found, choice.overrides) from error
+        raise LoadError(
+            f"{error}\n{found} is taken because it was fine-tuned for {choice.task!r}. To take {model_name} "
+            "itself, with a new head, add fine_tuned=False."
+        ) from error
+    except HubError as error:
+        if found == model_name or not holds_model(home / model_name, ("config", "weights")):
+            raise
+        logger.warning("%s Loading %s instead, which was not trained for %s.", error, model_name, choice.task)
+        found = model_name
+        model = choice.load(home, found, options)
+    return model, _tokenizer(home, found, model_name, segmenter)
+
+
+def _with_cure(error: LoadError, folder: Path, overrides: Mapping[str, Any]) -> LoadError:
     """The error, and where a trained head has another number of classes than is asked for, the way to a new one."""
     family = family_of(read_json(folder / CONFIG_FILE), str(folder)) if (folder / CONFIG_FILE).is_file() else None
     if family is None or "class_num" not in overrides or "of the wrong shape" not in str(error):
@@ -191,26 +220,21 @@ def _with_cure(error: LoadError, folder: Path, overrides: dict[str, Any]) -> Loa
     )
 
 
-def _class_count(folder: Path, model_class: type[BaseModel], task: str, overrides: dict[str, Any]) -> dict[str, int]:
+def _class_count(folder: FolderReader, model_class: type[BaseModel], task: str) -> Mapping[str, int]:
     """The number of classes where neither the caller nor config.json says it: that of a trained head in the weights."""
-    with contextlib.suppress(ModelNotFoundError):
-        folder = find_model(folder.name, folder.parent)
-    if not (folder / CONFIG_FILE).is_file():
-        return {}
-    settings_alone = {key: value for key, value in overrides.items() if key not in LOADING_ARGUMENTS}
-    config = model_class.config_class.from_json(folder / CONFIG_FILE, **settings_alone)
+    config = folder.config(model_class, {})
     if config.get("class_num") is not None:
         return {}
     with contextlib.suppress(ModelNotFoundError):
         said = {key: value for key, value in config.to_dict().items() if value is not None}
-        found, counted = find_class(said, open_checkpoint(folder))
+        found, counted = find_class(said, folder.checkpoint)
         if found is model_class and counted:
             return counted
     if task == "semantic-matching":
         return {"class_num": 2}
     raise ConfigError(
-        f"{task!r} needs the number of classes, and {folder} has no trained head that tells it: name a model "
-        "that was fine-tuned for the task, train this one (flagai finetune), or, in Python, pass class_num=N."
+        f"{task!r} needs the number of classes, and {folder.found.folder} has no trained head that tells it: name a "
+        "model that was fine-tuned for the task, train this one (flagai finetune), or, in Python, pass class_num=N."
     )
 
 

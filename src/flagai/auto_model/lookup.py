@@ -1,17 +1,16 @@
 """What a task and a model's name lead to: its folder, family and head, before anything is loaded."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from flagai import settings
 from flagai.catalog.catalog import find, find_for_task
 from flagai.catalog.packages import any_case, find_model, is_folder
 from flagai.catalog.tasks import TASKS
-from flagai.checkpoint.reader import open_checkpoint
 from flagai.checks import check_path
 from flagai.errors import InputError, ModelNotFoundError
 from flagai.families.family import all_families, family_named, family_names, is_family
 from flagai.model.config_content import family_of
-from flagai.model.registry import find_class
 from flagai.model.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 
@@ -68,11 +67,9 @@ def fine_tuned_name(home: Path, name: str, task: str) -> str:
         name: the backbone, such as "GLM-large-ch".
         task: the task, such as "title-generation".
     """
-    try:
+    with suppress(ModelNotFoundError):
         if find(name).base is not None:
             return name
-    except ModelNotFoundError:
-        pass
     local = f"{name}-{task}"
     if is_folder(own := any_case(home, local)):
         return own.name if "/" not in local else local
@@ -112,37 +109,34 @@ def family_at(model_name: str, model_dir: str | Path | None = None) -> str:
     return family_in(home, name)
 
 
-def has_head(
-    task: str, model_name: str, model_dir: str | Path | None = None, *, fine_tuned: bool = False
-) -> bool | None:
-    """Whether a model's files hold the trained head of a task, before anything is loaded; None if it has no files yet.
+def may_have_head(task: str, family: str, home: Path, name: str) -> bool:
+    """Whether a model may have a trained head for a task, before its weights are here: by its card, until they are.
 
     Args:
-        task: the task's name.
-        model_name: as :class:`AutoLoader` takes it.
-        model_dir: the folder of models.
-        fine_tuned: look at the model that was fine-tuned for this task, if there is one.
+        task: the task's own name.
+        family: the model's family.
+        home: the folder of models.
+        name: the model's name in it.
     """
-    home, name = split_name(model_dir, model_name)
-    try:
-        folder = find_model(fine_tuned_name(home, name, task) if fine_tuned else name, home)
-    except ModelNotFoundError:
-        return None
-    if not (folder / CONFIG_FILE).is_file():
-        return None
-    found, _ = find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
-    family = found.config_class.family
-    return found.__name__ == class_name_for(task, family) != class_name_for("lm", family)
+    if class_name_for(task, family) == class_name_for("lm", family):
+        return False
+    with suppress(ModelNotFoundError):
+        if (find_model(name, home) / CONFIG_FILE).is_file():
+            return True
+    with suppress(ModelNotFoundError):
+        return find(name).task == task
+    return False
 
 
-def classifies_by_head(model_name: str, model_dir: str | Path | None = None) -> bool:
-    """Whether texts are classified by a trained head; else by the names of the classes, as language models do it.
+def scores_labels(model_name: str, model_dir: str | Path | None = None) -> bool:
+    """Whether a model without a trained head classifies by the names of the classes, as language models do.
 
     Args:
         model_name: as :class:`AutoLoader` takes it.
         model_dir: the folder of models.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
     """
     family = family_named(family_at(model_name, model_dir))
-    alone = family.by_name[class_name_for("lm", family.name)]
-    scores_labels = "predict_cls_classifier" in alone.methods
-    return not scores_labels or bool(has_head("classification", model_name, model_dir, fine_tuned=True))
+    return "predict_cls_classifier" in family.by_name[class_name_for("lm", family.name)].methods

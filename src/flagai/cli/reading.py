@@ -1,7 +1,6 @@
 """``flagai ner`` and ``flagai classify``."""
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +8,7 @@ import typer
 from flagai.catalog.tasks import DEFAULT_MODELS
 from flagai.cli.command import command
 from flagai.cli.input import as_typed, read_entries
-from flagai.cli.loading import check_place, predictor
+from flagai.cli.loading import check_place, load_pipeline
 from flagai.cli.options import TaskOptions
 from flagai.cli.output import answer, check_target
 from flagai.cli.terminal import show_entities, show_scores
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from flagai.cli.input import InputText
     from flagai.model.base_model import BaseModel
     from flagai.model.predictor.results import Entity
+    from flagai.pipelines import TaskPipeline
 
 logger = logging.getLogger(__name__)
 Labels = Annotated[
@@ -41,7 +41,7 @@ def ner(
     check_target(options.out)
     entries = read_entries(options)
     given = _tags(labels, head)
-    run = predictor(_HEADS[head], options)
+    run = load_pipeline(_HEADS[head], options).predictor
     _tell_of_renaming(given, run.model)
     target = given or default_tags(run.model)
 
@@ -64,11 +64,10 @@ def classify(options: TaskOptions, labels: Labels = None) -> None:
     entries = read_entries(options)
     from flagai.model.predictor.classes import names_one_class
 
-    check_place(options.device)
     given = _split(labels)
-    task = _classifying_task(options.model, options.model_dir, given)
-    run = predictor(task, options)
-    if task == "classification":
+    loaded = _load_classifier(options, given)
+    run = loaded.predictor
+    if loaded.loaded_for == "classification":
         _tell_of_renaming(given, run.model)
     names = given or own_class_names(run.model) or [str(number) for number in range(run.model.config.class_num)]
     one_class = names_one_class(run.model)
@@ -99,21 +98,26 @@ def _split(labels: str | None) -> list[str]:
     return list(label_names([name.strip() for name in as_typed(labels, "--labels").split(",")], None))
 
 
-def _classifying_task(model: str, home: Path | None, labels: list[str]) -> str:
-    """The task that loads the head of a model, or the language model that scores labels.
+def _load_classifier(options: TaskOptions, labels: list[str]) -> "TaskPipeline":
+    """The model with its trained head, or the language model that scores labels.
 
     Raises:
         InputError: a language model was given no labels, or a single one, which is always the best.
     """
-    from flagai.auto_model.lookup import classifies_by_head
+    from flagai.auto_model.lookup import scores_labels
 
-    if classifies_by_head(model, home):
-        return "classification"
-    if not labels:
-        raise InputError(f"{model} is a language model without a trained head: name the classes, --labels good,bad.")
-    if len(labels) == 1:
-        raise InputError(f"{labels[0]!r} is a single class: name at least two to choose from, --labels good,bad.")
-    return "lm"
+    def language_model() -> str:
+        if not labels:
+            raise InputError(
+                f"{options.model} is a language model without a trained head: name the classes, --labels good,bad."
+            )
+        if len(labels) == 1:
+            raise InputError(f"{labels[0]!r} is a single class: name at least two to choose from, --labels good,bad.")
+        return "lm"
+
+    check_place(options.device)
+    otherwise = language_model if scores_labels(options.model, options.model_dir) else None
+    return load_pipeline("classification", options, otherwise=otherwise)
 
 
 def _tell_of_renaming(given: list[str], model: "BaseModel") -> None:

@@ -10,7 +10,7 @@ import typer
 from flagai.catalog.tasks import DEFAULT_MODELS
 from flagai.cli.command import command, given
 from flagai.cli.input import InputText, read_entries
-from flagai.cli.loading import SHIPPED, predictor
+from flagai.cli.loading import load_pipeline
 from flagai.cli.options import BeamOptions, WritingOptions, seeds_of
 from flagai.cli.output import answer, check_target
 from flagai.cli.terminal import show_filled
@@ -40,7 +40,7 @@ def title(context: typer.Context, options: WritingOptions) -> None:
     check_target(options.out)
     arguments = options.arguments(context) | {"input_max_length": 512}
     entries = read_entries(options)
-    run = predictor("title-generation", options, options.quantize)
+    run = load_pipeline("title-generation", options, quantize=options.quantize).predictor
     lower = lowers_titles(run.model)
     prompts = [entry.text.lower() if lower else entry.text for entry in entries]
     _write(entries, prompts, run, options, arguments, "title")
@@ -64,7 +64,7 @@ def poem(context: typer.Context, options: _PoemOptions) -> None:
     entries = read_entries(options)
     form = options.form if given(context, "form") else None
     prompts = [poem_prompt(entry.text, form, entry.place) for entry in entries]
-    run = predictor("poetry", options, options.quantize)
+    run = load_pipeline("poetry", options, quantize=options.quantize).predictor
     _write(entries, prompts, run, options, arguments, "poem")
 
 
@@ -74,7 +74,7 @@ def write(context: typer.Context, options: WritingOptions) -> None:
     check_target(options.out)
     arguments = options.arguments(context) | {"input_max_length": 512}
     entries = read_entries(options)
-    run = predictor("writing", options, options.quantize, instead=None if given(context, "model") else SHIPPED)
+    run = load_pipeline("writing", options, context, quantize=options.quantize).predictor
     files = options.as_json or options.out is not None
     if len(entries) == 1 and options.num_return_sequences == 1 and sys.stdout.isatty() and not files:
         for piece in run.stream(entries[0].text, **arguments):
@@ -99,7 +99,7 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
     ignored = given(context, "beams", "max_length")
     if ignored and family_named(family_at(options.model, options.model_dir)).blanks == "tokens":
         raise InputError(f"{', '.join(ignored)} has no meaning with a BERT, which fills each blank with one token.")
-    run = predictor("masklm", options, options.quantize, instead=None if given(context, "model") else SHIPPED)
+    run = load_pipeline("masklm", options, context, quantize=options.quantize).predictor
 
     def show(_: InputText, found: "list[Filled]") -> None:
         for filled in found:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,17 +10,15 @@ from torch import nn
 
 from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.report import phase
-from flagai.checks import check_flag
 from flagai.errors import ConfigError
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig, OpenConfig
-from flagai.model.device import Device, Dtype, read_device, read_dtype, read_sharding
-from flagai.model.generation_defaults import tell_generation_defaults
+from flagai.model.device import Device, Dtype
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.loading import LoadMixin
-from flagai.model.meta_init import gc_paused, init_on_meta
-from flagai.model.opening import ModelFolder
-from flagai.model.resolve import CONFIG_FILE, resolve
+from flagai.model.meta_init import init_on_meta
+from flagai.model.opening import load_model
+from flagai.model.resolve import CONFIG_FILE
 from flagai.parallel.plan import Plan
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
@@ -165,27 +162,11 @@ class BaseModel(LoadMixin):
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
             InputError: there is no such device, type or way to quantize, or they do not go together.
         """
-        check_flag("mmap", mmap)
-        check_flag("only_download_config", only_download_config)
-        device, dtype = read_device(device), read_dtype(dtype)
-        sharding = read_sharding(mesh, fsdp, device)
-        device = device if sharding is None else sharding.device
-        found = resolve(download_path, model_name, weights=not only_download_config)
-        folder = ModelFolder(found, cls.config_class, config_overrides, quantize, sharding, mmap)
-        tell_generation_defaults(found.folder)
-        if only_download_config:
-            config, quantization = folder.read_config()
-            return quantization.apply(cls.on_meta(config, sharding=sharding).initialized_on(device).to(dtype=dtype))
-        with gc_paused():
-            with phase("open"):
-                opened = folder.open()
-            config, checkpoint = opened.config, opened.checkpoint
-            whole_files = device.type == "cpu" and sharding is None  # a rank needs its windows only
-            readers = checkpoint.readers_ahead(device, 1 if sharding is None else sharding.mesh.size())
-            with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
-                model = cls.on_meta(config, dtype or checkpoint.model_dtype(), sharding)
-                opened.load_weights_into(model, device, dtype)
-            return model.to(device).eval() if isinstance(config, OpenConfig) else model.eval()
+        options = {"mesh": mesh, "fsdp": fsdp, "quantize": quantize, "mmap": mmap, **config_overrides}
+        model: Self = load_model(
+            lambda _: (cls, {}), download_path, model_name, only_download_config, device, dtype, **options
+        )
+        return model
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> Self:

@@ -1,7 +1,10 @@
-"""Open a model's folder: configuration and weights of one version, the same on all ranks."""
+"""Load a model from its folder: configuration and weights of one version, the same on all ranks."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -9,21 +12,33 @@ import torch
 from flagai.checkpoint.agreement import fingerprint
 from flagai.checkpoint.files import CheckpointFiles
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
+from flagai.checkpoint.report import phase
 from flagai.checkpoint.steady import read_steadily
-from flagai.model.config import ModelConfig
-from flagai.model.quantization import Quantization, quantize
-from flagai.model.resolve import CONFIG_FILE, ResolvedModel
+from flagai.checks import check_flag
+from flagai.model.config import ModelConfig, OpenConfig
+from flagai.model.device import Device, Dtype, read_device, read_dtype, read_sharding
+from flagai.model.generation_defaults import tell_generation_defaults
+from flagai.model.meta_init import gc_paused
+from flagai.model.quantization import KEY, Quantization, quantize
+from flagai.model.resolve import CONFIG_FILE, ResolvedModel, resolve
+from flagai.typed_json import read_json
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from flagai.parallel.fsdp import FullyShard
     from flagai.parallel.sharding import Sharding
 
 T = TypeVar("T")
+# The class of a model and settings that its configuration lacks, by what the folder holds.
+Choose = Callable[["FolderReader"], tuple[Any, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
 class OpenedFolder:
-    """A model's configuration, how it is quantized, and its weights, of which nothing is read yet."""
+    """A model's class, configuration and quantization, and its weights, of which nothing is read yet."""
 
+    model_class: Any
     config: Any
     quantization: Quantization
     checkpoint: Checkpoint
@@ -49,51 +64,102 @@ class OpenedFolder:
 
 
 @dataclass(frozen=True)
-class ModelFolder:
-    """The folder of a model, and how it shall be opened.
+class FolderReader:
+    """One version of a model's folder; each file is read once, when it is asked for.
 
     Args:
         found: the folder.
-        config_class: the family's configuration.
         overrides: settings that replace those of config.json.
-        quantize: how the user wants the weights, if not as they are.
-        sharding: how the model is spread over processes.
         mmap: map the weights' files.
+        files: the weights' files; None to look for them.
     """
 
     found: ResolvedModel
-    config_class: type[ModelConfig]
     overrides: Mapping[str, Any]
-    quantize: str | None
-    sharding: "Sharding | None"
-    mmap: bool = True
+    mmap: bool
+    files: CheckpointFiles | None
 
-    def read_config(self) -> tuple[Any, Quantization]:
-        """The configuration, and how the weights are and shall be quantized."""
-        if self.found.config is None:
-            config = self.config_class.from_json(self.found.folder / CONFIG_FILE, **self.overrides)
-        else:
-            config = self.config_class.from_dict(self.found.config, source="the catalog", **self.overrides)
-        return config, Quantization.read(config, self.quantize, spread=self.sharding is not None)
+    @cached_property
+    def content(self) -> Mapping[str, Any]:
+        """The content of config.json, or the catalog's configuration."""
+        return read_json(self.found.folder / CONFIG_FILE) if self.found.config is None else self.found.config
 
-    def open(self) -> OpenedFolder:
-        """Open configuration and weights; again, if the folder is exchanged meanwhile or ranks found different ones.
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The weights' names and shapes."""
+        stored = {**self.content, **self.overrides}.get(KEY)
+        return open_checkpoint(self.found.folder, dequantize=stored is None, mmap=self.mmap, files=self.files)
 
-        Raises:
-            ConfigError: the configuration is broken or of another family, or an override is unknown.
-            CheckpointError: the weights are absent, damaged or unsafe, or change without end.
+    def config(self, model_class: Any, settings: Mapping[str, Any]) -> Any:
+        """The configuration, as a class reads it.
+
+        Args:
+            model_class: the class.
+            settings: further settings, besides the overrides.
         """
-        return open_on_all_ranks(
-            self.sharding,
-            lambda: read_steadily(self.found.folder, self._read, self.found.files),
-            lambda opened: f"{opened.config!r} {fingerprint(opened.checkpoint)}",
-        )
+        kind: type[ModelConfig] = model_class.config_class
+        overrides = {**settings, **self.overrides}
+        if self.found.config is not None:
+            return kind.from_dict(self.content, source="the catalog", **overrides)
+        values = kind.beside(self.content, self.found.folder, overrides)
+        return kind.from_dict(values, source=str(self.found.folder / CONFIG_FILE), **overrides)
 
-    def _read(self, files: CheckpointFiles) -> OpenedFolder:
-        config, quantization = self.read_config()
-        dequantize = quantization.stored is None
-        checkpoint = open_checkpoint(self.found.folder, dequantize=dequantize, mmap=self.mmap, files=files)
-        return OpenedFolder(config, quantization, checkpoint)
+    def described(self, choose: Choose, quantize: str | None, *, spread: bool) -> tuple[Any, Any, Quantization]:
+        """The class, the configuration, and how the weights are and shall be quantized."""
+        model_class, settings = choose(self)
+        config = self.config(model_class, settings)
+        return model_class, config, Quantization.read(config, quantize, spread=spread)
+
+
+def load_model(
+    choose: Choose,
+    download_path: str | Path | None = None,
+    model_name: str = "",
+    only_download_config: bool = False,
+    device: Device = "cpu",
+    dtype: Dtype | None = None,
+    mesh: "DeviceMesh | str | None" = None,
+    fsdp: "FullyShard | bool" = False,
+    quantize: str | None = None,
+    mmap: bool = True,
+    **overrides: Any,
+) -> Any:
+    """Load a model as :meth:`flagai.model.base_model.BaseModel.from_pretrain` does, of a class that the folder decides.
+
+    The arguments are those of ``from_pretrain``, but for ``choose``, which is called once the folder is open.
+    """
+    check_flag("mmap", mmap)
+    check_flag("only_download_config", only_download_config)
+    device, dtype = read_device(device), read_dtype(dtype)
+    sharding = read_sharding(mesh, fsdp, device)
+    device = device if sharding is None else sharding.device
+    found = resolve(download_path, model_name, weights=not only_download_config)
+    tell_generation_defaults(found.folder)
+
+    def read(files: CheckpointFiles | None) -> FolderReader:
+        return FolderReader(found, overrides, mmap, files)
+
+    def opened(files: CheckpointFiles) -> OpenedFolder:
+        reader = read(files)
+        return OpenedFolder(*reader.described(choose, quantize, spread=sharding is not None), reader.checkpoint)
+
+    if only_download_config:
+        kind, config, quantization = read(None).described(choose, quantize, spread=sharding is not None)
+        return quantization.apply(kind.on_meta(config, sharding=sharding).initialized_on(device).to(dtype=dtype))
+    with gc_paused():
+        with phase("open"):
+            folder = open_on_all_ranks(
+                sharding,
+                lambda: read_steadily(found.folder, opened, found.files),
+                lambda each: f"{each.config!r} {fingerprint(each.checkpoint)}",
+            )
+        config, checkpoint = folder.config, folder.checkpoint
+        whole_files = device.type == "cpu" and sharding is None  # a rank needs its windows only
+        readers = checkpoint.readers_ahead(device, 1 if sharding is None else sharding.mesh.size())
+        with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
+            model = folder.model_class.on_meta(config, dtype or checkpoint.model_dtype(), sharding)
+            folder.load_weights_into(model, device, dtype)
+        return model.to(device).eval() if isinstance(config, OpenConfig) else model.eval()
 
 
 def open_on_all_ranks(sharding: "Sharding | None", open_here: Callable[[], T], mark: Callable[[T], str]) -> T:
