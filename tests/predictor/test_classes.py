@@ -8,6 +8,7 @@ import transformers
 from typer.testing import CliRunner
 
 from flagai import cli
+from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.sentencepiece_engine import SentencePieceEngine
 from flagai.errors import InputError
 from flagai.model.bert_model import BertForClsClassifier
@@ -116,3 +117,18 @@ def test_parts_of_two_models_are_named(predictor):
     glm = predictor("GLM-large-ch", "GLMModel")
     with pytest.raises(InputError, match="has ids up to 50010, but this GLMModel has an embedding of 50000 rows"):
         Predictor(tiny.build("GLMModel", vocab_size=50000), glm.tokenizer)
+
+
+def test_labels_are_encoded_once(predictor, monkeypatch):
+    run = predictor("GLM-large-ch", "GLMModel")
+    seen = []
+    for name in ("encode", "encode_many"):
+        plain = getattr(Tokenizer, name)
+
+        def count(self, texts, plain=plain):
+            seen.extend([texts] if isinstance(texts, str) else texts)
+            return plain(self, texts)
+
+        monkeypatch.setattr(Tokenizer, name, count)
+    run.class_probabilities(["今天", "明天", "春江"], labels=["好", "坏"])
+    assert (seen.count("好"), seen.count("坏")) == (1, 1)

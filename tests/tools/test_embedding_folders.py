@@ -188,3 +188,11 @@ def test_short_texts_of_another_language_are_refused_and_emoji_are_not() -> None
     assert embedder.embed(["\U0001fae8"]).shape == (1, 384)
     with pytest.raises(InputError, match="does not know, such as '你好'"):
         embedder.embed(["你好"])
+
+
+def test_a_failed_download_is_no_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAGAI_HOME", str(tmp_path))
+    (tmp_path / "me5-small-bert-zh").mkdir()
+    result = run("match", "一个女孩", "女孩在梳头")
+    assert isinstance(result.exception, InputError)
+    assert "me5-small-bert-zh is not on this machine" in str(result.exception)

@@ -121,8 +121,8 @@ def may_have_head(task: str, family: str, home: Path, name: str) -> bool:
     if class_name_for(task, family) == class_name_for("lm", family):
         return False
     with suppress(ModelNotFoundError):
-        if (find_model(name, home) / CONFIG_FILE).is_file():
-            return True
+        find_model(name, home, holds=lambda folder: (folder / CONFIG_FILE).is_file())
+        return True
     with suppress(ModelNotFoundError):
         return find(name).task == task
     return False

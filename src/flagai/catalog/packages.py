@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from flagai import settings
@@ -11,18 +11,22 @@ from flagai.catalog.card import Card
 from flagai.errors import ModelNotFoundError
 
 
-def find_model(name_or_path: str, home: str | Path | None = None) -> Path:
+def find_model(
+    name_or_path: str, home: str | Path | None = None, *, holds: Callable[[Path], bool] = os.path.isdir
+) -> Path:
     """The folder of a model that is on this machine; nothing is downloaded.
 
     Args:
         name_or_path: the name of a model, in any case, or without ``home`` its folder as well.
         home: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+        holds: whether a folder will do; default any folder, also an empty one. Whether a model loads from it says
+            :func:`flagai.hub.local_state.holds_model`.
 
     Raises:
         ModelNotFoundError: there is no such folder, or the model is known but not on this machine.
         CatalogError: the model's card is broken.
     """
-    return next(filter(is_folder, model_folders(name_or_path, home)))
+    return next(filter(holds, model_folders(name_or_path, home)))
 
 
 def model_folders(name_or_path: str, home: str | Path | None = None) -> Iterator[Path]:

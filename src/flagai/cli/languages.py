@@ -9,6 +9,7 @@ from pathlib import Path
 from flagai.catalog.packages import find_model
 from flagai.catalog.tasks import DEFAULT_EMBEDDING
 from flagai.errors import InputError, ModelNotFoundError
+from flagai.hub.local_state import holds_model
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def default_model(texts: Sequence[str], home: Path | None = None) -> str:
             f"No default model knows the scripts of these texts: {found}. Known: {known}. Name a model by --model."
         )
     try:
-        find_model(model, home)
+        find_model(model, home, holds=holds_model)
     except ModelNotFoundError as error:
         raise InputError(f"{DEFAULT_EMBEDDING} does not know the script of the texts: {found}. {error}") from error
     logger.warning("The texts are in the script %s: using %s instead of %s", found, model, DEFAULT_EMBEDDING)

@@ -15,6 +15,7 @@ from flagai.families.family import (
     DecodingProtocol,
     EmbeddingProtocol,
     Family,
+    LabelIds,
     ModelClass,
     ModelInputs,
     TextProtocol,
@@ -38,8 +39,8 @@ def _packed_states(model: Any, arguments: dict[str, Any]) -> torch.Tensor:
     return states
 
 
-def _label_batch(_: Any, tokenizer: Tokenizer, text: str, labels: Sequence[str], max_length: int | None) -> Batch:
-    batch = bert.seq2seq(tokenizer, [text] * len(labels), labels, max_length)
+def _label_batch(_: Any, tokenizer: Tokenizer, text: str, labels: LabelIds, max_length: int | None) -> Batch:
+    batch = bert.seq2seq(tokenizer, [text] * len(labels), list(labels), max_length)
     written = batch["input_ids"].masked_fill(batch["segment_ids"] == 0, IGNORED)
     return batch | {"labels": next_tokens(written)}
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the command line reads records without torch
 SAMPLING_ORDER = ("repetition_penalty", "temperature", "top_k", "top_p")
 IGNORED = -100  # a label that adds nothing to a loss
 
+LabelIds = Mapping[str, Sequence[int]]  # of each label, without special tokens
 TokenIds = Callable[["Tokenizer"], tuple[int, ...]]
 
 
@@ -192,7 +193,8 @@ class Family:
         span_decoding: how it decodes prompts with blanks, if it does.
         blanks: how blanks are filled: "tokens" (one each), "sentinels" or "spans".
         embedding: how texts are embedded.
-        label_batch: a batch of one text and each label as its continuation; ``labels`` are the tokens to score.
+        label_batch: a batch of one text and each label, whose ids are given, as its continuation; ``labels`` are the
+            tokens to score.
         class_rows: token rows of texts or pairs for a classifier that runs padded batches.
         class_batch: a batch of such rows.
         training: how records become batches.
@@ -209,7 +211,7 @@ class Family:
     span_decoding: DecodingProtocol | None = None
     blanks: str | None = None
     embedding: EmbeddingProtocol | None = None
-    label_batch: "Callable[[Any, Tokenizer, str, Sequence[str], int | None], Batch] | None" = None
+    label_batch: "Callable[[Any, Tokenizer, str, LabelIds, int | None], Batch] | None" = None
     class_rows: "Callable[[Tokenizer, Sequence[Any], int | None], Sequence[Any]] | None" = None
     class_batch: "Callable[[Tokenizer, Sequence[Any]], Batch] | None" = None
     training: TrainingProtocol | None = None

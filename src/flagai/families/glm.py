@@ -3,7 +3,7 @@
 Source: Du et al. 2022, "GLM: General Language Model Pretraining with Autoregressive Blank Infilling".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from flagai.families.family import (
     DecodingProtocol,
     EmbeddingProtocol,
     Family,
+    LabelIds,
     ModelClass,
     ModelInputs,
     TextProtocol,
@@ -72,27 +73,26 @@ def _rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) ->
     return Ragged.of([row.ids for row in glm.classification_rows(tokenizer, texts, max_length)])
 
 
-def _label_batch(model: Any, tokenizer: Tokenizer, text: str, labels: Sequence[str], max_length: int | None) -> Batch:
+def _label_batch(model: Any, tokenizer: Tokenizer, text: str, labels: LabelIds, max_length: int | None) -> Batch:
     # The label and its <sop> need positions besides the text's (a blank: those of its mask, [CLS] and <eos>, too).
-    longest = max(len(ids) for ids in tokenizer.encode_many(labels))
-    room = None if max_length is None else max_length - longest - 1
+    room = None if max_length is None else max_length - max(map(len, labels.values())) - 1
     texts = [text] * len(labels)
     if FAMILY.row_of(model) is FAMILY.by_name["GLMForSeq2Seq"]:
-        batch = glm.seq2seq(tokenizer, texts, labels, room)
+        batch = glm.seq2seq(tokenizer, texts, list(labels), room)
     elif tokenizer.has_command(text, glm.MASKS):
         batch = glm.blank_filling(tokenizer, texts, [[label] for label in labels], max_length)
     else:
-        batch = _blank_at_the_end(tokenizer, text, labels, room)
+        batch = _blank_at_the_end(tokenizer, text, labels.values(), room)
     targets, weights = batch.pop("target_ids"), batch.pop("loss_mask")
     return batch | {"labels": targets.masked_fill(weights == 0, IGNORED)}
 
 
-def _blank_at_the_end(tokenizer: Tokenizer, text: str, labels: Sequence[str], room: int | None) -> Batch:
+def _blank_at_the_end(tokenizer: Tokenizer, text: str, labels: Iterable[Sequence[int]], room: int | None) -> Batch:
     """A blank behind as much of a text as there is room for, beside [CLS], the mask and <eos>."""
     *tokens, mask = tokenizer.encode(f"{text} [MASK]")
     kept = tokens if room is None else tokens[: max(room - 3, 1)]
     ids = [tokenizer.get_command_id("cls"), *kept, mask, tokenizer.get_command_id("eos")]
-    rows = [glm.blank_row(tokenizer, ids, [(len(kept) + 1, tokenizer.encode(label))]) for label in labels]
+    rows = [glm.blank_row(tokenizer, ids, [(len(kept) + 1, label)]) for label in labels]
     return glm.collate(rows, tokenizer.get_command_id("pad"))
 
 

@@ -15,6 +15,7 @@ from flagai.families.family import (
     DecodingProtocol,
     EmbeddingProtocol,
     Family,
+    LabelIds,
     ModelClass,
     ModelInputs,
     TextProtocol,
@@ -40,8 +41,8 @@ def _rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) ->
     return Ragged.of([prompt.ids for prompt in causal.prompts(tokenizer, texts, max_length)])
 
 
-def _label_batch(_: Any, tokenizer: Tokenizer, text: str, labels: Sequence[str], max_length: int | None) -> Batch:
-    batch = causal.pairs(tokenizer, [text] * len(labels), labels, max_length)
+def _label_batch(_: Any, tokenizer: Tokenizer, text: str, labels: LabelIds, max_length: int | None) -> Batch:
+    batch = causal.pairs(tokenizer, [text] * len(labels), list(labels), max_length)
     return batch | {"labels": next_tokens(batch["labels"])}
 
 

@@ -14,6 +14,7 @@ from flagai.families.family import (
     DecodingProtocol,
     EmbeddingProtocol,
     Family,
+    LabelIds,
     ModelClass,
     ModelInputs,
     TextProtocol,
@@ -45,8 +46,8 @@ def _packed_states(model: Any, arguments: dict[str, Any]) -> torch.Tensor:
     return states
 
 
-def _label_batch(model: Any, tokenizer: Tokenizer, text: str, labels: Sequence[str], max_length: int | None) -> Batch:
-    batch = encoder_decoder.seq2seq(tokenizer, [text] * len(labels), labels, max_length)
+def _label_batch(model: Any, tokenizer: Tokenizer, text: str, labels: LabelIds, max_length: int | None) -> Batch:
+    batch = encoder_decoder.seq2seq(tokenizer, [text] * len(labels), list(labels), max_length)
     first = _configured_start(model.config, tokenizer)
     if first is not None:
         batch["decoder_input_ids"][:, 0] = first

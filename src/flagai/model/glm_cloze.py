@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.errors import InputError
-from flagai.model.glm_head import GLMHead, choice_loss, flat_choices, row_separators
-from flagai.model.inputs import Output, checked_ids
+from flagai.model.glm_head import GLMHead, choice_loss, choices_as_rows, flat_choices, row_separators
+from flagai.model.inputs import Output
 from flagai.model.layer import Causal, KVCache
 from flagai.model.layer.loss import cross_entropy
 
@@ -89,15 +89,9 @@ class GLMForMultiTokenCloze(GLMHead):
             ``logits`` [B, C] or [B]; ``hidden_states``; ``loss`` with ``labels``. Without ``target_ids`` as the
             backbone.
         """
-        ids = checked_ids(input_ids, (2, 3))
-        choices = ids.shape[1] if ids.dim() == 3 else None
-        if choices is not None:
-            ids, position_ids, attention_mask = (
-                ids.flatten(0, 1),
-                flat_choices(position_ids),
-                flat_choices(attention_mask),
-            )
-            target_ids, logit_mask = flat_choices(target_ids), flat_choices(logit_mask)
+        choices, (ids, position_ids, attention_mask, target_ids, logit_mask) = choices_as_rows(
+            input_ids, position_ids, attention_mask, target_ids, logit_mask
+        )
         output: Output = self.model(ids, position_ids, attention_mask, **others)
         if target_ids is None:
             return output

@@ -9,6 +9,7 @@ from flagai.errors import InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.glm_backbone import GLMModel
 from flagai.model.glm_config import GLMConfig
+from flagai.model.inputs import checked_ids
 from flagai.model.layer import KVCache
 from flagai.model.layer.loss import cross_entropy
 from flagai.model.weights import glm
@@ -40,6 +41,20 @@ def row_separators(attention_mask: torch.Tensor | None, rows: int) -> torch.Tens
     if attention_mask is None or attention_mask.numel() not in (1, rows):
         raise InputError("This head needs the separator of every row as attention_mask, [B].")
     return attention_mask.reshape(-1).expand(rows).long()
+
+
+def choices_as_rows(
+    input_ids: torch.Tensor | None, *others: torch.Tensor | None
+) -> tuple[int | None, list[torch.Tensor | None]]:
+    """The number of choices for each text, None for single texts, and inputs of which each choice is a row.
+
+    Args:
+        input_ids: [B, C, S], or [B, S] for single texts.
+        *others: inputs with the same first dimensions.
+    """
+    ids = checked_ids(input_ids, (2, 3))
+    tensors = [ids, *others]
+    return (None, tensors) if ids.dim() == 2 else (ids.shape[1], [flat_choices(tensor) for tensor in tensors])
 
 
 def flat_choices(tensor: torch.Tensor | None) -> torch.Tensor | None:

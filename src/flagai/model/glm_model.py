@@ -12,8 +12,8 @@ from torch import nn
 from flagai.model.glm_backbone import GLMModel
 from flagai.model.glm_cloze import GLMForMultiTokenCloze, GLMForMultiTokenClozeFast, GLMForSingleTokenCloze
 from flagai.model.glm_config import GLMConfig
-from flagai.model.glm_head import GLMHead, choice_loss, flat_choices, row_separators
-from flagai.model.inputs import Output, checked_ids
+from flagai.model.glm_head import GLMHead, choice_loss, choices_as_rows, row_separators
+from flagai.model.inputs import Output
 from flagai.model.layer import Pooler
 from flagai.model.layer.loss import masked_cross_entropy
 
@@ -105,14 +105,7 @@ class GLMForSequenceClassification(GLMHead):
             ``logits`` [B, classes], [B] for one class, [B, C] for choices; ``hidden_states``; ``loss`` with
             ``labels``.
         """
-        ids = checked_ids(input_ids, (2, 3))
-        choices = ids.shape[1] if ids.dim() == 3 else None
-        if choices is not None:
-            ids, position_ids, attention_mask = (
-                ids.flatten(0, 1),
-                flat_choices(position_ids),
-                flat_choices(attention_mask),
-            )
+        choices, (ids, position_ids, attention_mask) = choices_as_rows(input_ids, position_ids, attention_mask)
         output: Output = self.model(ids, position_ids, attention_mask, **others)
         pooled = self.pool(self._pooled_state(output["logits"], attention_mask))
         logits = self.classifier(self.dropout(pooled))

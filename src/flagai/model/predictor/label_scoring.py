@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from flagai.data.prepare.batch import checked_pairs
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.families.family import IGNORED, family_and_row
+from flagai.families.family import IGNORED, LabelIds, family_and_row
 from flagai.model.base_model import BaseModel
 from flagai.model.predictor.arguments import read_length
 
@@ -41,18 +41,18 @@ def label_scores(
         raise InputError(f"A {type(model).__name__} cannot score labels.")
     if not labels:
         raise InputError("A language model classifies by the names of the classes: give labels=['good', 'bad'].")
-    _check_known(tokenizer, labels)
+    ids = _known_ids(tokenizer, labels)
     max_length = read_length("maxlen", max_length, model)
     found = []
     for pair in checked_pairs(texts):
-        batch = family.label_batch(model, tokenizer, " ".join(pair), list(labels), max_length)
+        batch = family.label_batch(model, tokenizer, " ".join(pair), ids, max_length)
         targets = batch.pop("labels")
         logits = model(**{name: value.to(model.device) for name, value in batch.items()})["logits"]
         found.append(_sums(logits, targets.to(logits.device)).cpu())
     return torch.stack(found)
 
 
-def _check_known(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
+def _known_ids(tokenizer: Tokenizer, labels: Sequence[str]) -> LabelIds:
     # SentencePiece writes a blank before an unknown word.
     unknown = {tokenizer.find_command_id("unk"), tokenizer.find_token("<unk>"), tokenizer.find_token("▁")}
     rows = dict(zip(labels, map(tuple, tokenizer.encode_many(labels)), strict=True))
@@ -65,6 +65,7 @@ def _check_known(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
     equal = [label for label, ids in rows.items() if list(rows.values()).count(ids) > 1]
     if equal:
         raise InputError(f"labels has {equal!r:.200}, which are the same tokens to the model. Name them otherwise.")
+    return rows
 
 
 def _sums(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
