@@ -12,7 +12,7 @@ from flagai.kernels.compiled.autocast import matmul_dtype
 from flagai.kernels.compiled.bias_gelu import features_with_residual
 from flagai.kernels.compiled.linear_residual import linear_with_residual
 from flagai.kernels.eligible import is_plain_linear, is_plain_norm
-from flagai.kernels.packed.attention import has_gradients_of, suits_varlen
+from flagai.kernels.packed.attention import suits_varlen
 from flagai.kernels.packed.attention_autograd import (
     MAX_HEAD,
     length_classes,
@@ -259,16 +259,14 @@ def _attend(
         return scaled_dot_product_attention(query, key, value, attn_mask, scale=scale, dropout=dropout)
     head = query.shape[-1]
     cu_seqlens, max_seqlen = attn_mask.cu_seqlens, attn_mask.max_seqlen
-    short = _suits_short(query.dtype, attn_mask, head, scale, dropout)
-    suits = suits_varlen(query.dtype, head, scale, dropout) and (short or has_gradients_of(head))
-    if cu_seqlens is None or max_seqlen is None or not suits:
+    if cu_seqlens is None or max_seqlen is None or not suits_varlen(query.dtype, head, scale, dropout):
         return cast(torch.Tensor, _attend_by_text(query, key, value, attn_mask, scale, dropout))
     from torch.nn.attention.varlen import varlen_attn
 
     # Not [0], whose gradient is a copy.
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     most = _MAX_SEQLENS[max_seqlen]
-    if short:
+    if _suits_short(query.dtype, attn_mask, head, scale, dropout):
         attended = short_attention_autograd(query, key, value, cu_seqlens, attn_mask.classes)
     else:
         attended = cast(torch.Tensor, varlen_attn(query, key, value, cu_seqlens, cu_seqlens, most, most))

@@ -29,21 +29,12 @@ def _suits(
         and attn_mask.tensor is None
         and suits_varlen(query.dtype, query.shape[-1], scale, dropout)
         and is_ampere(query.device)
-        and (_suits_short(query, cast(PackedRow, attn_mask.packed)) or has_gradients_of(query.shape[-1]))
     )
 
 
 def suits_varlen(dtype: torch.dtype, head: int, scale: float | None, dropout: float) -> bool:
     """Whether torch's flash attention for packed sequences takes heads of this size and dtype."""
     return scale is None and not dropout and dtype in HALF and head % 8 == 0 and head <= _MAX_VARLEN_HEAD
-
-
-def has_gradients_of(head: int) -> bool:
-    """Whether flash attention's gradients are right for heads of this size, or none are wanted.
-
-    torch 2.11's differ from plain attention's by up to 2.7 for a text of 3 tokens and heads of 24 (H200), not of 64.
-    """
-    return head % 32 == 0 or not torch.is_grad_enabled()
 
 
 @scaled_dot_product_attention.faster(_suits, traceable=True)
