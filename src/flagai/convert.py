@@ -53,23 +53,14 @@ _OF_A_MODEL = (
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """What a conversion did."""
 
-    Args:
-        model_class: the class that read and wrote the model.
-        parameters: number of parameters.
-        layout: the layout that was written.
-        dropped: tensors of the source that the class does not use, so that they are not in the target.
-        companions: files that were copied along.
-        left_out: documents that were not, because they are symbolic links out of the folder.
-    """
-
-    model_class: str
+    model_class: str  # the class that read and wrote the model
     parameters: int
-    layout: str
-    dropped: list[str]
-    companions: list[str]
-    left_out: list[str]
+    layout: str  # the layout that was written
+    dropped: list[str]  # tensors of the source that the class does not use, so that they are not in the target
+    companions: list[str]  # files that were copied along
+    left_out: list[str]  # documents that were not, because they are symbolic links out of the folder
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,11 @@ from flagai.errors import ConfigError
 
 @dataclass(frozen=True)
 class Variable:
-    """An environment variable.
-
-    Args:
-        name: its name.
-        default: what holds where it is not set, in words.
-        about: what it is for.
-    """
+    """An environment variable."""
 
     name: str
-    default: str
-    about: str
+    default: str  # what holds where it is not set, in words
+    about: str  # what it is for
 
 
 VARIABLES = (

@@ -151,19 +151,13 @@ def _overrides(others: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class _ClassChoice:
-    """Chooses the class that does a task.
-
-    Args:
-        task: the task.
-        otherwise: the task for models without a trained head for this one, or what gives it.
-        overrides: settings of the caller.
-        loaded_for: the task for which the model is loaded; known after the choice.
-    """
+    """Chooses the class that does a task."""
 
     task: str
+    # The task for models without a trained head for this one, or what gives it.
     otherwise: str | Callable[[], str] | None
-    overrides: Mapping[str, Any]
-    loaded_for: str = ""
+    overrides: Mapping[str, Any]  # settings of the caller
+    loaded_for: str = ""  # the task for which the model is loaded; known after the choice
 
     def load(self, home: Path, name: str, options: Mapping[str, Any]) -> BaseModel:
         """Load a model."""

@@ -35,18 +35,13 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A place that has the model.
+    """A place that has the model."""
 
-    Args:
-        scheme: one of ``SCHEMES``.
-        location: the model's name on the BAAI hub; ``org/name`` on Hugging Face and ModelScope; the whole address of
-            the folder for http, https and file; ``import_name/folder`` for a package.
-        revision: the commit or tag, where the scheme has such a thing.
-    """
-
-    scheme: str
+    scheme: str  # one of `SCHEMES`
+    # The model's name on the BAAI hub; `org/name` on Hugging Face and ModelScope; the whole address of the folder
+    # for http, https and file; `import_name/folder` for a package.
     location: str
-    revision: str | None = None
+    revision: str | None = None  # the commit or tag, where the scheme has such a thing
 
     def __str__(self) -> str:
         text = self.location if "://" in self.location else f"{self.scheme}:{self.location}"
@@ -78,41 +73,25 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of a model.
+    """A file of a model."""
 
-    Args:
-        name: its name in the model's folder, with / between folders.
-        size: its exact size in bytes.
-        sha256: its checksum.
-        source: the source for which size and sha256 are known; None means all of them.
-    """
-
-    name: str
-    size: int | None = None
-    sha256: str | None = None
-    source: str | None = None
+    name: str  # its name in the model's folder, with / between folders
+    size: int | None = None  # its exact size in bytes
+    sha256: str | None = None  # its checksum
+    source: str | None = None  # the source for which size and sha256 are known; None means all of them
 
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """How text becomes token ids.
+    """How text becomes token ids."""
 
-    Args:
-        kind: one of ``TOKENIZERS``.
-        files: its files.
-        aliases: for a file, other names under which the same content comes.
-        tokens: the ids of command tokens, by their names in the tokenizer's interface.
-        command_table: for Chinese GLM, whether [gMASK] has a row of its own ("fixed") or shares
-            <|endofpiece|>'s ("unfixed").
-        segmenter: what splits text into words first.
-    """
-
-    kind: str
+    kind: str  # one of `TOKENIZERS`
     files: tuple[str, ...]
-    aliases: Mapping[str, tuple[str, ...]]
-    tokens: Mapping[str, int]
+    aliases: Mapping[str, tuple[str, ...]]  # for a file, other names under which the same content comes
+    tokens: Mapping[str, int]  # the ids of command tokens, by their names in the tokenizer's interface
+    # For Chinese GLM, whether [gMASK] has a row of its own ("fixed") or shares <|endofpiece|>'s ("unfixed").
     command_table: str | None = None
-    segmenter: str | None = None
+    segmenter: str | None = None  # what splits text into words first
 
     def canonical(self, name: str) -> str:
         """The name that this card uses for a file."""
@@ -121,49 +100,27 @@ class TokenizerSpec:
 
 @dataclass(frozen=True)
 class Card:
-    """A model.
+    """A model."""
 
-    Args:
-        name: its name; lookup ignores case.
-        family: one of ``FAMILIES``.
-        model_class: the class that loads it.
-        task: what it can do as it is; "lm" for a backbone.
-        language: "zh" or "en".
-        parameters: how many, each counted once.
-        config: the content of config.json, used where a download has none.
-        tokenizer: how its text becomes ids.
-        sources: places that have it, the best first.
-        files: its files under FlagAI's names, with sizes and checksums where they are known.
-        licence: of the weights.
-        base: the model that it was fine-tuned from.
-        paper: where it was described.
-        notes: what else one should know.
-        by_hand: how to get it where no source has it.
-        install: what to type where a package has it.
-        aliases: other names.
-        inferred: for each field that nobody has seen confirmed, what it was concluded from.
-        origin: the file that holds the card.
-    """
-
-    name: str
-    family: str
-    model_class: str
-    task: str
-    language: str
-    parameters: int
-    config: Mapping[str, Any]
-    tokenizer: TokenizerSpec
-    sources: tuple[str, ...]
-    files: tuple[ModelFile, ...]
-    licence: str
-    base: str | None
-    paper: str | None
-    notes: str | None
-    by_hand: str | None
-    install: str | None
-    aliases: tuple[str, ...]
-    inferred: Mapping[str, str]
-    origin: str
+    name: str  # its name; lookup ignores case
+    family: str  # one of `FAMILIES`
+    model_class: str  # the class that loads it
+    task: str  # what it can do as it is; "lm" for a backbone
+    language: str  # "zh" or "en"
+    parameters: int  # how many, each counted once
+    config: Mapping[str, Any]  # the content of config.json, used where a download has none
+    tokenizer: TokenizerSpec  # how its text becomes ids
+    sources: tuple[str, ...]  # places that have it, the best first
+    files: tuple[ModelFile, ...]  # its files under FlagAI's names, with sizes and checksums where they are known
+    licence: str  # of the weights
+    base: str | None  # the model that it was fine-tuned from
+    paper: str | None  # where it was described
+    notes: str | None  # what else one should know
+    by_hand: str | None  # how to get it where no source has it
+    install: str | None  # what to type where a package has it
+    aliases: tuple[str, ...]  # other names
+    inferred: Mapping[str, str]  # for each field that nobody has seen confirmed, what it was concluded from
+    origin: str  # the file that holds the card
 
     @property
     def module(self) -> str:

@@ -23,17 +23,11 @@ _LINES_NAMED = 5
 
 @dataclass(frozen=True)
 class InputText:
-    """A text to work on.
-
-    Args:
-        text: the text.
-        fields: the JSON object that it came in, which the answer is added to.
-        place: the file and the line, or the argument, for messages.
-    """
+    """A text to work on."""
 
     text: str
-    fields: dict[str, Any]
-    place: str
+    fields: dict[str, Any]  # the JSON object that it came in, which the answer is added to
+    place: str  # the file and the line, or the argument, for messages
 
     @property
     def number(self) -> int:

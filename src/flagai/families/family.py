@@ -40,182 +40,120 @@ NO_TOKENS = named_tokens()
 
 @dataclass(frozen=True)
 class ModelClass:
-    """A class of a family.
-
-    Args:
-        name: its name.
-        tasks: the tasks for which AutoLoader takes it.
-        methods: the methods of the Predictor that it can do; "write" stands for all that generate text.
-        architectures: its names in transformers, in ``architectures`` of a config.json.
-        head: the tensor that only this class has, under its name in our models' files.
-        head_classes: whether that tensor has one row per class.
-        head_first: whether the tensor decides, whatever ``architectures`` says: FlagAI's trainer copies them from the
-            backbone.
-        entities: how the outputs of a class that labels tokens are decoded: "tags", "crf" or "spans".
-        cls: the class itself, if it is not in ``flagai.model.<family>_model``.
-    """
+    """A class of a family."""
 
     name: str
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()  # the tasks for which AutoLoader takes it
+    # The methods of the Predictor that it can do; "write" stands for all that generate text.
     methods: tuple[str, ...] = ()
-    architectures: tuple[str, ...] = ()
-    head: str | None = None
-    head_classes: bool = True
+    architectures: tuple[str, ...] = ()  # its names in transformers, in `architectures` of a config.json
+    head: str | None = None  # the tensor that only this class has, under its name in our models' files
+    head_classes: bool = True  # whether that tensor has one row per class
+    # Whether the tensor decides, whatever `architectures` says: FlagAI's trainer copies them from the backbone.
     head_first: bool = True
-    entities: str | None = None
-    cls: type | None = None
+    entities: str | None = None  # how the outputs of a class that labels tokens are decoded: "tags", "crf" or "spans"
+    cls: type | None = None  # the class itself, if it is not in `flagai.model.<family>_model`
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Tokens for one call of a model, and their positions.
+    """Tokens for one call of a model, and their positions."""
 
-    Args:
-        ids: [B, S]
-        positions: positions in the text, [B, S].
-        block_positions: GLM's positions inside of a span, [B, S].
-        non_padding: which tokens are no padding, [B, S]; given with prompts only.
-        attn_mask: which cached keys each token attends to, [B, 1, S, K]; given with generated tokens only.
-        bidirectional: whether all tokens attend to each other, as a prompt's may; else attention is causal.
-        ragged: whether generated tokens have a position per row; else one per column.
-        stacked_positions: positions and block positions in one tensor, [B, 2, S], if they are stored so.
-    """
-
-    ids: "torch.Tensor"
-    positions: "torch.Tensor"
-    block_positions: "torch.Tensor"
-    non_padding: "torch.Tensor | None" = None
+    ids: "torch.Tensor"  # [B, S]
+    positions: "torch.Tensor"  # positions in the text, [B, S]
+    block_positions: "torch.Tensor"  # GLM's positions inside of a span, [B, S]
+    non_padding: "torch.Tensor | None" = None  # which tokens are no padding, [B, S]; given with prompts only
+    # Which cached keys each token attends to, [B, 1, S, K]; given with generated tokens only.
     attn_mask: "torch.Tensor | None" = None
-    bidirectional: bool = False
-    ragged: bool = False
+    bidirectional: bool = False  # whether all tokens attend to each other, as a prompt's may; else attention is causal
+    ragged: bool = False  # whether generated tokens have a position per row; else one per column
+    # Positions and block positions in one tensor, [B, 2, S], if they are stored so.
     stacked_positions: "torch.Tensor | None" = None
 
 
 @dataclass(frozen=True)
 class DecodingProtocol:
-    """How the engine decodes with a family.
+    """How the engine decodes with a family."""
 
-    Args:
-        arguments: the arguments of ``forward`` for a model and inputs.
-        starts: generation begins with a start token; else the prompt's last token predicts the first one.
-        spans: new tokens have the position of their blank, and count inside of it; else positions run on.
-        prefix: the prompt's tokens attend to each other; else attention is causal.
-        encoder: the prompt goes to an encoder; generated tokens count from position 0.
-    """
-
-    arguments: Callable[[Any, ModelInputs], dict[str, Any]]
-    starts: bool = False
-    spans: bool = False
-    prefix: bool = False
-    encoder: bool = False
+    arguments: Callable[[Any, ModelInputs], dict[str, Any]]  # the arguments of `forward` for a model and inputs
+    starts: bool = False  # generation begins with a start token; else the prompt's last token predicts the first one
+    spans: bool = False  # new tokens have the position of their blank, and count inside of it; else positions run on
+    prefix: bool = False  # the prompt's tokens attend to each other; else attention is causal
+    encoder: bool = False  # the prompt goes to an encoder; generated tokens count from position 0
 
 
 @dataclass(frozen=True)
 class TextProtocol:
-    """How text is generated: what the prompt looks like, and which tokens begin and end the output.
+    """How text is generated: what the prompt looks like, and which tokens begin and end the output."""
 
-    Args:
-        prompts: texts to prompts of at most so many tokens.
-        stop: the tokens that end the output.
-        never: tokens that are never generated.
-        never_sampled: tokens that are not sampled.
-        start: the token that starts the output, if the prompt's end does not.
-        order: the order in which scores are changed before a token is sampled.
-        spans: whether the blanks of the prompt are filled, so that it must not be cut.
-        configured_ends: whether the configuration's ``eos_token_id`` ends the output, too, as in transformers.
-        configured_start: the start token that a configuration sets, instead of ``start``; None if it sets none.
-    """
-
+    # Texts to prompts of at most so many tokens.
     prompts: "Callable[[Tokenizer, Sequence[str], int | None], list[Prompt]]"
-    stop: TokenIds
-    never: TokenIds = NO_TOKENS
-    never_sampled: TokenIds = NO_TOKENS
-    start: TokenIds = NO_TOKENS
-    order: tuple[str, ...] = SAMPLING_ORDER
-    spans: bool = False
-    configured_ends: bool = False
+    stop: TokenIds  # the tokens that end the output
+    never: TokenIds = NO_TOKENS  # tokens that are never generated
+    never_sampled: TokenIds = NO_TOKENS  # tokens that are not sampled
+    start: TokenIds = NO_TOKENS  # the token that starts the output, if the prompt's end does not
+    order: tuple[str, ...] = SAMPLING_ORDER  # the order in which scores are changed before a token is sampled
+    spans: bool = False  # whether the blanks of the prompt are filled, so that it must not be cut
+    configured_ends: bool = False  # whether the configuration's `eos_token_id` ends the output, too, as in transformers
+    # The start token that a configuration sets, instead of `start`; None if it sets none.
     configured_start: "Callable[[Any, Tokenizer], int | None]" = lambda _config, _tokenizer: None
 
 
 @dataclass(frozen=True)
 class EmbeddingProtocol:
-    """How texts become rows and hidden states to average.
+    """How texts become rows and hidden states to average."""
 
-    Args:
-        rows: the token ids of texts, of at most so many tokens each.
-        packed_states: the last hidden states of packed texts, [1, T, width], from a model and the arguments of an
-            encoder's ``forward``; None for families that run padded batches.
-        attention_mask: for padded batches, the mask that lengths [B] and a width mean.
-        specials: number of special tokens in a row, which do not count as tokens of the text.
-    """
-
+    # The token ids of texts, of at most so many tokens each.
     rows: "Callable[[Tokenizer, Sequence[str], int | None], Ragged]"
+    # The last hidden states of packed texts, [1, T, width], from a model and the arguments of an encoder's
+    # `forward`; None for families that run padded batches.
     packed_states: "Callable[[Any, dict[str, Any]], torch.Tensor] | None" = None
+    # For padded batches, the mask that lengths [B] and a width mean.
     attention_mask: "Callable[[torch.Tensor, int], torch.Tensor] | None" = None
-    specials: int = 0
+    specials: int = 0  # number of special tokens in a row, which do not count as tokens of the text
 
 
 @dataclass(frozen=True)
 class TrainingProtocol:
-    """How records become batches.
+    """How records become batches."""
 
-    Args:
-        pairs: a batch of sources and targets, of at most so many tokens each.
-        is_cut: whether a source and a target of so many tokens are longer than that.
-        specials: number of special tokens around so many texts.
-        classification: a batch of texts or pairs and their classes.
-        masking: a batch of texts of which parts are masked at random.
-        packs: whether texts are trained without padding.
-        lower: whether titles are generated from lower-cased text.
-    """
-
+    # A batch of sources and targets, of at most so many tokens each.
     pairs: "Callable[[Tokenizer, Sequence[str], Sequence[str], int, int], Batch]"
+    # Whether a source and a target of so many tokens are longer than that.
     is_cut: "Callable[[Tokenizer, int, int, int, int], bool]"
+    # Number of special tokens around so many texts.
     specials: "Callable[[Tokenizer, int], int]" = lambda _, texts: texts + 1
+    # A batch of texts or pairs and their classes.
     classification: "Callable[[Tokenizer, Sequence[Any], Sequence[int], int], Batch] | None" = None
+    # A batch of texts of which parts are masked at random.
     masking: "Callable[[Tokenizer, Sequence[str], Random, int], Batch] | None" = None
-    packs: bool = False
-    lower: bool = False
+    packs: bool = False  # whether texts are trained without padding
+    lower: bool = False  # whether titles are generated from lower-cased text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family of models.
+    """A family of models."""
 
-    Args:
-        name: its name, which is ``family`` of its configuration class.
-        classes: its classes; the first is the backbone.
-        model_types: values of ``model_type`` in a config.json that mean this family, besides its name.
-        signature: keys that only this family's config.json has, for files without ``model_type``.
-        text: how a class generates from a text; the second argument says whether the text has masks.
-        masks: the names of the command tokens that are masks to a class that fills spans.
-        decoding: how the engine decodes.
-        span_decoding: how it decodes prompts with blanks, if it does.
-        blanks: how blanks are filled: "tokens" (one each), "sentinels" or "spans".
-        embedding: how texts are embedded.
-        label_batch: a batch of one text and each label, whose ids are given, as its continuation; ``labels`` are the
-            tokens to score.
-        class_rows: token rows of texts or pairs for a classifier that runs padded batches.
-        class_batch: a batch of such rows.
-        training: how records become batches.
-        command_rows: whether the embedding has rows for GLM's command tokens.
-    """
-
-    name: str
-    classes: tuple[ModelClass, ...]
-    model_types: tuple[str, ...] = ()
-    signature: tuple[str, ...] = ()
+    name: str  # its name, which is `family` of its configuration class
+    classes: tuple[ModelClass, ...]  # its classes; the first is the backbone
+    model_types: tuple[str, ...] = ()  # values of `model_type` in a config.json that mean this family, besides its name
+    signature: tuple[str, ...] = ()  # keys that only this family's config.json has, for files without `model_type`
+    # How a class generates from a text; the second argument says whether the text has masks.
     text: Callable[[str, bool], TextProtocol] | None = None
-    masks: tuple[str, ...] = ()
-    decoding: DecodingProtocol | None = None
-    span_decoding: DecodingProtocol | None = None
-    blanks: str | None = None
-    embedding: EmbeddingProtocol | None = None
+    masks: tuple[str, ...] = ()  # the names of the command tokens that are masks to a class that fills spans
+    decoding: DecodingProtocol | None = None  # how the engine decodes
+    span_decoding: DecodingProtocol | None = None  # how it decodes prompts with blanks, if it does
+    blanks: str | None = None  # how blanks are filled: "tokens" (one each), "sentinels" or "spans"
+    embedding: EmbeddingProtocol | None = None  # how texts are embedded
+    # A batch of one text and each label, whose ids are given, as its continuation; `labels` are the tokens to
+    # score.
     label_batch: "Callable[[Any, Tokenizer, str, LabelIds, int | None], Batch] | None" = None
+    # Token rows of texts or pairs for a classifier that runs padded batches.
     class_rows: "Callable[[Tokenizer, Sequence[Any], int | None], Sequence[Any]] | None" = None
-    class_batch: "Callable[[Tokenizer, Sequence[Any]], Batch] | None" = None
-    training: TrainingProtocol | None = None
-    command_rows: bool = False
+    class_batch: "Callable[[Tokenizer, Sequence[Any]], Batch] | None" = None  # a batch of such rows
+    training: TrainingProtocol | None = None  # how records become batches
+    command_rows: bool = False  # whether the embedding has rows for GLM's command tokens
     by_name: Mapping[str, ModelClass] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
