@@ -62,7 +62,7 @@ def classify(options: TaskOptions, labels: Labels = None) -> None:
     """Tell the class of each text: by a trained head, or how probable a language model finds each of the --labels."""
     check_target(options.out)
     entries = read_entries(options)
-    from flagai.model.predictor.classes import names_one_class
+    from flagai.model.predictor.capabilities import names_one_class
 
     given = _split(labels)
     loaded = _load_classifier(options, given)

@@ -33,15 +33,7 @@ def fill_masks(
     options: Options,
     num_return_sequences: int,
 ) -> list[list[Filled]]:
-    """The best fillings of each text.
-
-    Args:
-        model: a GLM, a T5 or a BERT with its masked-word head.
-        tokenizer: its tokenizer.
-        family: its family.
-        texts: texts with masks: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end).
-        options: how to write.
-        num_return_sequences: how many fillings of each text.
+    """The best fillings of each text, as many as ``num_return_sequences``.
 
     Raises:
         InputError: a text has no mask.

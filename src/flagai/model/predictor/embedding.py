@@ -1,7 +1,6 @@
 """Texts as vectors: the mean of the last hidden states, with any family."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ def text_vectors(
     max_length = read_length("maxlen", settings.max_length if max_length is None else max_length, backbone)
     texts = [text.lower() for text in texts] if settings.lower else texts
     if not texts:
-        return _no_rows(backbone)
+        return torch.empty(0, backbone.hidden_width)
     unknown = tokenizer.find_command_id("unk")
     counter = UnknownTokens(unknown, embedding.specials, strict=strict)
     outside = [] if unknown is None else out_of_vocab_ids(tokenizer, backbone)
@@ -73,7 +72,7 @@ def packed_means(model: BaseModel, rows: Sequence[Sequence[int]]) -> torch.Tenso
     """
     embedding, backbone = _embedding_of(model), model.backbone
     if not rows:
-        return _no_rows(backbone)
+        return torch.empty(0, backbone.hidden_width)
     for row in rows:
         if isinstance(row, str | bytes) or not hasattr(row, "__getitem__") or getattr(row, "shape", None) == ():
             raise InputError(f"Expected rows of token ids, but found {row!r:.80}.")
@@ -88,10 +87,6 @@ def _embedding_of(model: BaseModel) -> EmbeddingProtocol:
     if family.embedding is None:
         raise InputError(f"A {type(model).__name__} cannot embed texts.")
     return family.embedding
-
-
-def _no_rows(backbone: Any) -> torch.Tensor:
-    return torch.empty(0, backbone.hidden_width)
 
 
 def _means(model: BaseModel, embedding: EmbeddingProtocol, rows: Ragged, pad: int = 0) -> torch.Tensor:

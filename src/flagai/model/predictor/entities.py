@@ -34,16 +34,14 @@ def entities_of(
         for window, spans in zip(windows, reading.spans(model, parts), strict=True):
             places = (spans + torch.tensor([0, window.begin, window.begin])).tolist()
             found[window.text] += [(kind, first, last) for kind, first, last in places if first in window.own]
-        return [_named(sorted(spans), labels, row.offsets) for spans, row in zip(found, rows, strict=True)]
+        named = (
+            [characters(first, last, labels[kind], row.offsets) for kind, first, last in sorted(spans)]
+            for spans, row in zip(found, rows, strict=True)
+        )
+        return [[span for span in spans if span is not None] for spans in named]
     scores = joined(windows, reading.per_token(model, parts))
     crf = model.crf if outputs == "crf" else None
     return [read_entities(crf, each, labels, row.offsets, row.inner) for each, row in zip(scores, rows, strict=True)]
-
-
-def _named(found: Sequence[tuple[int, int, int]], types: Sequence[str], offsets: Sequence[Offset]) -> list[Span]:
-    """Spans of tokens (type, first, last) as spans of characters."""
-    named = (characters(first, last, types[kind], offsets) for kind, first, last in found)
-    return [span for span in named if span is not None]
 
 
 def read_entities(
@@ -62,13 +60,12 @@ def read_entities(
         offsets: each token's characters (start, end exclusive), empty at special tokens.
         inner: which tokens continue a word.
     """
-    if crf is not None:
-        valid = torch.ones(1, len(scores), dtype=torch.bool, device=scores.device)
-        # The first token is [CLS], which is no entity.
-        outside = [number for number, tag in enumerate(read_tags(tuple(labels))) if tag == OUTSIDE]
-        path = crf.decode(scores[None], valid, first=outside)[0]
-        return decode([int(label) for label in path], labels, offsets, inner)
-    return decode(scores.argmax(-1).tolist(), labels, offsets, inner)
+    if crf is None:
+        return decode(scores.argmax(-1).tolist(), labels, offsets, inner)
+    valid = torch.ones(1, len(scores), dtype=torch.bool, device=scores.device)
+    # The first token is [CLS], which is no entity.
+    outside = [number for number, tag in enumerate(read_tags(tuple(labels))) if tag == OUTSIDE]
+    return decode([int(label) for label in crf.decode(scores[None], valid, first=outside)[0]], labels, offsets, inner)
 
 
 def check_types(labels: Sequence[str]) -> None:

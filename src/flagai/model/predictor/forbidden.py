@@ -12,13 +12,7 @@ _BORDERS = ("sop", "eop", "sep", "eos")
 
 
 class ForbiddenTexts:
-    """Forbids every token that would complete one of some texts, given what is written already.
-
-    Args:
-        texts: the texts.
-        tokenizer: the model's tokenizer.
-        rows: how many tokens the model scores.
-    """
+    """Forbids every token that would complete one of some texts, for a model that scores ``rows`` tokens."""
 
     def __init__(self, texts: Iterable[str], tokenizer: Tokenizer, rows: int) -> None:
         self.patterns = [pattern for pattern in map(tokenizer.pattern, dict.fromkeys(texts)) if pattern]

@@ -26,12 +26,7 @@ def label_scores(
 ) -> torch.Tensor:
     """The log-probability of each label as the answer to each text, [N, labels].
 
-    Args:
-        model: a language model.
-        tokenizer: its tokenizer.
-        texts: texts, with a mask where a GLM shall put the label (default: at the end), or pairs.
-        labels: the names of the classes, in words that the model knows.
-        max_length: how many tokens of a text are read.
+    Texts or pairs may have a mask where a GLM shall put the label; default at the end.
 
     Raises:
         InputError: there are no labels, or the vocabulary does not know one, or does not tell two apart.

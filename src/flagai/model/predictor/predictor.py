@@ -13,11 +13,10 @@ from flagai.generation.options import MOST_LANES, RENAMED_TEXTS, with_new_names
 from flagai.model.predictor import blanks
 from flagai.model.predictor import encoder_heads as reading
 from flagai.model.predictor.arguments import as_list, is_pair, label_names, tell_of_pairs
-from flagai.model.predictor.capabilities import require
-from flagai.model.predictor.classes import probabilities, require_one_class
+from flagai.model.predictor.capabilities import probabilities, require, require_one_class
 from flagai.model.predictor.embedding import text_vectors
 from flagai.model.predictor.entities import check_types, entities_of, known_labels
-from flagai.model.predictor.generation_methods import GenerationMethods
+from flagai.model.predictor.generation_methods import GenerationMethods, OneOrMany
 from flagai.model.predictor.label_scoring import label_scores
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.results import Entity, Filled
@@ -97,11 +96,7 @@ class Predictor(GenerationMethods):
         found = blanks.fill_masks(self.model, self.tokenizer, family, as_list(texts), asked, num_return_sequences)
         return found[0] if isinstance(texts, str) else found
 
-    @overload
-    def predict_masklm(self, text: str, maxlen: int | None = ...) -> str: ...
-    @overload
-    def predict_masklm(self, text: list[str], maxlen: int | None = ...) -> list[str]: ...
-    def predict_masklm(self, text: Any, maxlen: int | None = 512) -> Any:
+    def predict_masklm(self, text: OneOrMany, maxlen: int | None = 512) -> OneOrMany:
         """The most probable token at every position, special ones included; :meth:`fill_blanks` is what one wants.
 
         Args:
@@ -111,9 +106,9 @@ class Predictor(GenerationMethods):
         self._require("predict_masklm")
         found = reading.rows(self.model, self.tokenizer, as_list(text), maxlen)
         nothing = torch.tensor(self.tokenizer.rows_without_token(self.model.config.vocab_size), dtype=torch.long)
-        best = reading.best_tokens(self.model, found, nothing)
-        decoded = [self.tokenizer.decode(ids) for ids in best]
-        return decoded[0] if isinstance(text, str) else decoded
+        decoded: Any = [self.tokenizer.decode(ids) for ids in reading.best_tokens(self.model, found, nothing)]
+        answer: OneOrMany = decoded[0] if isinstance(text, str) else decoded
+        return answer
 
     @overload
     def predict_ner(
