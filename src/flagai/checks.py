@@ -15,10 +15,6 @@ _LONGEST_NAME = 255  # bytes; the limit of the usual file systems
 def check_flag(name: str, value: Any) -> None:
     """Refuse a value that is neither True nor False, which Python would take as one of them in silence.
 
-    Args:
-        name: the argument's name, for messages.
-        value: the argument.
-
     Raises:
         InputError: it is neither.
     """
@@ -56,12 +52,6 @@ def check_number(
 def check_integer(name: str, value: Any, low: int = 1, high: float = math.inf) -> int:
     """An argument that must be an integer of a range.
 
-    Args:
-        name: the argument's name, for messages.
-        value: the argument.
-        low: the smallest integer.
-        high: the largest integer.
-
     Raises:
         InputError: it is of another type, or out of the range.
     """
@@ -70,10 +60,6 @@ def check_integer(name: str, value: Any, low: int = 1, high: float = math.inf) -
 
 def check_path(name: str, value: Any) -> Path:
     """An argument that must be a path, with the home folder expanded.
-
-    Args:
-        name: the argument's name, for messages.
-        value: the argument.
 
     Raises:
         InputError: it is neither a text nor a path, or no file system has such a name.

@@ -19,11 +19,7 @@ def quoted(text: object, limit: int = 200) -> str:
 
 
 class FlagAIError(Exception):
-    """Base class of all errors that flagai raises on purpose; the message is safe on a terminal.
-
-    Args:
-        message: what was found, where, and what to do.
-    """
+    """Base class of all errors that flagai raises on purpose; the message is safe on a terminal."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))

@@ -129,13 +129,6 @@ def load_first(
 ) -> "TaskPipeline":
     """Load the first of some models that can be had.
 
-    Args:
-        task: the task's own name.
-        names: the models.
-        download_path: the folder of models.
-        tell: is told that a model is replaced by the next one.
-        **options: further arguments of ``AutoLoader``.
-
     Raises:
         FlagAIError: see :func:`load`.
     """

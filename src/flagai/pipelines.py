@@ -64,13 +64,7 @@ _SEARCHING = {"num_beams", "length_penalty"}
 
 
 class TaskPipeline:
-    """A model that does one task; calling it gives the answer to a text, or a list of answers to a list.
-
-    Args:
-        task: the task's own name.
-        name: the model's name or folder.
-        loader: has loaded the model.
-    """
+    """A model that does one task; calling it gives the answer to a text, or a list of answers to a list."""
 
     def __init__(self, task: str, name: str, loader: "AutoLoader") -> None:
         from flagai.model.predictor.predictor import Predictor

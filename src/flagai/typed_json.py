@@ -34,11 +34,6 @@ def shown(value: Any) -> str:
 def read_json(path: Path, error: type[FlagAIError] = ConfigError, *, limit: int = SIZE_LIMIT) -> dict[str, Any]:
     """Read a JSON file that must hold an object; a byte order mark is accepted.
 
-    Args:
-        path: the file.
-        error: the class of the errors.
-        limit: the largest size in bytes.
-
     Raises:
         FlagAIError: of the class ``error``: the file cannot be read, is too large, is not JSON or not an object.
     """
@@ -115,9 +110,6 @@ def _finite(digits: str) -> float:
 def check_depth(content: Any) -> None:
     """Refuse parsed JSON with more levels than any of ours; Python from 3.12 on parses thousands.
 
-    Args:
-        content: what a JSON parser returned.
-
     Raises:
         ValueError: it is nested too deeply.
     """
@@ -162,11 +154,6 @@ def as_bool(value: Any) -> bool | None:
 
 class Fields:
     """Typed values of one JSON object; what is absent or null is the default.
-
-    Args:
-        table: the object.
-        place: where it stands, for messages: the file, and the field if it is an object within another.
-        error: the class of the errors.
 
     Example:
         >>> Fields({"n_layer": "12"}, "config.json").integer("n_layer", 0)

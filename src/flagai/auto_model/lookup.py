@@ -24,10 +24,6 @@ def class_names_by_family(task: str) -> dict[str, str]:
 def class_name_for(task: str, family: str) -> str:
     """The name of the class that does a task in a family.
 
-    Args:
-        task: from :func:`flagai.catalog.tasks.task_named`.
-        family: the family's name, such as "glm".
-
     Raises:
         InputError: models of this family cannot do it; the message says which tasks they can, and who can.
     """
@@ -61,11 +57,6 @@ def fine_tuned_name(home: Path, name: str, task: str) -> str:
     """The name of the model that was fine-tuned for a task; the model's own name if it is one, or none is found.
 
     A folder ``name-task`` on this machine comes first; only then is the catalog asked.
-
-    Args:
-        home: the folder of models.
-        name: the backbone, such as "GLM-large-ch".
-        task: the task, such as "title-generation".
     """
     with suppress(ModelNotFoundError):
         if find(name).base is not None:
@@ -98,10 +89,6 @@ def family_in(home: Path, name: str) -> str:
 def family_at(model_name: str, model_dir: str | Path | None = None) -> str:
     """The family of a model, by its folder or its card, before anything is loaded.
 
-    Args:
-        model_name: as :class:`AutoLoader` takes it.
-        model_dir: the folder of models.
-
     Raises:
         ModelNotFoundError: there is no such model.
     """
@@ -110,14 +97,7 @@ def family_at(model_name: str, model_dir: str | Path | None = None) -> str:
 
 
 def may_have_head(task: str, family: str, home: Path, name: str) -> bool:
-    """Whether a model may have a trained head for a task, before its weights are here: by its card, until they are.
-
-    Args:
-        task: the task's own name.
-        family: the model's family.
-        home: the folder of models.
-        name: the model's name in it.
-    """
+    """Whether a model may have a trained head for a task, before its weights are here: by its card, until they are."""
     if class_name_for(task, family) == class_name_for("lm", family):
         return False
     with suppress(ModelNotFoundError):
@@ -130,10 +110,6 @@ def may_have_head(task: str, family: str, home: Path, name: str) -> bool:
 
 def scores_labels(model_name: str, model_dir: str | Path | None = None) -> bool:
     """Whether a model without a trained head classifies by the names of the classes, as language models do.
-
-    Args:
-        model_name: as :class:`AutoLoader` takes it.
-        model_dir: the folder of models.
 
     Raises:
         ModelNotFoundError: there is no such model.

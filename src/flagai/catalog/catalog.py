@@ -121,12 +121,7 @@ def list_models(
 
 
 def tasks_of(card: Card, cards: tuple[Card, ...] | None = None) -> tuple[str, ...]:
-    """The tasks of a model: its card's, and those whose default it is, unless a model fine-tuned from it does them.
-
-    Args:
-        card: the model.
-        cards: the models of the catalog, if the caller has them.
-    """
+    """The tasks of a model: its card's, and those whose default it is, unless a model fine-tuned from it does them."""
     cards = _sound(_catalog(None)) if cards is None else cards
     defaults = [task for task, names in DEFAULT_MODELS.items() if card.name in names and card.base is None]
     return tuple(dict.fromkeys([card.task, *(task for task in defaults if _for_task(card, task, cards) is card)]))

@@ -32,10 +32,6 @@ def find_model(
 def model_folders(name_or_path: str, home: str | Path | None = None) -> Iterator[Path]:
     """The folders where a model can be on this machine, the best first; the catalog is read after the first one.
 
-    Args:
-        name_or_path: see :func:`find_model`.
-        home: see :func:`find_model`.
-
     Raises:
         ModelNotFoundError: no folder was taken; the message says where the model can be had.
         CatalogError: the model's card is broken.
@@ -87,14 +83,7 @@ def is_folder(path: Path) -> bool:
 
 
 def package_folder(card: Card) -> Path | None:
-    """The folder of a model in an installed Python package, which is located, never imported.
-
-    Args:
-        card: the model.
-
-    Returns:
-        The folder, or None if no package has the model, or it is not installed.
-    """
+    """The folder of a model in an installed Python package, which is located, never imported; None if there is none."""
     places = (installed_folder(source.location) for source in card.places() if source.scheme == "package")
     return next((place for place in places if place is not None), None)
 

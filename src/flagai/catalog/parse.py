@@ -25,12 +25,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class CardFields:
-    """A table of which every key is asked for once.
-
-    Args:
-        table: the content.
-        place: where it stands, for messages: file, card, and field if it is a table within a card.
-    """
+    """A table of which every key is asked for once."""
 
     def __init__(self, table: Mapping[str, Any], place: str) -> None:
         self.place = place
@@ -114,11 +109,6 @@ def _near(name: str, known: tuple[str, ...]) -> str:
 
 def parse_card(name: str, table: Mapping[str, Any], origin: str) -> Card:
     """Make a card of a table in which everything inherited is filled in.
-
-    Args:
-        name: the model's name.
-        table: the content.
-        origin: the file, for messages.
 
     Raises:
         CatalogError: a field is missing, unknown or wrong.

@@ -166,12 +166,7 @@ def _explain_memory(error: Exception, options: Mapping[str, str]) -> None:
 
 
 def in_options(message: str, options: Mapping[str, str]) -> str:
-    """A message with options as they are typed in the place of the library's arguments.
-
-    Args:
-        message: such as "out_max_length is 0; expected a whole number".
-        options: the command's parameters and the option of each.
-    """
+    """A message with options as they are typed in the place of the library's arguments."""
     message = message.removeprefix("Recipe: ")  # finetune's options are its fields
     names = {**options} | {name: options[own] for name, own in _OTHER_NAMES.items() if own in options}
     for name, option in names.items():
@@ -185,9 +180,6 @@ def configure_logging(verbose: bool) -> None:
     """Set up logging; under torchrun, only the first process prints results, and one per machine logs.
 
     The others still say what goes wrong, with their number in front.
-
-    Args:
-        verbose: log what is going on, not warnings only.
     """
     level = logging.INFO if verbose else logging.WARNING
     level = logging.ERROR if settings.local_rank() else level

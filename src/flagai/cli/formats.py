@@ -27,11 +27,6 @@ def suffix_of(path: Path) -> str:
 def refuse_binary(path: Path, what: str, known: str) -> None:
     """Refuse a file whose ending means something else than text.
 
-    Args:
-        path: the file.
-        what: how the message calls it.
-        known: a sentence with the forms that the command knows.
-
     Raises:
         InputError: the ending means arrays, an archive or the like.
     """

@@ -126,11 +126,7 @@ def _name(file: Path) -> str:
 
 
 def as_typed(text: str, place: str) -> str:
-    """A text of the command line, read as UTF-8 also where the locale is another one.
-
-    Args:
-        text: the argument; Python writes bytes that the locale does not know as lone surrogates.
-        place: which argument it is, for the message.
+    """A text of the command line, read as UTF-8 also where the locale is another one (bytes are lone surrogates then).
 
     Raises:
         InputError: it is not UTF-8.

@@ -38,11 +38,7 @@ def script_of(text: str) -> str | None:
 
 
 def default_model(texts: Sequence[str], home: Path | None = None) -> str:
-    """The default model for embedding texts.
-
-    Args:
-        texts: the texts; all of them are embedded by one model, as vectors of two do not compare.
-        home: the folder of models.
+    """The default model for embedding texts: one for all of them, as vectors of two models do not compare.
 
     Raises:
         InputError: no default model that is on this machine knows their script, or they are in several.

@@ -61,12 +61,7 @@ def answer(
 
 
 def in_batches(entries: Sequence[InputText], batch_size: int) -> Iterator[list[InputText]]:
-    """The texts in batches; a bar on a terminal, or a line every 30 seconds, says how far it is, once per machine.
-
-    Args:
-        entries: the texts.
-        batch_size: how many texts run together.
-    """
+    """The texts in batches; a bar on a terminal, or a line every 30 seconds, says how far it is, once per machine."""
     batches = [list(entries[start : start + batch_size]) for start in range(0, len(entries), batch_size)]
     if len(batches) < 2 or settings.local_rank():
         yield from batches

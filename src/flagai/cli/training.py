@@ -69,11 +69,7 @@ def _pair(entry: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def progress(out: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A bar with loss and speed on a terminal, else a line every so often; evaluations are lines of their own.
-
-    Args:
-        out: the folder of the result.
-    """
+    """A bar with loss and speed on a terminal, else a line every so often; evaluations are lines of their own."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

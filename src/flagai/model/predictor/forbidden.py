@@ -30,12 +30,7 @@ class ForbiddenTexts:
         return bool(self.patterns)
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Score the forbidden tokens -inf.
-
-        Args:
-            ids: the histories, [B, W, T], the newest last, -1 where there is none.
-            scores: [B, W, V]
-        """
+        """Score forbidden tokens -inf in [B, W, V], after ids [B, W, T] that end with the newest; -1 is no id."""
         scores = scores.clone()
         scores[..., self._whole] = -torch.inf
         for row, lanes in enumerate(ids.tolist()):

@@ -35,10 +35,6 @@ class UnknownTokens:
     def look(self, texts: Sequence[str], rows: Ragged) -> Ragged:
         """Look at the rows of some texts.
 
-        Args:
-            texts: the texts.
-            rows: their ids.
-
         Raises:
             InputError: a text has too many unknown tokens, and that is an error.
         """
@@ -58,11 +54,7 @@ class UnknownTokens:
         return rows
 
     def report(self, total: int) -> None:
-        """Warn of what was found.
-
-        Args:
-            total: number of texts.
-        """
+        """Warn of what was found."""
         if self._count:
             logger.warning("%s", self._message(total))
 
