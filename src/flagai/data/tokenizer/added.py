@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from flagai.errors import VocabularyError
 from flagai.typed_json import Fields, as_int
@@ -26,16 +26,7 @@ class Added:
 
     @classmethod
     def read(cls, value: Any, place: str, *, special: bool) -> Self:
-        """Read a text or an object.
-
-        Args:
-            value: the JSON value.
-            place: the file and the field, for errors.
-            special: whether the token is special where the value does not say.
-
-        Raises:
-            VocabularyError: it is no token.
-        """
+        """Read a text or an object, ``special`` where it does not say; ``place`` is the file and the field."""
         if isinstance(value, str) and value:
             return cls(value, bare=True)
         if not isinstance(value, dict):
@@ -47,13 +38,12 @@ class Added:
         return cls(content, normalized=fields.flag("normalized", not special), special=special, **flags)
 
 
-@dataclass(frozen=True)
-class Stated:
+class Stated(NamedTuple):
     """An id that a file states for a token."""
 
     place: str  # the file
-    content: str  # the token
-    number: int  # its id
+    content: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -70,18 +60,9 @@ class AddedTokens:
 
 
 def read_added(options: Fields, special_map: Fields, added: Fields, pipeline: Fields) -> AddedTokens:
-    """Join the four files as transformers does.
+    """Join tokenizer_config.json, special_tokens_map.json, added_tokens.json and tokenizer.json as transformers does.
 
-    ``added_tokens_decoder`` of ``tokenizer_config.json`` replaces the lists of all other files.
-
-    Args:
-        options: ``tokenizer_config.json``.
-        special_map: ``special_tokens_map.json``.
-        added: ``added_tokens.json``.
-        pipeline: ``tokenizer.json``.
-
-    Raises:
-        VocabularyError: a value is no token or no id.
+    ``added_tokens_decoder`` of the first replaces the lists of all others.
     """
     decoder = added_tokens_decoder(options)
     listed = listed_tokens(pipeline)

@@ -1,8 +1,8 @@
 """From a description to an engine and its command tokens: one function per kind."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from flagai.data.tokenizer.commands import SENTINELS, TABLES, Commands, CommandToken
 from flagai.data.tokenizer.description import Description
@@ -63,26 +63,17 @@ class TokenizerEngine(Protocol):
         """A text as its tokens spell it, without a space that is put before every text."""
 
 
-@dataclass(frozen=True)
-class Built:
+class Built(NamedTuple):
     """A tokenizer's parts."""
 
-    engine: TokenizerEngine  # text to ids and back
-    commands: Commands  # the command tokens
+    engine: TokenizerEngine
+    commands: Commands
 
 
 def build(description: Description) -> Built:
-    """Read the files of a tokenizer.
-
-    Raises:
-        VocabularyError: a file is damaged.
-        ConfigError: something that is needed is not installed.
-    """
-    built = (
-        _by_files(description)
-        if description.table is None or description.files == (FAST_FILE,)
-        else _by_table(description)
-    )
+    """Read the files of a tokenizer."""
+    by_files = description.table is None or description.files == (FAST_FILE,)
+    built = _by_files(description) if by_files else _by_table(description)
     _check_size(description, built)
     return built
 

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from flagai.errors import InputError, VocabularyError
 
@@ -19,111 +20,75 @@ class CommandToken:
 
     name: str  # what it is called in the interface, such as "gMASK"
     token: str  # its text, such as "[gMASK]"
-    Id: int  # its id; FlagAI spells it so
+    Id: int  # FlagAI spells it so
     lstrip: bool = False  # whether it swallows the spaces before it
     rstrip: bool = False  # whether it swallows the spaces after it
     special: bool = True  # whether decoding can leave it out; tokens that a user added as words are not special
 
 
-@dataclass(frozen=True)
-class CommandSpec:
+class CommandSpec(NamedTuple):
     """A row of a table of command tokens."""
 
-    name: str  # as in :class:`CommandToken`
-    token: str  # as in :class:`CommandToken`
+    name: str
+    token: str
     after: int | None = None  # how far behind the vocabulary its id is; None: it is in the vocabulary
     written: str | None = None  # how it is written in texts, if not as in the vocabulary
 
 
-def _chinese_glm(g_mask: int, d_block: int) -> tuple[CommandSpec, ...]:
-    """The tables of Chinese GLM, which differ in the last rows; the id that follows [UNK]'s is not used."""
-    return (
-        CommandSpec("pad", END, 0),
-        CommandSpec("eos", END, 0),
-        CommandSpec("sep", "[SEP]", 1),
-        CommandSpec("cls", "[CLS]", 2),
-        CommandSpec("mask", "[MASK]", 3),
-        CommandSpec("unk", "[UNK]", 4),
-        CommandSpec("sop", SOP, 6),
-        CommandSpec("eop", EOP, 7),
-        CommandSpec("sMASK", "[sMASK]", 8),
-        CommandSpec("gMASK", "[gMASK]", g_mask),
-        CommandSpec("dBLOCK", "[dBLOCK]", d_block),
-    )
+def _text(name: str) -> str:
+    """How GLM writes a command token."""
+    usual = {"pad": END, "eos": END, "sop": SOP, "eop": EOP}
+    return usual.get(name, f"[{name.upper() if name.islower() else name}]")
 
 
+def _behind(**places: int) -> tuple[CommandSpec, ...]:
+    return tuple(CommandSpec(name, _text(name), place) for name, place in places.items())
+
+
+def _inside(**tokens: str) -> tuple[CommandSpec, ...]:
+    return tuple(CommandSpec(name, token) for name, token in tokens.items())
+
+
+# Chinese GLM; the id that follows [UNK]'s is not used.
+_CHINESE = {"pad": 0, "eos": 0, "sep": 1, "cls": 2, "mask": 3, "unk": 4, "sop": 6, "eop": 7, "sMASK": 8}
+_BERT = {"pad": "[PAD]", "eos": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]", "unk": "[UNK]"}
+_ROBERTA = {"pad": "</s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "mask": "<mask>", "unk": "<unk>"}
 # Of two names with one id, the first is what the id decodes to. Source: THUDM/GLM data_utils/tokenization.py.
 TABLES: dict[str, tuple[CommandSpec, ...]] = {
-    "fixed": _chinese_glm(9, 10),
-    "unfixed": _chinese_glm(7, 9),
-    "wordpiece": (
-        CommandSpec("pad", "[PAD]"),
-        CommandSpec("eos", "[PAD]"),
-        CommandSpec("cls", "[CLS]"),
-        CommandSpec("sep", "[SEP]"),
-        CommandSpec("mask", "[MASK]"),
-        CommandSpec("unk", "[UNK]"),
-        CommandSpec("sop", SOP, 0),
-        CommandSpec("eop", EOP, 1),
-        CommandSpec("gMASK", "[gMASK]", 2),
-        CommandSpec("sMASK", "[sMASK]", 3),
-    ),
-    "glm-bpe": (
-        CommandSpec("pad", END),
-        CommandSpec("eos", END),
-        CommandSpec("sop", SOP, 0),
-        CommandSpec("eop", EOP, 1),
-        CommandSpec("cls", "[CLS]", 2),
-        CommandSpec("mask", "[MASK]", 3),
-        CommandSpec("sep", "[SEP]", 4),
-        CommandSpec("unk", "[UNK]", 5),
-        CommandSpec("gMASK", "[gMASK]", 6),
-        CommandSpec("sMASK", "[sMASK]", 7),
-        CommandSpec("dBLOCK", "[dBLOCK]", 8),
-    ),
-    "glm-roberta": (
-        CommandSpec("pad", "</s>", written=END),
-        CommandSpec("eos", "</s>", written=END),
-        CommandSpec("sep", "</s>", written="[SEP]"),
-        CommandSpec("cls", "<s>", written="[CLS]"),
-        CommandSpec("mask", "<mask>", written="[MASK]"),
-        CommandSpec("unk", "<unk>", written="[UNK]"),
-        CommandSpec("sop", SOP, 0),
-        CommandSpec("eop", EOP, 1),
-    ),
-    "gpt2": (CommandSpec("pad", END), CommandSpec("bos", END), CommandSpec("eos", END)),
-    "t5": (CommandSpec("pad", "<pad>"), CommandSpec("eos", "</s>"), CommandSpec("unk", "<unk>")),
+    "fixed": _behind(**_CHINESE, gMASK=9, dBLOCK=10),
+    "unfixed": _behind(**_CHINESE, gMASK=7, dBLOCK=9),
+    "wordpiece": _inside(**_BERT) + _behind(sop=0, eop=1, gMASK=2, sMASK=3),
+    "glm-bpe": _inside(pad=END, eos=END)
+    + _behind(sop=0, eop=1, cls=2, mask=3, sep=4, unk=5, gMASK=6, sMASK=7, dBLOCK=8),
+    "glm-roberta": tuple(row._replace(written=_text(row.name)) for row in _inside(**_ROBERTA)) + _behind(sop=0, eop=1),
+    "gpt2": _inside(pad=END, bos=END, eos=END),
+    "t5": _inside(pad="<pad>", eos="</s>", unk="<unk>"),
 }
 _SWALLOWING = ("mask", "sMASK", "gMASK")
 # WordPiece drops spaces anyway, and T5's sentinels stand between words.
 _TABLES_WITH_SPACES = ("fixed", "unfixed", "glm-bpe", "glm-roberta")
 
 
-@dataclass(frozen=True)
-class TextPart:
+class TextPart(NamedTuple):
     """A part of a text: a command token, or what stands between two of them."""
 
-    text: str  # the part
+    text: str
     start: int  # where it begins in the whole text
-    command: CommandToken | None = None  # the command token, if it is one
+    command: CommandToken | None = None
 
 
 class Commands:
-    """The command tokens of one tokenizer.
-
-    Args:
-        tokens: all of them, in the order of their importance.
-    """
+    """The command tokens of one tokenizer, in the order of their importance."""
 
     def __init__(self, tokens: Iterable[CommandToken]) -> None:
         self.tokens = tuple(tokens)
         self.by_name = {token.name: token for token in self.tokens}
         self.by_id: dict[int, CommandToken] = {}
         self.by_text: dict[str, CommandToken] = {}
-        self.special_ids = frozenset(token.Id for token in self.tokens if token.special)
-        for token in self.tokens:
+        for token in self.tokens:  # the first of several holds
             self.by_id.setdefault(token.Id, token)
             self.by_text.setdefault(token.token, token)
+        self.special_ids = frozenset(token.Id for token in self.tokens if token.special)
         self._literal = re.compile("|".join(map(re.escape, sorted(self.by_text, key=len, reverse=True))) or r"(?!)")
 
     @classmethod
@@ -135,28 +100,32 @@ class Commands:
         place: str,
         sentinels: int = SENTINELS,
     ) -> "Commands":
-        """The command tokens of a table.
-
-        Args:
-            table: one of ``TABLES``.
-            size: how many tokens the vocabulary has.
-            look_up: finds the id of a token of the vocabulary.
-            place: the vocabulary's file, for errors.
-            sentinels: how many sentinels a T5 has.
+        """The command tokens of a table for a vocabulary of ``size`` tokens, whose ids ``look_up`` finds.
 
         Raises:
-            VocabularyError: the vocabulary lacks a token.
+            VocabularyError: the vocabulary, which is at ``place``, lacks a token.
         """
         rows = TABLES[table]
         if table == "t5" and look_up("▁<extra_id_0>") is None:
-            rows += _sentinels(sentinels, listed=look_up("<extra_id_0>") is not None)
-        missing = [row.token for row in rows if row.after is None and look_up(row.token) is None]
+            # They are counted from the end, behind the vocabulary or in it.
+            listed = look_up("<extra_id_0>") is not None
+            rows += tuple(
+                CommandSpec(f"extra_id_{number}", f"<extra_id_{number}>", None if listed else sentinels - 1 - number)
+                for number in range(sentinels)
+            )
+        ids = [look_up(row.token) if row.after is None else size + row.after for row in rows]
+        missing = [row.token for row, number in zip(rows, ids, strict=True) if number is None]
         if missing:
             raise VocabularyError(
                 f"{place} lacks {', '.join(dict.fromkeys(missing))}: it is no vocabulary of the kind {table!r}, or "
                 "it is damaged. Fetch it again, or put the model's own file there."
             )
-        return cls(_token(row, table, size, look_up) for row in rows)
+        swallowing = _SWALLOWING if table in _TABLES_WITH_SPACES else ()
+        return cls(
+            CommandToken(row.name, row.written or row.token, number, row.name in swallowing)
+            for row, number in zip(rows, ids, strict=True)
+            if number is not None
+        )
 
     def joined(self, tokens: Iterable[CommandToken]) -> "Commands":
         """These and further ones; a further one takes the place of one with the same text."""
@@ -173,11 +142,7 @@ class Commands:
         return None if token is None else token.Id
 
     def get(self, name: str) -> int:
-        """The id of a command token.
-
-        Raises:
-            InputError: there is none of this name; the message lists all.
-        """
+        """The id of a command token; if there is none of this name, the message lists all."""
         found = self.find(name)
         if found is None:
             near = difflib.get_close_matches(name, self.by_name, n=1)
@@ -198,21 +163,6 @@ class Commands:
             if command.rstrip:
                 start += len(text[start:]) - len(text[start:].lstrip())
         yield from _ordinary(text[start:], start)
-
-
-def _sentinels(count: int, *, listed: bool) -> tuple[CommandSpec, ...]:
-    """T5's sentinels, which are counted from the end, behind the vocabulary or in it."""
-    return tuple(
-        CommandSpec(f"extra_id_{number}", f"<extra_id_{number}>", None if listed else count - 1 - number)
-        for number in range(count)
-    )
-
-
-def _token(row: CommandSpec, table: str, size: int, look_up: Callable[[str], int | None]) -> CommandToken:
-    number = look_up(row.token) if row.after is None else size + row.after
-    assert number is not None  # noqa: S101  # of_table has looked
-    lstrip = row.name in _SWALLOWING and table in _TABLES_WITH_SPACES
-    return CommandToken(row.name, row.written or row.token, number, lstrip)
 
 
 def _ordinary(text: str, start: int) -> Iterator[TextPart]:

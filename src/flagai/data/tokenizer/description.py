@@ -59,11 +59,7 @@ class Description:
 
     @property
     def truncation_side(self) -> str:
-        """Where tokens are dropped, "right" or "left": as ``tokenizer_config.json`` says, or else ``tokenizer.json``.
-
-        Raises:
-            VocabularyError: it is neither.
-        """
+        """Where tokens are dropped, "right" or "left", as ``tokenizer_config.json`` or ``tokenizer.json`` says."""
         options, truncation = self.saved.options, self.saved.pipeline.table.get("truncation")
         written = truncation.get("direction") if isinstance(truncation, dict) else None
         side = options.text("truncation_side", None) or str(written or "right").lower()
@@ -88,11 +84,7 @@ class Description:
         return found
 
     def changed(self, fix_command_token: bool | None, segmenter: str | None) -> "Description":
-        """The description with what a caller wants otherwise.
-
-        Raises:
-            ConfigError: there is no such segmenter, or it has nothing to do here.
-        """
+        """The description with what a caller wants otherwise."""
         changes: dict[str, Any] = {}
         if fix_command_token is not None and self.table in ("fixed", "unfixed"):
             changes["table"] = "fixed" if fix_command_token else "unfixed"

@@ -1,9 +1,9 @@
 """Where a tokenizer's files are, and what tokenizer they make: as they say; what they leave open, the name decides."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flagai import settings
 from flagai.data.tokenizer.description import (
@@ -30,12 +30,11 @@ _CLASS_OF_KIND = {"wordpiece": "BertTokenizer", "bpe": "GPT2Tokenizer", "t5": "T
 _ROBERTA_TOKENS = {"<s>", "</s>", "<mask>"}
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """A folder with a tokenizer."""
 
     folder: Path
-    card: "Card | None"  # the card of the model, if it has one
+    card: "Card | None"  # of the model
 
 
 def find_card(name: str) -> "Card | None":
@@ -52,14 +51,6 @@ def locate(name: str, cache_dir: str | Path | None) -> Location:
     """Find the folder of a tokenizer, and fetch its files if they are not here.
 
     A model that was fine-tuned from another one uses the other one's tokenizer, unless its own folder has one.
-
-    Args:
-        name: a model's name, in any case, or a folder.
-        cache_dir: the folder of models; default: the home of models.
-
-    Raises:
-        ModelNotFoundError: there is no such folder, and the catalog has no such name.
-        HubError: the files cannot be fetched.
     """
     home = settings.home() if cache_dir is None else Path(cache_dir).expanduser()
     card = find_card(name) or find_card(Path(name).name)
@@ -106,18 +97,7 @@ def _fetched(card: "Card", home: Path) -> Path:
 
 
 def describe(folder: Path, name: str, card: "Card | None") -> Description:
-    """Find out what a folder's tokenizer is.
-
-    Args:
-        folder: the folder.
-        name: the model's name.
-        card: the card of this name, if there is one; it counts only where the files leave something open.
-
-    Raises:
-        ModelNotFoundError: the folder has no tokenizer.
-        VocabularyError: a file is damaged, or the tokenizer is of a class that is not known.
-        ConfigError: ``config.json`` is damaged.
-    """
+    """Find out what a folder's tokenizer is; the card of its name counts only where the files leave something open."""
     if not has_tokenizer(folder):
         raise ModelNotFoundError(_absent(folder, name, card))
     saved = Saved.read(folder)
@@ -224,7 +204,9 @@ def _of_table(saved: Saved, name: str, card: "Card | None") -> Description:
     files = present_files(saved.folder, kind)
     kind = _fast_kind(saved) if kind == "fast" else kind
     table = _table(saved, kind, family, card)
-    words = family == "t5" and kind == "wordpiece" and files != (FAST_FILE,) and _has_words(saved.folder / files[0])
+    # T5-PEGASUS, whose vocabulary has words, cuts text into words first.
+    own = family == "t5" and kind == "wordpiece" and files != (FAST_FILE,)
+    words = own and has_words(read_tokens(saved.folder / files[0]))
     return Description(saved, name, kind, files, None, table, family, segmenter="jieba" if words else None)
 
 
@@ -234,9 +216,7 @@ def _table(saved: Saved, kind: str, family: str | None, card: "Card | None") -> 
         return stated
     if kind == "sentencepiece":
         return _chinese_table(saved, card)
-    if kind == "bpe":
-        return _bpe_table(saved, family)
-    return {"wordpiece": "wordpiece", "t5": "t5"}.get(kind)
+    return _bpe_table(saved, family) if kind == "bpe" else kind if kind in ("wordpiece", "t5") else None
 
 
 def _chinese_table(saved: Saved, card: "Card | None") -> str:
@@ -271,11 +251,6 @@ def _is_t5(saved: Saved) -> bool:
         return saved.family == "t5"
     processor = load_sentencepiece(saved.folder / present_files(saved.folder, "sentencepiece")[0])
     return bool(processor.pad_id() == 0 and processor.eos_id() == 1)
-
-
-def _has_words(path: Path) -> bool:
-    """Whether a vocabulary has Chinese words, as that of T5-PEGASUS, which cuts text into words first."""
-    return has_words(read_tokens(path))
 
 
 def _known_family(saved: Saved, card: "Card | None") -> str | None:

@@ -1,30 +1,23 @@
 """What a tokenizer makes of a text."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 Offset = tuple[int, int]  # start and end (exclusive), in characters
 
 
-@dataclass(frozen=True)
-class Surface:
+class Surface(NamedTuple):
     """Where tokens come from."""
 
-    tokens: list[str]  # the pieces of the vocabulary
-    offsets: list[Offset]  # for each of them, start and end (exclusive) in characters of the original text
+    tokens: list[str]
+    offsets: list[Offset]  # of each token, in the original text
 
 
 class Encoding:
-    """The ids of a text; its tokens and their offsets are worked out when they are asked for.
+    """The ids of a text; its tokens and their offsets are worked out when they are asked for."""
 
-    Args:
-        ids: the token ids.
-        surface: gives tokens and offsets.
-    """
-
-    def __init__(self, ids: list[int], surface: Callable[[], Surface]) -> None:
+    def __init__(self, ids: list[int], surface: Surface | Callable[[], Surface]) -> None:
         self.ids = ids
         self._surface = surface
 
@@ -40,7 +33,7 @@ class Encoding:
 
     @cached_property
     def _known(self) -> Surface:
-        return self._surface()
+        return self._surface if isinstance(self._surface, Surface) else self._surface()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,10 +46,5 @@ class Encoding:
 
     __hash__ = None  # type: ignore[assignment]  # ids is a list
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
-        return type(self).of, (self.ids, self._known)
-
-    @classmethod
-    def of(cls, ids: list[int], surface: Surface) -> Self:
-        """An encoding of which everything is known already."""
-        return cls(ids, lambda: surface)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.ids, self._known)

@@ -97,11 +97,7 @@ class FlagAINames(ABC):
         return self._first_of(_ENDS)
 
     def get_command_id(self, name: str) -> int:
-        """The id of a command token: pad, eos, sep, cls, mask, unk, sop, eop, gMASK, sMASK, bos; ENC and MASK too.
-
-        Raises:
-            InputError: there is none of this name; the message lists all.
-        """
+        """The id of a command token: pad, eos, sep, cls, mask, unk, sop, eop, gMASK, sMASK, bos; ENC and MASK too."""
         return self._commands.get(name)
 
     def find_command_id(self, name: str) -> int | None:
@@ -109,11 +105,7 @@ class FlagAINames(ABC):
         return self._commands.find(name)
 
     def get_command(self, name: str) -> CommandToken:
-        """A command token, by its name.
-
-        Raises:
-            InputError: there is none of this name; the message lists all.
-        """
+        """A command token, by its name."""
         return self._commands.by_id[self._commands.get(name)]
 
     def CommandTokenIds(self, exception: Iterable[str] | None = None) -> list[int]:
@@ -138,15 +130,12 @@ class FlagAINames(ABC):
         return self.decode(self.convert_tokens_to_ids(tokens))
 
     def tokenize(self, text: str, maxlen: int | None = None, add_spatial_tokens: bool = False) -> list[str]:
-        """The tokens of a text.
+        """The tokens of a text, at most ``maxlen`` from its beginning, those around it included.
 
         Args:
             text: the text.
-            maxlen: at most so many tokens; the last ones of the text are left out.
+            maxlen: at most so many tokens.
             add_spatial_tokens: put the tokens [CLS] and [SEP] around; FlagAI spells "special" so.
-
-        Raises:
-            InputError: it is no text, or ``maxlen`` leaves no room.
         """
         formats.check_max_length(maxlen, "maxlen", 0)
         tokens = self.encode_batch([text])[0].tokens
@@ -158,12 +147,7 @@ class FlagAINames(ABC):
         return [ends[0], *tokens, ends[1]] if ends else tokens
 
     def rematch(self, text: str, tokens: Sequence[str]) -> list[list[int]]:
-        """For each token, the indices of its characters in the text; none for tokens such as [UNK] and [CLS].
-
-        Args:
-            text: the original text.
-            tokens: what :meth:`tokenize` gave for it, or a part of that.
-        """
+        """For each token of :meth:`tokenize`, the indices of its characters; none for tokens such as [UNK] and [CLS]."""
         encoding = self.encode_batch([text])[0]
         own = list(zip(encoding.tokens, encoding.offsets, strict=True))
         found: list[list[int]] = []
@@ -180,35 +164,19 @@ class FlagAINames(ABC):
         return self._engine.vocabulary()
 
     def TokenToId(self, token: str) -> int:
-        """The id of a token, such as "▁今天" or "[MASK]"; that of an unknown one if there is none.
-
-        Raises:
-            InputError: the vocabulary neither has the token nor one for unknown ones.
-        """
+        """The id of a token, such as "▁今天" or "[MASK]"; that of an unknown one if there is none."""
         return self.convert_tokens_to_ids([token])[0]
 
     def IdToToken(self, id: int | CommandToken) -> str:  # noqa: A002  # FlagAI's name
-        """The token of an id.
-
-        Raises:
-            InputError: there is no such id.
-        """
+        """The token of an id."""
         return self.convert_ids_to_tokens([id.Id if isinstance(id, CommandToken) else id])[0]
 
     def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]:
-        """The ids of tokens.
-
-        Raises:
-            InputError: the vocabulary neither has a token nor one for unknown ones.
-        """
+        """The ids of tokens."""
         return [self._id_of(token) for token in clean(tokens)]
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """The tokens of ids.
-
-        Raises:
-            InputError: there is no such id.
-        """
+        """The tokens of ids."""
         checked = self._checked(ids)
         by_id = self._commands.by_id
         return [by_id[number].token if number in by_id else self._engine.token(number) for number in checked]

@@ -1,7 +1,6 @@
 """What ``encode_plus`` returns: the ids of one text or two, with the command tokens of the model's family."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from flagai.errors import InputError
@@ -17,11 +16,10 @@ class Slot(NamedTuple):
     part: int = 0  # which text stands here, 0 or 1
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The special tokens around one text, or around two."""
+class Frame(NamedTuple):
+    """The special tokens around one text, or around two, and the places of the texts, in order."""
 
-    slots: tuple[Slot, ...]  # special tokens and texts, in order
+    slots: tuple[Slot, ...]
 
     @property
     def specials(self) -> int:
@@ -44,10 +42,8 @@ class Frame:
 
     def types(self, parts: Sequence[Sequence[Any]]) -> list[int]:
         """The token type of every id."""
-        found: list[int] = []
-        for slot in self.slots:
-            found += [slot.kind] * (len(parts[slot.part]) if slot.number is None else 1)
-        return found
+        lengths = [1 if slot.number is not None else len(parts[slot.part]) for slot in self.slots]
+        return [slot.kind for slot, length in zip(self.slots, lengths, strict=True) for _ in range(length)]
 
     def laid(self, parts: Sequence[Sequence[_Token]], special: Callable[[int], _Token]) -> list[_Token]:
         """The tokens of the texts with the special ones, of which ``special`` makes tokens by their ids."""
@@ -80,27 +76,12 @@ def plain(eos: int | None) -> Frames:
 
 
 def causal_glm(
-    find: Callable[[str], int],
-    rows: Sequence[list[int]],
-    max_length: int | None,
-    side: str,
-    *,
-    padding: bool,
+    find: Callable[[str], int], rows: Sequence[list[int]], max_length: int | None, side: str, *, padding: bool
 ) -> dict[str, Any]:
     """GLM as FlagAI trains titles and poems: ``<|startofpiece|> source [SEP] target``, read causally.
 
-    Args:
-        find: gives the id of a command token.
-        rows: ids of the source and, if there is one, of the target.
-        max_length: how many tokens there may be; the source is cut first.
-        side: where they are cut, "right" or "left".
-        padding: fill up to ``max_length`` if there is a target; FlagAI's padding stands before <|endofpiece|>.
-
-    Returns:
-        ``attention_mask`` is GLM's separator: 0 means that all is causal.
-
-    Raises:
-        InputError: ``max_length`` is too small.
+    Of ``max_length`` tokens the target gets what the source leaves. With ``padding`` a target is filled up to it, as
+    FlagAI does: before <|endofpiece|>. ``attention_mask`` is GLM's separator: 0 means that all is causal.
     """
     if max_length is not None and max_length < 2:
         raise InputError(f"max_length={max_length} leaves no room for the 2 command tokens. Give a larger one.")
@@ -132,14 +113,8 @@ def cut(row: Sequence[_Token], limit: int, side: str) -> list[_Token]:
 def kept_lengths(lengths: Sequence[int], limit: int, *, odd_to_longer: bool = False) -> list[int]:
     """How much of one sequence or two is kept if ids are dropped, one by one, from the longer one.
 
-    Args:
-        lengths: of one sequence or two; of two equally long ones the second is cut first.
-        limit: how many ids may stay.
-        odd_to_longer: if both are cut and ``limit`` is odd, the longer one (of two equally long ones the second) keeps
-            one more, as in the library ``tokenizers``; else the first does, as in FlagAI.
-
-    Raises:
-        InputError: there is no room even for the command tokens.
+    If both are cut and ``limit`` is odd, the longer one (of two equally long ones the second) keeps one more with
+    ``odd_to_longer``, as in the library ``tokenizers``; else the first does, as in FlagAI.
     """
     if limit < 0:
         raise InputError(f"max_length is by {-limit} too small even for the command tokens. Give a larger one.")
@@ -155,11 +130,7 @@ def kept_lengths(lengths: Sequence[int], limit: int, *, odd_to_longer: bool = Fa
 
 
 def check_max_length(max_length: int | None, name: str = "max_length", least: int = 1) -> None:
-    """Refuse a length that cannot be meant.
-
-    Raises:
-        InputError: it is no whole number of at least ``least``.
-    """
+    """Refuse a length that cannot be meant."""
     right = isinstance(max_length, int) and not isinstance(max_length, bool) and max_length >= least
     if max_length is not None and not right:
         raise InputError(f"{name}={max_length!r:.80} is no number of tokens. Give a whole number of at least {least}.")

@@ -20,13 +20,6 @@ class JiebaEngine(RustEngine):
     """A word of the vocabulary stays whole; any other is cut by WordPiece.
 
     Literal command tokens are not understood, since T5-PEGASUS was trained so.
-
-    Args:
-        tokenizer: the WordPiece tokenizer.
-        join: makes a text of tokens.
-
-    Raises:
-        ConfigError: jieba is not installed.
     """
 
     def __init__(self, tokenizer: RustTokenizer, join: Join) -> None:
@@ -44,8 +37,7 @@ class JiebaEngine(RustEngine):
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of every text."""
-        cut = jieba_segmenter()
-        rows = [list(cut(text)) for text in texts]
+        rows = [list(jieba_segmenter()(text)) for text in texts]
         unknown = list({word for row in rows for word in row if word not in self._words})
         pieces = dict(zip(unknown, super().encode(unknown), strict=True))
         return [self._row(row, pieces) for row in rows]
@@ -59,16 +51,14 @@ class JiebaEngine(RustEngine):
 
 
 def _surface(words: list[str], pieces: dict[str, Encoding]) -> Surface:
-    tokens: list[str] = []
-    offsets: list[tuple[int, int]] = []
+    found = Surface([], [])
     start = 0
     for word in words:
-        known = pieces.get(word)
-        tokens += [word] if known is None else known.tokens
-        inner = [(0, len(word))] if known is None else known.offsets
-        offsets += [(start + begin, start + end) for begin, end in inner]
+        known = pieces[word] if word in pieces else Surface([word], [(0, len(word))])
+        found.tokens.extend(known.tokens)
+        found.offsets.extend((start + begin, start + end) for begin, end in known.offsets)
         start += len(word)
-    return Surface(tokens, offsets)
+    return found
 
 
 @functools.cache

@@ -4,9 +4,8 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from flagai.data.tokenizer.added import Added, added_tokens_decoder, listed_tokens, named_tokens
 from flagai.data.tokenizer.saved import ADDED_FILE, FAST_FILE, OPTIONS_FILE, SPECIAL_FILE
@@ -20,12 +19,11 @@ _USUAL = ("[PAD]", "<pad>")
 _TOKENIZER_LIMIT = 64 << 20
 
 
-@dataclass(frozen=True)
-class VocabularyPadding:
+class VocabularyPadding(NamedTuple):
     """What a vocabulary says of padding."""
 
-    id: int | None  # the padding token's; None if the vocabulary has no token that is padding and nothing else
-    file: str  # the file that says so
+    id: int | None  # None if the vocabulary has no token that is padding and nothing else
+    file: str  # which says so
 
     def instead_of(self, stated: int | None, values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """The content of a config.json that names another padding id, with this one; a warning says so."""
@@ -40,17 +38,10 @@ class VocabularyPadding:
 
 
 def vocabulary_padding(folder: Path, size: int) -> VocabularyPadding | None:
-    """Find the padding token of the vocabulary in a folder.
+    """The padding token of the vocabulary in a folder, if it is one of the ``size`` that the model knows.
 
-    A token that also ends or starts texts, as GPT-2's users choose it, cannot be told from text by its id.
-
-    Args:
-        folder: where the vocabulary's files are.
-        size: how many tokens the model knows; a token beyond them is none of its own.
-
-    Returns:
-        What they say; None if there are none, or they do not say it. Damaged files say nothing here: the tokenizer's
-        reader reports them.
+    A token that also ends or starts texts, as GPT-2's users choose it, cannot be told from text by its id. Damaged
+    files say nothing here: the tokenizer's reader reports them.
     """
     options, special_map = (_fields(folder / name) for name in (OPTIONS_FILE, SPECIAL_FILE))
     named = _unless_damaged(lambda: named_tokens(options, special_map)) or {}

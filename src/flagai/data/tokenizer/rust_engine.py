@@ -17,24 +17,16 @@ Join = Callable[[Iterable[str]], str]
 
 
 class RustEngine:
-    """A tokenizer of the library ``tokenizers``, which knows its command tokens itself.
-
-    Args:
-        tokenizer: it neither pads nor truncates.
-        join: makes a text of tokens; None leaves it to the tokenizer's own decoder.
-        keep_whitespace: whether a text of nothing but spaces has tokens, where the tokenizer knows spaces at all.
-        stripping: added tokens that take the spaces beside them.
-        finish: what is done to a text that the tokenizer's decoder has made.
-    """
+    """A tokenizer of the library ``tokenizers``, which knows its command tokens itself, and neither pads nor cuts."""
 
     def __init__(
         self,
         tokenizer: RustTokenizer,
-        join: Join | None = None,
+        join: Join | None = None,  # makes a text of tokens; None leaves it to the tokenizer's own decoder
         *,
-        keep_whitespace: bool = True,
-        stripping: Iterable[str] = (),
-        finish: Callable[[str], str] = str,
+        keep_whitespace: bool = True,  # whether a text of spaces has tokens, where the tokenizer knows spaces at all
+        stripping: Iterable[str] = (),  # added tokens that take the spaces beside them
+        finish: Callable[[str], str] = str,  # what is done to a text that the tokenizer's decoder has made
     ) -> None:
         self.tokenizer = tokenizer
         self._join = join
@@ -54,26 +46,16 @@ class RustEngine:
         """
         tokens = list(tokens)
         spellings = [token for token in tokens if self.find(token.token) != token.Id < self.size]
-        entries = [
-            AddedToken(
-                self.token(token.Id) if token in spellings else token.token,
-                lstrip=token.lstrip,
-                rstrip=token.rstrip,
-                normalized=False,
-            )
-            for token in tokens
-        ]
-        self.tokenizer.add_special_tokens(entries)
+        own = [(self.token(token.Id) if token in spellings else token.token, token) for token in tokens]
         others = {token.token: token for token in spellings}
-        self.tokenizer.add_special_tokens(
-            [AddedToken(text, lstrip=token.lstrip, normalized=False) for text, token in others.items()]
-        )
+        for text, token in (*own, *others.items()):
+            entry = AddedToken(text, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)
+            self.tokenizer.add_special_tokens([entry])
+            self._stripping |= {text} if token.lstrip or token.rstrip else set()
         for text, token in others.items():
             number = self.tokenizer.get_vocab()[text]
             self._meant[number] = token.Id
             self._spelling.setdefault(token.Id, number)
-        stripping = {entry.content for entry in entries if entry.lstrip or entry.rstrip}
-        self._stripping |= stripping | {text for text, token in others.items() if token.lstrip}
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text."""

@@ -18,13 +18,8 @@ _MANY = 64  # from so many texts on, the threads of a batch pay
 class SentencePieceEngine:
     """A SentencePiece model with command tokens around it.
 
-    The parts between command tokens are encoded separately, so that each begins a word.
-
-    Args:
-        processor: the model.
-        commands: the command tokens.
-        spaced: whether decoding keeps the space of a word that follows a command token, as T5 does; GLM's texts are
-            put together as they are.
+    The parts between command tokens are encoded separately, so that each begins a word. Decoding keeps the space of a
+    word that follows a command token if it is ``spaced``, as T5 does; GLM's texts are put together as they are.
     """
 
     def __init__(self, processor: Any, commands: Commands, *, spaced: bool) -> None:

@@ -23,11 +23,7 @@ _CLEANED |= {" ' ": "'"} | {f" {end}": end for end in ("n't", "'m", "'s", "'ve",
 
 
 def clean(texts: Iterable[str]) -> list[str]:
-    """Check texts, and put U+FFFD in place of lone surrogates, which no encoding of text can hold.
-
-    Raises:
-        InputError: an element is not text; the message names its index.
-    """
+    """Check texts, and put U+FFFD in place of lone surrogates, which no encoding of text can hold."""
     if isinstance(texts, str):
         raise InputError("A batch is a list of texts; put the single one into a list.")
     try:
@@ -89,12 +85,7 @@ def has_words(vocabulary: Collection[str]) -> bool:
 
 
 def parted(left: str, right: str) -> bool:
-    """Whether a space belongs between two neighbours.
-
-    Args:
-        left: the end of the text before, at least its last two characters if it has them.
-        right: the token or text that follows.
-    """
+    """Whether a space belongs between the end of a text (two characters suffice) and the token that follows."""
     last, first = left[-1], right[0]
     command_follows = first == "[" and right[-1] == "]" and len(right) > 1
     if command_follows and last == "]":
@@ -109,12 +100,7 @@ def parted(left: str, right: str) -> bool:
 
 
 def inside_words(text: str, offsets: Iterable[tuple[int, int]]) -> list[bool]:
-    """Which tokens continue a word: letters and digits without a space before them; a Han character is a word alone.
-
-    Args:
-        text: the text.
-        offsets: each token's characters (start, end exclusive), in order.
-    """
+    """Which tokens continue a word: letters and digits without a space before them; a Han character is a word alone."""
     found, before = [], 0
     for start, end in offsets:
         touching = start == before and all(map(_goes_on, text[max(0, start - 1) : start + 1]))
@@ -167,20 +153,7 @@ def spaced(word: str) -> str:
 def token_bytes(
     vocabulary: Mapping[str, int], plain: Mapping[int, str], silent: frozenset[int], kind: str
 ) -> list[bytes]:
-    """What each token of a vocabulary writes, by its id.
-
-    Args:
-        vocabulary: the tokens.
-        plain: added tokens, which are written as they are.
-        silent: special tokens, which answers leave out.
-        kind: the tokenizer's kind.
-    """
-    found = [b""] * (max([*vocabulary.values(), *plain, -1]) + 1)
-    for token, number in vocabulary.items():
-        found[number] = piece_of(token, kind)
-    for number, token in plain.items():
-        found[number] = token.encode()
-    for number in silent:
-        if number < len(found):
-            found[number] = b""
-    return found
+    """What each token of a vocabulary writes, by its id: added ``plain`` ones themselves, ``silent`` ones nothing."""
+    written = {number: piece_of(token, kind) for token, number in vocabulary.items()}
+    written |= {number: token.encode() for number, token in plain.items()} | dict.fromkeys(silent, b"")
+    return [written.get(number, b"") for number in range(max([*vocabulary.values(), *plain, -1]) + 1)]

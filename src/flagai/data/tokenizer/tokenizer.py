@@ -24,10 +24,6 @@ class Tokenizer(FlagAINames):
     """Text to token ids and back; it can be used by several threads and sent to other processes.
 
     Literal command tokens in a text, such as "[gMASK]", become their ids. FlagAI's methods are in ``flagai_names.py``.
-
-    Args:
-        description: what the tokenizer is.
-        built: its parts.
     """
 
     def __init__(self, description: Description, built: Built) -> None:
@@ -76,18 +72,13 @@ class Tokenizer(FlagAINames):
         fix_command_token: bool | None = None,
         segmenter: str | None = None,
     ) -> Self:
-        """Load a tokenizer from a folder; nothing is fetched.
+        """Load a tokenizer from a folder as :meth:`from_pretrained` does, but fetch nothing.
 
         Args:
             folder: the files.
             name: the model's name, if the folder is called otherwise.
             fix_command_token: as in :meth:`from_pretrained`.
             segmenter: as in :meth:`from_pretrained`.
-
-        Raises:
-            ModelNotFoundError: the folder has no tokenizer.
-            VocabularyError: a file is damaged.
-            ConfigError: something that is needed is not installed.
         """
         folder = check_path("folder", folder)
         name = str(check_path("name", name)) if name else folder.resolve().name
@@ -126,19 +117,11 @@ class Tokenizer(FlagAINames):
         return self._engine.encode_ids(clean([text]))[0]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of many texts, without special tokens around them.
-
-        Raises:
-            InputError: an element is no text; the message names its index.
-        """
+        """The ids of many texts, without special tokens around them."""
         return self._engine.encode_ids(clean(texts))
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """The ids of many texts, with tokens and their places in the original texts.
-
-        Raises:
-            InputError: an element is no text; the message names its index.
-        """
+        """The ids of many texts, with tokens and their places in the original texts."""
         return self._engine.encode(clean(texts))
 
     def encode_plus(
@@ -197,30 +180,15 @@ class Tokenizer(FlagAINames):
         return formats.plain(eos) if cls is None or sep is None else formats.with_ends(cls, sep)
 
     def cut(self, rows: Sequence[Sequence[_Token]], limit: int) -> list[list[_Token]]:
-        """Drop tokens of one text or two, one by one from the longer one, on ``truncation_side``.
-
-        Args:
-            rows: the tokens of each text.
-            limit: how many may stay.
-
-        Raises:
-            InputError: there is no room even for the command tokens.
-        """
+        """Drop tokens of one text or two, one by one from the longer one, on ``truncation_side``, down to a limit."""
         # transformers' rule, or FlagAI's
         lengths = formats.kept_lengths(list(map(len, rows)), limit, odd_to_longer=self.description.table is None)
         return [formats.cut(row, length, self.truncation_side) for row, length in zip(rows, lengths, strict=True)]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of ids.
+        """The text of ids, also of a one-dimensional tensor; with or without command tokens.
 
         Ids of rows that only fill up an embedding, as an untrained model may choose them, give nothing.
-
-        Args:
-            ids: the ids, also as a one-dimensional tensor.
-            skip_special_tokens: leave command tokens out.
-
-        Raises:
-            InputError: an id is not in the vocabulary.
         """
         numbers = self._checked(ids)
         unused = set(self.rows_without_token(max(numbers, default=0) + 1))
@@ -260,31 +228,19 @@ class Tokenizer(FlagAINames):
         return bool(ids) and {self._engine.find("<unk>"), self.find_command_id("unk")}.isdisjoint(ids)
 
     def rows_without_token(self, rows: int) -> list[int]:
-        """The ids below ``rows`` that stand for nothing: rows that fill up an embedding, or were never used.
-
-        Args:
-            rows: how many rows the model's embedding has.
-        """
+        """The ids below ``rows`` that stand for nothing: rows that fill up an embedding, or were never used."""
         if not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
             raise InputError(f"rows is {rows!r:.80}; expected a whole number of at most {_MOST_ROWS:,}.")
         beyond = (number for number in range(self._engine.size, rows) if number not in self._commands.by_id)
         return [number for number in beyond if not self._engine.token(number)]
 
     def rows_needed(self, *, commands: bool) -> int:
-        """How many rows an embedding must have at least.
-
-        Args:
-            commands: whether command tokens behind the vocabulary count.
-        """
+        """How many rows an embedding must have at least, with or without command tokens behind the vocabulary."""
         highest = max((token.Id for token in self._commands.tokens), default=-1) + 1
         return max(self._engine.size, highest if commands else 0)
 
     def decode_batch(self, rows: Iterable[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
-        """The texts of many rows of ids.
-
-        Raises:
-            InputError: an id is not in the vocabulary.
-        """
+        """The texts of many rows of ids."""
         try:
             rows = list(rows)
         except TypeError as error:

@@ -37,65 +37,55 @@ class PipelineSource:
 
 
 def load_wordpiece(path: Path, *, lower: bool = True, strip_accents: bool | None = None) -> Tokenizer:
-    """Make a tokenizer of a ``vocab.txt``.
-
-    Args:
-        path: the file.
-        lower: whether upper-case letters become lower-case.
-        strip_accents: whether accents are dropped; default: as ``lower``.
-
-    Raises:
-        VocabularyError: the file is damaged, or no BERT vocabulary.
-    """
+    """Make a tokenizer of a ``vocab.txt``; by default accents are dropped where letters become lower-case."""
     vocabulary = read_tokens(path)
     missing = [token for token in _BERT_SPECIAL if token not in vocabulary]
     if missing:
         raise VocabularyError(
             f"{path} lacks {', '.join(missing)}: it is no BERT vocabulary, or it is damaged. Fetch it again."
         )
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
-    normalizer = normalizers.BertNormalizer(
-        lowercase=lower, strip_accents=lower if strip_accents is None else strip_accents, handle_chinese_chars=True
-    )
-    tokenizer.normalizer = normalizers.Sequence([_final_sigma(), normalizer]) if lower else normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    tokenizer = _wordpiece(vocabulary, "[UNK]", lowercase=lower, strip_accents=strip_accents)
+    if lower:
+        # At the end of a word Σ becomes ς; the library, which looks at single characters, would write σ.
+        final_sigma = normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")
+        tokenizer.normalizer = normalizers.Sequence([final_sigma, tokenizer.normalizer])
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _BERT_SPECIAL])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
+    tokenizer.post_processor = _template(tokenizer, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", "[CLS]", "[SEP]")
     return tokenizer
 
 
-def _final_sigma() -> normalizers.Normalizer:
-    """At the end of a word Σ becomes ς; the library, which looks at single characters, would write σ."""
-    return normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")
-
-
 def load_byte_bpe(vocabulary: Path, merges: Path) -> Tokenizer:
-    """Make a byte-level BPE tokenizer, without command tokens.
-
-    Args:
-        vocabulary: ``vocab.json``.
-        merges: ``merges.txt``.
-
-    Raises:
-        VocabularyError: a file is damaged.
-    """
+    """Make a byte-level BPE tokenizer of a ``vocab.json`` and a ``merges.txt``."""
     tokens = read_vocabulary(vocabulary)
     pairs = read_merges(merges, len(tokens))
     with vocabulary_errors(vocabulary, merges):
-        return _byte_level(tokens, pairs, add_prefix_space=False)
+        return _byte_level(tokens, pairs)
 
 
-def _byte_level(tokens: dict[str, int], merges: list[tuple[str, str]], *, add_prefix_space: bool) -> Tokenizer:
-    """The pipeline of a byte-level BPE tokenizer around its vocabulary."""
+# -- pipelines -------------------------------------------------------------------------------------------------------
+
+
+def _wordpiece(vocabulary: dict[str, int], unk: str, **normalizer: Any) -> Tokenizer:
+    """BERT's pipeline around a vocabulary."""
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=unk))
+    tokenizer.normalizer = normalizers.BertNormalizer(**normalizer)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _byte_level(tokens: dict[str, int], merges: list[tuple[str, str]], add_prefix_space: bool = False) -> Tokenizer:
+    """GPT-2's pipeline around a vocabulary."""
     tokenizer = Tokenizer(BPE(tokens, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _template(tokenizer: Tokenizer, single: str, pair: str, *tokens: str) -> Any:
+    """The special tokens around one text, $A, and around two, $A and $B."""
+    special = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(tokens) if token]
+    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
 
 
 # -- transformers' classes ---------------------------------------------------------------------------------------------
@@ -114,17 +104,9 @@ def as_it_is(source: PipelineSource) -> Tokenizer:
 def _bert(source: PipelineSource) -> Tokenizer:
     vocabulary = _listed(source) if source.saved.pipeline.table else read_tokens(source.files[0])
     _need("BertTokenizer", CLASSES["BertTokenizer"].special, vocabulary, source)
-    options = source.saved.options
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=source.special["unk"].content))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=options.flag("tokenize_chinese_chars", True),
-        strip_accents=options.flag("strip_accents", None),
-        lowercase=options.flag("do_lower_case", True),
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    return tokenizer
+    stated = {attribute: source.saved.options.flag(key, None) for key, attribute in _NORMALIZER.items()}
+    own = {attribute: flag for attribute, flag in stated.items() if flag is not None}
+    return _wordpiece(vocabulary, source.special["unk"].content, **own)
 
 
 def _roberta(source: PipelineSource) -> Tokenizer:
@@ -140,7 +122,7 @@ def _gpt2(source: PipelineSource) -> Tokenizer:
     else:
         vocabulary = read_vocabulary(source.files[0])
         merges = read_merges(source.files[1], len(vocabulary))
-    return _byte_level(vocabulary, merges, add_prefix_space=source.saved.options.flag("add_prefix_space", False))
+    return _byte_level(vocabulary, merges, source.saved.options.flag("add_prefix_space", False))
 
 
 def _pair(entry: Any) -> tuple[str, str]:
@@ -192,11 +174,8 @@ def _listed(source: PipelineSource) -> dict[str, int]:
 
 def _bert_frame(source: PipelineSource, tokenizer: Tokenizer) -> Any:
     cls, sep = source.special["cls"].content, source.special["sep"].content
-    return processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
-    )
+    alone = f"{cls}:0 $A:0 {sep}:0"
+    return _template(tokenizer, alone, f"{alone} $B:1 {sep}:1", cls, sep)
 
 
 def _roberta_frame(source: PipelineSource, tokenizer: Tokenizer) -> Any:
@@ -224,8 +203,7 @@ def _gpt2_frame(source: PipelineSource, tokenizer: Tokenizer) -> Any:
         " ".join(f"{token}:{kind}" for token in (ends["bos"], text, ends["eos"]) if token)
         for text, kind in (("$A", 0), ("$B", 1))
     )
-    tokens = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(ends.values()) if token]
-    return processors.TemplateProcessing(single=single, pair=f"{single} {second}", special_tokens=tokens)
+    return _template(tokenizer, single, f"{single} {second}", *ends.values())
 
 
 def _t5_frame(source: PipelineSource, tokenizer: Tokenizer) -> Any:
@@ -235,15 +213,10 @@ def _t5_frame(source: PipelineSource, tokenizer: Tokenizer) -> Any:
     )
 
 
-MAKERS: dict[str, Callable[[PipelineSource], Tokenizer]] = {
-    "BertTokenizer": _bert,
-    "RobertaTokenizer": _roberta,
-    "GPT2Tokenizer": _gpt2,
-    "T5Tokenizer": _t5,
-}
-FRAMES: dict[str, Callable[[PipelineSource, Tokenizer], Any]] = {
-    "BertTokenizer": _bert_frame,
-    "RobertaTokenizer": _roberta_frame,
-    "GPT2Tokenizer": _gpt2_frame,
-    "T5Tokenizer": _t5_frame,
+# How a class makes a tokenizer of a vocabulary, and which special tokens it puts around a text.
+CLASS_PIPELINES: dict[str, tuple[Callable[[PipelineSource], Tokenizer], Callable[[PipelineSource, Tokenizer], Any]]] = {
+    "BertTokenizer": (_bert, _bert_frame),
+    "RobertaTokenizer": (_roberta, _roberta_frame),
+    "GPT2Tokenizer": (_gpt2, _gpt2_frame),
+    "T5Tokenizer": (_t5, _t5_frame),
 }

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from flagai.data.tokenizer.added import NAMED, Added
 from flagai.data.tokenizer.saved import CLASSES, Saved
-from flagai.data.tokenizer.transformers_classes import FRAMES, MAKERS, PipelineSource, as_it_is
+from flagai.data.tokenizer.transformers_classes import CLASS_PIPELINES, PipelineSource, as_it_is
 from flagai.data.tokenizer.vocabulary import is_doubled, vocabulary_errors
 from flagai.errors import VocabularyError
 
@@ -19,12 +19,7 @@ _ONLY: dict[str, Any] = {"do_basic_tokenize": True, "never_split": [], "errors":
 
 
 def load_saved(saved: Saved, name: str | None, files: tuple[Path, ...]) -> tuple[Tokenizer, dict[str, Added]]:
-    """Make the tokenizer of a folder as transformers does.
-
-    Args:
-        saved: the JSON files.
-        name: the tokenizer's class; None takes ``tokenizer.json`` as it is.
-        files: the vocabulary: ``tokenizer.json``, ``vocab.txt``, or ``vocab.json`` and ``merges.txt``.
+    """Make the tokenizer of a class from a vocabulary's files as transformers does; None: as ``tokenizer.json`` says.
 
     Returns:
         The tokenizer, which neither pads nor truncates, and its special tokens by their meanings.
@@ -36,7 +31,7 @@ def load_saved(saved: Saved, name: str | None, files: tuple[Path, ...]) -> tuple
     special = saved.special(CLASSES[name].special if name is not None else {})
     source = PipelineSource(saved, files, special)
     with vocabulary_errors(*files):
-        tokenizer = as_it_is(source) if name is None else MAKERS[name](source)
+        tokenizer = as_it_is(source) if name is None else CLASS_PIPELINES[name][0](source)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = saved.options.flag("split_special_tokens", False)
@@ -45,32 +40,18 @@ def load_saved(saved: Saved, name: str | None, files: tuple[Path, ...]) -> tuple
         tokenizer.add_tokens([rust_token(token) for token in added])
         check_ids(saved, tokenizer.token_to_id)
         if name is not None:
-            tokenizer.post_processor = FRAMES[name](source, tokenizer)
+            tokenizer.post_processor = CLASS_PIPELINES[name][1](source, tokenizer)
     return tokenizer, special
 
 
 def rust_token(token: Added) -> AddedToken:
     """A token as the Rust library takes it."""
-    return AddedToken(
-        token.content,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=token.special,
-    )
+    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(**{name: getattr(token, name) for name in names})
 
 
 def check_ids(saved: Saved, find: Callable[[str], int | None]) -> None:
-    """Compare the ids that files state with those that the tokenizer gives.
-
-    Args:
-        saved: the JSON files.
-        find: gives the id of a token.
-
-    Raises:
-        VocabularyError: they differ.
-    """
+    """Compare the ids that files state with those that the tokenizer gives."""
     for stated in saved.added.stated:
         number = find(stated.content)
         if number != stated.number:

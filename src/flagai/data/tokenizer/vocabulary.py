@@ -18,15 +18,7 @@ _PANIC = ("pyo3_runtime", "PanicException")
 
 @contextmanager
 def vocabulary_errors(*paths: Path, what: str = "cannot be read") -> Iterator[None]:
-    """Turn every error of a library that reads a vocabulary into one that names the files.
-
-    Args:
-        *paths: the files that are read.
-        what: what went wrong, for the message.
-
-    Raises:
-        VocabularyError: in place of what the library raised.
-    """
+    """Turn every error of a library that reads a vocabulary into a `VocabularyError` that names the files."""
     try:
         yield
     except (FlagAIError, MemoryError):
@@ -44,11 +36,7 @@ def _message(paths: tuple[Path, ...], what: str, error: BaseException) -> str:
 
 
 def read_tokens(path: Path) -> dict[str, int]:
-    """The tokens of a ``vocab.txt``, one in each line.
-
-    Raises:
-        VocabularyError: the file is no text in UTF-8.
-    """
+    """The tokens of a ``vocab.txt``, one in each line."""
     with vocabulary_errors(path, what="is no text in UTF-8"):
         # Only "\n" ends an entry: some vocabularies hold other line separators as tokens.
         lines = path.read_bytes().decode("utf-8-sig").rstrip("\r\n").split("\n")
@@ -69,11 +57,7 @@ def is_doubled(token: str) -> bool:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """The tokens of a ``vocab.json``.
-
-    Raises:
-        VocabularyError: the file is damaged, or no byte-level vocabulary.
-    """
+    """The tokens of a ``vocab.json``, which must be a byte-level vocabulary."""
     vocabulary = read_json(path, VocabularyError, limit=VOCABULARY_LIMIT)
     wrong = next((token for token, number in vocabulary.items() if type(number) is not int or number < 0), None)
     if wrong is not None:
@@ -90,15 +74,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 
 def read_merges(path: Path, tokens: int = 0) -> list[tuple[str, str]]:
-    """The pairs of a ``merges.txt``, the most frequent first.
-
-    Args:
-        path: the file.
-        tokens: how many tokens the vocabulary has.
-
-    Raises:
-        VocabularyError: the file is damaged, or has no pairs for a large vocabulary.
-    """
+    """The pairs of a ``merges.txt`` for a vocabulary of so many tokens, the most frequent first."""
     with vocabulary_errors(path):
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     merges: list[tuple[str, str]] = []
@@ -116,11 +92,7 @@ def read_merges(path: Path, tokens: int = 0) -> list[tuple[str, str]]:
 
 
 def load_sentencepiece(path: Path) -> Any:
-    """Read a SentencePiece model.
-
-    Raises:
-        VocabularyError: the file is damaged.
-    """
+    """Read a SentencePiece model."""
     from sentencepiece import SentencePieceProcessor
 
     with vocabulary_errors(path, what="is damaged, or no SentencePiece model"):
