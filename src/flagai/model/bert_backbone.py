@@ -20,11 +20,7 @@ from flagai.model.weights import bert
 
 
 class BertModel(BaseModel):
-    """BERT's backbone.
-
-    Args:
-        config: the configuration.
-    """
+    """BERT's backbone."""
 
     config_class = BertConfig
     names = bert.NAMES

@@ -50,23 +50,14 @@ def setting(
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """What a field of a configuration accepts.
+    """What a field of a configuration accepts."""
 
-    Args:
-        name: the field.
-        types: the types of its values; () where any value is right.
-        required: whether it has no default.
-        range: the smallest and the largest number.
-        aliases: other names of it.
-        doc: what it means.
-    """
-
-    name: str
-    types: tuple[type, ...]
-    required: bool
-    range: tuple[float, float] | None = None
-    aliases: tuple[str, ...] = ()
-    doc: str = ""
+    name: str  # the field
+    types: tuple[type, ...]  # the types of its values; () where any value is right
+    required: bool  # whether it has no default
+    range: tuple[float, float] | None = None  # the smallest and the largest number
+    aliases: tuple[str, ...] = ()  # other names of it
+    doc: str = ""  # what it means
 
     @property
     def nullable(self) -> bool:

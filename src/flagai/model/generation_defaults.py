@@ -44,9 +44,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 def tell_generation_defaults(folder: Path) -> None:
     """Warn of what a folder's generation_config.json asks for, if it does.
 
-    Args:
-        folder: the model's folder.
-
     Raises:
         ConfigError: the file is damaged.
     """

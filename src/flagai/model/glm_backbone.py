@@ -22,11 +22,7 @@ from flagai.model.weights import glm
 
 
 class GLMModel(BaseModel):
-    """GLM's backbone with its language-model head, which shares the token embeddings.
-
-    Args:
-        config: the configuration.
-    """
+    """GLM's backbone with its language-model head, which shares the token embeddings."""
 
     config_class = GLMConfig
     names = glm.NAMES

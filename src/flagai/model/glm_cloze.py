@@ -114,11 +114,7 @@ class GLMForMultiTokenCloze(GLMHead):
 
 
 class GLMForMultiTokenClozeFast(GLMForMultiTokenCloze):
-    """The same scores with the text encoded once for all its choices.
-
-    Args:
-        config: the configuration.
-    """
+    """The same scores with the text encoded once for all its choices."""
 
     def forward(  # type: ignore[override]
         self,

@@ -29,11 +29,7 @@ __all__ = [
 
 
 class GLMForSeq2Seq(GLMHead):
-    """GLM for sequence-to-sequence training and generation (titles, poems).
-
-    Args:
-        config: the configuration.
-    """
+    """GLM for sequence-to-sequence training and generation (titles, poems)."""
 
     def forward(
         self,

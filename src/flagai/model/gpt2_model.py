@@ -21,11 +21,7 @@ from flagai.model.weights import gpt2
 
 
 class GPT2Model(BaseModel):
-    """GPT-2 with its language-model head, which shares the token embeddings unless the configuration unties it.
-
-    Args:
-        config: the configuration.
-    """
+    """GPT-2 with its language-model head, which shares the token embeddings unless the configuration unties it."""
 
     config_class = GPT2Config
     names = gpt2.NAMES

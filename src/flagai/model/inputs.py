@@ -178,12 +178,7 @@ def packed_row(input_ids: torch.Tensor, lengths: Lengths | None, **others: Any) 
 
 @functools.cache
 def warn_of_near_miss(cls: type[nn.Module], name: str) -> None:
-    """Warn, once, if an argument that a model ignores looks like a misspelt one, or counts in transformers.
-
-    Args:
-        cls: the model's class.
-        name: the argument.
-    """
+    """Warn, once, if an argument that a model ignores looks like a misspelt one, or counts in transformers."""
     parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
     known = [entry.name for entry in parameters if entry.kind is not entry.VAR_KEYWORD]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)

@@ -65,19 +65,12 @@ class OpenedFolder:
 
 @dataclass(frozen=True)
 class FolderReader:
-    """One version of a model's folder; each file is read once, when it is asked for.
+    """One version of a model's folder; each file is read once, when it is asked for."""
 
-    Args:
-        found: the folder.
-        overrides: settings that replace those of config.json.
-        mmap: map the weights' files.
-        files: the weights' files; None to look for them.
-    """
-
-    found: ResolvedModel
-    overrides: Mapping[str, Any]
-    mmap: bool
-    files: CheckpointFiles | None
+    found: ResolvedModel  # the folder
+    overrides: Mapping[str, Any]  # settings that replace those of config.json
+    mmap: bool  # map the weights' files
+    files: CheckpointFiles | None  # the weights' files; None to look for them
 
     @cached_property
     def content(self) -> Mapping[str, Any]:

@@ -28,19 +28,12 @@ TokenRows = Sequence[Sequence[int]] | Ragged
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Texts in one row, on the model's device.
+    """Texts in one row, on the model's device."""
 
-    Args:
-        indices: which of all texts these are, in the order of the row.
-        row: where they lie.
-        input_ids: their tokens, [1, T].
-        token_type_ids: their segments, [1, T], if there are any.
-    """
-
-    indices: tuple[int, ...]
-    row: PackedRow
-    input_ids: torch.Tensor
-    token_type_ids: torch.Tensor | None = None
+    indices: tuple[int, ...]  # which of all texts these are, in the order of the row
+    row: PackedRow  # where they lie
+    input_ids: torch.Tensor  # their tokens, [1, T]
+    token_type_ids: torch.Tensor | None = None  # their segments, [1, T], if there are any
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -107,15 +107,10 @@ def _token_embeddings(model: nn.Module) -> Iterator[tuple[nn.Module, str, Checke
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a model is quantized while it is loaded.
+    """How a model is quantized while it is loaded."""
 
-    Args:
-        stored: how the files are.
-        wanted: how they shall become, if they are not.
-    """
-
-    stored: str | None
-    wanted: str | None
+    stored: str | None  # how the files are
+    wanted: str | None  # how they shall become, if they are not
 
     @classmethod
     def read(cls, config: ModelConfig, quantize: str | None, *, spread: bool) -> Self:

@@ -21,17 +21,12 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model's folder.
+    """A model's folder."""
 
-    Args:
-        folder: where the files are.
-        config: the configuration's content, if it is known from the catalog only, as for THUDM's archives.
-        files: the weights' files, if they were looked for.
-    """
-
-    folder: Path
+    folder: Path  # where the files are
+    # the configuration's content, if it is known from the catalog only, as for THUDM's archives.
     config: Mapping[str, Any] | None = None
-    files: CheckpointFiles | None = None
+    files: CheckpointFiles | None = None  # the weights' files, if they were looked for
 
 
 def resolve(download_path: str | Path | None, model_name: str = "", *, weights: bool = True) -> ResolvedModel:

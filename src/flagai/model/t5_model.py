@@ -99,9 +99,6 @@ class T5Model(BaseModel):
     """T5 with its language-model head.
 
     A head that shares the token embeddings (v1.0) reads states scaled by ``d_model ** -0.5``.
-
-    Args:
-        config: the configuration.
     """
 
     config_class = T5Config

@@ -21,11 +21,7 @@ def note_untrained(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def untrained(model: nn.Module) -> list[str]:
-    """The parameters that a checkpoint did not have, such as a new head's, while none of them has been trained.
-
-    Args:
-        model: the model.
-    """
+    """The parameters that a checkpoint did not have, such as a new head's, while none of them has been trained."""
     drawn: dict[str, tuple[float, ...]] = getattr(model, _ATTRIBUTE, {})
     for name, numbers in drawn.items():
         parameter = _find(model, name)

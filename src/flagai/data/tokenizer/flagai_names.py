@@ -147,7 +147,7 @@ class FlagAINames(ABC):
         return [ends[0], *tokens, ends[1]] if ends else tokens
 
     def rematch(self, text: str, tokens: Sequence[str]) -> list[list[int]]:
-        """For each token of :meth:`tokenize`, the indices of its characters; none for tokens such as [UNK] and [CLS]."""
+        """For each token of :meth:`tokenize`, the indices of its characters; none for such as [UNK] and [CLS]."""
         encoding = self.encode_batch([text])[0]
         own = list(zip(encoding.tokens, encoding.offsets, strict=True))
         found: list[list[int]] = []

@@ -24,17 +24,11 @@ BESIDE = (OPTIONS_FILE, SPECIAL_FILE, ADDED_FILE)
 
 @dataclass(frozen=True)
 class TokenizerClass:
-    """A tokenizer class of transformers or THUDM.
+    """A tokenizer class of transformers or THUDM."""
 
-    Args:
-        model: the kind of vocabulary that it takes.
-        special: its special tokens where no file names them.
-        table: the table of command tokens, if it is a class of THUDM's or T5-PEGASUS's.
-    """
-
-    model: str
-    special: dict[str, str]
-    table: str | None = None
+    model: str  # the kind of vocabulary that it takes
+    special: dict[str, str]  # its special tokens where no file names them
+    table: str | None = None  # the table of command tokens, if it is a class of THUDM's or T5-PEGASUS's
 
 
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
@@ -78,23 +72,14 @@ _AS_IT_IS = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBacken
 
 @dataclass(frozen=True)
 class Saved:
-    """The JSON files of a folder; absent ones are empty.
-
-    Args:
-        folder: the folder.
-        config: ``config.json``.
-        options: ``tokenizer_config.json``.
-        special_map: ``special_tokens_map.json``.
-        added_file: ``added_tokens.json``.
-        pipeline: ``tokenizer.json``.
-    """
+    """The JSON files of a folder; absent ones are empty."""
 
     folder: Path
-    config: Fields
-    options: Fields
-    special_map: Fields
-    added_file: Fields
-    pipeline: Fields
+    config: Fields  # `config.json`
+    options: Fields  # `tokenizer_config.json`
+    special_map: Fields  # `special_tokens_map.json`
+    added_file: Fields  # `added_tokens.json`
+    pipeline: Fields  # `tokenizer.json`
 
     @classmethod
     def read(cls, folder: Path) -> "Saved":

@@ -17,11 +17,6 @@ logger = logging.getLogger(__name__)
 def check_parts(what: str, model: Any, tokenizer: Any) -> None:
     """Refuse a model and a tokenizer that are missing or in each other's place.
 
-    Args:
-        what: the class that takes them.
-        model: the first argument.
-        tokenizer: the second one.
-
     Raises:
         InputError: they are not a model and its tokenizer.
     """
@@ -98,23 +93,13 @@ def out_of_vocab_ids(tokenizer: Tokenizer, model: BaseModel) -> list[int]:
     """The ids of command tokens that a model has no rows for.
 
     BERT's, GPT-2's and T5's tokenizers know GLM's command tokens, which can stand in a text like any other word.
-
-    Args:
-        tokenizer: the tokenizer.
-        model: the model.
     """
     rows = model.config.vocab_size
     return [number for number in tokenizer.command_ids if number >= rows]
 
 
 def replace_unknown(ids: Sequence[int], tokenizer: Tokenizer, model: BaseModel) -> list[int]:
-    """Ids of a text, with the unknown token for those of :func:`out_of_vocab_ids`.
-
-    Args:
-        ids: the ids.
-        tokenizer: the tokenizer.
-        model: the model.
-    """
+    """Ids of a text, with the unknown token for those of :func:`out_of_vocab_ids`."""
     strange = set(out_of_vocab_ids(tokenizer, model))
     if not strange or strange.isdisjoint(ids):
         return list(ids)

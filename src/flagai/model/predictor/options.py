@@ -40,27 +40,16 @@ _DECODING = [field.name for field in fields(Decoding) if field.name in NAMES and
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks of generation.
+    """What a user asks of generation."""
 
-    Args:
-        max_new_tokens: how many tokens an answer (or a blank) may have.
-        decoding: settings of the engine, by their names there.
-        bad_words: texts that must not occur.
-        force_words: texts that must occur (beam search only).
-        stop: texts at which an answer ends; they are not part of it.
-        logits_processors: functions that change the scores of the next token.
-        truncation: cut a text that is too long; False refuses it.
-        length_name: the name under which ``max_new_tokens`` was given, for messages.
-    """
-
-    max_new_tokens: int
-    decoding: Mapping[str, Any] = field(default_factory=dict)
-    bad_words: tuple[str, ...] = ()
-    force_words: tuple[str, ...] = ()
-    stop: tuple[str, ...] = ()
-    logits_processors: tuple[LogitsProcessor, ...] = ()
-    truncation: bool = True
-    length_name: str = "max_new_tokens"
+    max_new_tokens: int  # how many tokens an answer (or a blank) may have
+    decoding: Mapping[str, Any] = field(default_factory=dict)  # settings of the engine, by their names there
+    bad_words: tuple[str, ...] = ()  # texts that must not occur
+    force_words: tuple[str, ...] = ()  # texts that must occur (beam search only)
+    stop: tuple[str, ...] = ()  # texts at which an answer ends; they are not part of it
+    logits_processors: tuple[LogitsProcessor, ...] = ()  # functions that change the scores of the next token
+    truncation: bool = True  # cut a text that is too long; False refuses it
+    length_name: str = "max_new_tokens"  # the name under which `max_new_tokens` was given, for messages
 
     @classmethod
     def read(cls, max_new_tokens: int, given: Mapping[str, Any], **decoding: Any) -> "Options":
@@ -212,12 +201,7 @@ def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def spellings(text: str, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """How a tokenizer writes a text at the beginning, after a blank and inside of a word.
-
-    Args:
-        text: a text.
-        tokenizer: its tokenizer.
-    """
+    """How a tokenizer writes a text at the beginning, after a blank and inside of a word."""
     wanted = tokenizer.pattern(text)
     rows = [tokenizer.encode(text), tokenizer.encode(f" {text}")]
     word = tokenizer.convert_ids_to_tokens(rows[0][:1])

@@ -33,75 +33,45 @@ class DataTuple:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Entity(DataTuple, tuple[int, int, str]):
-    """A named entity, equal to FlagAI's tuple ``(start, end, type)``.
+    """A named entity, equal to FlagAI's tuple ``(start, end, type)``."""
 
-    Args:
-        start: its first character, counted from 0 in the text as given.
-        end: its last character, inclusive.
-        type: such as "LOC".
-        text: the characters.
-    """
-
-    start: int
-    end: int
-    type: str
-    text: str = ""
+    start: int  # its first character, counted from 0 in the text as given
+    end: int  # its last character, inclusive
+    type: str  # such as "LOC"
+    text: str = ""  # the characters
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Written(DataTuple, tuple[str, float, bool]):
-    """A generated text; as a tuple ``(text, score, finished)``.
+    """A generated text; as a tuple ``(text, score, finished)``."""
 
-    Args:
-        text: the answer; for texts with blanks the prompt, followed by what was generated for each blank.
-        score: the sum of its tokens' log-probabilities, divided by its length to the power of ``length_penalty``.
-        finished: whether an end token ended it, and not the limit of its length.
-        written: what the model generated, without the prompt and special tokens; one line per blank.
-    """
-
-    text: str
-    score: float
-    finished: bool
-    written: str = ""
+    text: str  # the answer; for texts with blanks the prompt, followed by what was generated for each blank
+    score: float  # the sum of its tokens' log-probabilities, divided by its length to the power of `length_penalty`
+    finished: bool  # whether an end token ended it, and not the limit of its length
+    written: str = ""  # what the model generated, without the prompt and special tokens; one line per blank
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Filled(DataTuple, tuple[str, tuple[tuple[int, int], ...], tuple[str, ...], float]):
-    """A text with its blanks filled; as a tuple ``(text, spans, fillings, score)``.
-
-    Args:
-        text: the text.
-        spans: where each filling is in it: (first character, end exclusive).
-        fillings: what was generated for each blank, in order.
-        score: the sum of the log-probabilities of the fillings.
-    """
+    """A text with its blanks filled; as a tuple ``(text, spans, fillings, score)``."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]
-    fillings: tuple[str, ...]
-    score: float
+    spans: tuple[tuple[int, int], ...]  # where each filling is in it: (first character, end exclusive)
+    fillings: tuple[str, ...]  # what was generated for each blank, in order
+    score: float  # the sum of the log-probabilities of the fillings
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Classified(DataTuple, tuple[str, float]):
-    """The class of a text; as a tuple ``(label, score)``.
+    """The class of a text; as a tuple ``(label, score)``."""
 
-    Args:
-        label: the name of the class with the highest score, or its number if it has no name.
-        score: its probability; a regression's value.
-        scores: the score of each class. Where classes do not exclude each other, each is a probability by itself.
-    """
-
-    label: str
-    score: float
+    label: str  # the name of the class with the highest score, or its number if it has no name
+    score: float  # its probability; a regression's value
+    # the score of each class. Where classes do not exclude each other, each is a probability by itself.
     scores: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, scores: Mapping[str, float]) -> Self:
-        """The class with the highest score.
-
-        Args:
-            scores: the score of each class.
-        """
+        """The class with the highest score."""
         label = max(scores, key=lambda name: scores[name])
         return cls(label, scores[label], scores)

@@ -19,17 +19,12 @@ _CURE = "flagai embeds by the mean of the last hidden states. Take another model
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """How a folder's sentences are embedded.
+    """How a folder's sentences are embedded."""
 
-    Args:
-        max_length: how many tokens are read, special ones included; None for all that the model has positions for.
-        lower: whether texts are lower-cased first.
-        similarity: how two vectors are compared.
-    """
-
+    # how many tokens are read, special ones included; None for all that the model has positions for.
     max_length: int | None = None
-    lower: bool = False
-    similarity: str = "cosine"
+    lower: bool = False  # whether texts are lower-cased first
+    similarity: str = "cosine"  # how two vectors are compared
 
     @classmethod
     @functools.lru_cache(maxsize=64)  # a call for one sentence should not read four files

@@ -15,19 +15,12 @@ _OVERLAP = 4
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a text.
+    """A part of a text."""
 
-    Args:
-        text: which text it is of.
-        row: its tokens, with ``[CLS]`` and ``[SEP]``.
-        begin: where its first token, ``[CLS]``, would stand in the whole row.
-        own: the tokens of the whole row that it answers for.
-    """
-
-    text: int
-    row: BertInput
-    begin: int
-    own: range
+    text: int  # which text it is of
+    row: BertInput  # its tokens, with `[CLS]` and `[SEP]`
+    begin: int  # where its first token, `[CLS]`, would stand in the whole row
+    own: range  # the tokens of the whole row that it answers for
 
     def mine(self, answers: torch.Tensor) -> torch.Tensor:
         """The answers for the tokens that it answers for, of those for all its tokens."""
