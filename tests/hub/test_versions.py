@@ -16,7 +16,7 @@ from flagai.errors import FlagAIError, HubError
 from flagai.hub import ensure, web
 from flagai.hub.listing import list_files
 from flagai.hub.manifest import Manifest, ManifestEntry
-from flagai.hub.names import public, recorded, shown
+from flagai.hub.names import public, shown
 from flagai.hub.partial_file import Identity, PartialFile
 from flagai.hub.request import DownloadRequest, UncatalogedModel
 from tests.hub.conftest import FILES, QUICK, WEIGHTS, contents
@@ -302,7 +302,7 @@ def test_passwords_with_odd_characters_are_told_nowhere(
     with pytest.raises(FlagAIError) as caught:
         ensure(UncatalogedModel("m", (spec,), [ModelFile("vocab.txt")]), tmp_path / "m", policy=policy)
     files = [path.read_text() for path in (tmp_path / "m").rglob("*") if path.is_file()]
-    told = " ".join([str(caught.value), caplog.text, *files, public(spec), recorded(spec), shown(spec)])
+    told = " ".join([str(caught.value), caplog.text, *files, public(spec), shown(spec)])
     for word in ("secret", "top", "sec:ret"):
         assert word not in told
 

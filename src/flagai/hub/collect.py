@@ -13,7 +13,7 @@ from flagai.hub.listing import Listing, list_files, report, total_size
 from flagai.hub.local_state import COMMIT, local_state, one_model, pending
 from flagai.hub.lock import Lock
 from flagai.hub.manifest import Manifest, ManifestEntry, git_sha1_of, sha256_of
-from flagai.hub.names import MANIFEST, WORK, public, recorded
+from flagai.hub.names import MANIFEST, WORK, public
 from flagai.hub.progress import Advance, progress, readable
 from flagai.hub.request import DownloadRequest
 from flagai.hub.sources import RemoteFile
@@ -84,7 +84,7 @@ class Collector:
 
     def _pin(self, spec: str, *manifests: Manifest | None) -> str | None:
         """The revision that earlier files came in, so that all files are of one."""
-        earlier = [each for each in manifests if each is not None and each.files and each.source == recorded(spec)]
+        earlier = [each for each in manifests if each is not None and each.files and each.source == public(spec)]
         return earlier[0].revision if earlier and not self.request.force else None
 
     def _begin(self, listing: Listing) -> None:
@@ -98,7 +98,7 @@ class Collector:
             shutil.rmtree(self.files, ignore_errors=True)
             (self.work / _STAGED).unlink(missing_ok=True)
             self.staged, self.known = Manifest(self.request.model.name, ""), {}
-        self.staged = replace(self.staged, source=recorded(listing.spec), revision=listing.revision)
+        self.staged = replace(self.staged, source=listing.spec, revision=listing.revision)
 
     def _drop(self, names: Iterable[str]) -> None:
         for name in names:

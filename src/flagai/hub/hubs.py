@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode, urljoin
 from flagai import settings
 from flagai.errors import HubError, quoted
 from flagai.hub.answers import whole_number
-from flagai.hub.errors import RefusedError
+from flagai.hub.errors import CancelledError, RefusedError
 from flagai.hub.sources import Link, Offer, RemoteFile, Source, files_below
 
 _MISSING_FILE = "40002"
@@ -44,13 +44,23 @@ def list_baai(source: Source) -> Offer:
 
 
 def list_hugging_face(source: Source) -> Offer:
-    """Hugging Face or a mirror: one request lists a repository with sizes and hashes, pinned to its commit."""
-    base, place, revision, token = settings.hf_url(), source.place, source.revision or "main", _hf_token()
+    """Hugging Face or a mirror: one request lists a repository with sizes and hashes, pinned to its commit.
+
+    The hub is asked even where its own library has fetched the files: only it knows whether that copy is whole. The
+    bytes come from the copy, which also serves where the hub does not answer.
+    """
+    base, place, revision = settings.hf_url(), source.place, source.revision or "main"
     url = f"{base}/api/models/{quote(place)}/revision/{quote(revision, safe='')}?blobs=true"
     try:
+        token = _hf_token()
         answer = source.web.json("GET", url, token)
-    except RefusedError as error:
-        if error.status not in (401, 403):
+    except CancelledError:
+        raise
+    except HubError as error:
+        copy = _in_hf_cache(place, "config.json", source.revision) if source.copies else None
+        if copy is not None:
+            return Offer(copy.parent.name, _blobs(files_below(copy.parent, source.spec)), partial=True)
+        if not isinstance(error, RefusedError) or error.status not in (401, 403):
             raise
         hint = f"{place} is private, gated or absent: accept its terms in a browser and set HF_TOKEN"
         raise RefusedError(f"{error}. {hint}", error.status) from error
@@ -76,14 +86,11 @@ def list_hugging_face(source: Source) -> Offer:
     return Offer(pinned, [remote(entry) for entry in entries if isinstance(entry, dict)])
 
 
-def list_hf_cache(source: Source) -> Offer:
-    """What Hugging Face's own library has fetched; a link there leads to a blob called by the hash of its content."""
-    config = _in_hf_cache(source.place, "config.json", source.revision)
-    if config is None:
-        raise HubError(f"holds no snapshot of {source.place}")
-    blobs = [(file, file.path.resolve().name if file.path else "") for file in files_below(config.parent, source.spec)]
-    files = [replace(file, sha256=_digest(blob, 64), git_sha1=_digest(blob, 40)) for file, blob in blobs]
-    return Offer(config.parent.name, files)
+def _blobs(files: list[RemoteFile]) -> list[RemoteFile]:
+    """Files of a copy with their checksums: each is a link to a blob that is called by the hash of its content."""
+    names = [file.path.resolve().name if file.path is not None else "" for file in files]
+    pairs = zip(files, names, strict=True)
+    return [replace(file, sha256=_digest(name, 64), git_sha1=_digest(name, 40)) for file, name in pairs]
 
 
 def list_modelscope(source: Source) -> Offer:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from flagai.catalog.card import ModelFile
 from flagai.errors import HubError
 from flagai.hub.errors import RefusedError
-from flagai.hub.hubs import list_baai, list_hf_cache, list_hugging_face, list_modelscope
+from flagai.hub.hubs import list_baai, list_hugging_face, list_modelscope
 from flagai.hub.names import choose, has_vocabulary, is_ours, public
 from flagai.hub.request import DownloadRequest
 from flagai.hub.sources import Link, Offer, RemoteFile, Source, list_folder, list_package, list_web
@@ -15,7 +15,6 @@ from flagai.hub.web import Web
 _LISTERS: dict[str, Callable[[Source], Offer]] = {
     "baai": list_baai,
     "hf": list_hugging_face,
-    "hf-cache": list_hf_cache,
     "modelscope": list_modelscope,
     "https": list_web,
     "http": list_web,
@@ -53,26 +52,26 @@ def list_files(request: DownloadRequest, spec: str, web: Web, revision: str | No
     Raises:
         HubError: it has not everything, or another version than the card knows.
     """
-    names = tuple(dict.fromkeys(file.name for file in request.model.files))
-    offer = _offer(spec, web, names, revision)
+    offer = _offer(request, spec, web, revision)
     remotes = {file.name: file for file in offer.files if not is_ours(file.name)}
     if len(remotes) > request.policy.most_files:
         raise HubError(f"lists more than {request.policy.most_files} files")
-    if spec.startswith("hf-cache:") and "tokenizer" in request.wanted and not has_vocabulary(list(remotes)):
+    if offer.partial and "tokenizer" in request.wanted and not has_vocabulary(list(remotes)):
         raise HubError("the copy on this machine has no vocabulary; only the hub knows whether there is one")
     chosen = choose(list(remotes), request.wanted, "it")
     files = [_measured(_checked(remotes[name], request.expected(name, spec))) for name in chosen]
     return Listing(public(spec), offer.revision, tuple(remotes), files)
 
 
-def _offer(spec: str, web: Web, names: Sequence[str], revision: str | None) -> Offer:
+def _offer(request: DownloadRequest, spec: str, web: Web, revision: str | None) -> Offer:
     if spec != spec.encode(errors="ignore").decode():
         raise HubError(f"{spec!r} is no source: half a character (a lone surrogate) is in it")
     scheme, _, location = spec.partition(":")
     place, _, stated = location.partition("@")
     if scheme not in _LISTERS or not place:
         raise HubError(f"{public(spec)!r} is no source. Known: {', '.join(f'{name}:' for name in _LISTERS)}")
-    return _LISTERS[scheme](Source(spec, place, stated or revision, web, names))
+    names = tuple(dict.fromkeys(file.name for file in request.model.files))
+    return _LISTERS[scheme](Source(spec, place, stated or revision, web, names, copies=not request.force))
 
 
 def _checked(remote: RemoteFile, known: ModelFile | None) -> RemoteFile:
@@ -115,9 +114,8 @@ def first_listing(request: DownloadRequest) -> Listing:
 
 
 def report(request: DownloadRequest, failures: list[tuple[str, str]]) -> str:
-    """One message that lists what each source said; of copies on this machine only if nothing else was asked."""
-    asked = [entry for entry in failures if not entry[0].startswith("hf-cache:")] or failures
-    lines = "".join(f"\n  {spec}: {text}" for spec, text in asked)
+    """One message that lists what each source said."""
+    lines = "".join(f"\n  {spec}: {text}" for spec, text in failures)
     said = f"What each source said:{lines}" if lines else "It has no source that can be asked."
     return (
         f"{request.model.name} could not be fetched into {request.folder}. {said}{request.advice()}\nWhat has arrived "

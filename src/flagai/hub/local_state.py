@@ -8,7 +8,7 @@ from pathlib import Path
 from flagai.checkpoint.files import find_files
 from flagai.errors import CheckpointError, HubError, ModelNotFoundError
 from flagai.hub.manifest import Manifest, ManifestEntry
-from flagai.hub.names import EVERYTHING, GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches, public, recorded
+from flagai.hub.names import EVERYTHING, GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches, public
 from flagai.hub.request import DownloadRequest, UncatalogedModel
 
 COMMIT = "commit.json"
@@ -90,7 +90,7 @@ def _is_same(request: DownloadRequest, manifest: Manifest) -> bool:
 
 
 def _place_and_revision(spec: str) -> tuple[str, str]:
-    place, _, revision = recorded(spec).partition("@")
+    place, _, revision = public(spec).partition("@")
     return place.rstrip("/"), revision
 
 

@@ -153,16 +153,6 @@ def public(spec: str) -> str:
     return shown(spec) if _is_url(spec) else spec
 
 
-def recorded(spec: str) -> str:
-    """A source as manifests have it: without secrets, and the hub itself for a copy of it on this machine."""
-    return public(spec.replace("hf-cache:", "hf:", 1) if spec.startswith("hf-cache:") else spec)
-
-
-def is_local(spec: str) -> bool:
-    """Whether a source is on this machine, so that it can be used offline."""
-    return spec.partition(":")[0] in ("file", "package", "hf-cache")
-
-
 def last_part(spec: str) -> str:
     """What to call the model at a source: the last part of its location, if that can be the name of a folder."""
     if spec.partition(":")[0].lower() in ("http", "https"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flagai import settings
 from flagai.catalog.card import Card, ModelFile
-from flagai.hub.names import is_local, last_part, recorded
+from flagai.hub.names import last_part, public
 from flagai.hub.policy import Policy
 
 
@@ -36,15 +36,9 @@ class DownloadRequest:
     policy: Policy = field(default_factory=Policy)
 
     def specs(self) -> list[str]:
-        """The sources, after each Hugging Face repository its copy on this machine; offline only what is local.
-
-        The hub is asked first even so, because only it knows whether the copy is whole; the bytes come from the copy.
-        """
-        found: list[str] = []
-        for spec in self.sources:
-            copy = [spec.replace("hf:", "hf-cache:", 1)] if spec.startswith("hf:") and not self.force else []
-            found += [spec, *copy]
-        return [spec for spec in found if is_local(spec)] if settings.offline() else found
+        """The sources that can be asked; offline those that may be on this machine."""
+        local = ("file", "package", "hf")
+        return [spec for spec in self.sources if not settings.offline() or spec.partition(":")[0] in local]
 
     def advice(self) -> str:
         """How else to get the model, as far as its card knows."""
@@ -57,6 +51,6 @@ class DownloadRequest:
     def expected(self, name: str, spec: str) -> ModelFile | None:
         """What the model's card knows about a file from a source."""
         for file in self.model.files:
-            if file.name == name and (file.source is None or recorded(file.source) == recorded(spec)):
+            if file.name == name and (file.source is None or public(file.source) == public(spec)):
                 return file
         return None

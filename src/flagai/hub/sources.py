@@ -56,6 +56,7 @@ class Source:
     revision: str | None
     web: Web
     names: Sequence[str] = ()  # what the model's card names, for a web folder, which has no list of files
+    copies: bool = True  # whether a copy of a hub's repository on this machine will do
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Offer:
 
     revision: str | None
     files: list[RemoteFile]
+    partial: bool = False  # whether the source may have more
 
 
 def list_folder(source: Source) -> Offer:

@@ -11,7 +11,6 @@ from flagai.hub.answers import version_of
 from flagai.hub.errors import IncompleteError, RefusedError
 from flagai.hub.listing import Listing
 from flagai.hub.manifest import ManifestEntry, git_sha1_of
-from flagai.hub.names import recorded
 from flagai.hub.sources import RemoteFile
 from flagai.hub.web import Web
 from flagai.typed_json import Fields, read_json
@@ -53,7 +52,7 @@ def changed(listing: Listing, present: Mapping[str, ManifestEntry], web: Web) ->
     found = []
     for file in unproven:
         entry = present[file.name]
-        if entry.source == recorded(listing.spec) and entry.version is not None:
+        if entry.source == listing.spec and entry.version is not None:
             now = _version_now(file, web)
             if now is not None and now != entry.version:
                 logger.warning("%s has changed at %s; fetching it again", file.name, listing.spec)

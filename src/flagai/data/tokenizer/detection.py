@@ -3,9 +3,12 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from flagai import settings
+from flagai.catalog import catalog
+from flagai.catalog.card import Card
+from flagai.catalog.packages import any_case, package_folder
 from flagai.data.tokenizer.description import (
     BPE_FILES,
     FILES,
@@ -20,9 +23,6 @@ from flagai.data.tokenizer.text import has_words
 from flagai.data.tokenizer.vocabulary import load_sentencepiece, read_tokens, read_vocabulary
 from flagai.errors import ModelNotFoundError, VocabularyError
 
-if TYPE_CHECKING:
-    from flagai.catalog.card import Card
-
 logger = logging.getLogger(__name__)
 _KINDS = {"SentencePiece": "sentencepiece", "WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "t5"}
 # The class of a vocabulary that transformers has written, where no file names it.
@@ -34,15 +34,13 @@ class Location(NamedTuple):
     """A folder with a tokenizer."""
 
     folder: Path
-    card: "Card | None"  # of the model
+    card: Card | None  # of the model
 
 
-def find_card(name: str) -> "Card | None":
+def find_card(name: str) -> Card | None:
     """The card of a model, or None if the catalog does not know the name."""
-    from flagai.catalog.catalog import find
-
     try:
-        return find(name)
+        return catalog.find(name)
     except ModelNotFoundError:
         return None
 
@@ -55,48 +53,25 @@ def locate(name: str, cache_dir: str | Path | None) -> Location:
     home = settings.home() if cache_dir is None else Path(cache_dir).expanduser()
     card = find_card(name) or find_card(Path(name).name)
     base = find_card(card.base) if card is not None and card.base is not None else None
-    for folder in _places(home, name, card, base):
-        if has_tokenizer(folder):
-            return Location(folder, card)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return Location(path, card)
-    if card is None:
-        return Location(_unknown(home, name), None)
-    return Location(_fetched(base or card, home), card)
-
-
-def _places(home: Path, name: str, card: "Card | None", base: "Card | None") -> list[Path]:
-    from flagai.catalog.packages import any_case, package_folder
-
-    names = [name, *(known.name for known in (card, base) if known is not None)]
-    places = [any_case(home, entry) for entry in names]
+    known = [each for each in (card, base) if each is not None]
+    own, path = any_case(home, name), Path(name).expanduser()
+    places = [own, *(any_case(home, each.name) for each in known)]
     places += [home] * (home.name.lower() == name.lower())  # the model's own folder instead of the one above
-    packages = [package_folder(known) for known in (card, base) if known is not None]
-    return [*places, *(folder for folder in packages if folder is not None)]
+    places += [folder for each in known if (folder := package_folder(each)) is not None]
+    found = next(filter(has_tokenizer, places), path if path.is_dir() else None)
+    if found is not None or (own.is_dir() and not known):
+        return Location(found or own, card)
+    if known:
+        from flagai.hub import ensure
+
+        return Location(ensure(known[-1], any_case(home, known[-1].name), wanted=("tokenizer",)), card)
+    try:
+        return Location(own, catalog.find(name))
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"There is no folder {own.absolute()}. {error}") from error
 
 
-def _unknown(home: Path, name: str) -> Path:
-    from flagai.catalog.catalog import find
-    from flagai.catalog.packages import any_case
-
-    folder = any_case(home, name)
-    if not folder.is_dir():
-        try:
-            find(name)
-        except ModelNotFoundError as error:
-            raise ModelNotFoundError(f"There is no folder {folder.absolute()}. {error}") from error
-    return folder
-
-
-def _fetched(card: "Card", home: Path) -> Path:
-    from flagai.catalog.packages import any_case
-    from flagai.hub import ensure
-
-    return ensure(card, any_case(home, card.name), wanted=("tokenizer",))
-
-
-def describe(folder: Path, name: str, card: "Card | None") -> Description:
+def describe(folder: Path, name: str, card: Card | None) -> Description:
     """Find out what a folder's tokenizer is; the card of its name counts only where the files leave something open."""
     if not has_tokenizer(folder):
         raise ModelNotFoundError(_absent(folder, name, card))
@@ -106,7 +81,7 @@ def describe(folder: Path, name: str, card: "Card | None") -> Description:
     return replace(found, language=None if card is None else card.language)
 
 
-def _fitting(card: "Card | None", saved: Saved) -> "Card | None":
+def _fitting(card: Card | None, saved: Saved) -> Card | None:
     """The card, unless the files are those of another model."""
     if card is None:
         return None
@@ -131,7 +106,7 @@ def _stated_kind(saved: Saved) -> str | None:
 # -- transformers' folders ------------------------------------------------------------------------------------------
 
 
-def _of_transformers(saved: Saved, name: str, card: "Card | None") -> Description | None:
+def _of_transformers(saved: Saved, name: str, card: Card | None) -> Description | None:
     """A folder that transformers has written, or None."""
     class_name, files = saved.class_name, present_files(saved.folder, "fast")
     if saved.command_table or (class_table(saved) if class_name else saved.family == "glm"):
@@ -150,7 +125,7 @@ def _of_transformers(saved: Saved, name: str, card: "Card | None") -> Descriptio
     return _of_class(saved, name, card, class_name)
 
 
-def _of_class(saved: Saved, name: str, card: "Card | None", class_name: str | None) -> Description | None:
+def _of_class(saved: Saved, name: str, card: Card | None, class_name: str | None) -> Description | None:
     """A folder with the vocabulary's own files, as transformers wrote them before version 5."""
     kinds = ["t5", "wordpiece", "bpe"] if class_name is None else [_KINDS[CLASSES[class_name].model]]
     kind = next((kind for kind in kinds if present_files(saved.folder, kind)), None)
@@ -187,7 +162,7 @@ def _fast_kind(saved: Saved) -> str:
 # -- FlagAI's and THUDM's folders ------------------------------------------------------------------------------------
 
 
-def _of_table(saved: Saved, name: str, card: "Card | None") -> Description:
+def _of_table(saved: Saved, name: str, card: Card | None) -> Description:
     """A folder of a model whose command tokens are in a table."""
     kinds = [] if card is None or card.tokenizer.kind not in ("wordpiece", "bpe") else [card.tokenizer.kind]
     if saved.class_name is not None and CLASSES[saved.class_name].table is not None:
@@ -210,7 +185,7 @@ def _of_table(saved: Saved, name: str, card: "Card | None") -> Description:
     return Description(saved, name, kind, files, None, table, family, segmenter="jieba" if words else None)
 
 
-def _table(saved: Saved, kind: str, family: str | None, card: "Card | None") -> str | None:
+def _table(saved: Saved, kind: str, family: str | None, card: Card | None) -> str | None:
     stated = saved.command_table or class_table(saved)
     if stated is not None:
         return stated
@@ -219,7 +194,7 @@ def _table(saved: Saved, kind: str, family: str | None, card: "Card | None") -> 
     return _bpe_table(saved, family) if kind == "bpe" else kind if kind in ("wordpiece", "t5") else None
 
 
-def _chinese_table(saved: Saved, card: "Card | None") -> str:
+def _chinese_table(saved: Saved, card: Card | None) -> str:
     """Whether [gMASK] of Chinese GLM has an id of its own."""
     stated = {entry.content: entry.number for entry in saved.added.stated}
     if G_MASK in stated:
@@ -253,11 +228,11 @@ def _is_t5(saved: Saved) -> bool:
     return bool(processor.pad_id() == 0 and processor.eos_id() == 1)
 
 
-def _known_family(saved: Saved, card: "Card | None") -> str | None:
+def _known_family(saved: Saved, card: Card | None) -> str | None:
     return saved.family or (None if card is None else card.family)
 
 
-def _absent(folder: Path, name: str, card: "Card | None") -> str:
+def _absent(folder: Path, name: str, card: Card | None) -> str:
     wanted = card.tokenizer.files if card is not None else ("vocab.txt", "vocab.json + merges.txt", "spiece.model")
     found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
     cure = f"Type: flagai download {card.name}, or put" if card is not None else "Put"
