@@ -199,10 +199,6 @@ class BaseModel(LoadMixin):
         return None if table is None else int(table.num_embeddings)
 
     def ignore(self, redundant: Mapping[str, Any]) -> None:
-        """Drop redundant arguments of ``forward``, with a warning if one looks like a misspelt real one.
-
-        Args:
-            redundant: the arguments that ``forward`` did not name.
-        """
+        """Drop redundant arguments of ``forward``, with a warning if one looks like a misspelt real one."""
         for name in (name for name, value in redundant.items() if value is not None):
             warn_of_near_miss(type(self), name)  # type: ignore[arg-type]  # classes are hashable

@@ -137,13 +137,7 @@ class ModelConfig:
 
     @classmethod
     def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:  # noqa: ARG003
-        """Complete the content of a config.json by the files beside it; subclasses override it.
-
-        Args:
-            values: the file's content.
-            folder: where the files are.
-            settled: fields that are set whatever the files say.
-        """
+        """Complete the content of a config.json by the files beside it; subclasses override it."""
         return values
 
     @classmethod
@@ -252,11 +246,7 @@ class OpenConfig(ModelConfig):
         return config
 
     def arguments_of(self, constructor: Callable[..., None]) -> dict[str, Any]:
-        """The settings that a constructor takes: those named as its parameters are, and with `**` all that were passed.
-
-        Args:
-            constructor: its ``__init__``.
-        """
+        """The settings that a constructor takes: those named as its parameters are, with `**` all that were passed."""
         parameters = list(inspect.signature(constructor).parameters.values())[2:]  # after self and config
         named = {entry.name: self[entry.name] for entry in parameters if entry.name in self}
         takes_all = any(entry.kind is entry.VAR_KEYWORD for entry in parameters)

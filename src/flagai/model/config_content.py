@@ -11,10 +11,6 @@ from flagai.typed_json import Fields, as_int, shown
 def check_mapping(values: Any, source: str) -> None:
     """Refuse what holds no settings.
 
-    Args:
-        values: what should be the content of a config.json.
-        source: where it comes from, for messages.
-
     Raises:
         InputError: it is no mapping.
     """
@@ -24,10 +20,6 @@ def check_mapping(values: Any, source: str) -> None:
 
 def with_labels(values: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Content whose ``id2label`` is a table from numbers, written as texts, to names; absent if it names nothing.
-
-    Args:
-        values: the content of a config.json, where it may also be a list, or null.
-        place: where it comes from, for messages.
 
     Raises:
         ConfigError: it is no table of names, or its keys are no numbers.
@@ -71,10 +63,6 @@ def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | No
     """Name the family that a configuration describes; None if nothing tells.
 
     GLM-4 and its successors also call themselves "glm"; only the original series has its own keys.
-
-    Args:
-        values: the content of a config.json.
-        place: where it comes from, for messages.
 
     Raises:
         ConfigError: ``model_type`` is no text.

@@ -67,10 +67,6 @@ class FieldSpec:
     def parse(self, value: Any, owner: str) -> Any:
         """A value as the field's type; 24.0 and "24" serve as 24, 1 as true.
 
-        Args:
-            value: what was given.
-            owner: the configuration's class, for messages.
-
         Raises:
             ConfigError: the value is of another type, or out of range.
         """

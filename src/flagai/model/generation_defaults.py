@@ -65,10 +65,6 @@ def tell_generation_defaults(folder: Path) -> None:
 def token_ids(stated: Fields, name: str) -> list[int]:
     """The ids that a file states: one id, a list of ids, or none.
 
-    Args:
-        stated: the file's content.
-        name: the key, such as ``eos_token_id``.
-
     Raises:
         ConfigError: the value is neither.
     """
@@ -80,10 +76,6 @@ def token_ids(stated: Fields, name: str) -> list[int]:
 def with_end_tokens(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     """A configuration whose ``eos_token_id`` is that of generation_config.json, if it states one.
 
-    Args:
-        values: the content of config.json.
-        folder: where the files are.
-
     Raises:
         ConfigError: the file is damaged.
     """
@@ -94,10 +86,6 @@ def with_end_tokens(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any
 
 def end_tokens(config: Mapping[str, Any], rows: int) -> tuple[int, ...]:
     """The ids that a configuration names as ``eos_token_id``, without those beyond the vocabulary.
-
-    Args:
-        config: the configuration.
-        rows: how many tokens the model scores.
 
     Raises:
         ConfigError: the value is neither an id nor a list of ids.

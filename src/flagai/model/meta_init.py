@@ -57,12 +57,7 @@ class _MetaInit(TorchFunctionMode):
 
 
 def build_layers(make: Callable[[], Module], count: int) -> Iterator[Module]:
-    """Modules of one kind. On the meta device all are copies of the first, in a third of the time.
-
-    Args:
-        make: builds one, of layers that keep their parameters in no other place.
-        count: how many.
-    """
+    """Modules of one kind. On the meta device all are copies of the first, in a third of the time."""
     if not count:
         return
     yield (first := make())
@@ -125,13 +120,7 @@ def gc_frozen() -> Iterator[None]:
 
 
 def materialize(model: nn.Module, names: list[str], device: torch.device) -> None:
-    """Give memory to parameters on the meta device; tied ones stay tied.
-
-    Args:
-        model: the model.
-        names: of the parameters, of tied ones all.
-        device: of the memory.
-    """
+    """Give memory to parameters on the meta device; tied ones stay tied."""
     made: dict[int, nn.Parameter] = {}
     for name in names:
         owner, _, leaf = name.rpartition(".")

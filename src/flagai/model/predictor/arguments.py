@@ -75,11 +75,6 @@ def tell_of_pairs() -> None:
 def read_length(name: str, value: Any, model: BaseModel) -> int | None:
     """How many tokens of a text are read: what the caller wants, but no more than the model has positions.
 
-    Args:
-        name: the argument's name.
-        value: a number; None for as many as there are.
-        model: the model.
-
     Raises:
         InputError: it is no whole number of at least 1.
     """
@@ -109,10 +104,6 @@ def replace_unknown(ids: Sequence[int], tokenizer: Tokenizer, model: BaseModel) 
 
 def label_names(labels: Sequence[str], classes: int | None) -> tuple[str, ...]:
     """The names of classes, which may be absent.
-
-    Args:
-        labels: the names.
-        classes: how many classes the model's head has; None if it has none.
 
     Raises:
         InputError: they are no list of different texts, or not one per class.

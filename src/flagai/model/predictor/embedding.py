@@ -63,10 +63,6 @@ def text_vectors(
 def packed_means(model: BaseModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """The vectors of texts that are token ids already, [N, width], float32 on the CPU.
 
-    Args:
-        model: an encoder.
-        rows: the ids of each text, special ones included.
-
     Raises:
         InputError: a text is empty or longer than the model's positions.
     """

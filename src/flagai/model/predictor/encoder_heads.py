@@ -79,13 +79,7 @@ def spans(model: BaseModel, found: Sequence[bert.BertInput]) -> list[torch.Tenso
 
 
 def best_tokens(model: BaseModel, found: Sequence[bert.BertInput], never: torch.Tensor) -> list[list[int]]:
-    """The most probable token at every position of each text; logits of one pack are held at a time.
-
-    Args:
-        model: a BERT with its masked-word head.
-        found: the texts.
-        never: tokens that are not considered.
-    """
+    """The most probable token at every position of each text; logits of one pack are held at a time."""
 
     def cut(row: PackedRow, logits: torch.Tensor) -> list[torch.Tensor]:
         return list(row.split(logits.index_fill(-1, never, -torch.inf).argmax(-1)))

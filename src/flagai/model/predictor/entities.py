@@ -19,14 +19,7 @@ from flagai.model.predictor.text_windows import joined, windows_of
 def entities_of(
     model: BaseModel, outputs: str | None, rows: Sequence[BertInput], labels: Sequence[str]
 ) -> list[list[Span]]:
-    """The entities of texts.
-
-    Args:
-        model: the model; longer texts than it has positions for are read in windows.
-        outputs: what its outputs are: "tags", "crf" or "spans"; see :class:`flagai.families.family.ModelClass`.
-        rows: the tokens of each text.
-        labels: the names of the classes.
-    """
+    """The entities of texts."""
     windows = windows_of(rows, cast(int, read_length("maxlen", None, model)))
     parts = [window.row for window in windows]
     if outputs == "spans":

@@ -145,12 +145,7 @@ class Options:
         return decoding
 
     def processors_for(self, tokenizer: Tokenizer, rows: int) -> tuple[LogitsProcessor, ...]:
-        """The user's functions, and after them the one that forbids ``bad_words``.
-
-        Args:
-            tokenizer: the model's tokenizer.
-            rows: how many tokens the model scores.
-        """
+        """The user's functions, and after them the one that forbids ``bad_words``."""
         forbidden = ForbiddenTexts(self.bad_words, tokenizer, rows)
         return (*self.logits_processors, forbidden) if forbidden else self.logits_processors
 

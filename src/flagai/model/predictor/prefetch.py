@@ -56,11 +56,7 @@ def read_ahead(parts: Sequence[Any], read: Read) -> Iterator[Ragged]:
 
 
 class HostCollector:
-    """Rows that come from a GPU part by part; one part is on its way while the next is being computed.
-
-    Args:
-        count: number of rows.
-    """
+    """Rows that come from a GPU part by part; one part is on its way while the next is being computed."""
 
     def __init__(self, count: int) -> None:
         self._count = count

@@ -59,11 +59,6 @@ def generate_in_windows(
 def seeds_for(model: BaseModel, given: Any, count: int) -> tuple[Any, ...]:
     """One seed per text, so that an answer depends neither on its window nor on its neighbours.
 
-    Args:
-        model: the model; ranks that share it draw the same seeds.
-        given: ``seeds`` of the call; None draws them from torch's generator.
-        count: number of texts.
-
     Raises:
         InputError: there is not one seed per text.
     """

@@ -28,12 +28,7 @@ class Window:
 
 
 def windows_of(rows: Sequence[BertInput], size: int) -> list[Window]:
-    """The windows of texts, in order; one for a text that fits.
-
-    Args:
-        rows: the tokens of the texts, with ``[CLS]`` and ``[SEP]``.
-        size: how many tokens a window may have.
-    """
+    """The windows of texts, in order; one for a text that fits."""
     return [window for index, row in enumerate(rows) for window in _windows(index, row, size)]
 
 
@@ -52,12 +47,7 @@ def _windows(text: int, row: BertInput, size: int) -> list[Window]:
 
 
 def joined(windows: Sequence[Window], answers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The answers for all tokens of each text.
-
-    Args:
-        windows: the windows, in order.
-        answers: for each the answers for its tokens, [S, ...].
-    """
+    """The answers for all tokens of each text."""
     parts: dict[int, list[torch.Tensor]] = {}
     for window, found in zip(windows, answers, strict=True):
         parts.setdefault(window.text, []).append(window.mine(found))
