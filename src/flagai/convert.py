@@ -19,7 +19,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.config import ModelConfig
 from flagai.model.device import Dtype
 from flagai.model.registry import class_named, find_class
-from flagai.model.resolve import CONFIG_FILE, ResolvedModel, resolve
+from flagai.resolve import CONFIG_FILE, ResolvedModel, resolve
 from flagai.typed_json import read_json
 
 logger = logging.getLogger(__name__)

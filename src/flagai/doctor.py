@@ -11,7 +11,7 @@ from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import fold
 from flagai.errors import FlagAIError
 from flagai.model.registry import find_class
-from flagai.model.resolve import CONFIG_FILE
+from flagai.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 
 

@@ -14,7 +14,7 @@ from flagai.catalog.packages import find_model
 from flagai.errors import FlagAIError, ModelNotFoundError
 from flagai.hub.policy import Policy
 from flagai.hub.request import DownloadRequest
-from flagai.model.resolve import resolve
+from flagai.resolve import resolve
 
 ODD: list[Any] = [
     None, True, -1, 0, 1, 10**30, 1.5, float("nan"), "", " ", "x", "../x", "/x", "a\0b", "\x1b[31m", "\u202e",

@@ -14,7 +14,7 @@ from flagai.hub import ensure
 from flagai.hub.manifest import Manifest, write_json
 from flagai.hub.partial_file import Identity, PartialFile
 from flagai.model.bert_model import BertModel
-from flagai.model.resolve import resolve
+from flagai.resolve import resolve
 from tests import tiny
 from tests.hub.conftest import FILES, QUICK, VOCABULARY, contents
 from tests.hub.server import COMMIT, Fault, Hub, git_sha1, sha256

@@ -21,7 +21,7 @@ from flagai.model.config_content import family_of
 from flagai.model.device import Device, Dtype, best_device
 from flagai.model.opening import FolderReader, load_model
 from flagai.model.registry import class_named, find_class
-from flagai.model.resolve import CONFIG_FILE
+from flagai.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from flagai.checks import check_path
 from flagai.errors import InputError, ModelNotFoundError
 from flagai.families.family import all_families, family_named, family_names, is_family
 from flagai.model.config_content import family_of
-from flagai.model.resolve import CONFIG_FILE
+from flagai.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 
 

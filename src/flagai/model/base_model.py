@@ -18,8 +18,8 @@ from flagai.model.inputs import warn_of_near_miss
 from flagai.model.loading import LoadMixin
 from flagai.model.meta_init import init_on_meta
 from flagai.model.opening import load_model
-from flagai.model.resolve import CONFIG_FILE
 from flagai.parallel.plan import Plan
+from flagai.resolve import CONFIG_FILE
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
     from torch.distributed.device_mesh import DeviceMesh

@@ -20,7 +20,7 @@ from flagai.model.device import Device, Dtype, read_device, read_dtype, read_sha
 from flagai.model.generation_defaults import tell_generation_defaults
 from flagai.model.meta_init import gc_paused
 from flagai.model.quantization import KEY, Quantization, quantize
-from flagai.model.resolve import CONFIG_FILE, ResolvedModel, resolve
+from flagai.resolve import CONFIG_FILE, ResolvedModel, resolve
 from flagai.typed_json import read_json
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds

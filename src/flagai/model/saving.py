@@ -24,7 +24,7 @@ from flagai.checks import check_path
 from flagai.errors import InputError
 from flagai.hub.names import MANIFEST
 from flagai.model.quantization import KEY, how_quantized
-from flagai.model.resolve import CONFIG_FILE
+from flagai.resolve import CONFIG_FILE
 
 
 class SaveMixin(nn.Module):
