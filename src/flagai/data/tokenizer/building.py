@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from flagai.data.tokenizer.commands import SENTINELS, TABLES, Commands, CommandToken
 from flagai.data.tokenizer.description import Description
@@ -12,13 +12,13 @@ from flagai.data.tokenizer.vocabulary import load_sentencepiece
 from flagai.errors import VocabularyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tokenizers import Tokenizer as RustTokenizer
 
     from flagai.data.tokenizer.added import Added
-    from flagai.data.tokenizer.encoding import Encoding
     from flagai.data.tokenizer.rust_engine import RustEngine
+    from flagai.data.tokenizer.sentencepiece_engine import SentencePieceEngine
 
 # What special tokens are taken for where transformers' files do not say it.
 _USUAL_NAMES = {
@@ -36,37 +36,10 @@ _STAND_INS = {"pad": ("eos",)}
 _MOST_UNUSED = 1024
 
 
-class TokenizerEngine(Protocol):
-    """Text to ids and back, without a word about models."""
-
-    size: int
-
-    def encode_ids(self, texts: "Sequence[str]") -> list[list[int]]:
-        """The ids of every text."""
-
-    def encode(self, texts: "Sequence[str]") -> "list[Encoding]":
-        """The encoding of every text."""
-
-    def decode(self, ids: "Sequence[int]", hidden: "Container[int]" = ()) -> str:
-        """The text of ids, without hidden ones."""
-
-    def token(self, number: int) -> str:
-        """The token of an id; empty if there is none."""
-
-    def find(self, token: str) -> int | None:
-        """The id of a token."""
-
-    def vocabulary(self) -> dict[str, int]:
-        """All tokens."""
-
-    def normal(self, text: str) -> str:
-        """A text as its tokens spell it, without a space that is put before every text."""
-
-
 class Built(NamedTuple):
     """A tokenizer's parts."""
 
-    engine: TokenizerEngine
+    engine: "RustEngine | SentencePieceEngine"
     commands: Commands
 
 
@@ -142,13 +115,12 @@ def _sentencepiece(description: Description) -> Built:
     from flagai.data.tokenizer.sentencepiece_engine import SentencePieceEngine
 
     path, saved = description.paths[0], description.saved
-    processor = load_sentencepiece(path)
-    unread = SentencePieceEngine(processor, Commands(()), spaced=False)
+    engine = SentencePieceEngine(load_sentencepiece(path), spaced=description.kind == "t5")
     sentinels = saved.options.integer("extra_ids", SENTINELS)
     table = description.table or description.kind
-    commands = Commands.of_table(table, unread.size, unread.find, str(path), sentinels)
-    commands = commands.joined(_added_commands(description))
-    return Built(SentencePieceEngine(processor, commands, spaced=description.kind == "t5"), commands)
+    commands = Commands.of_table(table, engine.size, engine.find, str(path), sentinels)
+    engine.commands = commands.joined(_added_commands(description))
+    return Built(engine, engine.commands)
 
 
 def _added_commands(description: Description) -> "Iterator[CommandToken]":

@@ -3,14 +3,18 @@
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from flagai.data.tokenizer import formats
-from flagai.data.tokenizer.building import TokenizerEngine
 from flagai.data.tokenizer.commands import Commands, CommandToken
 from flagai.data.tokenizer.description import Description
 from flagai.data.tokenizer.encoding import Encoding
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
+
+if TYPE_CHECKING:
+    from flagai.data.tokenizer.rust_engine import RustEngine
+    from flagai.data.tokenizer.sentencepiece_engine import SentencePieceEngine
 
 # Embeddings have a multiple of so many rows; a model without training can choose one that no token has.
 _ROWS = 128
@@ -30,7 +34,7 @@ class FlagAINames(ABC):
     """What FlagAI's callers use, under its names."""
 
     description: Description
-    _engine: TokenizerEngine
+    _engine: "RustEngine | SentencePieceEngine"
     _commands: Commands
 
     @abstractmethod

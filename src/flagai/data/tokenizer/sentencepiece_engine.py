@@ -22,29 +22,29 @@ class SentencePieceEngine:
     word that follows a command token if it is ``spaced``, as T5 does; GLM's texts are put together as they are.
     """
 
-    def __init__(self, processor: Any, commands: Commands, *, spaced: bool) -> None:
+    def __init__(self, processor: Any, *, spaced: bool) -> None:
         self._processor = processor
-        self._commands = commands
         self._spaced = spaced
+        self.commands = Commands(())
         self.size: int = processor.get_piece_size()
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text."""
-        return self._rows([list(self._commands.split(text)) for text in texts])
+        return self._rows([list(self.commands.split(text)) for text in texts])
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of every text."""
-        parts = [list(self._commands.split(text)) for text in texts]
+        parts = [list(self.commands.split(text)) for text in texts]
         return [Encoding(ids, partial(self._surface, row)) for ids, row in zip(self._rows(parts), parts, strict=True)]
 
     def decode(self, ids: Sequence[int], hidden: Container[int] = ()) -> str:
         """The text of ids, command tokens as they are written, but for those that are hidden."""
         out: list[str] = []
         seam = False  # whether a hidden token stood here
-        for is_command, run in groupby(ids, key=self._commands.by_id.__contains__):
+        for is_command, run in groupby(ids, key=self.commands.by_id.__contains__):
             numbers = list(run)
             if is_command:
-                shown = [self._commands.by_id[number].token for number in numbers if number not in hidden]
+                shown = [self.commands.by_id[number].token for number in numbers if number not in hidden]
                 seam = not shown
                 out += shown
                 continue
