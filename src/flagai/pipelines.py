@@ -83,6 +83,10 @@ class TaskPipeline:
 
         return SentenceEmbedder(self.model, self.tokenizer, strict=True)
 
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """The answer to a text, or those to a list of texts."""
+        raise NotImplementedError
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task!r}: {self.name}, {type(self.model).__name__}, {self.model.device}>"
 

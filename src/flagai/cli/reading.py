@@ -13,12 +13,11 @@ from flagai.cli.options import TaskOptions
 from flagai.cli.output import answer, check_target
 from flagai.cli.terminal import show_entities, show_scores
 from flagai.errors import InputError
-from flagai.pipelines import default_tags, own_class_names
+from flagai.pipelines import own_class_names
 
 if TYPE_CHECKING:
-    from flagai.cli.input import InputText
     from flagai.model.base_model import BaseModel
-    from flagai.model.predictor.results import Entity
+    from flagai.model.predictor.results import Classified, Entity
     from flagai.pipelines import TaskPipeline
 
 logger = logging.getLogger(__name__)
@@ -41,16 +40,15 @@ def ner(
     check_target(options.out)
     entries = read_entries(options)
     given = _tags(labels, head)
-    run = load_pipeline(_HEADS[head], options).predictor
-    _tell_of_renaming(given, run.model)
-    target = given or default_tags(run.model)
+    entities_of = load_pipeline(_HEADS[head], options)
+    _tell_of_renaming(given, entities_of.model)
 
     def as_fields(found: "list[Entity]") -> dict[str, Any]:
         return {"entities": [{"start": start, "end": end, "type": label} for start, end, label in found]}
 
     answer(
         entries,
-        lambda batch: run.predict_ner([entry.text for entry in batch], target),
+        lambda batch: entities_of([entry.text for entry in batch], given or None),
         options,
         as_fields=as_fields,
         show=lambda entry, found: show_entities(entry.text, found, entry.number),
@@ -65,27 +63,20 @@ def classify(options: TaskOptions, labels: Labels = None) -> None:
     from flagai.model.predictor.capabilities import names_one_class
 
     given = _split(labels)
-    loaded = _load_classifier(options, given)
-    run = loaded.predictor
-    if loaded.loaded_for == "classification":
-        _tell_of_renaming(given, run.model)
-    names = given or own_class_names(run.model) or [str(number) for number in range(run.model.config.class_num)]
-    one_class = names_one_class(run.model)
+    class_of = _load_classifier(options, given)
+    if class_of.loaded_for == "classification":
+        _tell_of_renaming(given, class_of.model)
+    one_class = names_one_class(class_of.model)
 
-    def compute(batch: "list[InputText]") -> list[dict[str, float]]:
-        probabilities = run.class_probabilities([entry.text for entry in batch], labels=given).tolist()
-        return [dict(zip(names, row, strict=True)) for row in probabilities]
-
-    def as_fields(scores: dict[str, float]) -> dict[str, Any]:
-        best = {"class": max(scores, key=lambda name: scores[name])} if one_class else {}
-        return {**best, "scores": scores}
+    def as_fields(found: "Classified") -> dict[str, Any]:
+        return {**({"class": found.label} if one_class else {}), "scores": found.scores}
 
     answer(
         entries,
-        compute,
+        lambda batch: class_of([entry.text for entry in batch], given),
         options,
         as_fields=as_fields,
-        show=lambda entry, scores: show_scores(entry.text, scores, one_class=one_class),
+        show=lambda entry, found: show_scores(entry.text, found.scores, one_class=one_class),
     )
 
 

@@ -3,7 +3,7 @@
 import functools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -57,7 +57,7 @@ def show_entities(text: str, entities: Sequence[tuple[int, int, str]], number: i
     console().print(line)
 
 
-def show_scores(text: str, scores: dict[str, float], *, one_class: bool = True) -> None:
+def show_scores(text: str, scores: Mapping[str, float], *, one_class: bool = True) -> None:
     """Print the classes of a text, the most probable first, as bars; in a pipe, the best one, or each."""
     best = sorted(scores.items(), key=lambda item: -item[1])
     if not sys.stdout.isatty():
