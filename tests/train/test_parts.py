@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from flagai.data.prepare import bert, bert_pretraining, glm_pretraining
+from flagai.data.prepare import bert, glm_pretraining
 from flagai.data.prepare.labels import Span
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
@@ -105,7 +105,7 @@ def test_packing_changes_no_loss(name: str, bert_tokenizer: Tokenizer) -> None:
     if name.endswith("GP"):
         batch = bert.span_labelling(bert_tokenizer, texts, spans, ["LOC"])
     elif name.endswith("MaskLM"):
-        batch = bert_pretraining.masked(bert_tokenizer, texts, random.Random(1))
+        batch = bert.masked(bert_tokenizer, texts, random.Random(1))
     else:
         batch = bert.labelling(bert_tokenizer, texts, spans, ["O", "B-LOC", "I-LOC"])
     model = folders.model("RoBERTa-base-ch", name, class_num=1 if name.endswith("GP") else 3).eval()
@@ -115,7 +115,7 @@ def test_packing_changes_no_loss(name: str, bert_tokenizer: Tokenizer) -> None:
 
 def test_masked_words_follow_the_paper(bert_tokenizer: Tokenizer) -> None:
     texts = ["白日依山尽，黄河入海流。欲穷千里目，更上一层楼。" * 4] * 50
-    batch = bert_pretraining.masked(bert_tokenizer, texts, random.Random(1))
+    batch = bert.masked(bert_tokenizer, texts, random.Random(1))
     plain = bert.collate(bert.rows(bert_tokenizer, texts))
     asked = batch["labels"] != -100
     assert (batch["labels"][asked] == plain["input_ids"][asked]).all()

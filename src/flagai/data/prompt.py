@@ -8,7 +8,7 @@ class Prompt:
     """The ids of one text that is to be continued or whose blanks are to be filled."""
 
     ids: tuple[int, ...]  # the text with its command tokens, as the family expects it; for T5, the encoder's text
-    # where GLM's masks stand that are to be filled, in this order; () for a plain continuation.
+    # Where GLM's masks stand that are to be filled, in this order; () for a plain continuation.
     blanks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from flagai.catalog.card import MODEL_TYPES
-from flagai.data.prepare import bert, bert_pretraining
+from flagai.data.prepare import bert
 from flagai.data.prepare.batch import Batch
 from flagai.data.prompt import Prompt
 from flagai.data.tokenizer import Tokenizer
@@ -112,7 +112,7 @@ FAMILY = Family(
         is_cut=lambda _, source, target, max_source, max_target: source + target + 3 > max_source + max_target,
         specials=lambda tokenizer, texts: tokenizer.frames[texts - 1].specials,
         classification=bert.classification,
-        masking=bert_pretraining.masked,
+        masking=bert.masked,
         packs=True,
     ),
 )

@@ -58,7 +58,7 @@ def list_files(request: DownloadRequest, spec: str, web: Web, revision: str | No
         raise HubError(f"lists more than {request.policy.most_files} files")
     if offer.partial and "tokenizer" in request.wanted and not has_vocabulary(list(remotes)):
         raise HubError("the copy on this machine has no vocabulary; only the hub knows whether there is one")
-    chosen = choose(list(remotes), request.wanted, "it")
+    chosen = choose(list(remotes), request.wanted)
     files = [_measured(_checked(remotes[name], request.expected(name, spec))) for name in chosen]
     return Listing(public(spec), offer.revision, tuple(remotes), files)
 

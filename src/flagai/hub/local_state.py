@@ -131,7 +131,7 @@ def _missing(folder: Path, manifest: Manifest, entry: str) -> list[str]:
 
 def _offered(manifest: Manifest, entry: str) -> list[str]:
     try:
-        return choose(manifest.listing, [entry], manifest.source)
+        return choose(manifest.listing, [entry])
     except HubError:
         return []
 

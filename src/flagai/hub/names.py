@@ -65,7 +65,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def choose(names: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:
+def choose(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """The names that belong to what is wanted: words of ``GROUPS``, names of files, or patterns.
 
     Raises:
@@ -76,9 +76,9 @@ def choose(names: Sequence[str], wanted: Sequence[str], source: str) -> list[str
         found = _weights(names) if entry == "weights" else [n for n in names if matches(n, GROUPS.get(entry, (entry,)))]
         if not found and entry not in ("config", "tokenizer"):
             what = "weights" if entry == "weights" else f"{entry!r}"
-            raise HubError(f"{source} has no {what}. It has: {', '.join(sorted(names)[:20]) or 'nothing'}.")
+            raise HubError(f"it has no {what}. It has: {', '.join(sorted(names)[:20]) or 'nothing'}.")
         if entry == "weights" and (gone := absent_shards(found)):
-            raise HubError(f"{source} has no {', '.join(gone[:5])}, so its weights are not complete.")
+            raise HubError(f"it has no {', '.join(gone[:5])}, so its weights are not complete.")
         chosen.update(found)
     return sorted(chosen)
 

@@ -1,5 +1,6 @@
 """Inputs of BERT: texts, pairs, sequence to sequence (UniLM), labels of tokens."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ from flagai.data.tokenizer.text import inside_words
 from flagai.errors import InputError
 
 NO_CHARACTERS = (0, 0)
+# Of BERT's own training (Devlin et al. 2019, section 3.1): the share of tokens to predict; of these, the share that
+# [MASK] replaces, and the share that another token replaces.
+_PREDICTED, _MASKED, _REPLACED = 0.15, 0.8, 0.1
 _Token = tuple[int, tuple[int, int], bool]  # id, characters, and whether it continues a word
 
 
@@ -108,6 +112,26 @@ def classification(
     """Texts or pairs to be classified: as :func:`collate`; for training with ``labels`` [B], the right classes."""
     batch = collate(rows(tokenizer, texts, max_length), tokenizer.get_command_id("pad"))
     return batch if classes is None else {**batch, "labels": torch.tensor(list(classes))}
+
+
+def masked(tokenizer: Tokenizer, texts: Sequence[str], rng: random.Random, max_length: int | None = 512) -> Batch:
+    """Texts with some tokens masked: as :func:`collate`, with ``labels`` [B, S], -100 where none is predicted."""
+    mask, size = tokenizer.get_command_id("mask"), tokenizer.vocab_size
+    found = rows(tokenizer, texts, max_length)
+    labels = []
+    for row in found:
+        inner = range(1, len(row.ids) - 1)
+        chosen = rng.sample(inner, min(len(inner), max(1, round(len(inner) * _PREDICTED))))
+        wanted = [-100] * len(row.ids)
+        for place in chosen:
+            wanted[place] = row.ids[place]
+            kind = rng.random()
+            if kind < _MASKED:
+                row.ids[place] = mask
+            elif kind < _MASKED + _REPLACED:
+                row.ids[place] = rng.randrange(size)
+        labels.append(wanted)
+    return {**collate(found, tokenizer.get_command_id("pad")), "labels": padded(labels, -100)}
 
 
 def seq2seq(

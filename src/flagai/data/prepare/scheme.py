@@ -53,7 +53,7 @@ class _Style:
     separator: str  # what stands between mark and type
     first: bool = True  # the mark comes first
     lower: bool = False  # the mark is a small letter
-    # most labels, or two marks of one type, are enough to know it; rarer ways need all labels, and B and I.
+    # Most labels, or two marks of one type, are enough to know it; rarer ways need all labels, and B and I.
     certain: bool = False
 
     def split(self, label: str) -> tuple[str, str] | None:

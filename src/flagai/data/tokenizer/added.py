@@ -20,7 +20,7 @@ class Added:
     single_word: bool = False  # whether it is found between other words only
     normalized: bool = False  # whether it is looked for in the normalized text
     special: bool = True  # whether it is a special token, which decoding can leave out
-    # whether a file writes it as a text; as an object with the same flags it counts as another entry, and of several
+    # Whether a file writes it as a text; as an object with the same flags it counts as another entry, and of several
     # entries for one token the last one holds.
     bare: bool = False
 
@@ -51,7 +51,7 @@ class AddedTokens:
     """The tokens that the files beside a vocabulary add to it."""
 
     by_id: Mapping[int, Added] = field(default_factory=dict)  # added tokens by their ids
-    # those with one of the meanings `NAMED`, or with a name of the model's own; None where a file says that there is
+    # Those with one of the meanings `NAMED`, or with a name of the model's own; None where a file says that there is
     # none.
     named: Mapping[str, Added | None] = field(default_factory=dict)
     extra: tuple[Added, ...] | None = None  # further special tokens; None where no file lists them

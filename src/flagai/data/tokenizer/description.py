@@ -34,7 +34,7 @@ class Description:
     kind: str  # "sentencepiece" (Chinese GLM), "wordpiece", "bpe", "t5" or "fast" (any other `tokenizer.json`)
     files: tuple[str, ...]  # the files of the vocabulary
     class_name: str | None = None  # the class of transformers that it is, if it is one
-    # the table of command tokens of FlagAI's and THUDM's models; None: as transformers' files say.
+    # The table of command tokens of FlagAI's and THUDM's models; None: as transformers' files say.
     table: str | None = None
     family: str | None = None  # the model's family, if it is known
     language: str | None = None  # "zh", "en" or None

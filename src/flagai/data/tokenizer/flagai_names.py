@@ -55,10 +55,7 @@ class FlagAINames(ABC):
         highest = max((token.Id for token in self._commands.tokens), default=0)
         return max(self._engine.size, highest + 1)
 
-    @property
-    def num_tokens(self) -> int:
-        """The number of tokens, command tokens included."""
-        return self.vocab_size
+    num_tokens = vocab_size
 
     @property
     def num_text_tokens(self) -> int:

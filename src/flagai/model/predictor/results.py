@@ -67,7 +67,7 @@ class Classified(DataTuple, tuple[str, float]):
 
     label: str  # the name of the class with the highest score, or its number if it has no name
     score: float  # its probability; a regression's value
-    # the score of each class. Where classes do not exclude each other, each is a probability by itself.
+    # The score of each class. Where classes do not exclude each other, each is a probability by itself.
     scores: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod

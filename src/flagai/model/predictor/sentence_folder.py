@@ -21,7 +21,7 @@ _CURE = "flagai embeds by the mean of the last hidden states. Take another model
 class SentenceSettings:
     """How a folder's sentences are embedded."""
 
-    # how many tokens are read, special ones included; None for all that the model has positions for.
+    # How many tokens are read, special ones included; None for all that the model has positions for.
     max_length: int | None = None
     lower: bool = False  # whether texts are lower-cased first
     similarity: str = "cosine"  # how two vectors are compared
