@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
@@ -22,14 +22,7 @@ _SHARDS = "shards"
 
 
 class TrainingEngine:
-    """Every process has the whole model, in any precision that Accelerate knows.
-
-    Args:
-        accelerator: Accelerate's.
-        model: the model.
-        optimizer: of its parameters.
-        adapters: whether it has LoRA adapters.
-    """
+    """Every process has the whole model, in any precision that Accelerate knows, with LoRA adapters or without."""
 
     def __init__(
         self, accelerator: Any, model: BaseModel, optimizer: torch.optim.Optimizer, *, adapters: bool = False
@@ -44,25 +37,18 @@ class TrainingEngine:
     @property
     def bare(self) -> BaseModel:
         """The model itself."""
-        model: BaseModel = self.accelerator.unwrap_model(self.model)
-        return model
+        return cast(BaseModel, self.accelerator.unwrap_model(self.model))
 
     def local_gradients(self) -> AbstractContextManager[None]:
         """In the body, gradients are added up in each process and not exchanged."""
-        context: AbstractContextManager[None] = self.accelerator.no_sync(self.model)
-        return context
+        return cast("AbstractContextManager[None]", self.accelerator.no_sync(self.model))
 
     def precision(self) -> AbstractContextManager[None]:
         """In the body, the bare model computes in the precision of the training."""
-        context: AbstractContextManager[None] = self.accelerator.autocast()
-        return context
+        return cast("AbstractContextManager[None]", self.accelerator.autocast())
 
     def write(self, out: Path) -> None:
-        """Write the model as it is now; adapters are merged into it. All processes call it.
-
-        Args:
-            out: the model's folder.
-        """
+        """Write the model's folder as it is now; adapters are merged into it. All processes call it."""
         if self.adapters:
             lora.merge(self.bare)
         state = self.accelerator.get_state_dict(self.model)
@@ -72,19 +58,20 @@ class TrainingEngine:
             lora.unmerge(self.bare)
 
     def save(self, folder: Path) -> None:
-        """Write parameters, optimizer, loss scale and random numbers. All processes call it.
-
-        Args:
-            folder: of the checkpoint.
-        """
+        """Write parameters, optimizer, loss scale and random numbers of a checkpoint. All processes call it."""
         # Not as safetensors: Accelerate would take q, k and v, cut from one tensor of a file, for one and keep only q.
         self.accelerator.save_state(str(folder), safe_serialization=False)
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
         self.accelerator.load_state(str(folder))
-        # Again: where Accelerate cannot restore them, it says nothing and goes on.
-        _restore_random(folder / f"random_states_{self.accelerator.process_index}.pkl")
+        # Random numbers again: where Accelerate cannot restore them, it says nothing and goes on.
+        states = accelerate().utils.load(str(folder / f"random_states_{self.accelerator.process_index}.pkl"))
+        random.setstate(states["random_state"])
+        numpy.random.set_state(states["numpy_random_seed"])
+        torch.set_rng_state(states["torch_manual_seed"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(states["torch_cuda_manual_seed"])
 
 
 class ShardedEngine(TrainingEngine):
@@ -96,27 +83,20 @@ class ShardedEngine(TrainingEngine):
         return model, optimizer
 
     @contextlib.contextmanager
-    def _unreduced(self) -> Iterator[None]:
+    def local_gradients(self) -> Iterator[None]:
         self.model.set_requires_gradient_sync(False)
         try:
             yield
         finally:
             self.model.set_requires_gradient_sync(True)
 
-    def local_gradients(self) -> AbstractContextManager[None]:
-        """See the base class."""
-        return self._unreduced()
-
     def precision(self) -> AbstractContextManager[None]:
-        """See the base class; FSDP casts by itself."""
-        return contextlib.nullcontext()
+        return contextlib.nullcontext()  # FSDP casts by itself
 
     def write(self, out: Path) -> None:
-        """See the base class."""
         self.bare.save_pretrained(out)
 
     def save(self, folder: Path) -> None:
-        """See the base class."""
         from torch.distributed.checkpoint.state_dict import get_state_dict
         from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -125,7 +105,6 @@ class ShardedEngine(TrainingEngine):
         save({"model": weights, "optimizer": moments}, checkpoint_id=folder / _SHARDS)
 
     def load(self, folder: Path) -> None:
-        """See the base class."""
         from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
         from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
         from torch.distributed.checkpoint.state_dict_loader import load
@@ -136,16 +115,6 @@ class ShardedEngine(TrainingEngine):
         planner = DefaultLoadPlanner(allow_partial_load=True)
         load({"model": weights, "optimizer": moments}, checkpoint_id=folder / _SHARDS, planner=planner)
         set_state_dict(self.model, self.optimizer, model_state_dict=weights, optim_state_dict=moments)
-
-
-def _restore_random(path: Path) -> None:
-    """Set all random number generators to what Accelerate wrote, or fail."""
-    states = accelerate().utils.load(str(path))
-    random.setstate(states["random_state"])
-    numpy.random.set_state(states["numpy_random_seed"])
-    torch.set_rng_state(states["torch_manual_seed"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["torch_cuda_manual_seed"])
 
 
 def build_optimizer(model: BaseModel, recipe: Recipe) -> torch.optim.Optimizer:

@@ -11,23 +11,13 @@ Entry = dict[str, Any]
 
 
 class Log:
-    """A file of JSON lines, each with its ``step``.
-
-    Args:
-        path: the file; it is opened for every line.
-        writes: False for processes that only look on.
-    """
+    """A file of JSON lines, each with its ``step``; of several processes, only one writes."""
 
     def __init__(self, path: Path, *, writes: bool) -> None:
-        self.path = path
-        self.writes = writes
+        self.path, self.writes = path, writes
 
     def begin(self, size: int) -> None:
-        """Forget what an interrupted run wrote after its last checkpoint.
-
-        Args:
-            size: bytes of the file that stay; 0 begins a new one.
-        """
+        """Keep so many bytes, and forget what an interrupted run wrote after its last checkpoint."""
         if self.writes:
             with self.path.open("ab") as file:
                 file.truncate(size)
@@ -50,11 +40,7 @@ class Log:
             ) from error
 
     def size(self) -> int:
-        """Bring the log to the disk.
-
-        Returns:
-            Its length in bytes.
-        """
+        """The length in bytes, all of which are on the disk then."""
         with self.path.open("ab") as file:
             os.fsync(file.fileno())
             return os.fstat(file.fileno()).st_size

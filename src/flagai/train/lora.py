@@ -26,9 +26,6 @@ def add_lora(model: BaseModel, rank: int, alpha: float | None = None, dropout: f
         alpha: their scale; default twice the rank.
         dropout: probability of dropping a feature of an adapter's input.
 
-    Raises:
-        ConfigError: PEFT is not installed.
-
     Source:
         Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
     """

@@ -7,20 +7,12 @@ from flagai.errors import ConfigError
 
 
 def accelerate() -> Any:
-    """Hugging Face Accelerate.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Hugging Face Accelerate, or a ConfigError."""
     return _library("accelerate", "Training", "train")
 
 
 def peft() -> Any:
-    """Hugging Face PEFT.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Hugging Face PEFT, or a ConfigError."""
     return _library("peft", "LoRA", "lora")
 
 

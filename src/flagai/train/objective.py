@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from flagai.data.prepare.batch import Batch
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.families.family import TrainingProtocol, family_named
+from flagai.families.family import family_named
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
@@ -24,6 +24,9 @@ class Objective:
         family: the model's family.
         records: the training data, from which labels are collected.
         recipe: how to train.
+
+    Raises:
+        InputError: a record cannot be used, or models of the family are not trained.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("text",)
@@ -32,26 +35,20 @@ class Objective:
     limits: ClassVar[tuple[str, ...]] = ("max_length",)
 
     def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
-        self.task, self.recipe = task, recipe
-        self.family, self.training = family, training_of(family)
+        training = family_named(family).training
+        if training is None:
+            raise InputError(f"There is no fine-tuning for models of {family}.")
+        self.task, self.recipe, self.family, self.training = task, recipe, family, training
         for record in records:
             self.check(record)
 
     def check(self, record: Record) -> None:
-        """Refuse a record that the task cannot use.
-
-        Raises:
-            InputError: it is one.
-        """
+        """Refuse a record that the task cannot use, with an InputError."""
         for column in self.columns:
             record.text(column)
 
     def check_labels(self, record: Record) -> None:
-        """Refuse a record whose labels the training data does not have.
-
-        Raises:
-            InputError: it is one.
-        """
+        """Refuse a record whose labels the training data does not have, with an InputError."""
 
     def settings(self) -> dict[str, Any]:
         """Settings of the configuration that the model needs for this data."""
@@ -75,22 +72,11 @@ class Objective:
         return said if count else ""
 
     def is_cut(self, tokenizer: Tokenizer, counts: Sequence[int]) -> bool:
-        """Whether a record has more tokens than training reads.
-
-        Args:
-            tokenizer: the model's.
-            counts: the numbers of tokens of its texts.
-        """
+        """Whether a record whose texts have these numbers of tokens has more than training reads."""
         return sum(counts) + self.training.specials(tokenizer, len(counts)) > self.recipe.max_length
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
-        """What the model's ``forward`` takes, with the labels.
-
-        Args:
-            tokenizer: the model's.
-            records: B rows.
-            seed: of what is masked.
-        """
+        """What the model's ``forward`` takes, with the labels; the seed is of what is masked."""
         raise NotImplementedError
 
     def metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
@@ -100,15 +86,3 @@ class Objective:
     def final_metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """Metrics that take long, of the best model at the end."""
         return {}
-
-
-def training_of(family: str) -> TrainingProtocol:
-    """How the models of a family are trained.
-
-    Raises:
-        InputError: there is no training for them.
-    """
-    found = family_named(family).training
-    if found is None:
-        raise InputError(f"There is no fine-tuning for models of {family}.")
-    return found

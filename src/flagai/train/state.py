@@ -18,15 +18,7 @@ from flagai.train.checksums import Files, check_files, list_files, prefix_digest
 from flagai.train.engine import TrainingEngine
 from flagai.train.log import Log
 from flagai.train.needs import accelerate
-from flagai.train.output import (
-    LOG,
-    RunLock,
-    check_out,
-    finished_folder,
-    publish,
-    remove_own,
-    training_folder,
-)
+from flagai.train.output import LOG, RunLock, check_out, finished_folder, publish, remove_own, training_folder
 
 _PROGRESS = "progress.json"
 _KEYS = ("settings", "progress", "files", "best", "log")
@@ -38,36 +30,21 @@ T = TypeVar("T")
 
 @dataclass
 class Progress:
-    """Where a training stands.
+    """Where a training stands."""
 
-    Args:
-        step: steps that are done.
-        tokens: tokens that were read.
-        best: the best value of the metric so far; None before the first evaluation.
-        best_loss: the loss of that evaluation, which decides between equal values.
-        best_step: when it was reached.
-        evaluations_without_gain: evaluations since then.
-        evaluated: the step of the last evaluation.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    best: float | None = None
-    best_loss: float | None = None
-    best_step: int = 0
-    evaluations_without_gain: int = 0
-    evaluated: int = 0
+    step: int = 0  # steps that are done
+    tokens: int = 0  # tokens that were read
+    best: float | None = None  # the best value of the metric so far; None before the first evaluation
+    best_loss: float | None = None  # of that evaluation; decides between equal values
+    best_step: int = 0  # when it was reached
+    evaluations_without_gain: int = 0  # since then
+    evaluated: int = 0  # the step of the last evaluation
 
 
 class States:
     """The checkpoints of a run, its log and its best model, in the folder ``OUT.training`` until the run is finished.
 
-    Args:
-        out: the folder of the result.
-        accelerator: Accelerate's.
-        engine: writes and reads parameters, optimizer, loss scale and random numbers.
-        settings: what the run was asked to do; a checkpoint of another run is refused.
-        overwrite: whether a model in ``out``, or an unfinished run with other settings, may be replaced.
+    A checkpoint of a run with other settings is refused, unless ``overwrite`` is set, as is a model in ``out``.
     """
 
     def __init__(
@@ -82,40 +59,32 @@ class States:
         self._best: Files = {}
 
     def load(self) -> Progress:
-        """Lock the folder, and continue from the newest checkpoint, or begin.
-
-        Raises:
-            InputError: ``out`` holds something else, another run is writing it, or the checkpoint is of another run.
-            CheckpointError: the checkpoint is damaged.
-        """
+        """Lock the folder, and continue from the newest checkpoint, or begin; the errors of :meth:`Trainer.resume`."""
         try:
             found = self._on_first(self._newest)
             if found is None:
                 return Progress()
-            self._restore(found[0])
+            try:
+                self.engine.load(found[0])
+            except (*_FAILURES, KeyError, TypeError, AttributeError, EOFError) as error:
+                if is_out_of_memory(error):
+                    raise
+                raise self._damaged(found[0], f"it cannot be read: {type(error).__name__}: {error}.") from error
             return Progress(**found[1]["progress"])
         except BaseException:
             self.release()
             raise
 
-    def _restore(self, folder: Path) -> None:
-        try:
-            self.engine.load(folder)
-        except (*_FAILURES, KeyError, TypeError, AttributeError, EOFError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise self._damaged(folder, f"it cannot be read: {type(error).__name__}: {error}.") from error
-
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint and its record, all files of which were checked."""
         check_out(self.out, overwrite=self.overwrite)
         self._lock = self._lock or RunLock(self.folder)
-        remove_own(self._finished)
+        remove_own(finished_folder(self.folder))
         check_out(self.out, overwrite=self.overwrite)  # again: another run may just have ended
         found = self._all()
         content = self._checked(found[-1]) if found else None
         if content is None:
-            self._clear()
+            self._remove_folders()
             self.log.begin(0)
             return None
         self.log.begin(content["log"]["size"])
@@ -172,11 +141,7 @@ class States:
         while new.exists():  # of this very step, which counts until the new one is whole
             new = new.with_name(f"{new.name}+")
         unfinished = new.with_name(f"{new.name}.part")
-        with self._alike(unfinished):
-            self._on_first(lambda: shutil.rmtree(unfinished, ignore_errors=True))
-            self.engine.save(unfinished)
-        with self._alike(unfinished):
-            self._on_first(lambda: self._seal(unfinished, new, progress))
+        self._write(unfinished, self.engine.save, lambda: self._seal(unfinished, new, progress))
 
     def _seal(self, unfinished: Path, new: Path, progress: Progress) -> None:
         """Make a checkpoint count: all data is on the disk before its record, and the record before its name."""
@@ -193,10 +158,7 @@ class States:
         write_record(unfinished / _PROGRESS, content)
         unfinished.rename(new)
         sync(self.folder)
-        kept = {new, self._best_folder(progress.best_step)}
-        for old in self.folder.iterdir():
-            if old.is_dir() and old not in kept:
-                shutil.rmtree(old, ignore_errors=True)
+        self._remove_folders(new, self._best_folder(progress.best_step))
 
     def keep_best(self, step: int, add: Callable[[Path], None]) -> None:
         """Write the model as it is now; it counts from the next checkpoint on.
@@ -209,25 +171,16 @@ class States:
             CheckpointError: it cannot be written.
         """
         folder = self._best_folder(step)
-        with self._alike(folder):
-            self._on_first(lambda: shutil.rmtree(folder, ignore_errors=True))
-            self.engine.write(folder)
 
         def complete() -> Files:
             add(folder)
             sync_tree(folder)
             return list_files(folder)
 
-        with self._alike(folder):
-            self._best = self._on_first(complete)
+        self._best = self._write(folder, self.engine.write, complete)
 
     def publish(self, step: int, finish: Callable[[Path], None]) -> None:
-        """Exchange the best model for what is in ``out``, and remove the checkpoints.
-
-        Args:
-            step: of the best model.
-            finish: writes what belongs to a finished model into its folder.
-        """
+        """Exchange the best model, which ``finish`` completes, for what is in ``out``; remove the checkpoints."""
         folder = self._best_folder(step)
 
         def exchange() -> None:
@@ -237,7 +190,7 @@ class States:
             shutil.copyfile(self.log.path, folder / LOG)
             publish(folder, self.out)
             # In one step: half a folder would be taken for a damaged checkpoint.
-            remove_own(self.folder.rename(self._finished))
+            remove_own(self.folder.rename(finished_folder(self.folder)))
 
         with self._alike(self.out):
             self._on_first(exchange)
@@ -247,6 +200,14 @@ class States:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _write(self, folder: Path, write: Callable[[Path], None], complete: Callable[[], T]) -> T:
+        """Write a folder anew, all processes together; when all have, the first one completes it."""
+        with self._alike(folder):
+            self._on_first(lambda: shutil.rmtree(folder, ignore_errors=True))
+            write(folder)
+        with self._alike(folder):
+            return self._on_first(complete)
 
     def _on_first(self, action: Callable[[], T]) -> T:
         """Run on the first process; all have its result, or raise its error."""
@@ -283,14 +244,10 @@ class States:
     def _best_folder(self, step: int) -> Path:
         return self.folder / f"best-{step:08d}"
 
-    @property
-    def _finished(self) -> Path:
-        return finished_folder(self.folder)
-
     def _all(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d{8}\+*", path.name))
 
-    def _clear(self) -> None:
+    def _remove_folders(self, *kept: Path) -> None:
         for old in self.folder.iterdir():
-            if old.is_dir():
+            if old.is_dir() and old not in kept:
                 shutil.rmtree(old, ignore_errors=True)

@@ -30,33 +30,29 @@ class Classification(Objective):
         self.known = labels.classes(records)
 
     def check_labels(self, record: Record) -> None:
-        """See the base class."""
         labels.class_number(record, self.known)
 
     def settings(self) -> dict[str, Any]:
-        """See the base class."""
         return {"class_num": len(self.known), "problem_type": None}  # whatever the model did before
 
     def names(self) -> list[str]:
-        """See the base class."""
         return self.known
 
+    def _read(self, records: Sequence[Record]) -> tuple[list[str | list[str]], list[int]]:
+        """Texts, or lists of two, and the numbers of their classes."""
+        texts = [list(self.texts(record)) for record in records]
+        numbers = [labels.class_number(record, self.known) for record in records]
+        return [each[0] if len(each) == 1 else each for each in texts], numbers
+
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
-        """See the base class."""
         make = self.training.classification
         assert make is not None  # noqa: S101 - objective_for has seen to it
-        numbers = [labels.class_number(record, self.known) for record in records]
-        return make(tokenizer, [_one_or_two(self.texts(record)) for record in records], numbers, self.recipe.max_length)
+        return make(tokenizer, *self._read(records), self.recipe.max_length)
 
     def metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
-        """The accuracy."""
-        texts = [_one_or_two(self.texts(record)) for record in records]
+        texts, numbers = self._read(records)
         found = run.class_probabilities(texts, self.recipe.max_length).argmax(-1).tolist()
-        return {"accuracy": accuracy(found, [labels.class_number(record, self.known) for record in records])}
-
-
-def _one_or_two(texts: tuple[str, ...]) -> str | list[str]:
-    return texts[0] if len(texts) == 1 else list(texts)
+        return {"accuracy": accuracy(found, numbers)}
 
 
 class Matching(Classification):
@@ -77,57 +73,48 @@ class Entities(Objective):
         self.types = labels.entity_types(records)
 
     def check(self, record: Record) -> None:
-        """See the base class."""
         labels.tagged(record, self.tags)
 
     def check_labels(self, record: Record) -> None:
-        """See the base class."""
-        self._entities(record)
-
-    def _entities(self, record: Record) -> list[Span]:
-        return labels.known_entities(record, self.types, self.tags)
+        labels.known_entities(record, self.types, self.tags)
 
     def settings(self) -> dict[str, Any]:
-        """See the base class."""
         return {"class_num": len(self.names())}
 
     def names(self) -> list[str]:
-        """See the base class."""
         if self.task == "ner-gp":
             return self.types
         return ["O", *(f"{mark}-{kind}" for kind in self.types for mark in "BI")]
 
     def texts(self, record: Record) -> tuple[str, ...]:
-        """See the base class."""
         return (labels.tagged(record, self.tags)[0],)
 
+    def _read(self, records: Sequence[Record]) -> tuple[list[str], list[list[Span]]]:
+        spans = [labels.known_entities(record, self.types, self.tags) for record in records]
+        return [self.texts(record)[0] for record in records], spans
+
     def unlearned(self, tokenizer: Tokenizer, records: Sequence[Record]) -> str:
-        """See the base class."""
-        spans = [self._entities(record) for record in records]
-        rows = bert.rows(tokenizer, [self.texts(record)[0] for record in records])
+        texts, spans = self._read(records)
+        rows = bert.rows(tokenizer, texts)
         placed = [on_tokens(found, row.offsets) for found, row in zip(spans, rows, strict=True)]
-        count = sum(map(len, spans))
+        count, most = sum(map(len, spans)), self.recipe.max_length
         inside = count - sum(map(len, placed))
-        behind = sum(last >= self.recipe.max_length - 1 for found in placed for _, _, last in found)
-        parts = [f"{inside} begin or end inside of a token of the model"] * (inside > 0)
-        parts += [f"{behind} end after max_length={self.recipe.max_length} tokens (raise it, or cut texts)"] * (
-            behind > 0
-        )
-        return f"{inside + behind} of {count} entities are not learned: {', '.join(parts)}." if parts else ""
+        behind = sum(last >= most - 1 for found in placed for _, _, last in found)
+        parts = {
+            f"{inside} begin or end inside of a token of the model": inside,
+            f"{behind} end after max_length={most} tokens (raise it, or cut texts)": behind,
+        }
+        said = ", ".join(part for part, number in parts.items() if number)
+        return f"{inside + behind} of {count} entities are not learned: {said}." if said else ""
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
-        """See the base class."""
         make = bert.span_labelling if self.task == "ner-gp" else bert.labelling
-        texts = [self.texts(record)[0] for record in records]
-        spans = [self._entities(record) for record in records]
-        return make(tokenizer, texts, spans, self.names(), self.recipe.max_length)
+        return make(tokenizer, *self._read(records), self.names(), self.recipe.max_length)
 
     def metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
-        """Precision, recall and F1 of entities."""
-        texts = [self.texts(record)[0] for record in records]
-        found = run.predict_ner(texts, self.names())
-        gold = [[(span.start, span.end, span.label) for span in self._entities(record)] for record in records]
-        return entity_scores(found, gold)
+        texts, spans = self._read(records)
+        gold = [[(span.start, span.end, span.label) for span in found] for found in spans]
+        return entity_scores(run.predict_ner(texts, self.names()), gold)
 
 
 class Writing(Objective):
@@ -137,31 +124,26 @@ class Writing(Objective):
     limits = ("max_length", "max_target_length")
 
     def texts(self, record: Record) -> tuple[str, ...]:
-        """What is read and what is written."""
         # As `flagai title` asks: the published GLM was trained on lower-cased text.
         text = record.text("text")
         return (text.lower() if self.training.lower else text), record.text("title")
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
-        """See the base class."""
         sources, targets = zip(*(self.texts(record) for record in records), strict=True)
         return self.training.pairs(tokenizer, sources, targets, self.recipe.max_length, self.recipe.max_target_length)
 
     def is_cut(self, tokenizer: Tokenizer, counts: Sequence[int]) -> bool:
-        """See the base class."""
         source, target = counts
-        limits = self.recipe.max_length, self.recipe.max_target_length
-        return self.training.is_cut(tokenizer, source, target, *limits)
+        return self.training.is_cut(tokenizer, source, target, self.recipe.max_length, self.recipe.max_target_length)
 
     def final_metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """ROUGE-L on characters of the most probable texts."""
         chosen = [self.texts(record) for record in records[: self.recipe.generated]]
         if not chosen:
             return {}
-        sources = [source for source, _ in chosen]
-        written = run.write(sources, self.recipe.max_length, self.recipe.max_target_length)
-        scores = [rouge_l(text, target) for text, (_, target) in zip(written, chosen, strict=True)]
-        return {"rouge_l": sum(scores) / len(scores)}
+        sources, targets = zip(*chosen, strict=True)
+        written = run.write(list(sources), self.recipe.max_length, self.recipe.max_target_length)
+        return {"rouge_l": sum(map(rouge_l, written, targets)) / len(targets)}
 
 
 class Poetry(Writing):
@@ -170,7 +152,6 @@ class Poetry(Writing):
     columns = ("title", "form", "text")
 
     def texts(self, record: Record) -> tuple[str, ...]:
-        """What is read, ``title：form``, and what is written."""
         return f"{record.text('title')}：{record.text('form')}", record.text("text")
 
 
@@ -180,7 +161,6 @@ class Masking(Objective):
     packable = True
 
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
-        """See the base class."""
         make = self.training.masking
         assert make is not None  # noqa: S101 - objective_for has seen to it
         chance = random.Random(seed)  # noqa: S311 - no secret
@@ -210,12 +190,6 @@ def _trains(task: str, family: str) -> bool:
 
 def objective_for(task: str, family: str, records: Sequence[Record], recipe: Recipe) -> Objective:
     """The objective of a task.
-
-    Args:
-        task: from :func:`flagai.catalog.tasks.task_named`.
-        family: the model's family.
-        records: the training data.
-        recipe: how to train.
 
     Raises:
         InputError: there is no training for this task, not with this family, or a record cannot be used.
