@@ -50,11 +50,9 @@ def batches(
 def packed(batch: Batch) -> dict[str, torch.Tensor]:
     """A batch of an encoder without its padding: one row of texts, the longest first.
 
-    Args:
-        batch: ``input_ids``, ``segment_ids``, ``attention_mask`` [B, S]; ``labels`` [B], [B, S] or [B, C, S, S].
-
-    Returns:
-        ``input_ids``, ``segment_ids`` [1, T] and ``lengths`` [B]; ``labels`` [B], [1, T] or [B, C, S, S].
+    Shape:
+        ``input_ids``, ``segment_ids``, ``attention_mask`` [B, S]; ``labels`` [B], [B, S] or [B, C, S, S]
+        -> ``input_ids``, ``segment_ids`` [1, T] and ``lengths`` [B]; ``labels`` [B], [1, T] or [B, C, S, S]
     """
     order = batch["attention_mask"].sum(1).argsort(descending=True, stable=True)
     batch = {name: tensor[order] for name, tensor in batch.items()}
@@ -92,13 +90,7 @@ class _Batches(Dataset[dict[str, Any]]):
 
 
 def load_batches(make: MakeBatch, specs: Sequence[Spec], workers: int) -> Iterator[Batch]:
-    """Batches in the order of their specifications.
-
-    Args:
-        make: makes a batch of indices and a seed.
-        specs: the indices and the seed of every batch.
-        workers: processes that make batches; 0: this one.
-    """
+    """Batches in the order of their specifications, which ``make`` takes, by so many processes (0: this one)."""
     loader = DataLoader(
         _Batches(make),
         batch_size=None,

@@ -52,14 +52,9 @@ def write_card(
     metrics: Mapping[str, Any],
     place: Path | None = None,
 ) -> None:
-    """Write README.md.
+    """Write README.md into the folder of a model that will be at ``place`` (default: there).
 
-    Args:
-        folder: where the card is written.
-        facts: ``task``, ``base``, ``data`` and the numbers of texts.
-        recipe: how it was trained.
-        metrics: what was measured on held-out data.
-        place: where the model will be; default ``folder``.
+    The facts are ``task``, ``base``, ``data`` and the numbers of texts; the metrics are of held-out data.
     """
     place = place or folder
     # As it was given, but for a place that only its owner has.

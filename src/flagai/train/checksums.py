@@ -43,8 +43,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def prefix_digest(path: Path, size: int) -> str:
-    """The SHA-256 of the first ``size`` bytes of a file."""
+def prefix_digest(path: Path, size: int = -1) -> str:
+    """The SHA-256 of the first ``size`` bytes of a file, or of all."""
     with path.open("rb") as file:
         return hashlib.sha256(file.read(size)).hexdigest()
 

@@ -5,7 +5,7 @@ first column is the token (the second, if the first one counts the tokens), the 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flagai.errors import InputError
@@ -18,12 +18,8 @@ _COUNT = re.compile(r"[0-9]+([-.][0-9]+)?")
 ConllRow = tuple[int, list[str]]
 
 
-def sentences(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, list[str], list[str]]]:
-    """The texts of a file: number of the first line, tokens, tags.
-
-    Args:
-        lines: the file's lines with their numbers.
-        path: the file, for messages.
+def rows_of_conll(lines: Sequence[str], path: Path) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """The place of each text of a file, and its tokens and tags.
 
     Raises:
         InputError: a line has no tag, or another number of columns than the others.
@@ -34,14 +30,17 @@ def sentences(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[in
     for rows in blocks:
         # 1-2 and 1.1 are not tokens of their own
         kept = [columns[1:] for _, columns in rows if columns[0].isdigit()] if counted else [row[1] for row in rows]
-        yield rows[0][0], [columns[0] for columns in kept], [columns[-1] for columns in kept]
+        yield (
+            f"line {rows[0][0]}",
+            {"tokens": [columns[0] for columns in kept], "tags": [columns[-1] for columns in kept]},
+        )
 
 
-def _blocks(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[list[ConllRow]]:
+def _blocks(lines: Sequence[str], path: Path) -> Iterator[list[ConllRow]]:
     """The rows of each text, as columns."""
     rows: list[ConllRow] = []
     first: ConllRow | None = None
-    for number, line in [*lines, (0, "")]:
+    for number, line in enumerate([*(line.removesuffix("\r") for line in lines), ""], 1):
         columns = _columns(line)
         ends = not columns or _DOCUMENT.match(columns[0])
         if ends and rows:

@@ -13,13 +13,7 @@ _TICKS = 5
 
 
 def write_curve(path: Path, series: Mapping[str, Points], title: str) -> None:
-    """Draw lines over the steps of a training.
-
-    Args:
-        path: the file to write.
-        series: (step, value) by the name of the line.
-        title: what stands above.
-    """
+    """Draw lines over the steps of a training: (step, value) by the name of the line."""
     points = [point for line in series.values() for point in line] or [(0.0, 0.0)]
     steps, values = [step for step, _ in points], [value for _, value in points]
     left, right, low, high = min(steps), max(steps), min(values), max(values)
@@ -49,14 +43,6 @@ def write_curve(path: Path, series: Mapping[str, Points], title: str) -> None:
 
 
 def text(x: float, y: float, words: str, anchor: str, colour: str = "#333") -> str:
-    """Words in an SVG picture.
-
-    Args:
-        x: where they are anchored, from the left.
-        y: the line they stand on, from above.
-        words: the text.
-        anchor: "start", "middle" or "end".
-        colour: of the letters.
-    """
+    """Words in an SVG picture, anchored (at "start", "middle" or "end") at a place from the left and from above."""
     safe = words.replace("&", "&amp;").replace("<", "&lt;")
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="12" fill="{colour}">{safe}</text>'

@@ -1,7 +1,6 @@
 """``finetune``: a task, a model and a data file in, a model's folder out."""
 
 import dataclasses
-import hashlib
 import logging
 import random
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from flagai.model.block.compile import compile_blocks
 from flagai.model.predictor.predictor import Predictor
 from flagai.train import lora
 from flagai.train.card import write_card
+from flagai.train.checksums import prefix_digest
 from flagai.train.curve import write_curve
 from flagai.train.metrics import perplexity
 from flagai.train.needs import accelerate
@@ -109,8 +109,8 @@ def finetune(
     described = {
         "task": task,
         "model": model_name,
-        "data": _digest(data),
-        "valid": None if valid is None else _digest(valid),
+        "data": prefix_digest(Path(data)),
+        "valid": None if valid is None else prefix_digest(Path(valid)),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         **dataclasses.asdict(recipe),
@@ -195,8 +195,12 @@ def _training_run(
         **_settings(recipe, packing, accelerator.mixed_precision),
     )
     model = loader.get_model()
-    kept = {key: value for key, value in model.config.extra.items() if key not in ("id2label", "label2id")}
-    model.config = model.config.replace(extra={**kept, **_described(objective)})
+    # What config.json says of the training: under transformers' keys, the task and the names of the classes.
+    extra = {key: value for key, value in model.config.extra.items() if key not in ("id2label", "label2id")}
+    if names := dict(enumerate(objective.names())):
+        extra["id2label"] = {str(number): name for number, name in names.items()}
+        extra["label2id"] = {name: number for number, name in names.items()}
+    model.config = model.config.replace(extra={**extra, "finetuning_task": objective.task})
     if recipe.lora_rank:
         lora.add_lora(model, recipe.lora_rank)
         model.to(device)
@@ -207,16 +211,6 @@ def _training_run(
     if accelerator.is_main_process and (unlearned := objective.unlearned(tokenizer, train)):
         logger.warning("%s", unlearned)
     return TrainingRun(model, tokenizer, objective, train, held_out, objective.recipe, packing)
-
-
-def _described(objective: Objective) -> dict[str, Any]:
-    """What config.json says of the training: under transformers' keys, the task and the names of the classes."""
-    said: dict[str, Any] = {"finetuning_task": objective.task}
-    names = objective.names()
-    if names:
-        said["id2label"] = {str(number): name for number, name in enumerate(names)}
-        said["label2id"] = {name: number for number, name in enumerate(names)}
-    return said
 
 
 def _settings(recipe: Recipe, packing: bool, precision: str) -> dict[str, Any]:
@@ -245,10 +239,6 @@ def fitting(recipe: Recipe, model: BaseModel, objective: Objective) -> Recipe:
     return dataclasses.replace(recipe, max_length=min(recipe.max_length, rows - written))
 
 
-def _digest(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def _finish(folder: Path, out: Path, run: TrainingRun, trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, float]:
     """Measure the best model as it lies in its folder, and write what was found beside it."""
     best = run.model.own_class.from_pretrained(folder, device=run.model.device)
@@ -267,13 +257,11 @@ def _finish(folder: Path, out: Path, run: TrainingRun, trainer: Trainer, facts: 
     write_curve(folder / CURVE, curves, f"{out.name}: {facts['task']}")
     write_card(folder, facts, dataclasses.asdict(run.recipe), measured, out)
     if measured.get(run.objective.metric) == 0:
-        logger.warning("%s", _nothing_learned(run.objective.metric, trainer.progress.step, run.recipe))
+        recipe = run.recipe
+        logger.warning(
+            "The %s is 0.0 after step %d, the last one: no answer is right. Train for longer (--epochs, now %d), with "
+            "a higher --learning-rate (now %g) or --head-rate (now %g), or with more data; and compare the labels of "
+            "the training and the validation data.",
+            *(run.objective.metric, trainer.progress.step, recipe.epochs, recipe.learning_rate, recipe.head_rate),
+        )
     return measured
-
-
-def _nothing_learned(metric: str, step: int, recipe: Recipe) -> str:
-    return (
-        f"The {metric} is 0.0 after step {step}, the last one: no answer is right. Train for longer (--epochs, now "
-        f"{recipe.epochs}), with a higher --learning-rate (now {recipe.learning_rate:g}) or --head-rate (now "
-        f"{recipe.head_rate:g}), or with more data; and compare the labels of the training and the validation data."
-    )

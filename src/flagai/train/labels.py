@@ -23,11 +23,7 @@ _CHARACTERS = 0.8
 
 
 def classes(records: Sequence[Record]) -> list[str]:
-    """The names of the classes in the column ``label``, numbers in their order, other names by alphabet.
-
-    Raises:
-        InputError: a record has no label, or all have the same.
-    """
+    """The names of the classes in the column ``label``, numbers in their order, other names by alphabet."""
     found = {_name(record) for record in records}
     if len(found) < 2:
         only = ", ".join(map(repr, found))
@@ -36,18 +32,18 @@ def classes(records: Sequence[Record]) -> list[str]:
 
 
 def class_number(record: Record, known: Sequence[str]) -> int:
-    """The number of a record's class.
-
-    Raises:
-        InputError: its label is not among the known.
-    """
+    """The number of a record's class, or an InputError for an unknown one."""
     name = _name(record)
     if name not in known:
-        raise InputError(
-            f"{record.place}: the label {name!r} is unknown; the training data has {', '.join(known)}. Correct it, or "
-            "add examples of it to the training data."
-        )
+        raise _unknown(record, f"label {name!r}", known)
     return known.index(name)
+
+
+def _unknown(record: Record, what: str, known: Sequence[str]) -> InputError:
+    return InputError(
+        f"{record.place}: the {what} is unknown; the training data has {', '.join(known)}. Correct it, or add examples "
+        "of it to the training data."
+    )
 
 
 def _name(record: Record) -> str:
@@ -82,7 +78,13 @@ def tagged(record: Record, known: Mapping[str, str] = _NOTHING) -> tuple[str, li
         spans = decode([numbers[tag] for tag in tags], names, places, collected=True)
     except LabelError as error:
         raise InputError(f"{known.get(error.label, record.place)}: {error}") from error
-    return text, [span for span in (_trimmed(span, text) for span in spans) if span.start <= span.end]
+    trimmed = []
+    for span in spans:  # blanks at the ends are in no token of a model
+        words = text[span.start : span.end + 1]
+        start = span.start + len(words) - len(words.lstrip())
+        if words.strip():
+            trimmed.append(Span(start, span.start + len(words.rstrip()) - 1, span.label))
+    return text, trimmed
 
 
 def _places(record: Record) -> tuple[str, list[tuple[int, int]], str]:
@@ -96,19 +98,8 @@ def _places(record: Record) -> tuple[str, list[tuple[int, int]], str]:
     return (given, places, "tokens") if isinstance(given, str) and places else (*join_tokens(tokens), "tokens")
 
 
-def _trimmed(span: Span, text: str) -> Span:
-    """A span without blanks at its ends, which no token of a model has."""
-    words = text[span.start : span.end + 1]
-    start = span.start + len(words) - len(words.lstrip())
-    return Span(start, span.start + len(words.rstrip()) - 1, span.label)
-
-
 def entity_types(records: Sequence[Record]) -> list[str]:
-    """The types of all entities, by alphabet.
-
-    Raises:
-        InputError: there is no entity at all.
-    """
+    """The types of all entities, by alphabet."""
     known = tags_of(records)
     found = sorted({span.label for record in records for span in tagged(record, known)[1]})
     if not found:
@@ -117,23 +108,14 @@ def entity_types(records: Sequence[Record]) -> list[str]:
 
 
 def known_entities(record: Record, types: Sequence[str], known: Mapping[str, str] = _NOTHING) -> list[Span]:
-    """The entities of a record.
+    """The entities of a record, or an InputError for one whose type is not among the training data's.
 
-    Args:
-        record: the record.
-        types: the types of the training data.
-        known: as in :func:`tagged`.
-
-    Raises:
-        InputError: one has a type that is not among the known.
+    The known tags are as in :func:`tagged`.
     """
     spans = tagged(record, known)[1]
     for span in spans:
         if span.label not in types:
-            raise InputError(
-                f"{record.place}: the type {span.label!r} is unknown; the training data has {', '.join(types)}. "
-                "Correct it, or add examples of it to the training data."
-            )
+            raise _unknown(record, f"type {span.label!r}", types)
     return spans
 
 

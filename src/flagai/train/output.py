@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -34,11 +34,7 @@ _OF_A_MODEL = (
 
 
 def training_folder(out: Path) -> Path:
-    """The folder beside ``out`` that a run works in until its result is whole.
-
-    Raises:
-        InputError: there is no folder beside it, or it is the working directory.
-    """
+    """The folder beside ``out`` that a run works in until its result is whole; an InputError where there is none."""
     place = out.resolve()
     if not place.name or place == Path.cwd():
         raise InputError(f"{out} is the working directory or has no parent. Name a new folder for the result.")
@@ -71,14 +67,10 @@ def _check_own(folder: Path) -> None:
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds what this run did not write.
-
-    Args:
-        out: the folder of the result.
-        overwrite: whether a model that is there may be replaced.
+    """Refuse a file, and a folder that holds what this run did not write, unless ``overwrite`` is set.
 
     Raises:
-        InputError: it is a file, or not empty.
+        InputError: it is one.
     """
     try:
         folder = training_folder(out)
@@ -112,23 +104,13 @@ def _published(folder: Path, out: Path) -> bool:
 
 
 def publish(staged: Path, out: Path) -> None:
-    """Exchange a whole model for what is in ``out``, in one step; files that belong to no model stay.
-
-    Args:
-        staged: the folder of the model, on the same disk.
-        out: the folder of the result.
-    """
+    """Exchange a whole model, on the same disk, for what is in ``out``, in one step; files of no model stay."""
     with replace_folder(out, drop=_OF_A_MODEL) as temporary:
         shutil.copytree(staged, temporary, dirs_exist_ok=True, copy_function=link)
 
 
 def put_files(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write a tokenizer's files, so that the folder can be used without the base model's, under any name.
-
-    Args:
-        files: content by name, as it was when the training began: the base model may be exchanged for another one.
-        folder: where to.
-    """
+    """Write a tokenizer's files, as they were when the training began: the folder needs no base model then."""
     for name, content in files.items():
         (folder / name).write_bytes(content)
 
@@ -155,7 +137,8 @@ class RunLock:
         except OSError as error:
             raise InputError(f"{folder} cannot be written: {error.strerror}. Choose another --out.") from error
         # Forked workers would hold the lock for longer than this process lives.
-        os.register_at_fork(after_in_child=_closer(self._file))
+        held = weakref.ref(self._file)
+        os.register_at_fork(after_in_child=lambda: (file := held()) and file.close())
         owner = {"process": os.getpid(), "host": socket.gethostname()}
         self._file.seek(0)
         self._file.truncate()
@@ -192,14 +175,3 @@ def _owner(path: Path) -> str:
         return f"process {owner['process']} on {owner['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "a process"
-
-
-def _closer(file: TextIO) -> Callable[[], None]:
-    reference = weakref.ref(file)
-
-    def close() -> None:
-        held = reference()
-        if held is not None:
-            held.close()
-
-    return close

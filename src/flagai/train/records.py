@@ -3,52 +3,52 @@
 import gzip
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flagai.errors import InputError
-from flagai.train.conll import sentences
+from flagai.train.conll import rows_of_conll
 from flagai.train.tables import rows_of_csv, rows_of_tsv
 from flagai.typed_json import parse_json
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row of a data file.
+    """A row of a data file."""
 
-    Args:
-        fields: its values by column.
-        place: the file and the line, for messages.
-    """
-
-    fields: Mapping[str, Any]
-    place: str
+    fields: Mapping[str, Any]  # its values by column
+    place: str  # the file and the line, for messages
 
     def text(self, column: str) -> str:
-        """A text that is not empty.
-
-        Raises:
-            InputError: there is none in this column.
-        """
+        """A text that is not empty, or an InputError."""
         value = self.value(column)
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{self.place}: {column!r} is {value!r}; expected a text. Correct or remove the line.")
         return value
 
     def value(self, column: str) -> Any:
-        """The value of a column.
-
-        Raises:
-            InputError: there is no such column.
-        """
+        """The value of a column, or an InputError."""
         if column not in self.fields:
             raise InputError(
-                f"{self.place}: there is no column {column!r}, only {_names(self)}. "
+                f"{self.place}: there is no column {column!r}, only {self._names()}. "
                 f"Rename the column, or say which one it is: --column {column}=NAME."
             )
         return self.fields[column]
+
+    def renamed(self, columns: Mapping[str, str]) -> "Record":
+        """The same row, with values under further names too: ``{"text": "abstract"}``."""
+        for wanted, given in columns.items():
+            if given not in self.fields:
+                raise InputError(
+                    f"{self.place}: there is no column {given!r}, only {self._names()}. Say which one is {wanted!r}: "
+                    f"--column {wanted}=NAME."
+                )
+        return Record({**self.fields, **{wanted: self.fields[given] for wanted, given in columns.items()}}, self.place)
+
+    def _names(self) -> str:
+        return ", ".join(map(repr, self.fields)) or "none"
 
 
 def read_records(path: str | Path, columns: Mapping[str, str] | None = None) -> list[Record]:
@@ -64,29 +64,14 @@ def read_records(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     """
     path = Path(path)
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    content = _read(path)
+    # Only LF ends a line, as texts may hold other separators (U+0085, U+2028).
+    lines = _read(path).removesuffix("\n").split("\n")
     if suffix.lower() not in _READERS:
         raise InputError(f"{path} is of no known form. Known endings: {', '.join(_READERS)} (CoNLL), each also as .gz.")
-    records = list(_READERS[suffix.lower()](content, path))
+    records = [Record(fields, f"{path}, {place}") for place, fields in _READERS[suffix.lower()](lines, path)]
     if not records:
         raise InputError(f"{path} has no data. Expected at least one row.")
-    if not columns:
-        return records
-    return [Record(_renamed(record, columns), record.place) for record in records]
-
-
-def _renamed(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
-    for wanted, given in columns.items():
-        if given not in record.fields:
-            raise InputError(
-                f"{record.place}: there is no column {given!r}, only {_names(record)}. Say which one is {wanted!r}: "
-                f"--column {wanted}=NAME."
-            )
-    return dict(record.fields) | {wanted: record.fields[given] for wanted, given in columns.items()}
-
-
-def _names(record: Record) -> str:
-    return ", ".join(map(repr, record.fields)) or "none"
+    return [record.renamed(columns) for record in records] if columns else records
 
 
 def _read(path: Path) -> str:
@@ -108,23 +93,18 @@ def _read(path: Path) -> str:
         ) from error
 
 
-def _lines(content: str) -> list[str]:
-    """The lines; only LF ends one, as texts may hold other separators (U+0085, U+2028)."""
-    return content.removesuffix("\n").split("\n")
-
-
-def _json(content: str, path: Path) -> Iterator[Record]:
+def _rows_of_json(lines: Sequence[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Objects: one a line, or all in one array."""
-    if path.name.removesuffix(".gz").lower().endswith(".json") and content.lstrip().startswith("["):
-        entries = [(f"entry {number}", entry) for number, entry in enumerate(_parsed(content, str(path)), 1)]
+    if path.name.removesuffix(".gz").lower().endswith(".json") and "".join(lines).lstrip().startswith("["):
+        entries = [(f"entry {number}", entry) for number, entry in enumerate(_parsed("\n".join(lines), str(path)), 1)]
     else:
-        lines = [(f"line {number}", line) for number, line in enumerate(_lines(content), 1) if line.strip()]
-        entries = [(place, _parsed(line, f"{path}, {place}")) for place, line in lines]
+        places = [(f"line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+        entries = [(place, _parsed(line, f"{path}, {place}")) for place, line in places]
     for place, fields in entries:
         if not isinstance(fields, dict):
             found = type(fields).__name__
             raise InputError(f"{path}, {place} is of type {found}; expected an object such as {{'text': ...}}.")
-        yield Record(fields, f"{path}, {place}")
+        yield place, fields
 
 
 def _parsed(text: str, place: str) -> Any:
@@ -134,24 +114,11 @@ def _parsed(text: str, place: str) -> Any:
         raise InputError(f"{error} Each line must be one object.") from error
 
 
-def _csv(content: str, path: Path) -> Iterator[Record]:
-    return (Record(fields, f"{path}, line {number}") for number, fields in rows_of_csv(_lines(content), path))
-
-
-def _tsv(content: str, path: Path) -> Iterator[Record]:
-    return (Record(fields, f"{path}, line {number}") for number, fields in rows_of_tsv(_lines(content), path))
-
-
-def _conll(content: str, path: Path) -> Iterator[Record]:
-    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(_lines(content), 1)]
-    for number, tokens, tags in sentences(lines, path):
-        yield Record({"tokens": tokens, "tags": tags}, f"{path}, line {number}")
-
-
-_READERS: dict[str, Callable[[str, Path], Iterator[Record]]] = {
-    ".jsonl": _json,
-    ".json": _json,
-    ".csv": _csv,
-    ".tsv": _tsv,
-    **dict.fromkeys((".conll", ".bio", ".iob", ".iob1", ".iob2", ".bioes", ".bmes", ".bilou", ".txt"), _conll),
+_CONLL = (".conll", ".bio", ".iob", ".iob1", ".iob2", ".bioes", ".bmes", ".bilou", ".txt")
+# Each gives the place and the fields of every row.
+_READERS: dict[str, Callable[[Sequence[str], Path], Iterator[tuple[str, dict[str, Any]]]]] = {
+    **dict.fromkeys((".jsonl", ".json"), _rows_of_json),
+    ".csv": rows_of_csv,
+    ".tsv": rows_of_tsv,
+    **dict.fromkeys(_CONLL, rows_of_conll),
 }

@@ -20,25 +20,15 @@ _EVALUATION_FACTOR = 2  # without gradients, a batch takes less memory
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What is trained, and with what.
+    """What is trained, and with what."""
 
-    Args:
-        model: the model, in float32.
-        tokenizer: its tokenizer.
-        objective: what training aims at.
-        train: the data.
-        valid: held-out data.
-        recipe: how to train.
-        packing: whether encoders train without padding.
-    """
-
-    model: BaseModel
+    model: BaseModel  # in float32
     tokenizer: Tokenizer
     objective: Objective
     train: Sequence[Record]
-    valid: Sequence[Record]
+    valid: Sequence[Record]  # held-out data
     recipe: Recipe
-    packing: bool = False
+    packing: bool = False  # whether encoders train without padding
 
     def lengths(self, records: Sequence[Record]) -> list[int]:
         """About how many tokens each record has as an input."""
@@ -47,14 +37,7 @@ class TrainingRun:
         return [min(most, len(encoding.ids) + 3) for encoding in self.tokenizer.encode_batch(whole)]
 
     def steps(self, lengths: Sequence[int], epoch: int, rank: int, ranks: int) -> list[Step]:
-        """The steps of an epoch for one process; each process has batches of its own.
-
-        Args:
-            lengths: of the training data, from :meth:`lengths`.
-            epoch: its number.
-            rank: the process.
-            ranks: how many processes there are.
-        """
+        """The steps of an epoch for one of ``ranks`` processes, by :meth:`lengths`; each has batches of its own."""
         accumulate = self.recipe.accumulate
         found = batches(lengths, self.recipe.batch_tokens, self._seed(epoch, 0), padded=not self.packing)
         # The last step is filled up with the first batches: no text is left out.
@@ -63,13 +46,7 @@ class TrainingRun:
         return [own[start : start + accumulate] for start in range(0, len(own), accumulate)]
 
     def batches(self, steps: Sequence[Step], epoch: int, workers: int) -> Iterator[Batch]:
-        """The batches of steps, one after the other.
-
-        Args:
-            steps: from :meth:`steps`.
-            epoch: theirs.
-            workers: processes that make batches; 0: this one.
-        """
+        """The batches of an epoch's steps, one after the other, made by ``workers`` processes (0: this one)."""
         specs = [(indices, self._seed(epoch, indices[0])) for step in steps for indices in step]
         return load_batches(partial(self._batch, self.train), specs, workers)
 
@@ -88,27 +65,22 @@ class TrainingRun:
 
 
 def memory_advice(recipe: Recipe) -> AbstractContextManager[None]:
-    """Where the body runs out of memory, raise an InputError that says what to lower.
-
-    Args:
-        recipe: how the body trains.
-    """
+    """Where the body runs out of memory, raise an InputError that says what to lower in the recipe."""
+    whole = not recipe.lora_rank and not recipe.fsdp
+    cures = {
+        f"lower --batch-tokens (now {recipe.batch_tokens}) and raise --accumulate ({recipe.accumulate}) by the same "
+        "factor to learn alike": True,
+        f"lower --max-length (now {recipe.max_length})": True,
+        "--checkpoint-activations": not recipe.checkpoint_activations,
+        "--lora 8 (adapters only)": whole,
+        "--fsdp over several GPUs": whole,
+        "ACCELERATE_MIXED_PRECISION=bf16": True,
+        "a smaller model": True,
+    }
 
     def advice(first: str) -> str:
-        cures = ["--workers 0 (or fewer)"] if "DataLoader worker" in first else _cures(recipe)
-        return f"Out of memory ({first}). Try one of: {'; '.join(cures)}."
+        fitting = [cure for cure, fits in cures.items() if fits]
+        fitting = ["--workers 0 (or fewer)"] if "DataLoader worker" in first else fitting
+        return f"Out of memory ({first}). Try one of: {'; '.join(fitting)}."
 
     return memory_advised(advice)
-
-
-def _cures(recipe: Recipe) -> list[str]:
-    accumulate = f"raise --accumulate ({recipe.accumulate}) by the same factor to learn alike"
-    cures = [
-        f"lower --batch-tokens (now {recipe.batch_tokens}) and {accumulate}",
-        f"lower --max-length (now {recipe.max_length})",
-    ]
-    if not recipe.checkpoint_activations:
-        cures.append("--checkpoint-activations")
-    if not recipe.lora_rank and not recipe.fsdp:
-        cures += ["--lora 8 (adapters only)", "--fsdp over several GPUs"]
-    return [*cures, "ACCELERATE_MIXED_PRECISION=bf16", "a smaller model"]

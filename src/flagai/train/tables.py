@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flagai.errors import InputError
 
-TableRow = tuple[int, dict[str, str]]
+TableRow = tuple[str, dict[str, str]]
 
 _AS_JSON = "save the table as JSON lines (pandas: to_json(path, orient='records', lines=True))"
 _CURES = {
@@ -16,12 +16,7 @@ _CURES = {
 
 
 def rows_of_csv(lines: Sequence[str], path: Path, separator: str = ",") -> Iterator[TableRow]:
-    """The number of the first line and the cells of each row.
-
-    Args:
-        lines: the file's lines, without LF.
-        path: the file, for messages.
-        separator: what stands between cells.
+    """The place and the cells of each row.
 
     Raises:
         InputError: the quotes of a row are open or misplaced, or it has not the header's number of cells.
@@ -41,11 +36,7 @@ def rows_of_csv(lines: Sequence[str], path: Path, separator: str = ",") -> Itera
 
 
 def rows_of_tsv(lines: Sequence[str], path: Path) -> Iterator[TableRow]:
-    """The number of the line and the cells of each row: no quoting, unless all names of the header are quoted.
-
-    Args:
-        lines: the file's lines, without LF.
-        path: the file, for messages.
+    """The place and the cells of each row: no quoting, unless all names of the header are quoted.
 
     Raises:
         InputError: a cell looks as if it were quoted, or a row has not the header's number of cells.
@@ -56,22 +47,18 @@ def rows_of_tsv(lines: Sequence[str], path: Path) -> Iterator[TableRow]:
         return
     for number, row in cells:
         for cell in row:
-            _check_quotes(cell, f"{path}, line {number}")
+            # A program which quotes would have written such a cell for another text.
+            opened = cell.startswith('"') and cell.count('"') % 2
+            if opened or (_quoted(cell) and '""' in cell[1:-1]):
+                raise InputError(
+                    f"{path}, line {number}: the cell {cell!r:.60} begins with a quotation mark as if the table were "
+                    f"quoted, but .tsv files are read without quoting. Remove the mark, or {_AS_JSON}."
+                )
     yield from _named(cells, path, "A text cannot hold tabs here; with such, " + _AS_JSON + ".")
 
 
 def _quoted(cell: str) -> bool:
     return len(cell) > 1 and cell[0] == cell[-1] == '"'
-
-
-def _check_quotes(cell: str, place: str) -> None:
-    """Refuse a cell that a program which quotes would have written for another text."""
-    opened = cell.startswith('"') and cell.count('"') % 2
-    if opened or (_quoted(cell) and '""' in cell[1:-1]):
-        raise InputError(
-            f"{place}: the cell {cell!r:.60} begins with a quotation mark as if the table were quoted, but .tsv files "
-            f"are read without quoting. Remove the mark, or {_AS_JSON}."
-        )
 
 
 def _named(cells: Sequence[tuple[int, list[str]]], path: Path, cure: str) -> Iterator[TableRow]:
@@ -80,17 +67,11 @@ def _named(cells: Sequence[tuple[int, list[str]]], path: Path, cure: str) -> Ite
     for number, row in cells:
         place = f"{path}, line {number}"
         if header is None:
-            header = _names(row, place)
+            header = [name.strip() for name in row]
+            double = next((name for name in header if name and header.count(name) > 1), None)
+            if double is not None:
+                raise InputError(f"{place}: two columns are called {double!r}. Give each a name of its own.")
         elif len(row) == len(header):
-            yield number, dict(zip(header, row, strict=True))
+            yield f"line {number}", dict(zip(header, row, strict=True))
         elif any(row):
             raise InputError(f"{place} has {len(row)} columns, the header {len(header)}: {', '.join(header)}. {cure}")
-
-
-def _names(row: Sequence[str], place: str) -> list[str]:
-    """The names of a header."""
-    names = [name.strip() for name in row]
-    double = next((name for name in names if name and names.count(name) > 1), None)
-    if double is not None:
-        raise InputError(f"{place}: two columns are called {double!r}. Give each a name of its own.")
-    return names

@@ -32,11 +32,7 @@ _SHARE = 0.05
 
 
 class SaveTimer:
-    """Says when a checkpoint is due by time: after 2, 4, 8, ... seconds, then in equal distances.
-
-    Args:
-        minutes: the longest time between two; 0: none is due by time.
-    """
+    """Says when a checkpoint is due by time: after 2, 4, 8, ... seconds, then every so many minutes; 0: never."""
 
     def __init__(self, minutes: float) -> None:
         self._longest = 60 * minutes
@@ -51,11 +47,7 @@ class SaveTimer:
         return time.monotonic() - self._last >= max(wait, self._cost / _SHARE)
 
     def saved(self, began: float) -> None:
-        """Note that a checkpoint was written.
-
-        Args:
-            began: when, by the monotonic clock.
-        """
+        """Note that a checkpoint was written, begun at this time of the monotonic clock."""
         self._last = time.monotonic()
         self._cost = self._last - began
 
@@ -64,20 +56,15 @@ class SaveTimer:
 class _PendingStep:
     """A step whose loss the device may still be computing.
 
-    Args:
-        step: its number.
-        rate: its learning rate.
-        sums: its loss, its tokens and whether the first process asks for a checkpoint, summed over the processes; on
-            the host when ``arrived`` says so.
-        arrived: what the copy to the host is followed by; None if there was none.
-        seconds: from the step before to this one.
+    The sums over the processes are of its loss, its tokens and whether a checkpoint is due; they are on the host when
+    ``arrived`` has happened.
     """
 
     step: int
     rate: float
     sums: torch.Tensor
     arrived: torch.cuda.Event | None
-    seconds: float
+    seconds: float  # since the step before
 
 
 class Trainer:
@@ -131,10 +118,7 @@ class Trainer:
             self.progress = self.states.load()
 
     def fit(self, finish: Finish | None = None) -> Progress:
-        """Train from here to the end, then exchange the best model for what is in the folder of the result.
-
-        Args:
-            finish: writes what belongs to a finished model into its folder, before the exchange.
+        """Train from here to the end; exchange the best model, which ``finish`` completes, for what is in ``out``.
 
         Raises:
             InputError: the loss is no number any more, or the memory is too small.
@@ -149,10 +133,10 @@ class Trainer:
             self.states.release()
 
     def _fit(self) -> None:
-        done, every = self.progress.step, self.recipe.evaluate_every
-        workers = worker_count(self.accelerator.device, self.recipe.workers)
+        done, every, recipe = self.progress.step, self.recipe.evaluate_every, self.recipe
+        workers = worker_count(self.accelerator.device, recipe.workers)
         self._clock = time.perf_counter()
-        self._timer = SaveTimer(self.recipe.save_minutes)
+        self._timer = SaveTimer(recipe.save_minutes)
         for epoch, steps in enumerate(self.epochs):
             todo, done = range(min(done, len(steps)), len(steps)), max(0, done - len(steps))
             made = self.run.batches([steps[place] for place in todo], epoch, workers)
@@ -163,7 +147,7 @@ class Trainer:
                 self.train_step([next(made) for _ in steps[place]])
                 if (self.progress.step % every == 0) if every else place + 1 == len(steps):
                     self.evaluate()
-                elif self._due or (self.recipe.save_every and self.progress.step % self.recipe.save_every == 0):
+                elif self._due or (recipe.save_every and self.progress.step % recipe.save_every == 0):
                     self.save()
         if self.progress.evaluated < self.progress.step and not self._out_of_patience():
             self.evaluate()
@@ -192,11 +176,10 @@ class Trainer:
         self.optimizer.zero_grad()
         self.progress.step += 1
         mean = torch.stack(losses).mean()
-        # Which process is late is told to all with the loss, so that all save after the same step.
+        # That a checkpoint is due is told to all with the loss, so that all save after the same step.
         due = self.accelerator.is_main_process and self._timer.due()
-        sums = self.accelerator.reduce(
-            torch.stack([mean, *(torch.full_like(mean, value) for value in (tokens, due))]), "sum"
-        )
+        sums = torch.stack([mean, *(torch.full_like(mean, value) for value in (tokens, due))])
+        sums = self.accelerator.reduce(sums, "sum")
         self._finish_step()
         now = time.perf_counter()
         self._pending = _PendingStep(self.progress.step, rate, *_to_host(sums), now - self._clock)
@@ -227,25 +210,20 @@ class Trainer:
         # Code for other calls than those of training is not worth compiling.
         with torch.compiler.set_stance("force_eager") if self.recipe.compile else contextlib.nullcontext():
             found = {"valid_loss": self.validation_loss()} | self.validation_metrics()
-        metric = self.run.objective.metric
-        value = -found["valid_loss"] if metric == "-loss" else found[metric]
-        better = self._better(value, found["valid_loss"])
-        self.progress.evaluated = self.progress.step
-        self.progress.evaluations_without_gain = 0 if better else self.progress.evaluations_without_gain + 1
+        progress, metric, loss = self.progress, self.run.objective.metric, found["valid_loss"]
+        value = -loss if metric == "-loss" else found[metric]
+        progress.evaluated = progress.step
+        progress.evaluations_without_gain += 1
+        # Better is what has a better metric, and between equal values the smaller loss.
+        better = progress.best is None or progress.best_loss is None
+        better = better or (value, -_or_infinite(loss)) > (progress.best, -_or_infinite(progress.best_loss))
         if better:
-            self.progress.best, self.progress.best_loss = value, found["valid_loss"]
-            self.progress.best_step = self.progress.step
-            self.states.keep_best(self.progress.step, functools.partial(put_files, self._vocabulary))
-        self._report({"step": self.progress.step, **found, "best": better})
+            progress.best, progress.best_loss, progress.best_step = value, loss, progress.step
+            progress.evaluations_without_gain = 0
+            self.states.keep_best(progress.step, functools.partial(put_files, self._vocabulary))
+        self._report({"step": progress.step, **found, "best": better})
         self.save()
         self._clock = time.perf_counter()
-
-    def _better(self, value: float, loss: float) -> bool:
-        """Whether an evaluation is better than the best: by the metric, and between equal values by the loss."""
-        best, best_loss = self.progress.best, self.progress.best_loss
-        if best is None or best_loss is None:
-            return True
-        return (value, -_or_infinite(loss)) > (best, -_or_infinite(best_loss))
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -279,8 +257,8 @@ class Trainer:
             self.watch(entry | {"steps": self.steps})
 
 
-def _or_infinite(loss: float) -> float:
-    return math.inf if math.isnan(loss) else loss
+def _or_infinite(loss: float | None) -> float:
+    return math.inf if loss is None or math.isnan(loss) else loss
 
 
 def _to_host(sums: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
