@@ -40,11 +40,11 @@ def replace_file(path: Path) -> Iterator[Path]:
         if path.is_dir():
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if stream:
-        with _room(path):
+        with _explained(path, full_only=True):
             yield path
         return
     with _temporary(path, _new_file) as temporary:
-        with _room(path):
+        with _explained(path, full_only=True):
             yield temporary
             temporary.chmod(0o666 & ~_umask())
             sync(temporary)
@@ -72,7 +72,7 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
         folder = target_folder(folder)
     with _temporary(folder, tempfile.mkdtemp) as temporary:
         temporary.chmod(folder.stat().st_mode & 0o7777 if folder.exists() else 0o777 & ~_umask())
-        with _room(folder):
+        with _explained(folder, full_only=True):
             yield temporary
             for entry in temporary.iterdir():  # some writers, such as safetensors', make files private
                 if entry.is_file() and not entry.is_symlink():
@@ -183,28 +183,20 @@ def target_folder(path: Path) -> Path:
 
 
 @contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """Say which file has no room where the disk is full."""
+def _explained(path: Path, *, full_only: bool = False) -> Iterator[None]:
+    """Say what to do where the disk is full, or the system refuses the steps that make a save atomic."""
     try:
         yield
     except OSError as error:
-        if not is_full(error):
+        if full_only and not is_full(error):
             raise
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}. Free some space, or choose another disk."
-        ) from error
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Say what to do where the system refuses the steps that make a save atomic."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error}. It is built under a temporary name beside the old one and then takes "
-            f"its place, so {path.parent} must be writable and on the same disk. Choose another place."
-        ) from error
+        said = f"{path} cannot be written: {error.strerror}. Free some space, or choose another disk."
+        if not full_only:
+            said = (
+                f"{path} cannot be written: {error}. It is built under a temporary name beside the old one and then "
+                f"takes its place, so {path.parent} must be writable and on the same disk. Choose another place."
+            )
+        raise InputError(said) from error
 
 
 def _carry_over(old: Path, new: Path, drop: tuple[str, ...]) -> None:

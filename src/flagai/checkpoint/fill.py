@@ -64,14 +64,12 @@ def fill_model(
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         matcher = Matcher(names, checkpoint, shard_dimension, shapes)
         chosen: dict[str, ParameterSource] = {}
-        used: set[str] = set()
         tied: dict[int, list[str]] = {}
         for name, parameter in parameters.items():
             tied.setdefault(id(parameter), []).append(name)
-            used.update(source.theirs for source in matcher.sources(name))
         for aliases in tied.values():
             chosen.update(_choose(aliases, matcher, parameters[aliases[0]], fresh, report))
-        report.unused, report.unexpected = matcher.leftovers(used)
+        report.unused, report.unexpected = matcher.leftovers()
         removable = _removable(optional, list(chosen), report)
     report.raise_if_broken()
     _log(report)

@@ -1,6 +1,6 @@
 """Find, for each parameter, the tensors of a checkpoint that hold it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -98,12 +98,13 @@ class Matcher:
             if known != name:
                 raise CheckpointError(f"{checkpoint.path} holds the same tensor as {known!r} and as {name!r}.")
         self._possible = {ours: names.parts(ours) for ours in shapes}
-        self._present = {
-            ours: [part for part in parts if part.theirs in self._file_names] for ours, parts in self._possible.items()
-        }
         candidates = {
-            ours: [(part.row, source) for part in parts if (source := self._source(ours, part))]
-            for ours, parts in self._present.items()
+            ours: [
+                (part.row, source)
+                for part in parts
+                if part.theirs in self._file_names and (source := self._source(ours, part))
+            ]
+            for ours, parts in self._possible.items()
         }
         # The layout under which most parameters have a tensor of the right shape.
         fitting = [[row for row, source in pairs if source.shape == shapes[ours]] for ours, pairs in candidates.items()]
@@ -130,22 +131,20 @@ class Matcher:
 
     def raw_shape(self, ours: str) -> str | None:
         """The name and shape of a tensor that should hold a parameter but cannot be divided; for messages."""
-        if not self._present[ours]:
-            return None
-        name = self._file_names[self._present[ours][0].theirs]
-        return f"{name} {tuple(self._checkpoint.tensors(name)[0].shape)}"
+        name = next((name for part in self._possible[ours] if (name := self._file_names.get(part.theirs))), None)
+        return None if name is None else f"{name} {tuple(self._checkpoint.tensors(name)[0].shape)}"
 
     def expected(self, ours: str) -> str:
         """The name under which files of this layout would hold a parameter; for messages."""
         parts = self._possible[ours]
         return next((part.theirs for part in parts if part.row.serves(self._layout)), parts[0].theirs)
 
-    def leftovers(self, used: Iterable[str]) -> tuple[list[str], list[str]]:
+    def leftovers(self) -> tuple[list[str], list[str]]:
         """Split the tensors that were not used into those of the family and unknown ones.
 
         Further layers than the model has are among the latter: to leave them out would be another model.
         """
-        taken = set(used)
+        taken = {source.theirs for sources in self._sources.values() for source in sources}
         rest = [(theirs, name) for theirs, name in self._file_names.items() if name not in taken]
         if not rest:  # the usual case need not compile two patterns for every row
             return [], []

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -22,44 +22,41 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_advised(advice: Callable[[str], str]) -> Iterator[None]:
+def memory_advised(advice: Callable[[str], str], kind: type[FlagAIError] = InputError) -> Iterator[None]:
     """Where the body runs out of memory, say what to lower: ``advice`` of the original message's first line.
 
     Raises:
-        InputError: memory ran out.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(advice(f"{str(error).strip().partition(chr(10))[0]:.200}")) from error
-
-
-@contextmanager
-def memory_explained(target: str, needed: int, device: torch.device, done: Callable[[], str]) -> Iterator[None]:
-    """Explain an error of the body that says that memory ran out.
-
-    Args:
-        target: what gets the memory.
-        needed: the bytes of its parameters.
-        device: where they shall be.
-        done: says how far it came.
-
-    Raises:
-        CheckpointError: memory ran out.
+        FlagAIError: of the given kind: memory ran out.
     """
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
+        raise kind(advice(f"{str(error).strip().partition(chr(10))[0]:.200}")) from error
+
+
+def memory_explained(
+    target: str, needed: int, device: torch.device, done: Callable[[], str]
+) -> AbstractContextManager[None]:
+    """The same for a load.
+
+    Args:
+        target: what gets the memory.
+        needed: the bytes of its parameters.
+        device: where they shall be.
+        done: says how far it came.
+    """
+
+    def advice(_: str) -> str:
         free = ""
         if device.type == "cuda":
             left, total = torch.cuda.mem_get_info(device)
             free = f" Free: {left / 1e9:,.2f} of {total / 1e9:,.2f} GB."
-        raise CheckpointError(
+        return (
             f"The memory of {device} does not hold {target}: its parameters take {needed / 1e9:,.2f} GB. {done()}"
-            f"{free} Name a smaller dtype, such as dtype='bfloat16', quantize='int8' or 'int4', another "
-            "device, or spread the model over processes with mesh='auto'."
-        ) from error
+            f"{free} Name a smaller dtype, such as dtype='bfloat16', quantize='int8' or 'int4', another device, or "
+            "spread the model over processes with mesh='auto'."
+        )
+
+    return memory_advised(advice, CheckpointError)

@@ -1,6 +1,5 @@
 """One interface over all checkpoint formats: names and tensors that are read when they are used."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -80,13 +79,9 @@ class Checkpoint:
         return self.dtype
 
     def check_memory(self) -> None:
-        """Refuse expanded tensors that would take far more memory than the files have, if they are copied.
-
-        Raises:
-            CheckpointError: there are such tensors.
-        """
+        """Refuse, with a CheckpointError, expanded tensors whose copies would take far more memory than the files."""
         repeated = 0
-        for name, tensor in itertools.chain.from_iterable(part.items() for part in self.parts):
+        for name, tensor in (pair for part in self.parts for pair in part.items()):
             repeated += max(0, tensor.nbytes - tensor.untyped_storage().nbytes())
             if repeated > _MOST_REPEATED:
                 raise CheckpointError(
