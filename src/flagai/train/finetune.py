@@ -25,7 +25,7 @@ from flagai.train.curve import write_curve
 from flagai.train.metrics import perplexity
 from flagai.train.needs import accelerate
 from flagai.train.objective import Objective
-from flagai.train.output import CURVE, check_out
+from flagai.train.output import CURVE, ResultFolder
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record, read_records
 from flagai.train.run import TrainingRun, memory_advice
@@ -95,7 +95,7 @@ def finetune(
     recipe = Recipe() if recipe is None else recipe
     _check_types(locals())
     task, out, model_name = task_named(task), Path(out), str(model_name)
-    check_out(out, overwrite=overwrite)
+    ResultFolder(out, overwrite=overwrite).check()
     library = accelerate()
     given = read_records(data, columns)
     divided = _split(given, None if valid is None else read_records(valid, columns), recipe)

@@ -8,8 +8,8 @@ import os
 import shutil
 import socket
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -33,20 +33,113 @@ _OF_A_MODEL = (
 )  # fmt: skip
 
 
-def training_folder(out: Path) -> Path:
-    """The folder beside ``out`` that a run works in until its result is whole; an InputError where there is none."""
-    place = out.resolve()
-    if not place.name or place == Path.cwd():
-        raise InputError(f"{out} is the working directory or has no parent. Name a new folder for the result.")
-    return place.with_name(f"{place.name}.training")
+class ResultFolder:
+    """The folder of a training's result, and the one beside it that a run works in until its result is whole.
+
+    Args:
+        out: the folder of the result.
+        overwrite: whether a model in it may be replaced.
+
+    Raises:
+        InputError: no folder can be there, or none beside it.
+    """
+
+    def __init__(self, out: Path, *, overwrite: bool) -> None:
+        self.out, self.overwrite = out, overwrite
+        self._lock: TextIO | None = None
+        with _explained(out):
+            place = out.resolve()
+            if not place.name or place == Path.cwd():
+                raise InputError(f"{out} is the working directory or has no parent. Name a new folder for the result.")
+            self.training = place.with_name(f"{place.name}.training")
+            self._finished = place.with_name(f"{place.name}.training.old")
+
+    def check(self) -> None:
+        """Refuse a file, and a folder that holds what this run did not write.
+
+        Raises:
+            InputError: it is one.
+        """
+        with _explained(self.out):
+            for path in (self.out, self.training):
+                if path.exists() and not path.is_dir():
+                    raise InputError(f"{path} is a file, not a folder. Choose another name.")
+            for folder in (self.training, self._finished):  # whose files would be removed at the end
+                if not (folder / _LOCK).is_file() and folder.is_dir() and any(folder.iterdir()):
+                    raise InputError(
+                        f"{folder} is where a run for this --out works, but it holds files that no run wrote. Rename "
+                        "it, or choose another --out."
+                    )
+            entries = self.out.iterdir() if self.out.is_dir() else ()
+            found = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        if found and not self.overwrite and not self._is_published():
+            finished = LOG in found and "config.json" in found
+            what = "a model that a finished training wrote" if finished else f"files: {', '.join(found[:5])}"
+            raise InputError(
+                f"{self.out} already holds {what}. Choose another folder with --out, or replace the model in it with "
+                "--overwrite."
+            )
+
+    def _is_published(self) -> bool:
+        """Whether the run of this training folder has put its result there, and was cut off before it tidied up."""
+        try:
+            written = (self.training / LOG).read_bytes()
+            return bool(written) and written == (self.out / LOG).read_bytes()
+        except OSError:
+            return False
+
+    def lock(self) -> None:
+        """Keep other runs from the training folder until :meth:`release`, or the end of this process.
+
+        Raises:
+            InputError: another run holds it, the folder cannot be written, or :meth:`check` refuses it.
+        """
+        self.check()
+        path = self.training / _LOCK
+        try:
+            self.training.mkdir(parents=True, exist_ok=True)
+            self._lock = file = self._lock or _locked(path)
+        except BlockingIOError as error:
+            raise InputError(
+                f"Another run ({_owner(path)}) is writing {self.training}. Wait for its end, or choose another --out."
+            ) from error
+        except OSError as error:
+            raise InputError(f"{self.training} cannot be written: {error.strerror}. Choose another --out.") from error
+        # Forked workers would hold the lock for longer than this process lives.
+        held = weakref.ref(file)
+        os.register_at_fork(after_in_child=lambda: (opened := held()) and opened.close())
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+        file.flush()
+        _remove(self._finished)
+        self.check()  # again: another run may just have ended
+
+    def release(self) -> None:
+        """Let others write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def publish(self, staged: Path) -> None:
+        """Exchange a whole model for what is in ``out``, in one step, and remove the training; other files stay."""
+        with replace_folder(self.out, drop=_OF_A_MODEL) as temporary:
+            shutil.copytree(staged, temporary, dirs_exist_ok=True, copy_function=link)
+        # In one step: half a folder would be taken for a damaged checkpoint.
+        _remove(self.training.rename(self._finished))
 
 
-def finished_folder(folder: Path) -> Path:
-    """What a training folder is called when its result is published, until it is removed."""
-    return folder.with_name(f"{folder.name}.old")
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except FlagAIError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, a circle of links
+        raise InputError(f"{out} cannot be a folder: {error}. Choose another name.") from error
 
 
-def remove_own(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     """Remove a training folder; what tells that it is one goes last, so that the next run can go on with it."""
     with suppress(OSError):
         for entry in folder.iterdir():
@@ -55,99 +148,6 @@ def remove_own(folder: Path) -> None:
             elif entry.name != _LOCK:
                 entry.unlink()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_own(folder: Path) -> None:
-    """Refuse to work in a folder of the user, whose files would be removed at the end."""
-    if not (folder / _LOCK).is_file() and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"{folder} is where a run for this --out works, but it holds files that no run wrote. Rename it, or choose "
-            "another --out."
-        )
-
-
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse a file, and a folder that holds what this run did not write, unless ``overwrite`` is set.
-
-    Raises:
-        InputError: it is one.
-    """
-    try:
-        folder = training_folder(out)
-        for path in (out, folder):
-            if path.exists() and not path.is_dir():
-                raise InputError(f"{path} is a file, not a folder. Choose another name.")
-        _check_own(folder)
-        _check_own(finished_folder(folder))
-        entries = out.iterdir() if out.is_dir() else ()
-        found = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, a circle of links
-        if isinstance(error, FlagAIError):
-            raise
-        raise InputError(f"{out} cannot be a folder: {error}. Choose another name.") from error
-    if found and not overwrite and not _published(folder, out):
-        finished = LOG in found and "config.json" in found
-        what = "a model that a finished training wrote" if finished else f"files: {', '.join(found[:5])}"
-        raise InputError(
-            f"{out} already holds {what}. Choose another folder with --out, or replace the model in it with "
-            "--overwrite."
-        )
-
-
-def _published(folder: Path, out: Path) -> bool:
-    """Whether the run of this training folder has put its result there, and was cut off before it tidied up."""
-    try:
-        written = (folder / LOG).read_bytes()
-        return bool(written) and written == (out / LOG).read_bytes()
-    except OSError:
-        return False
-
-
-def publish(staged: Path, out: Path) -> None:
-    """Exchange a whole model, on the same disk, for what is in ``out``, in one step; files of no model stay."""
-    with replace_folder(out, drop=_OF_A_MODEL) as temporary:
-        shutil.copytree(staged, temporary, dirs_exist_ok=True, copy_function=link)
-
-
-def put_files(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write a tokenizer's files, as they were when the training began: the folder needs no base model then."""
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-
-
-class RunLock:
-    """Held by the one run that writes a training folder; the system gives it back when its process ends.
-
-    Args:
-        folder: the training folder; it is created.
-
-    Raises:
-        InputError: another run holds it, or the folder cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / _LOCK
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = _locked(self._path)
-        except BlockingIOError as error:
-            raise InputError(
-                f"Another run ({_owner(self._path)}) is writing {folder}. Wait for its end, or choose another --out."
-            ) from error
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written: {error.strerror}. Choose another --out.") from error
-        # Forked workers would hold the lock for longer than this process lives.
-        held = weakref.ref(self._file)
-        os.register_at_fork(after_in_child=lambda: (file := held()) and file.close())
-        owner = {"process": os.getpid(), "host": socket.gethostname()}
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(json.dumps(owner))
-        self._file.flush()
-
-    def release(self) -> None:
-        """Let others write."""
-        self._file.close()
 
 
 def _locked(path: Path) -> TextIO:
@@ -175,3 +175,9 @@ def _owner(path: Path) -> str:
         return f"process {owner['process']} on {owner['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "a process"
+
+
+def put_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write a tokenizer's files, as they were when the training began: the folder needs no base model then."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)

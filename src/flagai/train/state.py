@@ -18,7 +18,7 @@ from flagai.train.checksums import Files, check_files, list_files, prefix_digest
 from flagai.train.engine import TrainingEngine
 from flagai.train.log import Log
 from flagai.train.needs import accelerate
-from flagai.train.output import LOG, RunLock, check_out, finished_folder, publish, remove_own, training_folder
+from flagai.train.output import LOG, ResultFolder
 
 _PROGRESS = "progress.json"
 _KEYS = ("settings", "progress", "files", "best", "log")
@@ -50,12 +50,12 @@ class States:
     def __init__(
         self, out: Path, accelerator: Any, engine: TrainingEngine, settings: dict[str, Any], *, overwrite: bool = False
     ) -> None:
-        self.out, self.folder = out, training_folder(out)
-        self.accelerator, self.engine, self.overwrite = accelerator, engine, overwrite
+        self._result = ResultFolder(out, overwrite=overwrite)
+        self.folder = self._result.training
+        self.accelerator, self.engine = accelerator, engine
         # As they are after reading them from the file again.
         self.settings = json.loads(json.dumps(settings))
         self.log = Log(self.folder / LOG, writes=accelerator.is_main_process)
-        self._lock: RunLock | None = None
         self._best: Files = {}
 
     def load(self) -> Progress:
@@ -77,10 +77,7 @@ class States:
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint and its record, all files of which were checked."""
-        check_out(self.out, overwrite=self.overwrite)
-        self._lock = self._lock or RunLock(self.folder)
-        remove_own(finished_folder(self.folder))
-        check_out(self.out, overwrite=self.overwrite)  # again: another run may just have ended
+        self._result.lock()
         found = self._all()
         content = self._checked(found[-1]) if found else None
         if content is None:
@@ -102,7 +99,7 @@ class States:
             for name, value in self.settings.items()
             if name not in _FREE and content["settings"].get(name) != value
         ]
-        if different and self.overwrite:
+        if different and self._result.overwrite:
             return None
         if different:
             raise InputError(
@@ -188,18 +185,14 @@ class States:
                 return
             finish(folder)
             shutil.copyfile(self.log.path, folder / LOG)
-            publish(folder, self.out)
-            # In one step: half a folder would be taken for a damaged checkpoint.
-            remove_own(self.folder.rename(finished_folder(self.folder)))
+            self._result.publish(folder)
 
-        with self._alike(self.out):
+        with self._alike(self._result.out):
             self._on_first(exchange)
 
     def release(self) -> None:
         """Let another run write the folder."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._result.release()
 
     def _write(self, folder: Path, write: Callable[[Path], None], complete: Callable[[], T]) -> T:
         """Write a folder anew, all processes together; when all have, the first one completes it."""
