@@ -28,7 +28,6 @@ SWITCHES = {
 # Modules whose attributes are settings of the process.
 SETTINGS = ("torch.backends", "torch._dynamo.config", "torch._inductor.config", "warnings", "sys")
 ALLOWED = {
-    ("checkpoint/atomic.py", "os.umask"): "systems that tell it in no other way; see there",
     ("cli/command.py", "logging.basicConfig"): "the command line is the program",
     ("cli/command.py", "sys.stdout"): "the command line is the program",
     ("model/meta_init.py", "gc.disable"): "a pause costs other threads nothing, and is taken back",
@@ -78,7 +77,6 @@ def test_the_collector_goes_on_after_pauses_on_threads() -> None:
     assert gc.isenabled()
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
 def test_permissions_are_found_without_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mask = os.umask(0o027)
     try:

@@ -5,8 +5,8 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,10 +43,11 @@ def replace_file(path: Path) -> Iterator[Path]:
         with _explained(path, full_only=True):
             yield path
         return
-    with _temporary(path, _new_file) as temporary:
+    with _temporary(path, lambda new: new.touch(exist_ok=False)) as temporary:
+        mode = temporary.stat().st_mode
         with _explained(path, full_only=True):
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(mode)  # some writers, such as safetensors', make files private
             sync(temporary)
         with _explained(path):
             temporary.replace(path)
@@ -70,13 +71,15 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
     """
     with _explained(folder):
         folder = target_folder(folder)
-    with _temporary(folder, tempfile.mkdtemp) as temporary:
-        temporary.chmod(folder.stat().st_mode & 0o7777 if folder.exists() else 0o777 & ~_umask())
+    with _temporary(folder, Path.mkdir) as temporary:
+        mode = temporary.stat().st_mode & 0o666  # of a new file
+        if folder.exists():
+            temporary.chmod(folder.stat().st_mode & 0o7777)
         with _explained(folder, full_only=True):
             yield temporary
-            for entry in temporary.iterdir():  # some writers, such as safetensors', make files private
+            for entry in temporary.iterdir():
                 if entry.is_file() and not entry.is_symlink():
-                    entry.chmod(0o666 & ~_umask())
+                    entry.chmod(mode)
             if folder.exists():
                 _sweep(folder)
                 _carry_over(folder, temporary, drop)
@@ -87,12 +90,12 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 @contextmanager
-def _temporary(path: Path, make: Callable[[str, str, Path], str]) -> Iterator[Path]:
+def _temporary(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A sibling of a path, locked, so that other processes see that this one lives; what is left of it is removed."""
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        temporary, lock = _locked(lambda: Path(make("", f".{path.name}{_MARK}", path.parent)))
+        temporary, lock = _locked(path, make)
     try:
         yield temporary
     finally:
@@ -100,23 +103,18 @@ def _temporary(path: Path, make: Callable[[str, str, Path], str]) -> Iterator[Pa
         os.close(lock)
 
 
-def _new_file(suffix: str, prefix: str, folder: Path) -> str:
-    handle, name = tempfile.mkstemp(suffix, prefix, folder)
-    os.close(handle)
-    return name
-
-
-def _locked(make: Callable[[], Path]) -> tuple[Path, int]:
-    """Make something temporary and lock it; the lock ends when the descriptor is closed, or with the process."""
+def _locked(path: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """Make a sibling and lock it; the lock ends when the descriptor is closed, or with the process."""
     while True:
-        path = make()
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        new = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
+        make(new)
+        descriptor = os.open(new, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         with suppress(OSError):  # a file system without locks: nothing there is taken for stale
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         # Between these two steps another process may have swept it.
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return path, descriptor
+            if os.path.samestat(os.fstat(descriptor), new.stat()):
+                return new, descriptor
         os.close(descriptor)
 
 
@@ -245,16 +243,6 @@ def _exchange(first: Path, second: Path) -> bool:
     if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(second))
-
-
-def _umask() -> int:
-    """The permissions that new files do not get; Linux tells them, other systems only by a change for all threads."""
-    with suppress(OSError, StopIteration):
-        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
-        return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
-    mask = os.umask(0o077)  # what another thread creates meanwhile is private, not open to all
-    os.umask(mask)
-    return mask
 
 
 def sync_tree(folder: Path) -> None:

@@ -1,7 +1,8 @@
-"""Checkpoints of a running training: everything that the next step depends on, kept whole or not at all."""
+"""Checkpoints and log of a running training: all that the next step depends on, kept whole or not at all."""
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from flagai.checkpoint.out_of_memory import is_out_of_memory
 from flagai.errors import CheckpointError, FlagAIError, InputError
 from flagai.train.checksums import Files, check_files, list_files, prefix_digest, read_record, write_record
 from flagai.train.engine import TrainingEngine
-from flagai.train.log import Log
 from flagai.train.needs import accelerate
 from flagai.train.output import LOG, ResultFolder
 
@@ -26,6 +26,7 @@ _FAILURES = (OSError, RuntimeError, ValueError, SafetensorError, FlagAIError)
 # A run may continue with other values of these: they change when it saves and how fast it is, not what it computes.
 _FREE = ("save_every", "save_minutes", "workers")
 T = TypeVar("T")
+Entry = dict[str, Any]  # of the log
 
 
 @dataclass
@@ -39,6 +40,47 @@ class Progress:
     best_step: int = 0  # when it was reached
     evaluations_without_gain: int = 0  # since then
     evaluated: int = 0  # the step of the last evaluation
+
+
+class Log:
+    """JSON lines, each with its ``step``, the same whether the run was interrupted or not; one process writes."""
+
+    def __init__(self, path: Path, *, writes: bool) -> None:
+        self.path, self.writes = path, writes
+
+    def begin(self, size: int) -> None:
+        """Keep so many bytes, and forget what an interrupted run wrote after its last checkpoint."""
+        if self.writes:
+            with self.path.open("ab") as file:
+                file.truncate(size)
+
+    def add(self, entry: Entry) -> None:
+        """Write a line.
+
+        Raises:
+            CheckpointError: the disk is full, or cannot be written.
+        """
+        if not self.writes:
+            return
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be written: {error.strerror}. Make room on the disk; the same command continues "
+                "from the last checkpoint."
+            ) from error
+
+    def size(self) -> int:
+        """The length in bytes, all of which are on the disk then."""
+        with self.path.open("ab") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    def entries(self) -> list[Entry]:
+        """All lines."""
+        # Not by typed_json: a loss may be NaN. The checkpoint has the checksum of the file.
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").split("\n") if line]
 
 
 class States:

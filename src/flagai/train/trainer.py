@@ -17,10 +17,9 @@ from flagai.model.meta_init import gc_frozen
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.batches import placed, target_count, worker_count
 from flagai.train.engine import ShardedEngine, TrainingEngine, build_optimizer
-from flagai.train.log import Entry
 from flagai.train.output import put_files
 from flagai.train.run import TrainingRun, memory_advice
-from flagai.train.state import Progress, States
+from flagai.train.state import Entry, Progress, States
 
 Watch = Callable[[Entry], None]
 # Writes what belongs to a finished model into its folder.
