@@ -1,11 +1,12 @@
 """What a task and a model's name lead to: its folder, family and head, before anything is loaded."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
 from flagai import settings
 from flagai.catalog.catalog import find, find_for_task
-from flagai.catalog.packages import any_case, find_model, is_folder
+from flagai.catalog.packages import any_case, find_model
 from flagai.catalog.tasks import TASKS
 from flagai.checks import check_path
 from flagai.errors import InputError, ModelNotFoundError
@@ -62,7 +63,7 @@ def fine_tuned_name(home: Path, name: str, task: str) -> str:
         if find(name).base is not None:
             return name
     local = f"{name}-{task}"
-    if is_folder(own := any_case(home, local)):
+    if os.path.isdir(own := any_case(home, local)):
         return own.name if "/" not in local else local
     try:
         card = find_for_task(name, task)

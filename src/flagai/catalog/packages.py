@@ -63,7 +63,7 @@ def own_folder(name_or_path: str, home: str | Path | None) -> Path:
 
 def card_folder(card: Card, name: str, home: str | Path | None) -> Path:
     """A model's folder: one for all spellings of its name, unless the user has made one that is called as he writes."""
-    if home is not None and is_folder(own := own_folder(name, home)):
+    if home is not None and os.path.isdir(own := own_folder(name, home)):
         return own
     return any_case(settings.home() if home is None else Path(home).expanduser(), card.name)
 
@@ -71,15 +71,10 @@ def card_folder(card: Card, name: str, home: str | Path | None) -> Path:
 def any_case(home: Path, name: str) -> Path:
     """The folder of exactly this name, or else one whose name differs in upper and lower case only."""
     exact = home / name
-    if "/" in name or is_folder(exact) or not is_folder(home):
+    if "/" in name or os.path.isdir(exact) or not os.path.isdir(home):
         return exact
     same = (entry for entry in sorted(home.iterdir()) if entry.name.lower() == name.lower() and entry.is_dir())
     return next(same, exact)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a folder is there; none has a name that no file can have."""
-    return os.path.isdir(path)
 
 
 def package_folder(card: Card) -> Path | None:
@@ -111,4 +106,4 @@ def installed_folder(location: str) -> Path | None:
     if len(names) == 1 and not roots and spec.has_location and spec.origin is not None:
         roots = [Path(spec.origin).parent]  # a module of one file
     places = (root.joinpath(*names[1:]) for root in roots)
-    return next((place / folder for place in places if is_folder(place)), None)
+    return next((place / folder for place in places if os.path.isdir(place)), None)

@@ -1,5 +1,6 @@
 """Sentence embeddings and the similarity of sentences."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -7,7 +8,6 @@ from typing import Self
 import torch
 from torch.nn import functional as F
 
-from flagai.catalog.packages import is_folder
 from flagai.checkpoint.steady import read_one_version
 from flagai.checks import check_flag, check_path
 from flagai.data.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ class SentenceEmbedder:
         """
         folder = check_path("folder", folder)
         check_flag("compile", compile)
-        if not is_folder(folder):
+        if not os.path.isdir(folder):
             raise ModelNotFoundError(
                 f"There is no folder {folder.absolute()}. Load a model by its name with "
                 f"flagai.load('embedding', {folder.name!r}); SentenceEmbedder takes its model and its tokenizer."
