@@ -1,6 +1,7 @@
 """Any task with any model for which it makes sense, by any of their names."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,10 @@ import torch
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.lookup import class_names_by_family
 from flagai.catalog.tasks import ALIASES, TASKS
-from flagai.checkpoint.reader import open_checkpoint
+from flagai.checkpoint import reader
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import ConfigError, InputError, LoadError, ModelNotFoundError
 from flagai.loading import load
-from flagai.model import opening
 from flagai.model.predictor.embedder import SentenceEmbedder
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.registry import class_named
@@ -216,11 +216,12 @@ def test_the_weights_are_opened_once(task, trained, tmp_path, monkeypatch):
     (folder / "config.json").write_text(json.dumps(said), encoding="utf-8")
     opened = []
 
-    def count(*arguments, **options):
-        opened.append(arguments)
-        return open_checkpoint(*arguments, **options)
+    def count(file, *, plain, **options):
+        opened.append(file)
+        return plain(file, **options)
 
-    monkeypatch.setattr(opening, "open_checkpoint", count)
+    for name in ("open_safetensors", "open_pickle"):
+        monkeypatch.setattr(reader, name, partial(count, plain=getattr(reader, name)))
     loaded = load(task, "GLM-large-ch", download_path=tmp_path, device="cpu")
     assert type(loaded.model).__name__ == ("GLMForSequenceClassification" if trained else "GLMModel")
     assert loaded.loaded_for == (task if trained else {"classification": "lm", "semantic-matching": "embedding"}[task])
