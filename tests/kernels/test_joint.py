@@ -63,19 +63,24 @@ def several_sums(boxes: list[SymmetricBuffer] | None, tokens: int, dtype: torch.
     return found
 
 
+def sums_of_every_kind(boxes: list[SymmetricBuffer]) -> list[Any]:
+    kinds = ((1, torch.float16, boxes), (16, torch.float32, boxes), (3, torch.float16, None))
+    return [several_sums(between, tokens, dtype) for tokens, dtype, between in kinds]
+
+
+def test_sums_of_two_ranks() -> None:
+    """Of one token and of several, through buffers that both reach and through the group."""
+    first, second = on_ranks(2, sums_of_every_kind, symmetric_buffers(2, 16 * 40))
+    assert first == second, "bit for bit, or ranks part ways"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "dtype", "way"),
-    [
-        (1, torch.float16, "buffer"),
-        (16, torch.float32, "buffer"),
-        (3, torch.float16, "group"),
-        pytest.param(3, torch.float16, "buffer", marks=pytest.mark.slow),
-        pytest.param(1, torch.float16, "group", marks=pytest.mark.slow),
-        pytest.param(16, torch.float32, "group", marks=pytest.mark.slow),
-    ],
+    [(3, torch.float16, "buffer"), (1, torch.float16, "group"), (16, torch.float32, "group")],
     ids=str,
 )
-def test_sums_of_two_ranks(tokens: int, dtype: torch.dtype, way: str) -> None:
+def test_further_sums_of_two_ranks(tokens: int, dtype: torch.dtype, way: str) -> None:
     first, second = on_ranks(2, several_sums, symmetric_buffers(2, 16 * 40) if way == "buffer" else None, tokens, dtype)
     assert first == second, "bit for bit, or ranks part ways"
 
@@ -89,7 +94,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"greedy": {"stop_token_ids": ()}, "beams":
 def answers(model: Any, searches: list[str]) -> dict[str, Any]:
     writing = Writer(model, PLAIN[:1])
     return {
-        name: generate(model, writing.prompts, writing.decoding(**OPTIONS[name], max_new_tokens=4)) for name in searches
+        name: generate(model, writing.prompts, writing.decoding(**OPTIONS[name], max_new_tokens=3)) for name in searches
     }
 
 

@@ -29,9 +29,11 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sentence-transformers folder whose files may be changed."""
+    """A sentence-transformers folder whose small files may be changed."""
     target = tmp_path / "sentences"
-    shutil.copytree(MINILM, target)
+    shutil.copytree(MINILM, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    for weights in MINILM.glob("*.safetensors"):
+        (target / weights.name).symlink_to(weights)
     return target
 
 

@@ -80,7 +80,7 @@ def test_compiled_blocks_share_code_and_change_nothing(monkeypatch: pytest.Monke
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("ours", [False, True], ids=["flash", "ours"])
+@pytest.mark.parametrize("ours", [pytest.param(False, marks=pytest.mark.slow), True], ids=["flash", "ours"])
 def test_blocks_are_one_graph_with_the_kernel_for_packed_texts(monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
     """As on a GPU: without memory, the kernel has shapes only, but is traced all the same."""
     from torch._dynamo.utils import counters
@@ -206,11 +206,12 @@ def test_compiled_blocks_take_the_kernels_with_gradients(monkeypatch: pytest.Mon
         return found
 
     # Seven offsets and 25 positions, as above. The interpreter is slow: other lengths are seen without dropout.
-    rows = [PackedRow((9, 7, 3, 2, 2, 2)), PackedRow((33, 5))][: 1 if dropout else 2]
+    rows = [PackedRow((9, 7, 3, 2, 2, 2)), PackedRow((17, 5))][: 1 if dropout else 2]
     for row in rows:
-        found = gradients(compiled, row)
         with torch.profiler.profile() as profile:
-            again = gradients(compiled, row)
+            found = gradients(compiled, row)
+        # Without dropout there is nothing to draw.
+        again = gradients(compiled, row) if dropout else found
         operators.append(Counter(event.name for event in profile.events() if event.name.startswith("flagai::")))
         for name, expected in gradients(plain, row).items():
             assert torch.equal(found[name], again[name]), "dropout is not drawn from the generator"

@@ -103,7 +103,7 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("task", ["ner-crf", "masklm"])
+@pytest.mark.parametrize("task", [pytest.param("ner-crf", marks=pytest.mark.slow), "masklm"])
 def test_a_run_that_was_cut_off_continues_as_if_nothing_had_happened(tmp_path: Path, task: str) -> None:
     home = data.home(tmp_path, "RoBERTa-base-ch")
     file = data.write(tmp_path, task)

@@ -50,7 +50,7 @@ def test_nothing_is_written_over_without_a_word(home: Path, monkeypatch: pytest.
         train(home, "notes", overwrite=True)
 
 
-@pytest.mark.parametrize("stop", [4, 9, 0])
+@pytest.mark.parametrize("stop", [4, pytest.param(9, marks=pytest.mark.slow), 0])
 def test_a_model_is_exchanged_whole_or_not_at_all(home: Path, stop: int) -> None:
     """Also the base model itself, which a run that continues reads again."""
     base = home / "RoBERTa-base-ch"

@@ -105,7 +105,7 @@ def test_a_run_that_learns_nothing_says_what_to_try(home: Path, caplog: pytest.L
 # -- the disk and the memory ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [3, 6, 11])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 6, 11])
 def test_a_full_disk_leaves_the_last_checkpoint(home: Path, step: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     assert step in (3, 6, 11)
