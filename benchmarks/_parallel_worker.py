@@ -6,7 +6,6 @@ Everything that a first use imports or allocates (libraries, NCCL, CUDA) is used
 import contextlib
 import gc
 import json
-import logging
 import os
 import statistics
 import sys
@@ -21,69 +20,10 @@ from typing import Any
 
 import torch
 from _measure import copy_bandwidth
+from _parallel_rank_load import load, timed_load, wait
 from torch import distributed
 
 _PROMPT = 32
-
-
-# -- loading ----------------------------------------------------------------------------------------------------
-
-
-def load(task: dict[str, Any], folder: str, mesh: Any) -> Any:
-    """Load with all ranks."""
-    if task["system"] == "flagai":
-        from flagai.model.glm_model import GLMModel
-
-        return GLMModel.from_pretrained(folder, mesh=mesh, device=task["device"])
-    import transformers
-
-    options: dict[str, Any] = {"tp_plan": "auto"}
-    with contextlib.suppress(ImportError, TypeError):  # its new name
-        from transformers.distributed import DistributedConfig
-
-        options = {"distributed_config": DistributedConfig(tp_plan="auto")}
-    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).eval()
-
-
-def timed_load(task: dict[str, Any], mesh: Any) -> tuple[dict[str, Any], Any]:
-    """Seconds until the last rank has its part, this rank's phases, and the model."""
-    _wait(task)
-    with phases() as told:
-        start = time.perf_counter()
-        model = load(task, task["folder"], mesh)
-        own = time.perf_counter() - start
-    if task["device"] == "cpu":  # views of the file: fetch every page
-        for parameter in model.parameters():
-            values = getattr(parameter, "_local_tensor", parameter.data).detach()
-            values.reshape(-1)[:: 4096 // values.element_size()].sum(dtype=torch.float32)
-    _wait(task)
-    return {"seconds": time.perf_counter() - start, "own": own, "phases": told}, model
-
-
-@contextmanager
-def phases() -> Iterator[list[str]]:
-    """What the library tells of its phases meanwhile."""
-    told: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            told.append(record.getMessage())
-
-    logger, collect = logging.getLogger("flagai.checkpoint"), Collect()
-    level = logger.level
-    logger.addHandler(collect)
-    logger.setLevel(logging.DEBUG)
-    try:
-        yield told
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(collect)
-
-
-def _wait(task: dict[str, Any]) -> None:
-    if task["device"] != "cpu":
-        torch.cuda.synchronize()
-    distributed.barrier()
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------
@@ -154,10 +94,10 @@ def rates(task: dict[str, Any], model: Any, short: int, long: int, options: dict
     """Steps a second, from the difference between a long and a short answer: what comes before does not count."""
 
     def run(count: int) -> float:
-        _wait(task)
+        wait(task)
         start = time.perf_counter()
         answer(model, count, options)
-        _wait(task)
+        wait(task)
         return time.perf_counter() - start
 
     run(short), run(long)
@@ -246,14 +186,14 @@ def _peer_step(task: dict[str, Any], model: Any, **given: Any) -> dict[str, Any]
     ids = torch.tensor([prompt(model.config.vocab_size)], device=task["device"])
 
     def run(count: int) -> float:
-        _wait(task)
+        wait(task)
         start = time.perf_counter()
         with torch.inference_mode():
             model.generate(
                 ids, attention_mask=torch.ones_like(ids), min_new_tokens=count, max_new_tokens=count,
                 do_sample=False, pad_token_id=0, **given,
             )  # fmt: skip
-        _wait(task)
+        wait(task)
         return time.perf_counter() - start
 
     short, long = 4, 4 + task["tokens"] // 4
@@ -299,7 +239,7 @@ def serve(task: dict[str, Any]) -> None:
     model = None
     gc.collect()
     bandwidth = copy_bandwidth() if cuda else None
-    _wait(task)
+    wait(task)
     print("ready", flush=True)
     for _ in range(task["rounds"]):
         sys.stdin.readline()

@@ -2,16 +2,16 @@
 
 import itertools
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from glm_mini_vocabulary import is_han
 
 from flagai.data.prepare import glm
 from flagai.data.prepare.glm_pretraining import block_row, short_spans
 from flagai.data.tokenizer import Tokenizer
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_SOURCE, LONGEST_TARGET, LONGEST_TEXT = 314, 48, 320
 # How often each task's examples are seen while every poem is written once, by stage. The first learns the language of
 # poems; the second, which starts from its result, learns to copy; the third finishes poems and titles.
@@ -63,37 +63,6 @@ _RECITED = 6
 _LINE_END = frozenset("，。！？；")
 
 Record = dict[str, str]
-
-
-# -- vocabulary -----------------------------------------------------------------------------------------------
-
-
-def vocabulary(texts: Sequence[str]) -> list[str]:
-    """A WordPiece vocabulary of characters, of letters and digits inside words, and of frequent Latin words.
-
-    Args:
-        texts: all texts of the training part.
-    """
-    characters: Counter[str] = Counter()
-    words: Counter[str] = Counter()
-    for text in texts:
-        lower = text.lower()
-        characters.update(lower)
-        words.update(re.findall("[a-z]{2,}", lower))
-    kept = [character for character, count in characters.most_common() if count >= 2 and not character.isspace()]
-    plain = sorted({*kept, *"abcdefghijklmnopqrstuvwxyz0123456789"})
-    inner = [f"##{character}" for character in plain if not _stands_alone(character)]
-    frequent = [word for word, count in words.most_common(400) if count >= 8]
-    return list(dict.fromkeys([*SPECIAL, *plain, *inner, *sorted(frequent)]))
-
-
-def _stands_alone(character: str) -> bool:
-    """Han characters and punctuation are words of their own."""
-    return _is_han(character) or not character.isalnum()
-
-
-def _is_han(text: str) -> bool:
-    return len(text) == 1 and "\u3400" <= text <= "\u9fff"
 
 
 # -- tasks ----------------------------------------------------------------------------------------------------
@@ -207,7 +176,7 @@ class Rows:
     def __init__(self, tokenizer: Tokenizer, titles: Sequence[Sequence[int]]) -> None:
         self.tokenizer = tokenizer
         self.echo = tuple(tokenizer.encode(_ECHO))
-        han = [number for number, token in enumerate(_tokens(tokenizer)) if _is_han(token)]
+        han = [number for number, token in enumerate(_tokens(tokenizer)) if is_han(token)]
         self.han = han
         known = frozenset(han)
         counts = Counter(token for title in titles for token in title if token in known)

@@ -1,4 +1,4 @@
-"""The models of the tests of saving."""
+"""The models of the tests of saving and of layouts."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from tests.checkpoint.making import saved
+from tests.checkpoint.layouts import GLM, State
+from tests.checkpoint.making import saved, tensors
 
 
 @pytest.fixture
@@ -19,3 +20,12 @@ def old(tmp_path: Path) -> Any:
 def new() -> Any:
     """A model that takes its place."""
     return tiny.build("GLMModel", 2, spell_length=None, class_num=None)
+
+
+@pytest.fixture
+def glm(tmp_path: Path) -> tuple[Any, State, Path]:
+    """A GLM, its tensors under the original's names, and a folder with its configuration only."""
+    model = saved(tmp_path / "model", **GLM)
+    state = tensors(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    return model, state, tmp_path / "model"

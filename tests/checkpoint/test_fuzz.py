@@ -5,9 +5,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,49 +22,13 @@ from flagai.doctor import examine
 from flagai.errors import ConfigError, FlagAIError
 from flagai.model.glm_model import GLMConfig, GLMModel
 from tests.checkpoint.making import saved
+from tests.checkpoint.watching import nothing_happens
 
-FORBIDDEN = ("os.exec", "os.fork", "os.posix_spawn", "os.system", "socket", "subprocess.Popen")
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 NAMES = ("model.safetensors", "pytorch_model.bin", "legacy.bin", "mp_rank_00_model_states.pt")
 fuzzing = settings(
     max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-_watching: list[list[str]] = []
-
-
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if _watching and (event.startswith(FORBIDDEN) or _runs_text(event, arguments) or _writes(event, arguments)):
-        _watching[-1].append(f"{event} {arguments!r:.200}")
-
-
-def _runs_text(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Whether code from a string is run, and not by a module that torch or a codec imports late."""
-    where = {"exec": lambda: arguments[0].co_filename, "compile": lambda: arguments[1]}
-    return event in where and str(where[event]()).startswith(("<", "None")) and not _is_importing()
-
-
-def _is_importing() -> bool:
-    frame = sys._getframe()
-    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
-        frame = frame.f_back
-    return frame is not None
-
-
-def _writes(event: str, arguments: tuple[Any, ...]) -> bool:
-    return event == "open" and isinstance(arguments[1], str) and bool(set(arguments[1]) & set("wax+"))
-
-
-sys.addaudithook(_watch)  # hooks stay until the interpreter ends; this one sleeps outside of `nothing_happens`
-
-
-@contextmanager
-def nothing_happens() -> Iterator[None]:
-    _watching.append([])
-    try:
-        yield
-    finally:
-        events = _watching.pop()
-    assert not events
 
 
 def read(path: Path) -> None:

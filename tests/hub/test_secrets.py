@@ -2,14 +2,16 @@
 
 import base64
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from flagai.catalog.card import ModelFile
-from flagai.errors import FlagAIError, OfflineError
+from flagai.errors import FlagAIError, HubError, OfflineError
 from flagai.hub import ensure, look
+from flagai.hub.names import public, shown
 from flagai.hub.request import UncatalogedModel
 from tests.hub.conftest import FILES, QUICK, contents
 from tests.hub.server import Fault, Hub
@@ -124,3 +126,47 @@ def test_a_redirect_keeps_the_token_for_the_same_origin_only(
     large = [e.headers.get("Authorization") for e in hub.requests(f"/cdn/owner/glm/{NAME}")]
     assert len(large) > 6
     assert set(large) == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize("token", ["hf_sec\nret", "hf_sec ret", "hf_sec\tret", "hf_secrét", "hf_sec\x7fret"])
+def test_a_token_with_odd_characters_is_told_nowhere(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, token: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(HubError, match="token") as caught:
+        ensure("hf:owner/glm", tmp_path / "m", policy=QUICK)
+    files = [path.read_text() for path in (tmp_path / "m").rglob("*") if path.is_file()]
+    assert "hf_sec" not in " ".join([str(caught.value), caplog.text, *files])
+    assert hub.log == []
+
+
+SECRET = [
+    "https://anna:top/secret@host/x/",
+    "https://anna:top/sec:ret/@host/x/",
+    "https://anna:12/secret@host/x/",
+    "https://anna:top?secret@host/x/",
+    "https://anna:top#secret@host/x/",
+    "https://anna:top\\secret@host/x/",
+    "HTTPS://anna:secret@host/x/",
+    "https:anna:secret@host/x/",
+    "https:/anna:secret@host/x/",
+    "ftp://anna:secret@host/x/",
+    "odd://anna:secret@host/x?secret",
+    "https://anna:secret@host/x/?token=secret",
+    "https://anna:sec\nsecret@host/x/",
+]
+
+
+@pytest.mark.parametrize("spec", SECRET)
+def test_passwords_with_odd_characters_are_told_nowhere(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture, spec: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    policy = replace(QUICK, attempts=1, first_attempts=1, connect_timeout=0.5, read_timeout=0.5)
+    with pytest.raises(FlagAIError) as caught:
+        ensure(UncatalogedModel("m", (spec,), [ModelFile("vocab.txt")]), tmp_path / "m", policy=policy)
+    files = [path.read_text() for path in (tmp_path / "m").rglob("*") if path.is_file()]
+    told = " ".join([str(caught.value), caplog.text, *files, public(spec), shown(spec)])
+    for word in ("secret", "top", "sec:ret"):
+        assert word not in told

@@ -1,11 +1,11 @@
 """Arguments of every operation, and which implementation must compute them; see test_operations.py.
 
-A generator for each operation stands in CASES under the operation's name. A case names the implementation that must be
-chosen for it, or "plain" where every implementation must refuse.
+A generator for each operation stands in CASES, here or in model_cases.py, under the operation's name. A case names the
+implementation that must be chosen for it, or "plain" where every implementation must refuse.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -20,7 +20,6 @@ from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.layer.sdpa import AttentionMask
 from tests import tiny
 from tests.kernels.conftest import DEVICE
-from tests.kernels.steps import decoding_arguments, search_arguments
 
 Context = Callable[[], AbstractContextManager[object]]
 # The interpreter cuts bfloat16 off where a GPU rounds, and multiplies no matrices of it.
@@ -83,15 +82,11 @@ def autocast(dtype: torch.dtype, *, gradients: bool = False) -> Context:
 
     @contextmanager
     def entered() -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(torch.set_grad_enabled(gradients))
-            stack.enter_context(torch.autocast(DEVICE, dtype))
+        with torch.set_grad_enabled(gradients), torch.autocast(DEVICE, dtype):
             yield
 
     return entered
 
-
-# -- linear ---------------------------------------------------------------------------------------------------------
 
 # How a matrix lies in memory, [out, in].
 LAYOUTS: dict[str, Callable[[int, int], torch.Tensor]] = {
@@ -171,9 +166,6 @@ def linear_cases() -> Iterator[Case]:
         yield Case("plain", "autocast", linear_call((20, 256), 2048), "cpu", torch.float16, autocast(torch.float16))
 
 
-# -- norms ----------------------------------------------------------------------------------------------------------
-
-
 def add_norm_call(
     *shape: int,
     dtype: torch.dtype = HALF,
@@ -220,9 +212,6 @@ def add_norm_cases() -> Iterator[Case]:
     yield Case("plain", "autocast", add_norm_call(1100, 48), dtype=HALF, context=autocast(HALF))
 
 
-# -- attention ------------------------------------------------------------------------------------------------------
-
-
 def attention_call(
     mask: Mask | AttentionMask, length: int, width: int, *, dtype: torch.dtype = HALF, joint: bool = True, **more: float
 ) -> Callable[[str], Call]:
@@ -265,9 +254,6 @@ def attention_cases() -> Iterator[Case]:
     yield Case("plain", "no packed texts", attention_call(Causal(), 14, 8), dtype=HALF)
 
 
-# -- quantized products ---------------------------------------------------------------------------------------------
-
-
 def quantized_call(
     bits: int, shape: tuple[int, ...], outputs: int, dtype: torch.dtype, *, bias: bool = True
 ) -> Callable[[str], Call]:
@@ -305,98 +291,9 @@ def quantized_cases() -> Iterator[Case]:
         yield Case("plain", f"{bits} bits, gradients", half, dtype=HALF, context=torch.enable_grad)
 
 
-# -- training, decoding ---------------------------------------------------------------------------------------------
-
-
-def compiled_call(name: str | None, dtype: torch.dtype | None) -> Callable[[str], Call]:
-    """A model whose loss and gradients are compared, of padded texts and of packed ones."""
-
-    def make(device: str) -> Call:
-        if name is None:
-            return Call((nn.Linear(2, 2),), {}, list_of)
-        layers = {"n_layer" if name == "GPT2Model" else "num_hidden_layers": 1}
-        model = tiny.build(name, **layers).to(device)
-        batch = {key: value.to(device) for key, value in tiny.batch(name).items()}
-        flat = {key: value.reshape(1, -1) for key, value in batch.items()} | {"lengths": PackedRow((7, 12, 2))}
-
-        def observed(_: None) -> dict[str, Any]:
-            with torch.compiler.set_stance("force_eager"), torch.autocast(DEVICE, dtype, dtype is not None):
-                losses = [model(**given)["loss"] for given in (batch, flat)]
-            torch.stack(losses).sum().backward()
-            gradients = {key: each.grad for key, each in model.named_parameters() if each.grad is not None}
-            return {"losses": losses, **gradients}
-
-        return Call((model,), {}, observed)
-
-    return make
-
-
-def compiled_cases() -> Iterator[Case]:
-    """A post-norm and a pre-norm model, in float32 and under autocast."""
-    kernel = "compiled.blocks.compile_fused_blocks"
-    for name, dtype in (("BertForMaskLM", None), ("BertForMaskLM", HALF), ("GPT2Model", HALF)):
-        about, context = f"{name}, autocast {dtype}", torch.enable_grad
-        yield Case(kernel, about, compiled_call(name, dtype), dtype=dtype or torch.float32, context=context)
-    yield Case("plain", "no blocks", compiled_call(None, None))
-
-
-def decoding_cases() -> Iterator[Case]:
-    """Steps of every family with one lane and several, quantized, in half precision and in float32."""
-    fused, t5, cpu = "decode.select.fused_blocks", "decode.select.fused_t5_blocks", "cpu.decode_block.cpu_blocks"
-    for dtype, lanes, kind in product(HALVES, (1, 3), ("gpt2", "glm", "bert", "t5", "t5-gated")):
-        chosen = {"bert": "plain", "t5": t5, "t5-gated": t5}.get(kind, fused)
-        make = step_call(kind, dtype, lanes)
-        yield Case(chosen, f"{kind}, {dtype}, {lanes} lanes", make, dtype=dtype, context=torch.inference_mode)
-    for how in ("int8", "int4"):
-        make = step_call("glm-wide", HALF, 1, quantize=how)
-        yield Case(fused, f"{how} weights", make, dtype=HALF, context=torch.inference_mode)
-    for lanes, kind in product((1, 3), ("gpt2", "glm", "bert", "t5")):
-        chosen = cpu if kind in ("gpt2", "glm") else "plain"
-        make = step_call(kind, torch.float32, lanes, static=False)
-        yield Case(chosen, f"{kind} on a CPU, {lanes} lanes", make, "cpu", context=torch.inference_mode)
-    yield Case("plain", "gradients", step_call("gpt2", HALF, 1), dtype=HALF, context=torch.enable_grad)
-    hooked = step_call("gpt2", HALF, 1, hooked=True)
-    yield Case("plain", "a hook", hooked, dtype=HALF, context=torch.inference_mode)
-    many = step_call("gpt2", HALF, 5, rows=4)
-    yield Case("plain", "20 rows", many, dtype=HALF, context=torch.inference_mode)
-
-
-def step_call(kind: str, dtype: torch.dtype, lanes: int, **more: Any) -> Callable[[str], Call]:
-    """The blocks' call in a step of generation; the cache is compared, too."""
-    return lambda device: Call(*decoding_arguments(kind, device, dtype, lanes, **more))
-
-
-def search_cases() -> Iterator[Case]:
-    """Greedy steps with stop ids and with forbidden ids; other searches."""
-    kernel = "decode.greedy.greedy_step"
-    options: dict[str, dict[str, Any]] = {
-        "stops": {"stop_token_ids": tuple(range(2, 30, 4))},
-        "a stop": {"stop_token_ids": (36,)},
-        "banned": {"stop_token_ids": (2, 17), "suppress_tokens": (3, 9, 12)},
-        "few ids": {"max_new_tokens": 4},
-        "many banned": {"suppress_tokens": tuple(range(3, 20))},
-        "sampling": {"do_sample": True, "seed": 5, "num_return_sequences": 2},
-        "penalty": {"repetition_penalty": 2.0},
-    }
-    for kind, about, steps in product(("gpt2", "glm-blanks", "t5"), options, (1, 3)):
-        chosen = kernel if about in ("stops", "a stop", "banned", "few ids") else "plain"
-        make = search_call(kind, HALF, steps, options[about])
-        yield Case(chosen, f"{kind}, {about}, after {steps}", make, context=torch.inference_mode)
-    make = search_call("gpt2", torch.float32, 1, {})
-    yield Case("plain", "float32", make, context=torch.inference_mode)
-
-
-def search_call(kind: str, dtype: torch.dtype, steps: int, options: dict[str, Any]) -> Callable[[str], Call]:
-    """A search after some steps; everything that a step changes is compared."""
-    return lambda device: Call(*search_arguments(kind, device, dtype, steps, options))
-
-
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "linear": linear_cases,
     "add_norm": add_norm_cases,
     "scaled_dot_product_attention": attention_cases,
     "quantized_linear": quantized_cases,
-    "compile_blocks": compiled_cases,
-    "cached_blocks": decoding_cases,
-    "search_step": search_cases,
 }

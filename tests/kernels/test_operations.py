@@ -19,7 +19,8 @@ from flagai.kernels.cpu import linear as cpu_linear
 from flagai.kernels.packed import attention
 from flagai.model.layer.kernel_choice import jit_kernels, only_kernels
 from flagai.model.layer.operation import Implementation, Operation
-from tests.kernels.cases import CASES, Call, Case
+from tests.kernels import cases, model_cases
+from tests.kernels.cases import Call, Case
 from tests.kernels.conftest import DEVICE
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,8 @@ def operations() -> dict[str, Operation[Any, Any]]:
 
 
 OPERATIONS = operations()
-GRID = {name: list(cases()) for name, cases in CASES.items()}
+CASES = cases.CASES | model_cases.CASES
+GRID = {name: list(make()) for name, make in CASES.items()}
 
 
 def test_every_operation_has_cases() -> None:

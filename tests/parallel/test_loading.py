@@ -13,15 +13,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import CheckpointError, ConfigError, InputError
 from flagai.model import opening
-from flagai.model.bert_model import BertForClsClassifier, BertForMaskLM
+from flagai.model.bert_model import BertForMaskLM
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.parallel import dtensor
 from flagai.parallel.sharding import read_sharding
 from flagai.parallel.world import make_mesh
 from tests import tiny
+from tests.checkpoint.layouts import parts
 from tests.checkpoint.making import saved, tensors
-from tests.checkpoint.test_formats import parts
 from tests.parallel.comparing import SHARED
 from tests.parallel.ranks import on_ranks
 
@@ -209,33 +209,6 @@ def untie(folder: Path) -> None:
 def test_two_values_for_tied_weights_are_cut_too(tmp_path: Path) -> None:
     saved(tmp_path, "BertForMaskLM", tie_word_embeddings=False, **SHARED["bert"])
     on_ranks(2, untie, tmp_path)
-
-
-# -- new parameters -----------------------------------------------------------------------------------------------
-
-
-def values(parameter: torch.Tensor) -> list[float]:
-    found: list[float] = dtensor.full_tensor(parameter.detach()).flatten().tolist()
-    return found
-
-
-def draw(folder: Path, dimensions: dict[str, int]) -> list[list[float]]:
-    mesh = make_mesh(**dimensions)
-    torch.manual_seed(7 + mesh.get_rank())  # ranks that disagree
-    model = GLMModel.from_pretrain(folder, mesh=mesh, only_download_config=True)
-    head = BertForClsClassifier.from_pretrain(folder / "bert", mesh=mesh, class_num=3)
-    return [values(parameter) for parameter in [*model.parameters(), *head.classifier.parameters()]]
-
-
-@pytest.mark.parametrize("dimensions", [{"tp": 2}, {"dp": 2, "tp": 1}], ids=str)
-def test_ranks_agree_on_new_parameters_and_a_seed_gives_one_model(tmp_path: Path, dimensions: dict[str, int]) -> None:
-    saved(tmp_path, **GLM)
-    saved(tmp_path / "bert", "BertModel", hidden_size=16, num_attention_heads=4)
-    first, second = on_ranks(2, draw, tmp_path, dimensions)
-    assert first == second
-    torch.manual_seed(7)
-    alone = GLMModel.from_pretrain(tmp_path, only_download_config=True)
-    assert first[: len(list(alone.parameters()))] == [values(parameter) for parameter in alone.parameters()]
 
 
 # -- errors -------------------------------------------------------------------------------------------------------
