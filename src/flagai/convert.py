@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flagai.auto_model.registry import class_named, find_class
 from flagai.checkpoint.atomic import replace_folder, target_folder
 from flagai.checkpoint.files import CheckpointFiles
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
@@ -18,7 +19,6 @@ from flagai.model import quantization
 from flagai.model.base_model import BaseModel
 from flagai.model.config import ModelConfig
 from flagai.model.device import Dtype
-from flagai.model.registry import class_named, find_class
 from flagai.resolve import CONFIG_FILE, ResolvedModel, resolve
 from flagai.typed_json import read_json
 

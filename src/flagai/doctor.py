@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from flagai.auto_model.registry import find_class
 from flagai.catalog.packages import find_model
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import fold
 from flagai.errors import FlagAIError
-from flagai.model.registry import find_class
 from flagai.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 

@@ -9,6 +9,7 @@ import torch
 
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.lookup import class_names_by_family
+from flagai.auto_model.registry import class_named
 from flagai.catalog.tasks import ALIASES, TASKS
 from flagai.checkpoint import reader
 from flagai.data.tokenizer import Tokenizer
@@ -16,7 +17,6 @@ from flagai.errors import ConfigError, InputError, LoadError, ModelNotFoundError
 from flagai.loading import load
 from flagai.model.predictor.embedder import SentenceEmbedder
 from flagai.model.predictor.predictor import Predictor
-from flagai.model.registry import class_named
 from tests import folders, tiny
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "autoloader_table.json").read_text(encoding="utf-8"))

@@ -7,10 +7,10 @@ import pytest
 
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.lookup import class_name_for
+from flagai.auto_model.registry import class_named
 from flagai.errors import ConfigError, InputError
 from flagai.families.family import Family, ModelClass, family_named, register_family
 from flagai.model.predictor.predictor import Predictor
-from flagai.model.registry import class_named
 from tests.test_docs import ROOT, blocks
 
 

@@ -76,7 +76,7 @@ def by_name(card: Card) -> str:
 @pytest.mark.torch
 @pytest.mark.parametrize("card", CARDS, ids=by_name)
 def test_the_configuration_builds_and_has_the_stated_parameters(card: Card) -> None:
-    from flagai.model.registry import class_named
+    from flagai.auto_model.registry import class_named
 
     model_class = class_named(card.model_class)
     model = model_class.on_meta(model_class.config_class.from_dict(card.config, card.origin))
@@ -86,8 +86,8 @@ def test_the_configuration_builds_and_has_the_stated_parameters(card: Card) -> N
 @pytest.mark.torch
 @pytest.mark.parametrize("card", CARDS, ids=by_name)
 def test_the_configuration_describes_the_family_and_the_class_is_where_the_card_says(card: Card) -> None:
+    from flagai.auto_model.registry import class_named
     from flagai.model.config_content import family_of
-    from flagai.model.registry import class_named
 
     json.dumps(dict(card.config))  # it becomes a config.json
     assert family_of(card.config) == card.family

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.lookup import class_name_for, fine_tuned_name
+from flagai.auto_model.registry import class_named
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.catalog.packages import find_model
@@ -20,7 +21,6 @@ from flagai.cli import app
 from flagai.errors import HubError, ModelNotFoundError, OfflineError
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
-from flagai.model.registry import class_named
 from tests import vocabularies
 from tests.hub.server import Hub
 from tests.tiny import randomised

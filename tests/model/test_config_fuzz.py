@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.lookup import family_at
+from flagai.auto_model.registry import find_class
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import FlagAIError
-from flagai.model.registry import find_class
 from flagai.typed_json import read_json
 from tests import tiny
 

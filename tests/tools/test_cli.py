@@ -82,8 +82,8 @@ def test_errors_end_the_process_with_one_message() -> None:
 @pytest.mark.parametrize("case", ["bert_model", "glm_deepspeed_mp2_fp16", "gpt2_native_linear", "t5_relu_tied"])
 @pytest.mark.parametrize("layout", ["flagai", "huggingface"])
 def test_convert_keeps_the_weights(case: str, layout: str, tmp_path: Path) -> None:
+    from flagai.auto_model.registry import find_class
     from flagai.checkpoint.reader import open_checkpoint
-    from flagai.model.registry import find_class
     from flagai.typed_json import read_json
 
     target = tmp_path / "converted"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flagai.auto_model.lookup import class_name_for, family_in, fine_tuned_name, may_have_head, split_name
+from flagai.auto_model.registry import class_named, find_class
 from flagai.catalog.tasks import task_named
 from flagai.checkpoint.steady import read_one_version
 from flagai.data.tokenizer import Tokenizer
@@ -20,7 +21,6 @@ from flagai.model.base_model import BaseModel
 from flagai.model.config_content import family_of
 from flagai.model.device import Device, Dtype, best_device
 from flagai.model.opening import FolderReader, load_model
-from flagai.model.registry import class_named, find_class
 from flagai.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 
