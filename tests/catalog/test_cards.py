@@ -87,7 +87,7 @@ def test_the_configuration_builds_and_has_the_stated_parameters(card: Card) -> N
 @pytest.mark.parametrize("card", CARDS, ids=by_name)
 def test_the_configuration_describes_the_family_and_the_class_is_where_the_card_says(card: Card) -> None:
     from flagai.auto_model.registry import class_named
-    from flagai.model.config_content import family_of
+    from flagai.families.config_content import family_of
 
     json.dumps(dict(card.config))  # it becomes a config.json
     assert family_of(card.config) == card.family

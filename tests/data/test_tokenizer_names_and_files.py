@@ -20,8 +20,8 @@ from flagai.data.tokenizer.jieba_engine import jieba_segmenter
 from flagai.data.tokenizer.saved import Saved
 from flagai.data.tokenizer.vocabulary import vocabulary_errors
 from flagai.errors import FlagAIError, ModelNotFoundError, VocabularyError
+from flagai.families.config_content import family_of
 from flagai.families.family import family_named
-from flagai.model.config_content import family_of
 from tests import vocabularies
 from tests.data.variants import Variant
 

@@ -15,10 +15,10 @@ from flagai.checkpoint.steady import read_one_version
 from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.description import has_tokenizer
 from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNotFoundError
+from flagai.families.config_content import family_of
 from flagai.families.family import family_named
 from flagai.hub.local_state import holds_model
 from flagai.model.base_model import BaseModel
-from flagai.model.config_content import family_of
 from flagai.model.device import Device, Dtype, best_device
 from flagai.model.opening import FolderReader, load_model
 from flagai.resolve import CONFIG_FILE

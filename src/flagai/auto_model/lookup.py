@@ -10,8 +10,8 @@ from flagai.catalog.packages import any_case, find_model
 from flagai.catalog.tasks import TASKS
 from flagai.checks import check_path
 from flagai.errors import InputError, ModelNotFoundError
+from flagai.families.config_content import family_of
 from flagai.families.family import all_families, family_named, family_names, is_family
-from flagai.model.config_content import family_of
 from flagai.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 

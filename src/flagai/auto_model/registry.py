@@ -5,9 +5,9 @@ from typing import Any
 
 from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import ConfigError
+from flagai.families.config_content import architecture_of, family_of
 from flagai.families.family import all_families, family_named, family_names, is_family
 from flagai.model.base_model import BaseModel
-from flagai.model.config_content import architecture_of, family_of
 from flagai.typed_json import shown
 
 

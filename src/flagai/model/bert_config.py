@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from flagai.catalog.card import MODEL_TYPES
 from flagai.data.tokenizer.padding import VocabularyPadding, vocabulary_padding
+from flagai.families.config_content import architecture_of, model_type_of
 from flagai.model.config import ModelConfig
-from flagai.model.config_content import architecture_of, model_type_of
 from flagai.model.config_fields import COUNT, HEADS, LAYERS, PROBABILITY, SCALE, SIZE, TOKEN_ID, VOCABULARY, setting
 from flagai.typed_json import Fields, shown
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Self
 from flagai.checkpoint.atomic import replace_file
 from flagai.checks import check_path
 from flagai.errors import ConfigError
+from flagai.families.config_content import check_mapping, family_of, with_labels
 from flagai.families.family import family_names, is_family
-from flagai.model.config_content import check_mapping, family_of, with_labels
 from flagai.model.config_fields import field_aliases, field_specs, setting
 from flagai.typed_json import read_json, shown
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from flagai.catalog.card import MODEL_TYPES
+from flagai.families.config_content import model_type_of
 from flagai.model.config import ModelConfig
-from flagai.model.config_content import model_type_of
 from flagai.model.config_fields import HEADS, LAYERS, PROBABILITY, SCALE, SIZE, TOKEN_ID, VOCABULARY, setting
 from flagai.model.generation_defaults import FILE, with_end_tokens
 from flagai.typed_json import Fields, read_json, shown
