@@ -83,14 +83,7 @@ def write_shards(folder: Path, plan: SavePlan, max_shard_size: int | str, build:
 
 
 def write_file(path: Path, plan: SavePlan, *, pickled: bool = False, build: Build = build) -> None:
-    """Write one file.
-
-    Args:
-        path: the file.
-        plan: from :func:`plan_tensors`.
-        pickled: write torch's format instead of safetensors.
-        build: makes the tensors, which are asked for in the plan's order.
-    """
+    """Write one file, in torch's format instead of safetensors if ``pickled``; the rest as :func:`write_shards`."""
     from safetensors import SafetensorError  # late: reading needs no safetensors
     from safetensors.torch import save, save_file
 
@@ -122,11 +115,8 @@ def write_quantized(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 def save_distributed(plan: SavePlan, write: Callable[[Build], None]) -> None:
     """Save a sharded model: the first rank writes while all gather; every rank calls it, and all fail together.
 
-    The first rank never holds more than one file's tensors, the others one tensor.
-
-    Args:
-        plan: what is written, in the order in which it is written.
-        write: writes it, building each tensor with the function that it gets.
+    The first rank never holds more than one file's tensors, the others one tensor. ``write`` writes the plan in its
+    order, and makes each tensor by the function that it gets.
 
     Raises:
         CheckpointError: on the other ranks, if the first one failed; there its own error is raised.

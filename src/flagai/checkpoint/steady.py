@@ -28,7 +28,7 @@ def read_steadily(
     Args:
         path: the folder of the model, or a weights file.
         read: opens the files, and reads from the same folder what else it needs.
-        files: where the weights are, if somebody has looked already.
+        files: where the weights are, if the caller has looked already.
 
     Raises:
         CheckpointError: the files change without end, or cannot be read.

@@ -98,25 +98,19 @@ def _places(record: Record) -> tuple[str, list[tuple[int, int]], str]:
     return (given, places, "tokens") if isinstance(given, str) and places else (*join_tokens(tokens), "tokens")
 
 
-def entity_types(records: Sequence[Record]) -> list[str]:
-    """The types of all entities, by alphabet."""
-    known = tags_of(records)
+def entity_types(records: Sequence[Record], known: Mapping[str, str] = _NOTHING) -> list[str]:
+    """The types of all entities, by alphabet; the known tags are as in :func:`tagged`."""
     found = sorted({span.label for record in records for span in tagged(record, known)[1]})
     if not found:
         raise InputError(f"No text from {records[0].place} on has an entity. Expected tags such as B-LOC and I-LOC.")
     return found
 
 
-def known_entities(record: Record, types: Sequence[str], known: Mapping[str, str] = _NOTHING) -> list[Span]:
-    """The entities of a record, or an InputError for one whose type is not among the training data's.
-
-    The known tags are as in :func:`tagged`.
-    """
-    spans = tagged(record, known)[1]
+def check_types(record: Record, spans: Sequence[Span], types: Sequence[str]) -> None:
+    """Refuse entities of types that the training data does not have, with an InputError."""
     for span in spans:
         if span.label not in types:
             raise _unknown(record, f"type {span.label!r}", types)
-    return spans
 
 
 def _strings(record: Record, column: str) -> list[str]:

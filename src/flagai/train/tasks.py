@@ -70,13 +70,13 @@ class Entities(Objective):
     def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
         self.tags = labels.tags_of(records)
         super().__init__(task, family, records, recipe)
-        self.types = labels.entity_types(records)
+        self.types = labels.entity_types(records, self.tags)
 
     def check(self, record: Record) -> None:
         labels.tagged(record, self.tags)
 
     def check_labels(self, record: Record) -> None:
-        labels.known_entities(record, self.types, self.tags)
+        self._read([record])
 
     def settings(self) -> dict[str, Any]:
         return {"class_num": len(self.names())}
@@ -90,8 +90,11 @@ class Entities(Objective):
         return (labels.tagged(record, self.tags)[0],)
 
     def _read(self, records: Sequence[Record]) -> tuple[list[str], list[list[Span]]]:
-        spans = [labels.known_entities(record, self.types, self.tags) for record in records]
-        return [self.texts(record)[0] for record in records], spans
+        """Texts and their entities, all of known types."""
+        texts, spans = zip(*(labels.tagged(record, self.tags) for record in records), strict=True)
+        for record, found in zip(records, spans, strict=True):
+            labels.check_types(record, found, self.types)
+        return list(texts), list(spans)
 
     def unlearned(self, tokenizer: Tokenizer, records: Sequence[Record]) -> str:
         texts, spans = self._read(records)
