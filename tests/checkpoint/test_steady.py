@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
+from flagai import resolve
 from flagai.checkpoint import reader, steady
 from flagai.checkpoint.formats.safetensors_file import open_safetensors
 from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import CheckpointError, FlagAIError
-from flagai.model import resolve
 from flagai.model.bert_model import BertModel
 from flagai.model.config import LOADING_ARGUMENTS
 from tests import tiny
