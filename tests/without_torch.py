@@ -14,7 +14,8 @@ TESTS = Path(__file__).parent
 FILES = {
     "catalog/test_cards.py", "catalog/test_catalog.py", "catalog/test_commands.py",
     "catalog/test_packages.py", "data/test_labels.py", "data/test_tokenizer_golden.py", "data/test_tokenizer_names.py",
-    "data/test_tokenizer_offsets.py", "hub/test_commands.py", "hub/test_lock.py", "hub/test_transfer.py",
+    "data/test_tokenizer_offsets.py", "hub/test_cache.py", "hub/test_commands.py", "hub/test_lock.py",
+    "hub/test_transfer.py",
     "hub/test_secrets.py", "hub/test_slow_servers.py", "hub/test_store.py", "hub/test_versions.py",
     "structure/test_modules.py",
     "structure/test_private_names.py", "structure/test_sizes.py", "test_errors.py", "test_settings.py", "test_skips.py",

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,10 +68,18 @@ def same(writing: Writer, **options: Any) -> None:
         assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-4)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("kind", ["glm-blanks", "t5", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
-def test_answers(kind: str, options: dict[str, Any], calls: Calls) -> None:
-    same(writer(kind), **options)
+DEFAULT = {("glm-blanks", "stops"), ("t5", "banned")}  # each kind of option and of position; the others are slow
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        pytest.param(*case, marks=() if case in DEFAULT else pytest.mark.slow)
+        for case in product(("glm-blanks", "t5", *OTHERS), OPTIONS)
+    ],
+)
+def test_answers(kind: str, options: str, calls: Calls) -> None:
+    same(writer(kind), **OPTIONS[options])
     assert len(calls) > 4
 
 

@@ -33,7 +33,7 @@ def losses(folder: Path, task: str, out: str, **more: Any) -> list[float]:
     return [json.loads(line).get("loss") for line in lines]
 
 
-@pytest.mark.parametrize(("task", "packing"), [("ner", True), ("masklm", False)])
+@pytest.mark.parametrize(("task", "packing"), [("ner", True), pytest.param("masklm", False, marks=pytest.mark.slow)])
 def test_batches_from_other_processes_are_the_same(tmp_path: Path, task: str, packing: bool) -> None:
     data.home(tmp_path, "RoBERTa-base-ch")
     data.write(tmp_path, task)

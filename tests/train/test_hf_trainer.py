@@ -33,7 +33,10 @@ def train(name: str, folder: Path, **options: Any) -> tuple[torch.nn.Module, lis
     return model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("name", ["BertForSequenceLabeling", "GLMForSeq2Seq", "GPT2Model", "T5Model"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("GPT2Model", "T5Model")]
+
+
+@pytest.mark.parametrize("name", ["BertForSequenceLabeling", "GLMForSeq2Seq", *SLOW])
 def test_the_trainer_trains_and_saves(name: str, tmp_path: Path) -> None:
     _, losses = train(name, tmp_path, per_device_train_batch_size=4)
     assert losses[-1] < losses[0]
