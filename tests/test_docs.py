@@ -101,11 +101,14 @@ def test_the_example_architecture_is_under_40_lines() -> None:
     assert len([line for line in example.splitlines() if line.strip()]) < 40
 
 
-def test_both_readmes_show_the_same_code() -> None:
-    english, chinese = (blocks(ROOT / name, "(?:python|bash)") for name in ("README.md", "README_zh.md"))
+CHINESE = [(ROOT / "README.md", ROOT / "README_zh.md")]
+CHINESE += [(ROOT / "docs" / page.name, page) for page in sorted((ROOT / "docs" / "zh").glob("*.md"))]
 
-    def without_comments(texts: list[str]) -> list[str]:
-        return [re.sub(r"\s*#.*", "", text) for text in texts]
+
+@pytest.mark.parametrize(("english", "chinese"), CHINESE, ids=lambda page: page.name)
+def test_pages_show_the_same_code_in_both_languages(english: Path, chinese: Path) -> None:
+    def without_comments(page: Path) -> list[str]:
+        return [re.sub(r"\s*#.*", "", text) for text in blocks(page, "(?:python|bash)")]
 
     assert without_comments(english) == without_comments(chinese)
 

@@ -1,11 +1,16 @@
 """A recorder for CPUs with the semantics of CUDA graphs: it notes which kernels run on what, and no more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from flagai.generation.replay import cuda_graph
+from flagai.parallel.dtensor import local
 
 
 class _Tape(TorchDispatchMode):
@@ -29,8 +34,8 @@ class _Tape(TorchDispatchMode):
             for before, after in zip(tree_leaves(old), tree_leaves(new), strict=True):
                 if not isinstance(before, torch.Tensor) or id(before) in read:
                     continue
-                if before.untyped_storage().data_ptr() != after.untyped_storage().data_ptr():
-                    before.copy_(after)
+                if local(before).untyped_storage().data_ptr() != local(after).untyped_storage().data_ptr():
+                    local(before).copy_(local(after))
 
 
 def _wait(found: Any) -> None:
@@ -65,3 +70,13 @@ class TapeRecorder:
             fresh.clear()
 
         return play
+
+
+@contextmanager
+def taped() -> Iterator[TapeRecorder]:
+    """In the body, steps are captured on a CPU, too."""
+    recorder = TapeRecorder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_graph, "recorder_for", lambda _: recorder)
+        patch.setattr(cuda_graph, "can_record", lambda _: True)
+        yield recorder

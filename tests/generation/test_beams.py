@@ -1,6 +1,7 @@
 """Beams in groups, and words that must occur."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,19 @@ def test_one_spelling_of_a_word_is_enough() -> None:
     for ids, wanted in (([9], [0, 1]), ([9, 1], [0, 1]), ([1, 2], [0, 2]), ([3, 9], [0, 2]), ([5, 3], [1, 2])):
         assert forced.progress(torch.tensor([[ids]]))[0, 0].tolist() == wanted
     assert forced.following(torch.tensor([[[9, 1]]]))[0, 0].tolist() == [5, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "glm", "t5"])
+@pytest.mark.parametrize("options", [{}, {"suppress_tokens": (9, 3)}, {"suppress_tokens": range(1, 14)}], ids=str)
+def test_the_best_scores_decide_as_all_scores_do(kind: str, options: dict[str, Any]) -> None:
+    """A processor that changes nothing gets the scores of the whole vocabulary."""
+    writing = writer(kind)
+    decoding = writing.decoding(num_beams=4, num_return_sequences=4, **options)
+    best = generate(writing.model, writing.prompts, decoding)
+    every = generate(writing.model, writing.prompts, decoding, logits_processors=[lambda _, scores: scores])
+    assert [[answer.ids for answer in row] for row in best] == [[answer.ids for answer in row] for row in every]
+    for ours, theirs in zip(best, every, strict=True):
+        same(ours, theirs)
 
 
 def test_groups_without_a_penalty_are_the_same_search() -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.kernels.cpu import decode_block as lean
 from flagai.kernels.cpu.decode_block import CpuDecodeBlock, fused_stack
 from flagai.model.gpt2_model import GPT2Model
 from flagai.model.layer.kernel_choice import only_kernels
@@ -59,7 +58,7 @@ def test_queries_keys_and_values_are_one_product_where_they_are_one_matrix(
     stack = fused_stack(model.blocks)
     assert stack is not None
     # A cast gives every parameter memory of its own.
-    assert [len(block._projections) for block in stack.blocks] == [3 if dtype else 1] * 2
+    assert [len(block.projections) for block in stack.blocks] == [3 if dtype else 1] * 2
     torch.set_num_threads(2)
     try:
         prompts, decoding = [Prompt((7, 8, 9, 11, 13))], Decoding(max_new_tokens=8)
@@ -88,13 +87,3 @@ def test_changed_blocks_compute_themselves() -> None:
     assert not fused_stack(model.eval().bfloat16().blocks)
     model.float().blocks[0].attention.q = torch.nn.Linear(192, 192)
     assert not fused_stack(model.blocks)
-
-
-def test_only_neighbours_of_one_tensor_are_joined() -> None:
-    whole = torch.randn(12, 5)
-    assert torch.equal(lean._whole(whole.split(4)), whole)
-    assert torch.equal(lean._whole(whole.T.split(1)), whole.T[:5])
-    assert lean._whole([whole[:4], whole[8:]]) is None
-    assert lean._whole([whole[4:8], whole[:4]]) is None
-    assert lean._whole([whole[:4], whole[4:8].clone()]) is None
-    assert lean._whole([whole[:4], whole[4:]]) is None

@@ -1,7 +1,7 @@
 """Drafts from the text change how many steps an answer takes, and nothing else."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flagai.auto_model.auto_loader import AutoLoader
-from flagai.generation import Hypothesis, Prompt, engine, generate, stream
+from flagai.generation import Hypothesis, Prompt, generate, stream
 from flagai.generation.prompt_lookup import look_up
 from flagai.model.predictor.predictor import Predictor
 from tests import tiny
+from tests.generation.mixing import looking_late
 from tests.generation.writers import KINDS, Writer, writer
 
 TEXT = "为了加强对金银的管理，保证国家经济建设对金银的需要，特制定本条例。本条例所称金银，包括矿藏生产金银。"
@@ -29,11 +30,12 @@ def same(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> None:
 
 @contextmanager
 def steps_of(model: Any) -> Iterator[list[int]]:
-    """The widths of the steps that a model makes."""
+    """How many tokens each step of a model has; prompts are no steps."""
     widths: list[int] = []
 
     def count(_: Any, given: Any, named: Any, output: Any) -> None:
-        widths.append(output["logits"].shape[1])
+        if named["cache"].attn_mask.table is not None:
+            widths.append(output["logits"].shape[1])
 
     handle = model.register_forward_hook(count, with_kwargs=True)
     try:
@@ -140,7 +142,7 @@ def test_processors_see_every_beginning_of_the_draft(kind: str) -> None:
     plain = answers()
     with steps_of(writing.model) as widths:
         same(answers(prompt_lookup_num_tokens=4), plain)
-    assert max(widths) > 1
+    assert max(widths) > len(writing.prompts)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "glm", "glm-blanks"])
@@ -170,21 +172,21 @@ def test_nothing_allowed_gives_an_empty_answer() -> None:
 
 
 def copying(period: int) -> Any:
-    """A GPT-2 that writes the token that stood ``period`` places before, which it finds through cache and mask."""
+    """A GPT-2 that writes the token that stood ``period`` places before, which it finds through its slot table."""
 
     class Copying(tiny.CLASSES["GPT2Model"]):  # type: ignore[misc]
-        def forward(self, input_ids: Any, position_ids: Any, attention_mask: Any, cache: Any, **_: Any) -> Any:
-            count, past = input_ids.shape[1], cache.length
-            entries = torch.stack([input_ids, position_ids.expand_as(input_ids)], dim=-1)[:, None].float()
-            ids, places = cache.append(0, entries, entries)[0][:, 0].unbind(-1)
-            cache.advance(count)
-            seen = attention_mask[:, 0] if past else torch.ones(count, count).tril()[None].bool()
-            wanted = seen & (places[:, None] == position_ids[:, :, None] + 1 - period)
-            token = torch.where(wanted, ids[:, None], 0).sum(-1).long()
-            logits = torch.nn.functional.one_hot(token, 37).float() * 9
-            at = _.get("logits_at")
-            return {"logits": logits if at is None else logits.gather(1, at[..., None].expand(-1, -1, 37)),
-                    "hidden_states": logits}  # fmt: skip
+        def forward(self, input_ids: Any, position_ids: Any, cache: Any, **_: Any) -> Any:
+            entries = torch.stack([input_ids, position_ids], dim=-1)[:, None].float()
+            kept = cache.append(0, entries, entries)[0]
+            table = cache.attn_mask.table
+            if table is None:  # a prompt, whose logits nobody wants
+                return {"logits": torch.zeros(*input_ids.shape, 37), "hidden_states": entries[:, 0]}
+            ids, places = kept[table.slots.long(), 0].unbind(-1)  # [T, L] each
+            seen = torch.arange(ids.shape[1]) < table.lengths[:, None]
+            wanted = seen & (places == position_ids[0, :, None] + 1 - period)
+            token = torch.where(wanted, ids, 0).sum(-1).long()
+            logits = torch.nn.functional.one_hot(token, 37).float()[None] * 9
+            return {"logits": logits, "hidden_states": logits}
 
     return Copying(tiny.config("GPT2Model", n_positions=200)).eval()
 
@@ -209,9 +211,8 @@ def test_a_text_that_is_copied_takes_few_steps() -> None:
     )
 
 
-def test_a_text_that_is_done_early_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is fed on, which must neither change it nor run out of room; the others take more steps than it has left."""
-    monkeypatch.setattr(engine, "_IDLE", 2.0)  # nobody leaves
+def test_a_text_that_is_done_is_fed_on_for_a_step() -> None:
+    """As on a GPU, where that is known a step later: it must neither change nor run out of room."""
     model, end = copying(30), 36
     easy = (*range(27), end, 27, 28)
     hard = (1, 2, 2, 1, 1, 1, 2, 1, 2, 2, 2, 2, 1, 2, 1, 1, 2, 2, 1, 2, 2, 2, 1, 1, 2, 1, 2, 1, 1, 2)
@@ -219,50 +220,30 @@ def test_a_text_that_is_done_early_waits_for_the_others(monkeypatch: pytest.Monk
     options = {"stop_token_ids": (end,), "max_new_tokens": 29}
     plain = generate(model, prompts, Writer(model, ()).decoding(**options))
     assert [row[0].ids for row in plain] == [easy[:27], hard[:29]]
-    same(generate(model, prompts, Writer(model, ()).decoding(**options, prompt_lookup_num_tokens=15)), plain)
+    with looking_late():
+        same(generate(model, prompts, Writer(model, ()).decoding(**options, prompt_lookup_num_tokens=15)), plain)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_full_answer_stays_while_others_are_written(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, where answers are only looked at now and then."""
-    monkeypatch.setattr(engine, "_IDLE", 2.0)
-    monkeypatch.setattr(engine, "_done_check_interval", lambda _: 6)
+def test_a_full_answer_is_fed_on_for_a_step(kind: str) -> None:
     for seed in range(3):
         writing = writer_of(kind, seed)
         options = {"stop_token_ids": (17,), "max_new_tokens": 12, "do_sample": True, "seed": seed}
         plain = generate(writing.model, writing.prompts, writing.decoding(**options))
-        same(generate(writing.model, writing.prompts, writing.decoding(**options, prompt_lookup_num_tokens=4)), plain)
+        decoding = writing.decoding(**options, prompt_lookup_num_tokens=4)
+        with looking_late():
+            same(generate(writing.model, writing.prompts, decoding), plain)
 
 
 def test_where_nothing_is_copied_steps_are_no_wider() -> None:
-    """A draft is only made where something matches; and slots of wrong drafts are used again."""
+    """A draft is only made where something matches, from the second step on."""
     writing = writer("gpt2")
     decoding = writing.decoding(
         no_repeat_ngram_size=1, stop_token_ids=(), max_new_tokens=20, prompt_lookup_num_tokens=9
     )
     with steps_of(writing.model) as widths:
         generate(writing.model, [Prompt((3, 4, 5))], decoding)
-    assert widths == [1] * 20
-
-
-def test_the_cache_of_a_single_text_holds_what_is_kept_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    writing = writer("glm")
-    made, places = [], set()
-    new_cache, forward = writing.model.new_cache, writing.model.forward
-    monkeypatch.setattr(writing.model, "new_cache", lambda capacity: made.append(new_cache(capacity)) or made[-1])
-
-    def watched(*given: Any, **named: Any) -> Any:
-        output = forward(*given, **named)
-        places.add(tuple(buffer.data_ptr() for buffer in (*made[0]._keys, *made[0]._values)))
-        return output
-
-    monkeypatch.setattr(writing.model, "forward", watched)
-    decoding = writing.decoding(
-        stop_token_ids=(), max_new_tokens=20, repetition_penalty=1.5, prompt_lookup_num_tokens=6
-    )
-    generate(writing.model, [Prompt((3, 5, 7, 3, 5, 7))], decoding)
-    assert len(places) == 1, "nothing is copied"
-    assert made[0].length <= 6 + 19 + 6
+    assert widths[1:] == [1] * 19
 
 
 def test_titles_of_laws_take_fewer_steps() -> None:
@@ -289,6 +270,3 @@ def test_a_stream_tells_tokens_in_order_and_several_at_once() -> None:
     assert [token for event in events for token in event.ids] == list(text * 2)
     assert max(len(event.ids) for event in events) == 8
     assert events[-1].hypotheses
-
-
-Refused = Callable[[], None]

@@ -142,7 +142,6 @@ def refused(message: str, kind: str = "gpt2", prompts: Any = PLAIN, **options: A
 def test_impossible_prompts_are_refused() -> None:
     refused("Prompt 1 has no ids", prompts=[Prompt((1,)), Prompt(())])
     refused("Only GLM fills blanks", prompts=[Prompt((1, 2), (1,))])
-    refused("1 of 2 prompts have blanks", "glm", [Prompt((1, 2), (1,)), Prompt((1, 2))])
     refused("a blank at 2", "glm-blanks", [Prompt((1, 2), (2,))])
     refused("start_id", "glm-blanks", [Prompt((1, 2), (1,))], start_id=None)
     refused("stop_token_ids", "glm-blanks", [Prompt((1, 2), (1,))], stop_token_ids=())

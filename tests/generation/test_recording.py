@@ -23,7 +23,7 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[CudaRecorder]:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", nothing)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
-    monkeypatch.setattr(recording, "_side_stream", lambda _: stream)
+    monkeypatch.setattr(recording, "side_stream", lambda _: stream)
     return [CudaRecorder(torch.device("cpu")) for _ in range(2)]
 
 

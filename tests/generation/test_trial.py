@@ -8,35 +8,35 @@ import pytest
 import torch
 
 from flagai.generation import generate, stream
-from flagai.generation.replay import compile_ahead, cuda_graph
-from flagai.generation.replay.step_pool import step_pool
+from flagai.generation.replay import compile_ahead
+from flagai.generation.replay.steps import captured_steps
 from flagai.model.block.stack import cached_blocks
 from flagai.model.layer.operation import Implementation
-from tests.generation.tape import TapeRecorder
+from tests.generation.tape import taped
 from tests.generation.writers import Writer, writer
 
 Done = dict[str, Any]
 
 
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Done]:
+def compiler() -> Iterator[Done]:
     """What the kernels of a step do when they are called for the first time, on another thread."""
-    recorder = TapeRecorder()
-    monkeypatch.setattr(cuda_graph, "recorder_for", lambda _: recorder)
-    monkeypatch.setattr(cuda_graph, "can_record", lambda _: True)
     found: Done = {"compile": lambda: None, "calls": 0, "threads": set()}
 
-    def kernels(*given: Any, **named: Any) -> torch.Tensor:
-        if threading.current_thread() is not threading.main_thread():
+    def kernels(blocks: Any, hidden: Any, attn_mask: Any, *given: Any, **named: Any) -> torch.Tensor:
+        if attn_mask.table is None:  # a prompt
+            pass
+        elif threading.current_thread() is not threading.main_thread():
             found["compile"]()
         else:
             found["calls"] += 1
-        return cached_blocks.plain(*given, **named)
+        return cached_blocks.plain(blocks, hidden, attn_mask, *given, **named)
 
     cached_blocks.implementations.insert(
         0, Implementation("kernels", lambda *_, **__: True, kernels, traceable=False, jit=True)
     )
-    yield found
+    with taped():
+        yield found
     del cached_blocks.implementations[0]
 
 
@@ -74,7 +74,7 @@ def test_steps_go_on_until_kernels_are_there(compiler: Done, monkeypatch: pytest
     assert calls[-1] > 0
     generate(writing.model, one, writing.decoding(max_new_tokens=16, stop_token_ids=()))
     assert compiler["calls"] == calls[-1], "what has been recorded is replayed"
-    assert len(step_pool(writing.model).ready) == 1
+    assert len(captured_steps(writing.model)) == 1
 
 
 def test_a_compiler_that_fails_is_done_without(compiler: Done, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,7 @@
 """Models whose logits are the closed formula of the golden files, driven through the real cache and masks.
 
 A slot of the cache holds an id and its place in the text as "keys", so what a token's history is must be found
-through the mask that the engine gives: a wrong ancestor changes every logit.
+through the slot table that the engine gives: a wrong slot changes every logit.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from flagai.model.layer import KVCache
+from flagai.model.layer.paged_cache import PagedStep
 from tests import tiny
 
 VOCABULARY = 12
@@ -20,13 +21,17 @@ class _Toy:
     seed: int
     answer_block: int  # what stands for the answer's block positions, to imitate the reference's GLM
 
-    def _logits(self, ids: torch.Tensor, place: torch.Tensor, block: torch.Tensor, seen: Any, cache: KVCache) -> Any:
-        """The formula; ``place`` [B, S] is where a token stands in its text."""
-        entries = torch.stack([ids.double(), place.expand_as(ids).double()], dim=-1)[:, None]
-        history = cache.append(0, entries, entries[..., :1])[0][:, 0]
-        cache.advance(ids.shape[1])
-        summed = (seen * ((history[..., 1] + 1) * history[..., 0])[:, None, :]).sum(-1)
-        return formula(self.seed, summed % 13, place.expand_as(ids), block.expand_as(ids))
+    def _logits(self, ids: torch.Tensor, place: torch.Tensor, block: torch.Tensor, cache: PagedStep) -> Any:
+        """The formula; ``place`` [1, T] is where a token stands in its text."""
+        entries = torch.stack([ids.double(), place.double()], dim=-1)[:, None]
+        history = cache.append(0, entries, entries[..., :1])[0]
+        table = cache.attn_mask.table
+        if table is None:  # prompts, whose logits nobody wants
+            return torch.zeros(*ids.shape, VOCABULARY)
+        seen = torch.arange(table.slots.shape[1]) < table.lengths[:, None]
+        history = history[table.slots.long(), 0]  # [T, L, 2]
+        summed = (seen * (history[..., 1] + 1) * history[..., 0]).sum(-1)
+        return formula(self.seed, summed[None] % 13, place, block)
 
     def new_cache(self, capacity: int = 0) -> KVCache:
         return KVCache(1, capacity)
@@ -44,41 +49,30 @@ def formula(seed: int, p: torch.Tensor, q: torch.Tensor, b: torch.Tensor) -> tor
     return logits.float()
 
 
-def _causal(count: int, past: int) -> torch.Tensor:
-    return torch.ones(count, past + count).tril(past)[None]
-
-
 class _DecoderToy(_Toy):
-    def read(
-        self, ids: Any, position_ids: Any, attention_mask: Any, cache: KVCache, logits_at: Any = None, **others: Any
-    ) -> dict[str, Any]:
+    prompt_end = 0  # of the last prompt
+
+    def read(self, ids: Any, position_ids: Any, cache: PagedStep, **others: Any) -> dict[str, Any]:
         blocked = position_ids.dim() == 3
         place = position_ids[:, 0] if blocked else position_ids
         block = position_ids[:, 1] if blocked else torch.zeros_like(place)
-        first = not cache.length
-        block = block if first else block + self.answer_block
-        seen = _causal(ids.shape[1], 0) if first else attention_mask[:, 0]
-        logits = self._logits(ids, place, block, seen, cache)
-        picked = logits if logits_at is None else logits[torch.arange(len(ids))[:, None], logits_at]
-        return {"logits": picked, "hidden_states": logits}
+        if cache.attn_mask.table is None:
+            self.prompt_end = int(place.max()) + 1
+        block = torch.where(place > self.prompt_end, block + self.answer_block, block)
+        logits = self._logits(ids, place, block, cache)
+        return {"logits": logits, "hidden_states": logits}
 
 
 class _EncoderToy(_Toy):
-    def encode(self, ids: Any, mask: Any) -> torch.Tensor:
+    def encode(self, ids: Any, **others: Any) -> torch.Tensor:
         return torch.zeros(*ids.shape, VOCABULARY)
 
-    def read(
-        self,
-        ids: Any,
-        decoder_input_ids: Any,
-        decoder_position_ids: Any,
-        decoder_attention_mask: Any,
-        cache: KVCache,
-        **others: Any,
-    ) -> dict[str, Any]:
-        block = torch.zeros_like(decoder_position_ids)
-        seen = decoder_attention_mask[:, 0]
-        logits = self._logits(decoder_input_ids, decoder_position_ids, block, seen, cache)
+    def cache_memory(self, memory: torch.Tensor, cache: PagedStep) -> None:
+        pass
+
+    def read(self, ids: Any, decoder_input_ids: Any, cache: PagedStep, **others: Any) -> dict[str, Any]:
+        place = (cache.attn_mask.table.lengths - 1)[None]
+        logits = self._logits(decoder_input_ids, place, torch.zeros_like(place), cache)
         return {"logits": logits, "hidden_states": logits}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.replay.step_pool import step_pool
+from flagai.generation.replay.steps import captured_steps
 from flagai.model.glm_model import GLMForSeq2Seq, GLMModel
 from flagai.parallel import dtensor
 from flagai.parallel.fsdp import FullyShard
@@ -83,14 +83,15 @@ def check_generation() -> None:
     wanted = answers(alone, False)
     for _ in range(2):
         assert answers(model, True) == wanted
-    assert len(step_pool(model).ready)
+    assert captured_steps(model)
     half = GLMModel.from_pretrained(folder, mesh=mesh, dtype=torch.bfloat16)
     for graphs in (True, False):
         mine = answers(half, graphs)
         theirs: list[Any] = [None, None]
         distributed.all_gather_object(theirs, mine)
         assert theirs[0] == theirs[1], graphs
-    assert all("decode.select.tensor_parallel_blocks" in step.kernels for step in step_pool(half).ready)
+    (steps,) = captured_steps(half)
+    assert all("decode.select.tensor_parallel_blocks" in forward.kernels for forward in steps.forwards.values())
 
 
 def check_training() -> None:

@@ -91,10 +91,11 @@ def noted(suits: Callable[..., bool], calls: list[int]) -> Callable[..., bool]:
 )
 def test_packed_texts_equal_padded_ones(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    fast = scaled_dot_product_attention.implementations
-    for index, each in enumerate(fast):
-        if each.compute is encoding.attend_packed:
-            monkeypatch.setitem(fast, index, replace(each, suits=noted(each.suits, calls)))
+    counted = [
+        replace(each, suits=noted(each.suits, calls)) if each.compute is encoding.attend_packed else each
+        for each in scaled_dot_product_attention.implementations
+    ]
+    monkeypatch.setattr(scaled_dot_product_attention, "implementations", counted)
     model, tokens = build("BertForMaskLM", **WIDE), ids(31, 1, PACKED.total)
     expected = model(PACKED.pad(tokens), attention_mask=PACKED.valid().long())["logits"]
     packed = model.cuda().to(dtype)(tokens.cuda(), lengths=PACKED)["logits"]

@@ -5,8 +5,7 @@ implementation that must be chosen for it, or "plain" where every implementation
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from typing import Any
@@ -19,52 +18,9 @@ from flagai.model.layer.packed_row import PackedRow
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.layer.sdpa import AttentionMask
 from tests import tiny
+from tests.kernels.case import HALF, HALVES, Call, Case, Context, list_of, with_gradients
 from tests.kernels.conftest import DEVICE
-
-Context = Callable[[], AbstractContextManager[object]]
-# The interpreter cuts bfloat16 off where a GPU rounds, and multiplies no matrices of it.
-HALVES = [torch.bfloat16, torch.float16] if DEVICE == "cuda" else [torch.float16]
-HALF = HALVES[0]
-
-
-@dataclass
-class Call:
-    """Arguments, and what to compare after the operation has been computed: default its result."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    observed: Callable[[Any], Any] = lambda result: result
-
-
-@dataclass(frozen=True)
-class Case:
-    """What an operation computes.
-
-    Args:
-        chosen: name of the implementation that must compute it, or "plain".
-        about: what is special about it.
-        make: makes the arguments on a device; the random generator has the same seed at every call.
-        device: "cpu", or "triton" for a GPU; without one Triton's interpreter takes tensors of the CPU.
-        dtype: the least exact dtype of the computation, which sets the tolerance.
-        context: in which the arguments are made and computed.
-    """
-
-    chosen: str
-    about: str
-    make: Callable[[str], Call]
-    device: str = "triton"
-    dtype: torch.dtype = torch.float32
-    context: Context = torch.no_grad
-
-
-def with_gradients(*leaves: torch.Tensor) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-    """Compare the result and the leaves' gradients."""
-
-    def observed(result: torch.Tensor) -> list[torch.Tensor]:
-        weights = torch.linspace(-1, 1, result.numel(), device=result.device).view_as(result).to(result.dtype)
-        return [result.detach(), *torch.autograd.grad(result, leaves, weights)]
-
-    return observed
+from tests.kernels.paged_cases import paged_attention_cases
 
 
 @contextmanager
@@ -123,11 +79,6 @@ def linear_call(
         return Call((hidden, matrix, offset, activation_name), {}, with_gradients(*leaves) if leaves else list_of)
 
     return make
-
-
-def list_of(result: Any) -> list[Any]:
-    """The result alone."""
-    return [result]
 
 
 def linear_cases() -> Iterator[Case]:
@@ -213,7 +164,13 @@ def add_norm_cases() -> Iterator[Case]:
 
 
 def attention_call(
-    mask: Mask | AttentionMask, length: int, width: int, *, dtype: torch.dtype = HALF, joint: bool = True, **more: float
+    mask: Mask | AttentionMask | Callable[[str], AttentionMask],
+    length: int,
+    width: int,
+    *,
+    dtype: torch.dtype = HALF,
+    joint: bool = True,
+    **more: float,
 ) -> Callable[[str], Call]:
     """Queries, keys and values of three heads in one row; ``joint`` cuts them from one product."""
 
@@ -221,7 +178,10 @@ def attention_call(
         whole = torch.randn(1, length, 3 * 3 * width).to(device, dtype).requires_grad_(torch.is_grad_enabled())
         parts = [part.unflatten(-1, (3, width)).transpose(1, 2) for part in whole.chunk(3, dim=-1)]
         parts = parts if joint else [part.contiguous() for part in parts]
-        given = mask if isinstance(mask, AttentionMask) else prepare_mask(mask, length, length, torch.device(device))
+        if isinstance(mask, Mask):
+            given = prepare_mask(mask, length, length, torch.device(device))
+        else:
+            given = mask if isinstance(mask, AttentionMask) else mask(device)
 
         def merged(result: torch.Tensor) -> list[torch.Tensor]:
             # As in a model, whose gradients have the same strides for every number of tokens. torch 2.11 keeps cuDNN's
@@ -231,6 +191,12 @@ def attention_call(
         return Call((*parts, given), more, merged if torch.is_grad_enabled() else list_of)
 
     return make
+
+
+def causal(lengths: tuple[int, ...]) -> Callable[[str], AttentionMask]:
+    """The mask of packed prompts, of which no position attends to later ones."""
+    row = PackedRow(lengths)
+    return lambda device: AttentionMask(causal=True, packed=row, cu_seqlens=row.cu_seqlens(device))
 
 
 def attention_cases() -> Iterator[Case]:
@@ -245,6 +211,12 @@ def attention_cases() -> Iterator[Case]:
         call = attention_call(Packed(PackedRow(texts)), sum(texts), width, dtype=dtype, joint=joint)
         context = torch.enable_grad if gradients else torch.no_grad
         about = f"{dtype}, {texts}, {width} wide, joint {joint}, gradients {gradients}"
+        yield Case(kernel, about, call, dtype=dtype, context=context)
+    # Gradients of causal texts are flash attention's, which only a GPU has.
+    for dtype, texts, width, gradients in product(HALVES, lengths, (8, 24), {False, DEVICE == "cuda"}):
+        call = attention_call(causal(texts), sum(texts), width, dtype=dtype)
+        context = torch.enable_grad if gradients else torch.no_grad
+        about = f"causal, {dtype}, {texts}, {width} wide, gradients {gradients}"
         yield Case(kernel, about, call, dtype=dtype, context=context)
     packed = Packed(PackedRow((5, 9)))
     yield Case("plain", "float32", attention_call(packed, 14, 8, dtype=torch.float32))
@@ -293,6 +265,7 @@ def quantized_cases() -> Iterator[Case]:
 
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "linear": linear_cases,
+    "paged_attention": paged_attention_cases,
     "add_norm": add_norm_cases,
     "scaled_dot_product_attention": attention_cases,
     "quantized_linear": quantized_cases,

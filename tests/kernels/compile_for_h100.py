@@ -20,14 +20,16 @@ from triton import compiler
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from flagai.kernels.cuda.launch_plan import LaunchPlan
 from flagai.kernels.cuda.nvrtc import Options, image_of
-from flagai.kernels.cuda.whole_stack import LaunchPlan
 from flagai.kernels.triton import (
     all_reduce,
     decode,
     greedy,
+    many_rows,
     packed,
     packed_backward,
+    paged_attention,
     quantized,
     rms_norm,
 )
@@ -35,7 +37,8 @@ from flagai.kernels.triton import (
 _TARGET = GPUTarget("cuda", 90, 32)
 # Of parameters that are no pointers to bfloat16; those in capitals that are not constants are sizes.
 _TYPES = {
-    "write_index": "*i64", "step_counter": "*i64", "peer_addresses": "*i64", "slots": "*i64", "ids": "*i64",
+    "slot_mapping": "*i64", "table": "*i32", "lengths": "*i32", "parts": "*fp32", "arrived": "*i32",
+    "step_counter": "*i64", "peer_addresses": "*i64", "slots": "*i64", "ids": "*i64",
     "position_ids": "*i64", "block_ids": "*i64", "seed": "*i64", "attn_mask": "*u8", "offsets": "*i32",
     "eps": "fp32", "scale": "fp32", "number": "i32", "means": "*fp32", "rates": "*fp32", "parameters": "*fp32",
     "sums": "*fp32", "total": "*bf16", "shares": "*fp32",
@@ -76,19 +79,20 @@ def cases(few: bool = False) -> Iterator[Case]:
         }
         around = {"ACTIVATION": "gelu", "BIAS": True, "RESIDUAL": True}
         yield decode.linear_act_residual_kernel, step | cut | around, {}, {"num_warps": 8}
-        lanes = {"BEAMS": count, "D": 64}
         if count == 1 or not few:
-            yield decode.qkv_to_cache_kernel, step | cut | lanes, {}, {"num_warps": 8}
-        yield decode.decode_attention_kernel, {**lanes, "BD": 64, "BC": 128, "PDL": True}, {}, {"num_warps": 8}
+            yield decode.qkv_to_cache_kernel, step | cut, {}, {"num_warps": 8}
+        split = {"D": 64, "BD": 64, "BC": 128, "SP": 4 // count, "PDL": True}
+        yield decode.decode_attention_kernel, split, {}, {"num_warps": 8}
         ranks = {"RANK": 0, "COUNT": 2}
         if count == 1 or not few:
             yield all_reduce.send_kernel, step | cut | ranks, {}, {"num_warps": 8}
-            yield from _small(step, count, around, lanes, few)
+            yield from _small(step, count, around, few)
     yield from _choice(few)
     yield decode.norm_kernel, {**step, "BK": 4096}, {}, {"num_warps": 8}
     after = {"N": 4096, "BK": 4096, "BIAS": True, "NORM": True, "PDL": True}
     yield all_reduce.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}
     yield all_reduce.bias_residual_norm_kernel, {**after, "PDL": False}, {"sums": "*bf16"}, {"num_warps": 16}
+    yield from _paged(few)
     yield rms_norm.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
     row, wide = {"K": 768, "ROWS": 2, "BK": 1024}, {"K": 3072, "ROWS": 8, "BK": 256}
     yield packed.add_norm_kernel, row, {}, {"num_warps": 4}
@@ -106,9 +110,29 @@ def cases(few: bool = False) -> Iterator[Case]:
         for biased in (True, False)[: 1 if few else None]:
             tile = {"SHORTEST": 1, "BIAS": biased, "H": 12, "D": 64, "BD": 64, "BS": size}
             options = {"num_warps": warps}
-            yield packed.short_attention_kernel, tile, {"bias": "*fp32"}, options
+            yield packed.short_attention_kernel, {**tile, "CAUSAL": True}, {"bias": "*fp32"}, options
             learning = options if registers is None else options | {"maxnreg": registers}
             yield packed_backward.short_attention_backward_kernel, tile, {"bias": "*fp32"}, learning
+
+
+def _paged(few: bool) -> Iterator[Case]:
+    """Attention to a paged cache, with parts of a token's keys and with all; what a step of many rows does besides."""
+    types = {"slots": "*i32", "lengths": "*i32", "totals": "*fp32", "stats": "*fp32"}
+    head = {"H": 16, "D": 64, "BD": 64, "PDL": True}
+    for split, bias in ((False, False), (True, True))[: 1 if few else None]:
+        found = head | {"SPLIT": split, "BIAS": bias}
+        tile = {"HEADS": 4, "LANES": 4, "DEPTH": 4, "STAGES": 1}
+        yield paged_attention.paged_attention_kernel, found | tile, types, {"num_warps": 4}
+        tile = {"GROUP": 4, "BG": 16, "STEP": 64, "STAGES": 3}
+        yield paged_attention.grouped_attention_kernel, found | tile, types, {"num_warps": 4}
+    joined = {"D": 64, "BD": 64, "BS": 8, "PDL": True}
+    yield paged_attention.join_splits_kernel, joined, types, {"num_warps": 1}
+    row = {"N": 1024, "BN": 1024, "KEEP": False, "PDL": True}
+    yield many_rows.bias_to_slots_kernel, row, {}, {"num_warps": 4}
+    norm = {"K": 1024, "BK": 1024, "NORM": True, "PDL": True}
+    yield many_rows.residual_norm_kernel, norm, {}, {"num_warps": 4}
+    inner = {"N": 4096, "BLOCK": 2048, "ACTIVATION": "gelu", "PDL": True}
+    yield many_rows.bias_act_kernel, inner, {}, {"num_warps": 8}
 
 
 def _choice(few: bool) -> Iterator[Case]:
@@ -119,9 +143,7 @@ def _choice(few: bool) -> Iterator[Case]:
         yield greedy.append_kernel, sizes, _STATE, {}
 
 
-def _small(
-    step: dict[str, Any], count: int, around: dict[str, Any], lanes: dict[str, int], few: bool
-) -> Iterator[Case]:
+def _small(step: dict[str, Any], count: int, around: dict[str, Any], few: bool) -> Iterator[Case]:
     """Products with weights of four and eight bits, by every way."""
     for bits in (4, 8):
         ways = [("gemv", 8, 32 * bits, 16, bits), ("gemm", 32, 64, 16, 4)]
@@ -144,7 +166,7 @@ def _small(
             options = {"num_warps": warps, "num_stages": 1 if kind != "gemm" else 3}
             yield quantized.quantized_linear_act_residual_kernel, pdl | cut | around, types, options
             if bits == 8 or not few:  # it has the same products
-                yield quantized.quantized_qkv_to_cache_kernel, pdl | cut | lanes, types, options
+                yield quantized.quantized_qkv_to_cache_kernel, pdl | cut, types, options
 
 
 def compiled(kernel: Any, constants: dict[str, Any], types: dict[str, str], options: dict[str, int]) -> None:
@@ -175,9 +197,10 @@ def in_cuda() -> Iterator[tuple[str, Options]]:
     """Kernels in CUDA C++ and what they leave open, if their compiler is here (cuda-bindings, nvidia-cuda-nvrtc)."""
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return
-    for hidden, blocks, bits, half in product((4096, 8192), (48,), (4, 8, 16), (0, 1)):
-        cut = LaunchPlan(hidden, 16384, blocks, bits, 132, 232448)
-        yield "megakernel", (*cut.options, ("BFLOAT", half), ("ACTIVATION", half))
+    for hidden, bits, half in product((1024, 2048, 4096, 8192), (4, 8, 16), (0, 1)):
+        cut = LaunchPlan(hidden, min(4 * hidden, 16384), 48, bits, 132, 232448)
+        if cut.fits:
+            yield "megakernel", (*cut.options, ("BFLOAT", half), ("ACTIVATION", half))
 
 
 def main(few: bool) -> int:

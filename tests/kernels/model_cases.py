@@ -1,4 +1,4 @@
-"""Cases of the operations that run whole models: compiled blocks, steps of generation and of a search."""
+"""Cases of the operations that run whole models: compiled blocks and steps of generation."""
 
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -9,8 +9,9 @@ from torch import nn
 
 from flagai.model.layer.packed_row import PackedRow
 from tests import tiny
-from tests.kernels.cases import HALF, HALVES, Call, Case, list_of
+from tests.kernels.case import HALF, HALVES, Call, Case, list_of
 from tests.kernels.conftest import DEVICE
+from tests.kernels.paged_cases import many_rows_cases
 from tests.kernels.steps import decoding_arguments, search_arguments
 
 
@@ -47,29 +48,29 @@ def compiled_cases() -> Iterator[Case]:
 
 
 def decoding_cases() -> Iterator[Case]:
-    """Steps of every family with one lane and several, quantized, in half precision and in float32."""
+    """Steps of every family with one token and several, quantized, in half precision and in float32."""
     fused, t5, cpu = "decode.select.fused_blocks", "decode.select.fused_t5_blocks", "cpu.decode_block.cpu_blocks"
-    for dtype, lanes, kind in product(HALVES, (1, 3), ("gpt2", "glm", "bert", "t5", "t5-gated")):
+    some = ((9,), (20, 1, 5))
+    for dtype, lengths, kind in product(HALVES, some, ("gpt2", "glm", "bert", "t5", "t5-gated")):
         chosen = {"bert": "plain", "t5": t5, "t5-gated": t5}.get(kind, fused)
-        make = step_call(kind, dtype, lanes)
-        yield Case(chosen, f"{kind}, {dtype}, {lanes} lanes", make, dtype=dtype, context=torch.inference_mode)
+        make = step_call(kind, dtype, lengths)
+        yield Case(chosen, f"{kind}, {dtype}, {lengths} keys", make, dtype=dtype, context=torch.inference_mode)
     for how in ("int8", "int4"):
-        make = step_call("glm-wide", HALF, 1, quantize=how)
+        make = step_call("glm-wide", HALF, (9, 0), quantize=how)
         yield Case(fused, f"{how} weights", make, dtype=HALF, context=torch.inference_mode)
-    for lanes, kind in product((1, 3), ("gpt2", "glm", "bert", "t5")):
+    for lengths, kind in product(some, ("gpt2", "glm", "bert", "t5")):
         chosen = cpu if kind in ("gpt2", "glm") else "plain"
-        make = step_call(kind, torch.float32, lanes, static=False)
-        yield Case(chosen, f"{kind} on a CPU, {lanes} lanes", make, "cpu", context=torch.inference_mode)
-    yield Case("plain", "gradients", step_call("gpt2", HALF, 1), dtype=HALF, context=torch.enable_grad)
-    hooked = step_call("gpt2", HALF, 1, hooked=True)
+        make = step_call(kind, torch.float32, lengths)
+        yield Case(chosen, f"{kind} on a CPU, {lengths} keys", make, "cpu", context=torch.inference_mode)
+    yield Case("plain", "gradients", step_call("gpt2", HALF, (9,)), dtype=HALF, context=torch.enable_grad)
+    hooked = step_call("gpt2", HALF, (9,), hooked=True)
     yield Case("plain", "a hook", hooked, dtype=HALF, context=torch.inference_mode)
-    many = step_call("gpt2", HALF, 5, rows=4)
-    yield Case("plain", "20 rows", many, dtype=HALF, context=torch.inference_mode)
+    yield from many_rows_cases()
 
 
-def step_call(kind: str, dtype: torch.dtype, lanes: int, **more: Any) -> Callable[[str], Call]:
+def step_call(kind: str, dtype: torch.dtype, lengths: tuple[int, ...], **more: Any) -> Callable[[str], Call]:
     """The blocks' call in a step of generation; the cache is compared, too."""
-    return lambda device: Call(*decoding_arguments(kind, device, dtype, lanes, **more))
+    return lambda device: Call(*decoding_arguments(kind, device, dtype, lengths, **more))
 
 
 def search_cases() -> Iterator[Case]:
@@ -77,19 +78,17 @@ def search_cases() -> Iterator[Case]:
     kernel = "decode.greedy.greedy_step"
     options: dict[str, dict[str, Any]] = {
         "stops": {"stop_token_ids": tuple(range(2, 30, 4))},
-        "a stop": {"stop_token_ids": (36,)},
         "banned": {"stop_token_ids": (2, 17), "suppress_tokens": (3, 9, 12)},
         "few ids": {"max_new_tokens": 4},
         "many banned": {"suppress_tokens": tuple(range(3, 20))},
         "sampling": {"do_sample": True, "seed": 5, "num_return_sequences": 2},
         "penalty": {"repetition_penalty": 2.0},
     }
-    for kind, about, steps in product(("gpt2", "glm-blanks", "t5"), options, (1, 3)):
-        chosen = kernel if about in ("stops", "a stop", "banned", "few ids") else "plain"
+    for kind, about, steps in product(("gpt2", "glm-blanks", "t5"), options, (0, 3)):
+        chosen = kernel if about in ("stops", "banned", "few ids") else "plain"
         make = search_call(kind, HALF, steps, options[about])
         yield Case(chosen, f"{kind}, {about}, after {steps}", make, context=torch.inference_mode)
-    make = search_call("gpt2", torch.float32, 1, {})
-    yield Case("plain", "float32", make, context=torch.inference_mode)
+    yield Case("plain", "float32", search_call("gpt2", torch.float32, 1, {}), context=torch.inference_mode)
 
 
 def search_call(kind: str, dtype: torch.dtype, steps: int, options: dict[str, Any]) -> Callable[[str], Call]:
@@ -97,8 +96,23 @@ def search_call(kind: str, dtype: torch.dtype, steps: int, options: dict[str, An
     return lambda device: Call(*search_arguments(kind, device, dtype, steps, options))
 
 
+def preparing_cases() -> Iterator[Case]:
+    """Blocks in half precision and in float32: parameters keep their values."""
+
+    def call(dtype: torch.dtype) -> Callable[[str], Call]:
+        def make(device: str) -> Call:
+            blocks = tiny.build("GPT2Model").to(device, dtype).eval().blocks
+            return Call((blocks,), {}, lambda _: dict(blocks.named_parameters()))
+
+        return make
+
+    yield Case("decode.many_rows.join_projections", "GPT-2", call(HALF), dtype=HALF)
+    yield Case("plain", "float32", call(torch.float32))
+
+
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "compile_blocks": compiled_cases,
     "cached_blocks": decoding_cases,
     "search_step": search_cases,
+    "prepare_decoding": preparing_cases,
 }

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from flagai.kernels.cuda import whole_stack as megakernel
-from flagai.kernels.cuda.whole_stack import LaunchPlan, compiled, launch_plan, whole_stack
+from flagai.kernels.cuda.launch_plan import LaunchPlan
+from flagai.kernels.cuda.whole_stack import compiled, launch_plan, whole_stack
+from flagai.kernels.decode.select import is_faster_together
 from flagai.kernels.eligible import linear_layers
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.quantization import quantize
@@ -169,6 +171,14 @@ def test_a_gpu_with_little_shared_memory(blocks: list[Any], monkeypatch: pytest.
     assert launch_plan(blocks, 1) is None
 
 
+def test_wide_blocks_of_16_bits_are_faster_one_by_one(blocks: list[Any], way: str | None) -> None:
+    assert is_faster_together(blocks[0]) == (way is not None)
+
+
+def test_narrow_blocks_of_16_bits_are_faster_together() -> None:
+    assert is_faster_together(tiny.build("GLMModel").blocks[0])
+
+
 def test_steps_of_several_tokens_are_others(blocks: list[Any]) -> None:
     assert launch_plan(blocks, 2) is None
 
@@ -200,6 +210,11 @@ def test_cut_for_glm_10b(bits: int, tiles: int, ring: int, slot: int) -> None:
     assert cut.shared <= H100[1] < cut.shared + slot
 
 
+@pytest.mark.parametrize(("hidden", "bits"), [(1024, 16), (2048, 16), (2048, 8)])
+def test_narrow_blocks(hidden: int, bits: int) -> None:
+    assert LaunchPlan(hidden, 4 * hidden, 24, bits, *H100).fits
+
+
 def test_results_of_queries_keys_and_values_have_room() -> None:
     """They are more than those of a narrow feed-forward layer."""
     assert LaunchPlan(4096, 4096, 48, 4, *H100).tiles == 24
@@ -208,8 +223,10 @@ def test_results_of_queries_keys_and_values_have_room() -> None:
 @pytest.mark.parametrize(
     "cut",
     [
-        LaunchPlan(1024, 4096, 24, 4, *H100),  # half a tile
-        LaunchPlan(2048, 8192, 24, 8, *H100),  # a tile, but less than threads take
+        LaunchPlan(1024, 4096, 24, 8, *H100),  # half a tile
+        LaunchPlan(2048, 8192, 24, 4, *H100),  # half a tile
+        LaunchPlan(512, 2048, 24, 16, *H100),  # fewer rows of tiles than multiprocessors
+        LaunchPlan(3072, 12288, 24, 16, *H100),  # three tiles
         LaunchPlan(4096, 10240, 24, 4, *H100),  # inner numbers are no squares
         LaunchPlan(12288, 49152, 24, 4, *H100),  # three tiles
         LaunchPlan(8192, 32768, 3, 16, *H100),  # results leave no place for tiles

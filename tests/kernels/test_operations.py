@@ -20,7 +20,7 @@ from flagai.kernels.packed import attention
 from flagai.model.layer.kernel_choice import jit_kernels, only_kernels
 from flagai.model.layer.operation import Implementation, Operation
 from tests.kernels import cases, model_cases
-from tests.kernels.cases import Call, Case
+from tests.kernels.case import Call, Case
 from tests.kernels.conftest import DEVICE
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from torch import nn
 
 from flagai.kernels.per_cache import PerCache
 from flagai.model.layer.kernel_choice import only_kernels
-from tests.kernels.steps import decoding_arguments
+from flagai.model.layer.paged_cache import PagedStep
+from tests.kernels.steps import decoding_arguments, run, step_of
 from tests.tiny import build
 
 CPU = "cpu.decode_block.cpu_blocks"
@@ -42,33 +43,33 @@ def test_a_change_between_two_steps_counts(change: Callable[[nn.Module], None]) 
         torch.manual_seed(0)
         model = build("GPT2Model").eval()
         with torch.inference_mode(), only_kernels(*names):
-            cache = model.new_cache()
-            ids = torch.tensor([[3, 4]])
-            model(ids, cache=cache)
-            before = model(ids[:, :1], cache=cache)["logits"]
+            step = step_of(model, (9,))
+            before = run(model, step, [3], [8])
             torch.manual_seed(1)
             change(model)
-            found.append((before, model(ids[:, :1], cache=cache)["logits"]))
+            found.append((before, run(model, step, [3], [8])))
     (before, after), (plain_before, plain_after) = found
     torch.testing.assert_close(before, plain_before)
     torch.testing.assert_close(after, plain_after)
     assert not torch.allclose(before, after, atol=1e-3)
 
 
-def test_blocks_that_stay_the_same_are_read_once() -> None:
-    args, _, _ = decoding_arguments("gpt2", "cpu", torch.float32, 1, static=False)
-    made: list[nn.ModuleList] = []
+def test_blocks_that_stay_the_same_are_read_once_for_a_number_of_rows() -> None:
+    args, _, _ = decoding_arguments("gpt2", "cpu", torch.float32, (9,))
+    blocks, hidden, mask, step = args
+    made: list[int] = []
 
-    def make(blocks: nn.ModuleList, _: torch.Tensor) -> None:
-        made.append(blocks)
+    def make(_: nn.ModuleList, hidden: torch.Tensor) -> None:
+        made.append(hidden.shape[1])
 
     per_cache = PerCache(make)
-    for _ in range(3):
-        assert not per_cache.suits(*args)
-    assert len(made) == 1
-    handle = args[0][0].register_forward_hook(lambda *_: None)
+    for rows in (1, 1, 2, 1, 2):  # each call of the engine is a step of its own, over one pool
+        again = PagedStep(step.pool, step.slot_mapping, mask)
+        assert not per_cache.suits(blocks, hidden.expand(1, rows, -1), mask, again)
+    assert made == [1, 2]
+    handle = blocks[0].register_forward_hook(lambda *_: None)
     for _ in range(2):
         per_cache.suits(*args)
     handle.remove()
     per_cache.suits(*args)
-    assert len(made) == 3
+    assert made == [1, 2, 1, 1]

@@ -17,7 +17,7 @@ def test_scores_of_distances_lie_as_fused_attention_reads_them(rows: int, querie
     seen = torch.rand(rows, 1, queries, keys) > 0.5
     seen[..., 0], seen[..., 1] = True, False
     padded = torch.arange(keys) < torch.tensor([[5], [9], [7]])[:rows]
-    for mask in (Dense(seen, no_empty_rows=True), Dense(seen), Causal() & Padding(padded)):
+    for mask in (Dense(seen), Causal() & Padding(padded)):
         found = prepare_mask(mask, queries, keys, device, bias=bias).tensor
         assert found is not None
         assert found.shape == (rows, 6, queries, keys)

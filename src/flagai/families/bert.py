@@ -26,8 +26,7 @@ from flagai.families.gpt2 import causal_arguments, next_tokens
 
 
 def _arguments(model: Any, inputs: ModelInputs) -> dict[str, Any]:
-    segment = torch.zeros_like if inputs.attn_mask is None else torch.ones_like
-    return {**causal_arguments(model, inputs), "segment_ids": segment(inputs.ids)}
+    return {**causal_arguments(model, inputs), "segment_ids": inputs.generated.long()}
 
 
 def _prompts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> list[Prompt]:
@@ -103,7 +102,7 @@ FAMILY = Family(
     model_types=MODEL_TYPES["bert"],
     signature=("num_hidden_layers", "type_vocab_size"),
     text=lambda _name, _masked: _UNILM,
-    decoding=DecodingProtocol(_arguments, prefix=True),
+    decoding=DecodingProtocol(_arguments, prefix=True, masks_padding=True),
     blanks="tokens",
     embedding=EmbeddingProtocol(bert.id_rows, packed_states=_packed_states, specials=2),
     label_batch=_label_batch,

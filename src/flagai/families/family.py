@@ -57,18 +57,17 @@ class ModelClass:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Tokens for one call of a model, and their positions."""
+    """Tokens for one call of a model, in one row; what each attends to is in the cache of the call.
 
-    ids: "torch.Tensor"  # [B, S]
-    positions: "torch.Tensor"  # positions in the text, [B, S]
-    block_positions: "torch.Tensor"  # GLM's positions inside of a span, [B, S]
-    non_padding: "torch.Tensor | None" = None  # which tokens are no padding, [B, S]; given with prompts only
-    # Which cached keys each token attends to, [B, 1, S, K]; given with generated tokens only.
-    attn_mask: "torch.Tensor | None" = None
-    bidirectional: bool = False  # whether all tokens attend to each other, as a prompt's may; else attention is causal
-    ragged: bool = False  # whether generated tokens have a position per row; else one per column
-    # Positions and block positions in one tensor, [B, 2, S], if they are stored so.
-    stacked_positions: "torch.Tensor | None" = None
+    Args:
+        ids: [1, T]
+        positions: positions in the text, and GLM's positions inside of a span, [1, 2, T].
+        generated: whether they have been generated, [1, T]; else they are of prompts.
+    """
+
+    ids: "torch.Tensor"
+    positions: "torch.Tensor"
+    generated: "torch.Tensor"
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class DecodingProtocol:
     spans: bool = False  # new tokens have the position of their blank, and count inside of it; else positions run on
     prefix: bool = False  # the prompt's tokens attend to each other; else attention is causal
     encoder: bool = False  # the prompt goes to an encoder; generated tokens count from position 0
+    masks_padding: bool = False  # no token attends to tokens that have the padding id
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ Source: Du et al. 2022, "GLM: General Language Model Pretraining with Autoregres
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-
 from flagai.data.prepare import glm, glm_pretraining
 from flagai.data.prepare.batch import Batch
 from flagai.data.ragged import Ragged
@@ -28,16 +26,8 @@ from flagai.families.family import (
 
 
 def _arguments(model: Any, inputs: ModelInputs) -> dict[str, Any]:
-    mask = inputs.attn_mask
-    if mask is None and inputs.non_padding is not None:
-        # A separator of 0 is a causal mask; padding on the right needs no other.
-        causal = inputs.non_padding.new_zeros(1, dtype=torch.long)
-        mask = inputs.non_padding[:, None, None, :] if inputs.bidirectional else causal
-    positions = inputs.positions
-    if model.config.block_position_encoding:
-        positions = torch.stack([positions, inputs.block_positions], dim=1)
-        positions = positions if inputs.stacked_positions is None else inputs.stacked_positions
-    return {"input_ids": inputs.ids, "position_ids": positions, "attention_mask": mask}
+    positions = inputs.positions if model.config.block_position_encoding else inputs.positions[:, 0]
+    return {"input_ids": inputs.ids, "position_ids": positions}
 
 
 def _commands_except(*names: str) -> TokenIds:

@@ -24,12 +24,9 @@ from flagai.families.family import (
 )
 
 
-def causal_arguments(model: Any, inputs: ModelInputs) -> dict[str, Any]:
-    """Ids, positions and mask; padding ids of a prompt are masked as padding, as everywhere in these families."""
-    mask, pad = inputs.attn_mask, model.config.pad_token_id
-    if inputs.non_padding is not None:
-        mask = inputs.non_padding if pad is None else inputs.non_padding & (inputs.ids != pad)
-    return {"input_ids": inputs.ids, "position_ids": inputs.positions, "attention_mask": mask}
+def causal_arguments(_: Any, inputs: ModelInputs) -> dict[str, Any]:
+    """Ids and positions."""
+    return {"input_ids": inputs.ids, "position_ids": inputs.positions[:, 0]}
 
 
 def next_tokens(tokens: torch.Tensor) -> torch.Tensor:
@@ -72,7 +69,7 @@ FAMILY = Family(
     ),
     signature=("n_embd", "n_layer"),
     text=lambda _name, _masked: _CONTINUATION,
-    decoding=DecodingProtocol(causal_arguments),
+    decoding=DecodingProtocol(causal_arguments, masks_padding=True),
     embedding=EmbeddingProtocol(
         _rows,
         attention_mask=lambda lengths, width: (torch.arange(width, device=lengths.device) < lengths[:, None]).long(),

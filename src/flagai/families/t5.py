@@ -24,12 +24,7 @@ from flagai.families.family import (
 
 
 def _arguments(_: Any, inputs: ModelInputs) -> dict[str, Any]:
-    # Where tokens of one call have one position in all rows, one row of the bias serves the batch.
-    return {
-        "decoder_input_ids": inputs.ids,
-        "decoder_position_ids": inputs.positions if inputs.ragged else inputs.positions[:1],
-        "decoder_attention_mask": inputs.attn_mask,
-    }
+    return {"decoder_input_ids": inputs.ids}
 
 
 def _configured_start(config: Any, tokenizer: Tokenizer) -> int | None:

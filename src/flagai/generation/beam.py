@@ -1,48 +1,81 @@
 """Beam search: the best answers of all, as far as the beams can see."""
 
+import copy
+from collections.abc import Sequence
+from typing import Self
+
 import torch
 
-from flagai.generation.beam_group import BeamGroup
+from flagai.generation.beam_group import BeamGroup, Candidates
 from flagai.generation.decoding_state import DecodingState
 from flagai.generation.forced import ForcedWords
 from flagai.generation.processors import LogitsProcessorList
+from flagai.generation.request import Running
+from flagai.generation.rows import RowTensors, Sizes
 from flagai.generation.search import Search
-from flagai.generation.types import Choice, Hypothesis, StepOutput, StopHook
+from flagai.generation.types import Choice, Hypothesis, StepOutput
 
 
 class BeamSearch(Search):
     """Groups of beams; in each step, a group avoids the tokens that earlier groups have just chosen.
 
     Args:
-        state: the prompts and answers.
+        sizes: the sizes of the batch.
+        state: the answers so far.
         processors: from logits to scores.
-        hook: ends spans; None for none.
 
     Source:
         Vijayakumar et al. 2018, "Diverse Beam Search for Improved Description of Complex Scenes", algorithm 1.
     """
 
-    def __init__(self, state: DecodingState, processors: LogitsProcessorList, hook: StopHook | None) -> None:
-        super().__init__(state, processors, hook)
+    reported = (*Search.reported, *BeamGroup.reported)
+
+    def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
+        super().__init__(sizes, state, processors)
         forced = ForcedWords(self.decoding.forced, state.device) if self.decoding.forced else None
         count = self.decoding.num_beam_groups
-        self.groups = [BeamGroup(state, state.lanes // count, forced) for _ in range(count)]
+        self.groups = [BeamGroup(sizes, state, sizes.lanes // count, forced) for _ in range(count)]
+
+    def parts(self) -> list[RowTensors]:
+        """See the base class."""
+        return [*super().parts(), *self.groups]
+
+    def start(self, rows: Sequence[int], running: Sequence[Running]) -> None:
+        """See the base class."""
+        super().start(rows, running)
+        for group in self.groups:
+            group.start(self.index(rows))
+
+    def on_host(self, rows: Sequence[int]) -> Self:
+        """See the base class."""
+        found = copy.copy(self)
+        found.groups = [copy.copy(group) for group in self.groups]
+        return super(BeamSearch, found).on_host(rows)
 
     def choose(self, output: StepOutput) -> Choice:
         """See the base class."""
+        if self._needs_best_only:
+            (group,) = self.groups
+            scores, tokens = self.processors.best(output.logits, group.num_candidates)
+            choice = self._advance(group, group.expand(scores, 0, tokens))
+            self.done = group.done
+            return choice
         _, scores = self.processors(output.logits)
         choices: list[Choice] = []
-        first_beam = 0
-        for group in self.groups:
-            width = group.running.shape[1]
-            own = scores[:, first_beam : first_beam + width]
+        for number, group in enumerate(self.groups):
+            first_beam = number * group.width
+            own = scores[:, first_beam : first_beam + group.width]
             if choices:
                 own = own - self._taken(scores, choices)
-            choices.append(self._advance(group, own, first_beam))
-            # At the first step there is one beam for all groups.
-            first_beam += width if scores.shape[1] > 1 else 0
+            choices.append(self._advance(group, group.expand(own, first_beam)))
         self.done = torch.stack([group.done for group in self.groups]).all(0)
         return _joined(choices)
+
+    @property
+    def _needs_best_only(self) -> bool:
+        """Whether the best scores of each beam decide, so that the others need not be computed."""
+        plain = self.processors.only_bans and not self.state.protocol.spans
+        return plain and len(self.groups) == 1 and not self.decoding.forced
 
     def _taken(self, scores: torch.Tensor, choices: list[Choice]) -> torch.Tensor:
         """What tokens lose that earlier groups have chosen, [B, 1, V]."""
@@ -51,32 +84,19 @@ class BeamSearch(Search):
             lost.scatter_add_(1, choice.tokens, torch.full_like(choice.tokens, 1, dtype=lost.dtype))
         return self.decoding.diversity_penalty * lost[:, None]
 
-    def _advance(self, group: BeamGroup, scores: torch.Tensor, first_beam: int) -> Choice:
-        found = group.expand(scores, first_beam)
-        asked = (found.values > -torch.inf) & ~self.state.is_stop(found.tokens) & ~group.done[:, None]
+    def _advance(self, group: BeamGroup, found: Candidates) -> Choice:
+        asked = ~group.done[:, None].expand_as(found.tokens)
+        if any(self._hooks()):
+            asked = asked & (found.values > -torch.inf) & ~self.state.is_stop(found.tokens)
         stops = self.stopped_by_hook(found.tokens, found.parents, asked)
         chosen = group.advance(found, stops)
         taken = found.take(chosen)
         return Choice(taken.tokens, taken.parents, stops.gather(1, chosen))
 
-    def row_tensors(self) -> dict[str, torch.Tensor]:
-        """See the base class; the groups have their own."""
-        return {}
-
-    def holders(self) -> list[tuple[object, tuple[str, ...]]]:
-        """See the base class."""
-        return [*super().holders(), *((group, (*group.PER_TEXT, "length")) for group in self.groups)]
-
     @property
     def recordable(self) -> bool:
         """See the base class; how words are forced depends on the number of the step."""
         return super().recordable and not self.decoding.forced
-
-    def keep_rows(self, rows: torch.Tensor) -> None:
-        """See the base class."""
-        super().keep_rows(rows)
-        for group in self.groups:
-            group.keep_rows(rows)
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
         """See the base class."""
@@ -102,7 +122,8 @@ class BeamSearch(Search):
         running = torch.cat([group.running[row] for group in self.groups])
         bounds = torch.cat([group.bound()[row].masked_fill(group.done[row], -torch.inf) for group in self.groups])
         alive = (running > -torch.inf) & (bounds > least)
-        written = self.state.generated()[row].tolist()
+        count = int(self.state.num_generated()[row])
+        written = self.state.generated()[row, :, :count].tolist()
         return answers + [ids for ids, lives in zip(written, alive.tolist(), strict=True) if lives]
 
 

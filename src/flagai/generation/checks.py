@@ -9,9 +9,9 @@ from flagai.errors import InputError
 from flagai.families.family import DecodingProtocol
 from flagai.generation.options import Decoding
 from flagai.generation.protocol import GenerativeModel, remaining_positions
+from flagai.generation.request import Request
 
-# Bytes: of the matrix of what the answers to one text see, and of the scores of a step.
-_MOST_SEEN = 2**30
+# Bytes of the scores of one text in a step.
 _MOST_SCORES = 2**32
 
 
@@ -31,32 +31,33 @@ def start_id_of(model: GenerativeModel, protocol: DecodingProtocol, decoding: De
     return start
 
 
-def check(model: GenerativeModel, protocol: DecodingProtocol, prompts: Sequence[Prompt], decoding: Decoding) -> None:
+def check_request(model: GenerativeModel, protocol: DecodingProtocol, request: Request) -> None:
     """Refuse what does not go with the model.
 
     Raises:
-        InputError: an id is none of the model's, or a prompt is empty, has a blank outside, or leaves no room.
+        InputError: an id is none of the model's, or the prompt is empty, has a blank outside, or leaves no room.
     """
+    decoding, prompt, name = request.decoding, request.prompt, f"Prompt {request.number}"
     if protocol.spans and not decoding.stop_token_ids:
         raise InputError("Blanks need stop_token_ids, such as the id of GLM's <|endofpiece|>.")
+    start_id_of(model, protocol, decoding)
     named = {
         "stop_token_ids": decoding.stop_token_ids,
         "suppress_tokens": decoding.suppress_tokens,
         "bad_words_ids": [token for word in decoding.bad_words_ids for token in word],
         "force_words_ids": [token for word in decoding.forced for ids in word for token in ids],
         "start_id": [] if decoding.start_id is None else [decoding.start_id],
+        name: prompt.ids,
     }
-    for name, ids in named.items():
-        _check_ids(model, name, ids)
-    _check_size(model, prompts, decoding)
-    for number, prompt in enumerate(prompts):
-        if not prompt.ids:
-            raise InputError(f"Prompt {number} has no ids; give at least one token.")
-        _check_ids(model, f"Prompt {number}", prompt.ids)
-        wrong = [place for place in prompt.blanks if not 0 <= place < len(prompt.ids)]
-        if wrong:
-            raise InputError(f"Prompt {number} has {len(prompt.ids)} ids, but a blank at {wrong[0]}.")
-        _check_length(model, number, prompt, decoding.max_new_tokens)
+    for what, ids in named.items():
+        _check_ids(model, what, ids)
+    _check_scores(model, decoding)
+    if not prompt.ids:
+        raise InputError(f"{name} has no ids; give at least one token.")
+    wrong = [place for place in prompt.blanks if not 0 <= place < len(prompt.ids)]
+    if wrong:
+        raise InputError(f"{name} has {len(prompt.ids)} ids, but a blank at {wrong[0]}.")
+    _check_length(model, name, prompt, decoding.max_new_tokens)
 
 
 def _check_ids(model: GenerativeModel, what: str, ids: Sequence[int]) -> None:
@@ -69,15 +70,13 @@ def _check_ids(model: GenerativeModel, what: str, ids: Sequence[int]) -> None:
         )
 
 
-def _check_size(model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding) -> None:
-    """Refuse answers of one text that no memory holds side by side."""
-    lanes, pieces = decoding.lanes, max((len(prompt.blanks) for prompt in prompts), default=0) or 1
-    seen = lanes**2 * pieces * decoding.max_new_tokens
-    scores = lanes * model.config.vocab_size * 4
-    if lanes > 1 and (seen > _MOST_SEEN or scores > _MOST_SCORES):
+def _check_scores(model: GenerativeModel, decoding: Decoding) -> None:
+    """Refuse answers of one text whose scores no memory holds."""
+    lanes = decoding.lanes
+    if lanes > 1 and lanes * model.config.vocab_size * 4 > _MOST_SCORES:
         raise InputError(
-            f"{lanes} answers or candidates of {decoding.max_new_tokens} tokens side by side are too many to hold. "
-            "Lower num_beams, num_return_sequences or top_k, or max_new_tokens."
+            f"{lanes} answers or candidates side by side are too many to score. "
+            "Lower num_beams, num_return_sequences or top_k."
         )
 
 
@@ -96,11 +95,11 @@ def memory_advice(count: int, decoding: Decoding) -> AbstractContextManager[None
     )
 
 
-def _check_length(model: GenerativeModel, number: int, prompt: Prompt, new: int) -> None:
+def _check_length(model: GenerativeModel, name: str, prompt: Prompt, new: int) -> None:
     allowed = remaining_positions(model, prompt)
     if allowed is not None and new > allowed:
         raise InputError(
-            f"Prompt {number} has {len(prompt.ids)} ids, and max_new_tokens is {new}, but the model has only "
+            f"{name} has {len(prompt.ids)} ids, and max_new_tokens is {new}, but the model has only "
             f"{model.max_positions} positions: there is room for {allowed} new ones. Shorten the text or "
             "max_new_tokens."
         )

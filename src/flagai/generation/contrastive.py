@@ -3,43 +3,52 @@
 Source: Su et al. 2022, "A Contrastive Framework for Neural Text Generation", section 4.
 """
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch
 from torch.nn import functional as F
 
 from flagai.generation.decoding_state import DecodingState
 from flagai.generation.processors import LogitsProcessorList
+from flagai.generation.request import Running
+from flagai.generation.rows import Sizes
 from flagai.generation.search import Search
-from flagai.generation.types import Choice, Hypothesis, StepOutput, StopHook
+from flagai.generation.types import Choice, Hypothesis, StepOutput
 
 
 class ContrastiveSearch(Search):
-    """Feeds the best ``top_k`` tokens as beams, keeps the beam whose state is the least like those before.
+    """Feeds the best ``top_k`` tokens as lanes, keeps the lane whose state is the least like those before.
 
     Args:
-        state: the prompts and answers; as many beams as candidates.
+        sizes: the sizes of the batch; as many lanes as candidates.
+        state: the answers so far.
         processors: from logits to scores.
-        hook: ends spans; None for none.
     """
 
-    latency_steps = 1  # candidates are judged after they have been fed
+    reported: ClassVar[tuple[str, ...]] = (*Search.reported, "score", "kept", "length", "stopped")
 
-    def __init__(self, state: DecodingState, processors: LogitsProcessorList, hook: StopHook | None) -> None:
-        super().__init__(state, processors, hook)
-        zero = torch.zeros(len(state.ids), device=state.device)
-        self.score = zero
-        self.kept = self.length = zero.long()
-        self.stopped = zero.bool()
-        self.last = zero.bool()[:, None]
-        self.logs = zero[:, None]  # log-probabilities of the candidates, [B, W]
-        self.tokens = zero.long()[:, None]
-        self.context = zero[:, None, None]  # directions of all states so far, [B, C, D]
-        self.filled = 0
-        self.real = zero.bool()[:, None]  # which of them are there, [B, C]
+    def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
+        super().__init__(sizes, state, processors)
+        self.score = self.add("score", dtype=torch.float32)
+        self.kept = self.add("kept")
+        self.length = self.add("length")
+        self.stopped = self.add("stopped", dtype=torch.bool)
+        self.fed = self.add("fed", dtype=torch.bool)  # whether candidates have been fed
+        self.last = self.add("last", sizes.lanes, dtype=torch.bool)
+        self.logs = self.add("logs", sizes.lanes, dtype=torch.float32, fill=-torch.inf)
+        self.tokens = self.add("tokens", sizes.lanes)
+        # Directions of all states so far, and how many.
+        self.context = self.add("context", sizes.text + sizes.steps, state.rules.hidden_size, dtype=torch.float32)
+        self.filled = self.add("filled", 1)
 
-    def row_tensors(self) -> dict[str, torch.Tensor]:
+    def start(self, rows: Sequence[int], running: Sequence[Running]) -> None:
         """See the base class."""
-        names = ("score", "kept", "length", "stopped", "last", "logs", "tokens", "context", "real")
-        return {name: getattr(self, name) for name in names}
+        super().start(rows, running)
+        for row, each in zip(rows, running, strict=True):
+            if each.hidden is not None and len(each.hidden):
+                self.context[row, : len(each.hidden)] = F.normalize(each.hidden.float(), dim=-1)
+        self.put(self.index(rows), filled=[0 if each.hidden is None else len(each.hidden) for each in running])
 
     @property
     def recordable(self) -> bool:
@@ -48,65 +57,63 @@ class ContrastiveSearch(Search):
 
     def choose(self, output: StepOutput) -> Choice:
         """See the base class; first decides among the candidates that have just been fed."""
-        logits = output.logits
-        directions = F.normalize(output.hidden.float(), dim=-1)
-        if not self.filled:
-            self._begin(directions)
-        else:
-            logits = logits.gather(1, self._keep(directions)[..., None].expand(-1, -1, logits.shape[2]))
+        best = self._keep(F.normalize(output.hidden.float(), dim=-1))
+        logits = output.logits.gather(1, best[..., None].expand(-1, -1, output.logits.shape[2]))
+        state, lanes = self.state, self.sizes.lanes
         _, scores = self.processors(logits)
-        self.logs, self.tokens = scores.log_softmax(-1)[:, 0].topk(min(self.state.lanes, scores.shape[2]))
-        self.last = self.state.in_last_blank()
-        return Choice(self.tokens, torch.zeros_like(self.tokens))
-
-    def _begin(self, directions: torch.Tensor) -> None:
-        batch, count, width = directions.shape
-        self.context = directions.new_zeros(batch, count + self.state.limit + 1, width)
-        self.context[:, :count] = directions
-        self.real = torch.zeros(self.context.shape[:2], dtype=torch.bool, device=directions.device)
-        self.real[:, :count] = self.state.beams.ancestors[:, 0, :count]
-        self.filled = count
+        logs, tokens = scores.log_softmax(-1)[:, 0].topk(min(lanes, scores.shape[2]))
+        missing = lanes - logs.shape[1]  # few tokens
+        self.logs, self.tokens = F.pad(logs, (0, missing), value=-torch.inf), F.pad(tokens, (0, missing))
+        self.last = state.in_last_blank()
+        self.fed = torch.ones_like(self.fed)
+        return Choice(self.tokens)
 
     def _keep(self, directions: torch.Tensor) -> torch.Tensor:
-        """Choose among the candidates, and go on from the best one; its beam, [B, 1]."""
-        alike = directions @ self.context[:, : self.filled].transpose(1, 2)
-        alike = alike.masked_fill(~self.real[:, None, : self.filled], -1).amax(-1)
+        """Choose among the candidates, and let all lanes go on from the best one; its lane, [R, 1]."""
+        real = torch.arange(self.context.shape[1], device=self.device) < self.filled
+        alike = (directions @ self.context.transpose(1, 2)).masked_fill(~real[:, None], -1).amax(-1)
         alpha = self.decoding.penalty_alpha or 0.0
         worth = (1 - alpha) * self.logs.exp() - alpha * alike
         best = worth.masked_fill(self.logs == -torch.inf, -torch.inf).argmax(1, keepdim=True)
-        self.context[:, self.filled] = directions.gather(1, best[..., None].expand(-1, -1, directions.shape[2]))[:, 0]
-        self.real[:, self.filled] = True
-        self.filled += 1
-        self.state.reorder_beams(best)
+        best = best.masked_fill(~self.fed[:, None], 0)  # at the first step all lanes are alike
+        kept = directions.gather(1, best[..., None].expand(-1, -1, directions.shape[2]))
+        place = self.filled.clamp(max=self.context.shape[1] - 1)[..., None].expand_as(kept)
+        self.context = self.context.scatter(1, place, kept)
+        self.filled = self.filled + 1
+        self.state.reorder_beams(best.expand(-1, self.sizes.lanes))
         self._account(self.tokens.gather(1, best), self.logs.gather(1, best))
         return best
 
     def _account(self, token: torch.Tensor, log: torch.Tensor) -> None:
         """Note the score, and whether the answer ends with this token; both [B, 1]."""
-        active = ~self.done[:, None]
+        active = (~self.done & self.fed)[:, None]
         dead = log.isnan() | (log == -torch.inf)
-        stops = self.last & self.state.is_stop(token)
+        last = self.last[:, :1]
+        stops = last & self.state.is_stop(token)
         hook_stops = self._hook_stops(active & ~dead & ~self.state.is_stop(token))
-        self.state.beams.stopped = self.state.beams.stopped | hook_stops
-        full = self.last & (self.state.beams.span_length >= self.decoding.max_new_tokens)
+        self.state.stopped = self.state.stopped | hook_stops
+        full = last & (self.state.span_length[:, :1] >= self.state.max_new_tokens[:, None])
         counted = active & ~dead
         self.score = self.score + log.masked_fill(~counted, 0)[:, 0]
         self.length = self.length + counted[:, 0]
         self.kept = self.kept + (counted & ~stops)[:, 0]
-        self.stopped = self.stopped | (counted & (stops | (hook_stops & self.last)))[:, 0]
-        self.done = self.done | (dead | stops | full | (hook_stops & self.last))[:, 0]
+        self.stopped = self.stopped | (counted & (stops | (hook_stops & last)))[:, 0]
+        self.done = self.done | (active & (dead | stops | full | (hook_stops & last)))[:, 0]
 
     def _hook_stops(self, asked: torch.Tensor) -> torch.Tensor:
-        """Where the hook ends the piece that a token has just been added to, [B, 1]."""
-        if self.hook is None:
-            return torch.zeros_like(asked)
-        answers = [
-            wanted and bool(self.hook(number, self.state.split_spans(ids[0])[-1]))
-            for number, ids, (wanted,) in zip(
-                self.state.prompt_numbers, self.state.generated().tolist(), asked.tolist(), strict=True
-            )
-        ]
-        return torch.tensor(answers, device=asked.device)[:, None]
+        """Where the hook ends the piece that a token has just been added to, [R, 1]."""
+        ends = torch.zeros_like(asked)
+        if not any(self._hooks()):
+            return ends
+        hooked = torch.tensor(self._hooks(), device=self.device)[:, None]
+        for row, _ in (asked & hooked).nonzero().tolist():
+            ends[row] = self._ends(row, self._written(row))
+        return ends
+
+    def _written(self, row: int) -> list[int]:
+        """A text's answer, with the token that is being judged."""
+        found: list[int] = self.state.generated()[row, 0, : int(self.state.num_generated()[row])].tolist()
+        return found
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
         """See the base class."""

@@ -1,243 +1,240 @@
-"""Decoding as tree attention: all answers to a prompt are tokens of one row of the cache.
+"""The answers so far of the texts of a batch, and where the keys of their tokens lie.
 
-A prompt is encoded once, into one row of the cache. Its beams (or samples, or candidates) are *tokens of that row*: a
-step feeds one new token per beam, [B, W], and a boolean matrix says which slots of the cache are a token's ancestors:
-the prompt, and the beam's own path. Beams are reordered by gathering rows of that matrix; keys and values are never
-copied, and those of the prompt are read once for all beams.
-
-Source: the ancestor mask is that of Miao et al. 2023, "SpecInfer", section 4.
+A text has W lanes: its beams, samples or candidates. Each has a table of the slots of its keys in the paged cache:
+those of the prompt, which all lanes share, and those of its own past. When beams are reordered, rows of the table are
+gathered; keys and values never move. A step feeds one token of every lane.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.nn import functional as F
 
-from flagai.data.prompt import Prompt
-from flagai.families.family import ModelInputs
-from flagai.generation.checks import check, start_id_of
+from flagai.families.family import DecodingProtocol
 from flagai.generation.options import Decoding
-from flagai.generation.prefill import like_length, read_apart
-from flagai.generation.protocol import GenerativeModel, decoding_of
-from flagai.generation.types import BeamState, Choice, StaticForward, StepOutput
-from flagai.model.layer.cache import CacheRows
-from flagai.parallel.dtensor import sharded_logits, shards_vocabulary
+from flagai.generation.request import Running
+from flagai.generation.rows import RowTensors, Sizes
+from flagai.generation.step_inputs import StepInputs
+from flagai.generation.types import Choice
+from flagai.model.layer.packed_row import on_device
+from flagai.model.layer.paged_cache import SCRATCH
 
-_NO_TOKEN = -1  # fills histories in front of the first token
-_OF_SPANS = ("block_position", "blank_index", "stopped")  # always 0 in families without spans
+NO_TOKEN = -1  # fills histories in front of the first token
 
 
-class DecodingState:
-    """Prompts and the answers to them so far.
+@dataclass(frozen=True)
+class Rules:
+    """What all texts of a batch have in common.
 
     Args:
-        model: the model.
-        prompts: the prompts; not empty.
-        decoding: the options.
-        lanes: number of beams of each prompt, W.
-
-    Raises:
-        InputError: the model cannot continue a prompt, or has too few positions.
+        protocol: how the family decodes.
+        decoding: the options; those that each text has for itself do not count.
+        start_id: the token with which answers start; None if the prompt's last token predicts the first one.
+        pad_id: the token that no token attends to; None for none.
+        last_position: the last one of the model's table; None if there is none.
+        hidden_size: size of the hidden states that contrastive search compares; 0 for others.
     """
 
-    ragged: ClassVar[bool] = False  # whether the rows of a step have positions of their own
-    per_beam: ClassVar = tuple(entry.name for entry in fields(BeamState))  # what beams take with them
-    counters: ClassVar[tuple[str, ...]] = ("token_index",)  # tensors of its own that change from step to step
+    protocol: DecodingProtocol
+    decoding: Decoding
+    start_id: int | None = None
+    pad_id: int | None = None
+    last_position: int | None = None
+    hidden_size: int = 0
 
-    def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, lanes: int) -> None:
-        self.model: Any = model
-        self.protocol = decoding_of(model, prompts)
-        self.decoding = decoding
-        self.lanes = lanes
-        self.device = next(model.parameters()).device
-        self.max_positions = model.max_positions
-        self.start_id = start_id_of(model, self.protocol, decoding)
-        check(model, self.protocol, prompts, decoding)
-        spans = max((len(prompt.blanks) for prompt in prompts), default=0) or 1
-        # A blank that is not the last also takes a step that closes it.
-        self.limit = spans * (decoding.max_new_tokens + 1) - 1
-        self.slots, self.steps = lanes * self.limit, self.limit + 2  # of the cache, and of a beam's tokens
-        self.prompt_numbers = list(range(len(prompts)))
-        self.logits_sharded = False  # whether each rank keeps the logits that it computes
-        self._first: dict[str, Any] = {}
-        self._own = self._own_visibility()
-        self._read(prompts, spans)
-        self.beams: BeamState
-        self.count = 0  # tokens in BeamState.tokens
-        self.token_index = torch.zeros(1, dtype=torch.long, device=self.device)  # the same on the device
-        self.cache: Any = None
-        self.recorded: StaticForward | None = None  # once shapes do not depend on the step any more
 
-    def _read(self, prompts: Sequence[Prompt], spans: int) -> None:
-        lengths = [len(prompt.ids) for prompt in prompts]
-        size = max(lengths)
-        filler = self.model.config.get("pad_token_id", 0) or 0
-        right = [[*prompt.ids, *[filler] * (size - len(prompt.ids))] for prompt in prompts]
-        left = [[*[_NO_TOKEN] * (size - len(prompt.ids)), *prompt.ids] for prompt in prompts]
-        blanks = [[*prompt.blanks, *[0] * (spans - len(prompt.blanks))] for prompt in prompts]
-        self.ids = self._tensor(right)
-        self.lengths = self._tensor(lengths)
-        self.text = self._tensor(left)
-        # The history that penalties count: without an encoder's text.
-        self.past = self.text[:, None, : 0 if self.protocol.encoder else size]
-        self.blanks = self._tensor(blanks)
-        self.stop_token_ids = self._tensor(self.decoding.stop_token_ids)
-        self.last_blank = self._tensor([max(len(prompt.blanks), 1) - 1 for prompt in prompts])
+class DecodingState(RowTensors):
+    """The texts of a batch and their answers so far.
 
-    def _tensor(self, values: Any) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.device)
+    Args:
+        sizes: the sizes of the batch.
+        rules: what the texts have in common.
+        device: where the model is.
+    """
 
-    # -- prefill -------------------------------------------------------------------------------------------------
+    # What beams take with them when they are reordered.
+    of_beams: ClassVar[tuple[str, ...]] = (
+        *("slots", "lengths", "tokens", "position", "block_position", "blank_index", "span_length", "stopped"),
+    )
 
-    def prefill(self) -> StepOutput:
-        """Run the model over the prompts, and over the start token where there is one; one beam per prompt."""
-        batch, size = self.ids.shape
-        first = (0 if self.protocol.encoder else size) + int(self.protocol.starts)
-        self.cache = self.model.new_cache(first + self.slots)
-        real = torch.arange(size, device=self.device) < self.lengths[:, None]
-        output = self._encode(real) if self.protocol.encoder else self._read_prompts(real)
-        slots = self.cache.length
-        ancestors = torch.zeros(batch, 1, first + self.slots + self.lanes, dtype=torch.bool, device=self.device)
-        ancestors[:, 0, :slots] = real[:, :slots]
-        zero = self.lengths.new_zeros(batch, 1)
-        tokens, position = self._no_tokens(), self.lengths[:, None] - 1
-        self.beams = BeamState(ancestors, tokens, position, zero, zero, zero, zero.bool())
-        if not self.protocol.starts:
-            return output
-        before = output.hidden
-        self.beams.position = self.blanks[:, :1] if self.protocol.spans else zero
-        self.beams.block_position = zero + 1 if self.protocol.spans else zero
-        self._append(self.lengths.new_full((batch, 1), self.start_id or 0))
-        output = self.forward()
-        return StepOutput(output.logits, torch.cat([before, output.hidden], dim=1))
+    def all_lanes(self) -> None:
+        """Make all tensors as wide as the batch has lanes, before texts come or go."""
 
-    def _read_prompts(self, real: torch.Tensor) -> StepOutput:
-        # A GPU is faster with one call, and ranks that share a model must make the same calls.
-        alone = self.device.type == "cpu" and self.model.sharding is None
-        lengths = self.lengths.tolist() if alone else []
-        groups = like_length(lengths, torch.get_num_threads())
-        if len(groups) < 2:
-            return self._read_together(self.ids, self.lengths, real, self.cache)
+    def __init__(self, sizes: Sizes, rules: Rules, device: torch.device) -> None:
+        super().__init__(sizes, device)
+        self.captured = False  # whether steps are captured: shapes must not depend on how far texts have come
+        self.rules, lanes = rules, sizes.lanes
+        self.protocol, self.decoding, self.start_id = rules.protocol, rules.decoding, rules.start_id
+        self.stop_token_ids = torch.tensor(self.decoding.stop_token_ids, dtype=torch.long, device=device)
+        self.text = self.add("text", sizes.text)  # the prompt's tokens
+        self.text_length = self.add("text_length")
+        self.blanks = self.add("blanks", sizes.blanks)
+        self.last_blank = self.add("last_blank")
+        self.max_new_tokens = self.add("max_new_tokens")  # 0: an empty row
+        self.min_new_tokens = self.add("min_new_tokens")
+        self.limit = self.add("limit", fill=1)
+        self.own_slots = self.add("own_slots", lanes, sizes.steps, dtype=torch.int32)
+        self.cross_slots = self.add("cross_slots", sizes.cross, dtype=torch.int32)
+        self.cross_length = self.add("cross_length", dtype=torch.int32)
+        self.slots = self.add("slots", lanes, sizes.table, dtype=torch.int32)
+        self.lengths = self.add("lengths", lanes, dtype=torch.int32)
+        self.next_ids = self.add("next_ids", lanes)
+        self.slot_mapping = self.add("slot_mapping", lanes)
+        self.position = self.add("position", lanes)
+        self.block_position = self.add("block_position", lanes)
+        self.blank_index = self.add("blank_index", lanes)
+        self.span_length = self.add("span_length", lanes)
+        self.stopped = self.add("stopped", lanes, dtype=torch.bool)
+        self._add_tokens(sizes)
 
-        def read(rows: torch.Tensor, longest: int, part: CacheRows) -> StepOutput:
-            return self._read_together(self.ids[rows, :longest], self.lengths[rows], real[rows, :longest], part)
+    def _add_tokens(self, sizes: Sizes) -> None:
+        self.tokens = self.add("tokens", sizes.lanes, sizes.steps)
+        self.token_index = self.add("token_index", 1)  # how many tokens an answer has, the start token included
 
-        return read_apart(groups, lengths, self.cache, read)
+    @property
+    def past_length(self) -> torch.Tensor:
+        """How many of the prompt's tokens count as history: none of an encoder's, [R]."""
+        return torch.zeros_like(self.text_length) if self.protocol.encoder else self.text_length
 
-    def _read_together(self, ids: torch.Tensor, lengths: torch.Tensor, real: torch.Tensor, cache: Any) -> StepOutput:
-        running = torch.arange(ids.shape[1], device=self.device).expand_as(ids)
-        inputs = ModelInputs(
-            ids, running, torch.zeros_like(running), non_padding=real, bidirectional=self.protocol.prefix
-        )
-        return self._call(inputs, cache, logits_at=lengths[:, None] - 1)
-
-    def _no_tokens(self) -> torch.Tensor:
-        """Room for the tokens of one beam of each prompt, [B, 1, steps]."""
-        return self.ids.new_full((len(self.ids), 1, self.steps), _NO_TOKEN)
-
-    def _encode(self, real: torch.Tensor) -> StepOutput:
-        """Keep the encoder's output until the first step has put its keys and values into the cache."""
-        mask = None if bool(real.all()) else real
-        memory = self.model.encode(self.ids, mask)
-        self._first = {"encoder_outputs": memory, "attention_mask": mask}
-        nothing = memory[:, :0]
-        return StepOutput(nothing, nothing)
-
-    # -- every further step --------------------------------------------------------------------------------------
-
-    def append(self, choice: Choice) -> None:
-        """Put a token at the end of every beam; a stop id in a blank that is not the last opens the next blank."""
-        if choice.parents is not None:
-            self.reorder_beams(choice.parents)
-        self._append(self._advance(choice.tokens, choice.stops))
-        self._put()
-
-    def reorder_beams(self, parents: torch.Tensor) -> None:
-        """Let beam w go on where beam ``parents[:, w]`` is.
+    def start(self, rows: torch.Tensor, running: Sequence[Running]) -> None:
+        """Put texts into rows; the first step feeds the start token, or once more the last token of the prompt.
 
         Args:
-            parents: [B, new W]
+            rows: [n]
+            running: the texts, whose prompts have been read.
         """
-        beams = self.beams
-        same = parents.shape == beams.block_position.shape and not self.protocol.spans
-        for name in self.per_beam:
-            if same and name in _OF_SPANS:
-                continue
-            tensor = getattr(beams, name)
+        prompts = [each.request.prompt for each in running]
+        decodings = [each.request.decoding for each in running]
+        table = [[slot for slot in each.text_slots if slot != SCRATCH] for each in running]
+        self.put(
+            rows,
+            text=[prompt.ids for prompt in prompts],
+            text_length=[len(prompt.ids) for prompt in prompts],
+            blanks=[prompt.blanks or (0,) for prompt in prompts],
+            last_blank=[max(len(prompt.blanks), 1) - 1 for prompt in prompts],
+            max_new_tokens=[decoding.max_new_tokens for decoding in decodings],
+            min_new_tokens=[decoding.min_new_tokens for decoding in decodings],
+            limit=[each.request.limit for each in running],
+        )
+        if self.protocol.encoder:
+            self.put(rows, cross_slots=table, cross_length=[len(slots) for slots in table])
+            table = [[] for _ in running]
+        self.add_slots(rows, 0, [each.own_slots for each in running])
+        if self.start_id is None:
+            self.put(
+                rows,
+                next_ids=[prompt.ids[-1] for prompt in prompts],
+                position=[len(prompt.ids) - 1 for prompt in prompts],
+                slot_mapping=[each.text_slots[-1] for each in running],
+                slots=table,
+                lengths=[len(slots) for slots in table],
+            )
+            return
+        # Each lane has a start token of its own.
+        first = torch.tensor([[lane[0] for lane in each.own_slots] for each in running], dtype=torch.int32)
+        spans = self.protocol.spans
+        self.put(
+            rows,
+            next_ids=[self.start_id] * len(running),
+            position=[prompt.blanks[0] if spans else 0 for prompt in prompts],
+            block_position=[int(spans)] * len(running),
+            slot_mapping=first,
+            slots=table,
+            lengths=[len(slots) for slots in table],
+            **self._start_tokens(running),
+        )
+        tables, lengths = self.slots.index_select(0, rows), self.lengths.index_select(0, rows)
+        place = lengths[:, : tables.shape[1], None].long()
+        self.slots.index_copy_(0, rows, tables.scatter(2, place, on_device(first, self.device)[..., None]))
+        self.lengths.index_copy_(0, rows, lengths + 1)
+
+    def _start_tokens(self, running: Sequence[Running]) -> dict[str, Any]:
+        return {"tokens": [[self.start_id]] * len(running), "token_index": [1] * len(running)}
+
+    def add_slots(self, rows: torch.Tensor, begin: int, slots: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Give lanes slots for tokens to come.
+
+        Args:
+            rows: [n]
+            begin: the number of the first such token.
+            slots: for each row and lane; as many for each lane of a row.
+        """
+        longest = max(len(lanes[0]) for lanes in slots)
+        filled = [[[*lane, *[SCRATCH] * (longest - len(lane))] for lane in lanes] for lanes in slots]
+        new = on_device(torch.tensor(filled, dtype=torch.int32), self.device)
+        self.own_slots[..., begin : begin + longest].index_copy_(0, rows, new[..., : self.sizes.steps - begin])
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def inputs(self) -> StepInputs:
+        """What the next step feeds."""
+        lanes = self.next_ids.shape[1]
+        return StepInputs(
+            ids=self.next_ids.flatten(),
+            positions=torch.stack([self.position.flatten(), self.block_position.flatten()]),
+            generated=self._is_generated().expand(-1, lanes).flatten(),
+            slot_mapping=self.slot_mapping.flatten(),
+            slots=self.slots.expand(-1, lanes, -1).flatten(0, 1),
+            lengths=self.lengths.flatten(),
+            cross_slots=self.cross_slots[:, None].expand(-1, lanes, -1).flatten(0, 1),
+            cross_lengths=self.cross_length[:, None].expand(-1, lanes).flatten(),
+        )
+
+    def _is_generated(self) -> torch.Tensor:
+        """Whether the tokens that are fed are of answers, [R, 1 or W]."""
+        return self.token_index > 0
+
+    def append(self, choice: Choice) -> None:
+        """Put a token at the end of every lane; a stop id in a blank that is not the last opens the next blank."""
+        if choice.parents is not None:
+            self.reorder_beams(choice.parents)
+        tokens = self._advance(choice.tokens, choice.stops)
+        index = self.token_index.clamp(max=self.sizes.steps - 1)[:, None].expand(-1, tokens.shape[1], 1)
+        self.tokens.scatter_(2, index, tokens[..., None])
+        slot = self.own_slots.gather(2, index)
+        # Rows that are done are fed until they leave; they write over their last slot.
+        place = self.lengths.clamp(max=self.sizes.table - 1).long()[..., None]
+        self.slots.scatter_(2, place, slot)
+        self._feed(tokens, slot[..., 0].long())
+        self.token_index = self.token_index + 1
+
+    def _feed(self, tokens: torch.Tensor, slot: torch.Tensor) -> None:
+        grown = (self.lengths + 1).clamp(max=self.sizes.table).masked_fill(self.max_new_tokens[:, None] == 0, 0)
+        if self.rules.pad_id is not None:
+            padding = tokens == self.rules.pad_id
+            slot, grown = slot.masked_fill(padding, SCRATCH), torch.where(padding, self.lengths, grown)
+        self.next_ids, self.slot_mapping, self.lengths = tokens, slot, grown
+
+    def reorder_beams(self, parents: torch.Tensor) -> None:
+        """Let lane w go on where lane ``parents[:, w]`` is.
+
+        Args:
+            parents: [R, W]
+        """
+        for name in self.of_beams:
+            tensor = getattr(self, name)
             index = parents.view(*parents.shape, *[1] * (tensor.dim() - 2))
-            setattr(beams, name, tensor.gather(1, index.expand(-1, -1, *tensor.shape[2:])))
+            setattr(self, name, tensor.gather(1, index.expand(-1, -1, *tensor.shape[2:])))
 
     def _advance(self, tokens: torch.Tensor, stops: torch.Tensor | None) -> torch.Tensor:
-        """Move positions to the next tokens; returns the tokens to feed, [B, W]."""
-        beams = self.beams
+        """Move positions to the next tokens; returns the tokens to feed, [R, W]."""
         if not self.protocol.spans:
-            beams.position = beams.position + 1
-            beams.span_length = beams.span_length + 1
+            self.position = self._in_table(self.position + 1)
+            self.span_length = self.span_length + 1
             return tokens
         turns = self.is_stop(tokens) & ~self.in_last_blank()
-        beams.blank_index = beams.blank_index + turns
-        beams.position = torch.where(turns, self.blanks.gather(1, beams.blank_index), beams.position)
-        # Finished beams are fed until their row leaves the batch; their positions must stay inside of the table.
-        beams.block_position = torch.where(turns, 1, beams.block_position + 1).clamp(max=(self.max_positions or 2) - 1)
-        beams.span_length = (beams.span_length + 1).masked_fill(turns, 0)
-        beams.stopped = beams.stopped & ~turns if stops is None else (beams.stopped & ~turns) | stops
+        self.blank_index = self.blank_index + turns
+        self.position = torch.where(turns, self.blanks.gather(1, self.blank_index), self.position)
+        self.block_position = self._in_table(torch.where(turns, 1, self.block_position + 1))
+        self.span_length = (self.span_length + 1).masked_fill(turns, 0)
+        self.stopped = self.stopped & ~turns if stops is None else (self.stopped & ~turns) | stops
         return tokens.masked_fill(turns, self.start_id or 0)
 
-    def _own_visibility(self) -> torch.Tensor:
-        """Which of a step's tokens each of them attends to, [W, W]."""
-        return torch.eye(self.lanes, dtype=torch.bool, device=self.device)
-
-    def _append(self, tokens: torch.Tensor) -> None:
-        """Write the tokens that will be fed, and let each attend to the slot that it will take."""
-        self.beams.tokens.index_copy_(2, self.token_index, tokens[..., None])
-        self._attend_to_own(*tokens.shape)
-        self.token_index = self.token_index + 1
-        self.count += 1
-
-    def _attend_to_own(self, batch: int, lanes: int) -> None:
-        own = self._own[:lanes, :lanes].expand(batch, -1, -1)
-        self.beams.ancestors.index_copy_(2, self.cache.slots(lanes, self.device), own)
-
-    def forward(self) -> StepOutput:
-        """Run the model over the last token of every beam."""
-        if self.recorded is not None:
-            return self.recorded.run()
-        beams = self.beams
-        seen = beams.ancestors[:, None, :, : self.cache.length + beams.position.shape[1]]
-        inputs = ModelInputs(
-            self.last_tokens(), beams.position, beams.block_position, attn_mask=seen, ragged=self.ragged
-        )
-        first, self._first = self._first, {}
-        return self._call(inputs, self.cache, **first)
-
-    def use_recorded(self, forward: StaticForward) -> None:
-        """From now on, let ``forward`` run the model, over tensors whose shapes and addresses do not change."""
-        more = forward.cache.capacity - self.beams.ancestors.shape[2]
-        self.beams.ancestors = F.pad(self.beams.ancestors, (0, more))
-        self.cache, self.recorded = forward.cache, forward
-        self._put()
-
-    def _put(self) -> None:
-        if self.recorded is not None:
-            self.recorded.put(self.last_tokens(), self.beams)
-
-    def last_tokens(self) -> torch.Tensor:
-        """The last token of every beam, [B, W]."""
-        return self.beams.tokens.index_select(2, self.token_index - 1)[..., 0]
-
-    def _call(self, inputs: ModelInputs, cache: Any, **others: Any) -> StepOutput:
-        arguments = self.protocol.arguments(self.model, inputs)
-        with sharded_logits(self.logits_sharded):
-            output = self.model(**arguments, cache=cache, **others)
-        return StepOutput(output["logits"], output["hidden_states"])
-
-    def keep_logits_sharded(self) -> bool:
-        """From now on, let each rank keep the logits that it computes, if the vocabulary is sharded."""
-        if self.model.sharding is not None and self.model.sharding.tp_group is not None:
-            self.logits_sharded = shards_vocabulary(self.model)
-        return self.logits_sharded
+    def _in_table(self, positions: torch.Tensor) -> torch.Tensor:
+        """Positions that the model has; only lanes that are done, or drafts, have others."""
+        last = self.rules.last_position
+        return positions if last is None else positions.clamp(max=last)
 
     # -- questions -----------------------------------------------------------------------------------------------
 
@@ -246,28 +243,52 @@ class DecodingState:
         return (tokens[..., None] == self.stop_token_ids).any(-1)
 
     def in_last_blank(self) -> torch.Tensor:
-        """Which beams are in their prompt's last blank, [B, W]."""
-        return self.beams.blank_index >= self.last_blank[:, None]
+        """Which lanes are in their prompt's last blank, [R, W]."""
+        return self.blank_index >= self.last_blank[:, None]
 
     def closing(self) -> torch.Tensor:
-        """Which beams must close their blank now: it is full, or a hook has ended it, [B, W]."""
-        full = self.beams.span_length >= self.decoding.max_new_tokens
-        return (full | self.beams.stopped) & ~self.in_last_blank()
+        """Which lanes must close their blank now: it is full, or a hook has ended it, [R, W]."""
+        full = self.span_length >= self.max_new_tokens[:, None]
+        return (full | self.stopped) & ~self.in_last_blank()
+
+    def num_generated(self) -> torch.Tensor:
+        """How many tokens each answer has, the start token not counted, [R, 1 or W]."""
+        return self.token_index - int(self.protocol.starts)
 
     def history(self) -> torch.Tensor:
-        """Prompt and answer of every beam, the last token last and -1 in front, [B, W, T]."""
-        tokens = self.beams.tokens if self.recorded is not None else self.beams.tokens[:, :, : self.count]
-        ids = torch.cat([self.past.expand(-1, tokens.shape[1], -1), tokens], dim=2)
-        return ids if self.recorded is None else self._right_aligned(ids, self.num_tokens())
+        """Prompt and answer of every lane, the last token last and -1 in front, [R, W, T]."""
+        past = self.past_length[:, None]
+        ids = torch.cat([self.text[:, None].expand(-1, self.sizes.lanes, -1), self.tokens], dim=2)
+        return self._right_aligned(ids, past + self.token_index, past[..., None], self.sizes.text)
 
-    def num_tokens(self) -> torch.Tensor:
-        """How many tokens each beam has, [B or 1, W or 1]."""
-        return self.token_index[None]
+    def _right_aligned(
+        self, ids: torch.Tensor, counts: torch.Tensor, past: torch.Tensor | int, gap_end: int
+    ) -> torch.Tensor:
+        """Sequences in two left-aligned parts, moved to the right end.
 
-    def _right_aligned(self, ids: torch.Tensor, num_tokens: torch.Tensor) -> torch.Tensor:
-        """Shift histories to the right end of a tensor whose size does not depend on the step, [B, W, T]."""
-        places = torch.arange(ids.shape[2], device=self.device) - (self.steps - num_tokens[..., None])
-        return ids.gather(2, places.clamp(min=0).expand_as(ids)).masked_fill(places < 0, _NO_TOKEN)
+        Args:
+            ids: both parts, [R, W, P + S].
+            counts: their lengths together, [R, 1 or W].
+            past: the lengths of the first parts, [R, 1, 1].
+            gap_end: where the second part begins.
+        """
+        counts = counts.clamp(min=1)  # empty rows have the id 0, so that processors need no case for them
+        # On a CPU, without columns that no text needs.
+        trimmed = not self.captured and self.device.type == "cpu"
+        size = int(counts.max()) if trimmed else ids.shape[2]
+        places = torch.arange(size, device=self.device) - (size - counts[..., None])
+        source = torch.where(places < past, places, places - past + gap_end).clamp(0, ids.shape[2] - 1)
+        return ids.gather(2, source.expand(*ids.shape[:2], -1)).masked_fill(places < 0, NO_TOKEN)
+
+    def answers(self) -> torch.Tensor:
+        """The answers so far, without the start token, the last token last and -1 in front, [R, W, S]."""
+        begin, counts = int(self.protocol.starts), self.num_generated()
+        found = self._right_aligned(self.tokens[..., begin:], counts, 0, 0)
+        return found.masked_fill(counts[..., None] < 1, NO_TOKEN)
+
+    def generated(self) -> torch.Tensor:
+        """The answers so far, without the start token; what is behind their end is undefined, [R, W, S]."""
+        return self.tokens[..., int(self.protocol.starts) :]
 
     def split_spans(self, ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Split an answer at the start tokens of its further blanks."""
@@ -277,20 +298,3 @@ class DecodingState:
         for token in ids:
             spans = [*spans, ()] if token == self.start_id else [*spans[:-1], (*spans[-1], token)]
         return tuple(spans)
-
-    def generated(self) -> torch.Tensor:
-        """The answers so far, without the start token, [B, W, steps]."""
-        return self.beams.tokens[:, :, int(self.protocol.starts) : self.count]
-
-    def keep_rows(self, rows: torch.Tensor) -> None:
-        """Keep these rows of the batch.
-
-        Args:
-            rows: indices, [new B].
-        """
-        self.prompt_numbers = [self.prompt_numbers[row] for row in rows.tolist()]
-        for name in ("ids", "lengths", "text", "past", "blanks", "last_blank"):
-            setattr(self, name, getattr(self, name).index_select(0, rows))
-        for entry in fields(BeamState):
-            setattr(self.beams, entry.name, getattr(self.beams, entry.name).index_select(0, rows))
-        self.cache.select(rows)

@@ -1,117 +1,130 @@
-"""A decoding state whose beams are a chain: a prompt's answer, and behind its last token a draft of what may follow.
+"""A decoding state whose lanes are a chain: an answer's last token, and behind it a draft of what may follow.
 
-Beam w ends with the chain's token w, so beams are the beginnings of one answer, each attending to those before it. The
-model scores all of them in one step; how much of the draft is accepted is known after it, for each row by itself.
+Lane w ends with the chain's token w, so lanes are the beginnings of one answer, each attending to those before it. The
+model scores all of them in one step; how much of the draft is accepted is known after it, for each text by itself.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from flagai.data.prompt import Prompt
 from flagai.generation.decoding_state import DecodingState
-from flagai.generation.options import Decoding
-from flagai.generation.protocol import GenerativeModel
+from flagai.generation.request import Running
+from flagai.generation.rows import Sizes
 from flagai.generation.types import Choice
-
-_NO_END = 2**62
+from flagai.model.layer.paged_cache import SCRATCH
 
 
 class DraftState(DecodingState):
-    """Prompts, and one answer to each with a draft at its end (speculative decoding).
+    """Texts, and one answer to each with a draft at its end (speculative decoding); see :class:`DecodingState`."""
 
-    Args:
-        model: the model.
-        prompts: the prompts; not empty.
-        decoding: the options.
-        lanes: number of tokens of a step, W: an answer's last one, and a draft of the others.
+    of_beams = tuple(name for name in DecodingState.of_beams if name not in ("slots", "tokens"))
 
-    Raises:
-        InputError: see :class:`DecodingState`.
-    """
+    def _add_tokens(self, sizes: Sizes) -> None:
+        self.slots = self.add("slots", 1, sizes.table, dtype=torch.int32)
+        self.own_slots = self.add("own_slots", 1, sizes.steps, dtype=torch.int32)
+        # Prompt (an encoder's, too), answer and draft.
+        self.sequence = self.add("sequence", sizes.text + sizes.steps)
+        self.token_index = self.add("token_index", 1)  # where an answer's last token is in the sequence
+        self.first_key = self.add("first_key", 1)  # how much higher that is than the number of the token's key
+        self._ahead = torch.arange(sizes.lanes, device=self.device)
 
-    ragged = True
-    per_beam = tuple(name for name in DecodingState.per_beam if name != "tokens")
-    counters = ("token_index", "draft")
+    def start(self, rows: torch.Tensor, running: Sequence[Running]) -> None:
+        """See the base class; there is no draft yet, so the last token is repeated."""
+        super().start(rows, running)
+        begin = int(self.protocol.starts)
+        self.put(
+            rows,
+            sequence=[[*each.request.prompt.ids, *[self.start_id] * begin] for each in running],
+            token_index=[len(each.request.prompt.ids) - 1 + begin for each in running],
+        )
+        lengths = self.lengths.index_select(0, rows)[:, :1]
+        self.first_key.index_copy_(0, rows, self.token_index.index_select(0, rows) + 1 - lengths)
+        self._set_draft(self.next_ids[:, :1].expand(-1, self.sizes.lanes))
 
-    def __init__(self, model: GenerativeModel, prompts: Sequence[Prompt], decoding: Decoding, lanes: int) -> None:
-        super().__init__(model, prompts, decoding, lanes)
-        # A step's slots are kept as far as the row goes that comes farthest in it.
-        self.slots, self.steps = min(lanes, len(prompts)) * self.limit, self.limit + 1 + lanes
-        self._ahead = torch.arange(lanes, device=self.device)
-        # A draft beyond the table of positions is longer than the answer may become.
-        self._highest = (self.max_positions or _NO_END) - 1
-        # The index of each row's last token in its sequence, [B, 1]; at first, that of the prompt's last token.
-        self.token_index = torch.full_like(self.lengths, self.text.shape[1] + int(self.protocol.starts) - 1)[:, None]
-        self.draft = self.ids[:, :1]  # what a step feeds: the last token, and the draft behind it, [B, W]
+    def _start_tokens(self, running: Sequence[Running]) -> dict[str, Any]:
+        return {}
 
-    @property
-    def sequence(self) -> torch.Tensor:
-        """Prompts (an encoder's, too) and answers; tokens behind the last one are undefined, [B, T]."""
-        return self.beams.tokens[:, 0]
+    def all_lanes(self) -> None:
+        """Use all lanes again, after steps with shorter drafts: before texts come or go."""
+        if self.next_ids.shape[1] < self.sizes.lanes:
+            self._set_draft(self.next_ids[:, :1].expand(-1, self.sizes.lanes))
 
-    def _no_tokens(self) -> torch.Tensor:
-        return torch.cat([self.text[:, None], super()._no_tokens()], dim=2)
+    def _set_draft(self, tokens: torch.Tensor) -> None:
+        """Let lanes go on from the first one, the answer's own, by a draft.
 
-    def _own_visibility(self) -> torch.Tensor:
-        return torch.ones(self.lanes, self.lanes, dtype=torch.bool, device=self.device).tril()
+        Args:
+            tokens: the answer's last token, and the draft, [R, W].
+        """
+        ahead = self._ahead[: tokens.shape[1]]
+        for name in ("position", "block_position", "blank_index", "span_length", "stopped"):
+            setattr(self, name, getattr(self, name)[:, :1].repeat(1, tokens.shape[1]))
+        self.span_length = self.span_length + ahead
+        if self.protocol.spans:
+            self.block_position = self._in_table(self.block_position + ahead)
+        else:
+            self.position = self._in_table(self.position + ahead)
+        places = self.token_index + ahead
+        keys = (places - self.first_key).clamp(0, self.sizes.table - 1)
+        number = places - self.text_length[:, None]
+        own = self.own_slots[:, 0].gather(1, number.clamp(0, self.sizes.steps - 1))
+        # The first step feeds a token of the prompt, which has its slot; padding has none.
+        padding = (tokens == self.rules.pad_id) & (ahead == 0) if self.rules.pad_id is not None else number < 0
+        slots = torch.where((number < 0) | padding, self.slots[:, 0].gather(1, keys), own)
+        self.slots = self.slots.scatter(2, keys[:, None], slots[:, None])
+        if self.rules.pad_id is not None:
+            slots = slots.masked_fill(padding, SCRATCH)
+        self.sequence.scatter_(1, places.clamp(max=self.sequence.shape[1] - 1), tokens)
+        self.next_ids, self.slot_mapping = tokens.contiguous(), slots.long()
+        self.lengths = (keys.int() + 1).masked_fill(self.max_new_tokens[:, None] == 0, 0)
 
     def accept(self, last: torch.Tensor, token: torch.Tensor) -> None:
-        """Keep the draft as far as it was right; the next tokens take the slots that no row keeps.
+        """Keep the draft as far as it was right.
 
         Args:
-            last: the index of the last right token in the draft, [B, 1].
-            token: the token behind it, [B, 1].
+            last: the index of the last right token in the draft, [R, 1].
+            token: the token behind it, [R, 1].
         """
-        self.cache.rollback(self.beams.position.shape[1] - 1 - last.amax(0))
-        # Finished rows are fed until they leave the batch; they must neither run out of room nor write over answers.
-        self.token_index = (self.token_index + 1 + last).clamp(max=self.text.shape[1] + self.limit + 1)
-        self.sequence.scatter_(1, self.token_index, token)
+        # Texts that are done are fed until they leave: they must not run out of room.
+        highest = self.text_length + self.limit + 1
+        self.token_index = torch.minimum(self.token_index + 1 + last, highest[:, None])
+        self.sequence.scatter_(1, self.token_index.clamp(max=self.sequence.shape[1] - 1), token)
+        if self.rules.pad_id is not None:
+            self.first_key = self.first_key + (token == self.rules.pad_id)
 
     def append(self, choice: Choice) -> None:
-        """Put a draft behind every answer; all its beams go on where the answer does.
+        """Put a draft behind every answer; all its lanes go on where the answer does.
 
         Args:
-            choice: the last token and the draft, [B, W].
+            choice: the last token and the draft, [R, W].
         """
         if choice.parents is not None:
             self.reorder_beams(choice.parents)
-        beams, tokens = self.beams, choice.tokens
-        ahead = self._ahead[: tokens.shape[1]]
-        if self.protocol.spans:
-            head = self._advance(tokens[:, :1].expand_as(tokens), choice.stops)
-            tokens = torch.cat([head[:, :1], tokens[:, 1:]], dim=1)
-            beams.span_length = beams.span_length + ahead
-            beams.block_position = (beams.block_position + ahead).clamp(max=self._highest)
-        else:
-            beams.span_length = beams.span_length + 1 + ahead
-            beams.position = (beams.position + 1 + ahead).clamp(max=self._highest)
-        self._append(tokens)
-        self._put()
+        tokens = choice.tokens
+        head = self._advance(tokens[:, :1].expand_as(tokens), choice.stops)
+        self._set_draft(torch.cat([head[:, :1], tokens[:, 1:]], dim=1))
 
-    def _append(self, tokens: torch.Tensor) -> None:
-        self.draft = tokens
-        self.sequence.scatter_(1, self.token_index + self._ahead[: tokens.shape[1]], tokens)
-        self._attend_to_own(*tokens.shape)
+    def _is_generated(self) -> torch.Tensor:
+        return self.token_index + self._ahead[: self.next_ids.shape[1]] >= self.text_length[:, None]
 
-    def last_tokens(self) -> torch.Tensor:
-        """See the base class; that is the draft."""
-        return self.draft
-
-    def num_tokens(self) -> torch.Tensor:
-        """See the base class."""
-        return self.token_index + 1 - self.text.shape[1] + self._ahead[: self.beams.position.shape[1]]
+    def num_generated(self) -> torch.Tensor:
+        """See the base class; of each lane."""
+        ahead = self._ahead[: self.next_ids.shape[1]]
+        return self.token_index + 1 - self.text_length[:, None] - int(self.protocol.starts) + ahead
 
     def history(self) -> torch.Tensor:
-        """See the base class; drafts that are not verified yet are what follows in each beam's own answer."""
-        ids = self.beams.tokens[:, :, self.text.shape[1] - self.past.shape[2] :]
-        return self._right_aligned(ids.expand(-1, self.beams.position.shape[1], -1), self.num_tokens())
+        """See the base class; drafts that are not verified yet are what follows in each lane's own answer."""
+        lanes = self.next_ids.shape[1]
+        ids = self.sequence[:, None].expand(-1, lanes, -1)
+        counts = self.token_index + 1 + self._ahead[:lanes]
+        if self.protocol.encoder:
+            gone = self.text_length[:, None]
+            return self._right_aligned(ids, counts - gone, -gone[..., None], 0)
+        return self._right_aligned(ids, counts, self.sequence.shape[1], 0)
 
     def generated(self) -> torch.Tensor:
-        """See the base class; tokens behind the draft are undefined."""
-        return self.beams.tokens[:, :, self.text.shape[1] + int(self.protocol.starts) :]
-
-    def keep_rows(self, rows: torch.Tensor) -> None:
-        """See the base class."""
-        super().keep_rows(rows)
-        self.token_index, self.draft = self.token_index.index_select(0, rows), self.draft.index_select(0, rows)
+        """See the base class; of one lane, tokens behind the draft are undefined."""
+        begin = self.text_length[:, None] + int(self.protocol.starts)
+        places = begin + torch.arange(self.sizes.steps, device=begin.device)
+        return self.sequence.gather(1, places.clamp(max=self.sequence.shape[1] - 1))[:, None]

@@ -37,7 +37,8 @@ def evaluating(model: GenerativeModel) -> Iterator[None]:
         mode.users.add(user)
         if mode.training is None:
             mode.training = [module for module in model.modules() if module.training]
-            model.eval()
+            if mode.training:
+                model.eval()
     try:
         yield
     finally:

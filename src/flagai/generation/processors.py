@@ -19,7 +19,7 @@ from flagai.generation.types import LogitsProcessor
 _COLDEST = 1e-30
 
 
-def repetition_penalty(ids: torch.Tensor, scores: torch.Tensor, penalty: float) -> torch.Tensor:
+def repetition_penalty(ids: torch.Tensor, scores: torch.Tensor, penalty: float | torch.Tensor) -> torch.Tensor:
     """Make ids of the history less likely: negative scores are multiplied, positive ones divided, once per id."""
     # A beam's last token stands in for its missing ones: writing the same value twice does no harm.
     ids = torch.where(ids < 0, ids[..., -1:], ids)
@@ -27,9 +27,9 @@ def repetition_penalty(ids: torch.Tensor, scores: torch.Tensor, penalty: float) 
     return scores.scatter(-1, ids, torch.where(found < 0, found * penalty, found / penalty))
 
 
-def temperature(_: torch.Tensor, scores: torch.Tensor, value: float) -> torch.Tensor:
+def temperature(_: torch.Tensor, scores: torch.Tensor, value: float | torch.Tensor) -> torch.Tensor:
     """Divide the scores; below ``_COLDEST``, where only the best is left long since, they would overflow."""
-    return scores / max(value, _COLDEST)
+    return scores / (value.clamp(min=_COLDEST) if isinstance(value, torch.Tensor) else max(value, _COLDEST))
 
 
 def top_k(_: torch.Tensor, scores: torch.Tensor, count: float) -> torch.Tensor:
@@ -38,7 +38,7 @@ def top_k(_: torch.Tensor, scores: torch.Tensor, count: float) -> torch.Tensor:
     return scores.masked_fill(scores < lowest, -torch.inf)
 
 
-def top_p(_: torch.Tensor, scores: torch.Tensor, share: float) -> torch.Tensor:
+def top_p(_: torch.Tensor, scores: torch.Tensor, share: float | torch.Tensor) -> torch.Tensor:
     """Keep the best tokens until their probabilities exceed ``share``; the one that crosses it stays."""
     ordered, order = scores.sort(dim=-1, descending=True)
     reached = ordered.softmax(-1).cumsum(-1) > share
@@ -89,7 +89,7 @@ def _forbid(scores: torch.Tensor, ids: torch.Tensor, where: torch.Tensor) -> tor
     return scores + torch.zeros_like(scores).scatter_reduce(-1, ids, limit, "amin")
 
 
-SamplingFunction = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+SamplingFunction = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
 # name: (function, the value that changes nothing)
 SAMPLING_ORDER: dict[str, tuple[SamplingFunction, float]] = {
     "repetition_penalty": (repetition_penalty, 1),
@@ -97,6 +97,20 @@ SAMPLING_ORDER: dict[str, tuple[SamplingFunction, float]] = {
     "top_k": (top_k, 0),
     "top_p": (top_p, 1),
 }
+
+
+# Those whose value each text of a batch has for itself.
+PER_TEXT = ("repetition_penalty", "temperature", "top_p")
+
+
+def active_functions(decoding: Decoding) -> tuple[str, ...]:
+    """The functions of ``SAMPLING_ORDER`` that change scores, in the order of the options."""
+    return tuple(
+        name
+        for name in decoding.processors
+        if getattr(decoding, name) not in (SAMPLING_ORDER[name][1], None)
+        and (decoding.do_sample or name == "repetition_penalty")
+    )
 
 
 class LogitsProcessorList:
@@ -108,7 +122,7 @@ class LogitsProcessorList:
     Args:
         decoding: the options.
         added: the caller's processors.
-        state: the texts.
+        state: the answers so far; it gets a tensor of each value that differs between texts.
     """
 
     def __init__(self, decoding: Decoding, added: Sequence[LogitsProcessor], state: DecodingState) -> None:
@@ -119,12 +133,10 @@ class LogitsProcessorList:
         self.banned = torch.tensor(banned, dtype=torch.long, device=state.device)
         by_length = itertools.groupby(sorted(decoding.bad_words_ids, key=len), key=len)
         self.bad_words_ids = [torch.tensor(list(words), device=state.device) for _, words in by_length]
-        asked = ((name, *SAMPLING_ORDER[name], getattr(decoding, name)) for name in decoding.processors)
-        self.ordered = [
-            (function, value)
-            for name, function, neutral, value in asked
-            if value not in (neutral, None) and (decoding.do_sample or name == "repetition_penalty")
-        ]
+        self.ordered = active_functions(decoding)
+        for name in self.ordered:
+            if name in PER_TEXT:
+                state.add(name, 1, 1, dtype=torch.float32, fill=1)
 
     @property
     def changes_nothing(self) -> bool:
@@ -156,20 +168,39 @@ class LogitsProcessorList:
         plain = logits.log_softmax(-1, dtype=torch.float32)
         if len(self.banned):
             plain = plain.index_fill(-1, self.banned, -torch.inf)
-        ids = self.state.history() if self.looks_back else self.state.past
+        ids = self.state.history() if self.looks_back else self.state.text
+        ids = ids[:, : plain.shape[1]] if self.looks_back else ids  # lanes that are alike have one row of scores
         scores = self._limited(ids, plain)
         for processor in self.added:
             scores = _checked(processor(ids, scores), scores)
-        for function, value in self.ordered:
-            scores = function(ids, scores, value)
+        for name in self.ordered:
+            value = getattr(self.state if name in PER_TEXT else self.decoding, name)
+            scores = SAMPLING_ORDER[name][0](ids, scores, value)
         if not self.state.protocol.spans:
             return plain, scores
         closed = self._closed(plain)
         return closed, closed if scores is plain else self._closed(scores)
 
+    def best(self, logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best scores of each lane and their tokens, as of all scores, for ``only_bans`` without spans.
+
+        Logits and log-probabilities have one order, so that no other scores need to be compared.
+
+        Args:
+            logits: [B, W, V]
+            count: how many, K.
+
+        Shape:
+            -> two of [B, W, K]
+        """
+        allowed = logits.index_fill(-1, self.banned, -torch.inf) if len(self.banned) else logits
+        found, tokens = allowed.topk(min(count, logits.shape[-1]))
+        scores = logits.log_softmax(-1, dtype=torch.float32).gather(-1, tokens)
+        return scores.masked_fill(found == -torch.inf, -torch.inf) if len(self.banned) else scores, tokens
+
     def _limited(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.decoding.min_new_tokens and len(self.state.stop_token_ids):
-            early = self.state.beams.span_length < self.decoding.min_new_tokens
+            early = (self.state.span_length < self.state.min_new_tokens[:, None])[:, : scores.shape[1]]
             stopped = scores.index_fill(-1, self.state.stop_token_ids, -torch.inf)
             scores = torch.where(early[..., None], stopped, scores)
         if self.decoding.no_repeat_ngram_size:
@@ -180,4 +211,4 @@ class LogitsProcessorList:
         """Where a blank must be closed, its stop id is the only choice, and costs nothing."""
         only = torch.full_like(scores[:1, :1], -torch.inf)
         only[..., self.decoding.stop_token_ids[0]] = 0
-        return torch.where(self.state.closing()[..., None], only, scores)
+        return torch.where(self.state.closing()[:, : scores.shape[1], None], only, scores)

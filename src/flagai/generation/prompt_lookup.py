@@ -11,10 +11,8 @@ Saxena 2023, "Prompt Lookup Decoding".
 import torch
 
 from flagai.generation.draft_state import DraftState
-from flagai.generation.processors import LogitsProcessorList
-from flagai.generation.replay.steps import is_recordable
 from flagai.generation.sampling import SamplingSearch
-from flagai.generation.types import Choice, StepOutput, StopHook
+from flagai.generation.types import Choice, StepOutput
 
 # So many of the last tokens are compared with earlier ones.
 _LONGEST = 4
@@ -26,32 +24,23 @@ class PromptLookup(SamplingSearch):
     A token is sampled with a random number that is fixed for its place, so a sampled answer is the same as well.
 
     Args:
-        state: the prompts and answers.
+        sizes: the sizes of the batch.
+        state: the answers so far.
         processors: from logits to scores.
-        hook: ends spans; None for none.
-
-    Raises:
-        InputError: there is not one seed per text.
     """
 
     state: DraftState
-    done_check_interval = 3  # a step writes several tokens
-
-    def __init__(self, state: DraftState, processors: LogitsProcessorList, hook: StopHook | None) -> None:
-        super().__init__(state, processors, hook)
-        # Captured steps have always the same number of tokens; others need no place for a draft that is missing.
-        self._fixed = is_recordable(state)
 
     def choose(self, output: StepOutput) -> Choice:
         """See the base class; the tokens are the next draft."""
         plain, scores = self.processors(output.logits)
         tokens = self.pick(scores)
-        accepted, stops = self.update_scores(tokens, plain, scores, None)
+        accepted, stops = self.update_scores(tokens, plain, scores)
         last = (accepted.sum(1, keepdim=True) - 1).clamp(min=0)
         last_token = tokens.gather(1, last)
         self.state.accept(last, last_token)
-        drafts, matched = look_up(self.state.sequence, self.state.token_index, self.state.lanes - 1)
-        if not self._fixed:
+        drafts, matched = look_up(self.state.sequence, self.state.token_index, self.sizes.lanes - 1)
+        if not self.state.captured:  # else all steps have the same number of tokens
             drafts = drafts[:, : self._worth(matched)]
         draft = torch.cat([last_token, drafts], dim=1)
         stops = None if stops is None else stops.gather(1, last).expand_as(draft)
@@ -68,7 +57,10 @@ class PromptLookup(SamplingSearch):
 
     def accepted(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """See the base class: those up to the first one that differs from the draft, which is the model's own."""
-        agreed = (tokens[:, :-1] == self.state.last_tokens()[:, 1:]) & ~ends[:, :-1]
+        draft = self.state.next_ids[:, 1:]
+        agreed = (tokens[:, :-1] == draft) & ~ends[:, :-1]
+        if self.state.rules.pad_id is not None:
+            agreed = agreed & (draft != self.state.rules.pad_id)  # what follows must not attend to it
         return torch.cat([~self.ended, agreed], dim=1).cumprod(1).bool()
 
     def sum_over_draft(self, beams: torch.Tensor) -> torch.Tensor:
@@ -78,13 +70,12 @@ class PromptLookup(SamplingSearch):
     def stopped_by_hook(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
         """See the base class; nothing is asked about tokens behind an end."""
         ends = torch.zeros_like(asked)
-        if self.hook is None:
-            return ends
-        answers, kept, news = self.state.generated().tolist(), self.kept.tolist(), tokens.tolist()
-        for row, places in enumerate(asked.tolist()):
-            for place, wanted in enumerate(places):
-                piece = self.state.split_spans([*answers[row][0][: kept[row][0] + place], news[row][place]])[-1]
-                if not wanted or self.hook(self.state.prompt_numbers[row], piece):
+        written = self.state.generated()
+        for row, hooked in enumerate(self._hooks()):
+            kept = int(self.kept[row]) if hooked else 0
+            for place, wanted in enumerate(asked[row].tolist() if hooked else ()):
+                ids = [*written[row, 0, : kept + place].tolist(), int(tokens[row, place])]
+                if not wanted or self._ends(row, ids):
                     ends[row, place] = wanted
                     break
         return ends
@@ -97,7 +88,7 @@ def look_up(sequence: torch.Tensor, end: torch.Tensor, count: int) -> tuple[torc
     behind the match, which is right where it repeats itself. Where nothing matches, the last token is repeated.
 
     Args:
-        sequence: texts and answers, -1 in front; tokens behind the end are undefined, [B, T].
+        sequence: texts and answers; tokens behind the end are undefined, [B, T].
         end: the index of the last token, [B, 1].
         count: length of a draft.
 

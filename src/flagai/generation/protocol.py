@@ -1,6 +1,6 @@
 """Which protocol decodes prompts with a model, and how many tokens the model has positions for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -8,6 +8,7 @@ import torch
 from flagai.data.prompt import Prompt
 from flagai.errors import InputError
 from flagai.families.family import DecodingProtocol, all_families, family_and_row
+from flagai.model.block import BlockStack
 from flagai.model.layer import KVCache
 
 
@@ -42,26 +43,32 @@ class GenerativeModel(Protocol):
         """Score tokens: ``logits`` [B, S, V] and ``hidden_states`` [B, S, E]."""
 
 
-def decoding_of(model: GenerativeModel, prompts: Sequence[Prompt]) -> DecodingProtocol:
-    """How to decode these prompts with this model.
+def decoding_of(model: GenerativeModel, prompt: Prompt) -> DecodingProtocol:
+    """How to decode a prompt with this model.
 
     Raises:
-        InputError: the class of the model writes nothing, or has no blanks to fill, or only some prompts have blanks.
+        InputError: the class of the model writes nothing, or has no blanks to fill.
     """
     family, row = family_and_row(model)
     if family is None or row is None or family.decoding is None or "write" not in row.methods:
         able = ", ".join(each.name for kind in all_families() for each in kind.classes if "write" in each.methods)
         raise InputError(f"A {type(model).__name__} cannot generate text; load one of {able}.")
-    with_blanks = sum(bool(prompt.blanks) for prompt in prompts)
-    if not with_blanks:
+    if not prompt.blanks:
         return family.decoding
     if family.span_decoding is None:
         raise InputError(f"Only GLM fills blanks; a {type(model).__name__} continues prompts without blanks.")
-    if with_blanks < len(prompts):
-        raise InputError(
-            f"{with_blanks} of {len(prompts)} prompts have blanks; put the others into a call of their own."
-        )
     return family.span_decoding
+
+
+def decoder_blocks(model: GenerativeModel) -> BlockStack:
+    """The blocks that keep keys and values."""
+    return [module for module in model.modules() if isinstance(module, BlockStack)][-1]  # an encoder's come first
+
+
+def state_size(model: GenerativeModel) -> int:
+    """The size of a hidden state."""
+    attention: Any = decoder_blocks(model)[0].attention
+    return int(attention.q.in_features)
 
 
 def remaining_positions(model: GenerativeModel, prompt: Prompt) -> int | None:

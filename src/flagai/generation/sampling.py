@@ -1,14 +1,17 @@
 """Greedy search and sampling: each beam continues by itself."""
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from flagai.errors import InputError
 from flagai.generation.decoding_state import DecodingState
 from flagai.generation.processors import LogitsProcessorList
+from flagai.generation.request import Running
+from flagai.generation.rows import Sizes
 from flagai.generation.search import Search
-from flagai.generation.types import Choice, Hypothesis, StepOutput, StopHook
+from flagai.generation.types import Choice, Hypothesis, StepOutput
 
 
 class SamplingSearch(Search):
@@ -18,77 +21,76 @@ class SamplingSearch(Search):
     search); in sampling, the model's own, so that samples drawn hot or cold compare.
 
     Args:
-        state: the prompts and answers.
+        sizes: the sizes of the batch.
+        state: the answers so far.
         processors: from logits to scores.
-        hook: ends spans; None for none.
-
-    Raises:
-        InputError: there is not one seed per text.
     """
 
-    def __init__(self, state: DecodingState, processors: LogitsProcessorList, hook: StopHook | None) -> None:
-        super().__init__(state, processors, hook)
-        batch, num_answers = len(state.ids), self.decoding.num_answers
-        self.score = torch.zeros(batch, num_answers, device=state.device)
-        self.kept = torch.zeros(
-            batch, num_answers, dtype=torch.long, device=state.device
-        )  # tokens without the stop token
-        self.length = torch.zeros_like(self.kept)  # tokens with it, which the length penalty counts
-        self.ended = torch.zeros_like(self.kept, dtype=torch.bool)  # stopped, full, or every next token forbidden
-        self.stopped = torch.zeros_like(self.ended)  # by a stop token or the hook
-        self.uniforms = _uniforms(state, num_answers) if self.decoding.do_sample else self.score[..., None]
+    reported: ClassVar[tuple[str, ...]] = (*Search.reported, "score", "kept", "length", "stopped", "ended")
 
-    def row_tensors(self) -> dict[str, torch.Tensor]:
+    def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
+        super().__init__(sizes, state, processors)
+        answers = self.decoding.num_answers
+        self.score = self.add("score", answers, dtype=torch.float32)
+        self.kept = self.add("kept", answers)  # tokens without the stop token
+        self.length = self.add("length", answers)  # tokens with it, which the length penalty counts
+        self.ended = self.add(
+            "ended", answers, dtype=torch.bool, fill=True
+        )  # stopped, full, or every next token forbidden
+        self.stopped = self.add("stopped", answers, dtype=torch.bool)  # by a stop token or the hook
+        if self.decoding.do_sample:
+            self.uniforms = self.add("uniforms", answers, sizes.steps, dtype=torch.float64)
+
+    def start(self, rows: Sequence[int], running: Sequence[Running]) -> None:
         """See the base class."""
-        names = ("score", "kept", "length", "ended", "stopped", "uniforms")
-        return {name: getattr(self, name) for name in names}
+        super().start(rows, running)
+        index = self.index(rows)
+        self.put(index, ended=[False] * len(running))
+        if self.decoding.do_sample:
+            self.put(index, uniforms=pad_sequence([_uniforms(each).T for each in running], batch_first=True).mT)
 
     def choose(self, output: StepOutput) -> Choice:
         """See the base class."""
         plain, scores = self.processors(output.logits)
         tokens = self.pick(scores)
-        # Only at the first step there is one beam for all.
-        parents = torch.zeros_like(tokens) if scores.shape[1] < tokens.shape[1] else None
-        return Choice(tokens, parents, self.update_scores(tokens, plain, scores, parents)[1])
+        return Choice(tokens, None, self.update_scores(tokens, plain, scores)[1])
 
     def pick(self, scores: torch.Tensor) -> torch.Tensor:
-        """The token that follows in each beam, [B, W]; ``scores`` are [B, 1 or W, V]."""
-        num_answers = max(scores.shape[1], self.decoding.num_answers)
+        """The token that follows in each lane, [R, W]; ``scores`` are [R, W, V]."""
         if not self.decoding.do_sample:
-            return scores.argmax(-1).expand(-1, num_answers)
-        step = (self.state.num_tokens() - int(self.state.protocol.starts)).clamp(max=self.state.limit - 1)
-        uniforms = self.uniforms.expand(-1, num_answers, -1)
-        return sample(scores, uniforms.gather(2, step.expand(len(scores), num_answers)[..., None])[..., 0])
+            return scores.argmax(-1)
+        step = self.state.num_generated().clamp(0, self.uniforms.shape[2] - 1).expand(scores.shape[:2])
+        uniforms = self.uniforms.expand(-1, scores.shape[1], -1).gather(2, step[..., None])
+        return sample(scores, uniforms[..., 0])
 
     def update_scores(
-        self, tokens: torch.Tensor, plain: torch.Tensor, scores: torch.Tensor, parents: torch.Tensor | None
+        self, tokens: torch.Tensor, plain: torch.Tensor, scores: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Note scores and ends.
 
         Args:
             tokens: chosen, [B, W].
-            plain: the model's own scores, [B, 1 or W, V].
-            scores: those by which tokens were chosen, [B, 1 or W, V].
-            parents: the beams that the tokens continue, [B, W]; None if each continues its own.
+            plain: the model's own scores, [R, W, V].
+            scores: those by which tokens were chosen, [R, W, V].
 
         Returns:
             Which tokens the answers gain, and where the hook ends spans (None without one); [B, W] each.
         """
         chosen = _value(scores, tokens)
         value = _value(plain, tokens) if self.decoding.do_sample else chosen
-        return self.record(tokens, value, chosen == -torch.inf, parents)
+        return self.record(tokens, value, chosen == -torch.inf)
 
     def record(
-        self, tokens: torch.Tensor, value: torch.Tensor, dead: torch.Tensor, parents: torch.Tensor | None
+        self, tokens: torch.Tensor, value: torch.Tensor, dead: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same, where it is known what tokens add to scores and where every token is forbidden, [B, W] each."""
         in_last_blank, is_stop = self.state.in_last_blank(), self.state.is_stop(tokens)
-        is_full = in_last_blank & (self.state.beams.span_length + 1 >= self.decoding.max_new_tokens)
+        is_full = in_last_blank & (self.state.span_length + 1 >= self.state.max_new_tokens[:, None])
         no_successor = is_stop | dead | is_full
         accepted, finishes = self.accepted(tokens, no_successor), in_last_blank & is_stop
         hook_stops = None
-        if self.hook is not None:  # without one, a GPU is spared the kernels
-            hook_stops = self.stopped_by_hook(tokens, parents, accepted & ~is_stop & ~dead)
+        if any(self._hooks()):  # without one, a GPU is spared the kernels
+            hook_stops = self.stopped_by_hook(tokens, None, accepted & ~is_stop & ~dead)
             accepted = self.accepted(tokens, no_successor | hook_stops)
             finishes = in_last_blank & (is_stop | hook_stops)
         counted = accepted & ~dead  # an accepted token adds to the score, unless every token is forbidden
@@ -117,8 +119,8 @@ class SamplingSearch(Search):
 
     def candidates(self, row: int) -> list[list[int]]:
         """See the base class."""
-        written = self.state.generated()[row].tolist()
-        return [ids[:kept] for ids, kept in zip(written, self.kept[row].tolist(), strict=True)]
+        written = self.state.generated()
+        return [written[row, lane, :kept].tolist() for lane, kept in enumerate(self.kept[row].tolist())]
 
 
 class ShardedGreedySearch(SamplingSearch):
@@ -128,11 +130,8 @@ class ShardedGreedySearch(SamplingSearch):
         """See the base class; the logits are sharded."""
         from flagai.parallel.vocab_parallel import sharded_argmax  # imports torch.distributed, which takes seconds
 
-        tokens, scores = (
-            each.expand(-1, self.decoding.num_answers) for each in sharded_argmax(cast(Any, output.logits))
-        )
-        parents = torch.zeros_like(tokens) if output.logits.shape[1] < tokens.shape[1] else None
-        return Choice(tokens, parents, self.record(tokens, scores, torch.zeros_like(self.ended), parents)[1])
+        tokens, scores = sharded_argmax(cast(Any, output.logits))
+        return Choice(tokens, None, self.record(tokens, scores, torch.zeros_like(self.ended))[1])
 
 
 def _value(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -157,28 +156,15 @@ def sample(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     return found.clamp(max=scores.shape[-1] - 1)
 
 
-def _uniforms(state: DecodingState, num_answers: int) -> torch.Tensor:
-    """All random numbers of all answers, [B, num_answers, steps].
+def _uniforms(running: Running) -> torch.Tensor:
+    """All random numbers of all answers to a text, [answers, steps].
 
-    They are drawn before the first step, on the CPU and for each beam from its own seed: so a text's answer depends
+    They are drawn before the first step, on the CPU and for each answer from its own seed: so a text's answer depends
     neither on its neighbours nor on the device, and no step waits for a random generator.
     """
-    decoding, batch = state.decoding, len(state.ids)
-    seeds = decoding.seeds
-    if seeds is None:
-        one = [decoding.seed] * batch if decoding.seed is not None else None
-        seeds = tuple(one or _any_seeds(state).tolist())
-    if len(seeds) != batch:
-        raise InputError(f"seeds has {len(seeds)} entries for {batch} prompts; give one per prompt.")
-    beams = [
-        [torch.rand(state.limit, generator=torch.Generator().manual_seed(seed + beam)) for beam in range(num_answers)]
-        for seed in seeds
-    ]
-    return torch.stack([torch.stack(row) for row in beams]).double().to(state.device)
-
-
-def _any_seeds(state: DecodingState) -> torch.Tensor:
-    """Seeds by chance; ranks that share a model must sample the same."""
-    seeds = torch.randint(2**62, [len(state.ids)])
-    sharding = getattr(state.model, "sharding", None)
-    return seeds if sharding is None else sharding.broadcast(seeds)
+    return torch.stack(
+        [
+            torch.rand(running.request.limit, generator=torch.Generator().manual_seed(running.request.seed + number))
+            for number in range(running.request.decoding.num_answers)
+        ]
+    ).double()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 
@@ -40,41 +39,6 @@ class Choice:
     tokens: torch.Tensor
     parents: torch.Tensor | None = None
     stops: torch.Tensor | None = None
-
-
-@dataclass
-class BeamState:
-    """The state of all beams; every tensor begins with [B, W].
-
-    Args:
-        ancestors: the slots of the cache that the beam's last token attends to, [B, W, slots].
-        tokens: the tokens so far, the start token included, [B, W, steps].
-        position: of the last token in the text, [B, W].
-        block_position: its position inside of a span, [B, W].
-        blank_index: which blank is being filled, [B, W].
-        span_length: number of tokens in it so far, [B, W].
-        stopped: whether a stop hook has ended the span, [B, W].
-    """
-
-    ancestors: torch.Tensor
-    tokens: torch.Tensor
-    position: torch.Tensor
-    block_position: torch.Tensor
-    blank_index: torch.Tensor
-    span_length: torch.Tensor
-    stopped: torch.Tensor
-
-
-class StaticForward(Protocol):
-    """A forward pass over the last tokens whose tensors keep their shapes and addresses."""
-
-    cache: Any
-
-    def put(self, ids: torch.Tensor, beams: BeamState) -> None:
-        """Set what the next forward pass reads."""
-
-    def run(self) -> StepOutput:
-        """Run the model."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@
 # Which modules register implementations, by the operation's name; imported at its first call.
 MODULES: dict[str, tuple[str, ...]] = {
     "linear": ("cpu.linear",),
-    "cached_blocks": ("decode.select", "cpu.decode_block"),
+    "cached_blocks": ("decode.select", "decode.many_rows", "cpu.decode_block"),
+    "prepare_decoding": ("decode.many_rows",),
     "search_step": ("decode.greedy",),
     "scaled_dot_product_attention": ("packed.attention",),
+    "paged_attention": ("paged.attention", "cpu.paged_attention"),
     "add_norm": ("packed.add_norm",),
     "compile_blocks": ("compiled.blocks",),
     "quantized_linear": ("decode.quantized_ops", "cpu.quantized_linear"),

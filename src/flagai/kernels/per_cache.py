@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from flagai.model.layer.cache import KVCache
+from flagai.model.layer.paged_cache import PagedStep
 from flagai.model.layer.sdpa import AttentionMask
 from flagai.parallel.dtensor import is_sharded
 
@@ -52,11 +53,11 @@ class _State:
 
 class _Made(NamedTuple):
     state: _State
-    stack: Stack | None
+    stacks: dict[int, Stack | None]
 
 
 class PerCache:
-    """What an implementation of :func:`cached_blocks` makes of the blocks: once for each cache, if they stay the same.
+    """What an implementation of :func:`cached_blocks` makes of the blocks: once for each pool and number of rows.
 
     Hooks, parameters and modules that change between two steps count from the next step on.
 
@@ -66,20 +67,28 @@ class PerCache:
 
     def __init__(self, make: Callable[[nn.ModuleList, torch.Tensor], Stack | None]) -> None:
         self._make = make
-        self._made: WeakKeyDictionary[KVCache, _Made] = WeakKeyDictionary()
+        self._made: WeakKeyDictionary[object, _Made] = WeakKeyDictionary()
 
     def suits(
         self, blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
     ) -> bool:
         """Whether it computes the blocks over this cache."""
-        made = self._made.get(cache)
+        made, rows = self._made.get(_pool(cache)), hidden.shape[:-1].numel()
         if made is None or not made.state.is_of(blocks):
-            made = self._made[cache] = _Made(_State(blocks), self._make(blocks, hidden))
-        return made.stack is not None
+            made = self._made[_pool(cache)] = _Made(_State(blocks), {})
+        if rows not in made.stacks:
+            made.stacks[rows] = self._make(blocks, hidden)
+        return made.stacks[rows] is not None
 
     def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any) -> torch.Tensor:
         """Compute the blocks; see :func:`cached_blocks`."""
-        return cast(Stack, self._made[cache].stack)(hidden, attn_mask, cache, **cross)
+        stack = self._made[_pool(cache)].stacks[hidden.shape[:-1].numel()]
+        return cast(Stack, stack)(hidden, attn_mask, cache, **cross)
+
+
+def _pool(cache: KVCache) -> object:
+    """The object that lasts from step to step."""
+    return cache.pool if isinstance(cache, PagedStep) else cache
 
 
 class OneByOne:

@@ -112,20 +112,21 @@ class BertModel(BaseModel):
         past, count = 0 if cache is None else cache.length, input_ids.shape[1]
         segments = segment_ids if token_type_ids is None else token_type_ids
         row = packed_row(input_ids, lengths, attention_mask=attention_mask, cache=cache, causal=causal)
-        if row is None:
+        attn_mask = None if cache is None else cache.attn_mask
+        if row is not None:
+            row.check(self.config.longest_text)
+            attn_mask = prepare_mask(Packed(row), count, count, input_ids.device)
+        elif attn_mask is None:
             valid = non_padding(input_ids, attention_mask, self.config.pad_token_id, past)
             mask = padding_and_matrix(valid, attention_mask, cache, count)
             mask = mask if causal is None else join(causal, mask)
-        else:
-            row.check(self.config.longest_text)
-            mask = Packed(row)
+            attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
         embedded = self.embed(
             input_ids,
             position_ids=self._positions(input_ids, past, row) if position_ids is None else position_ids,
             segment_ids=torch.zeros_like(input_ids) if segments is None else segments,
         )
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
         hidden = self.blocks(embedded, attn_mask, cache=cache, states=states)
         first = hidden[:, 0] if row is None else row.first(hidden)
         pooled = None if self.pooler is None else self.pooler(first)

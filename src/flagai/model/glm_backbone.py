@@ -124,16 +124,16 @@ class GLMModel(BaseModel):
         memory = self._memory(mems, cache, return_memory)
         past = 0 if memory is None else memory.length
         rows, count = input_ids.shape
-        mask = separator_or_matrix(
-            attention_mask, rows, count, past, exact=memory is not None and memory.mask_is_complete
-        )
         positions, blocks = self._positions(position_ids, past, count, input_ids.device)
         words = input_ids
         if prompt_pos is not None:
             words = self._with_prompt(self.embed.token(input_ids), prompt_pos)
         embedded = self.embed(words, position_ids=positions, block_position_ids=blocks)
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
+        attn_mask = None if memory is None else memory.attn_mask
+        if attn_mask is None:
+            mask = separator_or_matrix(attention_mask, rows, count, past)
+            attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
         hidden = self.norm(self.blocks(embedded, attn_mask, cache=memory, states=states))
         logits = self._logits(gather_positions(hidden, logits_at))
         return result(
@@ -176,9 +176,7 @@ class GLMModel(BaseModel):
         return self.prompt.insert(words, prompt_pos)
 
 
-def separator_or_matrix(
-    attention_mask: torch.Tensor | None, rows: int, count: int, past: int, *, exact: bool = False
-) -> Mask | None:
+def separator_or_matrix(attention_mask: torch.Tensor | None, rows: int, count: int, past: int) -> Mask | None:
     """Understand GLM's ``attention_mask``; see :meth:`GLMModel.forward`.
 
     The original decides by the number of elements, so that a [1, 1, 1, 1] matrix becomes a separator; here the
@@ -189,7 +187,6 @@ def separator_or_matrix(
         rows: B.
         count: number of queries, S.
         past: number of remembered positions.
-        exact: whether the matrices are those of an exact cache.
 
     Raises:
         InputError: it is neither.
@@ -205,7 +202,7 @@ def separator_or_matrix(
     if mask.dim() == 3:
         mask = mask[:, None]
     if mask.dim() == 4 and mask.shape[0] in (1, rows) and mask.shape[2] in (1, count) and mask.shape[3] >= past + count:
-        return Dense(as_bool_mask(mask), no_empty_rows=exact)
+        return Dense(as_bool_mask(mask))
     raise InputError(
         f"attention_mask has shape {list(attention_mask.shape)}; GLM takes separators, [] or [{rows}], or a matrix, "
         f"[{rows}, {count}, {past + count}] or [{rows}, 1, {count}, {past + count}]. "

@@ -97,12 +97,14 @@ class GPT2Model(BaseModel):
         if cache is None and use_cache:
             cache = self.new_cache()
         past, count = 0 if cache is None else cache.length, input_ids.shape[1]
-        valid = non_padding(input_ids, attention_mask, self.config.pad_token_id, past)
-        mask = decoder_mask(valid, attention_mask, cache, count)
         if position_ids is None:
             position_ids = torch.arange(past, past + count, device=input_ids.device)[None]
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
+        attn_mask = None if cache is None else cache.attn_mask
+        if attn_mask is None:
+            valid = non_padding(input_ids, attention_mask, self.config.pad_token_id, past)
+            mask = decoder_mask(valid, attention_mask, cache, count)
+            attn_mask = prepare_mask(mask, count, past + count, input_ids.device)
         embedded = self.embed(input_ids, position_ids=position_ids)
         hidden = self.norm(self.blocks(embedded, attn_mask, cache=cache, states=states))
         logits = self._logits(gather_positions(hidden, logits_at))

@@ -104,9 +104,7 @@ def padding_and_matrix(
     Raises:
         InputError: the mask is neither a row per text nor a matrix.
     """
-    # An exact matrix knows the padding of texts, but not which ids of a model are padding, too.
-    exact = cache is not None and cache.mask_is_complete and valid is None
-    if cache is not None and not exact:
+    if cache is not None:
         valid = cache.valid(valid, count)
     mask: Mask | None = None if valid is None else Padding(valid)
     if attention_mask is None or attention_mask.dim() == 2:
@@ -119,7 +117,7 @@ def padding_and_matrix(
             f"attention_mask {list(attention_mask.shape)} is no matrix of {count} queries and {keys} keys."
         )
     attn_mask = as_bool_mask(attention_mask)
-    matrix = Dense(attn_mask[:, None] if attn_mask.dim() == 3 else attn_mask, no_empty_rows=exact)
+    matrix = Dense(attn_mask[:, None] if attn_mask.dim() == 3 else attn_mask)
     return matrix if mask is None else matrix & mask
 
 
@@ -127,8 +125,7 @@ def decoder_mask(
     valid: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: KVCache | None, count: int
 ) -> Mask | None:
     """The same for a decoder, joined with the causal mask."""
-    mask = padding_and_matrix(valid, attention_mask, cache, count)
-    return mask if cache is not None and cache.mask_is_complete else join(Causal(), mask)
+    return join(Causal(), padding_and_matrix(valid, attention_mask, cache, count))
 
 
 def gather_positions(hidden: torch.Tensor, logits_at: torch.Tensor | None) -> torch.Tensor:

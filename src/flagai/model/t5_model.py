@@ -4,6 +4,7 @@ Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Un
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,6 +84,10 @@ class T5Stack(nn.Module):
         """[B, S, width] -> [B, S, width]; ``positions`` [B or 1, S], the rest as in :class:`BlockStack`."""
         count = embedded.shape[1]
         keys = count if cache is None else cache.length + count
+        if cache is not None and cache.attn_mask is not None:
+            attn_mask = replace(cache.attn_mask, tensor=self.bias.by_distance())
+            hidden = self.blocks(embedded, attn_mask, cache=cache, states=states, **cross)
+            return self.dropout(self.norm(hidden))
         if isinstance(mask, Packed):
             # Scores depend on distances only: those of the longest packed text hold for all of them.
             bias = self.bias(mask.row.max_seqlen, mask.row.max_seqlen)
@@ -163,6 +168,12 @@ class T5Model(BaseModel):
         mask = padding_and_matrix(valid, attention_mask, None, input_ids.shape[1]) if row is None else Packed(row)
         hidden: torch.Tensor = self.encoder(self.embed(input_ids), mask, states=states)
         return hidden
+
+    def cache_memory(self, memory: torch.Tensor, cache: KVCache) -> None:
+        """Keep the keys and values of an encoder's output, [1, T, width], for the decoder's cross attention."""
+        for index, block in enumerate(self.decoder.blocks):
+            attention: Any = block.cross_attention
+            cache.append(index, *attention.project(memory))
 
     def forward(
         self,
@@ -257,7 +268,7 @@ class T5Model(BaseModel):
         """The encoder's output; None if the cache already has what the decoder needs of it."""
         if encoder_outputs is not None:
             return encoder_outputs if isinstance(encoder_outputs, torch.Tensor) else encoder_outputs[0]
-        if cache is not None and cache.length:
+        if cache is not None and (cache.length or cache.cross_mask is not None):
             return None
         if input_ids is None:
             raise InputError("T5 needs input_ids or encoder_outputs.")
@@ -265,6 +276,8 @@ class T5Model(BaseModel):
 
     @staticmethod
     def _memory_visibility(attention_mask: torch.Tensor | None, cache: KVCache | None, count: int) -> AttentionMask:
+        if cache is not None and cache.cross_mask is not None:
+            return cache.cross_mask
         if attention_mask is None and cache is not None:
             attention_mask = cache.memory_mask
         if attention_mask is None:

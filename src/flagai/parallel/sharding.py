@@ -88,6 +88,18 @@ class Sharding:
         """
         return vote if self.tp_group is None else all_agree(vote, self.tp_group, self.device)
 
+    def least(self, value: int) -> int:
+        """The least of the values of all ranks of :attr:`tp_group`.
+
+        Args:
+            value: of this rank.
+        """
+        if self.tp_group is None:
+            return value
+        found = torch.tensor(value, device=self.device)
+        distributed.all_reduce(found, op=distributed.ReduceOp.MIN, group=self.tp_group)
+        return int(found)
+
     def check_untying(self, name: str, source: str) -> None:
         """Refuse to give a parameter, tied by the configuration, values of its own where FSDP cannot.
 

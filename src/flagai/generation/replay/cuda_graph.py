@@ -41,7 +41,7 @@ class CudaRecorder:
 
     def warm_up(self, work: Work) -> None:
         """See :class:`Recorder`; on the stream of the recordings, whose libraries get their work space that way."""
-        stream, current = _side_stream(self.device), torch.cuda.current_stream(self.device)
+        stream, current = side_stream(self.device), torch.cuda.current_stream(self.device)
         with _ALONE, torch.cuda.stream(stream):
             stream.wait_stream(current)
             work()
@@ -57,7 +57,7 @@ class CudaRecorder:
 
     def _graph(self, work: Callable[[], object]) -> Work:
         graph = torch.cuda.CUDAGraph()
-        stream, current = _side_stream(self.device), torch.cuda.current_stream(self.device)
+        stream, current = side_stream(self.device), torch.cuda.current_stream(self.device)
         stream.wait_stream(current)
         # Not torch.cuda.graph, which waits for the device, collects garbage and gives back free memory: for a
         # recording of milliseconds, that is most of the time.
@@ -75,7 +75,7 @@ class CudaRecorder:
 
 
 @cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
+def side_stream(device: torch.device) -> torch.cuda.Stream:
     """One stream for all recordings: libraries keep work space for every stream that they have seen."""
     return torch.cuda.Stream(device)
 

@@ -1,63 +1,57 @@
 """A search's step (choose, append), captured as a CUDA graph."""
 
 import copy
+from collections.abc import Hashable
 
 import torch
 
 from flagai.generation.replay import compile_ahead
 from flagai.generation.replay.compile_ahead import BackgroundCompile
-from flagai.generation.replay.cuda_graph import GraphedFunction
-from flagai.generation.replay.forward import RecordedForward, StaticInputs
-from flagai.generation.replay.step_pool import StepPool
+from flagai.generation.replay.cuda_graph import GraphedFunction, Recorder
+from flagai.generation.replay.forward import CapturedForward
 from flagai.generation.search import Search, search_step
 from flagai.generation.types import StepOutput
 from flagai.model.layer.kernel_choice import jit_kernels
 
 
-class RecordedSearchStep:
-    """Computes :func:`search_step`; what it changes is put back at the addresses that it had.
+class CapturedSearchStep:
+    """Computes :func:`search_step`, and puts what the next forward pass reads into its inputs.
+
+    What a step changes is put back at the addresses that it had.
 
     Args:
-        search: the search, after its first choice: it has all beams.
-        output: the result of every forward pass.
-        pool: the captured steps of the model.
+        search: the search.
+        forward: the forward pass over its tokens.
+        output: of the forward pass.
+        recorder: captures graphs.
+        compiling: the kernels of other searches of the model, by what they are compiled for.
     """
 
-    def __init__(self, search: Search, output: StepOutput, pool: StepPool) -> None:
-        self._search = search
+    def __init__(
+        self,
+        search: Search,
+        forward: CapturedForward,
+        output: StepOutput,
+        recorder: Recorder,
+        compiling: dict[Hashable, BackgroundCompile],
+    ) -> None:
+        self.forward = forward
+        self.search = search
         self._output = output
-        self._kept = [
-            (owner, name, getattr(owner, name).clone(memory_format=torch.contiguous_format))
-            for owner, names in search.holders()
-            for name in names
-        ]
-        for owner, name, tensor in self._kept:
-            setattr(owner, name, tensor)
+        self._kept = [(part, name, getattr(part, name)) for part in search.parts() for name in part.names]
         self._jit = False
-        self._recorder = pool.recorder(search.state.device)
-        self._graph = GraphedFunction(self._step, self._recorder)
-        self._compiling = compile_kernels(search, output, pool)
+        self._recorder = recorder
+        self._graph = GraphedFunction(self._step, recorder)
+        self._compiling = self._compile(compiling)
         self._switch_to_kernels(compile_ahead.PATIENCE)
 
     def __call__(self) -> None:
         """Choose, append, and set what the next forward pass reads."""
         self._switch_to_kernels()
-        count = self._search.state.count + 1
         self._graph()
-        self._search.state.count = count
 
-    def _switch_to_kernels(self, patience: float | None = 0.0) -> None:
-        """Choose by kernels as soon as they have been compiled."""
-        if self._compiling is None or not self._compiling.over(patience):
-            return
-        if not self._compiling.failed:
-            self._jit = True
-            self._graph = GraphedFunction(self._step, self._recorder)
-        self._compiling = None
-
-    def _step(self) -> None:
-        with jit_kernels(self._jit):
-            search_step(self._search, self._output)
+    def settle(self) -> None:
+        """Put back what has been changed between two steps."""
         # Together, one kernel for each dtype instead of one for each tensor.
         moved: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         for owner, name, tensor in self._kept:
@@ -70,34 +64,33 @@ class RecordedSearchStep:
         for kept, values in moved.values():
             torch._foreach_copy_(kept, values)
 
+    def _step(self) -> None:
+        with jit_kernels(self._jit):
+            search_step(self.search, self._output, self.forward.inputs)
+        self.settle()
 
-def compile_kernels(search: Search, output: StepOutput, pool: StepPool) -> BackgroundCompile | None:
-    """Compile the kernels of a search's step, once for each shape; None if there are none."""
-    with jit_kernels():
-        if search_step.choose(search, output) is search_step.plain:
-            return None
-    logits = output.logits
-    key = (logits.device, logits.dtype, *logits.shape, search.state.protocol.spans)
-    twin = _twin(search)
-
-    def work() -> None:
+    def _compile(self, compiling: dict[Hashable, BackgroundCompile]) -> BackgroundCompile | None:
+        """Compile the kernels of the step by using them on a copy, once for each shape; None if there are none."""
         with jit_kernels():
-            search_step(twin, output)
+            if search_step.choose(self.search, self._output, self.forward.inputs) is search_step.plain:
+                return None
+        logits = self._output.logits
+        key = (logits.dtype, *logits.shape, self.search.state.protocol.spans)
+        if key in compiling:
+            return compiling[key]
+        twin, inputs = self.search.twin(), copy.deepcopy(self.forward.inputs)
 
-    return pool.compiled(key, work, logits.device)
+        def work() -> None:
+            with jit_kernels():
+                search_step(twin, self._output, inputs)
 
+        return compiling.setdefault(key, BackgroundCompile(work, self.search.device))
 
-def _twin(search: Search) -> Search:
-    """A copy with tensors of its own wherever a step writes."""
-    twin = copy.copy(search)
-    twin.state = copy.copy(search.state)
-    twin.state.beams = copy.copy(search.state.beams)
-    for owner, names in twin.holders():
-        for name in names:
-            setattr(owner, name, getattr(owner, name).clone())
-    recorded = copy.copy(search.state.recorded)
-    if isinstance(recorded, RecordedForward):
-        batch, width, capacity = recorded.inputs.ancestors.shape
-        recorded.inputs = StaticInputs.empty(batch, width, capacity, search.state.device)
-    twin.state.recorded = recorded
-    return twin
+    def _switch_to_kernels(self, patience: float | None = 0.0) -> None:
+        """Choose by kernels as soon as they have been compiled."""
+        if self._compiling is None or not self._compiling.over(patience):
+            return
+        if not self._compiling.failed:
+            self._jit = True
+            self._graph = GraphedFunction(self._step, self._recorder)
+        self._compiling = None

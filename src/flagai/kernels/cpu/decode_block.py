@@ -1,19 +1,26 @@
 """Blocks of a decoding step on a CPU: the same operations, and little of Python in between."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.cpu.linear import MOST_ROWS, SkinnyLinear, is_plain
+from flagai.kernels.cpu.slot_plan import Plan, plan_of
 from flagai.kernels.eligible import is_untouched
-from flagai.kernels.per_cache import OneByOne, PerCache
+from flagai.kernels.per_cache import PerCache
 from flagai.model.block.stack import cached_blocks
 from flagai.model.layer.activations import activation
-from flagai.model.layer.cache import KVCache, LayerCache
+from flagai.model.layer.adjacent import adjacent
+from flagai.model.layer.cache import KVCache
+from flagai.model.layer.paged_attention import SlotTable, paged_attention
+from flagai.model.layer.paged_cache import PagedStep
 from flagai.model.layer.sdpa import AttentionMask, scaled_dot_product_attention
+
+# Attention with the cache: (queries, keys and values [R, 3, H, D], layer, scale) -> R times H * D numbers.
+Attend = Callable[[torch.Tensor, int, float | None], torch.Tensor]
 
 
 class CpuDecodeBlock:
@@ -30,7 +37,7 @@ class CpuDecodeBlock:
     def __init__(self, block: Any) -> None:
         self._block = block
         attention, feed_forward = block.attention, block.feed_forward
-        self._projections = _joined([attention.q, attention.k, attention.v])
+        self.projections = _joined([attention.q, attention.k, attention.v])
         self._out = SkinnyLinear(attention.out.weight, attention.out.bias)
         self._up = SkinnyLinear(feed_forward.up.weight, feed_forward.up.bias)
         self._down = SkinnyLinear(feed_forward.down.weight, feed_forward.down.bias)
@@ -38,20 +45,84 @@ class CpuDecodeBlock:
         self._scale = attention.scale
         self._head_dim = attention.head_dim
 
-    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache) -> torch.Tensor:
-        """[B, S, width] -> [B, S, width]."""
-        batch, count, width = hidden.shape
-        rows = hidden.reshape(-1, width)
+    def __call__(self, rows: torch.Tensor, attend: Attend, index: int) -> torch.Tensor:
+        """Compute the block, [R, width] -> [R, width].
+
+        Args:
+            rows: the hidden states.
+            attend: attention with the cache.
+            index: the layer.
+        """
         normed = _norm(rows, self._block.norm1)
-        found = [projection(normed) for projection in self._projections]
-        heads = torch.cat(found, 1) if len(found) > 1 else found[0]
-        # [B * S, 3 * H * D] -> three of [B, H, S, D]
-        query, key, value = heads.view(batch, count, 3, -1, self._head_dim).permute(2, 0, 3, 1, 4).unbind()
-        key, value = cache.append(key, value)
-        attended = scaled_dot_product_attention(query, key, value, attn_mask, scale=self._scale)
-        rows = rows + self._out(attended.transpose(1, 2).reshape(len(rows), -1))
-        inner = self._activate(self._up(_norm(rows, self._block.norm2)))
-        return (rows + self._down(inner)).view(batch, count, width)
+        found = [projection(normed) for projection in self.projections]
+        joint = (torch.cat(found, 1) if len(found) > 1 else found[0]).view(rows.shape[0], 3, -1, self._head_dim)
+        rows = rows + self._out(attend(joint, index, self._scale).reshape(rows.shape[0], -1))
+        return rows + self._down(self._activate(self._up(_norm(rows, self._block.norm2))))
+
+
+class _ByMask:
+    """Attention of a step over a cache in the order of the text.
+
+    Args:
+        size: number of texts and of tokens of each, (B, S).
+        attn_mask: what each token attends to.
+        cache: the cache.
+    """
+
+    def __init__(self, size: torch.Size, attn_mask: AttentionMask, cache: KVCache) -> None:
+        self._size, self._attn_mask, self._cache = size, attn_mask, cache
+
+    def __call__(self, joint: torch.Tensor, index: int, scale: float | None) -> torch.Tensor:
+        """[B * S, 3, H, D] -> [B, S, H, D]."""
+        query, key, value = joint.view(*self._size, *joint.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
+        key, value = self._cache.append(index, key, value)
+        return scaled_dot_product_attention(query, key, value, self._attn_mask, scale=scale).transpose(1, 2)
+
+
+class _BySlots:
+    """Attention of a step by a slot table, whose plan all layers share; heads are not turned to the front and back.
+
+    Args:
+        table: the table.
+        bias: scores to add by the distance.
+        step: the pool, and where the step's keys go.
+    """
+
+    def __init__(self, table: SlotTable, bias: torch.Tensor | None, step: PagedStep) -> None:
+        self._table, self._bias, self._step = table, bias, step
+        self._plan: Plan | None = None
+
+    def __call__(self, joint: torch.Tensor, index: int, scale: float | None) -> torch.Tensor:
+        """[T, 3, H, D] -> [T, H, D]."""
+        pool, (query, key, value) = self._step.pool, joint.unbind(1)
+        pool.write(index, self._step.slot_mapping, key, value)
+        tensors = pool.layer(index)
+        if self._plan is None and not self._table.static:
+            self._plan = plan_of(tensors[0], self._table)
+        if self._plan is not None and self._plan.distinct:
+            return self._plan.attend(query, tensors, self._bias, scale)
+        return paged_attention(query, *tensors, self._table, bias=self._bias, scale=scale)
+
+
+class CpuDecodeStack:
+    """Computes blocks one after the other.
+
+    Args:
+        blocks: what computes each of them.
+    """
+
+    def __init__(self, blocks: Sequence[CpuDecodeBlock]) -> None:
+        self.blocks = blocks
+
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any) -> torch.Tensor:
+        """[B, S, width] -> [B, S, width]."""
+        attend: Attend = _ByMask(hidden.shape[:2], attn_mask, cache)
+        if attn_mask.table is not None:
+            attend = _BySlots(attn_mask.table, attn_mask.tensor, cast(PagedStep, cache))
+        rows = hidden.reshape(-1, hidden.shape[2])
+        for index, block in enumerate(self.blocks):
+            rows = block(rows, attend, index)
+        return rows.view(hidden.shape)
 
 
 def _norm(rows: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
@@ -61,31 +132,16 @@ def _norm(rows: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
 def _joined(layers: Sequence[nn.Linear]) -> list[SkinnyLinear]:
     """One layer instead of several, if their matrices lie one after the other in one tensor of a file."""
     weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-    weight, bias = _whole(weights), _whole(biases)
+    weight, bias = adjacent(weights), adjacent(biases)
     if weight is None or bias is None:
         return [SkinnyLinear(*pair) for pair in zip(weights, biases, strict=True)]
     return [SkinnyLinear(weight, bias)]
 
 
-def _whole(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """The tensor that equal parts are cut from along the first dimension, without a copy; None if they are not."""
-    first = parts[0]
-    storage = first.untyped_storage().data_ptr()
-    step = len(first) * first.stride(0)
-    fits = all(
-        part.untyped_storage().data_ptr() == storage
-        and part.shape == first.shape
-        and part.stride() == first.stride()
-        and part.storage_offset() == first.storage_offset() + number * step
-        for number, part in enumerate(parts)
-    )
-    return first.as_strided((len(parts) * len(first), *first.shape[1:]), first.stride()) if fits else None
-
-
-def fused_stack(blocks: nn.ModuleList, _: torch.Tensor | None = None) -> OneByOne | None:
+def fused_stack(blocks: nn.ModuleList, _: torch.Tensor | None = None) -> CpuDecodeStack | None:
     """What computes blocks in steps on a CPU; None if they have other layers than GPT-2's, or hooks."""
     taken = len(blocks) > 0 and all(is_untouched(block) and _takes(block) for block in blocks)
-    return OneByOne([CpuDecodeBlock(block) for block in blocks]) if taken else None
+    return CpuDecodeStack([CpuDecodeBlock(block) for block in blocks]) if taken else None
 
 
 def _takes(block: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """All blocks of a decoding step in one persistent kernel; it computes what :mod:`flagai.kernels.decode.block` does.
 
-It is for one token and for large blocks: smaller ones are read before SMs have exchanged their results.
+It is for one token and for blocks that are at least 1024 wide: smaller ones leave SMs without a row of each matrix.
 """
 
 import logging
@@ -8,132 +8,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Self, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from flagai.kernels.cuda.nvrtc import CudaKernel, Options, can_compile
+from flagai.kernels.cuda.launch_plan import GROUP, WIDTH, LaunchPlan, bits_of
+from flagai.kernels.cuda.nvrtc import CudaKernel, can_compile
 from flagai.kernels.decode.common import ACTIVATIONS
 from flagai.kernels.eligible import linear_layers
 from flagai.kernels.hardware import HALF
 from flagai.model.layer.linear import Linear
+from flagai.model.layer.paged_attention import SlotTable
+from flagai.model.layer.paged_cache import PagedCache, PagedStep
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.layer.sdpa import AttentionMask
-from flagai.model.layer.static_cache import StaticCache
 
 logger = logging.getLogger(__name__)
-# What follows is as in megakernel/: the activations by their numbers in step.cu, the rest as in layout.cuh,
+# The activations by their numbers in megakernel/step.cu.
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
-# a tile's rows and the bytes of each, numbers that share a scale, features of a head,
-_ROWS, _ROW_BYTES, _GROUP, _WIDTH = 4, 2048, 128, 64
-# threads that compute and, by the bits of a weight, that fetch,
-_THREADS, _FETCHERS = 512, {4: 64, 8: 32, 16: 32}
-# bytes of a tile's two barriers, of its results, of a block's addresses, and of the rest.
-_BARRIERS, _RESULTS, _ADDRESSES, _REST = 16, 256, 192, 16 * _THREADS + 128
-# Tiles in flight on an SM, by the bits of a weight. With fewer the memory idles; with more, all other loads wait.
-_IN_FLIGHT = {4: 3, 8: 5, 16: 6}
-# Tiles in the ring below which it would run empty whenever sms wait for each other.
-_LEAST_RING = 12
-
-
-@dataclass(frozen=True)
-class LaunchPlan:
-    """How the kernel is launched for a stack of blocks and a GPU.
-
-    Args:
-        hidden: size of the hidden states.
-        inner: size between the feed-forward layer's matrices.
-        blocks: how many there are.
-        bits: of a weight.
-        sms: streaming multiprocessors of the GPU.
-        memory: bytes of shared memory that a thread block may have.
-    """
-
-    hidden: int
-    inner: int
-    blocks: int
-    bits: int
-    sms: int
-    memory: int
-
-    @classmethod
-    def of(cls, blocks: Sequence[Any]) -> Self:
-        """For blocks that are alike, on their GPU."""
-        weight, up = blocks[0].norm1.weight, blocks[0].feed_forward.up
-        gpu: Any = torch.cuda.get_device_properties(weight.device)
-        memory = gpu.shared_memory_per_block_optin
-        return cls(weight.numel(), up.out_features, len(blocks), _bits(up), gpu.multi_processor_count, memory)
-
-    @property
-    def fits(self) -> bool:
-        """Whether the kernel can be launched like that."""
-        return (
-            self.hidden % (8 * _THREADS) == 0
-            and self._length & (self._length - 1) == 0
-            and self.inner % self.hidden == 0
-            # Every program has a part of every result.
-            and self.sms <= self.hidden // _ROWS
-            # Every thread finishes a row at most.
-            and -(-3 * self.hidden // _ROWS // self.sms) * _ROWS <= _THREADS
-            and self.ring >= _LEAST_RING
-        )
-
-    @property
-    def tiles(self) -> int:
-        """The most tiles of a matmul that an SM takes."""
-        rows = -(-self.hidden // _ROWS // self.sms)
-        return rows * self._length * max(3, self.inner // self.hidden)
-
-    @property
-    def threads(self) -> int:
-        """Threads of a program."""
-        return _THREADS + _FETCHERS[self.bits]
-
-    @property
-    def _length(self) -> int:
-        """Tiles that make up rows of a matrix."""
-        return self.hidden * self.bits // 8 // _ROW_BYTES
-
-    @property
-    def _slot(self) -> int:
-        """Bytes of a tile in the ring, with what goes with it."""
-        steps = 4 * 2 * _ROW_BYTES // _GROUP if self.bits == 4 else 0
-        return _ROWS * (_ROW_BYTES + steps) + _BARRIERS
-
-    @property
-    def _around(self) -> int:
-        """Bytes of shared memory besides the ring: a token's numbers, digits and scales, results, addresses."""
-        token = 2 * self.hidden + 8 * self.hidden // _GROUP
-        return token + _RESULTS * self.tiles + _ADDRESSES * self.blocks + _REST
-
-    @property
-    def ring(self) -> int:
-        """Tiles in the ring."""
-        return (self.memory - self._around) // self._slot
-
-    @property
-    def shared(self) -> int:
-        """Bytes of shared memory of a program."""
-        return self._around + self.ring * self._slot
-
-    @property
-    def options(self) -> Options:
-        """What the kernel's source leaves open, without what blocks say."""
-        return (
-            ("HIDDEN", self.hidden),
-            ("INNER", self.inner),
-            ("HEADS", self.hidden // _WIDTH),
-            ("BLOCKS", self.blocks),
-            ("BITS", self.bits),
-            ("TILES", self.tiles),
-            ("RING", self.ring),
-            ("IN_FLIGHT", _IN_FLIGHT[self.bits]),
-            ("SHARED", self.shared),
-        )
 
 
 class Megakernel:
-    """Computes all blocks of a stack, for one token over one static cache.
+    """Computes all blocks of a stack, for one token.
 
     It has no parameters of its own: it reads the blocks' where they are.
 
@@ -147,36 +44,66 @@ class Megakernel:
         self._blocks = blocks
         self._plan = plan
         self._kernel = kernel
-        # The addresses of everything, the mailboxes of thread blocks, and how many blocks they have computed.
-        self._prepared: tuple[torch.Tensor, ...] = ()
+        self._prepared: WeakKeyDictionary[PagedCache, _Prepared] = WeakKeyDictionary()
 
-    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: StaticCache) -> torch.Tensor:
-        """[1, 1, width] -> [1, 1, width]; ``attn_mask`` has booleans, [1, 1, 1, capacity]."""
-        first = self._blocks[0]
-        if not self._prepared:
-            self._prepared = self._prepare(cache)
-        addresses, mailboxes, blocks_done = self._prepared
-        seen, scale = cast(torch.Tensor, attn_mask.tensor).view(torch.uint8), first.attention.scale
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: PagedStep) -> torch.Tensor:
+        """[1, 1, width] -> [1, 1, width]; ``attn_mask`` has a slot table."""
+        first, table = self._blocks[0], cast(SlotTable, attn_mask.table)
+        prepared, scale = self._prepare(cache.pool), first.attention.scale
         out = torch.empty_like(hidden)
         self._kernel.run_together(
             self._plan.sms,
             self._plan.threads,
-            addresses,
+            prepared.addresses,
             hidden.contiguous(),
             out,
-            mailboxes,
-            blocks_done,
-            seen,
-            cache.write_index,
-            seen.shape[-1],
+            prepared.mailboxes,
+            prepared.blocks_done,
+            table.slots,
+            table.lengths,
+            cache.slot_mapping,
             float(first.norm1.eps),
-            float(_WIDTH**-0.5 if scale is None else scale),
+            float(WIDTH**-0.5 if scale is None else scale),
         )
         return out
 
-    def _prepare(self, cache: StaticCache) -> tuple[torch.Tensor, ...]:
+    def _prepare(self, pool: PagedCache) -> "_Prepared":
+        """What the kernel needs of a pool, anew after it has grown."""
+        pools = [pool.layer(index) for index in range(len(self._blocks))]
+        places = [(keys.data_ptr(), values.data_ptr()) for keys, values in pools]
+        prepared = self._prepared.get(pool)
+        if prepared is None or prepared.places != places:
+            prepared = self._prepared[pool] = _Prepared.of(self._blocks, pools, places, self._plan)
+        return prepared
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the kernel reads and writes besides its token.
+
+    Args:
+        places: addresses of the keys and values of all layers.
+        addresses: those and the addresses of all parameters, on the device.
+        mailboxes: of thread blocks.
+        blocks_done: how many blocks they have computed.
+    """
+
+    places: list[tuple[int, int]]
+    addresses: torch.Tensor
+    mailboxes: torch.Tensor
+    blocks_done: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        blocks: Sequence[Any],
+        pools: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        places: list[tuple[int, int]],
+        plan: LaunchPlan,
+    ) -> Self:
+        """For blocks and a pool."""
         rows = []
-        for index, block in enumerate(self._blocks):
+        for block, pool in zip(blocks, pools, strict=True):
             layers, norms = linear_layers(block), (block.norm1, block.norm2)
             tensors = [
                 *(layer.weight for layer in layers),
@@ -184,13 +111,14 @@ class Megakernel:
                 *(layer.bias for layer in layers),
                 *(norm.weight for norm in norms),
                 *(norm.bias for norm in norms),
-                *cache.buffers(index),
+                *pool,
             ]
             rows.append([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
-        device = cache.write_index.device
-        return (
+        device = pools[0][0].device
+        return cls(
+            places,
             torch.tensor(rows, dtype=torch.int64, device=device),
-            torch.full((2, 6 * self._plan.hidden + self._plan.inner), -1, dtype=torch.int16, device=device),
+            torch.full((2, plan.mailbox), -1, dtype=torch.int16, device=device),
             torch.zeros(1, dtype=torch.int32, device=device),
         )
 
@@ -238,26 +166,22 @@ def compiled(plan: LaunchPlan, activation_name: str, dtype: torch.dtype, device:
         return None
 
 
-def _bits(layer: Any) -> int:
-    return layer.bits if type(layer) is QuantizedLinear else 16
-
-
 def _is_known(layer: Any) -> bool:
     """Whether the kernel knows how a layer's weights lie."""
     if type(layer) is QuantizedLinear:
-        return layer.bits == 8 or layer.group == _GROUP
+        return layer.bits == 8 or layer.group == GROUP
     return type(layer) is Linear and type(layer.weight) is nn.Parameter and layer.weight.dtype in HALF
 
 
 def _has_one_kind_of_weights(block: Any) -> bool:
     layers = linear_layers(block)
-    return len({(type(layer), _bits(layer)) for layer in layers}) == 1 and all(map(_is_known, layers))
+    return len({(type(layer), bits_of(layer)) for layer in layers}) == 1 and all(map(_is_known, layers))
 
 
 def _numbers(block: Any) -> tuple[Any, ...]:
     """What the kernel is told once for all blocks."""
     attention, norms = block.attention, (block.norm1, block.norm2)
-    layers = tuple((layer.out_features, layer.in_features, _bits(layer)) for layer in linear_layers(block))
+    layers = tuple((layer.out_features, layer.in_features, bits_of(layer)) for layer in linear_layers(block))
     types = tuple((norm.weight.dtype, norm.eps) for norm in norms)
     return layers, types, attention.head_dim, attention.scale, block.feed_forward.activation_name
 
@@ -268,7 +192,7 @@ def _has_square_attention(block: Any) -> bool:
     return (
         all((layer.out_features, layer.in_features) == (hidden, hidden) for layer in squares)
         and (up.in_features, down.out_features, down.in_features) == (hidden, hidden, inner)
-        and block.attention.head_dim == _WIDTH
+        and block.attention.head_dim == WIDTH
         and block.norm1.eps == block.norm2.eps
     )
 

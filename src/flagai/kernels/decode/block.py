@@ -7,18 +7,19 @@ import torch
 from torch import nn
 
 from flagai.kernels.decode.common import ACTIVATIONS, Slots, within_limits
-from flagai.kernels.decode.ops import decode_attention, linear_act_residual, qkv_to_cache
+from flagai.kernels.decode.ops import decode_attention, linear_act_residual, new_counters, qkv_to_cache
 from flagai.kernels.eligible import linear_layers
 from flagai.kernels.hardware import has_triton_half
 from flagai.model.layer.cache import LayerCache
+from flagai.model.layer.paged_attention import SlotTable
+from flagai.model.layer.paged_cache import PagedStep
 from flagai.model.layer.quantized_linear import QuantizedLinear
 from flagai.model.layer.sdpa import AttentionMask
-from flagai.model.layer.static_cache import StaticCache
 from flagai.parallel.dtensor import is_sharded, local
 
 
 class FusedPreNormBlock:
-    """Computes what a :class:`PreNormBlock` with GPT-2's bricks computes, for one step over a static cache.
+    """Computes what a :class:`PreNormBlock` with GPT-2's bricks computes, for the tokens of one step.
 
     It has no parameters of its own: it reads the block's where they are.
 
@@ -28,16 +29,17 @@ class FusedPreNormBlock:
 
     def __init__(self, block: Any) -> None:
         self._block = block
+        heads = block.attention.q.out_features // block.attention.head_dim
+        self._counters = new_counters(heads, block.norm1.weight.device)
 
     def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache) -> torch.Tensor:
-        """[B, W, width] -> [B, W, width]; ``attn_mask`` has booleans, [B, 1, W, capacity]."""
-        static, block = cast(StaticCache, cache.cache), self._block
-        seen = cast(torch.Tensor, attn_mask.tensor)[:, 0]
+        """[1, T, width] -> [1, T, width]; ``attn_mask`` has a slot table."""
+        step, block = cast(PagedStep, cache.cache), self._block
         tokens = hidden.flatten(0, 1).contiguous()
         attention, feed_forward = block.attention, block.feed_forward
-        slots = Slots(*static.buffers(cache.index), static.write_index)
+        slots, table = Slots.of(step, cache.index), cast(SlotTable, attn_mask.table)
         query = qkv_to_cache(tokens, block.norm1, attention.q, attention.k, attention.v, slots)
-        attended = decode_attention(query, slots, seen, attention.scale)
+        attended = decode_attention(query, slots, table, attention.scale, self._counters)
         tokens = linear_act_residual(attended, attention.out, residual=tokens)
         inner = linear_act_residual(
             tokens, feed_forward.up, norm=block.norm2, activation_name=feed_forward.activation_name

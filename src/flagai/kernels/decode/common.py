@@ -1,11 +1,13 @@
 """The limits, the cache and the norm of a decoding step's kernels, whatever the bits of the weights."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import nn
 
 from flagai.kernels.hardware import next_power_of_2, pdl_options
+from flagai.model.layer.paged_cache import PagedStep
 from flagai.model.layer.quantized_linear import Quantized
 
 # More tokens than this are better served by torch's products.
@@ -26,17 +28,22 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Slots:
-    """Where a step's keys and values go.
+    """Where a layer keeps keys and values.
 
     Args:
-        keys: a layer's buffer, [B, H, capacity, D].
+        keys: a pool, [slots, H, D].
         values: the same.
-        write_index: the slots of the W beams, [W].
+        slot_mapping: the slot of each token, [M].
     """
 
     keys: torch.Tensor
     values: torch.Tensor
-    write_index: torch.Tensor
+    slot_mapping: torch.Tensor
+
+    @classmethod
+    def of(cls, cache: PagedStep, index: int) -> Self:
+        """Those of a layer."""
+        return cls(*cache.pool.layer(index), cache.slot_mapping)
 
 
 def within_limits(layer: nn.Linear | Quantized) -> bool:

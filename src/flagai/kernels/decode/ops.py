@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.kernels.decode.common import ACTIVATIONS, Slots, layer_norm
+from flagai.kernels.decode.common import ACTIVATIONS, MOST_ROWS, Slots, layer_norm
 from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual, quantized_qkv_to_cache
 from flagai.kernels.hardware import SM_COUNT, next_power_of_2, pdl_options
 from flagai.model.layer.activations import activation
+from flagai.model.layer.paged_attention import SlotTable
 from flagai.model.layer.quantized_linear import QuantizedLinear
 
 # Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.
@@ -129,12 +130,12 @@ def qkv_to_cache(
     One kernel reads the three matrices where they lie; so parameters need not be joined.
 
     Args:
-        tokens: contiguous, [M, K], where token b * W + w is lane w of text b.
+        tokens: contiguous, [M, K].
         norm: applied to the tokens first; None if they are normalised.
         query: [N, K]
         key: [N, K]
         value: [N, K]
-        slots: the cache.
+        slots: where keys and values go.
 
     Shape:
         -> [M, N]
@@ -154,14 +155,11 @@ def qkv_to_cache(
         out,
         slots.keys,
         slots.values,
-        slots.write_index,
+        slots.slot_mapping,
         outputs,
-        slots.keys.shape[2],
         K=size,
         M=count,
         MP=1 if count == 1 else 16,
-        BEAMS=len(slots.write_index),
-        D=slots.keys.shape[3],
         BN=tiling.rows,
         BK=tiling.columns,
         num_warps=tiling.warps,
@@ -175,56 +173,60 @@ def qkv_to_cache_reference(
     tokens: torch.Tensor, norm: nn.LayerNorm, query: nn.Linear, key: nn.Linear, value: nn.Linear, slots: Slots
 ) -> torch.Tensor:
     """What :func:`qkv_to_cache` computes."""
-    normed, (batch, _, _, width) = norm(tokens), slots.keys.shape
-    for layer, buffer in ((key, slots.keys), (value, slots.values)):
-        found = F.linear(normed, layer.weight, layer.bias).view(batch, len(slots.write_index), -1, width)
-        buffer.index_copy_(2, slots.write_index, found.transpose(1, 2))
+    normed = norm(tokens)
+    for layer, pool in ((key, slots.keys), (value, slots.values)):
+        found = F.linear(normed, layer.weight, layer.bias)
+        pool.index_copy_(0, slots.slot_mapping, found.view(-1, *pool.shape[1:]))
     return F.linear(normed, query.weight, query.bias)
 
 
-def decode_attention(query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: float | None) -> torch.Tensor:
-    """Attention of a step's tokens to the written slots of the cache.
+def new_counters(heads: int, device: torch.device) -> torch.Tensor:
+    """Counters for :func:`decode_attention`, one for each head of each token."""
+    return torch.zeros(MOST_ROWS * heads, dtype=torch.int32, device=device)
+
+
+def decode_attention(
+    query: torch.Tensor, slots: Slots, table: SlotTable, scale: float | None, counters: torch.Tensor
+) -> torch.Tensor:
+    """Attention of a step's tokens to the keys that a slot table names; see :func:`paged_attention`.
+
+    The keys of a token are split among programs: as many as the GPU has room for, if there are so many keys.
 
     Args:
-        query: [M, H * D], where token b * W + w is lane w of text b.
+        query: [M, H * D]
         slots: the cache, with this step's keys and values in it.
-        seen: which slots each token sees, booleans [B, W, capacity]; none after this step's.
+        table: the keys of each token. Those of this step are the last ones of a token.
         scale: factor on the scores; None means D ** -0.5.
+        counters: from :func:`new_counters`; zeros before and after each call, so that calls may share it.
 
     Shape:
         -> [M, H * D]
     """
     from flagai.kernels.triton.decode import decode_attention_kernel
 
-    _, heads, capacity, width = slots.keys.shape
-    out = torch.empty_like(query)
-    decode_attention_kernel[(len(query), heads)](
+    _, heads, width = slots.keys.shape
+    count, out = len(query), torch.empty_like(query)
+    block, keys_at_once = next_power_of_2(width), max(16, 8192 // next_power_of_2(width))
+    splits = min(max(1, 2 * SM_COUNT // (count * heads)), -(-table.slots.shape[1] // keys_at_once))
+    padded = next_power_of_2(splits)
+    decode_attention_kernel[(count, heads, splits)](
         query,
         slots.keys,
         slots.values,
-        seen.view(torch.uint8),
-        slots.write_index,
+        table.slots,
+        table.lengths,
+        torch.empty(count * heads * padded * (block + 2), dtype=torch.float32, device=query.device),
+        counters,
         out,
         width**-0.5 if scale is None else scale,
         heads,
-        capacity,
-        seen.stride(0),
-        seen.stride(1),
-        BEAMS=len(slots.write_index),
+        table.slots.stride(0),
+        count,
         D=width,
-        BD=next_power_of_2(width),
-        BC=max(16, 8192 // next_power_of_2(width)),
+        BD=block,
+        BC=keys_at_once,
+        SP=padded,
         num_warps=8,
         **pdl_options(query.device),
     )
     return out
-
-
-def decode_attention_reference(
-    query: torch.Tensor, slots: Slots, seen: torch.Tensor, scale: float | None
-) -> torch.Tensor:
-    """What :func:`decode_attention` computes."""
-    batch, heads, _, width = slots.keys.shape
-    asked = query.view(batch, -1, heads, width).transpose(1, 2)
-    found = F.scaled_dot_product_attention(asked, slots.keys, slots.values, attn_mask=seen[:, None], scale=scale)
-    return found.transpose(1, 2).flatten(2).flatten(0, 1)

@@ -156,10 +156,10 @@ def quantized_qkv_to_cache(
     """See :func:`flagai.kernels.decode.ops.qkv_to_cache`.
 
     Args:
-        tokens: contiguous, [M, K], where token b * W + w is lane w of text b.
+        tokens: contiguous, [M, K].
         norm: applied to the tokens first; None if they are normalised.
         layers: for queries, keys and values, [N, K].
-        slots: the cache.
+        slots: where keys and values go.
         config: how to compute it.
         pdl: whether to start before the previous kernel has ended (programmatic dependent launch), where possible.
 
@@ -180,11 +180,8 @@ def quantized_qkv_to_cache(
         out,
         slots.keys,
         slots.values,
-        slots.write_index,
+        slots.slot_mapping,
         layer.out_features,
-        slots.keys.shape[2],
-        BEAMS=len(slots.write_index),
-        D=slots.keys.shape[3],
         **_common(layer, count, config),
         **_beginning(tokens.device, config, pdl),
     )

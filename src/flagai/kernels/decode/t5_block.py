@@ -27,7 +27,7 @@ _WIDEST = 16384
 
 
 class FusedT5Block:
-    """Computes what a decoder's :class:`T5Block` computes, for one step over a static cache.
+    """Computes what a decoder's :class:`T5Block` computes, for the tokens of one step.
 
     It has no parameters of its own: it reads the block's where they are.
 
@@ -47,7 +47,7 @@ class FusedT5Block:
         memory: torch.Tensor | None = None,
         memory_attn_mask: AttentionMask | None = None,
     ) -> torch.Tensor:
-        """[B, W, width] -> [B, W, width]; see :meth:`PreNormBlock.forward`."""
+        """[1, T, width] -> [1, T, width]; see :meth:`PreNormBlock.forward`."""
         block = self._block
         attended = _attended(block.attention, normed(hidden, block.norm1), attn_mask, cache)
         hidden = _added(hidden, attended, block.attention.out)
@@ -77,7 +77,7 @@ def _attended(
     cache: LayerCache,
     memory: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """What attention has found, before its last layer, [B, W, H * D]."""
+    """What attention has found, before its last layer, [1, T, H * D]."""
     query = attention.split_heads(attention.q(hidden))
     key, value = attention.keys_and_values(hidden, memory, cache)
     found: torch.Tensor = scaled_dot_product_attention(query, key, value, attn_mask, scale=attention.scale)

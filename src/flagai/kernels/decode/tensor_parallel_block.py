@@ -9,10 +9,11 @@ from torch.distributed import ProcessGroup
 
 from flagai.kernels.decode.common import MOST_ROWS, Slots
 from flagai.kernels.decode.fused_all_reduce import RowParallelLinear, TensorParallelGroup, linear_all_reduce
-from flagai.kernels.decode.ops import decode_attention, linear_act_residual, qkv_to_cache
+from flagai.kernels.decode.ops import decode_attention, linear_act_residual, new_counters, qkv_to_cache
 from flagai.model.layer.linear import Linear
+from flagai.model.layer.paged_attention import SlotTable
+from flagai.model.layer.paged_cache import PagedStep
 from flagai.model.layer.sdpa import AttentionMask
-from flagai.model.layer.static_cache import StaticCache
 from flagai.parallel.dtensor import local
 from flagai.parallel.symmetric_memory import SymmetricBuffer, rendezvous
 
@@ -37,19 +38,19 @@ class TensorParallelBlocks:
             BUFFERS[blocks] = rendezvous(group, MOST_ROWS * width, self._blocks[0].norm1.weight.device)
         self._meeting = TensorParallelGroup(group, BUFFERS[blocks])
 
-    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: StaticCache) -> torch.Tensor:
-        """[B, W, width] -> [B, W, width]; ``attn_mask`` has booleans, [B, 1, W, capacity]."""
-        seen = cast(torch.Tensor, attn_mask.tensor)[:, 0]
+    def __call__(self, hidden: torch.Tensor, attn_mask: AttentionMask, cache: PagedStep) -> torch.Tensor:
+        """[1, T, width] -> [1, T, width]; ``attn_mask`` has a slot table."""
+        table = cast(SlotTable, attn_mask.table)
         tokens = hidden.flatten(0, 1).contiguous()
         if self._meeting.buffer is not None:
             self._meeting.buffer.step_counter.add_(1)
         normed = None
         norms = [block.norm1 for block in self._blocks]
         for number, (block, following) in enumerate(zip(self._blocks, [*norms[1:], None], strict=True)):
-            slots = Slots(*cache.buffers(number), cache.write_index)
+            slots = Slots.of(cache, number)
             ready, norm = (tokens, block.norm1) if normed is None else (normed, None)
             query = qkv_to_cache(ready, norm, block.query, block.key, block.value, slots)
-            attended = decode_attention(query, slots, seen, block.scale)
+            attended = decode_attention(query, slots, table, block.scale, block.counters)
             tokens, normed = linear_all_reduce(
                 attended, block.out, self._meeting, 2 * number, residual=tokens, norm=block.norm2
             )
@@ -74,6 +75,8 @@ class _Block:
         self.up = _whole(feed_forward.up)
         self.norm1, self.norm2 = _norm(block.norm1), _norm(block.norm2)
         self.scale = attention.scale
+        heads = self.query.out_features // attention.head_dim
+        self.counters = new_counters(heads, self.norm1.weight.device)
         self.activation_name = feed_forward.activation_name
 
 

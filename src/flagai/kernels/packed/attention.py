@@ -50,22 +50,22 @@ def attend_packed(
     """Packed sequences in one kernel: ours for short ones, else flash attention."""
     # [1, H, T, D] -> [T, H, D]
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return _attend_rows(query, key, value, attn_mask).transpose(0, 1)[None]
+
+
+def _attend_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: AttentionMask) -> torch.Tensor:
     row, cu_seqlens = cast(PackedRow, attn_mask.packed), cast(torch.Tensor, attn_mask.cu_seqlens)
-    return _attend_rows(query, key, value, row, cu_seqlens).transpose(0, 1)[None]
-
-
-def _attend_rows(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: PackedRow, cu_seqlens: torch.Tensor
-) -> torch.Tensor:
     if _suits_short(query, row):
         if not torch.is_grad_enabled():
-            return short_attention(query, key, value, cu_seqlens, single_tile(row.max_seqlen))
-        if query.shape[2] <= MAX_HEAD:
+            tiles = single_tile(row.max_seqlen)
+            return short_attention(query, key, value, cu_seqlens, tiles, causal=attn_mask.causal)
+        if query.shape[2] <= MAX_HEAD and not attn_mask.causal:
             return short_attention_autograd(query, key, value, cu_seqlens, length_classes(row))
     from torch.nn.attention.varlen import varlen_attn  # registers operators: not for every import of a model
 
-    most = row.max_seqlen
-    return cast(torch.Tensor, varlen_attn(query, key, value, cu_seqlens, cu_seqlens, most, most))
+    most, window = row.max_seqlen, (-1, 0) if attn_mask.causal else (-1, -1)
+    found = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, most, most, window_size=window)
+    return cast(torch.Tensor, found)
 
 
 def _suits_short(query: torch.Tensor, row: PackedRow) -> bool:

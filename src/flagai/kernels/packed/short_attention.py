@@ -57,6 +57,8 @@ def short_attention(
     cu_seqlens: torch.Tensor,
     tiles: list[Tile],
     bias: torch.Tensor | None = None,
+    *,
+    causal: bool = False,
 ) -> torch.Tensor:
     """Attention of short texts that stand in one row, each to itself, one program for each text and head.
 
@@ -67,6 +69,7 @@ def short_attention(
         cu_seqlens: where each text begins, and the end, [N + 1].
         tiles: the launches; together they have every text.
         bias: what is still to be added to queries, keys and values, [3, H, D].
+        causal: whether a position attends only to itself and to those before it.
 
     Shape:
         -> [T, H, D]
@@ -90,6 +93,7 @@ def short_attention(
             key.stride(0),
             value.stride(0),
             BIAS=bias is not None,
+            CAUSAL=causal,
             **tile.options(heads, width),
         )
     return out

@@ -149,19 +149,16 @@ def qkv_to_cache_kernel(
     query,
     keys,
     values,
-    write_index,
+    slot_mapping,
     N,
-    CAPACITY,
     K: tl.constexpr,
     M: tl.constexpr,
     MP: tl.constexpr,
-    BEAMS: tl.constexpr,
-    D: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Queries of x[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
+    """Queries of x[M, K] into query[M, N]; keys and values into their slots of pools [slots, N]."""
     TYPE: tl.constexpr = x.dtype.element_ty
     blocks = tl.cdiv(N, BN)
     which = tl.program_id(0) // blocks
@@ -180,87 +177,108 @@ def qkv_to_cache_kernel(
         bias = value_bias
     total = rows_matmul(x, matrix, rows, N, K=K, M=M, MP=MP, BN=BN, BK=BK, PDL=PDL)
     total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
-    inside = (index < M)[:, None] & (rows < N)[None, :]
-    if which == 0:
-        tl.store(query + index[:, None] * N + rows[None, :], total.to(TYPE), mask=inside)
-    else:
-        slot = tl.load(write_index + index % BEAMS)
-        text_head = (index // BEAMS)[:, None] * (N // D) + (rows // D)[None, :]
-        places = (text_head.to(tl.int64) * CAPACITY + slot[:, None]) * D + (rows % D)[None, :]
-        if which == 1:
-            tl.store(keys + places, total.to(TYPE), mask=inside)
-        else:
-            tl.store(values + places, total.to(TYPE), mask=inside)
+    store_qkv(total.to(TYPE), which, index, rows, query, keys, values, slot_mapping, N, M)
 
 
 @triton.jit
-def _attended(asked, key, value, attends, written, highest, weight, total):
-    # Some slots more of a softmax that is computed as it goes.
-    visible = tl.load(attends, mask=written, other=0)
-    scores = tl.where(visible != 0, tl.sum(key.to(tl.float32) * asked[None, :], axis=1), -float("inf"))
+def store_qkv(total, which, index, rows, query, keys, values, slot_mapping, N, M: tl.constexpr):
+    """Store queries, keys or values (which: 0, 1, 2) of tokens, some features of each, where they belong."""
+    inside = (index < M)[:, None] & (rows < N)[None, :]
+    if which == 0:
+        tl.store(query + index[:, None] * N + rows[None, :], total, mask=inside)
+    else:
+        slots = tl.load(slot_mapping + index, mask=index < M, other=0)
+        places = slots[:, None] * N + rows[None, :]
+        if which == 1:
+            tl.store(keys + places, total, mask=inside)
+        else:
+            tl.store(values + places, total, mask=inside)
+
+
+@triton.jit
+def _softmax_of_more(asked, key, value, inside, highest, weight, total):
+    # Some keys more of a softmax that is computed as it goes.
+    scores = tl.where(inside, tl.sum(key.to(tl.float32) * asked[None, :], axis=1), -float("inf"))
     higher = tl.maximum(highest, tl.max(scores, axis=0))
-    level = tl.where(higher == -float("inf"), 0.0, higher)
-    shares = tl.exp(scores - level)
-    shrink = tl.exp(highest - level)
+    shares = tl.exp(scores - higher)
+    shrink = tl.exp(highest - higher)
     weight = weight * shrink + tl.sum(shares, axis=0)
     total = total * shrink + tl.sum(shares[:, None] * value.to(tl.float32), axis=0)
     return higher, weight, total
 
 
 @triton.jit
+def _load_keys(keys, values, slots, inside, head, H, D: tl.constexpr, BD: tl.constexpr):
+    # The keys and values of a head in some slots, [slots, BD].
+    features = tl.arange(0, BD)
+    places = (slots.to(tl.int64) * H + head)[:, None] * D + features[None, :]
+    mask = inside[:, None] & (features < D)[None, :]
+    return tl.load(keys + places, mask=mask, other=0.0), tl.load(values + places, mask=mask, other=0.0)
+
+
+@triton.jit
 def decode_attention_kernel(
-    query,
-    keys,
-    values,
-    attn_mask,
-    write_index,
-    out,
-    scale,
-    H,
-    CAPACITY,
-    TEXT_STRIDE,
-    LANE_STRIDE,
-    BEAMS: tl.constexpr,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    BC: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """One token's head attends to the written slots that it attends; [M, H, D] and caches [B, H, capacity, D]."""
+    query, keys, values, table, lengths, parts, arrived, out, scale, H, ROW_STRIDE, M, D: tl.constexpr,
+    BD: tl.constexpr, BC: tl.constexpr, SP: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One token's head attends to a split of its keys; the last split to arrive adds up all. [M, H, D] and pools."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-    token, head = tl.program_id(0), tl.program_id(1)
-    text, lane = token // BEAMS, token % BEAMS
+    token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    features, row = tl.arange(0, BD), token * H + head
+    length = tl.load(lengths + token)
+    per_split = tl.maximum(tl.cdiv(tl.cdiv(length, tl.num_programs(2)), BC), 1) * BC
+    splits = tl.maximum(tl.cdiv(length, per_split), 1)
+    if split < splits:
+        begin = split * per_split
+        end = tl.minimum(begin + per_split, length)
+        # What earlier steps wrote comes while the kernels before this one are at work. At most the last M keys of a
+        # token are of this step.
+        index = begin + tl.arange(0, BC)
+        slots = tl.load(table + token * ROW_STRIDE + index, mask=index < end, other=0)
+        older, newer = index < tl.minimum(end, length - M), (index < end) & (index >= length - M)
+        key, value = _load_keys(keys, values, slots, older, head, H, D, BD)
+        if PDL:
+            tl.extra.cuda.gdc_wait()
+        new_key, new_value = _load_keys(keys, values, slots, newer, head, H, D, BD)
+        key, value = tl.where(older[:, None], key, new_key), tl.where(older[:, None], value, new_value)
+        asked = tl.load(query + row * D + features, mask=features < D, other=0.0).to(tl.float32) * scale
+        highest = tl.full([1], -1e30, tl.float32)
+        weight = tl.zeros([1], dtype=tl.float32)
+        total = tl.zeros([BD], dtype=tl.float32)
+        highest, weight, total = _softmax_of_more(asked, key, value, index < end, highest, weight, total)
+        for start in range(begin + BC, end, BC):
+            index = start + tl.arange(0, BC)
+            slots = tl.load(table + token * ROW_STRIDE + index, mask=index < end, other=0)
+            key, value = _load_keys(keys, values, slots, index < end, head, H, D, BD)
+            highest, weight, total = _softmax_of_more(asked, key, value, index < end, highest, weight, total)
+        if splits > 1:
+            _add_up(parts, arrived, out, row, split, splits, highest, weight, total, D, BD, SP)
+        else:
+            found = total / tl.where(weight > 0, weight, 1.0)
+            tl.store(out + row * D + features, found.to(out.dtype.element_ty), mask=features < D)
+
+
+@triton.jit
+def _add_up(
+    parts, arrived, out, row, split, splits, highest, weight, total, D: tl.constexpr, BD: tl.constexpr,
+    SP: tl.constexpr,
+):  # fmt: skip
+    # Leave a split's sums, weight and highest score in parts[row, split, BD + 2]; the last split to arrive adds up.
+    LINE: tl.constexpr = BD + 2
     features = tl.arange(0, BD)
-    real = features < D
-    base = (text * H + head).to(tl.int64) * CAPACITY * D
-    # What earlier steps wrote comes while the kernels before this one are at work; their slots come after them.
-    slots = tl.arange(0, BC)
-    places = base + slots[:, None] * D + features[None, :]
-    new = tl.load(write_index).to(tl.int32)
-    old = (slots < new)[:, None] & real[None, :]
-    key = tl.load(keys + places, mask=old, other=0.0)
-    value = tl.load(values + places, mask=old, other=0.0)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-    end = tl.load(write_index + BEAMS - 1).to(tl.int32) + 1
-    written = slots < end
-    inside = ((slots >= new) & written)[:, None] & real[None, :]
-    key = tl.where(old, key, tl.load(keys + places, mask=inside, other=0.0))
-    value = tl.where(old, value, tl.load(values + places, mask=inside, other=0.0))
-    asked = tl.load(query + (token * H + head) * D + features, mask=real, other=0.0).to(tl.float32) * scale
-    attends = attn_mask + text * TEXT_STRIDE + lane * LANE_STRIDE
-    highest = tl.full([1], -float("inf"), tl.float32)
-    weight = tl.zeros([1], dtype=tl.float32)
-    total = tl.zeros([BD], dtype=tl.float32)
-    highest, weight, total = _attended(asked, key, value, attends + slots, written, highest, weight, total)
-    for start in range(BC, end, BC):
-        slots = start + tl.arange(0, BC)
-        written = slots < end
-        places = base + slots[:, None] * D + features[None, :]
-        inside = written[:, None] & real[None, :]
-        key = tl.load(keys + places, mask=inside, other=0.0)
-        value = tl.load(values + places, mask=inside, other=0.0)
-        highest, weight, total = _attended(asked, key, value, attends + slots, written, highest, weight, total)
-    found = total / weight
-    tl.store(out + (token * H + head) * D + features, found.to(out.dtype.element_ty), mask=real)
+    mine = parts + (row * SP + split) * LINE
+    tl.store(mine + features, total)
+    tl.store(mine + BD + tl.arange(0, 1), weight)
+    tl.store(mine + BD + 1 + tl.arange(0, 1), highest)
+    tl.debug_barrier()  # the stores of all threads come before the count
+    if tl.atomic_add(arrived + row, 1, sem="acq_rel") == splits - 1:
+        others = tl.arange(0, SP)
+        lines, there = parts + (row * SP + others) * LINE, others < splits
+        levels = tl.load(lines + BD + 1, mask=there, other=-1e30, cache_modifier=".cg")
+        weights = tl.load(lines + BD, mask=there, other=0.0, cache_modifier=".cg")
+        totals = tl.load(lines[:, None] + features[None, :], mask=there[:, None], other=0.0, cache_modifier=".cg")
+        shares = tl.exp(levels - tl.max(levels, axis=0))
+        found = tl.sum(totals * shares[:, None], axis=0) / tl.sum(weights * shares, axis=0)
+        tl.store(out + row * D + features, found.to(out.dtype.element_ty), mask=features < D)
+        tl.store(arrived + row, 0)

@@ -1,8 +1,7 @@
 """Triton kernels of a greedy choice; :mod:`flagai.kernels.decode.greedy` calls them.
 
-The first finds what is best in each chunk of the vocabulary, for which a GPU needs many programs. The second is one
-program for all texts: it compares the chunks, and does all that follows from the tokens, in place. Being alone, it may
-read a counter, use it, and count on.
+The first finds what is best in each chunk of the vocabulary, for which a GPU needs many programs. The second
+compares the chunks, and does all that follows from the tokens, in place.
 """
 
 import triton
@@ -78,23 +77,51 @@ def _note(score, kept, length, ended, stopped, done, rows, real, value, stops, f
     tl.store(done + rows, over.to(tl.uint8), mask=real)
 
 
+@triton.jit
+def _feed(
+    token, now, most, rows, real, tokens, token_index, own_slots, slots, lengths, next_ids, slot_mapping,
+    fed_ids, fed_generated, fed_slot_mapping, fed_slots, fed_lengths, STEPS, TABLE, FED, PAD,
+):  # fmt: skip
+    # Append a token, and give it its slot. Finished rows are fed on: they must not leave their slots.
+    keys = tl.load(lengths + rows, mask=real, other=0)
+    slot = tl.load(own_slots + rows * STEPS + tl.minimum(now, STEPS - 1), mask=real, other=0)
+    place = tl.minimum(keys, TABLE - 1)
+    padding = token == PAD
+    mapped = tl.where(padding, 0, slot).to(tl.int64)
+    grown = tl.where(padding, keys, tl.minimum(keys + 1, TABLE))
+    grown = tl.where(most > 0, grown, 0)  # empty rows have no keys
+    tl.debug_barrier()
+    tl.store(tokens + rows * STEPS + tl.minimum(now, STEPS - 1), token, mask=real)
+    tl.store(token_index + rows, now + 1, mask=real)
+    tl.store(slots + rows * TABLE + place, slot, mask=real)
+    tl.store(lengths + rows, grown, mask=real)
+    tl.store(next_ids + rows, token, mask=real)
+    tl.store(slot_mapping + rows, mapped, mask=real)
+    tl.store(fed_ids + rows, token, mask=real)
+    tl.store(fed_generated + rows, (now >= 0).to(tl.uint8), mask=real)
+    tl.store(fed_slot_mapping + rows, mapped, mask=real)
+    tl.store(fed_slots + rows * FED + place, slot, mask=real)
+    tl.store(fed_lengths + rows, grown, mask=real)
+
+
 @triton.jit(
-    do_not_specialize=["B", "CHUNKS", "STOPS", "MOST", "STEPS", "CAPACITY", "BLANKS", "START", "CLOSING", "HIGHEST"]
+    do_not_specialize=["B", "CHUNKS", "STOPS", "STEPS", "TABLE", "FED", "BLANKS", "START", "CLOSING", "PAD", "HIGHEST"]
 )
 def append_kernel(
     parts, firsts, stop_token_ids,
     score, kept, length, ended, stopped, done,
-    span_length, position, block_position, blank_index, last_blank, blanks, tokens, ancestors, token_index, write_index,
-    next_ids, next_position, next_block_position, next_ancestors,
-    B, CHUNKS, STOPS, MOST, STEPS, CAPACITY, BLANKS, START, CLOSING, HIGHEST,
+    max_new_tokens, span_length, position, block_position, blank_index, last_blank, blanks, tokens, token_index,
+    own_slots, slots, lengths, next_ids, slot_mapping,
+    fed_ids, fed_positions, fed_generated, fed_slot_mapping, fed_slots, fed_lengths,
+    B, CHUNKS, STOPS, STEPS, TABLE, FED, BLANKS, START, CLOSING, PAD, HIGHEST,
     BP: tl.constexpr, CP: tl.constexpr, SPANS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Choose a token for each of B rows, record it, append it, and set what the next forward pass reads.
 
     What :class:`~flagai.generation.sampling.SamplingSearch` and
-    :class:`~flagai.generation.decoding_state.DecodingState` do, for one beam.
+    :class:`~flagai.generation.decoding_state.DecodingState` do, for one lane; BP rows a program.
     """
-    rows = tl.arange(0, BP)
+    rows = tl.program_id(0) * BP + tl.arange(0, BP)
     real = rows < B
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -102,22 +129,22 @@ def append_kernel(
     token, value = _best(parts, firsts, rows, real, B, CHUNKS, CP)
     written = tl.load(span_length + rows, mask=real, other=0)
     stands = tl.load(position + rows, mask=real, other=0)
-    now = tl.load(token_index)
-    here = tl.load(write_index)
+    now = tl.load(token_index + rows, mask=real, other=0)
+    most = tl.load(max_new_tokens + rows, mask=real, other=0)
     last = real
     if SPANS:
         inner = tl.load(block_position + rows, mask=real, other=0)
         which = tl.load(blank_index + rows, mask=real, other=0)
         last = which >= tl.load(last_blank + rows, mask=real, other=0)
         # A full blank must be closed, which costs nothing.
-        closing = (written >= MOST) & ~last
+        closing = (written >= most) & ~last
         token = tl.where(closing, CLOSING, token)
         value = tl.where(closing, 0.0, value)
     stop = token < 0
     for index in range(STOPS):
         stop = stop | (token == tl.load(stop_token_ids + index))
     written += 1
-    _note(score, kept, length, ended, stopped, done, rows, real, value, last & stop, last & (written >= MOST))
+    _note(score, kept, length, ended, stopped, done, rows, real, value, last & stop, last & (written >= most))
     if SPANS:
         turns = stop & ~last
         which += turns.to(tl.int64)
@@ -128,14 +155,13 @@ def append_kernel(
         token = tl.where(turns, START, token)
         tl.store(blank_index + rows, which, mask=real)
         tl.store(block_position + rows, inner, mask=real)
-        tl.store(next_block_position + rows, inner, mask=real)
+        tl.store(fed_positions + B + rows, inner, mask=real)
     else:
-        stands += 1
+        stands = tl.minimum(stands + 1, HIGHEST)
+    _feed(
+        token, now, most, rows, real, tokens, token_index, own_slots, slots, lengths, next_ids, slot_mapping,
+        fed_ids, fed_generated, fed_slot_mapping, fed_slots, fed_lengths, STEPS, TABLE, FED, PAD,
+    )  # fmt: skip
     tl.store(span_length + rows, written, mask=real)
     tl.store(position + rows, stands, mask=real)
-    tl.store(next_position + rows, stands, mask=real)
-    tl.store(tokens + rows * STEPS + now, token, mask=real)
-    tl.store(next_ids + rows, token, mask=real)
-    tl.store(ancestors + rows * CAPACITY + here, 1, mask=real)
-    tl.store(next_ancestors + rows * CAPACITY + here, 1, mask=real)
-    tl.store(token_index, now + 1)
+    tl.store(fed_positions + rows, stands, mask=real)

@@ -62,6 +62,7 @@ def short_attention_kernel(
     VALUE_STRIDE,
     SHORTEST: tl.constexpr,
     BIAS: tl.constexpr,
+    CAUSAL: tl.constexpr,
     H: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
@@ -89,7 +90,10 @@ def short_attention_kernel(
     values = head_of(value, start, head, VALUE_STRIDE, rows, columns, inside, D)
     if BIAS:
         asked = biased(asked, bias + head * D, features, D)
-    scores = tl.where(real[None, :], tl.dot(asked, tl.trans(keys)), -float("inf"))
+    attends = real[None, :]
+    if CAUSAL:
+        attends = attends & (places[None, :] <= rows)
+    scores = tl.where(attends, tl.dot(asked, tl.trans(keys)), -float("inf"))
     shares = powers(scores, scale)
     total = tl.dot(shares.to(TYPE), values) * (1.0 / tl.sum(shares, axis=1))[:, None]
     if BIAS:

@@ -16,7 +16,7 @@ product of its own, whose result is multiplied by the group's step. Products wit
 import triton
 import triton.language as tl
 
-from flagai.kernels.triton.decode import apply_activation
+from flagai.kernels.triton.decode import apply_activation, store_qkv
 from flagai.kernels.triton.quantized_gemm import gemm, grouped_gemm, load_groups
 from flagai.kernels.triton.quantized_gemv import gemv, load_tile, load_tokens
 
@@ -46,8 +46,8 @@ def _finish(
 
 @triton.jit
 def _place(
-    tokens, words, steps, which, rows, bias, query, keys, values, write_index, N, CAPACITY,
-    BITS: tl.constexpr, M: tl.constexpr, BEAMS: tl.constexpr, D: tl.constexpr, ASM: tl.constexpr,
+    tokens, words, steps, which, rows, bias, query, keys, values, slot_mapping, N,
+    BITS: tl.constexpr, M: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     # The queries, keys or values (which: 0, 1, 2) of rows that are held as words, to where they belong.
     TYPE: tl.constexpr = query.dtype.element_ty
@@ -59,8 +59,7 @@ def _place(
         if which == 0:
             tl.store(query + m * N + rows, total, mask=inside)
         else:
-            slot = tl.load(write_index + m % BEAMS)
-            places = (((m // BEAMS) * (N // D) + rows // D).to(tl.int64) * CAPACITY + slot) * D + rows % D
+            places = tl.load(slot_mapping + m) * N + rows
             if which == 1:
                 tl.store(keys + places, total, mask=inside)
             else:
@@ -126,11 +125,10 @@ def quantized_linear_act_residual_kernel(
 @triton.jit
 def quantized_qkv_to_cache_kernel(
     x, query_matrix, key_matrix, value_matrix, query_scales, key_scales, value_scales, query_bias, key_bias, value_bias,
-    query, keys, values, write_index, N, CAPACITY, K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr,
-    M: tl.constexpr, MP: tl.constexpr, BEAMS: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    KIND: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
+    query, keys, values, slot_mapping, N, K: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr,
+    MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KIND: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Queries of x[M, K] into query[M, N]; keys and values into their slots of a cache [B, H, capacity, D]."""
+    """Queries of x[M, K] into query[M, N]; keys and values into their slots of pools [slots, N]."""
     TYPE: tl.constexpr = query.dtype.element_ty
     blocks = tl.cdiv(N, BN)
     which = tl.program_id(0) // blocks
@@ -148,37 +146,8 @@ def quantized_qkv_to_cache_kernel(
         if PDL:
             tl.extra.cuda.gdc_wait()
         tokens = load_tokens(x, K, G, BITS, M, BK, ASM)
-        _place(
-            tokens,
-            words,
-            steps,
-            which,
-            rows,
-            bias,
-            query,
-            keys,
-            values,
-            write_index,
-            N,
-            CAPACITY,
-            BITS,
-            M,
-            BEAMS,
-            D,
-            ASM,
-        )
+        _place(tokens, words, steps, which, rows, bias, query, keys, values, slot_mapping, N, BITS, M, ASM)
     else:
-        index = tl.arange(0, MP)
         total = _all(x, matrix, scales, rows, N, K, G, BITS, M, MP, BN, BK, KIND, PDL, ASM)
-        total = (total + tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]).to(TYPE)
-        inside = (index < M)[:, None] & (rows < N)[None, :]
-        if which == 0:
-            tl.store(query + index[:, None] * N + rows[None, :], total, mask=inside)
-        else:
-            slots = tl.load(write_index + index % BEAMS)
-            heads = (index // BEAMS)[:, None] * (N // D) + (rows // D)[None, :]
-            places = (heads.to(tl.int64) * CAPACITY + slots[:, None]) * D + (rows % D)[None, :]
-            if which == 1:
-                tl.store(keys + places, total, mask=inside)
-            else:
-                tl.store(values + places, total, mask=inside)
+        total += tl.load(bias + rows, mask=rows < N, other=0.0).to(tl.float32)[None, :]
+        store_qkv(total.to(TYPE), which, tl.arange(0, MP), rows, query, keys, values, slot_mapping, N, M)

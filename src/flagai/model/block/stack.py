@@ -36,6 +36,15 @@ def cached_blocks(
     return hidden
 
 
+@operation
+def prepare_decoding(blocks: nn.ModuleList) -> None:
+    """Arrange the parameters of a decoder's blocks for steps to come; nothing else changes.
+
+    Args:
+        blocks: the blocks; nothing may hold the addresses of their parameters.
+    """
+
+
 class BlockStack(nn.ModuleList):
     """Blocks that are applied one after the other.
 

@@ -78,9 +78,13 @@ class Attention(nn.Module):
     def keys_and_values(
         self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: "LayerCache | None"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the queries scaled_dot_product_attention to, two of [B, H, K, D]; extends the cache."""
-        key, value = self.split_heads(self.k(hidden)), self.split_heads(self.v(hidden))
+        """What the queries attend to, two of [B, H, K, D]; extends the cache."""
+        key, value = self.project(hidden)
         return (key, value) if cache is None else cache.append(key, value)
+
+    def project(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, [B, S, width] -> two of [B, H, S, D]."""
+        return self.split_heads(self.k(hidden)), self.split_heads(self.v(hidden))
 
     def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         """[B, S, H * D] -> [B, H, S, D]."""
@@ -98,7 +102,7 @@ class CrossAttention(Attention):
             return cache.cross
         if memory is None:
             raise InputError("The decoder needs the encoder's output, and no earlier call has left it in the cache.")
-        key, value = self.split_heads(self.k(memory)), self.split_heads(self.v(memory))
+        key, value = self.project(memory)
         if cache is not None:
             cache.keep_cross(key, value)
         return key, value

@@ -1,10 +1,12 @@
 """Keys and values of past positions, outside the model and preallocated."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from flagai.model.layer.sdpa import AttentionMask
 
 # Buffers grow in steps of this many positions at least.
 _STEP = 64
@@ -29,9 +31,9 @@ class KVCache:
         capacity: how many positions to make room for.
     """
 
-    mask_is_complete: ClassVar[bool] = (
-        False  # whether the matrices of its calls say by themselves, and rightly, who sees whom
-    )
+    # What the tokens of a call attend to, where the cache says it and not the model's arguments.
+    attn_mask: "AttentionMask | None" = None
+    cross_mask: "AttentionMask | None" = None
 
     def __init__(self, num_layers: int, capacity: int = 0) -> None:
         self.capacity = capacity
@@ -52,10 +54,6 @@ class KVCache:
     def layer(self, index: int) -> "LayerCache":
         """The part of the cache that one layer uses."""
         return LayerCache(self, index)
-
-    def slots(self, count: int, device: torch.device) -> torch.Tensor:
-        """Where the next positions will lie, [count]."""
-        return torch.arange(self.length, self.length + count, device=device)
 
     def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the keys and values of new positions to a layer and return all of them.
@@ -87,6 +85,10 @@ class KVCache:
         if buffer is not None:
             larger[:, :, : self.length] = buffer[:, :, : self.length]
         return larger
+
+    def cross(self, index: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A layer's keys and values of the encoder's output, once they have been kept."""
+        return self._cross[index]
 
     def advance(self, count: int) -> None:
         """Count positions that every layer has appended."""
@@ -154,15 +156,6 @@ class KVCache:
         if self._valid is not None:
             self._valid = self._valid[:, : self.length]
 
-    def rollback(self, count: torch.Tensor) -> None:
-        """Give up the last positions; the next ones are written in their place, so no fork of the cache may use them.
-
-        Args:
-            count: how many, [1].
-        """
-        self.crop(self.length - int(count))
-        self._watermark.length = self.length
-
     def fork(self, detach: bool = False) -> "KVCache":
         """A second cache with the same past; both may go on, the buffers are copied only when they must.
 
@@ -176,56 +169,11 @@ class KVCache:
         other._cross = list(self._cross)
         return other
 
-    def join(self, parts: "Sequence[CacheRows]") -> None:
-        """Count the positions that parts have put here; all rows are in one of them, as long as the longest."""
-        longest = max(part.length for part in parts)
-        if any(part._valid is not None for part in parts):
-            self._valid = torch.zeros(sum(len(part.rows) for part in parts), longest, dtype=torch.bool)
-            for part in parts:
-                self._valid[part.rows, : part.length] = True if part._valid is None else part._valid
-        self.advance(longest)
-
     @property
     def nbytes(self) -> int:
         """Bytes held by all buffers."""
         pairs = [tensor for pair in self._cross if pair is not None for tensor in pair]
         return sum(tensor.nbytes for tensor in [*self._keys, *self._values, *pairs] if tensor is not None)
-
-
-class CacheRows(KVCache):
-    """Some rows of a cache that is still empty, for texts that are read apart from the others.
-
-    Keys and values go straight to their places there; see :meth:`KVCache.join`.
-
-    Args:
-        whole: the cache.
-        rows: which of its rows, [R].
-        count: how many rows it has.
-        longest: how many positions its longest row will have.
-    """
-
-    def __init__(self, whole: KVCache, rows: torch.Tensor, count: int, longest: int) -> None:
-        super().__init__(len(whole._keys))
-        self.rows = rows
-        self._whole = whole
-        self._count = count
-        self._longest = longest
-
-    def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the base class; the first positions are all that there are."""
-        self._put(self._whole._keys, index, key)
-        self._put(self._whole._values, index, value)
-        return key, value
-
-    def _put(self, buffers: list[torch.Tensor | None], index: int, new: torch.Tensor) -> None:
-        buffer = buffers[index]
-        if buffer is None:
-            buffer = self._whole._moved(None, new[:1].expand(self._count, -1, -1, -1), self._longest)
-            buffers[index] = buffer
-        end = new.shape[2]
-        buffer[:, :, :end].index_copy_(0, self.rows, new)
-        # Nobody sees them; but what memory has by chance may be no number, and nothing times that is none either.
-        buffer[:, :, end : self._longest].index_fill_(0, self.rows, 0)
 
 
 @dataclass(frozen=True)
@@ -242,7 +190,7 @@ class LayerCache:
     @property
     def cross(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Keys and values of the encoder's output, once they have been kept."""
-        return self.cache._cross[self.index]
+        return self.cache.cross(self.index)
 
     def keep_cross(self, key: torch.Tensor, value: torch.Tensor) -> None:
         """Keep the keys and values of the encoder's output for later steps."""

@@ -80,11 +80,9 @@ class Dense(Mask):
 
     Args:
         allowed: True where a query attends to a key, [B or 1, H or 1, queries, keys or more]; the last keys count.
-        no_empty_rows: whether every query is known to attend to a key.
     """
 
     allowed: torch.Tensor
-    no_empty_rows: bool = False
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """See the base class."""
@@ -148,6 +146,5 @@ def prepare_mask(
     allowed = mask.dense(queries, keys, device)
     if allowed.device.type == "cpu" and not torch.compiler.is_compiling() and bool(allowed.all()):
         return AttentionMask(bias)
-    if not (isinstance(mask, Dense) and mask.no_empty_rows):
-        allowed = allowed | ~allowed.any(-1, keepdim=True)
+    allowed = allowed | ~allowed.any(-1, keepdim=True)
     return AttentionMask(allowed if bias is None else bias.where(allowed, -torch.inf))

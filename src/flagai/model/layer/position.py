@@ -53,6 +53,15 @@ class RelativeBias(nn.Module):
         # The table gives them head beside head; but fused attention takes only those that lie key beside key.
         return F.embedding(distance, scores).permute(0, 3, 1, 2).contiguous()
 
+    def by_distance(self) -> torch.Tensor:
+        """The scores of keys by how far they lie before the query; all larger distances have the last one.
+
+        Shape:
+            -> [H, max_distance + 1]
+        """
+        before = self._buckets(self.table.weight.device)[: self.max_distance + 1]
+        return self.table(before).flip(0).t()
+
     def _buckets(self, device: torch.device) -> torch.Tensor:
         """The bucket of every distance, from the largest to the left to the largest to the right; worked out once."""
         if device not in self._known:

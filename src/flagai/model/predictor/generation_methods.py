@@ -1,13 +1,13 @@
 """The Predictor's methods that generate text, with FlagAI's names and defaults."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, Unpack, overload
 
 from flagai.checks import check_integer
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.families.family import Family, ModelClass
-from flagai.generation.keywords import SamplingOptions, SharedOptions
+from flagai.generation.keywords import GenerationOptions, SamplingOptions, SharedOptions
 from flagai.model.base_model import BaseModel
 from flagai.model.predictor.arguments import as_list, check_parts
 from flagai.model.predictor.capabilities import require
@@ -89,6 +89,30 @@ class GenerationMethods:
         answers = TextGenerator(self.model, self.tokenizer).write(as_list(text), asked, input_max_length)
         found: list[Any] = answers if "num_return_sequences" in asked.decoding else [best[0].text for best in answers]
         return found[0] if isinstance(text, str) else found
+
+    def write_each(
+        self, texts: Iterable[str], input_max_length: int | None = 256, out_max_length: int = 100,
+        **options: Unpack[GenerationOptions],
+    ) -> Iterator[list[Written]]:  # fmt: skip
+        """Generate text for any number of texts, in their order and in bounded memory: a file of a million lines, say.
+
+        Args:
+            texts: taken as they are needed; the rest as in :meth:`write`.
+            input_max_length: tokens of a text.
+            out_max_length: tokens of an answer.
+            **options: all but ``seeds``.
+
+        Yields:
+            For each text its answers, the best first.
+
+        Raises:
+            InputError: as in :meth:`write`, or ``seeds`` are given.
+        """
+        asked = Options.read(out_max_length, {**options})
+        if asked.decoding.get("seeds") is not None:
+            raise InputError("write_each takes texts one after the other: give seed, not seeds.")
+        self._require("write")
+        return TextGenerator(self.model, self.tokenizer).write_each(texts, asked, input_max_length)
 
     def stream(
         self,

@@ -91,11 +91,6 @@ class Options:
         """These options with one seed per text."""
         return replace(self, decoding={**self.decoding, "seeds": tuple(seeds)})
 
-    def for_rows(self, rows: Sequence[int]) -> "Options":
-        """These options for some of the texts."""
-        seeds = self.decoding.get("seeds")
-        return self if seeds is None else self.with_seeds([seeds[row] for row in rows])
-
     def refuse_all_but(self, *names: str, reason: str) -> None:
         """Refuse options that would change nothing.
 

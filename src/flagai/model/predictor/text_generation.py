@@ -1,23 +1,28 @@
 """Texts in, texts out: prompts, the decoding engine and the tokenizer joined."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
+
+import torch
 
 from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.families.family import TextProtocol, family_and_row
-from flagai.generation import Decoding, Hypothesis, Prompt, stream
+from flagai.generation import Decoding, Hypothesis, Prompt, Request, generate, generate_each, stream
 from flagai.model.base_model import BaseModel
 from flagai.model.generation_defaults import end_tokens
 from flagai.model.predictor.arguments import read_length, replace_unknown
 from flagai.model.predictor.options import Options
-from flagai.model.predictor.prompt_windows import generate_in_windows, seeds_for
 from flagai.model.predictor.results import Written
 
 logger = logging.getLogger(__name__)
+_MOST_SEEDS = 2**62
+# Texts of an endless list that are tokenized together.
+_PART = 256
 
 
 class TextGenerator:
@@ -43,23 +48,50 @@ class TextGenerator:
         """
         texts = checked_texts(texts)
         options = self.seeded(options, len(texts))
-        found: dict[int, list[Written]] = {}
+        requests = self._requests(texts, options, max_length, self._hooks(options))
+        return [self._all_written(request, options) for request in generate_each(self.model, requests)]
+
+    def write_each(self, texts: Iterable[str], options: Options, max_length: int | None) -> Iterator[list[Written]]:
+        """Answers to any number of texts, in their order; texts are taken as they are needed.
+
+        Args:
+            texts: see :meth:`write`.
+            options: see :meth:`write`; without ``seeds``.
+            max_length: see :meth:`write`.
+        """
+        coming = iter(texts)
+        parts, hooks = iter(lambda: list(islice(coming, _PART)), []), self._hooks(options)
+        requests = (
+            request
+            for number, part in enumerate(parts)
+            for request in self._requests(checked_texts(part), options, max_length, hooks, number * _PART)
+        )
+        for request in generate_each(self.model, requests):
+            yield self._all_written(request, options)
+
+    def _requests(
+        self, texts: Sequence[str], options: Options, max_length: int | None, hooks: dict[str, Any], begin: int = 0
+    ) -> list[Request]:
+        """What goes to the engine for each text; the first has the number ``begin``."""
+        found: dict[int, Request] = {}
         for protocol, indices in self._by_protocol(texts).items():
-            own = options.for_rows(indices)
-            prompts = self._prompts(protocol, [texts[index] for index in indices], own, max_length)
-            for index, prompt, hypotheses in zip(indices, prompts, self.answers(protocol, prompts, own), strict=True):
-                found[index] = [self._written(prompt, hypothesis, own) for hypothesis in hypotheses]
+            prompts = self._prompts(protocol, [texts[index] for index in indices], options, max_length)
+            decoding = self._decoding(protocol, options)
+            for index, prompt in zip(indices, prompts, strict=True):
+                own = replace(decoding, seed=decoding.seeds[index], seeds=None) if decoding.seeds else decoding
+                found[index] = Request(prompt, own, number=begin + index, **hooks)
         return [found[index] for index in range(len(texts))]
+
+    def _all_written(self, request: Request, options: Options) -> list[Written]:
+        return [self._written(request.prompt, hypothesis, options) for hypothesis in request.hypotheses]
 
     def answers(self, protocol: TextProtocol, prompts: Sequence[Prompt], options: Options) -> list[list[Hypothesis]]:
         """What the engine finds for prompts of one kind."""
-        return generate_in_windows(
-            self.model,
-            prompts,
-            self._decoding(protocol, options),
-            logits_processors=options.processors_for(self.tokenizer, self.model.config.vocab_size),
-            stop=self._stop(options),
-        )
+        return generate(self.model, prompts, self._decoding(protocol, options), **self._hooks(options))
+
+    def _hooks(self, options: Options) -> dict[str, Any]:
+        processors = options.processors_for(self.tokenizer, self.model.config.vocab_size)
+        return {"logits_processors": processors, "stop": self._stop(options)}
 
     def seeded(self, options: Options, count: int) -> Options:
         """Options with one seed per text where tokens are drawn and no common seed is given.
@@ -75,7 +107,7 @@ class TextGenerator:
         common = options.decoding.get("seed") is not None or not options.decoding.get("do_sample")
         if common and given is None:
             return options
-        return options.with_seeds(seeds_for(self.model, given, count))
+        return options.with_seeds(_seeds(self.model, given, count))
 
     def stream(self, text: str, options: Options, max_length: int | None) -> Iterator[str]:
         """The answer to one text, piece by piece; joined, they are the answer (one line per blank).
@@ -91,13 +123,7 @@ class TextGenerator:
         decoding = self._decoding(protocol, options)
         ids: dict[int, list[int]] = {}
         shown = ""
-        for event in stream(
-            self.model,
-            prompts,
-            decoding,
-            logits_processors=options.processors_for(self.tokenizer, self.model.config.vocab_size),
-            stop=self._stop(options),
-        ):
+        for event in stream(self.model, prompts, decoding, **self._hooks(options)):
             ids.setdefault(event.piece, []).extend(event.ids)
             pieces = [self.piece(piece, options) for piece in ids.values()]
             if not event.hypotheses:
@@ -191,6 +217,16 @@ class TextGenerator:
         if not options.stop:
             return None
         return lambda _row, ids: any(text in self._plain(ids) for text in options.stop)
+
+
+def _seeds(model: BaseModel, given: Any, count: int) -> tuple[Any, ...]:
+    """One seed per text, drawn from torch's generator if none are given: ranks that share a model draw the same."""
+    if given is None:
+        drawn = torch.randint(_MOST_SEEDS, [count])
+        return tuple((drawn if model.sharding is None else model.sharding.broadcast(drawn)).tolist())
+    if not isinstance(given, list | tuple) or len(given) != count:
+        raise InputError(f"seeds is {given!r:.80}; expected a list with one seed for each of the {count} texts.")
+    return tuple(given)
 
 
 def _before(text: str, stops: Sequence[str]) -> str:

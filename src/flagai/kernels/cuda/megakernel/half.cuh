@@ -51,17 +51,16 @@ __device__ Half8 load8(const u16 *place) {
     return found;
 }
 
-// A warp's contiguous values, once they are stored. One lane polls for its own until then: if all lanes of all SMs did,
-// their loads would delay the stores in the L2 cache.
-__device__ Half8 wait_load8(const u16 *place) {
+// A warp's contiguous values, once they are stored. One lane polls for its own until then, unless ALL lanes are to: if
+// many did, their loads would delay the stores in the L2 cache: 16.7 instead of 14.9 us for a block of width 1024.
+template <bool ALL> __device__ Half8 wait_load8(const u16 *place) {
     Half8 found;
     bool there;
     do {
         there = true;
-        if (threadIdx.x % 32 == 31) there = load8(place).complete();
+        if (!ALL && threadIdx.x % 32 == 31) there = load8(place).complete();
     } while (!__all_sync(~0u, there));
-    do found = load8(place); while (!found.complete());
-    __syncwarp();
+    do found = load8(place); while (!__all_sync(~0u, found.complete()));
     return found;
 }
 
@@ -69,6 +68,16 @@ __device__ u16 load_half(const u16 *place) {
     u16 found;
     asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(found) : "l"(place) : "memory");
     return found;
+}
+
+__device__ u32 load_word(const u32 *place) {
+    u32 found;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(found) : "l"(place) : "memory");
+    return found;
+}
+
+__device__ void store_word(u32 *place, u32 word) {
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" :: "l"(place), "r"(word) : "memory");
 }
 
 __device__ void store_relaxed(u16 *place, u16 number) {

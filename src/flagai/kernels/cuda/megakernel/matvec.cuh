@@ -6,18 +6,20 @@ struct RingCursor {
     RingSlot place = RingSlot(next);
 };
 
-// The packed token times the tiles of this CTA. Results of consecutive passes are contiguous.
-__device__ void matvec(Shared &shared, const RowShare &share, RingCursor &progress, int pass = 0) {
+// The packed token times the tiles of this CTA, of some squares beside each other. Results of squares are contiguous.
+template <int SQUARES = 1>
+__device__ void matvec(Shared &shared, const RowShare &share, RingCursor &progress, int first_square = 0) {
     int &next = progress.next;
     RingSlot &place = progress.place;
     constexpr int STEPS = COLUMNS / GROUP / MMA_GROUPS / PARTS;
     int warp = threadIdx.x / 32, part = warp % PARTS;
     MmaLane lane;
-    int tiles = share.count * TILES_PER_ROW, before = pass * tiles;
+    int of_square = share.count * TILES_PER_ROW, tiles = SQUARES * of_square, before = first_square * of_square;
 #pragma unroll 1
     for (; next < tiles; next += SETS) {
         const u8 *tile = shared.ring[place.slot];
-        int groups = (next & (TILES_PER_ROW - 1)) * (COLUMNS / GROUP);
+        int square = SQUARES > 1 ? next / of_square : 0;
+        int groups = (square * TILES_PER_ROW + (next & (TILES_PER_ROW - 1))) * (COLUMNS / GROUP);
         float2 found = {};
         wait_for(&shared.full[place.slot], place.parity);
 #pragma unroll

@@ -15,8 +15,8 @@
 //
 // Compiler options: BITS (of a weight: 4, 8 or 16), HIDDEN, INNER, HEADS (sizes of a block), BLOCKS (their number),
 // BFLOAT (1: bfloat16, 0: float16), ACTIVATION (0 gelu, 1 gelu_tanh, 2 relu, 3 silu), RING (tiles in the ring),
-// IN_FLIGHT (tiles that are copied at once: more would delay all other reads), TILES (the most tiles of a matmul that
-// one CTA takes), SHARED (bytes of shared memory).
+// SPLITS (CTAs that share the keys of a head), IN_FLIGHT (tiles that are copied at once: more would delay all other
+// reads), TILES (the most tiles of a matmul that one CTA takes), SHARED (bytes of shared memory).
 
 #include "layout.cuh"
 #include "half.cuh"
@@ -31,12 +31,12 @@
 #include "matvec.cuh"
 #include "attention.cuh"
 
-// Prefetches the cached keys and values of a head in the next block into the L2 cache.
-__device__ void prefetch_cache(const Block &block, int head, int slot, int capacity) {
-    for (int place = threadIdx.x * 64; place < slot * HEAD_DIM; place += THREADS * 64) {
-        u64 from = u64(head) * capacity * HEAD_DIM + place;
-        asm volatile("prefetch.global.L2 [%0];" :: "l"(block.keys + from));
-        asm volatile("prefetch.global.L2 [%0];" :: "l"(block.values + from));
+// Prefetches some cached keys and values of a head in the next block into the L2 cache.
+__device__ void prefetch_cache(const Block &block, const int *slots, int first, int end, int head) {
+    for (int other = first + threadIdx.x; other < end; other += THREADS) {
+        u64 place = cache_place(__ldg(slots + other), head);
+        asm volatile("prefetch.global.L2 [%0];" :: "l"(block.keys + place));
+        asm volatile("prefetch.global.L2 [%0];" :: "l"(block.values + place));
     }
 }
 
@@ -51,8 +51,9 @@ struct StepArgs {
     const u16 *x;
     u16 *out;
     Mailbox *mailboxes;
-    const u8 *mask;
-    int slot, capacity;
+    const int *slots;                          // of the token's keys
+    int past;                                  // how many of them earlier steps wrote
+    long long slot;                            // where this one goes
     float eps, scale;
     u32 blocks_done;                           // blocks computed by earlier steps
 };
@@ -84,23 +85,28 @@ __device__ void attend_all(Shared &shared, const StepArgs &step, const BlockCont
     u16 found = float_to_half(qkv.result(shared));
     if (qkv.real) {
         publish(&now.qkv[matrix][feature], &last.qkv[matrix][feature], found);
-        u64 to = (u64(feature / HEAD_DIM) * step.capacity + step.slot) * HEAD_DIM + feature % HEAD_DIM;
-        if (matrix) (matrix == 1 ? block.keys : block.values)[to] = found;
+        if (matrix) (matrix == 1 ? block.keys : block.values)[step.slot * HIDDEN + feature] = found;
     }
 
-    for (int head = blockIdx.x; head < HEADS; head += gridDim.x) {
-        u16 number = float_to_half(attend(shared, now, block, step.mask, step.slot, step.capacity, head, step.scale));
-        int to = head * HEAD_DIM + threadIdx.x;
-        if (threadIdx.x < HEAD_DIM) publish(now.attention_out + to, last.attention_out + to, number);
-        if (context.index + 1 < BLOCKS)
-            prefetch_cache(shared.blocks[context.index + 1], head, step.slot, step.capacity);
+    int splits = splits_of(step.past);
+    for (int item = blockIdx.x; item < HEADS * SPLITS; item += gridDim.x) {
+        int head = item % HEADS, split = item / HEADS, to = head * HEAD_DIM + threadIdx.x;
+        // Also of splits that this step does not have: an earlier step may have had them.
+        if (threadIdx.x < HEAD_DIM) store_relaxed(last.attention_out[split] + to, SENTINEL);
+        if (threadIdx.x == 0) store_word(&last.levels[split][head], ~0u);
+        if (split >= splits) continue;
+        int first = split * step.past / splits, end = (split + 1) * step.past / splits;
+        float level, number = attend(shared, now, block, step.slots, first, end, split == 0, head, step.scale, level);
+        if (threadIdx.x < HEAD_DIM) store_relaxed(now.attention_out[split] + to, float_to_half(number));
+        if (threadIdx.x == 0 && splits > 1) store_word(&now.levels[split][head], __float_as_uint(level));
+        if (context.index + 1 < BLOCKS) prefetch_cache(shared.blocks[context.index + 1], step.slots, first, end, head);
     }
 
     RowShare square(0, TILE_ROWS);
     OutputRow row(square);
     row.read(block, 3, row.row);
     float before = half_to_float(load_half(context.hidden + row.row));
-    pack_when_ready(shared, now.attention_out);
+    pack_attention(shared, now, splits);
     matvec(shared, square, progress);
     found = float_to_half(round_to_half(row.result(shared)) + before);
     if (row.real) {
@@ -116,8 +122,8 @@ __device__ void feed_forward(Shared &shared, const StepArgs &step, const BlockCo
     Mailbox &now = context.now, &last = context.last;
     pack_layer_norm(shared, now.after_attention, false, block.norm_weight[1], block.norm_bias[1], step.eps);
 #pragma unroll 1
-    for (int pass = 0; pass < PASSES; pass++) {
-        RowShare part(pass * TILE_ROWS, (pass + 1) * TILE_ROWS);
+    for (int stage = 0; stage < STAGES; stage++) {
+        RowShare part(stage * (SPAN / ROWS), (stage + 1) * (SPAN / ROWS));
         OutputRow inner(part);
         inner.read(block, 4, inner.row);
         matvec(shared, part, progress);
@@ -134,9 +140,9 @@ __device__ void feed_forward(Shared &shared, const StepArgs &step, const BlockCo
     // after this; in the hardware, that is enough for reads that stay in order.
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
 #pragma unroll 1
-    for (int pass = 0; pass < PASSES; pass++) {
-        pack_when_ready(shared, now.inner + pass * HIDDEN);
-        matvec(shared, square, progress, pass);
+    for (int stage = 0; stage < STAGES; stage++) {
+        pack_when_ready<SPAN>(shared, now.inner + stage * SPAN);
+        matvec<PASSES / STAGES>(shared, square, progress, stage * (PASSES / STAGES));
     }
     u16 found = float_to_half(round_to_half(row.result(shared, PASSES)) + before);
     if (row.real) {
@@ -146,9 +152,8 @@ __device__ void feed_forward(Shared &shared, const StepArgs &step, const BlockCo
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS + PRODUCER_WARPS * 32, 1) step_kernel(
-    const Block *blocks, const u16 *x, u16 *out, Mailbox *mailboxes, u32 *blocks_done, const u8 *mask,
-    const long long *now,
-    int capacity, float eps, float scale) {
+    const Block *blocks, const u16 *x, u16 *out, Mailbox *mailboxes, u32 *blocks_done, const int *slots,
+    const int *length, const long long *slot, float eps, float scale) {
     extern __shared__ __align__(128) u8 memory[];
     Shared &shared = *reinterpret_cast<Shared *>(memory);
     for (int index = threadIdx.x; index < int(BLOCKS * sizeof(Block) / 8); index += blockDim.x)
@@ -166,7 +171,8 @@ extern "C" __global__ void __launch_bounds__(THREADS + PRODUCER_WARPS * 32, 1) s
         produce_tiles(shared, threadIdx.x >= THREADS + 32);
         return;
     }
-    StepArgs step{x, out, mailboxes, mask, int(*now), capacity, eps, scale, *blocks_done};
+    // A token without keys attends to itself: nobody reads what comes of it.
+    StepArgs step{x, out, mailboxes, slots, max(*length, 1) - 1, *slot, eps, scale, *blocks_done};
     RingCursor progress;
 #pragma unroll 1
     for (int index = 0; index < BLOCKS; index++) {

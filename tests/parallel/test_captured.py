@@ -6,20 +6,11 @@ from typing import Any
 import pytest
 
 from flagai.generation import generate
-from flagai.generation.replay import cuda_graph
-from flagai.generation.replay.step_pool import step_pool
+from flagai.generation.replay.steps import captured_steps
 from flagai.parallel.world import make_mesh
-from tests.generation.tape import TapeRecorder
+from tests.generation.tape import taped
 from tests.parallel import test_generation as plain
 from tests.parallel.ranks import on_ranks
-
-
-def taped(patch: pytest.MonkeyPatch) -> TapeRecorder:
-    tape = TapeRecorder()
-    patch.setattr(cuda_graph, "recorder_for", lambda _: tape)
-    patch.setattr(cuda_graph, "can_record", lambda _: True)
-    return tape
-
 
 # The steps of the others are like GPT-2's.
 KINDS = ("gpt2", "glm-blanks", "t5")
@@ -29,12 +20,11 @@ def replayed(root: Path) -> dict[str, Any]:
     mesh = make_mesh(tp=2)
     found = {}
     for kind in KINDS:
-        with pytest.MonkeyPatch.context() as patch:
-            tape = taped(patch)
+        with taped() as tape:
             model = type(plain.make(kind)).from_pretrained(root / kind, mesh=mesh)
             first, again = (plain.answers(model, kind) for _ in range(2))
             assert tape.replayed > 20, kind
-            assert len(step_pool(model).ready)
+            assert captured_steps(model)
             assert first == again
             found[kind] = first
     return found
@@ -59,8 +49,7 @@ def at_odds(root: Path) -> list[Any]:
     """One rank would not record; later, one rank's weights have moved: all do the same all the same."""
     mesh = make_mesh(tp=2)
     first = mesh.get_local_rank() == 0
-    with pytest.MonkeyPatch.context() as patch:
-        tape = taped(patch)
+    with taped() as tape:
         model = type(plain.make("gpt2")).from_pretrained(root / "gpt2", mesh=mesh)
         writing = plain.Writer(model, plain.PLAIN)
         found = [generate(model, writing.prompts, writing.decoding(cuda_graphs=first))]

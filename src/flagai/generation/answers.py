@@ -1,0 +1,133 @@
+"""Which texts are done, and their answers: on a GPU read one step later, so that neither it nor the host waits."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+
+from flagai.generation.batch import SearchBatch
+from flagai.generation.request import Request, Running
+from flagai.generation.rows import to_host
+from flagai.generation.search import Search
+
+
+@dataclass
+class _HostCopy:
+    """What is on its way to the host.
+
+    Args:
+        device: where it comes from.
+        texts: the texts that it is about.
+        done: whether each is done, [n]; to be read when the copy has arrived.
+        search: the rows of these texts; None where only ``done`` was asked for.
+    """
+
+    device: torch.device
+    texts: list[Running]
+    done: torch.Tensor
+    search: Search | None = None
+    event: torch.cuda.Event | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.device.type == "cuda":
+            self.event = torch.cuda.Event()
+            self.event.record(torch.cuda.current_stream(self.device))
+
+    def wait(self) -> None:
+        if self.event is not None:
+            self.event.synchronize()
+
+
+class Answers:
+    """Asks which texts are done, and reads their answers.
+
+    Args:
+        device: where the steps run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._lag = int(device.type == "cuda")
+        self._asked: deque[_HostCopy] = deque()
+        self._reading: deque[_HostCopy] = deque()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is on its way."""
+        return bool(self._asked or self._reading)
+
+    def ask(self, batches: Sequence[SearchBatch]) -> None:
+        """Ask which texts are done after the step that has just been started."""
+        texts = [text for batch in batches for text in batch.texts]
+        rows = [
+            batch.search.done.index_select(0, _index(batch.search))
+            if len(batch.texts) < batch.search.sizes.rows
+            else batch.search.done
+            for batch in batches
+        ]
+        self._asked.append(_HostCopy(self._device, texts, to_host(torch.cat(rows))))
+
+    def done(self, flush: bool) -> list[Running]:
+        """The texts that were done when it was last asked.
+
+        Args:
+            flush: no step follows: wait for the last answer, too.
+        """
+        found: list[Running] = []
+        while len(self._asked) > (0 if flush else self._lag):
+            copy = self._asked.popleft()
+            copy.wait()
+            found += [text for text, done in zip(copy.texts, copy.done.tolist(), strict=True) if done]
+        return found
+
+    def read(self, search: Search, texts: list[Running], done: list[bool]) -> None:
+        """Read the answers so far of texts, before they leave.
+
+        Args:
+            search: the search.
+            texts: some of its texts.
+            done: whether each is done.
+        """
+        rows = [search.texts.index(text) for text in texts]
+        host = search.on_host(rows)
+        self._reading.append(_HostCopy(self._device, texts, torch.tensor(done), host))
+
+    def arrived(self, flush: bool) -> list[Request]:
+        """Give requests what has been read for them.
+
+        Args:
+            flush: see :meth:`done`.
+        """
+        found: list[Request] = []
+        while len(self._reading) > (0 if flush else self._lag):
+            copy = self._reading.popleft()
+            copy.wait()
+            search = cast(Search, copy.search)
+            for row, (text, done) in enumerate(zip(copy.texts, copy.done.tolist(), strict=True)):
+                request = text.request
+                found.append(request)
+                if done:
+                    request.hypotheses = tuple(search.hypotheses(row))
+                    request.certain = request.hypotheses[0].pieces
+                else:
+                    request.certain = search.state.split_spans(_common(search.candidates(row)))
+        return found
+
+
+def _index(search: Search) -> torch.Tensor:
+    rows = [row for row, text in enumerate(search.texts) if text is not None]
+    return search.index(rows)
+
+
+def _common(answers: list[list[int]]) -> list[int]:
+    """What all answers begin with."""
+    if len(answers) == 1:
+        return answers[0]
+    count = 0
+    for ids in zip(*answers, strict=False):
+        if len(set(ids)) > 1:
+            break
+        count += 1
+    return answers[0][:count] if answers else []

@@ -1,0 +1,159 @@
+"""Texts that are searched together: which can be, how large their tensors are, and how they come and go."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import cast
+
+import torch
+
+from flagai.generation.beam import BeamSearch
+from flagai.generation.contrastive import ContrastiveSearch
+from flagai.generation.decoding_state import DecodingState, Rules
+from flagai.generation.draft_state import DraftState
+from flagai.generation.options import Decoding
+from flagai.generation.processors import PER_TEXT, LogitsProcessorList, active_functions
+from flagai.generation.prompt_lookup import PromptLookup
+from flagai.generation.request import Request, Running
+from flagai.generation.rows import Sizes
+from flagai.generation.sampling import SamplingSearch, ShardedGreedySearch
+from flagai.generation.search import Search
+from flagai.generation.types import LogitsProcessor
+
+# Options that each text of a batch has for itself.
+_OWN = {*PER_TEXT, "max_new_tokens", "min_new_tokens", "seed", "seeds", "cuda_graphs"}
+_SHARED = tuple(entry.name for entry in dataclasses.fields(Decoding) if entry.name not in _OWN)
+# An answer's tokens include a start token, and one more that is fed in vain when it has just ended.
+_MORE_STEPS = 2
+
+
+def batch_key(request: Request) -> Hashable:
+    """What requests must have in common to be searched together."""
+    decoding = request.decoding
+    return (
+        bool(request.prompt.blanks),
+        tuple(getattr(decoding, name) for name in _SHARED),
+        active_functions(decoding),
+        bool(decoding.min_new_tokens),
+        request.stop is not None,
+        tuple(map(id, request.logits_processors)),
+    )
+
+
+def sizes_of(requests: Sequence[Request], *, encoder: bool) -> Sizes:
+    """The sizes that a batch of these requests needs."""
+    lanes = requests[0].lanes
+    longest = max(len(request.prompt.ids) for request in requests)
+    steps = max(request.limit for request in requests) + _MORE_STEPS + lanes
+    return Sizes(
+        rows=len(requests),
+        lanes=lanes,
+        text=longest,
+        steps=steps,
+        table=max((0 if encoder else len(request.prompt.ids)) + request.limit for request in requests)
+        + _MORE_STEPS
+        + lanes,
+        blanks=max(1, *(len(request.prompt.blanks) for request in requests)),
+        cross=longest if encoder else 0,
+    )
+
+
+def new_search(
+    sizes: Sizes, rules: Rules, added: Sequence[LogitsProcessor], device: torch.device, *, sharded: bool
+) -> Search:
+    """An empty batch.
+
+    Args:
+        sizes: its sizes.
+        rules: what its texts have in common.
+        added: the caller's processors.
+        device: where the model is.
+        sharded: whether the ranks that share the model can keep their logits.
+    """
+    decoding = rules.decoding
+    state = (DraftState if decoding.prompt_lookup_num_tokens else DecodingState)(sizes, rules, device)
+    processors = LogitsProcessorList(decoding, added, state)
+    kind: type[Search] = SamplingSearch
+    if decoding.prompt_lookup_num_tokens:
+        kind = PromptLookup
+    elif decoding.penalty_alpha is not None:
+        kind = ContrastiveSearch
+    elif decoding.num_beams > 1:
+        kind = BeamSearch
+    elif not decoding.do_sample and processors.changes_nothing and sharded:
+        kind = ShardedGreedySearch
+    return kind(sizes, state, processors)
+
+
+class SearchBatch:
+    """A search whose texts come and go; another one takes over when its tensors have the wrong size.
+
+    Args:
+        make: gives an empty search of some sizes.
+        release: takes a search that is empty.
+        rounded: the sizes that a batch gets.
+    """
+
+    def __init__(
+        self, make: Callable[[Sizes], Search], release: Callable[[Search], None], rounded: Callable[[Sizes], Sizes]
+    ) -> None:
+        self._make = make
+        self._release = release
+        self._rounded = rounded
+        self._search: Search | None = None
+
+    @property
+    def search(self) -> Search:
+        """The search; there is one when a text has joined."""
+        return cast(Search, self._search)
+
+    @property
+    def texts(self) -> list[Running]:
+        """The texts, in the order of their rows."""
+        return [] if self._search is None else [text for text in self._search.texts if text is not None]
+
+    def join(self, running: Sequence[Running], sizes: Sizes) -> None:
+        """Add texts.
+
+        Args:
+            running: the texts, whose prompts have been read.
+            sizes: what they need.
+        """
+        texts = self.texts
+        needed = sizes if self._search is None else self._search.sizes | sizes
+        needed = dataclasses.replace(needed, rows=len(texts) + len(running))
+        if self._search is None or needed | self._search.sizes != self._search.sizes:
+            self._move(self._rounded(needed))
+        search = self.search
+        search.state.all_lanes()
+        free = [row for row, text in enumerate(search.texts) if text is None][: len(running)]
+        search.start(free, running)
+
+    def leave(self, texts: Sequence[Running]) -> None:
+        """Take texts out, and make the tensors smaller where that is worth it."""
+        search = self.search
+        search.state.all_lanes()
+        search.leave([search.texts.index(text) for text in texts])
+        sizes = dataclasses.replace(search.sizes, rows=self._rounded(self._with_rows(len(self.texts))).rows)
+        if not self.texts:
+            self.close()
+        elif sizes.rows < search.sizes.rows:
+            self._move(sizes)
+
+    def close(self) -> None:
+        """Give the search away."""
+        if self._search is not None:
+            self._release(self._search)
+            self._search = None
+
+    def _with_rows(self, rows: int) -> Sizes:
+        return dataclasses.replace(self.search.sizes, rows=rows)
+
+    def _move(self, sizes: Sizes) -> None:
+        search, before = self._make(sizes), self._search
+        if before is not None:
+            before.state.all_lanes()
+            kept = [row for row, text in enumerate(before.texts) if text is not None]
+            search.take_rows(before, kept)
+            before.leave(kept)
+            self._release(before)
+        self._search = search

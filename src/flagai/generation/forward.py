@@ -1,0 +1,158 @@
+"""Calls of the model over the paged cache: prompts, packed in rows without padding, and steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+
+from flagai.families.family import DecodingProtocol, ModelInputs
+from flagai.generation.protocol import GenerativeModel
+from flagai.generation.request import Running
+from flagai.generation.step_inputs import StepInputs
+from flagai.generation.types import StepOutput
+from flagai.model.layer.packed_row import PackedRow, on_device
+from flagai.model.layer.paged_attention import SlotTable
+from flagai.model.layer.paged_cache import PagedCache, PagedStep
+from flagai.model.layer.sdpa import AttentionMask
+from flagai.parallel.dtensor import sharded_logits
+
+
+def step_forward(
+    model: GenerativeModel,
+    protocol: DecodingProtocol,
+    pool: PagedCache,
+    inputs: StepInputs,
+    sharded: bool,
+    static: bool = False,
+) -> StepOutput:
+    """Run the model over one token of every lane.
+
+    Args:
+        model: the model.
+        protocol: how its family decodes.
+        pool: the keys and values so far; those of the tokens are added.
+        inputs: the tokens, T.
+        sharded: whether each rank keeps the logits that it computes.
+        static: whether the call is captured.
+
+    Returns:
+        Logits [T, V] and hidden states [T, D].
+    """
+    cross = SlotTable(inputs.cross_slots, inputs.cross_lengths, static) if protocol.encoder else None
+    cache = PagedStep(
+        pool,
+        inputs.slot_mapping,
+        AttentionMask(table=SlotTable(inputs.slots, inputs.lengths, static)),
+        None if cross is None else AttentionMask(table=cross),
+    )
+    tokens = ModelInputs(inputs.ids[None], inputs.positions[None], inputs.generated[None])
+    with sharded_logits(sharded):
+        output = model(**protocol.arguments(model, tokens), cache=cache)
+    return StepOutput(output["logits"][0], output["hidden_states"][0])
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """The tokens of prompts, or of a part of a long one, that one call reads, on the host.
+
+    Args:
+        texts: the texts.
+        counts: number of tokens of each text, padding not counted.
+        ids: the tokens of all texts, T.
+        positions: their positions, T.
+        slots: where their keys go, T.
+        past: the slots of earlier tokens, of one text that has been begun.
+    """
+
+    texts: tuple[Running, ...]
+    counts: tuple[int, ...]
+    ids: list[int]
+    positions: list[int]
+    slots: list[int]
+    past: list[int]
+
+    @classmethod
+    def of(cls, texts: Sequence[tuple[Running, int]]) -> Self:
+        """Note tokens as read.
+
+        Args:
+            texts: the texts, and how many of their tokens are read then; one text, if it has been begun.
+        """
+        found = cls(tuple(running for running, _ in texts), (), [], [], [], [])
+        counts = []
+        for running, end in texts:
+            begin = running.num_read
+            kept = [place for place in range(begin, end) if running.text_slots[place]]
+            counts.append(len(kept))
+            found.ids.extend(running.request.prompt.ids[place] for place in kept)
+            found.positions.extend(kept)
+            found.slots.extend(running.text_slots[place] for place in kept)
+            found.past.extend(slot for slot in running.text_slots[:begin] if slot)
+            running.num_read = end
+        return replace(found, counts=tuple(counts))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Number of tokens of each text that has any."""
+        return tuple(filter(None, self.counts))
+
+    @property
+    def keeps_hidden(self) -> bool:
+        """Whether a text needs the hidden states of its prompt, for contrastive search."""
+        return any(running.request.decoding.penalty_alpha is not None for running in self.texts)
+
+
+def read_prompts(model: GenerativeModel, protocol: DecodingProtocol, pool: PagedCache, prompts: PromptTokens) -> None:
+    """Run the model over prompts; only what the cache keeps of them counts.
+
+    Args:
+        model: the model.
+        protocol: how its family decodes.
+        pool: gets the keys and values.
+        prompts: the prompts, with a token at least.
+    """
+    device = next(model.parameters()).device
+    ids, positions, slots = on_device(torch.tensor([prompts.ids, prompts.positions, prompts.slots]), device)
+    row, past = PackedRow(prompts.lengths), prompts.past
+    mask = AttentionMask(packed=row, causal=not protocol.prefix, cu_seqlens=row.cu_seqlens(device))
+    if past:
+        mask = _after_past(len(past), len(slots), device)
+    cache = PagedStep(pool, slots, mask, past=on_device(torch.tensor(past), device) if past else None)
+    if protocol.encoder:
+        encoder: Any = model
+        encoder.cache_memory(encoder.encode(ids[None], lengths=row), cache)
+        return
+    hidden = prompt_forward(model, protocol, cache, ids, positions)
+    if prompts.keeps_hidden:
+        for running, new in zip(prompts.texts, hidden[0].split(prompts.counts), strict=True):
+            running.hidden = new if running.hidden is None else torch.cat([running.hidden, new])
+
+
+def prompt_forward(
+    model: GenerativeModel, protocol: DecodingProtocol, cache: PagedStep, ids: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """Run the model over the tokens of prompts.
+
+    Args:
+        model: the model.
+        protocol: how its family decodes.
+        cache: where the tokens' keys go, and what they attend to.
+        ids: [T]
+        positions: [T]
+
+    Returns:
+        Hidden states, [1, T, D].
+    """
+    places, generated = torch.stack([positions, torch.zeros_like(positions)]), torch.zeros_like(ids).bool()
+    tokens = ModelInputs(ids[None], places[None], generated[None])
+    last = ids.new_full((1, 1), len(ids) - 1)  # no logits are wanted, but the head of one token costs nothing
+    with sharded_logits():
+        hidden: torch.Tensor = model(**protocol.arguments(model, tokens), cache=cache, logits_at=last)["hidden_states"]
+    return hidden
+
+
+def _after_past(past: int, count: int, device: torch.device) -> AttentionMask:
+    """Tokens of one text attend to those that have been read before, and causally to each other."""
+    places = torch.arange(past + count, device=device)
+    return AttentionMask((places <= places[past:, None])[None, None])

@@ -1,0 +1,91 @@
+"""A text to answer: what goes into the scheduler, and what comes out of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from flagai.data.prompt import Prompt
+from flagai.generation.options import Decoding
+from flagai.generation.types import Hypothesis, LogitsProcessor, StopHook
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt, how to answer it, and its answers.
+
+    Args:
+        prompt: the text as ids.
+        decoding: how to decode; ``seeds`` are for calls with several texts: here ``seed`` counts.
+        logits_processors: see :func:`flagai.generation.generate`.
+        stop: see :func:`flagai.generation.generate`.
+        number: what ``stop`` gets as the number of the row.
+        stream: whether :meth:`Scheduler.step` shall report it whenever it has new tokens.
+    """
+
+    prompt: Prompt
+    decoding: Decoding = field(default_factory=Decoding)
+    logits_processors: Sequence[LogitsProcessor] = ()
+    stop: StopHook | None = None
+    number: int = 0
+    stream: bool = False
+    seed: int = field(default=0, init=False)  # of its sampling; set when it is submitted
+    # The answers, best first, once it is done; the ids that all answers that may still win begin with, before.
+    hypotheses: tuple[Hypothesis, ...] = field(default=(), init=False)
+    certain: tuple[tuple[int, ...], ...] = field(default=(), init=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has its answers."""
+        return bool(self.hypotheses)
+
+    @property
+    def lanes(self) -> int:
+        """Tokens of a step: one for each answer or candidate, or an answer's last one and a draft."""
+        return self.decoding.lanes + self.decoding.prompt_lookup_num_tokens
+
+    @property
+    def own_lanes(self) -> int:
+        """Lanes that have slots of their own: a draft's share those of the answer."""
+        return self.decoding.lanes
+
+    @property
+    def num_slots(self) -> int:
+        """The most slots that a lane needs for tokens to come."""
+        return self.limit + 2 + self.decoding.prompt_lookup_num_tokens
+
+    @property
+    def most_steps(self) -> int:
+        """Steps after which it is done; contrastive search judges a token after it has been fed."""
+        return self.limit + int(self.decoding.penalty_alpha is not None)
+
+    @property
+    def limit(self) -> int:
+        """The most tokens of an answer; a blank that is not the last also takes one that closes it."""
+        return max(len(self.prompt.blanks), 1) * (self.decoding.max_new_tokens + 1) - 1
+
+
+@dataclass(eq=False)
+class Running:
+    """A request that has been admitted.
+
+    Args:
+        request: the request.
+        text_slots: the slots of its prompt's tokens; SCRATCH for padding.
+        own_slots: the slots of the tokens to come, so far, for each lane.
+        blocks: all blocks that it has.
+        hidden: the last hidden states of its prompt, for contrastive search.
+    """
+
+    request: Request
+    text_slots: list[int] = field(default_factory=list)
+    own_slots: list[list[int]] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    hidden: torch.Tensor | None = None
+    num_read: int = 0  # tokens of the prompt that the model has read
+    steps: int = 0  # steps that have been made
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it may need a further step."""
+        return self.steps < self.request.most_steps

@@ -1,0 +1,295 @@
+"""The scheduler: requests come and go at every step of one batch.
+
+An iteration admits requests for which there are blocks, reads their prompts, runs one step of all that are running, and
+lets those go that are finished (iteration-level scheduling). When blocks run out, the youngest request is put back and
+begins anew later; its answer is the same.
+
+Source: Yu et al. 2022, "Orca: A Distributed Serving System for Transformer-Based Generative Models".
+"""
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, cast
+
+import torch
+from torch import nn
+
+from flagai.families.family import DecodingProtocol
+from flagai.generation.allocation import allocate, expected_blocks, extend, needs_slots, too_large
+from flagai.generation.answers import Answers
+from flagai.generation.batch import SearchBatch, batch_key, new_search, sizes_of
+from flagai.generation.checks import check_request, start_id_of
+from flagai.generation.decoding_state import Rules
+from flagai.generation.evaluating import evaluating
+from flagai.generation.forward import PromptTokens
+from flagai.generation.protocol import GenerativeModel, decoding_of, state_size
+from flagai.generation.replay.steps import Steps, steps_of
+from flagai.generation.request import Request, Running
+from flagai.generation.rows import Sizes
+from flagai.generation.search import Search
+from flagai.parallel.dtensor import shards_vocabulary
+
+# Answers and candidates that are written side by side, unless one request has more.
+_MOST_LANES = {"cpu": 128, "cuda": 512}
+# Tokens of prompts that are read in one iteration.
+_PROMPT_TOKENS = {"cpu": 2048, "cuda": 16384}
+
+
+class Scheduler:
+    """Answers requests with a model, as many at a time as there is memory for.
+
+    Args:
+        model: the model; in the body of a ``with`` statement it is in evaluation mode.
+        memory: the most bytes of keys and values; default a share of what is free.
+        graphs: on a GPU, whether steps are captured as CUDA graphs.
+        prompt_tokens: tokens of prompts that are read in one iteration, so that running answers do not wait for long;
+            a longer prompt is read in parts.
+        reserve_whole: whether a request gets the blocks of all its steps at once, in one piece, which a CPU reads
+            without copying; default on a CPU.
+
+    Example:
+        >>> with Scheduler(model) as scheduler:
+        ...     scheduler.submit(request)
+        ...     while scheduler.has_work:
+        ...         scheduler.step()
+    """
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        *,
+        memory: int | None = None,
+        graphs: bool = True,
+        prompt_tokens: int | None = None,
+        reserve_whole: bool | None = None,
+    ) -> None:
+        self.model: Any = model
+        self.device = next(model.parameters()).device
+        self.waiting: deque[Request] = deque()
+        self.running: dict[Request, Running] = {}  # in the order of their admission
+        self._reading: Running | None = None  # a prompt that is read in parts
+        self._batches: dict[Hashable, SearchBatch] = {}
+        self._answers = Answers(self.device)
+        self._memory, self._graphs = memory, graphs
+        self._stack = ExitStack()
+        group = None if model.sharding is None else model.sharding.tp_group
+        self._sharded = group is not None and shards_vocabulary(cast(nn.Module, model))
+        self._most_lanes = _MOST_LANES.get(self.device.type, _MOST_LANES["cuda"])
+        self._prompt_tokens = prompt_tokens or _PROMPT_TOKENS.get(self.device.type, _PROMPT_TOKENS["cuda"])
+        self._reserve_whole = self.device.type == "cpu" if reserve_whole is None else reserve_whole
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(evaluating(self.model))
+        with torch.inference_mode():
+            self._steps: Steps = self._stack.enter_context(steps_of(self.model, self._memory, graphs=self._graphs))
+        self.memory = self._steps.memory
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._leave_all()
+        self._stack.__exit__(kind, error, trace)
+
+    @torch.inference_mode()
+    def _leave_all(self) -> None:
+        """Let those go that the caller has left without answers."""
+        for request in list(self.running):
+            self._leave(request)
+        if self._reading is not None:
+            self.memory.blocks.give_back(self._reading.blocks)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request waits, runs, or has yet to get its answers."""
+        return bool(self.waiting or self.running or self._reading or self._answers.pending)
+
+    def submit(self, *requests: Request) -> None:
+        """Add requests at the end of the queue.
+
+        Raises:
+            InputError: the options or the prompt of one do not go with the model; none has been added then.
+        """
+        for request in requests:
+            check_request(self.model, decoding_of(self.model, request.prompt), request)
+        for request in requests:
+            seed = request.decoding.seed
+            request.seed = self._any_seed() if seed is None else seed
+            self.waiting.append(request)
+
+    def _any_seed(self) -> int:
+        """A seed by chance; ranks that share a model must sample the same."""
+        seed = torch.randint(2**62, [1])
+        return int(seed if self.model.sharding is None else self.model.sharding.broadcast(seed))
+
+    @torch.inference_mode()
+    def step(self) -> list[Request]:
+        """Run one iteration.
+
+        Returns:
+            The requests that are done, and those with ``stream`` that have new tokens.
+
+        Raises:
+            InputError: the memory does not hold a single request.
+        """
+        self._admit()
+        self._reserve()
+        batches = [batch for batch in self._batches.values() if any(text.goes_on for text in batch.texts)]
+        if batches:
+            self._steps.run(self.model, batches)
+            for batch in batches:
+                for text in batch.texts:
+                    text.steps += 1
+            self._answers.ask(batches)
+        self._read_answers(flush=not batches)
+        return self._answers.arrived(flush=not batches)
+
+    def _read_answers(self, *, flush: bool) -> None:
+        """Let those go that are done, and read the new tokens of those that are streamed."""
+        over = {text for text in self._answers.done(flush) if self.running.get(text.request) is text}
+        for batch in list(self._batches.values()):
+            told = [text for text in batch.texts if text in over or text.request.stream]
+            if told:
+                done = [text in over for text in told]
+                self._answers.read(batch.search, told, done)
+                self._let_go(batch, [text for text in told if text in over])
+
+    def _let_go(self, batch: SearchBatch, texts: Sequence[Running]) -> None:
+        for text in texts:
+            self.memory.blocks.give_back(self.running.pop(text.request).blocks)
+        if texts:
+            batch.leave(texts)
+
+    def _leave(self, request: Request) -> None:
+        self._let_go(self._batches[batch_key(request)], [self.running[request]])
+
+    # -- admission -----------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Read the prompts of as many waiting requests as there is room for, and let these run."""
+        ready: list[Running] = []
+        whole: list[Running] = []
+        tokens = self._prompt_tokens
+        if self._reading is not None:
+            running, self._reading = self._reading, None
+            tokens -= self._read_part(running, ready)
+        lanes = sum(request.lanes for request in self.running)
+        if self.waiting and not self.running:
+            self.memory.expect(expected_blocks(self.waiting, self._most_lanes))
+        while self.waiting and self._reading is None:
+            request = self.waiting[0]
+            length = self._to_read(request)
+            if lanes and (lanes + request.lanes > self._most_lanes or min(length, self._prompt_tokens) > tokens):
+                break
+            protocol = self._protocol(request)
+            admitted = allocate(request, self.memory, protocol, self.model.config, whole=self._reserve_whole)
+            if admitted is None:
+                if not (self.running or ready or whole):
+                    raise too_large(request, self.memory)
+                break
+            self.waiting.popleft()
+            lanes, tokens = lanes + request.lanes, tokens - length
+            if length > self._prompt_tokens and not self._reads_at_once(request):
+                self._read_part(admitted, ready)
+            else:
+                whole.append(admitted)
+        for protocol in dict.fromkeys(self._protocol(text.request) for text in whole):
+            own = [text for text in whole if self._protocol(text.request) == protocol]
+            self._read(protocol, [(text, self._to_read(text.request)) for text in own])
+        for key, group in _grouped([*ready, *whole]).items():
+            self._join(key, group)
+
+    def _read_part(self, running: Running, ready: list[Running]) -> int:
+        """Read some tokens of a long prompt; it is ready after its last ones."""
+        request = running.request
+        begin, end = running.num_read, min(running.num_read + self._prompt_tokens, self._to_read(request))
+        self._read(self._protocol(request), [(running, end)])
+        if end == self._to_read(request):
+            ready.append(running)
+        else:
+            self._reading = running
+        return end - begin
+
+    def _read(self, protocol: DecodingProtocol, parts: Sequence[tuple[Running, int]]) -> None:
+        prompts = PromptTokens.of(parts)
+        if prompts.ids:
+            self._steps.read(self.model, protocol, prompts)
+
+    def _protocol(self, request: Request) -> DecodingProtocol:
+        return decoding_of(self.model, request.prompt)
+
+    def _reads_at_once(self, request: Request) -> bool:
+        """Whether a prompt's tokens attend to each other, so that it cannot be read in parts."""
+        protocol = self._protocol(request)
+        return protocol.prefix or protocol.encoder
+
+    def _to_read(self, request: Request) -> int:
+        """Tokens that are read before the first step, which feeds a causal prompt's last token itself."""
+        return len(request.prompt.ids) - int(not self._reads_at_once(request))
+
+    def _join(self, key: Hashable, group: list[Running]) -> None:
+        requests = [text.request for text in group]
+        if key not in self._batches:
+            self._batches[key] = self._new_batch(key, requests[0])
+        self._batches[key].join(group, sizes_of(requests, encoder=self._protocol(requests[0]).encoder))
+        self.running |= dict(zip(requests, group, strict=True))
+
+    def _new_batch(self, key: Hashable, request: Request) -> SearchBatch:
+        protocol, decoding = self._protocol(request), request.decoding
+        last = self.model.max_positions
+        rules = Rules(
+            protocol,
+            decoding,
+            start_id_of(self.model, protocol, decoding),
+            self.model.config.pad_token_id if protocol.masks_padding else None,
+            None if last is None else last - 1,
+            0 if decoding.penalty_alpha is None else state_size(self.model),
+        )
+        # What a caller brings along is not kept.
+        own = None if request.logits_processors or request.stop else key
+        added = request.logits_processors
+        fresh = partial(new_search, rules=rules, added=added, device=self.device, sharded=self._sharded)
+        steps = self._steps
+
+        def make(sizes: Sizes) -> Search:
+            return steps.search(own, sizes, fresh)
+
+        return SearchBatch(make, partial(steps.release, own), steps.rounded)
+
+    # -- blocks of running requests ------------------------------------------------------------------------------
+
+    def _reserve(self) -> None:
+        """Give blocks to those that have no slots for the next step; put the youngest back if there are none."""
+        for request, running in list(self.running.items()):
+            while self.running.get(request) is running and running.goes_on and needs_slots(running):
+                begin = len(running.own_slots[0])
+                slots = extend(running, self.memory)
+                if slots is not None:
+                    self._batches[batch_key(request)].search.add_slots(running, begin, slots)
+                elif not self._put_youngest_back():
+                    raise too_large(request, self.memory)
+
+    def _put_youngest_back(self) -> bool:
+        """Take the blocks of the youngest request, which begins anew later; False if there is only one."""
+        if self._reading is not None:
+            youngest = self._reading.request
+            self.memory.blocks.give_back(self._reading.blocks)
+            self._reading = None
+        elif len(self.running) > 1:
+            youngest = next(reversed(self.running))
+            self._leave(youngest)
+        else:
+            return False
+        self.waiting.appendleft(youngest)
+        return True
+
+
+def _grouped(ready: Sequence[Running]) -> dict[Hashable, list[Running]]:
+    groups: dict[Hashable, list[Running]] = {}
+    for text in ready:
+        groups.setdefault(batch_key(text.request), []).append(text)
+    return groups

@@ -1,0 +1,1 @@
+"""Kernels over a paged cache on a GPU."""

@@ -1,0 +1,50 @@
+"""The kernels of a step's blocks on a GPU, beside torch."""
+
+import pytest
+import torch
+from torch import nn
+
+from flagai.kernels.decode import ops as kernels
+from flagai.kernels.decode.common import Slots
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs", "pdl"),
+    [(1, 768, 2304, True), (1, 16384, 512, False), (1, 104, 70, True), (3, 104, 70, False), (16, 4096, 4096, True)],
+)
+def test_products_equal_torch(rows: int, inputs: int, outputs: int, pdl: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(inputs, outputs, device="cuda", dtype=torch.bfloat16)
+    norm = nn.LayerNorm(inputs, device="cuda", dtype=torch.bfloat16)
+    norm.weight.normal_()
+    norm.bias.normal_()
+    tokens = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
+    residual = torch.randn(rows, outputs, device="cuda", dtype=torch.bfloat16)
+    for given in ({"norm": norm, "activation_name": "gelu_new"}, {"residual": residual}):
+        got = kernels.linear_act_residual(tokens, layer, **given, pdl=pdl).float()  # type: ignore[arg-type]
+        wanted = kernels.linear_act_residual_reference(tokens, layer, **given).float()  # type: ignore[arg-type]
+        assert (got - wanted).abs().max() <= 0.02 * (1 + wanted.abs().max())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("count", [1, 4, 16])
+@pytest.mark.parametrize("width", [64, 80])
+def test_projection_equals_torch(count: int, width: int) -> None:
+    torch.manual_seed(0)
+    heads, size = 4, 320
+    layers = [nn.Linear(size, heads * width, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    norm = nn.LayerNorm(size, device="cuda", dtype=torch.bfloat16)
+    tokens = torch.randn(count, size, device="cuda", dtype=torch.bfloat16)
+    pools = torch.randn(2, 100, heads, width, device="cuda", dtype=torch.bfloat16)
+    mapping = torch.randperm(100, device="cuda")[:count]
+    ours, theirs = (Slots(*pools.clone(), mapping) for _ in range(2))
+    query = kernels.qkv_to_cache(tokens, norm, *layers, ours)
+    wanted = kernels.qkv_to_cache_reference(tokens, norm, *layers, theirs)
+    for got, plain in ((query, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values)):
+        torch.testing.assert_close(got, plain, atol=0.03, rtol=0.03)
