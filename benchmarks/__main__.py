@@ -1,6 +1,6 @@
 """Everything at once: all benchmarks that suit this machine, one JSON, one picture, one table.
 
-    python -m benchmarks --out results.json --picture speed.svg     # 2 CPU cores: 15 minutes; a GPU: 12
+    python -m benchmarks --out results.json --picture speed.svg     # 2 CPU cores: 25 minutes; a GPU: 20
     python -m benchmarks --only step,titles                         # some of them
     python -m benchmarks --draw benchmarks/results/*.json           # only the picture and the table, from results
 
@@ -28,6 +28,7 @@ _CPU = {
     "load": (("load.py", "--only", "bert,gpt2", "--times", "--rounds", "2", "--folder", "{folder}"), 420),
     "step": (("step.py", "--rounds", "3"), 300),
     "titles": (("write.py", "--texts", "8", "--without", "original"), 300),
+    "many": (("many.py", "--limit", "700"), 900),
     "minilm": (("predict.py", "--model", "minilm", "--texts", "256", "--rounds", "2"), 100),
     "embedding": (("predict.py", "--texts", "128", "--rounds", "1"), 150),
 }
@@ -36,6 +37,7 @@ _DECODE = "limits,int8,int4,gpt2,t5,bert,peer10b,first_tokens,equal"
 _GPU = {
     "load": (("load.py", "--gpu", "--cold", "--rounds", "2", "--folder", "{folder}"), 420),
     "decode": (("decode.py", "--quick", "--peers", "--only", _DECODE), 900),
+    "many": (("many.py",), 900),
 }
 _GPUS = {"parallel": (("parallel.py",), 420)}
 

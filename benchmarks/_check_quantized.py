@@ -90,9 +90,9 @@ def _check_projection(bits: int, lanes: int) -> list[float]:
     layers = tuple(layer(320, 320, bits, seed) for seed in range(3))
     norm = nn.LayerNorm(320, device="cuda", dtype=HALF)
     tokens = torch.randn(2 * lanes, 320, device="cuda", dtype=HALF)
-    buffers = torch.randn(2, 2, 5, 96, 64, device="cuda", dtype=HALF)
-    now = torch.arange(lanes, device="cuda") + 30
-    ours, theirs = (Slots(*buffers.clone(), now) for _ in range(2))
+    pools = torch.randn(2, 96, 5, 64, device="cuda", dtype=HALF)
+    mapping = torch.randperm(96, device="cuda")[: 2 * lanes]
+    ours, theirs = (Slots(*pools.clone(), mapping) for _ in range(2))
     query = quantized_qkv_to_cache(tokens, norm, layers, ours)  # type: ignore[arg-type]
     wanted = qkv_to_cache_reference(tokens, norm, *(dequantized(each, HALF) for each in layers), theirs)
     pairs = ((query, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values))

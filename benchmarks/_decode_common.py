@@ -1,19 +1,20 @@
 """What the items of decode.py share: models of random weights, the clock, profiles."""
 
-import json
 import statistics
-import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from benchmarks._items import attempt as attempt
+from benchmarks._items import clocked as clocked
+from benchmarks._items import made as made
+from benchmarks._items import noted as noted
+from benchmarks._items import prompt as prompt
 from flagai.generation import Decoding, Prompt, generate
 from flagai.generation.replay import compile_ahead
-from flagai.generation.replay.step_pool import step_pool
+from flagai.generation.replay.steps import captured_steps
 
 HALF = torch.bfloat16
 # Steady speeds are wanted, not those of a machine that has yet to compile: wait for kernels.
@@ -23,41 +24,6 @@ BESIDE_BLOCKS = (
     "decode.greedy.greedy_step",
     "decode.quantized_ops.quantized_linear_triton",
 )
-
-
-def clocked(work: Callable[[], Any]) -> float:
-    """Seconds until the GPU has done the work."""
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def attempt(work: Callable[..., Any], *given: Any) -> Any:
-    """What some work finds, or how it fails."""
-    try:
-        return work(*given)
-    except Exception:  # noqa: BLE001 - one failure must not end the run
-        return {"error": traceback.format_exc()[-1200:]}
-
-
-def noted(found: dict[str, Any], name: str, work: Callable[[], Any]) -> None:
-    """Put a finding among the others, and say so: a run that is cut short keeps it."""
-    found[name] = attempt(work)
-    print(f"{name}: {json.dumps(found[name])}", file=sys.stderr, flush=True)
-
-
-def made(cls: Any, config: dict[str, Any], dtype: torch.dtype = HALF) -> Any:
-    """A model with random weights, made on the GPU."""
-    model = cls.on_meta(cls.config_class.from_dict(config)).to(dtype)
-    torch.manual_seed(0)
-    model.initialized_on(torch.device("cuda"))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    return model.eval()
 
 
 def step_time(model: Any, prompts: list[Prompt], short: int, long: int, rounds: int = 3, **given: Any) -> float:
@@ -75,11 +41,6 @@ def step_time(model: Any, prompts: list[Prompt], short: int, long: int, rounds: 
 def speeds(model: Any, prompts: list[Prompt], short: int, long: int, **given: Any) -> dict[str, Any]:
     seconds = step_time(model, prompts, short, long, **given)
     return {"ms a step": round(1e3 * seconds, 4), "steps a second": round(1 / seconds, 1)}
-
-
-def prompt(count: int, vocabulary: int, seed: int = 0) -> Prompt:
-    ids = torch.randint(10, vocabulary, [count], generator=torch.Generator().manual_seed(seed))
-    return Prompt(tuple(ids.tolist()))
 
 
 def profile(model: Any, prompts: list[Prompt], **given: Any) -> list[dict[str, Any]]:
@@ -135,9 +96,9 @@ def replaced(model: Any, module: Any, name: str, value: Any) -> Iterator[None]:
     """Another way of computing, in the body; recordings of before are not used there, nor its own afterwards."""
     kept = getattr(module, name)
     setattr(module, name, value)
-    step_pool(model).ready.clear()
+    captured_steps(model).clear()
     try:
         yield
     finally:
         setattr(module, name, kept)
-        step_pool(model).ready.clear()
+        captured_steps(model).clear()

@@ -15,8 +15,10 @@ from flagai.kernels.decode.ops import (
     decode_attention,
     linear_act_residual,
     linear_act_residual_reference,
+    new_counters,
     qkv_to_cache,
 )
+from flagai.model.layer.paged_attention import SlotTable
 
 # name: (outputs, inputs, with norm, activation, with residual)
 SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {
@@ -111,20 +113,33 @@ def _entry(name: str, rows: int, way: str, layers: list[nn.Linear], compute: Cal
     return entry | {"us": round(1e6 * seconds, 2), "TB/s": round(layers[0].weight.nbytes / seconds / 1e12, 3)}
 
 
+def paged_slots(lanes: int, past: int, heads: int, width: int) -> tuple[Slots, SlotTable]:
+    """Random keys and values, and a table of lanes that share a past; engines have tables of 1,024 slots."""
+    pools = torch.randn(2, past + lanes + 1, heads, width, device="cuda", dtype=torch.bfloat16)
+    own = torch.arange(past + 1, past + lanes + 1, device="cuda")
+    slots = torch.zeros(lanes, max(1024, past + 1), dtype=torch.int32, device="cuda")
+    slots[:, :past] = torch.randperm(past, device="cuda") + 1
+    slots[:, past] = own
+    return Slots(*pools, own), SlotTable(slots, torch.full((lanes,), past + 1, dtype=torch.int32, device="cuda"))
+
+
 @torch.inference_mode()
 def attention_table() -> list[dict[str, Any]]:
     """Projection and attention of one layer for several lengths of the past."""
     layers = list(zip(*(_layers(4096, 4096) for _ in range(3)), strict=True))[:16]
-    return [_attention(layers, *sizes) for sizes in ((1, 64, 512), (1, 500, 512), (4, 500, 512), (1, 1500, 2048))]
+    return [_attention(layers, *sizes) for sizes in ((1, 64), (1, 500), (4, 500), (1, 1500))]
 
 
-def _attention(layers: list[Any], lanes: int, past: int, capacity: int) -> dict[str, Any]:
-    keys = torch.randn(1, 64, capacity, 64, device="cuda", dtype=torch.bfloat16)
-    slots = Slots(keys, keys.clone(), torch.arange(past, past + lanes, device="cuda"))
-    seen = (torch.arange(capacity, device="cuda") < past + lanes).expand(1, lanes, -1).contiguous()
-    tokens = torch.randn(lanes, 4096, device="cuda", dtype=torch.bfloat16)
+def _attention(layers: list[Any], lanes: int, past: int) -> dict[str, Any]:
+    slots, table = paged_slots(lanes, past, 64, 64)
+    tokens, counters = (
+        torch.randn(lanes, 4096, device="cuda", dtype=torch.bfloat16),
+        new_counters(64, slots.keys.device),
+    )
     norm = nn.LayerNorm(4096, device="cuda", dtype=torch.bfloat16)
-    attending = replayed(lambda: [decode_attention(tokens, slots, seen, None) for _ in range(16)] and None) / 16
+    attending = (
+        replayed(lambda: [decode_attention(tokens, slots, table, None, counters) for _ in range(16)] and None) / 16
+    )
     projecting = replayed(lambda: [qkv_to_cache(tokens, norm, *each, slots) for each in layers] and None) / len(layers)
     return {
         "lanes": lanes,

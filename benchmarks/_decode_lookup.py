@@ -9,7 +9,7 @@ from benchmarks._decode_common import clocked, made, noted, prompt
 from benchmarks.lookup import LAWS, compare, timed
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.generation import Decoding, Prompt, generate
-from flagai.generation.replay.step_pool import step_pool
+from flagai.generation.replay.steps import captured_steps
 from flagai.model.predictor.text_generation import TextGenerator
 
 DRAFTS = (0, 1, 3, 7, 15)
@@ -38,11 +38,10 @@ def step_cost(model: Any, prompts: list[Prompt], draft: int) -> float:
 @torch.inference_mode()
 def replay_cost(model: Any) -> float:
     """Seconds of the model's part of the last recorded step."""
-    step = step_pool(model).ready[-1]
+    step = next(reversed(captured_steps(model)[-1].forwards.values()))
 
     def replay(count: int) -> None:
         for _ in range(count):
-            step.cache.go_to(64)
             step.run()
 
     replay(3)

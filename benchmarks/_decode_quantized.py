@@ -23,11 +23,10 @@ from torch import nn
 
 from benchmarks._check_quantized import CHECKS, check, check_projections
 from benchmarks._decode_common import HALF
-from benchmarks._decode_kernels import replayed
+from benchmarks._decode_kernels import paged_slots, replayed
 from benchmarks._decode_small import SHAPES, layer
 from benchmarks._measure import copy_bandwidth
-from flagai.kernels.decode.common import Slots
-from flagai.kernels.decode.ops import decode_attention
+from flagai.kernels.decode.ops import decode_attention, new_counters
 from flagai.kernels.decode.quantized_ops import (
     TUNED,
     KernelConfig,
@@ -184,9 +183,8 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
     sizes = {"q": square, "k": square, "v": square, "out": square, "up": (16384, 4096), "down": (4096, 16384)}
     blocks = [{name: layer(*size, bits, seed) for name, size in sizes.items()} for seed in range(count)]
     norm = nn.LayerNorm(4096, device="cuda", dtype=HALF)
-    keys = torch.randn(1, 64, 256, 64, device="cuda", dtype=HALF)
-    slots = Slots(keys, keys.clone(), torch.arange(100, 100 + lanes, device="cuda"))
-    seen = (torch.arange(256, device="cuda") < 100 + lanes).expand(1, lanes, -1).contiguous()
+    slots, table = paged_slots(lanes, 100, 64, 64)
+    counters = new_counters(64, slots.keys.device)
     tokens = torch.randn(lanes, 4096, device="cuda", dtype=HALF)
     weights = sum(each.weight.nbytes + each.weight_scale.nbytes for each in blocks[0].values())
 
@@ -198,7 +196,7 @@ def block(bits: int, lanes: int, count: int = 16, only: tuple[str, ...] = ()) ->
         for each in blocks:
             first = (each["q"], each["k"], each["v"])
             query = quantized_qkv_to_cache(hidden, before, first, slots, config=way(each["q"], 3), pdl=pdl)
-            attended = decode_attention(query, slots, seen, None) if attention else query
+            attended = decode_attention(query, slots, table, None, counters) if attention else query
             hidden = quantized_linear_act_residual(
                 attended, each["out"], residual=hidden, config=way(each["out"]), pdl=pdl
             )

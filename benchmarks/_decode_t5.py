@@ -8,7 +8,7 @@ import torch
 from benchmarks._decode_common import BESIDE_BLOCKS, HALF, logits_difference, made, noted, profile, prompt, speeds
 from benchmarks._decode_peers import t5_peer
 from flagai.generation import Decoding, generate
-from flagai.generation.replay.step_pool import step_pool
+from flagai.generation.replay.steps import captured_steps
 from flagai.model.layer.kernel_choice import only_kernels
 from flagai.model.t5_model import T5Model
 
@@ -28,7 +28,7 @@ def t5(options: Any) -> dict[str, Any]:
     decoder = [weight for name, weight in model.named_parameters() if not name.startswith("encoder")]
     found["GB"] = round(sum(weight.nbytes for weight in decoder) / 1e9, 3)
     noted(found, str(HALF), lambda: speeds(model, texts, 32, 160))
-    found["kernels"] = [bool(step.kernels) for step in step_pool(model).ready]
+    found["kernels"] = [bool(step.kernels) for steps in captured_steps(model) for step in steps.forwards.values()]
     noted(found, "beams 4", lambda: speeds(model, texts, 32, 160, **beams))
     with only_kernels(*BESIDE_BLOCKS):
         noted(found, "torch's norms", lambda: speeds(model, texts, 32, 160))
@@ -63,7 +63,7 @@ def _same(model: Any, prompts: Any, given: dict[str, Any]) -> dict[str, Any]:
     decoding = [Decoding(max_new_tokens=40, **given, cuda_graphs=graphs) for graphs in (True, False)]
     fast, plain = (generate(model, prompts, each) for each in decoding)
     again = generate(model, prompts, decoding[0])
-    steps = step_pool(model).ready
+    steps = [step for each in captured_steps(model) for step in each.forwards.values()]
     return {
         "same ids": [row[0].ids for row in fast] == [row[0].ids for row in plain],
         "same again": [row[0].ids for row in fast] == [row[0].ids for row in again],

@@ -149,16 +149,17 @@ VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
 @contextmanager
 def changed(model: Any, variant: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """Another way of computing in the body; recordings of before are not used there, nor its own afterwards."""
-    from flagai.generation.replay.step_pool import step_pool
+    from flagai.generation.replay.steps import captured_steps
 
-    step_pool(model).ready.clear()
+    captured_steps(model).clear()
     with variant():
         yield
-    step_pool(model).ready.clear()
+    captured_steps(model).clear()
 
 
 def exact(task: dict[str, Any], mesh: Any) -> dict[str, Any]:
     """A small model in both types: ids of recorded and eager answers, on both ranks."""
+    from flagai.generation.replay.steps import captured_steps
     from flagai.model.glm_model import GLMModel
 
     found = {}
@@ -166,9 +167,9 @@ def exact(task: dict[str, Any], mesh: Any) -> dict[str, Any]:
         model = GLMModel.from_pretrained(task["small"], mesh=mesh, device=task["device"], dtype=dtype)
         found[dtype] = equal(task, model)
         if task["device"] != "cpu":
-            from flagai.generation.replay.step_pool import step_pool
-
-            found[dtype]["kernels"] = any(step.kernels for step in step_pool(model).ready)
+            found[dtype]["kernels"] = any(
+                step.kernels for steps in captured_steps(model) for step in steps.forwards.values()
+            )
     return found
 
 

@@ -158,6 +158,17 @@ def _bert(title: str, ours: str, target: float) -> Row:
                more=True, ratio=False)  # fmt: skip
 
 
+def _many(
+    title: str, unit: str, part: str, name: str, figure: str, target: float, *others: Read, more: bool = True
+) -> Row:
+    """A row of many.py; ``others`` are further ways in which the peer was tuned."""
+    ours, peer, tuned = (at("many", side, name, figure) for side in (part, "peers", "tuned"))
+    return Row(title, "GPU", unit, ours, _GPT2_355M, peer, target, largest(tuned, *others), _SORTED,
+               at("many", part, name, "limit"), more=more, ratio=False)  # fmt: skip
+
+
+_GPT2_355M = "transformers, a GPT-2 of the same shape"
+_SORTED = "sorted by length, static cache, compiled; 512 also by generate_batch"
 _GREEDY, _BEAMS, _SPEED, _STEP = "greedy", "beams 4", "steps a second", "ms a step"
 _STATIC = "static cache, compiled"
 _GPT2 = "transformers, GPT-2 124M"
@@ -195,6 +206,22 @@ ROWS = (
     Row("GPT-2 124M, a token", "GPU", "ms", at("gpt2", _GREEDY, _STEP), _GPT2,
         at("gpt2", "transformers", _GREEDY, _STEP), 10, at("gpt2", "transformers", "greedy, tuned", _STEP), _STATIC,
         milliseconds(bandwidth("gpt2", "GB"))),
+    _many("GLM of 24 x 1024, one text, a step", "ms", "single", "step after 20", "ms", 0.33, more=False),
+    _many("the same, a call up to its first token", "ms", "single", "first token", "ms", 8, more=False),
+    *(_many(f"the same, {count} texts in one call", "tokens/s", "batch", f"batch {count}", "tokens/s", target)
+      for count, target in ((16, 18000), (64, 50000), (256, 110000))),
+    _many("the same, 512 texts in one call", "tokens/s", "batch", "batch 512", "tokens/s", 125000,
+          at("many", "peers", "generate_batch 512", "tokens/s")),
+    Row("memory of 512 texts in one call", "GPU", "GB", at("many", "batch", "batch 512", "peak GB"),
+        "weights, keys and values", at("many", "batch", "batch 512", "needed GB"), 0.87),
+    _many("64 samples of one text, 256 tokens", "tokens/s", "samples", "samples 64", "tokens/s", 40000),
+    _many("4 beams, 64 texts in one call", "answers/s", "beams", "beams, batch 64", "answers/s", 380),
+    Row("4,000 requests of mixed lengths", "GPU", "tokens/s", at("many", "stream", "all at once", "tokens/s"),
+        "flagai, 512 texts in one call", at("many", "stream", "fixed batch", "tokens/s"), 0.85, more=True),
+    Row("titles by GLM-mini-ch, 4 beams, 1,024 in one call", "GPU", "titles/s",
+        largest(at("many", "titles", "titles 1024", "titles/s"), at("many", "titles", "titles 1024, bf16", "titles/s")),
+        "transformers, a GPT-2 of the same shape, sorted by length", at("many", "peers", "titles", "titles/s"), 3000,
+        more=True, ratio=False),
     _bert("embed from ids, BERT-base", "from four times as many ids", 55000),
     _bert("embed from text, BERT-base", "from four times as many texts", 40000),
     _cpu_load("load BERT-base, 438 MB", "BERT-base", "BERT-base", "float32", 4),
@@ -207,6 +234,9 @@ ROWS = (
         at("titles", "transformers", "seconds"), 4),
     Row("titles, 4 beams, in a batch", "CPU", "s", at("titles", "batch", "seconds"), f"{_TITLES}, in a batch",
         at("titles", "transformers_batch", "seconds"), 4, at("titles", "transformers_tuned", "seconds"), _STATIC),
+    Row("a file of 2,000 titles, 4 beams", "CPU", "titles/s", at("many", "file", "flagai", "titles/s"),
+        f"{_TITLES}, as they come", at("many", "file", "transformers, as they come", "titles/s"), 4,
+        at("many", "file", "transformers, sorted", "titles/s"), "sorted by length", more=True),
     _cpu_embedding("embed, MiniLM, as texts come", "minilm", "all-MiniLM-L6-v2"),
     _cpu_embedding("embed, BERT-base, as texts come", "embedding", "BERT-base"),
 )  # fmt: skip

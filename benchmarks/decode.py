@@ -10,10 +10,7 @@ whether fast answers equal the plain ones. An item that fails is noted, and the 
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +22,7 @@ import torch
 
 from benchmarks import _decode_kernels as kernels
 from benchmarks import _decode_lookup as lookups
+from benchmarks import _items
 from benchmarks._decode_bert import bert
 from benchmarks._decode_common import (
     BESIDE_BLOCKS,
@@ -44,14 +42,13 @@ from benchmarks._decode_t5 import T5_BASE, equal_t5, t5
 from benchmarks._measure import copy_bandwidth, machine, versions
 from flagai.generation import Decoding, Prompt, generate, stream
 from flagai.generation.replay import compile_ahead
-from flagai.generation.replay.step_pool import step_pool
+from flagai.generation.replay.steps import captured_steps
 from flagai.model.glm_model import GLMModel
 from flagai.model.gpt2_model import GPT2Model
 from flagai.model.layer.kernel_choice import only_kernels
 from flagai.model.t5_model import T5Model
 
 GPT2_124M = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "bos_token_id": 1}
-_MARK = "found "
 
 
 def main() -> None:
@@ -65,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else list(ITEMS)
     if options.inside:
-        print(_MARK + json.dumps(attempt(ITEMS[chosen[0]], options)), flush=True)
+        print(_items.MARK + json.dumps(attempt(ITEMS[chosen[0]], options)), flush=True)
         return
     report: dict[str, Any] = {"machine": machine(), "versions": versions(), "gpu": torch.cuda.get_device_name()}
     began = time.perf_counter()
@@ -79,30 +76,9 @@ def main() -> None:
 
 
 def apart(name: str, options: Any, **variables: str) -> Any:
-    """Run an item in a process of its own: what breaks there breaks nothing else."""
+    """Run an item in a process of its own."""
     flags = [flag for flag, given in (("--quick", options.quick), ("--peers", options.peers)) if given]
-    command = [sys.executable, __file__, "--inside", "--only", name, *flags]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=options.limit, env=os.environ | variables
-        )
-    except subprocess.TimeoutExpired as error:
-        printed = error.stderr.decode() if isinstance(error.stderr, bytes) else error.stderr
-        return {"error": f"not done after {options.limit} s", **kept(printed or "")}
-    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
-    return json.loads(lines[-1].removeprefix(_MARK)) if lines else {"error": done.stderr[-1500:]}
-
-
-def kept(printed: str) -> dict[str, Any]:
-    """What an item had noted before its time was over."""
-    found: dict[str, Any] = {}
-    for line in printed.splitlines():
-        name, _, value = line.partition(": ")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            continue
-    return found
+    return _items.apart(Path(__file__), name, flags, options.limit, **variables)
 
 
 def limits(options: Any) -> dict[str, Any]:
@@ -131,7 +107,7 @@ def equal(options: Any) -> dict[str, Any]:
                 "same ids": [row[0].ids for row in fast] == [row[0].ids for row in plain],
                 "same again": [row[0].ids for row in fast] == [row[0].ids for row in again],
                 "scores": [round(rows[0][0].score, 3) for rows in (fast, plain)],
-                "kernels": bool(step_pool(model).ready and step_pool(model).ready[-1].kernels),
+                "kernels": any(step.kernels for steps in captured_steps(model) for step in steps.forwards.values()),
             }
         if dtype is not torch.float32:
             found[f"{dtype} logits"] = logits_difference(model, prompts[0])

@@ -20,7 +20,7 @@ import torch
 from benchmarks._measure import machine, versions
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.generation import Prompt
-from flagai.generation.decoding_state import DecodingState
+from flagai.generation.replay.steps import CapturedSteps, EagerSteps
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.text_generation import TextGenerator
 
@@ -112,17 +112,23 @@ def _asking(writer: TextGenerator, protocol: Any, prompts: list[Prompt], asked: 
 def counted() -> Iterator[list[int]]:
     """How many steps the engine makes in the body."""
     steps = [0]
-    run = DecodingState.forward
+    kinds = (EagerSteps, CapturedSteps)
+    runs = [kind.run for kind in kinds]
 
-    def counting(state: DecodingState) -> Any:
-        steps[0] += 1
-        return run(state)
+    def counting(run: Any) -> Any:
+        def counted_run(*arguments: Any) -> None:
+            steps[0] += 1
+            run(*arguments)
 
-    DecodingState.forward = counting  # type: ignore[method-assign]
+        return counted_run
+
+    for kind, run in zip(kinds, runs, strict=True):
+        kind.run = counting(run)  # type: ignore[method-assign]
     try:
         yield steps
     finally:
-        DecodingState.forward = run  # type: ignore[method-assign]
+        for kind, run in zip(kinds, runs, strict=True):
+            kind.run = run  # type: ignore[method-assign]
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, int, Any]:
