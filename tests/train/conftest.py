@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.train import data
-from tests.train.runs import KilledError, train
-
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
+    from tests.train import data  # imports torch, which some tests of this folder do without
+
     data.home(tmp_path, "RoBERTa-base-ch")
     data.write(tmp_path, "ner")
     return tmp_path
@@ -18,6 +17,8 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def cut(home: Path) -> Path:
     """A run that was cut off behind its first evaluation."""
+    from tests.train.runs import KilledError, train
+
     with pytest.raises(KilledError):
         train(home, stop=9)
     return home
