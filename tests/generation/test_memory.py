@@ -192,16 +192,22 @@ def test_a_long_prompt_that_is_read_does_not_take_the_blocks_of_the_only_answer(
     answered_as_alone(writing.model, [short, long])
 
 
+def _submitted_and_finished(scheduler: Scheduler, request: Request) -> None:
+    scheduler.submit(request)
+    finish(scheduler)
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_request_that_is_too_large_even_alone_is_named(whole: bool) -> None:
     writing = writer("gpt2")
     size = block_bytes(writing.model)
     (request,) = written(writing, (33,), num_beams=3)
     with Scheduler(writing.model, memory=9 * size, reserve_whole=whole) as scheduler:
-        scheduler.submit(request)
         named = f"6 ids, 3 answers .* 33 needs {10 * size} bytes .* memory for {9 * size}"
         with pytest.raises(InputError, match=named):
-            finish(scheduler)
+            _submitted_and_finished(scheduler, request)
+        assert scheduler.memory.is_free
+        assert not scheduler.has_work
     (small,) = written(writing, (3,))
     with Scheduler(writing.model, memory=9 * size) as scheduler:
         scheduler.submit(small)

@@ -2,6 +2,8 @@
 
 import random
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -198,3 +200,58 @@ def test_threads_write_with_one_model_at_once() -> None:
     for number, answers in enumerate(wanted):
         same(found[number], answers)
     assert writing.model.training
+
+
+# -- misuse and errors ------------------------------------------------------------------------------------------------
+
+
+def test_after_an_error_the_requests_begin_anew() -> None:
+    writing = writer("gpt2")
+    failing = iter([True])
+
+    def fail_once(*_: Any) -> None:
+        if next(failing, False):
+            raise KeyboardInterrupt
+
+    requests = [Request(prompt, writing.decoding()) for prompt in PLAIN]
+    with writing_hook(writing.model, fail_once), Scheduler(writing.model) as scheduler:
+        scheduler.submit(*requests)
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.step()
+        finish(scheduler)
+        assert scheduler.memory.is_free
+    answered_as_alone(writing.model, requests)
+
+
+@contextmanager
+def writing_hook(model: Any, hook: Any) -> Iterator[None]:
+    handle = model.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_a_request_is_submitted_once_and_in_a_with_statement() -> None:
+    writing = writer("gpt2")
+    request, scheduler = Request(PLAIN[0], writing.decoding()), Scheduler(writing.model)
+    with pytest.raises(InputError, match="with statement"):
+        scheduler.submit(request)
+    with scheduler:
+        with pytest.raises(InputError, match="twice"):
+            scheduler.submit(request, request)
+        scheduler.submit(request)
+        with pytest.raises(InputError, match="twice"):
+            scheduler.submit(request)
+        finish(scheduler)
+        with pytest.raises(InputError, match="twice"):
+            scheduler.submit(request)
+        assert scheduler.memory.is_free
+    with pytest.raises(InputError, match="with statement"):
+        scheduler.step()
+
+
+@pytest.mark.parametrize("options", [{"memory": "1GB"}, {"memory": True}, {"prompt_tokens": -1}])
+def test_sizes_that_are_none_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected a whole number"):
+        Scheduler(writer("gpt2").model, **options)

@@ -19,6 +19,16 @@ def most_blocks(request: Request) -> int:
     return -(-len(request.prompt.ids) // BLOCK) + request.own_lanes * -(-request.num_slots // BLOCK)
 
 
+def first_blocks(request: Request, *, whole: bool) -> int:
+    """How many blocks a request must get to begin.
+
+    Args:
+        request: the request.
+        whole: see :func:`allocate`.
+    """
+    return -(-len(request.prompt.ids) // BLOCK) + request.own_lanes * _blocks_of_steps(request, 0, whole=whole)
+
+
 def expected_blocks(requests: Iterable[Request], most_lanes: int) -> int:
     """How many blocks the first of these requests take at most, which run at once.
 

@@ -6,13 +6,16 @@ from typing import cast
 
 import torch
 
+from flagai.families.family import DecodingProtocol
 from flagai.generation.beam import BeamSearch
+from flagai.generation.checks import start_id_of
 from flagai.generation.contrastive import ContrastiveSearch
 from flagai.generation.decoding_state import DecodingState, Rules
 from flagai.generation.draft_state import DraftState
 from flagai.generation.options import Decoding
 from flagai.generation.processors import PER_TEXT, LogitsProcessorList, active_functions
 from flagai.generation.prompt_lookup import PromptLookup
+from flagai.generation.protocol import GenerativeModel, state_size
 from flagai.generation.request import Request, Running
 from flagai.generation.rows import Sizes
 from flagai.generation.sampling import SamplingSearch, ShardedGreedySearch
@@ -36,6 +39,33 @@ def batch_key(request: Request) -> Hashable:
         bool(decoding.min_new_tokens),
         request.stop is not None,
         tuple(map(id, request.logits_processors)),
+    )
+
+
+def grouped(ready: Sequence[Running]) -> dict[Hashable, list[Running]]:
+    """Texts by what they must have in common."""
+    groups: dict[Hashable, list[Running]] = {}
+    for text in ready:
+        groups.setdefault(batch_key(text.request), []).append(text)
+    return groups
+
+
+def rules_of(model: GenerativeModel, protocol: DecodingProtocol, decoding: Decoding) -> Rules:
+    """What the texts of a batch have in common.
+
+    Args:
+        model: the model.
+        protocol: how its family decodes them.
+        decoding: the options of one of them.
+    """
+    last = model.max_positions
+    return Rules(
+        protocol,
+        decoding,
+        start_id_of(model, protocol, decoding),
+        model.config.pad_token_id if protocol.masks_padding else None,
+        None if last is None else last - 1,
+        0 if decoding.penalty_alpha is None else state_size(model),
     )
 
 

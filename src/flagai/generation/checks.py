@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+import torch
+
 from flagai.checkpoint.out_of_memory import memory_advised
 from flagai.data.prompt import Prompt
 from flagai.errors import InputError
@@ -13,6 +15,12 @@ from flagai.generation.request import Request
 
 # Bytes of the scores of one text in a step.
 _MOST_SCORES = 2**32
+
+
+def any_seed(model: GenerativeModel) -> int:
+    """A seed by chance; ranks that share a model must sample the same."""
+    seed = torch.randint(2**62, [1])
+    return int(seed if model.sharding is None else model.sharding.broadcast(seed))
 
 
 def start_id_of(model: GenerativeModel, protocol: DecodingProtocol, decoding: Decoding) -> int | None:

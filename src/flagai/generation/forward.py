@@ -18,6 +18,11 @@ from flagai.model.layer.sdpa import AttentionMask
 from flagai.parallel.dtensor import sharded_logits
 
 
+def reads_at_once(protocol: DecodingProtocol) -> bool:
+    """Whether a prompt's tokens attend to each other, so that it cannot be read in parts."""
+    return protocol.prefix or protocol.encoder
+
+
 def step_forward(
     model: GenerativeModel,
     protocol: DecodingProtocol,

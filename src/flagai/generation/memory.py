@@ -70,6 +70,10 @@ class CacheMemory:
             self._grow(max(self.blocks.num_blocks + missing, int(self.blocks.num_blocks * _GROWTH)))
         return self.blocks.take(count)
 
+    def free_all(self) -> None:
+        """Take all blocks back."""
+        self.blocks = BlockPool(self.blocks.num_blocks)
+
     def _grow(self, num_blocks: int) -> None:
         num_blocks = min(_rounded(num_blocks + 1), self.most_blocks)  # one has the scratch slot
         if num_blocks > self.blocks.num_blocks:

@@ -17,15 +17,16 @@ from typing import Any, Self, cast
 import torch
 from torch import nn
 
+from flagai.checks import check_integer
+from flagai.errors import InputError
 from flagai.families.family import DecodingProtocol
-from flagai.generation.allocation import allocate, expected_blocks, extend, needs_slots, too_large
+from flagai.generation.allocation import allocate, expected_blocks, extend, first_blocks, needs_slots, too_large
 from flagai.generation.answers import Answers
-from flagai.generation.batch import SearchBatch, batch_key, new_search, sizes_of
-from flagai.generation.checks import check_request, start_id_of
-from flagai.generation.decoding_state import Rules
+from flagai.generation.batch import SearchBatch, batch_key, grouped, new_search, rules_of, sizes_of
+from flagai.generation.checks import any_seed, check_request
 from flagai.generation.evaluating import evaluating
-from flagai.generation.forward import PromptTokens
-from flagai.generation.protocol import GenerativeModel, decoding_of, state_size
+from flagai.generation.forward import PromptTokens, reads_at_once
+from flagai.generation.protocol import GenerativeModel, decoding_of
 from flagai.generation.replay.steps import Steps, steps_of
 from flagai.generation.request import Request, Running
 from flagai.generation.rows import Sizes
@@ -45,10 +46,8 @@ class Scheduler:
         model: the model; in the body of a ``with`` statement it is in evaluation mode.
         memory: the most bytes of keys and values; default a share of what is free.
         graphs: on a GPU, whether steps are captured as CUDA graphs.
-        prompt_tokens: tokens of prompts that are read in one iteration, so that running answers do not wait for long;
-            a longer prompt is read in parts.
-        reserve_whole: whether a request gets the blocks of all its steps at once, in one piece, which a CPU reads
-            without copying; default on a CPU.
+        prompt_tokens: tokens of prompts that an iteration reads; a longer prompt is read in parts.
+        reserve_whole: whether a request gets the blocks of all its steps at once; default on a CPU.
 
     Example:
         >>> with Scheduler(model) as scheduler:
@@ -73,12 +72,16 @@ class Scheduler:
         self._reading: Running | None = None  # a prompt that is read in parts
         self._batches: dict[Hashable, SearchBatch] = {}
         self._answers = Answers(self.device)
-        self._memory, self._graphs = memory, graphs
+        self._unanswered: dict[Request, None] = {}  # in the order of their submission
+        self._entered = False
+        self._memory = None if memory is None else check_integer("memory", memory)
+        self._graphs = graphs
         self._stack = ExitStack()
         group = None if model.sharding is None else model.sharding.tp_group
         self._sharded = group is not None and shards_vocabulary(cast(nn.Module, model))
-        self._most_lanes = _MOST_LANES.get(self.device.type, _MOST_LANES["cuda"])
-        self._prompt_tokens = prompt_tokens or _PROMPT_TOKENS.get(self.device.type, _PROMPT_TOKENS["cuda"])
+        kind = "cpu" if self.device.type == "cpu" else "cuda"
+        self._most_lanes, most = _MOST_LANES[kind], _PROMPT_TOKENS[kind]
+        self._prompt_tokens = most if prompt_tokens is None else check_integer("prompt_tokens", prompt_tokens)
         self._reserve_whole = self.device.type == "cpu" if reserve_whole is None else reserve_whole
 
     def __enter__(self) -> Self:
@@ -86,22 +89,28 @@ class Scheduler:
         with torch.inference_mode():
             self._steps: Steps = self._stack.enter_context(steps_of(self.model, self._memory, graphs=self._graphs))
         self.memory = self._steps.memory
+        self._entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._leave_all()
+            with torch.inference_mode():
+                for request in list(self.running):
+                    self._leave(request)
+        self._unanswered.clear()
+        self._begin_anew()
+        self._entered = False
         self._stack.__exit__(kind, error, trace)
 
-    @torch.inference_mode()
-    def _leave_all(self) -> None:
-        """Let those go that the caller has left without answers."""
-        for request in list(self.running):
-            self._leave(request)
-        if self._reading is not None:
-            self.memory.blocks.give_back(self._reading.blocks)
+    def _begin_anew(self) -> None:
+        """Put all requests back that have no answers: after an error nobody knows how far a step has come."""
+        self.memory.free_all()
+        self._reading, self._answers = None, Answers(self.device)
+        self.running.clear()
+        self._batches.clear()
+        self.waiting = deque(request for request in self._unanswered if not request.done)
 
     @property
     def has_work(self) -> bool:
@@ -112,19 +121,21 @@ class Scheduler:
         """Add requests at the end of the queue.
 
         Raises:
-            InputError: the options or the prompt of one do not go with the model; none has been added then.
+            InputError: the options or the prompt of one do not go with the model, there is no memory for it, or it has
+                been submitted before; none has been added then.
         """
+        self._check_entered()
         for request in requests:
             check_request(self.model, decoding_of(self.model, request.prompt), request)
+            if first_blocks(request, whole=self._reserve_whole) >= self.memory.most_blocks:
+                raise too_large(request, self.memory)
+        if len(set(requests)) < len(requests) or any(each.done or each in self._unanswered for each in requests):
+            raise InputError("A request is submitted twice, but holds the answers of one prompt. Make another one.")
         for request in requests:
             seed = request.decoding.seed
-            request.seed = self._any_seed() if seed is None else seed
+            request.seed = any_seed(self.model) if seed is None else seed
             self.waiting.append(request)
-
-    def _any_seed(self) -> int:
-        """A seed by chance; ranks that share a model must sample the same."""
-        seed = torch.randint(2**62, [1])
-        return int(seed if self.model.sharding is None else self.model.sharding.broadcast(seed))
+            self._unanswered[request] = None
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
@@ -134,8 +145,24 @@ class Scheduler:
             The requests that are done, and those with ``stream`` that have new tokens.
 
         Raises:
-            InputError: the memory does not hold a single request.
+            InputError: the memory does not hold a single request, which is dropped.
         """
+        self._check_entered()
+        try:
+            found = self._iterate()
+        except BaseException:
+            self._begin_anew()
+            raise
+        for request in found:
+            if request.done:
+                del self._unanswered[request]
+        return found
+
+    def _check_entered(self) -> None:
+        if not self._entered:
+            raise InputError("A scheduler works in the body of a with statement: with Scheduler(model) as scheduler.")
+
+    def _iterate(self) -> list[Request]:
         self._admit()
         self._reserve()
         batches = [batch for batch in self._batches.values() if any(text.goes_on for text in batch.texts)]
@@ -163,6 +190,8 @@ class Scheduler:
             self.memory.blocks.give_back(self.running.pop(text.request).blocks)
         if texts:
             batch.leave(texts)
+            if not batch.texts:
+                del self._batches[batch_key(texts[0].request)]
 
     def _leave(self, request: Request) -> None:
         self._let_go(self._batches[batch_key(request)], [self.running[request]])
@@ -185,29 +214,27 @@ class Scheduler:
             length = self._to_read(request)
             if lanes and (lanes + request.lanes > self._most_lanes or min(length, self._prompt_tokens) > tokens):
                 break
-            protocol = self._protocol(request)
+            protocol = decoding_of(self.model, request.prompt)
             admitted = allocate(request, self.memory, protocol, self.model.config, whole=self._reserve_whole)
             if admitted is None:
-                if not (self.running or ready or whole):
-                    raise too_large(request, self.memory)
                 break
             self.waiting.popleft()
             lanes, tokens = lanes + request.lanes, tokens - length
-            if length > self._prompt_tokens and not self._reads_at_once(request):
+            if length > self._prompt_tokens and not reads_at_once(decoding_of(self.model, request.prompt)):
                 self._read_part(admitted, ready)
             else:
                 whole.append(admitted)
-        for protocol in dict.fromkeys(self._protocol(text.request) for text in whole):
-            own = [text for text in whole if self._protocol(text.request) == protocol]
+        for protocol in dict.fromkeys(decoding_of(self.model, text.request.prompt) for text in whole):
+            own = [text for text in whole if decoding_of(self.model, text.request.prompt) == protocol]
             self._read(protocol, [(text, self._to_read(text.request)) for text in own])
-        for key, group in _grouped([*ready, *whole]).items():
+        for key, group in grouped([*ready, *whole]).items():
             self._join(key, group)
 
     def _read_part(self, running: Running, ready: list[Running]) -> int:
         """Read some tokens of a long prompt; it is ready after its last ones."""
         request = running.request
         begin, end = running.num_read, min(running.num_read + self._prompt_tokens, self._to_read(request))
-        self._read(self._protocol(request), [(running, end)])
+        self._read(decoding_of(self.model, request.prompt), [(running, end)])
         if end == self._to_read(request):
             ready.append(running)
         else:
@@ -219,36 +246,19 @@ class Scheduler:
         if prompts.ids:
             self._steps.read(self.model, protocol, prompts)
 
-    def _protocol(self, request: Request) -> DecodingProtocol:
-        return decoding_of(self.model, request.prompt)
-
-    def _reads_at_once(self, request: Request) -> bool:
-        """Whether a prompt's tokens attend to each other, so that it cannot be read in parts."""
-        protocol = self._protocol(request)
-        return protocol.prefix or protocol.encoder
-
     def _to_read(self, request: Request) -> int:
         """Tokens that are read before the first step, which feeds a causal prompt's last token itself."""
-        return len(request.prompt.ids) - int(not self._reads_at_once(request))
+        return len(request.prompt.ids) - int(not reads_at_once(decoding_of(self.model, request.prompt)))
 
     def _join(self, key: Hashable, group: list[Running]) -> None:
         requests = [text.request for text in group]
         if key not in self._batches:
             self._batches[key] = self._new_batch(key, requests[0])
-        self._batches[key].join(group, sizes_of(requests, encoder=self._protocol(requests[0]).encoder))
+        self._batches[key].join(group, sizes_of(requests, encoder=decoding_of(self.model, requests[0].prompt).encoder))
         self.running |= dict(zip(requests, group, strict=True))
 
     def _new_batch(self, key: Hashable, request: Request) -> SearchBatch:
-        protocol, decoding = self._protocol(request), request.decoding
-        last = self.model.max_positions
-        rules = Rules(
-            protocol,
-            decoding,
-            start_id_of(self.model, protocol, decoding),
-            self.model.config.pad_token_id if protocol.masks_padding else None,
-            None if last is None else last - 1,
-            0 if decoding.penalty_alpha is None else state_size(self.model),
-        )
+        rules = rules_of(self.model, decoding_of(self.model, request.prompt), request.decoding)
         # What a caller brings along is not kept.
         own = None if request.logits_processors or request.stop else key
         added = request.logits_processors
@@ -271,6 +281,7 @@ class Scheduler:
                 if slots is not None:
                     self._batches[batch_key(request)].search.add_slots(running, begin, slots)
                 elif not self._put_youngest_back():
+                    del self._unanswered[request]
                     raise too_large(request, self.memory)
 
     def _put_youngest_back(self) -> bool:
@@ -286,10 +297,3 @@ class Scheduler:
             return False
         self.waiting.appendleft(youngest)
         return True
-
-
-def _grouped(ready: Sequence[Running]) -> dict[Hashable, list[Running]]:
-    groups: dict[Hashable, list[Running]] = {}
-    for text in ready:
-        groups.setdefault(batch_key(text.request), []).append(text)
-    return groups
