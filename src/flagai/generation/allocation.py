@@ -16,7 +16,7 @@ _AHEAD = 2
 
 def most_blocks(request: Request) -> int:
     """How many blocks a request takes at most."""
-    return -(-len(request.prompt.ids) // BLOCK) + request.own_lanes * -(-request.num_slots // BLOCK)
+    return first_blocks(request, whole=True)
 
 
 def first_blocks(request: Request, *, whole: bool) -> int:
@@ -59,7 +59,7 @@ def allocate(
     """
     length = len(request.prompt.ids)
     prompt, own = -(-length // BLOCK), _blocks_of_steps(request, 0, whole=whole)
-    blocks = memory.take(prompt + request.own_lanes * own)
+    blocks = memory.take(first_blocks(request, whole=whole))
     if blocks is None:
         return None
     stretch = slots_of(blocks)

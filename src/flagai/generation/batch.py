@@ -163,20 +163,13 @@ class SearchBatch:
         search = self.search
         search.state.all_lanes()
         search.leave([search.texts.index(text) for text in texts])
-        sizes = dataclasses.replace(search.sizes, rows=self._rounded(self._with_rows(len(self.texts))).rows)
         if not self.texts:
-            self.close()
-        elif sizes.rows < search.sizes.rows:
-            self._move(sizes)
-
-    def close(self) -> None:
-        """Give the search away."""
-        if self._search is not None:
-            self._release(self._search)
             self._search = None
-
-    def _with_rows(self, rows: int) -> Sizes:
-        return dataclasses.replace(self.search.sizes, rows=rows)
+            self._release(search)
+            return
+        sizes = self._rounded(dataclasses.replace(search.sizes, rows=len(self.texts)))
+        if sizes.rows < search.sizes.rows:
+            self._move(dataclasses.replace(search.sizes, rows=sizes.rows))
 
     def _move(self, sizes: Sizes) -> None:
         search, before = self._make(sizes), self._search

@@ -202,31 +202,32 @@ class Scheduler:
         """Read the prompts of as many waiting requests as there is room for, and let these run."""
         ready: list[Running] = []
         whole: list[Running] = []
-        tokens = self._prompt_tokens
+        lanes, tokens = sum(request.lanes for request in self.running), self._prompt_tokens
         if self._reading is not None:
             running, self._reading = self._reading, None
             tokens -= self._read_part(running, ready)
-        lanes = sum(request.lanes for request in self.running)
         if self.waiting and not self.running:
             self.memory.expect(expected_blocks(self.waiting, self._most_lanes))
         while self.waiting and self._reading is None:
             request = self.waiting[0]
-            length = self._to_read(request)
+            protocol, length = decoding_of(self.model, request.prompt), self._to_read(request)
             if lanes and (lanes + request.lanes > self._most_lanes or min(length, self._prompt_tokens) > tokens):
                 break
-            protocol = decoding_of(self.model, request.prompt)
             admitted = allocate(request, self.memory, protocol, self.model.config, whole=self._reserve_whole)
             if admitted is None:
                 break
             self.waiting.popleft()
             lanes, tokens = lanes + request.lanes, tokens - length
-            if length > self._prompt_tokens and not reads_at_once(decoding_of(self.model, request.prompt)):
+            if length > self._prompt_tokens and not reads_at_once(protocol):
                 self._read_part(admitted, ready)
             else:
                 whole.append(admitted)
-        for protocol in dict.fromkeys(decoding_of(self.model, text.request.prompt) for text in whole):
-            own = [text for text in whole if decoding_of(self.model, text.request.prompt) == protocol]
-            self._read(protocol, [(text, self._to_read(text.request)) for text in own])
+        by_protocol: dict[DecodingProtocol, list[tuple[Running, int]]] = {}
+        for text in whole:
+            own = by_protocol.setdefault(decoding_of(self.model, text.request.prompt), [])
+            own.append((text, self._to_read(text.request)))
+        for protocol, own in by_protocol.items():
+            self._read(protocol, own)
         for key, group in grouped([*ready, *whole]).items():
             self._join(key, group)
 

@@ -96,11 +96,6 @@ class GraphedFunction:
         self._warmed_up = False
         self._replay: Work | None = None
 
-    @property
-    def ready(self) -> bool:
-        """Whether it has been recorded."""
-        return self._replay is not None
-
     def __call__(self) -> None:
         """Do the work."""
         if self._work is not None and not self._warmed_up:
