@@ -131,7 +131,8 @@ def test_an_error_of_the_hub_is_printed_once(hub: Hub, tmp_path: Path, caplog: p
     caplog.set_level(logging.WARNING)  # as commands do
     result = run("download", "hf:owner/none", "--path", tmp_path)
     assert isinstance(result.exception, HubError)
-    assert str(result.exception).count("404") == 1
+    said = str(result.exception).replace(hub.url, "")  # whose port may hold the same digits
+    assert said.count("404") == 1
     assert "404" not in caplog.text
 
 

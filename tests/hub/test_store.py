@@ -162,7 +162,7 @@ def test_the_error_lists_what_each_source_said(hub: Hub, tmp_path: Path, monkeyp
     assert [line.split(": ")[0].strip() for line in lines[1:5]] == list(card.sources)
     assert "refused" in lines[1]
     assert "model not found" in lines[2]
-    assert "404" in lines[3]
+    assert "404" in lines[3].replace(hub.url, "")  # whose port may hold the same digits
     assert "is no source" in lines[4]
     assert all(word in lines[-1] for word in (str(tmp_path / "m"), "HF_ENDPOINT", "FLAGAI_OFFLINE"))
 
