@@ -7,8 +7,8 @@ from typing import Any, Self
 import torch
 
 from flagai.families.family import DecodingProtocol, ModelInputs
-from flagai.generation.protocol import GenerativeModel
-from flagai.generation.request import Running
+from flagai.generation.protocol import GenerativeModel, decoding_of
+from flagai.generation.request import Request, Running
 from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import StepOutput
 from flagai.model.layer.packed_row import PackedRow, on_device
@@ -21,6 +21,11 @@ from flagai.parallel.dtensor import sharded_logits
 def reads_at_once(protocol: DecodingProtocol) -> bool:
     """Whether a prompt's tokens attend to each other, so that it cannot be read in parts."""
     return protocol.prefix or protocol.encoder
+
+
+def tokens_to_read(model: GenerativeModel, request: Request) -> int:
+    """Tokens that are read before the first step, which feeds a causal prompt's last token itself."""
+    return len(request.prompt.ids) - int(not reads_at_once(decoding_of(model, request.prompt)))
 
 
 def step_forward(

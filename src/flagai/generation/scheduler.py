@@ -9,7 +9,7 @@ Source: Yu et al. 2022, "Orca: A Distributed Serving System for Transformer-Base
 
 from collections import deque
 from collections.abc import Hashable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
@@ -25,7 +25,7 @@ from flagai.generation.answers import Answers
 from flagai.generation.batch import SearchBatch, batch_key, grouped, new_search, rules_of, sizes_of
 from flagai.generation.checks import any_seed, check_request
 from flagai.generation.evaluating import evaluating
-from flagai.generation.forward import PromptTokens, reads_at_once
+from flagai.generation.forward import PromptTokens, reads_at_once, tokens_to_read
 from flagai.generation.protocol import GenerativeModel, decoding_of
 from flagai.generation.replay.steps import Steps, steps_of
 from flagai.generation.request import Request, Running
@@ -33,10 +33,8 @@ from flagai.generation.rows import Sizes
 from flagai.generation.search import Search
 from flagai.parallel.dtensor import shards_vocabulary
 
-# Answers and candidates that are written side by side, unless one request has more.
-_MOST_LANES = {"cpu": 128, "cuda": 512}
-# Tokens of prompts that are read in one iteration.
-_PROMPT_TOKENS = {"cpu": 2048, "cuda": 16384}
+# Answers and candidates that are written side by side, unless one request has more; tokens of prompts of an iteration.
+_MOST_LANES, _PROMPT_TOKENS = {"cpu": 128, "cuda": 512}, {"cpu": 2048, "cuda": 16384}
 
 
 class Scheduler:
@@ -96,9 +94,7 @@ class Scheduler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            with torch.inference_mode():
-                for request in list(self.running):
-                    self._leave(request)
+            self.cancel(*self.running)
         self._unanswered.clear()
         self._begin_anew()
         self._entered = False
@@ -138,6 +134,15 @@ class Scheduler:
             self._unanswered[request] = None
 
     @torch.inference_mode()
+    def cancel(self, *requests: Request) -> None:
+        """Drop requests, and give their blocks back; one that is done, or was not submitted, is left alone."""
+        for request in requests:
+            if self._unanswered.pop(request, request) is None:
+                self._withdraw(request)
+                with suppress(ValueError):
+                    self.waiting.remove(request)
+
+    @torch.inference_mode()
     def step(self) -> list[Request]:
         """Run one iteration.
 
@@ -149,13 +154,12 @@ class Scheduler:
         """
         self._check_entered()
         try:
-            found = self._iterate()
+            found = [request for request in self._iterate() if request in self._unanswered]  # others are canceled
         except BaseException:
             self._begin_anew()
             raise
-        for request in found:
-            if request.done:
-                del self._unanswered[request]
+        for request in filter(lambda each: each.done, found):
+            del self._unanswered[request]
         return found
 
     def _check_entered(self) -> None:
@@ -193,9 +197,6 @@ class Scheduler:
             if not batch.texts:
                 del self._batches[batch_key(texts[0].request)]
 
-    def _leave(self, request: Request) -> None:
-        self._let_go(self._batches[batch_key(request)], [self.running[request]])
-
     # -- admission -----------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
@@ -210,7 +211,7 @@ class Scheduler:
             self.memory.expect(expected_blocks(self.waiting, self._most_lanes))
         while self.waiting and self._reading is None:
             request = self.waiting[0]
-            protocol, length = decoding_of(self.model, request.prompt), self._to_read(request)
+            protocol, length = decoding_of(self.model, request.prompt), tokens_to_read(self.model, request)
             if lanes and (lanes + request.lanes > self._most_lanes or min(length, self._prompt_tokens) > tokens):
                 break
             admitted = allocate(request, self.memory, protocol, self.model.config, whole=self._reserve_whole)
@@ -225,7 +226,7 @@ class Scheduler:
         by_protocol: dict[DecodingProtocol, list[tuple[Running, int]]] = {}
         for text in whole:
             own = by_protocol.setdefault(decoding_of(self.model, text.request.prompt), [])
-            own.append((text, self._to_read(text.request)))
+            own.append((text, tokens_to_read(self.model, text.request)))
         for protocol, own in by_protocol.items():
             self._read(protocol, own)
         for key, group in grouped([*ready, *whole]).items():
@@ -234,9 +235,9 @@ class Scheduler:
     def _read_part(self, running: Running, ready: list[Running]) -> int:
         """Read some tokens of a long prompt; it is ready after its last ones."""
         request = running.request
-        begin, end = running.num_read, min(running.num_read + self._prompt_tokens, self._to_read(request))
+        begin, end = running.num_read, min(running.num_read + self._prompt_tokens, tokens_to_read(self.model, request))
         self._read(decoding_of(self.model, request.prompt), [(running, end)])
-        if end == self._to_read(request):
+        if end == tokens_to_read(self.model, request):
             ready.append(running)
         else:
             self._reading = running
@@ -246,10 +247,6 @@ class Scheduler:
         prompts = PromptTokens.of(parts)
         if prompts.ids:
             self._steps.read(self.model, protocol, prompts)
-
-    def _to_read(self, request: Request) -> int:
-        """Tokens that are read before the first step, which feeds a causal prompt's last token itself."""
-        return len(request.prompt.ids) - int(not reads_at_once(decoding_of(self.model, request.prompt)))
 
     def _join(self, key: Hashable, group: list[Running]) -> None:
         requests = [text.request for text in group]
@@ -287,14 +284,17 @@ class Scheduler:
 
     def _put_youngest_back(self) -> bool:
         """Take the blocks of the youngest request, which begins anew later; False if there is only one."""
-        if self._reading is not None:
-            youngest = self._reading.request
-            self.memory.blocks.give_back(self._reading.blocks)
-            self._reading = None
-        elif len(self.running) > 1:
-            youngest = next(reversed(self.running))
-            self._leave(youngest)
-        else:
+        if self._reading is None and len(self.running) == 1:
             return False
+        youngest = next(reversed(self.running)) if self._reading is None else self._reading.request
+        self._withdraw(youngest)
         self.waiting.appendleft(youngest)
         return True
+
+    def _withdraw(self, request: Request) -> None:
+        """Take the blocks of a request that runs or whose prompt is read."""
+        if self._reading is not None and self._reading.request is request:
+            self.memory.blocks.give_back(self._reading.blocks)
+            self._reading = None
+        elif request in self.running:
+            self._let_go(self._batches[batch_key(request)], [self.running[request]])
