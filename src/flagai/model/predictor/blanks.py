@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
@@ -11,11 +13,11 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.commands import SENTINELS
 from flagai.errors import InputError
 from flagai.families.family import Family
-from flagai.generation import Hypothesis
+from flagai.generation import Hypothesis, generate_each
 from flagai.model.base_model import BaseModel
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.results import Filled
-from flagai.model.predictor.text_generation import TextGenerator
+from flagai.model.predictor.text_generation import TextGenerator, TextRequest
 
 _MASKS = re.compile(r"\[(?:MASK|sMASK|gMASK)\]")
 
@@ -23,6 +25,22 @@ _MASKS = re.compile(r"\[(?:MASK|sMASK|gMASK)\]")
 def has_blank(text: str) -> bool:
     """Whether a text has a mask to fill."""
     return _MASKS.search(text) is not None
+
+
+@dataclass(eq=False)
+class BlankRequest(TextRequest):
+    """A text with blanks on its way through a scheduler."""
+
+    text: str
+    sentinels: Sequence[int]  # T5's, which its output repeats; none for a GLM
+
+    def filled(self) -> list[Filled]:
+        """The fillings, best first; none before it is done."""
+        return [self._filled(hypothesis) for hypothesis in self.request.hypotheses]
+
+    def _filled(self, answer: Hypothesis) -> Filled:
+        spans = _after(self.sentinels, answer.ids) if self.sentinels else answer.pieces
+        return put_back(self.text, [self.generator.piece(span, self.options) for span in spans], answer.score)
 
 
 def fill_masks(
@@ -38,29 +56,50 @@ def fill_masks(
     Raises:
         InputError: a text has no mask.
     """
+    if family.blanks == "tokens":
+        options.refuse_all_but(
+            "num_return_sequences", "num_beams", reason="a BERT fills each blank with its best token"
+        )
+        texts = checked_blanks(texts)
+        return [_fill_tokens(model, tokenizer, text, num_return_sequences) for text in texts]
+    asked = blank_requests(model, tokenizer, family, texts, options)
+    for _ in generate_each(cast(Any, model), [each.request for each in asked]):
+        pass
+    return [each.filled() for each in asked]
+
+
+def blank_requests(
+    model: BaseModel, tokenizer: Tokenizer, family: Family, texts: Sequence[str], options: Options
+) -> list[BlankRequest]:
+    """What a scheduler takes for texts with blanks, for families that write their fillings.
+
+    Raises:
+        InputError: a text has no mask.
+    """
+    texts = checked_blanks(texts)
+    generator = TextGenerator(model, tokenizer)
+    options, protocol = generator.seeded(options, len(texts)), generator.protocol(masked=True)
+    sentinels = _sentinels(model, tokenizer) if family.blanks == "sentinels" else []
+    prompts = protocol.prompts(tokenizer, [_with_sentinels(text) for text in texts] if sentinels else texts, None)
+    made = generator.blank_requests(protocol, prompts, options)
+    return [
+        BlankRequest(request, generator, options, text, sentinels) for text, request in zip(texts, made, strict=True)
+    ]
+
+
+def checked_blanks(texts: Sequence[str]) -> list[str]:
+    """The texts, each of which has a mask.
+
+    Raises:
+        InputError: one has none.
+    """
     texts = checked_texts(texts)
     for index, text in enumerate(texts):
         if not has_blank(text):
             raise InputError(
                 f"Text {index} has no blank: put [MASK] where something shall be filled in: {text[:60]!r}."
             )
-    if family.blanks == "tokens":
-        options.refuse_all_but(
-            "num_return_sequences", "num_beams", reason="a BERT fills each blank with its best token"
-        )
-        return [_fill_tokens(model, tokenizer, text, num_return_sequences) for text in texts]
-    generator = TextGenerator(model, tokenizer)
-    options, protocol = generator.seeded(options, len(texts)), generator.protocol(masked=True)
-    sentinels = _sentinels(model, tokenizer) if family.blanks == "sentinels" else []
-    asked = [_with_sentinels(text) for text in texts] if sentinels else texts
-    prompts = protocol.prompts(tokenizer, asked, None)
-    answers = generator.answers(protocol, prompts, options)
-
-    def filled(text: str, answer: Hypothesis) -> Filled:
-        spans = _after(sentinels, answer.ids) if sentinels else answer.pieces
-        return put_back(text, [generator.piece(span, options) for span in spans], answer.score)
-
-    return [[filled(text, answer) for answer in found] for text, found in zip(texts, answers, strict=True)]
+    return texts
 
 
 def put_back(text: str, fillings: Sequence[str], score: float) -> Filled:

@@ -5,26 +5,24 @@ from typing import Any, Unpack, overload
 
 import torch
 
-from flagai.checks import check_integer
 from flagai.data.prepare.labels import checked_labels
 from flagai.errors import InputError
 from flagai.generation.keywords import SamplingOptions
-from flagai.generation.options import MOST_LANES, RENAMED_TEXTS, with_new_names
 from flagai.model.predictor import blanks
 from flagai.model.predictor import encoder_heads as reading
 from flagai.model.predictor.arguments import as_list, is_pair, label_names, tell_of_pairs
 from flagai.model.predictor.capabilities import probabilities, require, require_one_class
 from flagai.model.predictor.embedding import text_vectors
 from flagai.model.predictor.entities import check_types, entities_of, known_labels
-from flagai.model.predictor.generation_methods import GenerationMethods, OneOrMany
+from flagai.model.predictor.generation_methods import OneOrMany
 from flagai.model.predictor.label_scoring import label_scores
-from flagai.model.predictor.options import Options
+from flagai.model.predictor.request_methods import RequestMethods
 from flagai.model.predictor.results import Entity, Filled
 
 Text = str | Sequence[str]
 
 
-class Predictor(GenerationMethods):
+class Predictor(RequestMethods):
     """Runs a model on texts.
 
     Every method takes one text or a list of texts, which then run as a batch; the answers to a batch are those to
@@ -79,21 +77,9 @@ class Predictor(GenerationMethods):
         Raises:
             InputError: this model fills no blanks, a text has none, or an option is impossible.
         """
-        family, _ = self._require("fill_blanks")
-        if RENAMED_TEXTS.keys() & options:
-            counted = {} if num_return_sequences == 1 else {"num_return_sequences": num_return_sequences}
-            options = with_new_names(options | counted, RENAMED_TEXTS)
-            num_return_sequences = options.pop("num_return_sequences", num_return_sequences)
-        wanted = {"beam_size": beam_size, "num_return_sequences": num_return_sequences}
-        width = max(check_integer(name, value, high=MOST_LANES) for name, value in wanted.items())
-        if "num_beams" in options and check_integer("beam_size", beam_size) not in (
-            4,
-            check_integer("num_beams", options["num_beams"]),
-        ):
-            raise InputError(f"beam_size is {beam_size}, and num_beams {options['num_beams']}. Give one of them.")
-        strategy = {} if options.get("do_sample") is True else {"num_beams": width}
-        asked = Options.read(out_max_length, options, num_return_sequences=num_return_sequences, **strategy)
-        found = blanks.fill_masks(self.model, self.tokenizer, family, as_list(texts), asked, num_return_sequences)
+        family, asked = self.blank_options(num_return_sequences, out_max_length, beam_size, options)
+        count = asked.decoding["num_return_sequences"]
+        found = blanks.fill_masks(self.model, self.tokenizer, family, as_list(texts), asked, count)
         return found[0] if isinstance(texts, str) else found
 
     def predict_masklm(self, text: OneOrMany, maxlen: int | None = 512) -> OneOrMany:

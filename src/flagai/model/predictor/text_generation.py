@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -12,7 +12,7 @@ from flagai.data.prepare.batch import checked_texts
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.families.family import TextProtocol, family_and_row
-from flagai.generation import Decoding, Hypothesis, Prompt, Request, generate, generate_each, stream
+from flagai.generation import Decoding, Hypothesis, Prompt, Request, generate_each, stream
 from flagai.model.base_model import BaseModel
 from flagai.model.generation_defaults import end_tokens
 from flagai.model.predictor.arguments import read_length, replace_unknown
@@ -23,6 +23,33 @@ logger = logging.getLogger(__name__)
 _MOST_SEEDS = 2**62
 # Texts of an endless list that are tokenized together.
 _PART = 256
+
+
+@dataclass(eq=False)
+class TextRequest:
+    """A text on its way through a scheduler: what the engine gets, and what its answers mean.
+
+    Args:
+        request: what :meth:`flagai.generation.Scheduler.submit` takes.
+        generator: what made it.
+        options: how to write.
+    """
+
+    request: Request
+    generator: "TextGenerator"
+    options: Options
+
+    @property
+    def certain(self) -> str:
+        """The text that is certain so far, or the answer once it is there; one line per blank."""
+        return self.generator.certain(self.request.certain, self.options, done=self.request.done)
+
+    def answers(self) -> list[Written]:
+        """The answers, best first; none before it is done."""
+        return [
+            self.generator.written(self.request.prompt, hypothesis, self.options)
+            for hypothesis in self.request.hypotheses
+        ]
 
 
 class TextGenerator:
@@ -46,10 +73,17 @@ class TextGenerator:
             options: how to write.
             max_length: how many tokens of a prompt are read.
         """
+        asked = self.requests(texts, options, max_length)
+        for _ in generate_each(self.model, [each.request for each in asked]):
+            pass
+        return [each.answers() for each in asked]
+
+    def requests(self, texts: Sequence[str], options: Options, max_length: int | None) -> list[TextRequest]:
+        """What a scheduler takes for each text, see :meth:`write`."""
         texts = checked_texts(texts)
         options = self.seeded(options, len(texts))
-        requests = self._requests(texts, options, max_length, self._hooks(options))
-        return [self._all_written(request, options) for request in generate_each(self.model, requests)]
+        made = self._requests(texts, options, max_length, self._hooks(options))
+        return [TextRequest(request, self, options) for request in made]
 
     def write_each(self, texts: Iterable[str], options: Options, max_length: int | None) -> Iterator[list[Written]]:
         """Answers to any number of texts, in their order; texts are taken as they are needed.
@@ -67,7 +101,7 @@ class TextGenerator:
             for request in self._requests(checked_texts(part), options, max_length, hooks, number * _PART)
         )
         for request in generate_each(self.model, requests):
-            yield self._all_written(request, options)
+            yield TextRequest(request, self, options).answers()
 
     def _requests(
         self, texts: Sequence[str], options: Options, max_length: int | None, hooks: dict[str, Any], begin: int = 0
@@ -82,12 +116,22 @@ class TextGenerator:
                 found[index] = Request(prompt, own, number=begin + index, **hooks)
         return [found[index] for index in range(len(texts))]
 
-    def _all_written(self, request: Request, options: Options) -> list[Written]:
-        return [self._written(request.prompt, hypothesis, options) for hypothesis in request.hypotheses]
+    def blank_requests(self, protocol: TextProtocol, prompts: Sequence[Prompt], options: Options) -> list[Request]:
+        """What a scheduler takes for prompts of one kind.
 
-    def answers(self, protocol: TextProtocol, prompts: Sequence[Prompt], options: Options) -> list[list[Hypothesis]]:
-        """What the engine finds for prompts of one kind."""
-        return generate(self.model, prompts, self._decoding(protocol, options), **self._hooks(options))
+        Args:
+            protocol: how the model is asked.
+            prompts: the prompts.
+            options: how to write.
+        """
+        decoding, hooks = self._decoding(protocol, options), self._hooks(options)
+        own = [decoding] * len(prompts)
+        if decoding.seeds is not None:
+            own = [replace(decoding, seed=seed, seeds=None) for seed in decoding.seeds]
+        return [
+            Request(prompt, each, number=number, **hooks)
+            for number, (prompt, each) in enumerate(zip(prompts, own, strict=True))
+        ]
 
     def _hooks(self, options: Options) -> dict[str, Any]:
         processors = options.processors_for(self.tokenizer, self.model.config.vocab_size)
@@ -125,13 +169,23 @@ class TextGenerator:
         shown = ""
         for event in stream(self.model, prompts, decoding, **self._hooks(options)):
             ids.setdefault(event.piece, []).extend(event.ids)
-            pieces = [self.piece(piece, options) for piece in ids.values()]
-            if not event.hypotheses:
-                pieces[-1] = _certain(pieces[-1], options.stop)
-            certain = "\n".join(pieces)
+            certain = self.certain(list(ids.values()), options, done=bool(event.hypotheses))
             if certain.startswith(shown) and certain != shown:
                 yield certain[len(shown) :]
                 shown = certain
+
+    def certain(self, ids: Sequence[Sequence[int]], options: Options, *, done: bool) -> str:
+        """The text that further tokens cannot change.
+
+        Args:
+            ids: those that are certain, for each blank.
+            options: how to write.
+            done: whether there are no further ones.
+        """
+        pieces = [self.piece(piece, options) for piece in ids]
+        if pieces and not done:
+            pieces[-1] = _certain(pieces[-1], options.stop)
+        return "\n".join(pieces)
 
     def piece(self, ids: Sequence[int], options: Options) -> str:
         """The text of an answer's tokens, up to the first stop text."""
@@ -197,7 +251,8 @@ class TextGenerator:
             groups.setdefault(self._protocol(text), []).append(index)
         return groups
 
-    def _written(self, prompt: Prompt, hypothesis: Hypothesis, options: Options) -> Written:
+    def written(self, prompt: Prompt, hypothesis: Hypothesis, options: Options) -> Written:
+        """An answer as text."""
         written = "\n".join(self.piece(piece, options) for piece in hypothesis.pieces)
         if not prompt.blanks:
             return Written(written, hypothesis.score, hypothesis.finished, written)
