@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from flagai.errors import InputError
 from flagai.families.family import DecodingProtocol
 from flagai.generation.blocks import BLOCK, slots_of
@@ -63,36 +65,25 @@ def allocate(
     if blocks is None:
         return None
     stretch = slots_of(blocks)
-    slots = stretch[:length]
+    slots, lanes, count = stretch[:length], request.own_lanes, own * BLOCK
     if protocol.masks_padding and config.pad_token_id is not None:
-        pad = config.pad_token_id
-        slots = [SCRATCH if token == pad else slot for token, slot in zip(request.prompt.ids, slots, strict=True)]
+        slots = np.where(np.array(request.prompt.ids) == config.pad_token_id, SCRATCH, slots)
     if whole:
         # Step by step, so that what the lanes have used so far lies in one piece behind the prompt.
-        lanes = [stretch[length + lane :: request.own_lanes][: own * BLOCK] for lane in range(request.own_lanes)]
-    else:
-        lanes = [slots_of(blocks[prompt + own * lane :][:own]) for lane in range(request.own_lanes)]
-    return Running(request, slots, lanes, blocks)
+        return Running(request, slots, stretch[length:][: lanes * count].reshape(count, lanes).T, blocks)
+    return Running(request, slots, stretch[prompt * BLOCK :].reshape(lanes, count), blocks)
 
 
-def extend(running: Running, memory: CacheMemory) -> list[list[int]] | None:
-    """Give a request blocks for its next steps; the new slots of each lane, or None if there are not enough blocks."""
-    request = running.request
-    own = _blocks_of_steps(request, len(running.own_slots[0]), whole=False)
+def extend(running: Running, memory: CacheMemory) -> bool:
+    """Give a request blocks for its next steps; False if there are not enough blocks."""
+    request, slots = running.request, running.own_slots
+    own = _blocks_of_steps(request, slots.shape[1], whole=False)
     blocks = memory.take(own * request.own_lanes)
     if blocks is None:
-        return None
-    new = [slots_of(blocks[own * lane :][:own]) for lane in range(request.own_lanes)]
+        return False
     running.blocks += blocks
-    for lane, slots in zip(running.own_slots, new, strict=True):
-        lane += slots
-    return new
-
-
-def needs_slots(running: Running) -> bool:
-    """Whether a request has no slots for its next step."""
-    fed = running.steps * (1 + running.request.decoding.prompt_lookup_num_tokens)
-    return len(running.own_slots[0]) < min(fed + running.request.lanes + 1, running.request.num_slots)
+    running.own_slots = np.concatenate([slots, slots_of(blocks).reshape(request.own_lanes, own * BLOCK)], axis=1)
+    return True
 
 
 def too_large(request: Request, memory: CacheMemory) -> InputError:

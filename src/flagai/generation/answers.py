@@ -9,7 +9,7 @@ import torch
 
 from flagai.generation.batch import SearchBatch
 from flagai.generation.request import Request, Running
-from flagai.generation.rows import to_host
+from flagai.generation.row_buffer import to_host
 from flagai.generation.search import Search
 
 
@@ -90,8 +90,7 @@ class Answers:
             texts: some of its texts.
             done: whether each is done.
         """
-        rows = [search.texts.index(text) for text in texts]
-        host = search.on_host(rows)
+        host = search.of_rows([text.row for text in texts])
         self._reading.append(_HostCopy(self._device, texts, torch.tensor(done), host))
 
     def arrived(self, flush: bool) -> list[Request]:

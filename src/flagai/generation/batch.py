@@ -111,7 +111,10 @@ def new_search(
         kind = BeamSearch
     elif not decoding.do_sample and processors.changes_nothing and sharded:
         kind = ShardedGreedySearch
-    return kind(sizes, state, processors)
+    search = kind(sizes, state, processors)
+    for part in search.parts():
+        part.allocate()
+    return search
 
 
 class SearchBatch:
@@ -162,7 +165,7 @@ class SearchBatch:
         """Take texts out, and make the tensors smaller where that is worth it."""
         search = self.search
         search.state.all_lanes()
-        search.leave([search.texts.index(text) for text in texts])
+        search.leave([text.row for text in texts])
         if not self.texts:
             self._search = None
             self._release(search)

@@ -1,6 +1,5 @@
 """Beam search: the best answers of all, as far as the beams can see."""
 
-import copy
 from collections.abc import Sequence
 from typing import Self
 
@@ -28,8 +27,6 @@ class BeamSearch(Search):
         Vijayakumar et al. 2018, "Diverse Beam Search for Improved Description of Complex Scenes", algorithm 1.
     """
 
-    reported = (*Search.reported, *BeamGroup.reported)
-
     def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
         super().__init__(sizes, state, processors)
         forced = ForcedWords(self.decoding.forced, state.device) if self.decoding.forced else None
@@ -40,17 +37,25 @@ class BeamSearch(Search):
         """See the base class."""
         return [*super().parts(), *self.groups]
 
-    def start(self, rows: Sequence[int], running: Sequence[Running]) -> None:
+    def fill(self, running: Sequence[Running]) -> None:
         """See the base class."""
-        super().start(rows, running)
+        super().fill(running)
         for group in self.groups:
-            group.start(self.index(rows))
+            group.fill(running)
 
-    def on_host(self, rows: Sequence[int]) -> Self:
+    def of_rows(self, rows: Sequence[int]) -> Self:
         """See the base class."""
-        found = copy.copy(self)
-        found.groups = [copy.copy(group) for group in self.groups]
-        return super(BeamSearch, found).on_host(rows)
+        found, index = super().of_rows(rows), self.index(rows)
+        found.groups = [group.on_host(index, group.reported) for group in self.groups]
+        return found
+
+    def twin(self) -> Self:
+        """See the base class."""
+        found = super().twin()
+        found.groups = [group.twin() for group in self.groups]
+        for group in found.groups:
+            group.state = found.state
+        return found
 
     def choose(self, output: StepOutput) -> Choice:
         """See the base class."""

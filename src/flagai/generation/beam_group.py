@@ -3,6 +3,7 @@
 Source: the rules of keeping and ending are those of transformers 5, so that results agree.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from flagai.generation.decoding_state import DecodingState
 from flagai.generation.forced import ForcedWords
 from flagai.generation.options import Decoding
+from flagai.generation.request import Running
 from flagai.generation.rows import RowTensors, Sizes
 
 
@@ -61,15 +63,10 @@ class BeamGroup(RowTensors):
         self.length = self.add("length", 1, dtype=torch.float64)  # of all running answers
         self.limit = self.add("limit", 1, dtype=torch.float64)
 
-    def start(self, rows: torch.Tensor) -> None:
-        """Put texts into rows: all beams are alike at the first step, so that only the first one counts.
-
-        Args:
-            rows: [n]
-        """
-        self.done.index_fill_(0, rows, False)
-        self.running[:, 0].index_fill_(0, rows, 0.0)
-        self.limit.index_copy_(0, rows, self.state.limit[:, None].index_select(0, rows).double())
+    def fill(self, running: Sequence[Running]) -> None:
+        """Put new texts in: all beams are alike at the first step, so that only the first one counts."""
+        self.put(done=[False] * len(running), limit=[each.request.limit for each in running])
+        self.staged("running")[:, 0] = 0
 
     @property
     def num_candidates(self) -> int:

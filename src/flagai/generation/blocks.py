@@ -1,7 +1,10 @@
 """Which slots of the paged cache are free: blocks of fixed size that texts take and give back."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 # Slots of a block.
 BLOCK = 16
@@ -59,6 +62,6 @@ class BlockPool:
         self.num_blocks = num_blocks
 
 
-def slots_of(blocks: Iterable[int]) -> list[int]:
+def slots_of(blocks: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The slots of blocks, in their order."""
-    return [slot for block in blocks for slot in range(block * BLOCK, (block + 1) * BLOCK)]
+    return (np.array(blocks, dtype=np.int64)[:, None] * BLOCK + np.arange(BLOCK)).ravel()

@@ -4,7 +4,7 @@ Source: Su et al. 2022, "A Contrastive Framework for Neural Text Generation", se
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch.nn import functional as F
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from flagai.generation.decoding_state import DecodingState
 from flagai.generation.processors import LogitsProcessorList
 from flagai.generation.request import Running
-from flagai.generation.rows import Sizes
+from flagai.generation.rows import RowTensors, Sizes
 from flagai.generation.search import Search
 from flagai.generation.types import Choice, Hypothesis, StepOutput
 
@@ -26,7 +26,7 @@ class ContrastiveSearch(Search):
         processors: from logits to scores.
     """
 
-    reported: ClassVar[tuple[str, ...]] = (*Search.reported, "score", "kept", "length", "stopped")
+    reported: ClassVar[tuple[str, ...]] = ("score", "kept", "length", "stopped")
 
     def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
         super().__init__(sizes, state, processors)
@@ -38,17 +38,33 @@ class ContrastiveSearch(Search):
         self.last = self.add("last", sizes.lanes, dtype=torch.bool)
         self.logs = self.add("logs", sizes.lanes, dtype=torch.float32, fill=-torch.inf)
         self.tokens = self.add("tokens", sizes.lanes)
-        # Directions of all states so far, and how many.
-        self.context = self.add("context", sizes.text + sizes.steps, state.rules.hidden_size, dtype=torch.float32)
         self.filled = self.add("filled", 1)
+
+    def allocate(self) -> None:
+        """See the base class; the directions of all states so far are too large to be staged on the host."""
+        super().allocate()
+        sizes = self.sizes
+        self.context = torch.zeros(
+            sizes.rows, sizes.text + sizes.steps, self.state.rules.hidden_size, device=self.device
+        )
 
     def start(self, rows: Sequence[int], running: Sequence[Running]) -> None:
         """See the base class."""
         super().start(rows, running)
         for row, each in zip(rows, running, strict=True):
-            if each.hidden is not None and len(each.hidden):
+            if each.hidden is not None:
                 self.context[row, : len(each.hidden)] = F.normalize(each.hidden.float(), dim=-1)
-        self.put(self.index(rows), filled=[0 if each.hidden is None else len(each.hidden) for each in running])
+
+    def fill(self, running: Sequence[Running]) -> None:
+        """See the base class."""
+        super().fill(running)
+        self.put(filled=[0 if each.hidden is None else len(each.hidden) for each in running])
+
+    def take(self, other: RowTensors, rows: torch.Tensor) -> None:
+        """See the base class."""
+        super().take(other, rows)
+        before = cast(ContrastiveSearch, other).context.index_select(0, rows)
+        self.context[: len(before), : before.shape[1]] = before
 
     @property
     def recordable(self) -> bool:

@@ -7,8 +7,9 @@ gathered; keys and values never move. A step feeds one token of every lane.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import numpy as np
 import torch
 
 from flagai.families.family import DecodingProtocol
@@ -17,7 +18,6 @@ from flagai.generation.request import Running
 from flagai.generation.rows import RowTensors, Sizes
 from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import Choice
-from flagai.model.layer.packed_row import on_device
 from flagai.model.layer.paged_cache import SCRATCH
 
 NO_TOKEN = -1  # fills histories in front of the first token
@@ -58,6 +58,9 @@ class DecodingState(RowTensors):
         *("slots", "lengths", "tokens", "position", "block_position", "blank_index", "span_length", "stopped"),
     )
 
+    # What answers are made of.
+    reported: ClassVar[tuple[str, ...]] = ("tokens", "text_length", "token_index", "last_blank")
+
     def all_lanes(self) -> None:
         """Make all tensors as wide as the batch has lanes, before texts come or go."""
 
@@ -97,18 +100,15 @@ class DecodingState(RowTensors):
         """How many of the prompt's tokens count as history: none of an encoder's, [R]."""
         return torch.zeros_like(self.text_length) if self.protocol.encoder else self.text_length
 
-    def start(self, rows: torch.Tensor, running: Sequence[Running]) -> None:
-        """Put texts into rows; the first step feeds the start token, or once more the last token of the prompt.
+    def fill(self, running: Sequence[Running]) -> None:
+        """Put new texts in; the first step feeds the start token, or once more the last token of the prompt.
 
         Args:
-            rows: [n]
             running: the texts, whose prompts have been read.
         """
         prompts = [each.request.prompt for each in running]
         decodings = [each.request.decoding for each in running]
-        table = [[slot for slot in each.text_slots if slot != SCRATCH] for each in running]
         self.put(
-            rows,
             text=[prompt.ids for prompt in prompts],
             text_length=[len(prompt.ids) for prompt in prompts],
             blanks=[prompt.blanks or (0,) for prompt in prompts],
@@ -117,53 +117,51 @@ class DecodingState(RowTensors):
             min_new_tokens=[decoding.min_new_tokens for decoding in decodings],
             limit=[each.request.limit for each in running],
         )
-        if self.protocol.encoder:
-            self.put(rows, cross_slots=table, cross_length=[len(slots) for slots in table])
-            table = [[] for _ in running]
-        self.add_slots(rows, 0, [each.own_slots for each in running])
+        own, slots, lengths = self.staged("own_slots"), self.staged("slots"), self.staged("lengths")
+        for row, each in enumerate(running):
+            new = each.own_slots[:, : self.sizes.steps]
+            own[row, :, : new.shape[1]] = new
+            table = each.text_slots[each.text_slots != SCRATCH]
+            if self.protocol.encoder:
+                self.staged("cross_slots")[row, : len(table)] = table
+                self.staged("cross_length")[row], table = len(table), table[:0]
+            slots[row, :, : len(table)] = table
+            if self.start_id is not None:  # each lane has a start token of its own
+                slots[row, :, len(table)] = new[:, 0]
+            lengths[row] = len(table) + int(self.start_id is not None)
         if self.start_id is None:
             self.put(
-                rows,
                 next_ids=[prompt.ids[-1] for prompt in prompts],
                 position=[len(prompt.ids) - 1 for prompt in prompts],
                 slot_mapping=[each.text_slots[-1] for each in running],
-                slots=table,
-                lengths=[len(slots) for slots in table],
             )
             return
-        # Each lane has a start token of its own.
-        first = torch.tensor([[lane[0] for lane in each.own_slots] for each in running], dtype=torch.int32)
         spans = self.protocol.spans
         self.put(
-            rows,
             next_ids=[self.start_id] * len(running),
             position=[prompt.blanks[0] if spans else 0 for prompt in prompts],
             block_position=[int(spans)] * len(running),
-            slot_mapping=first,
-            slots=table,
-            lengths=[len(slots) for slots in table],
-            **self._start_tokens(running),
         )
-        tables, lengths = self.slots.index_select(0, rows), self.lengths.index_select(0, rows)
-        place = lengths[:, : tables.shape[1], None].long()
-        self.slots.index_copy_(0, rows, tables.scatter(2, place, on_device(first, self.device)[..., None]))
-        self.lengths.index_copy_(0, rows, lengths + 1)
+        self.staged("slot_mapping")[...] = own[:, :, 0]
+        self._fill_start_tokens(self.start_id)
 
-    def _start_tokens(self, running: Sequence[Running]) -> dict[str, Any]:
-        return {"tokens": [[self.start_id]] * len(running), "token_index": [1] * len(running)}
+    def _fill_start_tokens(self, start_id: int) -> None:
+        self.staged("tokens")[..., 0] = start_id
+        self.staged("token_index")[...] = 1
 
-    def add_slots(self, rows: torch.Tensor, begin: int, slots: Sequence[Sequence[Sequence[int]]]) -> None:
-        """Give lanes slots for tokens to come.
+    def add_slots(self, texts: Sequence[tuple[Running, int]]) -> None:
+        """Give the lanes of texts slots for tokens to come.
 
         Args:
-            rows: [n]
-            begin: the number of the first such token.
-            slots: for each row and lane; as many for each lane of a row.
+            texts: the texts, and how many tokens of each had slots before.
         """
-        longest = max(len(lanes[0]) for lanes in slots)
-        filled = [[[*lane, *[SCRATCH] * (longest - len(lane))] for lane in lanes] for lanes in slots]
-        new = on_device(torch.tensor(filled, dtype=torch.int32), self.device)
-        self.own_slots[..., begin : begin + longest].index_copy_(0, rows, new[..., : self.sizes.steps - begin])
+        (lanes, steps), places, values = self.own_slots.shape[1:], [], []
+        for running, begin in texts:
+            new = running.own_slots[:, begin:steps]
+            first = (running.row * lanes + np.arange(lanes)[:, None]) * steps + begin
+            places.append((first + np.arange(new.shape[1])).ravel())
+            values.append(np.broadcast_to(new, (lanes, new.shape[1])).ravel())
+        self.put_entries("own_slots", np.concatenate(places), np.concatenate(values))
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -294,7 +292,5 @@ class DecodingState(RowTensors):
         """Split an answer at the start tokens of its further blanks."""
         if not self.protocol.spans:
             return (tuple(ids),)
-        spans: list[tuple[int, ...]] = [()]
-        for token in ids:
-            spans = [*spans, ()] if token == self.start_id else [*spans[:-1], (*spans[-1], token)]
-        return tuple(spans)
+        ends = [*(place for place, token in enumerate(ids) if token == self.start_id), len(ids)]
+        return tuple(tuple(ids[begin:end]) for begin, end in zip([0, *(end + 1 for end in ends)], ends, strict=False))

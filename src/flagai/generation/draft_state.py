@@ -5,7 +5,6 @@ model scores all of them in one step; how much of the draft is accepted is known
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ class DraftState(DecodingState):
     """Texts, and one answer to each with a draft at its end (speculative decoding); see :class:`DecodingState`."""
 
     of_beams = tuple(name for name in DecodingState.of_beams if name not in ("slots", "tokens"))
+    reported = ("sequence", "text_length", "token_index", "last_blank")
 
     def _add_tokens(self, sizes: Sizes) -> None:
         self.slots = self.add("slots", 1, sizes.table, dtype=torch.int32)
@@ -30,21 +30,23 @@ class DraftState(DecodingState):
         self.first_key = self.add("first_key", 1)  # how much higher that is than the number of the token's key
         self._ahead = torch.arange(sizes.lanes, device=self.device)
 
-    def start(self, rows: torch.Tensor, running: Sequence[Running]) -> None:
+    def fill(self, running: Sequence[Running]) -> None:
         """See the base class; there is no draft yet, so the last token is repeated."""
-        super().start(rows, running)
+        super().fill(running)
         begin = int(self.protocol.starts)
         self.put(
-            rows,
             sequence=[[*each.request.prompt.ids, *[self.start_id] * begin] for each in running],
             token_index=[len(each.request.prompt.ids) - 1 + begin for each in running],
         )
-        lengths = self.lengths.index_select(0, rows)[:, :1]
-        self.first_key.index_copy_(0, rows, self.token_index.index_select(0, rows) + 1 - lengths)
+        self.staged("first_key")[...] = self.staged("token_index") + 1 - self.staged("lengths")[:, :1]
+
+    def commit(self, rows: torch.Tensor) -> None:
+        """See the base class."""
+        super().commit(rows)
         self._set_draft(self.next_ids[:, :1].expand(-1, self.sizes.lanes))
 
-    def _start_tokens(self, running: Sequence[Running]) -> dict[str, Any]:
-        return {}
+    def _fill_start_tokens(self, start_id: int) -> None:
+        """See the base class; the sequence has it."""
 
     def all_lanes(self) -> None:
         """Use all lanes again, after steps with shorter drafts: before texts come or go."""

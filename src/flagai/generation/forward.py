@@ -1,9 +1,10 @@
 """Calls of the model over the paged cache: prompts, packed in rows without padding, and steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from flagai.families.family import DecodingProtocol, ModelInputs
@@ -13,7 +14,7 @@ from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import StepOutput
 from flagai.model.layer.packed_row import PackedRow, on_device
 from flagai.model.layer.paged_attention import SlotTable
-from flagai.model.layer.paged_cache import PagedCache, PagedStep
+from flagai.model.layer.paged_cache import SCRATCH, PagedCache, PagedStep
 from flagai.model.layer.sdpa import AttentionMask
 from flagai.parallel.dtensor import sharded_logits
 
@@ -69,18 +70,14 @@ class PromptTokens:
     Args:
         texts: the texts.
         counts: number of tokens of each text, padding not counted.
-        ids: the tokens of all texts, T.
-        positions: their positions, T.
-        slots: where their keys go, T.
+        tokens: ids of all texts, their positions, and where their keys go, [3, T].
         past: the slots of earlier tokens, of one text that has been begun.
     """
 
     texts: tuple[Running, ...]
     counts: tuple[int, ...]
-    ids: list[int]
-    positions: list[int]
-    slots: list[int]
-    past: list[int]
+    tokens: np.ndarray[Any, np.dtype[np.int64]]
+    past: np.ndarray[Any, np.dtype[np.int64]]
 
     @classmethod
     def of(cls, texts: Sequence[tuple[Running, int]]) -> Self:
@@ -89,18 +86,18 @@ class PromptTokens:
         Args:
             texts: the texts, and how many of their tokens are read then; one text, if it has been begun.
         """
-        found = cls(tuple(running for running, _ in texts), (), [], [], [], [])
-        counts = []
+        parts, past = [], []
         for running, end in texts:
             begin = running.num_read
-            kept = [place for place in range(begin, end) if running.text_slots[place]]
-            counts.append(len(kept))
-            found.ids.extend(running.request.prompt.ids[place] for place in kept)
-            found.positions.extend(kept)
-            found.slots.extend(running.text_slots[place] for place in kept)
-            found.past.extend(slot for slot in running.text_slots[:begin] if slot)
+            slots = running.text_slots[begin:end]
+            part = np.stack([np.array(running.request.prompt.ids[begin:end], np.int64), np.arange(begin, end), slots])
+            parts.append(part[:, slots != SCRATCH])
+            past.append(running.text_slots[:begin])
             running.num_read = end
-        return replace(found, counts=tuple(counts))
+        before = np.concatenate(past)
+        found = tuple(running for running, _ in texts)
+        counts = tuple(part.shape[1] for part in parts)
+        return cls(found, counts, np.concatenate(parts, axis=1), before[before != SCRATCH])
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -123,12 +120,12 @@ def read_prompts(model: GenerativeModel, protocol: DecodingProtocol, pool: Paged
         prompts: the prompts, with a token at least.
     """
     device = next(model.parameters()).device
-    ids, positions, slots = on_device(torch.tensor([prompts.ids, prompts.positions, prompts.slots]), device)
+    ids, positions, slots = on_device(prompts.tokens, device)
     row, past = PackedRow(prompts.lengths), prompts.past
     mask = AttentionMask(packed=row, causal=not protocol.prefix, cu_seqlens=row.cu_seqlens(device))
-    if past:
+    if len(past):
         mask = _after_past(len(past), len(slots), device)
-    cache = PagedStep(pool, slots, mask, past=on_device(torch.tensor(past), device) if past else None)
+    cache = PagedStep(pool, slots, mask, past=on_device(past, device) if len(past) else None)
     if protocol.encoder:
         encoder: Any = model
         encoder.cache_memory(encoder.encode(ids[None], lengths=row), cache)

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 
 from flagai.data.prompt import Prompt
@@ -39,27 +42,32 @@ class Request:
         """Whether it has its answers."""
         return bool(self.hypotheses)
 
-    @property
+    @cached_property
     def lanes(self) -> int:
         """Tokens of a step: one for each answer or candidate, or an answer's last one and a draft."""
         return self.decoding.lanes + self.decoding.prompt_lookup_num_tokens
 
-    @property
+    @cached_property
     def own_lanes(self) -> int:
         """Lanes that have slots of their own: a draft's share those of the answer."""
         return self.decoding.lanes
 
-    @property
+    @cached_property
+    def step_tokens(self) -> int:
+        """The most tokens that an answer gains in a step."""
+        return 1 + self.decoding.prompt_lookup_num_tokens
+
+    @cached_property
     def num_slots(self) -> int:
         """The most slots that a lane needs for tokens to come."""
         return self.limit + 2 + self.decoding.prompt_lookup_num_tokens
 
-    @property
+    @cached_property
     def most_steps(self) -> int:
         """Steps after which it is done; contrastive search judges a token after it has been fed."""
         return self.limit + int(self.decoding.penalty_alpha is not None)
 
-    @property
+    @cached_property
     def limit(self) -> int:
         """The most tokens of an answer; a blank that is not the last also takes one that closes it."""
         return max(len(self.prompt.blanks), 1) * (self.decoding.max_new_tokens + 1) - 1
@@ -72,20 +80,27 @@ class Running:
     Args:
         request: the request.
         text_slots: the slots of its prompt's tokens; SCRATCH for padding.
-        own_slots: the slots of the tokens to come, so far, for each lane.
+        own_slots: the slots of the tokens to come, so far, for each lane, [lanes, n].
         blocks: all blocks that it has.
         hidden: the last hidden states of its prompt, for contrastive search.
     """
 
     request: Request
-    text_slots: list[int] = field(default_factory=list)
-    own_slots: list[list[int]] = field(default_factory=list)
-    blocks: list[int] = field(default_factory=list)
+    text_slots: np.ndarray[Any, np.dtype[np.int64]]
+    own_slots: np.ndarray[Any, np.dtype[np.int64]]
+    blocks: list[int]
     hidden: torch.Tensor | None = None
     num_read: int = 0  # tokens of the prompt that the model has read
     steps: int = 0  # steps that have been made
+    row: int = -1  # of its batch
 
     @property
     def goes_on(self) -> bool:
         """Whether it may need a further step."""
         return self.steps < self.request.most_steps
+
+    @property
+    def needs_slots(self) -> bool:
+        """Whether it has no slots for its next step."""
+        request, slots = self.request, self.own_slots.shape[1]
+        return slots < request.num_slots and slots < self.steps * request.step_tokens + request.lanes + 1

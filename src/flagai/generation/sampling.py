@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from flagai.generation.decoding_state import DecodingState
 from flagai.generation.processors import LogitsProcessorList
@@ -26,7 +26,7 @@ class SamplingSearch(Search):
         processors: from logits to scores.
     """
 
-    reported: ClassVar[tuple[str, ...]] = (*Search.reported, "score", "kept", "length", "stopped", "ended")
+    reported: ClassVar[tuple[str, ...]] = ("score", "kept", "length", "stopped", "ended")
 
     def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
         super().__init__(sizes, state, processors)
@@ -41,13 +41,13 @@ class SamplingSearch(Search):
         if self.decoding.do_sample:
             self.uniforms = self.add("uniforms", answers, sizes.steps, dtype=torch.float64)
 
-    def start(self, rows: Sequence[int], running: Sequence[Running]) -> None:
+    def fill(self, running: Sequence[Running]) -> None:
         """See the base class."""
-        super().start(rows, running)
-        index = self.index(rows)
-        self.put(index, ended=[False] * len(running))
+        super().fill(running)
+        self.put(ended=[False] * len(running))
         if self.decoding.do_sample:
-            self.put(index, uniforms=pad_sequence([_uniforms(each).T for each in running], batch_first=True).mT)
+            for staged, each in zip(self.staged("uniforms"), running, strict=True):
+                staged[:, : each.request.limit] = _uniforms(each)
 
     def choose(self, output: StepOutput) -> Choice:
         """See the base class."""
@@ -156,15 +156,12 @@ def sample(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     return found.clamp(max=scores.shape[-1] - 1)
 
 
-def _uniforms(running: Running) -> torch.Tensor:
+def _uniforms(running: Running) -> np.ndarray[Any, Any]:
     """All random numbers of all answers to a text, [answers, steps].
 
     They are drawn before the first step, on the CPU and for each answer from its own seed: so a text's answer depends
     neither on its neighbours nor on the device, and no step waits for a random generator.
     """
-    return torch.stack(
-        [
-            torch.rand(running.request.limit, generator=torch.Generator().manual_seed(running.request.seed + number))
-            for number in range(running.request.decoding.num_answers)
-        ]
-    ).double()
+    request, generator = running.request, torch.Generator()
+    seeds = range(request.seed, request.seed + request.decoding.num_answers)
+    return np.stack([torch.rand(request.limit, generator=generator.manual_seed(seed)).numpy() for seed in seeds])

@@ -20,7 +20,7 @@ from torch import nn
 from flagai.checks import check_integer
 from flagai.errors import InputError
 from flagai.families.family import DecodingProtocol
-from flagai.generation.allocation import allocate, expected_blocks, extend, first_blocks, needs_slots, too_large
+from flagai.generation.allocation import allocate, expected_blocks, extend, first_blocks, too_large
 from flagai.generation.answers import Answers
 from flagai.generation.batch import SearchBatch, batch_key, grouped, new_search, rules_of, sizes_of
 from flagai.generation.checks import any_seed, check_request
@@ -154,7 +154,8 @@ class Scheduler:
         """
         self._check_entered()
         try:
-            found = [request for request in self._iterate() if request in self._unanswered]  # others are canceled
+            reported = dict.fromkeys(self._iterate())  # one may have new tokens and be done
+            found = [request for request in reported if request in self._unanswered]  # others are canceled
         except BaseException:
             self._begin_anew()
             raise
@@ -245,7 +246,7 @@ class Scheduler:
 
     def _read(self, protocol: DecodingProtocol, parts: Sequence[tuple[Running, int]]) -> None:
         prompts = PromptTokens.of(parts)
-        if prompts.ids:
+        if prompts.tokens.size:
             self._steps.read(self.model, protocol, prompts)
 
     def _join(self, key: Hashable, group: list[Running]) -> None:
@@ -272,15 +273,18 @@ class Scheduler:
 
     def _reserve(self) -> None:
         """Give blocks to those that have no slots for the next step; put the youngest back if there are none."""
+        grown: dict[Running, int] = {}
         for request, running in list(self.running.items()):
-            while self.running.get(request) is running and running.goes_on and needs_slots(running):
-                begin = len(running.own_slots[0])
-                slots = extend(running, self.memory)
-                if slots is not None:
-                    self._batches[batch_key(request)].search.add_slots(running, begin, slots)
+            while running.needs_slots and running.goes_on and self.running.get(request) is running:
+                begin = running.own_slots.shape[1]
+                if extend(running, self.memory):
+                    grown.setdefault(running, begin)
                 elif not self._put_youngest_back():
                     del self._unanswered[request]
                     raise too_large(request, self.memory)
+        groups = grouped([running for running in grown if self.running.get(running.request) is running])
+        for key, group in groups.items():
+            self._batches[key].search.add_slots([(running, grown[running]) for running in group])
 
     def _put_youngest_back(self) -> bool:
         """Take the blocks of the youngest request, which begins anew later; False if there is only one."""

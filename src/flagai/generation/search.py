@@ -1,6 +1,5 @@
 """What all searches have: a choice at each step, and hypotheses in the end."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Self
@@ -10,7 +9,7 @@ import torch
 from flagai.generation.decoding_state import DecodingState
 from flagai.generation.processors import PER_TEXT, LogitsProcessorList
 from flagai.generation.request import Running
-from flagai.generation.rows import RowTensors, Sizes, to_host
+from flagai.generation.rows import RowTensors, Sizes
 from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import Choice, Hypothesis, StepOutput
 from flagai.model.layer.operation import operation
@@ -25,8 +24,8 @@ class Search(RowTensors, ABC):
         processors: from logits to scores.
     """
 
-    # The tensors of the search and of its state that answers are made of.
-    reported: ClassVar[tuple[str, ...]] = ("tokens", "sequence", "text_length", "token_index", "last_blank")
+    # The tensors that answers are made of.
+    reported: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
         super().__init__(sizes, state.device)
@@ -69,15 +68,22 @@ class Search(RowTensors, ABC):
             running: the texts, whose prompts have been read.
         """
         self.changed = True
-        index = self.index(rows)
-        for part in self.parts():
-            part.clear(index)
         for row, each in zip(rows, running, strict=True):
             self.texts[row] = each
-        self.state.start(index, running)
+            each.row = row
+        index, parts = self.index(rows), self.parts()
+        for part in parts:
+            part.stage(len(rows))
+        self.fill(running)
+        for part in parts:
+            part.commit(index)
+
+    def fill(self, running: Sequence[Running]) -> None:
+        """Put the values of new texts into all parts."""
+        self.state.fill(running)
         for name in set(PER_TEXT) & set(self.state.names):
-            self.state.put(index, **{name: [getattr(each.request.decoding, name) for each in running]})
-        self.put(index, done=[False] * len(running))
+            self.state.put(**{name: [getattr(each.request.decoding, name) for each in running]})
+        self.put(done=[False] * len(running))
 
     def leave(self, rows: Sequence[int]) -> None:
         """Take texts out; their rows go on as empty ones."""
@@ -95,32 +101,27 @@ class Search(RowTensors, ABC):
         for mine, theirs in zip(self.parts(), other.parts(), strict=True):
             mine.take(theirs, index)
         self.texts[: len(rows)] = [other.texts[row] for row in rows]
+        for number, text in enumerate(self.texts[: len(rows)]):
+            if text is not None:
+                text.row = number
 
-    def on_host(self, rows: Sequence[int]) -> Self:
+    def of_rows(self, rows: Sequence[int]) -> Self:
         """A copy of some rows on the CPU, from which answers can be read."""
         index = self.index(rows)
-        found = copy.copy(self)
-        found.state = copy.copy(self.state)
+        found = self.on_host(index, self.reported)
+        found.state = self.state.on_host(index, self.state.reported)
         found.texts = [self.texts[row] for row in rows]
-        for mine, theirs in zip(found.parts(), self.parts(), strict=True):
-            for name in mine.names:
-                if name in self.reported:
-                    setattr(mine, name, to_host(getattr(theirs, name).index_select(0, index)))
         return found
 
     def twin(self) -> Self:
-        """A copy with tensors of its own."""
-        found = copy.copy(self)
-        found.state = copy.copy(self.state)
-        for mine, theirs in zip(found.parts(), self.parts(), strict=True):
-            for name in mine.names:
-                setattr(mine, name, getattr(theirs, name).clone())
+        """See the base class."""
+        found = super().twin()
+        found.state = self.state.twin()
         return found
 
-    def add_slots(self, running: Running, begin: int, slots: Sequence[Sequence[int]]) -> None:
-        """Give a text slots; see :meth:`DecodingState.add_slots`."""
-        row = self.index([self.texts.index(running)])
-        self.state.add_slots(row, begin, [slots])
+    def add_slots(self, texts: Sequence[tuple[Running, int]]) -> None:
+        """Give texts slots; see :meth:`DecodingState.add_slots`."""
+        self.state.add_slots(texts)
         self.changed = True
 
     def stopped_by_hook(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:

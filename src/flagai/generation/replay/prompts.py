@@ -41,8 +41,8 @@ class PromptKey:
     @classmethod
     def of(cls, protocol: DecodingProtocol, prompts: PromptTokens, *, jit: bool) -> Self | None:
         """The smallest that takes these prompts; None if none does."""
-        takes = not (prompts.past or prompts.keeps_hidden or protocol.encoder) and len(prompts.lengths) <= _TEXTS
-        size = next((each for each in _TOKENS if each >= len(prompts.ids)), None)
+        takes = not (len(prompts.past) or prompts.keeps_hidden or protocol.encoder) and len(prompts.lengths) <= _TEXTS
+        size = next((each for each in _TOKENS if each >= prompts.tokens.shape[1]), None)
         return None if size is None or not takes else cls(protocol, size, jit)
 
 
@@ -67,9 +67,9 @@ class CapturedPrompts:
 
     def read(self, prompts: PromptTokens) -> None:
         """Run the model over prompts."""
-        size, count = self._key.tokens, len(prompts.ids)
+        size, count = self._key.tokens, prompts.tokens.shape[1]
         numbers = np.zeros(len(self._inputs), dtype=np.int64)
-        numbers[: 3 * size].reshape(3, size)[:, :count] = (prompts.ids, prompts.positions, prompts.slots)
+        numbers[: 3 * size].reshape(3, size)[:, :count] = prompts.tokens
         ends = numbers[3 * size + 1 :]
         ends[:] = size  # missing tokens are one more text, missing texts are empty
         ends[: len(prompts.lengths)] = np.cumsum(prompts.lengths)

@@ -3,8 +3,6 @@
 import copy
 from collections.abc import Hashable
 
-import torch
-
 from flagai.generation.replay import compile_ahead
 from flagai.generation.replay.compile_ahead import BackgroundCompile
 from flagai.generation.replay.cuda_graph import GraphedFunction, Recorder
@@ -16,8 +14,6 @@ from flagai.model.layer.kernel_choice import jit_kernels
 
 class CapturedSearchStep:
     """Computes :func:`search_step`, and puts what the next forward pass reads into its inputs.
-
-    What a step changes is put back at the addresses that it had.
 
     Args:
         search: the search.
@@ -38,7 +34,6 @@ class CapturedSearchStep:
         self.forward = forward
         self.search = search
         self._output = output
-        self._kept = [(part, name, getattr(part, name)) for part in search.parts() for name in part.names]
         self._jit = False
         self._recorder = recorder
         self._graph = GraphedFunction(self._step, recorder)
@@ -50,24 +45,11 @@ class CapturedSearchStep:
         self._switch_to_kernels()
         self._graph()
 
-    def settle(self) -> None:
-        """Put back what has been changed between two steps."""
-        # Together, one kernel for each dtype instead of one for each tensor.
-        moved: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-        for owner, name, tensor in self._kept:
-            new = getattr(owner, name)
-            if new is not tensor:
-                kept, values = moved.setdefault(tensor.dtype, ([], []))
-                kept.append(tensor)
-                values.append(new)
-                setattr(owner, name, tensor)
-        for kept, values in moved.values():
-            torch._foreach_copy_(kept, values)
-
     def _step(self) -> None:
         with jit_kernels(self._jit):
             search_step(self.search, self._output, self.forward.inputs)
-        self.settle()
+        for part in self.search.parts():
+            part.settle()
 
     def _compile(self, compiling: dict[Hashable, BackgroundCompile]) -> BackgroundCompile | None:
         """Compile the kernels of the step by using them on a copy, once for each shape; None if there are none."""

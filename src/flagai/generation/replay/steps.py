@@ -165,8 +165,8 @@ class CapturedSteps:
         if captured is not None and captured.forward is not forward:
             captured = None
         if captured is None or searches[0].changed:
-            if captured is not None:
-                captured.settle()
+            for part in (part for search in searches for part in search.parts()):
+                part.settle()
             inputs = StepInputs.cat([search.state.inputs() for search in searches])
             if len(inputs.ids) < forward.key.tokens:
                 forward.inputs.clear()
