@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
-from typing import cast
+from functools import partial
+from typing import Protocol, Self, cast
 
 import torch
 
@@ -15,7 +16,7 @@ from flagai.generation.draft_state import DraftState
 from flagai.generation.options import Decoding
 from flagai.generation.processors import PER_TEXT, LogitsProcessorList, active_functions
 from flagai.generation.prompt_lookup import PromptLookup
-from flagai.generation.protocol import GenerativeModel, state_size
+from flagai.generation.protocol import GenerativeModel, decoding_of, state_size
 from flagai.generation.request import Request, Running
 from flagai.generation.rows import Sizes
 from flagai.generation.sampling import SamplingSearch, ShardedGreedySearch
@@ -117,22 +118,42 @@ def new_search(
     return search
 
 
+class Searches(Protocol):
+    """Searches for batches, used anew where that saves capturing."""
+
+    def rounded(self, sizes: Sizes) -> Sizes:
+        """The sizes that a batch gets."""
+
+    def search(self, key: Hashable, sizes: Sizes, make: Callable[[Sizes], Search]) -> Search:
+        """An empty search of these sizes."""
+
+    def release(self, key: Hashable, search: Search) -> None:
+        """Take back a search that has no texts any more; ``key`` None: it is of no use to others."""
+
+
 class SearchBatch:
     """A search whose texts come and go; another one takes over when its tensors have the wrong size.
 
     Args:
+        searches: gives searches.
+        key: what its texts have in common; None if it is of no use to others.
         make: gives an empty search of some sizes.
-        release: takes a search that is empty.
-        rounded: the sizes that a batch gets.
     """
 
-    def __init__(
-        self, make: Callable[[Sizes], Search], release: Callable[[Search], None], rounded: Callable[[Sizes], Sizes]
-    ) -> None:
+    def __init__(self, searches: Searches, key: Hashable, make: Callable[[Sizes], Search]) -> None:
+        self._searches = searches
+        self._key = key
         self._make = make
-        self._release = release
-        self._rounded = rounded
         self._search: Search | None = None
+
+    @classmethod
+    def of(cls, model: GenerativeModel, request: Request, searches: Searches, *, sharded: bool) -> Self:
+        """An empty batch for requests like this one."""
+        rules, added = rules_of(model, decoding_of(model, request.prompt), request.decoding), request.logits_processors
+        device = next(model.parameters()).device
+        make = partial(new_search, rules=rules, added=added, device=device, sharded=sharded)
+        # What a caller brings along is not kept.
+        return cls(searches, None if added or request.stop else batch_key(request), make)
 
     @property
     def search(self) -> Search:
@@ -155,7 +176,7 @@ class SearchBatch:
         needed = sizes if self._search is None else self._search.sizes | sizes
         needed = dataclasses.replace(needed, rows=len(texts) + len(running))
         if self._search is None or needed | self._search.sizes != self._search.sizes:
-            self._move(self._rounded(needed))
+            self._move(self._searches.rounded(needed))
         search = self.search
         search.state.all_lanes()
         free = [row for row, text in enumerate(search.texts) if text is None][: len(running)]
@@ -168,18 +189,18 @@ class SearchBatch:
         search.leave([text.row for text in texts])
         if not self.texts:
             self._search = None
-            self._release(search)
+            self._searches.release(self._key, search)
             return
-        sizes = self._rounded(dataclasses.replace(search.sizes, rows=len(self.texts)))
+        sizes = self._searches.rounded(dataclasses.replace(search.sizes, rows=len(self.texts)))
         if sizes.rows < search.sizes.rows:
             self._move(dataclasses.replace(search.sizes, rows=sizes.rows))
 
     def _move(self, sizes: Sizes) -> None:
-        search, before = self._make(sizes), self._search
+        search, before = self._searches.search(self._key, sizes, self._make), self._search
         if before is not None:
             before.state.all_lanes()
             kept = [row for row, text in enumerate(before.texts) if text is not None]
             search.take_rows(before, kept)
             before.leave(kept)
-            self._release(before)
+            self._searches.release(self._key, before)
         self._search = search

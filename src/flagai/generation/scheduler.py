@@ -10,7 +10,6 @@ Source: Yu et al. 2022, "Orca: A Distributed Serving System for Transformer-Base
 from collections import deque
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -22,15 +21,13 @@ from flagai.errors import InputError
 from flagai.families.family import DecodingProtocol
 from flagai.generation.allocation import allocate, expected_blocks, extend, first_blocks, too_large
 from flagai.generation.answers import Answers
-from flagai.generation.batch import SearchBatch, batch_key, grouped, new_search, rules_of, sizes_of
+from flagai.generation.batch import SearchBatch, batch_key, grouped, sizes_of
 from flagai.generation.checks import any_seed, check_request
 from flagai.generation.evaluating import evaluating
 from flagai.generation.forward import PromptTokens, reads_at_once, tokens_to_read
 from flagai.generation.protocol import GenerativeModel, decoding_of
 from flagai.generation.replay.steps import Steps, steps_of
 from flagai.generation.request import Request, Running
-from flagai.generation.rows import Sizes
-from flagai.generation.search import Search
 from flagai.parallel.dtensor import shards_vocabulary
 
 # Answers and candidates that are written side by side, unless one request has more; tokens of prompts of an iteration.
@@ -252,22 +249,9 @@ class Scheduler:
     def _join(self, key: Hashable, group: list[Running]) -> None:
         requests = [text.request for text in group]
         if key not in self._batches:
-            self._batches[key] = self._new_batch(key, requests[0])
+            self._batches[key] = SearchBatch.of(self.model, requests[0], self._steps, sharded=self._sharded)
         self._batches[key].join(group, sizes_of(requests, encoder=decoding_of(self.model, requests[0].prompt).encoder))
         self.running |= dict(zip(requests, group, strict=True))
-
-    def _new_batch(self, key: Hashable, request: Request) -> SearchBatch:
-        rules = rules_of(self.model, decoding_of(self.model, request.prompt), request.decoding)
-        # What a caller brings along is not kept.
-        own = None if request.logits_processors or request.stop else key
-        added = request.logits_processors
-        fresh = partial(new_search, rules=rules, added=added, device=self.device, sharded=self._sharded)
-        steps = self._steps
-
-        def make(sizes: Sizes) -> Search:
-            return steps.search(own, sizes, fresh)
-
-        return SearchBatch(make, partial(steps.release, own), steps.rounded)
 
     # -- blocks of running requests ------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flagai.families.family import DecodingProtocol
-from flagai.generation.batch import SearchBatch
+from flagai.generation.batch import SearchBatch, Searches
 from flagai.generation.forward import PromptTokens, read_prompts, step_forward
 from flagai.generation.memory import CacheMemory
 from flagai.generation.protocol import decoder_blocks
@@ -39,19 +39,10 @@ KEPT = 24
 _KEPT_SHARE = 1 / 8
 
 
-class Steps(Protocol):
+class Steps(Searches, Protocol):
     """How steps are run."""
 
     memory: CacheMemory
-
-    def rounded(self, sizes: Sizes) -> Sizes:
-        """The sizes that a batch gets."""
-
-    def search(self, key: Hashable, sizes: Sizes, make: Callable[[Sizes], Search]) -> Search:
-        """An empty search of these sizes."""
-
-    def release(self, key: Hashable, search: Search) -> None:
-        """Take back a search that has no texts any more; ``key`` None: it is of no use to others."""
 
     def read(self, model: Any, protocol: DecodingProtocol, prompts: PromptTokens) -> None:
         """Run the model over prompts."""
@@ -71,15 +62,15 @@ class EagerSteps:
         self.memory = memory
 
     def rounded(self, sizes: Sizes) -> Sizes:
-        """See :class:`Steps`."""
+        """See :class:`Searches`."""
         return sizes
 
     def search(self, key: Hashable, sizes: Sizes, make: Callable[[Sizes], Search]) -> Search:
-        """See :class:`Steps`."""
+        """See :class:`Searches`."""
         return make(sizes)
 
     def release(self, key: Hashable, search: Search) -> None:
-        """See :class:`Steps`."""
+        """See :class:`Searches`."""
 
     def read(self, model: Any, protocol: DecodingProtocol, prompts: PromptTokens) -> None:
         """See :class:`Steps`."""
