@@ -104,29 +104,18 @@ class Answers:
             copy = self._reading.popleft()
             copy.wait()
             search = cast(Search, copy.search)
-            for row, (text, done) in enumerate(zip(copy.texts, copy.done.tolist(), strict=True)):
+            certain = search.certain()
+            for row, (text, done) in enumerate(zip(copy.texts, copy.done, strict=True)):
                 request = text.request
                 found.append(request)
                 if done:
                     request.hypotheses = tuple(search.hypotheses(row))
                     request.certain = request.hypotheses[0].pieces
                 else:
-                    request.certain = search.state.split_spans(_common(search.candidates(row)))
+                    request.certain = search.state.split_spans(certain[row])
         return found
 
 
 def _index(search: Search) -> torch.Tensor:
     rows = [row for row, text in enumerate(search.texts) if text is not None]
     return search.index(rows)
-
-
-def _common(answers: list[list[int]]) -> list[int]:
-    """What all answers begin with."""
-    if len(answers) == 1:
-        return answers[0]
-    count = 0
-    for ids in zip(*answers, strict=False):
-        if len(set(ids)) > 1:
-            break
-        count += 1
-    return answers[0][:count] if answers else []

@@ -191,7 +191,9 @@ class SearchBatch:
             self._search = None
             self._searches.release(self._key, search)
             return
-        sizes = self._searches.rounded(dataclasses.replace(search.sizes, rows=len(self.texts)))
+        # With room for some to come, so that a batch does not go to and fro between two sizes.
+        rows = len(self.texts) + len(self.texts) // 8
+        sizes = self._searches.rounded(dataclasses.replace(search.sizes, rows=rows))
         if sizes.rows < search.sizes.rows:
             self._move(dataclasses.replace(search.sizes, rows=sizes.rows))
 

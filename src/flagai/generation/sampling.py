@@ -122,6 +122,13 @@ class SamplingSearch(Search):
         written = self.state.generated()
         return [written[row, lane, :kept].tolist() for lane, kept in enumerate(self.kept[row].tolist())]
 
+    def certain(self) -> list[list[int]]:
+        """See the base class; in numpy: for many streams torch would take as long as a step."""
+        if self.decoding.num_answers > 1:
+            return super().certain()
+        written = self.state.generated()[:, 0].numpy()
+        return [ids[:kept].tolist() for ids, kept in zip(written, self.kept[:, 0].tolist(), strict=True)]
+
 
 class ShardedGreedySearch(SamplingSearch):
     """Greedy search over vocabulary-parallel logits: each rank finds the best of its tokens, no rank gathers logits."""

@@ -18,13 +18,13 @@ from torch import nn
 
 from flagai.checks import check_integer
 from flagai.errors import InputError
-from flagai.families.family import DecodingProtocol
 from flagai.generation.allocation import allocate, expected_blocks, extend, first_blocks, too_large
 from flagai.generation.answers import Answers
 from flagai.generation.batch import SearchBatch, batch_key, grouped, sizes_of
 from flagai.generation.checks import any_seed, check_request
 from flagai.generation.evaluating import evaluating
-from flagai.generation.forward import PromptTokens, reads_at_once, tokens_to_read
+from flagai.generation.forward import reads_at_once, tokens_to_read
+from flagai.generation.prompt_reader import PromptReader
 from flagai.generation.protocol import GenerativeModel, decoding_of
 from flagai.generation.replay.steps import Steps, steps_of
 from flagai.generation.request import Request, Running
@@ -32,6 +32,9 @@ from flagai.parallel.dtensor import shards_vocabulary
 
 # Answers and candidates that are written side by side, unless one request has more; tokens of prompts of an iteration.
 _MOST_LANES, _PROMPT_TOKENS = {"cpu": 128, "cuda": 512}, {"cpu": 2048, "cuda": 16384}
+# Steps after which texts may come and go even if they are less than one in _FEW of those that run: on a GPU, such a
+# change costs the host as much as a step.
+_CHANGE_EVERY, _FEW = {"cpu": 1, "cuda": 4}, 8
 
 
 class Scheduler:
@@ -43,6 +46,7 @@ class Scheduler:
         graphs: on a GPU, whether steps are captured as CUDA graphs.
         prompt_tokens: tokens of prompts that an iteration reads; a longer prompt is read in parts.
         reserve_whole: whether a request gets the blocks of all its steps at once; default on a CPU.
+        change_every: steps after which even few texts come and go; default 1, and 4 on a GPU.
 
     Example:
         >>> with Scheduler(model) as scheduler:
@@ -59,12 +63,12 @@ class Scheduler:
         graphs: bool = True,
         prompt_tokens: int | None = None,
         reserve_whole: bool | None = None,
+        change_every: int | None = None,
     ) -> None:
         self.model: Any = model
         self.device = next(model.parameters()).device
         self.waiting: deque[Request] = deque()
         self.running: dict[Request, Running] = {}  # in the order of their admission
-        self._reading: Running | None = None  # a prompt that is read in parts
         self._batches: dict[Hashable, SearchBatch] = {}
         self._answers = Answers(self.device)
         self._unanswered: dict[Request, None] = {}  # in the order of their submission
@@ -77,6 +81,10 @@ class Scheduler:
         kind = "cpu" if self.device.type == "cpu" else "cuda"
         self._most_lanes, most = _MOST_LANES[kind], _PROMPT_TOKENS[kind]
         self._prompt_tokens = most if prompt_tokens is None else check_integer("prompt_tokens", prompt_tokens)
+        self._reader = PromptReader(model, self._prompt_tokens)
+        self._every = _CHANGE_EVERY[kind] if change_every is None else check_integer("change_every", change_every)
+        self._unchanged = 0  # steps since texts came or went
+        self._over: dict[Running, None] = {}  # texts that are done
         self._reserve_whole = self.device.type == "cpu" if reserve_whole is None else reserve_whole
 
     def __enter__(self) -> Self:
@@ -100,7 +108,8 @@ class Scheduler:
     def _begin_anew(self) -> None:
         """Put all requests back that have no answers: after an error nobody knows how far a step has come."""
         self.memory.free_all()
-        self._reading, self._answers = None, Answers(self.device)
+        self._reader.unfinished, self._answers = None, Answers(self.device)
+        self._over.clear()
         self.running.clear()
         self._batches.clear()
         self.waiting = deque(request for request in self._unanswered if not request.done)
@@ -108,7 +117,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a request waits, runs, or has yet to get its answers."""
-        return bool(self.waiting or self.running or self._reading or self._answers.pending)
+        return bool(self.waiting or self.running or self._reader.unfinished or self._answers.pending)
 
     def submit(self, *requests: Request) -> None:
         """Add requests at the end of the queue.
@@ -165,11 +174,13 @@ class Scheduler:
             raise InputError("A scheduler works in the body of a with statement: with Scheduler(model) as scheduler.")
 
     def _iterate(self) -> list[Request]:
-        self._admit()
+        if self._reader.unfinished or self._may_change(len(self.waiting)):
+            self._admit()
         self._reserve()
         batches = [batch for batch in self._batches.values() if any(text.goes_on for text in batch.texts)]
         if batches:
             self._steps.run(self.model, batches)
+            self._unchanged += 1
             for batch in batches:
                 for text in batch.texts:
                     text.steps += 1
@@ -177,20 +188,29 @@ class Scheduler:
         self._read_answers(flush=not batches)
         return self._answers.arrived(flush=not batches)
 
+    def _may_change(self, count: int) -> bool:
+        """Whether so many texts may come, or go, now."""
+        return count > 0 and (self._unchanged >= self._every or count * _FEW >= len(self.running))
+
     def _read_answers(self, *, flush: bool) -> None:
         """Let those go that are done, and read the new tokens of those that are streamed."""
-        over = {text for text in self._answers.done(flush) if self.running.get(text.request) is text}
+        self._over |= dict.fromkeys(self._answers.done(flush))
+        self._over = {text: None for text in self._over if self.running.get(text.request) is text}
+        go = flush or self._may_change(len(self._over))
         for batch in list(self._batches.values()):
-            told = [text for text in batch.texts if text in over or text.request.stream]
+            gone = [go and text in self._over for text in batch.texts]
+            told = [(text, goes) for text, goes in zip(batch.texts, gone, strict=True) if goes or text.request.stream]
             if told:
-                done = [text in over for text in told]
-                self._answers.read(batch.search, told, done)
-                self._let_go(batch, [text for text in told if text in over])
+                self._answers.read(batch.search, *map(list, zip(*told, strict=True)))
+                self._let_go(batch, [text for text, goes in told if goes])
+        if go:
+            self._over.clear()
 
     def _let_go(self, batch: SearchBatch, texts: Sequence[Running]) -> None:
         for text in texts:
             self.memory.blocks.give_back(self.running.pop(text.request).blocks)
         if texts:
+            self._unchanged = 0
             batch.leave(texts)
             if not batch.texts:
                 del self._batches[batch_key(texts[0].request)]
@@ -202,12 +222,13 @@ class Scheduler:
         ready: list[Running] = []
         whole: list[Running] = []
         lanes, tokens = sum(request.lanes for request in self.running), self._prompt_tokens
-        if self._reading is not None:
-            running, self._reading = self._reading, None
-            tokens -= self._read_part(running, ready)
+        if (begun := self._reader.unfinished) is not None:
+            tokens += begun.num_read
+            ready += [begun] * self._reader.read_part(begun, self._steps)
+            tokens -= begun.num_read
         if self.waiting and not self.running:
             self.memory.expect(expected_blocks(self.waiting, self._most_lanes))
-        while self.waiting and self._reading is None:
+        while self.waiting and self._reader.unfinished is None:
             request = self.waiting[0]
             protocol, length = decoding_of(self.model, request.prompt), tokens_to_read(self.model, request)
             if lanes and (lanes + request.lanes > self._most_lanes or min(length, self._prompt_tokens) > tokens):
@@ -218,33 +239,12 @@ class Scheduler:
             self.waiting.popleft()
             lanes, tokens = lanes + request.lanes, tokens - length
             if length > self._prompt_tokens and not reads_at_once(protocol):
-                self._read_part(admitted, ready)
+                ready += [admitted] * self._reader.read_part(admitted, self._steps)
             else:
                 whole.append(admitted)
-        by_protocol: dict[DecodingProtocol, list[tuple[Running, int]]] = {}
-        for text in whole:
-            own = by_protocol.setdefault(decoding_of(self.model, text.request.prompt), [])
-            own.append((text, tokens_to_read(self.model, text.request)))
-        for protocol, own in by_protocol.items():
-            self._read(protocol, own)
+        self._reader.read(whole, self._steps)
         for key, group in grouped([*ready, *whole]).items():
             self._join(key, group)
-
-    def _read_part(self, running: Running, ready: list[Running]) -> int:
-        """Read some tokens of a long prompt; it is ready after its last ones."""
-        request = running.request
-        begin, end = running.num_read, min(running.num_read + self._prompt_tokens, tokens_to_read(self.model, request))
-        self._read(decoding_of(self.model, request.prompt), [(running, end)])
-        if end == tokens_to_read(self.model, request):
-            ready.append(running)
-        else:
-            self._reading = running
-        return end - begin
-
-    def _read(self, protocol: DecodingProtocol, parts: Sequence[tuple[Running, int]]) -> None:
-        prompts = PromptTokens.of(parts)
-        if prompts.tokens.size:
-            self._steps.read(self.model, protocol, prompts)
 
     def _join(self, key: Hashable, group: list[Running]) -> None:
         requests = [text.request for text in group]
@@ -252,6 +252,7 @@ class Scheduler:
             self._batches[key] = SearchBatch.of(self.model, requests[0], self._steps, sharded=self._sharded)
         self._batches[key].join(group, sizes_of(requests, encoder=decoding_of(self.model, requests[0].prompt).encoder))
         self.running |= dict(zip(requests, group, strict=True))
+        self._unchanged = 0
 
     # -- blocks of running requests ------------------------------------------------------------------------------
 
@@ -272,17 +273,18 @@ class Scheduler:
 
     def _put_youngest_back(self) -> bool:
         """Take the blocks of the youngest request, which begins anew later; False if there is only one."""
-        if self._reading is None and len(self.running) == 1:
+        if self._reader.unfinished is None and len(self.running) == 1:
             return False
-        youngest = next(reversed(self.running)) if self._reading is None else self._reading.request
+        youngest = (self._reader.unfinished or next(reversed(self.running.values()))).request
         self._withdraw(youngest)
         self.waiting.appendleft(youngest)
         return True
 
     def _withdraw(self, request: Request) -> None:
         """Take the blocks of a request that runs or whose prompt is read."""
-        if self._reading is not None and self._reading.request is request:
-            self.memory.blocks.give_back(self._reading.blocks)
-            self._reading = None
+        begun = self._reader.unfinished
+        if begun is not None and begun.request is request:
+            self.memory.blocks.give_back(begun.blocks)
+            self._reader.unfinished = None
         elif request in self.running:
             self._let_go(self._batches[batch_key(request)], [self.running[request]])

@@ -48,6 +48,10 @@ class Search(RowTensors, ABC):
     def candidates(self, row: int) -> list[list[int]]:
         """The ids, separators of spans included, of all answers that may still become the best one."""
 
+    def certain(self) -> list[list[int]]:
+        """The ids that all answers to each text begin with which may still become the best one."""
+        return [_common(self.candidates(row)) for row in range(len(self.texts))]
+
     @property
     def recordable(self) -> bool:
         """Whether a choice is work of the device alone, and the same at every step."""
@@ -158,6 +162,18 @@ class Search(RowTensors, ABC):
         pieces = self.state.split_spans(ids.tolist())
         missing = int(self.state.last_blank[row]) + 1 - len(pieces)
         return Hypothesis((*pieces, *[()] * missing), score / max(length, 1) ** self.decoding.length_penalty, finished)
+
+
+def _common(answers: list[list[int]]) -> list[int]:
+    """What all answers begin with."""
+    if len(answers) == 1:
+        return answers[0]
+    count = 0
+    for ids in zip(*answers, strict=False):
+        if len(set(ids)) > 1:
+            break
+        count += 1
+    return answers[0][:count] if answers else []
 
 
 @operation

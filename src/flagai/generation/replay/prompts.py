@@ -12,16 +12,23 @@ import torch
 
 from flagai.families.family import DecodingProtocol
 from flagai.generation.forward import PromptTokens, prompt_forward
+from flagai.generation.protocol import decoder_blocks
 from flagai.generation.replay.cuda_graph import GraphedFunction, Recorder
 from flagai.model.layer.kernel_choice import jit_kernels
 from flagai.model.layer.packed_row import PackedRow, on_device
 from flagai.model.layer.paged_cache import PagedCache, PagedStep
 from flagai.model.layer.sdpa import AttentionMask
 
-# Tokens of a captured call; with more, the device takes longer than the host.
-_TOKENS = (64, 128, 256, 512, 1024)
-# Texts of a captured call, that of missing tokens not counted.
-_TEXTS = 8
+# Tokens of the smallest captured call, and of the largest one of a model of any size.
+_FEWEST, _MOST = 64, 1024
+# What a host takes for a block of layers, and what a device computes meanwhile.
+_SECONDS, _FLOPS = 3e-4, 4e14
+
+
+def most_tokens(model: Any) -> int:
+    """Tokens of the largest captured call: with more, the device takes longer than the host."""
+    parameters = sum(parameter.numel() for parameter in decoder_blocks(model)[0].parameters())
+    return max(_MOST, int(_SECONDS * _FLOPS / (2 * max(parameters, 1))))
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,28 @@ class PromptKey:
     tokens: int
     jit: bool
 
+    @property
+    def texts(self) -> int:
+        """Number of texts, that of missing tokens not counted."""
+        return max(self.tokens // 16, 16)
+
     @classmethod
-    def of(cls, protocol: DecodingProtocol, prompts: PromptTokens, *, jit: bool) -> Self | None:
-        """The smallest that takes these prompts; None if none does."""
-        takes = not (len(prompts.past) or prompts.keeps_hidden or protocol.encoder) and len(prompts.lengths) <= _TEXTS
-        size = next((each for each in _TOKENS if each >= prompts.tokens.shape[1]), None)
-        return None if size is None or not takes else cls(protocol, size, jit)
+    def of(cls, protocol: DecodingProtocol, prompts: PromptTokens, most: int, *, jit: bool) -> Self | None:
+        """The smallest that takes these prompts; None if none does.
+
+        Args:
+            protocol: how the model is called.
+            prompts: the prompts.
+            most: see :func:`most_tokens`.
+            jit: whether kernels that are compiled when they are used are allowed.
+        """
+        if len(prompts.past) or prompts.keeps_hidden or protocol.encoder:
+            return None
+        count = prompts.tokens.shape[1]
+        tokens = max(1 << (count - 1).bit_length(), _FEWEST)
+        tokens = tokens * 3 // 4 if tokens > _FEWEST and count <= tokens * 3 // 4 else tokens
+        key = cls(protocol, tokens, jit)
+        return key if tokens <= most and len(prompts.lengths) <= key.texts else None
 
 
 class CapturedPrompts:
@@ -62,7 +85,7 @@ class CapturedPrompts:
         self._model = weakref.ref(model)
         device = next(model.parameters()).device
         # Ids, positions and slots, [T] each, and where texts begin: together, so that one copy brings all.
-        self._inputs = torch.zeros(3 * key.tokens + _TEXTS + 2, dtype=torch.long, device=device)
+        self._inputs = torch.zeros(3 * key.tokens + key.texts + 2, dtype=torch.long, device=device)
         self._graph = GraphedFunction(self._run, recorder)
 
     def read(self, prompts: PromptTokens) -> None:

@@ -37,6 +37,7 @@ class CapturedSearchStep:
         self._jit = False
         self._recorder = recorder
         self._graph = GraphedFunction(self._step, recorder)
+        self._feeding = GraphedFunction(self._feed, recorder)
         self._compiling = self._compile(compiling)
         self._switch_to_kernels(compile_ahead.PATIENCE)
 
@@ -44,6 +45,13 @@ class CapturedSearchStep:
         """Choose, append, and set what the next forward pass reads."""
         self._switch_to_kernels()
         self._graph()
+
+    def feed(self) -> None:
+        """Set what the next forward pass reads, after texts have come or gone."""
+        self._feeding()
+
+    def _feed(self) -> None:
+        self.forward.inputs.put(self.search.state.inputs())
 
     def _step(self) -> None:
         with jit_kernels(self._jit):

@@ -19,7 +19,7 @@ from flagai.generation.protocol import decoder_blocks
 from flagai.generation.replay import cuda_graph
 from flagai.generation.replay.compile_ahead import BackgroundCompile
 from flagai.generation.replay.forward import Addresses, CapturedForward, ForwardKey, patience_of
-from flagai.generation.replay.prompts import CapturedPrompts, PromptKey
+from flagai.generation.replay.prompts import CapturedPrompts, PromptKey, most_tokens
 from flagai.generation.replay.search_step import CapturedSearchStep
 from flagai.generation.rows import Sizes
 from flagai.generation.sampling import ShardedGreedySearch
@@ -138,7 +138,7 @@ class CapturedSteps:
         """See :class:`Steps`; with the kernels of steps, once it is known that they can be compiled."""
         self._jit = self._jit or any(forward.kernels for forward in self.forwards.values())
         self._forget_old_pool()
-        key = PromptKey.of(protocol, prompts, jit=self._jit)
+        key = PromptKey.of(protocol, prompts, most_tokens(model), jit=self._jit)
         # The first call makes the pool, and ranks wait for each other.
         if key is None or self.memory.pool.values[0] is None or model.sharding is not None:
             with jit_kernels(self._jit):
@@ -158,10 +158,13 @@ class CapturedSteps:
         if captured is None or searches[0].changed:
             for part in (part for search in searches for part in search.parts()):
                 part.settle()
-            inputs = StepInputs.cat([search.state.inputs() for search in searches])
-            if len(inputs.ids) < forward.key.tokens:
-                forward.inputs.clear()
-            forward.inputs.put(inputs)
+            if captured is None:
+                inputs = StepInputs.cat([search.state.inputs() for search in searches])
+                if len(inputs.ids) < forward.key.tokens:
+                    forward.inputs.clear()
+                forward.inputs.put(inputs)
+            else:
+                captured.feed()
             searches[0].changed = False
         parts = _parts(forward.run(), searches)
         if captured is None and len(searches) == 1 and searches[0].recordable:
