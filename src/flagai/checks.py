@@ -1,5 +1,6 @@
 """Checks of a caller's arguments; each error names the argument, before any work begins."""
 
+import importlib.util
 import math
 import os
 from numbers import Integral, Real
@@ -10,6 +11,23 @@ from flagai.errors import InputError
 from flagai.typed_json import shown
 
 _LONGEST_NAME = 255  # bytes; the limit of the usual file systems
+
+
+def check_extra(extra: str, *modules: str) -> None:
+    """Refuse to go on without the packages of an extra, before any of them is imported.
+
+    Args:
+        extra: its name in pyproject.toml.
+        *modules: the modules that it brings.
+
+    Raises:
+        InputError: one is not installed.
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise InputError(
+            f"This needs {', '.join(missing)}. Install the extra in your clone: pip install -e '.[{extra}]'"
+        )
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload
 
 from flagai.data.prepare.poem import poem_prompt
 from flagai.errors import InputError
@@ -14,7 +14,6 @@ from flagai.generation.options import RENAMED_TEXTS, with_new_names
 if TYPE_CHECKING:
     import torch
 
-    from flagai.auto_model.auto_loader import AutoLoader
     from flagai.data.tokenizer import Tokenizer
     from flagai.model.base_model import BaseModel
     from flagai.model.predictor.embedder import SentenceEmbedder
@@ -63,10 +62,24 @@ _SAMPLING = {"do_sample", "top_k", "top_p"}
 _SEARCHING = {"num_beams", "length_penalty"}
 
 
+class LoadedModel(Protocol):
+    """What a pipeline takes: an ``AutoLoader``, or a model that is loaded already."""
+
+    @property
+    def task_name(self) -> str:
+        """The task for which it was loaded."""
+
+    def get_model(self) -> "BaseModel":
+        """The model."""
+
+    def get_tokenizer(self) -> "Tokenizer":
+        """Its tokenizer."""
+
+
 class TaskPipeline:
     """A model that does one task; calling it gives the answer to a text, or a list of answers to a list."""
 
-    def __init__(self, task: str, name: str, loader: "AutoLoader") -> None:
+    def __init__(self, task: str, name: str, loader: LoadedModel) -> None:
         from flagai.model.predictor.predictor import Predictor
 
         self.task = task
@@ -118,9 +131,9 @@ class TextGenerationPipeline(TaskPipeline):
         Raises:
             InputError: an option is impossible.
         """
-        chosen = self._options(options)
+        chosen = self.options(options)
         single, several = isinstance(texts, str), "num_return_sequences" in chosen
-        prompts = self._prompts([texts] if single else texts)
+        prompts = self.prompts([texts] if single else texts)
         rows = self.predictor.write(prompts, **{"num_return_sequences": 1} | chosen)
         answers = [[replace(best, text=best.written) for best in row] for row in rows]
         found = answers if several else [row[0].text for row in answers]
@@ -133,17 +146,18 @@ class TextGenerationPipeline(TaskPipeline):
             text: one text.
             **options: as in a call.
         """
-        return self.predictor.stream(self._prompts(text), **self._options(dict(options)))
+        return self.predictor.stream(self.prompts(text), **self.options(dict(options)))
 
-    def _prompts(self, texts: Any) -> Any:
+    def prompts(self, texts: Any) -> Any:
+        """What the model is given for a text, or for each of a list."""
         if isinstance(texts, list | tuple):
-            return [self._prompts(text) for text in texts]
+            return [self.prompts(text) for text in texts]
         if self.task == "poetry" and isinstance(texts, str):
             return poem_prompt(texts)
         lower = self.task == "title-generation" and lowers_titles(self.model)
         return texts.lower() if lower and isinstance(texts, str) else texts
 
-    def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The task's defaults and the call's options, without the defaults of another strategy than the call's."""
         given = with_new_names(given, RENAMED_TEXTS)
         contrastive, sampling = given.get("penalty_alpha") is not None, given.get("do_sample")

@@ -30,6 +30,7 @@ VARIABLES = (
     Variable("HF_HOME", "~/.cache/huggingface", "Where Hugging Face keeps its files."),
     Variable("HF_HUB_CACHE", "$HF_HOME/hub", "Where Hugging Face keeps downloaded models; they are used."),
     Variable("MODELSCOPE_DOMAIN", "www.modelscope.cn", "The ModelScope hub, with or without https://."),
+    Variable("FLAGAI_API_KEY", "none", "A key that clients of `flagai serve` must send; see also --api-key-file."),
     Variable("NO_COLOR", "none", "Set to anything, the command line prints without colours."),
     Variable("RANK", "0", "torchrun's number of this process among all."),
     Variable("WORLD_SIZE", "1", "torchrun's number of processes."),
@@ -78,6 +79,11 @@ def hf_token() -> str | None:
 def hf_cache() -> Path:
     """The folder where Hugging Face keeps downloaded models."""
     return _path("HF_HUB_CACHE", _path("HF_HOME", "~/.cache/huggingface") / "hub")
+
+
+def api_key() -> str | None:
+    """The key that clients of the HTTP service must send, if one is set."""
+    return _text("FLAGAI_API_KEY") or None
 
 
 def modelscope_url() -> str:

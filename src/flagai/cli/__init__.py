@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from flagai import __version__, settings
 from flagai.catalog.tasks import ALIASES
 from flagai.checkpoint.atomic import is_full
-from flagai.cli import catalog, checkpoints, embedding, hub, reading, training, writing
+from flagai.cli import catalog, checkpoints, embedding, hub, reading, serving, training, writing
 from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix
 from flagai.errors import FlagAIError
 
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "classify": reading.classify,
     "match": embedding.match,
     "embed": embedding.embed,
+    "serve": serving.serve,
     "finetune": training.finetune,
     "convert": checkpoints.convert,
     "doctor": checkpoints.doctor,

@@ -33,7 +33,7 @@ class CacheMemory:
     def __init__(self, model: GenerativeModel, limit: int | None) -> None:
         self.limit = limit
         self.bytes_per_block = BLOCK * bytes_per_token(model)
-        found = _free_bytes(next(model.parameters()).device) if limit is None else limit
+        found = free_bytes(next(model.parameters()).device) if limit is None else limit
         most = found // self.bytes_per_block
         self.most_blocks = most if model.sharding is None else model.sharding.least(most)
         if self.most_blocks < 2:
@@ -104,7 +104,8 @@ def _outputs(layer: Any) -> int:
     return int(layer.out_features)
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """The bytes that keys and values may take by default."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

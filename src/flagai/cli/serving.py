@@ -1,0 +1,87 @@
+"""``flagai serve``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flagai.checks import check_extra
+from flagai.cli.command import command
+from flagai.cli.loading import check_place
+from flagai.cli.options import ModelDir
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Where and how a server runs."""
+
+    host: Annotated[str, typer.Option(help="The address to listen at; by default only this machine can call.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000
+    model_dir: ModelDir = None
+    device: Annotated[str | None, typer.Option(help="Where to run, such as cpu or cuda:1.")] = None
+    dtype: Annotated[str | None, typer.Option(help="The parameters' type; default the checkpoint's.")] = None
+    quantize: Annotated[str | None, typer.Option(help="Keep the weights in fewer bits: int8 or int4.")] = None
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="MiB of the keys and values of all models; default a share of the free.")
+    ] = None
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file with the clients' keys, one a line; see also FLAGAI_API_KEY.")
+    ] = None
+    open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Other machines may call without a key.")] = False
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="A page's origin from which browsers may call; repeatable.")
+    ] = None
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Log what clients send.")] = False
+    max_body: Annotated[int, typer.Option(min=1, help="KiB of a request.")] = 2048
+    max_texts: Annotated[int, typer.Option(min=1, help="Texts of a request.")] = 1024
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 2048
+    max_queue: Annotated[int, typer.Option(min=1, help="Texts of a model that wait or run.")] = 4096
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until an answer is canceled.")] = 300
+    idle_timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a client to send or read.")] = 30
+    stop_timeout: Annotated[float, typer.Option(min=1, help="Seconds for what runs, when the server stops.")] = 60
+    pack_tokens: Annotated[int, typer.Option(min=1, help="Tokens of texts that an encoder reads at once.")] = 4096
+    pack_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a text waits for others.")] = 3
+
+
+@command()
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(help="Models, names or folders; MODEL:TASK,TASK serves it for these tasks alone.")
+    ],
+    options: ServeOptions,
+) -> None:
+    """Serve models over HTTP, with a page at /: OpenAI's and TEI's calls, titles, poems, blanks, entities."""
+    check_extra("serve", "starlette", "uvicorn", "prometheus_client")
+    check_place(options.device, options.quantize)
+    from flagai.serve.bounds import Bounds
+    from flagai.serve.server import ServerSettings, run_server
+
+    bounds = Bounds(
+        body_bytes=options.max_body * 2**10,
+        texts=options.max_texts,
+        new_tokens=options.max_new_tokens,
+        queue=options.max_queue,
+        seconds=options.timeout,
+        idle_seconds=options.idle_timeout,
+        stop_seconds=options.stop_timeout,
+        pack_tokens=options.pack_tokens,
+        pack_seconds=options.pack_wait / 1000,
+    )
+    settings = ServerSettings(
+        host=options.host,
+        port=options.port,
+        home=options.model_dir,
+        place={"device": options.device, "dtype": options.dtype, "quantize": options.quantize},
+        memory=None if options.memory is None else options.memory * _MIB,
+        key_file=options.api_key_file,
+        open_to_all=options.open_to_all,
+        origins=tuple(options.cors_origin or ()),
+        log_texts=options.log_texts,
+        bounds=bounds,
+    )
+    run_server(models, settings, lambda address: typer.echo(f"Serving {', '.join(models)} at {address}"))

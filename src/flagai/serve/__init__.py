@@ -1,0 +1,1 @@
+"""The HTTP service: ``flagai serve MODEL [MODEL ...]``."""

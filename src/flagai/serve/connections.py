@@ -1,0 +1,52 @@
+"""Connections whose clients neither send nor read are closed."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class PatientProtocol(H11Protocol):
+    """A connection that ends if a request does not arrive, or an answer is not read, within a while.
+
+    ``app_state`` has the seconds (``idle_seconds``).
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """See the base class."""
+        super().connection_made(transport)
+        self._be_patient()
+
+    def data_received(self, data: bytes) -> None:
+        """See the base class."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._be_done()
+        elif self._timer is None:
+            self._be_patient()
+
+    def pause_writing(self) -> None:
+        """See the base class."""
+        super().pause_writing()
+        self._be_patient()
+
+    def resume_writing(self) -> None:
+        """See the base class."""
+        super().resume_writing()
+        self._be_done()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See the base class."""
+        self._be_done()
+        super().connection_lost(exc)
+
+    def _be_patient(self) -> None:
+        self._be_done()
+        self._timer = self.loop.call_later(self.app_state["idle_seconds"], self.transport.abort)
+
+    def _be_done(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,229 @@
+"""OpenAI's calls: completions and embeddings."""
+
+import base64
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from flagai.model.predictor.results import Written
+from flagai.model.predictor.text_generation import TextRequest
+from flagai.serve.calls import ClientCall, Endpoint, EventStream, texts_of
+from flagai.serve.fields import REQUIRED, Body, BodyField, Schema
+from flagai.serve.log_probabilities import LogProbabilities
+from flagai.serve.refusals import unprocessable
+from flagai.serve.work import WorkSpec
+
+_DONE = "[DONE]"
+MODEL = BodyField("text", "The model's name, one of /v1/models; not needed where only one can do this.")
+USER = BodyField("text", "Of the client's own use; it changes nothing.")
+
+
+def _only(doc: str, *choices: Any) -> BodyField:
+    return BodyField("any", doc, default=choices[0], choices=(*choices, None))
+
+
+SAMPLING: Body = {
+    "temperature": BodyField("number", "0 takes the most probable token; above, tokens are sampled.", 1.0, 0, 100),
+    "top_p": BodyField("number", "Sample from the fewest tokens that together have this probability.", 1.0, 0, 1),
+    "top_k": BodyField("integer", "Sample from so many of the most probable tokens; 0 for all.", 0, 0),
+    "repetition_penalty": BodyField("number", "Above 1 makes tokens that have occurred less probable.", 1.0, 0.01, 100),
+    "seed": BodyField("integer", "Of sampling; the n-th choice has the seed plus n.", None, 0, 2**53),
+    "stop": BodyField("text or texts", "Texts that end an answer and are not part of it."),
+    "stream": BodyField("flag", "Send the answer in parts, as server-sent events.", default=False),
+    "stream_options": BodyField("stream options", "Whether a stream ends with the number of tokens."),
+    "presence_penalty": _only("Not supported; repetition_penalty is.", 0),
+    "frequency_penalty": _only("Not supported; repetition_penalty is.", 0),
+    "logit_bias": _only("Not supported.", None),
+    "user": USER,
+}
+COMPLETION: Body = {
+    "model": MODEL,
+    "prompt": BodyField("text or texts", "What shall be continued; a GLM fills its blanks ([MASK]).", REQUIRED),
+    "max_tokens": BodyField("integer", "Tokens of an answer at most.", 16, 1),
+    "min_tokens": BodyField("integer", "Tokens of an answer at least.", 0, 0),
+    "n": BodyField("integer", "Answers to each prompt.", 1, 1),
+    "logprobs": BodyField("integer", "Tell log-probabilities, with so many candidates for each token.", None, 0, 20),
+    "echo": _only("Not supported.", False),
+    "suffix": _only("Not supported: put [MASK] into the prompt.", None),
+    "best_of": _only("Not supported.", 1),
+    **SAMPLING,
+}
+EMBEDDING: Body = {
+    "model": MODEL,
+    "input": BodyField("text or texts", "The texts.", REQUIRED),
+    "encoding_format": BodyField("text", "Numbers, or float32 in base64.", "float", choices=("float", "base64")),
+    "dimensions": _only("Not supported: vectors have all dimensions.", None),
+    "user": USER,
+}
+
+
+def writing_options(body: Any, seeds: list[int]) -> dict[str, Any]:
+    """What the pipeline of plain continuations takes for OpenAI's fields.
+
+    Args:
+        body: the fields.
+        seeds: one for each answer.
+    """
+    found: dict[str, Any] = {
+        "max_new_tokens": body["max_tokens"],
+        "min_new_tokens": body["min_tokens"],
+        "repetition_penalty": body["repetition_penalty"],
+        "input_max_length": None,
+        "truncation": False,
+        "do_sample": body["temperature"] > 0,
+    }
+    if body["stop"]:
+        found["stop"] = texts_of(body["stop"])
+    if found["do_sample"]:
+        found |= {"temperature": body["temperature"], "top_p": body["top_p"], "top_k": body["top_k"], "seeds": seeds}
+    return found
+
+
+def check_answers(call: ClientCall) -> None:
+    """Refuse what is above the limits of answers, or goes without a meaning.
+
+    Raises:
+        RequestError: a field has such a value.
+    """
+    body, bounds = call.body, call.bounds
+    for name, most in (("max_tokens", bounds.new_tokens), ("n", bounds.answers)):
+        if body[name] > most:
+            raise unprocessable(name, f"{body[name]} is more than this server allows ({most}).")
+    if body["n"] > 1 and body["temperature"] == 0:
+        raise unprocessable("n", "several answers are all the same with temperature 0. Raise it.")
+    if body["stream_options"] and not body["stream"]:
+        raise unprocessable("stream_options", "it goes with stream=true.")
+
+
+async def completions(call: ClientCall) -> Any:
+    """Continue prompts."""
+    body = call.body
+    check_answers(call)
+    if body["stream"] and body["logprobs"] is not None:
+        raise unprocessable("logprobs", "it does not go with stream. Leave one of them out.")
+    prompts, task = texts_of(body["prompt"]), str(call.model.writing_task)
+    entries = tuple(prompt for prompt in prompts for _ in range(body["n"]))
+    options = writing_options(body, call.seeds(body["seed"], len(prompts), body["n"]))
+    spec = WorkSpec(task, entries, options, generates=True, candidates=body["logprobs"])
+    head = _head(call, "text_completion", "cmpl")
+    if body["stream"]:
+        return EventStream(_parts(call, await call.ticket("prompt", spec, stream=True), head))
+    ticket = await call.generate("prompt", spec)
+    choices = [_choice(call, index, each) for index, each in enumerate(ticket.asked)]
+    return head | {"choices": choices, "usage": call.count(ticket)}
+
+
+def _head(call: ClientCall, kind: str, prefix: str) -> dict[str, Any]:
+    name = call.model.name
+    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": name}
+
+
+def finish_reason(answer: Written) -> str:
+    """Why an answer ended."""
+    return "stop" if answer.finished else "length"
+
+
+def _choice(call: ClientCall, index: int, asked: TextRequest) -> dict[str, Any]:
+    answer = asked.answers()[0]
+    noted = None if call.body["logprobs"] is None else _log_probabilities(call, asked)
+    return {"index": index, "text": answer.written, "logprobs": noted, "finish_reason": finish_reason(answer)}
+
+
+def _log_probabilities(call: ClientCall, asked: TextRequest) -> dict[str, Any]:
+    notes: Any = next(each for each in asked.request.logits_processors if isinstance(each, LogProbabilities))
+    ids, tokenizer = asked.request.hypotheses[0].ids, call.model.tokenizer
+    found = notes.of(ids)
+    texts = [tokenizer.decode(ids[:count]) for count in range(len(ids) + 1)]
+    offsets = [len(text) for text in texts]
+    return {
+        "tokens": [texts[place + 1][offsets[place] :] for place in range(len(ids))],
+        "token_logprobs": [chosen for chosen, _ in found],
+        "top_logprobs": [
+            dict(zip(tokenizer.convert_ids_to_tokens([each for each, _ in best]), (v for _, v in best), strict=True))
+            for _, best in found
+        ],
+        "text_offset": offsets[:-1],
+    }
+
+
+async def _parts(call: ClientCall, ticket: Any, head: dict[str, Any]) -> AsyncIterator[Any]:
+    async for index, text, answer in call.streamed(ticket):
+        reason = None if answer is None else finish_reason(answer)
+        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+        yield head | {"choices": [choice]}
+    usage = call.count(ticket)
+    if (call.body["stream_options"] or {}).get("include_usage"):
+        yield head | {"choices": [], "usage": usage}
+    yield _DONE
+
+
+async def embeddings(call: ClientCall) -> Any:
+    """Embed texts."""
+    texts = texts_of(call.body["input"])
+    most = call.model.max_sentence_tokens
+    vectors = await call.encode("input", "embedding", texts, {"normalize": True}, most)
+    plain = call.body["encoding_format"] == "float"
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": vector.tolist() if plain else base64.b64encode(vector.tobytes()).decode("ascii"),
+        }
+        for index, vector in enumerate(vectors)
+    ]
+    tokens = call.notes["prompt_tokens"]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": call.model.name, "usage": usage}
+
+
+_USAGE: Schema = {"type": "object", "additionalProperties": {"type": "integer"}}
+_NUMBERS: Schema = {"type": "array", "items": {"type": "number"}}
+
+
+def record(**properties: Schema) -> Schema:
+    """The schema of an object with these properties, all of which are there."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def listed(items: Schema) -> Schema:
+    """The schema of a list."""
+    return {"type": "array", "items": items}
+
+
+TEXT: Schema = {"type": "string"}
+NUMBER: Schema = {"type": "number"}
+INTEGER: Schema = {"type": "integer"}
+_CHOICE = record(
+    index=INTEGER,
+    text=TEXT,
+    logprobs={"type": ["object", "null"]},
+    finish_reason={"enum": ["stop", "length", None]},
+)
+ENDPOINTS = (
+    Endpoint(
+        "/v1/completions",
+        "Continue texts (OpenAI)",
+        lambda model: model.writing_task,
+        COMPLETION,
+        completions,
+        record(id=TEXT, object=TEXT, created=INTEGER, model=TEXT, choices=listed(_CHOICE), usage=_USAGE),
+        "continue texts",
+        "prompt",
+    ),
+    Endpoint(
+        "/v1/embeddings",
+        "Embed texts (OpenAI)",
+        lambda model: "embedding" if "embedding" in model.pipelines else None,
+        EMBEDDING,
+        embeddings,
+        record(
+            object=TEXT,
+            model=TEXT,
+            usage=_USAGE,
+            data=listed(record(object=TEXT, index=INTEGER, embedding={"anyOf": [_NUMBERS, TEXT]})),
+        ),
+        "embed texts",
+        "input",
+    ),
+)

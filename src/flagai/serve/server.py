@@ -1,0 +1,196 @@
+"""The process of a server: its socket, its models, and its end."""
+
+import asyncio
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import uvicorn
+
+from flagai.errors import ConfigError, InputError
+from flagai.generation.memory import bytes_per_token, free_bytes
+from flagai.generation.protocol import GenerativeModel
+from flagai.serve.application import application
+from flagai.serve.bounds import Bounds
+from flagai.serve.calls import Served
+from flagai.serve.connections import PatientProtocol
+from flagai.serve.engine import Engine
+from flagai.serve.front import Front
+from flagai.serve.keys import ApiKeys
+from flagai.serve.lockstep import Lockstep
+from flagai.serve.logs import log_as_json
+from flagai.serve.metrics import ServerMetrics
+from flagai.serve.served import ServedModel
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """How a server runs.
+
+    Args:
+        host: the address to listen at.
+        port: the port; 0 takes a free one.
+        home: the folder of models.
+        place: ``device``, ``dtype`` and ``quantize`` of :func:`flagai.load`.
+        memory: bytes of the keys and values of all models together; default a share of what is free.
+        key_file: a file with the clients' keys.
+        open_to_all: whether other machines may call without a key.
+        origins: from which other pages browsers may call.
+        log_texts: whether the log has what clients send.
+        bounds: the limits.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    home: Path | None = None
+    place: dict[str, Any] = field(default_factory=dict)
+    memory: int | None = None
+    key_file: Path | None = None
+    open_to_all: bool = False
+    origins: tuple[str, ...] = ()
+    log_texts: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+def run_server(names: Sequence[str], settings: ServerSettings, tell: Callable[[str], None]) -> None:
+    """Serve models until SIGTERM or SIGINT, and finish what runs then.
+
+    Args:
+        names: the models, each ``NAME`` or ``NAME:TASK,TASK``.
+        settings: how.
+        tell: is told the address, once it answers.
+
+    Raises:
+        FlagAIError: a model cannot be loaded, or the address cannot be taken.
+    """
+    keys = ApiKeys.read(settings.key_file)
+    local = _is_local(settings.host)
+    if not local and not keys and not settings.open_to_all:
+        raise ConfigError(
+            f"--host {settings.host} lets other machines call, but there is no key. Give --api-key-file FILE or "
+            "FLAGAI_API_KEY, or say --open-to-all."
+        )
+    with _bound(settings.host, settings.port) as listener:
+        log_as_json()
+        models = _load(names, settings)
+        metrics = ServerMetrics()
+        served = _engines(models, settings, metrics)
+        metrics.follow(served)
+        front = Front(served, settings.bounds, keys, metrics, log_texts=settings.log_texts)
+        hosts = _LOOPBACK if local else ("*",)
+        app = application(front, origins=settings.origins, hosts=hosts)
+        asyncio.run(_serve(app, front, listener, settings, tell))
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has its address, but does not listen yet: who calls too early is refused at once.
+
+    Raises:
+        ConfigError: the address cannot be taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        raise ConfigError(f"{host}, port {port}, cannot be taken: {error.strerror}. Choose another --port.") from error
+    return found
+
+
+def _load(names: Sequence[str], settings: ServerSettings) -> dict[str, ServedModel]:
+    found: dict[str, ServedModel] = {}
+    for name in names:
+        model = ServedModel(name, settings.home, **settings.place)
+        if model.name in found:
+            raise InputError(f"Two models are called {model.name}. Serve one of them, or rename its folder.")
+        found[model.name] = model
+    return found
+
+
+def _engines(models: dict[str, ServedModel], settings: ServerSettings, metrics: ServerMetrics) -> dict[str, Served]:
+    """An engine for each model; those that write share the budget by the size of their keys and values."""
+    sizes = {
+        name: bytes_per_token(cast(GenerativeModel, model.model)) for name, model in models.items() if model.generates
+    }
+    budget = settings.memory
+    if budget is None and len(sizes) > 1:
+        budget = free_bytes(next(iter(models.values())).model.device)
+    shares = {name: None if budget is None else budget * size // sum(sizes.values()) for name, size in sizes.items()}
+    return {
+        name: Served(model, Engine(model, settings.bounds, shares.get(name), metrics.watch(name), Lockstep()))
+        for name, model in models.items()
+    }
+
+
+async def _serve(
+    app: Any, front: Front, listener: socket.socket, settings: ServerSettings, tell: Callable[[str], None]
+) -> None:
+    engines = [each.engine for each in front.models.values()]
+    config = uvicorn.Config(
+        app,
+        http=PatientProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=2048,
+        timeout_graceful_shutdown=max(1, round(settings.bounds.stop_seconds)),
+    )
+    server = _Server(config, front, settings, tell)
+    try:
+        for engine in engines:
+            await asyncio.to_thread(engine.start, asyncio.get_running_loop())
+        await server.serve(sockets=[listener])
+    finally:
+        for engine in engines:
+            await asyncio.to_thread(engine.stop)
+
+
+class _Server(uvicorn.Server):
+    """Tells when it answers, and that it stops."""
+
+    def __init__(
+        self, config: uvicorn.Config, front: Front, settings: ServerSettings, tell: Callable[[str], None]
+    ) -> None:
+        super().__init__(config)
+        self._front = front
+        self._settings = settings
+        self._tell = tell
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See the base class."""
+        await super().startup(sockets)
+        self.lifespan.state["idle_seconds"] = self._settings.bounds.idle_seconds
+        host, port = (sockets or [])[0].getsockname()[:2]
+        self._tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """See the base class, which ends the process by the signal again, before its engines have ended."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """See the base class."""
+        self._front.stopping = True
+        super().handle_exit(sig, frame)
