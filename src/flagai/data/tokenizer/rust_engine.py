@@ -1,5 +1,6 @@
 """Hugging Face's ``tokenizers``: WordPiece, byte-level BPE and any ``tokenizer.json``."""
 
+import pickle
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 
@@ -34,6 +35,7 @@ class RustEngine:
         self._stripping = frozenset(stripping)
         self._finish = finish
         # Other spellings of tokens of the vocabulary have ids behind all others, which nobody sees.
+        self._ordinary: RustTokenizer | None = None  # the same, but special tokens are ordinary text
         self._meant: dict[int, int] = {}
         self._spelling: dict[int, int] = {}
         self.size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
@@ -60,6 +62,17 @@ class RustEngine:
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text."""
         encoded = self.tokenizer.encode_batch_fast(self._visible(texts), add_special_tokens=False)
+        return [self._ids(entry) for entry in encoded]
+
+    def encode_ordinary(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of every text, whose command tokens are ordinary text."""
+        literal = [token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special]
+        if not any(token in text for text in texts for token in literal):
+            return self.encode_ids(texts)
+        if self._ordinary is None:  # which few texts need
+            self._ordinary = pickle.loads(pickle.dumps(self.tokenizer))  # noqa: S301  # our own
+            self._ordinary.encode_special_tokens = True
+        encoded = self._ordinary.encode_batch_fast(self._visible(texts), add_special_tokens=False)
         return [self._ids(entry) for entry in encoded]
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:

@@ -13,6 +13,7 @@ from flagai.errors import ConfigError, FlagAIError, VocabularyError
 from flagai.typed_json import SIZE_LIMIT, Fields, read_json
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
 FAST_FILE = "tokenizer.json"
 OPTIONS_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
@@ -80,6 +81,7 @@ class Saved:
     special_map: Fields  # `special_tokens_map.json`
     added_file: Fields  # `added_tokens.json`
     pipeline: Fields  # `tokenizer.json`
+    generation: Fields  # `generation_config.json`
 
     @classmethod
     def read(cls, folder: Path) -> "Saved":
@@ -96,6 +98,7 @@ class Saved:
             special_map=_fields(folder / SPECIAL_FILE, VocabularyError),
             added_file=_fields(folder / ADDED_FILE, VocabularyError),
             pipeline=_fields(folder / FAST_FILE, VocabularyError, VOCABULARY_LIMIT),
+            generation=_fields(folder / GENERATION_FILE, ConfigError),
         )
 
     @cached_property

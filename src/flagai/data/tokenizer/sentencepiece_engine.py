@@ -32,6 +32,10 @@ class SentencePieceEngine:
         """The ids of every text."""
         return self._rows([list(self.commands.split(text)) for text in texts])
 
+    def encode_ordinary(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of every text, whose command tokens are ordinary text."""
+        return [self._processor.encode(text, out_type=int) for text in texts]
+
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of every text."""
         parts = [list(self.commands.split(text)) for text in texts]

@@ -14,7 +14,7 @@ from flagai.data.tokenizer.detection import Location, describe, find_card, locat
 from flagai.data.tokenizer.encoding import Encoding
 from flagai.data.tokenizer.flagai_names import FlagAINames
 from flagai.data.tokenizer.text import clean, is_chinese, token_bytes
-from flagai.errors import InputError
+from flagai.errors import InputError, VocabularyError
 
 _MOST_ROWS = 2**24
 _Token = TypeVar("_Token")
@@ -119,6 +119,17 @@ class Tokenizer(FlagAINames):
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, without special tokens around them."""
         return self._engine.encode_ids(clean(texts))
+
+    def encode_ordinary(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts in which the names of special tokens are ordinary text: what users of a chat write."""
+        rows = self._engine.encode_ordinary(clean(texts))
+        commands = self.command_ids - {self._engine.find("<unk>"), self.find_command_id("unk")}
+        if any(not commands.isdisjoint(row) for row in rows):
+            raise VocabularyError(
+                f"{self.description.paths[0]} writes a special token as a piece of ordinary text, so that texts of "
+                "users would be taken for commands. Fetch the tokenizer's files again."
+            )
+        return rows
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """The ids of many texts, with tokens and their places in the original texts."""

@@ -12,17 +12,17 @@ from flagai.model.predictor import blanks
 from flagai.model.predictor import encoder_heads as reading
 from flagai.model.predictor.arguments import as_list, is_pair, label_names, tell_of_pairs
 from flagai.model.predictor.capabilities import probabilities, require, require_one_class
+from flagai.model.predictor.chat_methods import ChatMethods
 from flagai.model.predictor.embedding import text_vectors
 from flagai.model.predictor.entities import check_types, entities_of, known_labels
 from flagai.model.predictor.generation_methods import OneOrMany
 from flagai.model.predictor.label_scoring import label_scores
-from flagai.model.predictor.request_methods import RequestMethods
 from flagai.model.predictor.results import Entity, Filled
 
 Text = str | Sequence[str]
 
 
-class Predictor(RequestMethods):
+class Predictor(ChatMethods):
     """Runs a model on texts.
 
     Every method takes one text or a list of texts, which then run as a batch; the answers to a batch are those to

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, ClassVar, Self
 
+from flagai.chat.messages import Message, ToolCall
+
 
 class DataTuple:
     """A frozen dataclass that is also the tuple of its required fields; it compares, unpacks and hashes as that tuple.
@@ -49,6 +51,32 @@ class Written(DataTuple, tuple[str, float, bool]):
     score: float  # the sum of its tokens' log-probabilities, divided by its length to the power of `length_penalty`
     finished: bool  # whether an end token ended it, and not the limit of its length
     written: str = ""  # what the model generated, without the prompt and special tokens; one line per blank
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Chatted(DataTuple, tuple[str, bool]):
+    """An answer in a conversation; as a tuple ``(content, finished)``."""
+
+    content: str  # what is meant for the user
+    finished: bool  # whether an end token ended it, and not the limit of its length
+    message: Message = field(default_factory=lambda: Message("assistant"))  # the whole, to append to the conversation
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0  # of the answer
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools that the model asks for; nothing here carries them out."""
+        return self.message.tool_calls
+
+    @property
+    def reasoning(self) -> str:
+        """What the model wrote before its answer, such as GLM-Z1."""
+        return self.message.reasoning
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ends, in OpenAI's words: "stop", "tool_calls" or "length"."""
+        return ("tool_calls" if self.tool_calls else "stop") if self.finished else "length"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
