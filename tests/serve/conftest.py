@@ -8,7 +8,7 @@ import pytest
 from tests import folders
 from tests.serve.processes import ServerProcess, serving
 
-MODELS = ("GLM-mini-ch", "all-MiniLM-L6-v2", "RoBERTa-base-ch-ner", "RoBERTa-base-ch-semantic-matching", "BERT-masks")
+MODELS = ("GLM-mini-ch", "all-MiniLM-L6-v2", "RoBERTa-base-ch-ner", "BERT-classes", "BERT-masks")
 
 
 @pytest.fixture(scope="session")
@@ -16,11 +16,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("models")
     for task, name, changes in (
         ("ner", "BertForSequenceLabeling", {"class_num": 7}),
-        ("semantic-matching", "BertForClsClassifier", {"class_num": 2}),
+        ("classes", "BertForClsClassifier", {"class_num": 2}),
         ("masks", "BertForMaskLM", {}),
     ):
         folders.write(home, "RoBERTa-base-ch", name, **changes)
-        (home / "RoBERTa-base-ch").rename(home / (f"BERT-{task}" if task == "masks" else f"RoBERTa-base-ch-{task}"))
+        (home / "RoBERTa-base-ch").rename(home / (f"RoBERTa-base-ch-{task}" if task == "ner" else f"BERT-{task}"))
     return home
 
 

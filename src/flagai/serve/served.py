@@ -75,8 +75,11 @@ class ServedModel:
         """A pipeline for a task that shares the weights of the first one; None if they cannot do it."""
         if task == first.task and first.loaded_for == task:
             return first if _can(first.model, task) else None
-        family, _ = family_and_row(first.model)
-        loaded_for = {"semantic-matching": "embedding", "classification": "lm"}.get(task, task)
+        family, row = family_and_row(first.model)
+        headless = row is None or row.head is None or task not in row.tasks
+        loaded_for = {"semantic-matching": "embedding", "classification": "lm"}.get(task, task) if headless else task
+        if loaded_for == "semantic-matching" and first.model.config.get("class_num", 2) > 2:
+            return None
         wanted = "" if family is None else class_names_by_family(loaded_for).get(family.name, "")
         for model in (first.model, first.model.backbone):
             fits = type(model).__name__ == wanted or loaded_for == "embedding"
@@ -204,7 +207,7 @@ def _tasks_of(name: str, home: Path | None) -> list[str]:
             raise
         kind, _ = find_class(read_json(folder / own / CONFIG_FILE), open_checkpoint(folder / own))
         row = family_named(kind.config_class.family).by_name[kind.__name__]
-        return list(row.tasks) if row.head is not None else _with_pretrained(row.tasks, kind.config_class.family)
+        return sorted(row.tasks) if row.head is not None else _with_pretrained(row.tasks, kind.config_class.family)
     tasks = tasks_of(card)
     return list(tasks) if card.base is not None else _with_pretrained(tasks, card.family)
 
