@@ -82,16 +82,16 @@ class Answers:
             found += [text for text, done in zip(copy.texts, copy.done.tolist(), strict=True) if done]
         return found
 
-    def read(self, search: Search, texts: list[Running], done: list[bool]) -> None:
-        """Read the answers so far of texts, before they leave.
+    def read(self, search: Search, texts: Sequence[Running], *, done: bool) -> None:
+        """Read answers.
 
         Args:
             search: the search.
-            texts: some of its texts.
-            done: whether each is done.
+            texts: some of its texts, which leave if they are done.
+            done: whether all of them are done; else what they have written so far is read.
         """
-        host = search.of_rows([text.row for text in texts])
-        self._reading.append(_HostCopy(self._device, texts, torch.tensor(done), host))
+        host = search.of_rows([text.row for text in texts], search.reported if done else search.streamed)
+        self._reading.append(_HostCopy(self._device, list(texts), torch.full((len(texts),), done), host))
 
     def arrived(self, flush: bool) -> list[Request]:
         """Give requests what has been read for them.
@@ -104,7 +104,6 @@ class Answers:
             copy = self._reading.popleft()
             copy.wait()
             search = cast(Search, copy.search)
-            certain = search.certain()
             for row, (text, done) in enumerate(zip(copy.texts, copy.done, strict=True)):
                 request = text.request
                 found.append(request)
@@ -112,7 +111,7 @@ class Answers:
                     request.hypotheses = tuple(search.hypotheses(row))
                     request.certain = request.hypotheses[0].pieces
                 else:
-                    request.certain = search.state.split_spans(certain[row])
+                    request.certain = search.certain(row, request.certain)
         return found
 
 

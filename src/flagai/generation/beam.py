@@ -43,9 +43,9 @@ class BeamSearch(Search):
         for group in self.groups:
             group.fill(running)
 
-    def of_rows(self, rows: Sequence[int]) -> Self:
+    def of_rows(self, rows: Sequence[int], names: Sequence[str]) -> Self:
         """See the base class."""
-        found, index = super().of_rows(rows), self.index(rows)
+        found, index = super().of_rows(rows, names), self.index(rows)
         found.groups = [group.on_host(index, group.reported) for group in self.groups]
         return found
 

@@ -27,6 +27,7 @@ class ContrastiveSearch(Search):
     """
 
     reported: ClassVar[tuple[str, ...]] = ("score", "kept", "length", "stopped")
+    streamed = ("kept",)
 
     def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
         super().__init__(sizes, state, processors)

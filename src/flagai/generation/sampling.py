@@ -1,7 +1,7 @@
 """Greedy search and sampling: each beam continues by itself."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class SamplingSearch(Search):
     """
 
     reported: ClassVar[tuple[str, ...]] = ("score", "kept", "length", "stopped", "ended")
+    streamed = ("kept",)
 
     def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
         super().__init__(sizes, state, processors)
@@ -38,6 +39,7 @@ class SamplingSearch(Search):
             "ended", answers, dtype=torch.bool, fill=True
         )  # stopped, full, or every next token forbidden
         self.stopped = self.add("stopped", answers, dtype=torch.bool)  # by a stop token or the hook
+        self._read: tuple[list[int], np.ndarray[Any, Any]] | None = None  # of a copy on the host, when it has arrived
         if self.decoding.do_sample:
             self.uniforms = self.add("uniforms", answers, sizes.steps, dtype=torch.float64)
 
@@ -122,12 +124,20 @@ class SamplingSearch(Search):
         written = self.state.generated()
         return [written[row, lane, :kept].tolist() for lane, kept in enumerate(self.kept[row].tolist())]
 
-    def certain(self) -> list[list[int]]:
-        """See the base class; in numpy: for many streams torch would take as long as a step."""
-        if self.decoding.num_answers > 1:
-            return super().certain()
-        written = self.state.generated()[:, 0].numpy()
-        return [ids[:kept].tolist() for ids, kept in zip(written, self.kept[:, 0].tolist(), strict=True)]
+    def certain(self, row: int, before: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        """See the base class; a single answer only grows, so that its new ids are enough."""
+        if self.decoding.num_answers > 1 or self.state.protocol.spans:
+            return super().certain(row, before)
+        if self._read is None:
+            self._read = self.kept[:, 0].tolist(), self.state.generated()[:, 0].numpy()
+        (ids,), (kept, written) = before or ((),), self._read
+        return ((*ids, *written[row, len(ids) : kept[row]].tolist()),)
+
+    def of_rows(self, rows: Sequence[int], names: Sequence[str]) -> Self:
+        """See the base class."""
+        found = super().of_rows(rows, names)
+        found._read = None
+        return found
 
 
 class ShardedGreedySearch(SamplingSearch):

@@ -198,22 +198,23 @@ class Scheduler:
         self._over = {text: None for text in self._over if self.running.get(text.request) is text}
         go = flush or self._may_change(len(self._over))
         for batch in list(self._batches.values()):
-            gone = [go and text in self._over for text in batch.texts]
-            told = [(text, goes) for text, goes in zip(batch.texts, gone, strict=True) if goes or text.request.stream]
+            gone = [text for text in batch.texts if go and text in self._over]
+            told = [text for text in batch.texts if text.request.stream and not (go and text in self._over)]
             if told:
-                self._answers.read(batch.search, *map(list, zip(*told, strict=True)))
-                self._let_go(batch, [text for text, goes in told if goes])
+                self._answers.read(batch.search, told, done=False)
+            if gone:
+                self._answers.read(batch.search, gone, done=True)
+                self._let_go(batch, gone)
         if go:
             self._over.clear()
 
     def _let_go(self, batch: SearchBatch, texts: Sequence[Running]) -> None:
         for text in texts:
             self.memory.blocks.give_back(self.running.pop(text.request).blocks)
-        if texts:
-            self._unchanged = 0
-            batch.leave(texts)
-            if not batch.texts:
-                del self._batches[batch_key(texts[0].request)]
+        self._unchanged = 0
+        batch.leave(texts)
+        if not batch.texts:
+            del self._batches[batch_key(texts[0].request)]
 
     # -- admission -----------------------------------------------------------------------------------------------
 

@@ -24,8 +24,9 @@ class Search(RowTensors, ABC):
         processors: from logits to scores.
     """
 
-    # The tensors that answers are made of.
+    # The tensors that answers are made of, and those that tell what is certain before.
     reported: ClassVar[tuple[str, ...]] = ()
+    streamed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, sizes: Sizes, state: DecodingState, processors: LogitsProcessorList) -> None:
         super().__init__(sizes, state.device)
@@ -48,9 +49,14 @@ class Search(RowTensors, ABC):
     def candidates(self, row: int) -> list[list[int]]:
         """The ids, separators of spans included, of all answers that may still become the best one."""
 
-    def certain(self) -> list[list[int]]:
-        """The ids that all answers to each text begin with which may still become the best one."""
-        return [_common(self.candidates(row)) for row in range(len(self.texts))]
+    def certain(self, row: int, before: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        """What all answers to a text begin with that may still become the best one, split into spans.
+
+        Args:
+            row: the text's row.
+            before: what was certain when it was last asked.
+        """
+        return self.state.split_spans(_common(self.candidates(row)))
 
     @property
     def recordable(self) -> bool:
@@ -109,10 +115,15 @@ class Search(RowTensors, ABC):
             if text is not None:
                 text.row = number
 
-    def of_rows(self, rows: Sequence[int]) -> Self:
-        """A copy of some rows on the CPU, from which answers can be read."""
+    def of_rows(self, rows: Sequence[int], names: Sequence[str]) -> Self:
+        """A copy of some rows on the CPU, from which answers can be read.
+
+        Args:
+            rows: their numbers.
+            names: the tensors of the search that are wanted, ``reported`` or ``streamed``.
+        """
         index = self.index(rows)
-        found = self.on_host(index, self.reported)
+        found = self.on_host(index, names)
         found.state = self.state.on_host(index, self.state.reported)
         found.texts = [self.texts[row] for row in rows]
         return found
