@@ -1,5 +1,6 @@
 """The record of a family: what the library knows of its models besides their layers."""
 
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,7 +207,12 @@ def family_named(name: str) -> Family:
     """
     if name not in _RECORDS:
         raise ConfigError(f"There is no family {shown(name)}. Known: {', '.join(_RECORDS)}.")
-    found: Family = _RECORDS[name] or importlib.import_module(f"flagai.families.{name}").FAMILY
+    return _RECORDS[name] or _built_in(name)
+
+
+@functools.cache
+def _built_in(name: str) -> Family:
+    found: Family = importlib.import_module(f"flagai.families.{name}").FAMILY
     return found
 
 

@@ -35,6 +35,8 @@ _MOST_LANES, _PROMPT_TOKENS = {"cpu": 128, "cuda": 512}, {"cpu": 2048, "cuda": 1
 # Steps after which texts may come and go even if they are less than one in _FEW of those that run: on a GPU, such a
 # change costs the host as much as a step.
 _CHANGE_EVERY, _FEW = {"cpu": 1, "cuda": 4}, 8
+# Streamed texts whose new tokens are read after a step: with more, each is read every second, third, ... step.
+_MOST_READ = 256
 
 
 class Scheduler:
@@ -198,13 +200,15 @@ class Scheduler:
         self._over = {text: None for text in self._over if self.running.get(text.request) is text}
         go = flush or self._may_change(len(self._over))
         for batch in list(self._batches.values()):
-            gone = [text for text in batch.texts if go and text in self._over]
-            told = [text for text in batch.texts if text.request.stream and not (go and text in self._over)]
+            gone = {text: None for text in batch.texts if go and text in self._over}
+            turns = -(-len(batch.texts) // _MOST_READ)
+            streamed = (text for text in batch.texts if text.request.stream and text not in gone)
+            told = [text for text in streamed if text.steps % turns == text.row % turns]
             if told:
                 self._answers.read(batch.search, told, done=False)
             if gone:
-                self._answers.read(batch.search, gone, done=True)
-                self._let_go(batch, gone)
+                self._answers.read(batch.search, [*gone], done=True)
+                self._let_go(batch, [*gone])
         if go:
             self._over.clear()
 
