@@ -258,7 +258,7 @@ BAD_CONFIGS: dict[str, tuple[str, str]] = {
     "odd heads": (json.dumps(GLM | {"num_attention_heads": 5}), "5 heads"),
     "another family": (json.dumps(tiny.CONFIGS["bert"]), "bert_model"),
     "no family of ours": (json.dumps({"model_type": "llama", "hidden_size": 4}), "llama"),
-    "GLM-4": (json.dumps({"model_type": "glm", "num_hidden_layers": 2, "hidden_size": 4}), "GLM-4"),
+    "GLM-4": (json.dumps({"model_type": "glm", "num_hidden_layers": 2, "hidden_size": 4}), "chatglm2"),
 }
 
 

@@ -6,18 +6,22 @@ from typing import Any
 from flagai.checkpoint.reader import Checkpoint
 from flagai.errors import ConfigError
 from flagai.families.config_content import architecture_of, family_of
-from flagai.families.family import all_families, family_named, family_names, is_family
+from flagai.families.family import Family, all_families, family_named, family_names, is_family
 from flagai.model.base_model import BaseModel
 from flagai.typed_json import shown
 
 
-def class_named(name: str) -> type[BaseModel]:
+def class_named(name: str, first: Family | None = None) -> type[BaseModel]:
     """A model class by its own name or its name in transformers.
+
+    Args:
+        name: the name.
+        first: the family to which it probably belongs; ``ChatGLMModel`` means a class of each of two.
 
     Raises:
         ConfigError: there is no such class.
     """
-    for family in all_families():
+    for family in (*([first] if first else []), *all_families()):
         for row in family.classes:
             if name == row.name or name in row.architectures:
                 found: type[BaseModel] = family.load(row.name)
@@ -54,7 +58,7 @@ def find_class(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[type[
             missing = row.head_classes and "class_num" not in config and weight.dim() > 0
             return family.load(row.name), {"class_num": len(weight)} if missing else {}
     stated = architecture_of(config)
-    found = backbone if stated is None else class_named(stated)
+    found = backbone if stated is None else class_named(stated, family)
     if found is backbone and heads:
         found = family.load(heads[0].name)
     return found, {}

@@ -10,7 +10,14 @@ from flagai.typed_json import shown
 
 # The library's families, and what `model_type` in config.json says of each: here, not in flagai.families, which stands
 # above the catalog and the tokenizers.
-MODEL_TYPES = {"glm": ("glm",), "bert": ("bert", "roberta"), "gpt2": ("gpt2",), "t5": ("t5", "mt5")}
+MODEL_TYPES = {
+    "glm": ("glm",),
+    "bert": ("bert", "roberta"),
+    "gpt2": ("gpt2",),
+    "t5": ("t5", "mt5"),
+    "chatglm": ("chatglm", "glm-130b"),
+    "chatglm2": ("chatglm", "glm", "glm4"),
+}
 FAMILIES = tuple(MODEL_TYPES)
 LANGUAGES = ("zh", "en")
 TOKENIZERS = ("sentencepiece", "wordpiece", "bpe", "t5")

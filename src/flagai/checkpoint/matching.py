@@ -16,7 +16,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class ParameterSource:
-    """Where the values of one parameter come from: one view in every model-parallel file."""
+    """Where the values of one parameter come from: of each model-parallel file a view, or some in order."""
 
     theirs: str  # the tensor's name in the file
     parts: list[torch.Tensor]
@@ -119,9 +119,10 @@ class Matcher:
     def _source(self, ours: str, part: TensorPart) -> ParameterSource | None:
         name = self._file_names[part.theirs]
         tensors = self._checkpoint.tensors(name)
-        views = [view for tensor in tensors if (view := part.view(tensor)) is not None]
-        dimension = self._shard_dimension(ours) if len(views) > 1 else None
-        if len(views) != len(tensors) or not _can_join(views, dimension):
+        found = [part.views(tensor) for tensor in tensors]
+        views = [view for each in found if each is not None for view in each]
+        dimension = self._shard_dimension(ours) if len(tensors) > 1 else 0 if len(views) > 1 else None
+        if None in found or not _can_join(views, dimension):
             return None
         return ParameterSource(name, views, dimension)
 

@@ -34,7 +34,10 @@ class NameRow:
     Args:
         ours: our parameter's name, with placeholders.
         theirs: the name in the file, with the same placeholders, without the prefixes of the map.
-        part: ``(k, n)`` if ours is the k-th of n equal parts of theirs, stacked along our first dimension.
+        part: ``(k, n)`` if ours is the k-th of n parts of theirs, stacked along our first dimension.
+        shares: how large the n parts are beside each other; default equal. Keys have fewer heads than queries.
+        interleaved: rows of a part that stand together, where the parts take turns: with the size of a head, query,
+            key and value of the first head, then of the second, ...; 0 if each part is in one piece.
         transposed: the file holds matrices as [in, out]; vectors are not concerned.
         only: the layouts that use this name; a layout that is not in ``LAYOUTS`` is read, never written.
         head: the tensor belongs to a task head, so it never carries the backbone's prefix.
@@ -43,6 +46,8 @@ class NameRow:
     ours: str
     theirs: str
     part: tuple[int, int] = (0, 1)
+    shares: tuple[int, ...] = ()
+    interleaved: int = 0
     transposed: bool = False
     only: tuple[str, ...] | None = None
     head: bool = False
@@ -93,17 +98,30 @@ class TensorPart:
     row: NameRow
     theirs: str
 
-    def view(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """The part as a view of the tensor; None if the tensor cannot be divided into the row's parts."""
+    def views(self, tensor: torch.Tensor) -> list[torch.Tensor] | None:
+        """The part as views of the tensor, in the order of our rows; None if it has not the row's parts."""
         if self.row.transposed and tensor.dim() == 2:
             tensor = tensor.T
         index, count = self.row.part
         if count == 1:
-            return tensor
-        if not tensor.dim() or tensor.shape[0] % count:
+            return [tensor]
+        shares = self.row.shares or (1,) * count
+        period = self.row.interleaved * count or sum(shares)
+        if not tensor.dim() or tensor.shape[0] % period:
             return None
-        size = tensor.shape[0] // count
-        return tensor[index * size : (index + 1) * size]
+        if self.row.interleaved:
+            runs = tensor.unflatten(0, (-1, count, self.row.interleaved))
+            return list(runs[:, index].unbind())
+        unit = tensor.shape[0] // period
+        begin = sum(shares[:index]) * unit
+        return [tensor[begin : begin + shares[index] * unit]]
+
+    def joined(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The tensor of the file, from all parts of it in their order."""
+        if len(parts) > 1 and self.row.interleaved:
+            runs = [part.unflatten(0, (-1, self.row.interleaved)) for part in parts]
+            return torch.stack(runs, dim=1).flatten(0, 2)
+        return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def plan_tensors(parameters: Mapping[str, torch.Tensor], names: NameMap, layout:
 def build(sources: Sequence[tuple[TensorPart, torch.Tensor]]) -> torch.Tensor:
     """Join and transpose our tensors into one tensor of the file; always contiguous, never shared."""
     tensors = [tensor.detach() for _, tensor in sources]
-    whole = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    whole = sources[0][0].joined(tensors)
     if sources[0][0].row.transposed and whole.dim() == 2:
         whole = whole.T
     return whole.contiguous()

@@ -59,17 +59,39 @@ def model_type_of(values: Mapping[str, Any], classes: Mapping[str, str]) -> str:
     return stated or next((kind for beginning, kind in classes.items() if name.startswith(beginning)), "")
 
 
+# Later GLMs of other architectures, by the beginnings of `model_type`, and where they run.
+_ELSEWHERE = {
+    "glm4_moe": "a mixture of experts",
+    "glm_moe": "a mixture of experts with sparse attention",
+    "glm5": "of a later architecture",
+    "glm4v": "a vision model",
+    "glm46v": "a vision model",
+    "glm_ocr": "a vision model",
+    "glm_image": "an image model",
+    "glmasr": "a speech model",
+}
+
+
 def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | None:
     """Name the family that a configuration describes; None if nothing tells.
 
-    GLM-4 and its successors also call themselves "glm"; only the original series has its own keys.
+    Keys decide where generations share a name: ``architectures`` is ["ChatGLMModel"] in all of ChatGLM-6B to GLM-4, and
+    ``model_type`` is "glm" in GLM and in transformers' format of GLM-4.
 
     Raises:
-        ConfigError: ``model_type`` is no text.
+        ConfigError: ``model_type`` is no text, or names a GLM that is not here.
     """
     stated = Fields(values, place).text("model_type", "").lower()
     if stated == "glm":
-        return "glm" if "num_layers" in values else "glm (the GLM-4 architecture)"
+        return "glm" if values.keys() & {"num_layers", "block_position_encoding"} else "chatglm2"
+    if stated == "chatglm":
+        return "chatglm" if "inner_hidden_size" in values else "chatglm2"
+    kind = next((kind for name, kind in _ELSEWHERE.items() if stated.startswith(name)), None)
+    if kind is not None:
+        raise ConfigError(
+            f"{place} describes a {shown(stated)} model, {kind}. flagai has the text GLMs "
+            "without experts, up to GLM-4-0414. Load this one with a recent transformers or vLLM."
+        )
     if is_family(stated):
         return stated
     families = list(all_families())

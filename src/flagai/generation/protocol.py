@@ -1,6 +1,6 @@
 """Which protocol decodes prompts with a model, and how many tokens the model has positions for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -58,6 +58,12 @@ def decoding_of(model: GenerativeModel, prompt: Prompt) -> DecodingProtocol:
     if family.span_decoding is None:
         raise InputError(f"Only GLM fills blanks; a {type(model).__name__} continues prompts without blanks.")
     return family.span_decoding
+
+
+def prompt_for(model: GenerativeModel, prompt: Prompt) -> Prompt:
+    """A prompt as the model reads it: behind the placeholders of a learned prefix, where it has one."""
+    read: Callable[[Prompt], Prompt] | None = getattr(model, "prompt_for", None)
+    return prompt if read is None else read(prompt)
 
 
 def decoder_blocks(model: GenerativeModel) -> BlockStack:

@@ -25,7 +25,7 @@ from flagai.generation.checks import any_seed, check_request
 from flagai.generation.evaluating import evaluating
 from flagai.generation.forward import reads_at_once, tokens_to_read
 from flagai.generation.prompt_reader import PromptReader
-from flagai.generation.protocol import GenerativeModel, decoding_of
+from flagai.generation.protocol import GenerativeModel, decoding_of, prompt_for
 from flagai.generation.replay.steps import Steps, steps_of
 from flagai.generation.request import Request, Running
 from flagai.parallel.dtensor import shards_vocabulary
@@ -138,6 +138,7 @@ class Scheduler:
         for request in requests:
             seed = request.decoding.seed
             request.seed = any_seed(self.model) if seed is None else seed
+            request.prompt = prompt_for(self.model, request.prompt)
             self.waiting.append(request)
             self._unanswered[request] = None
 

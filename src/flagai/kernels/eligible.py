@@ -51,6 +51,7 @@ def is_untouched(block: nn.Module) -> bool:
     return (
         not hooked
         and block.cross_attention is None
+        and attention.k.out_features == attention.q.out_features
         and len({(unsharded_type(layer), getattr(layer, "bits", None)) for layer in linear}) == 1
         and all(unsharded_type(layer) in (Linear, QuantizedLinear) and layer.bias is not None for layer in linear)
         and all(unsharded_type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)

@@ -72,7 +72,9 @@ class PerCache:
     def suits(
         self, blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
     ) -> bool:
-        """Whether it computes the blocks over this cache."""
+        """Whether it computes the blocks over this cache; none computes rotary positions."""
+        if cross.get("rotation") is not None:
+            return False
         made, rows = self._made.get(_pool(cache)), hidden.shape[:-1].numel()
         if made is None or not made.state.is_of(blocks):
             made = self._made[_pool(cache)] = _Made(_State(blocks), {})

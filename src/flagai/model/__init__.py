@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from flagai.model.bert_model import BertForSequenceLabelingCRF as BertForSequenceLabelingCRF
     from flagai.model.bert_model import BertForSequenceLabelingGP as BertForSequenceLabelingGP
     from flagai.model.bert_model import BertModel as BertModel
+    from flagai.model.chatglm2_model import ChatGLM2ForSequenceClassification as ChatGLM2ForSequenceClassification
+    from flagai.model.chatglm2_model import ChatGLM2Model as ChatGLM2Model
+    from flagai.model.chatglm_model import ChatGLMModel as ChatGLMModel
     from flagai.model.glm_model import GLMForMultiTokenCloze as GLMForMultiTokenCloze
     from flagai.model.glm_model import GLMForMultiTokenClozeFast as GLMForMultiTokenClozeFast
     from flagai.model.glm_model import GLMForSeq2Seq as GLMForSeq2Seq
@@ -31,6 +34,8 @@ else:
                 "BertForClsClassifier BertForEmbedding BertForMaskLM BertForSeq2seq "
                 "BertForSequenceLabeling BertForSequenceLabelingCRF BertForSequenceLabelingGP BertModel"
             ),
+            "flagai.model.chatglm2_model": "ChatGLM2ForSequenceClassification ChatGLM2Model",
+            "flagai.model.chatglm_model": "ChatGLMModel",
             "flagai.model.glm_model": (
                 "GLMForMultiTokenCloze GLMForMultiTokenClozeFast GLMForSeq2Seq "
                 "GLMForSequenceClassification GLMForSingleTokenCloze GLMModel"

@@ -50,7 +50,7 @@ class BaseModel(LoadMixin):
 
     config_class: ClassVar[type[ModelConfig]] = OpenConfig
     own_class: "type[BaseModel]"
-    names: ClassVar[NameMap] = NameMap()
+    names: NameMap = NameMap()
     plan: ClassVar[Plan] = {}
     fresh: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()

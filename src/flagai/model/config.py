@@ -184,14 +184,19 @@ class ModelConfig:
         own = {name: getattr(self, name) for name in field_specs(type(self))}
         return {**self.extra, **own, "model_type": self.extra.get("model_type", self.model_types[0])}
 
-    def to_json(self, path: str | Path, **additions: Any) -> None:
+    def in_layout(self, layout: str) -> dict[str, Any]:
+        """The content of a config.json beside weights of this layout; subclasses whose layouts differ override it."""
+        return self.to_dict()
+
+    def to_json(self, path: str | Path, layout: str = "flagai", **additions: Any) -> None:
         """Write config.json, atomically.
 
         Args:
             path: the file.
+            layout: of the weights beside it.
             **additions: further keys to write, such as ``architectures``.
         """
-        text = json.dumps({**self.to_dict(), **additions}, indent=2, sort_keys=True, ensure_ascii=False)
+        text = json.dumps({**self.in_layout(layout), **additions}, indent=2, sort_keys=True, ensure_ascii=False)
         with replace_file(Path(path)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -11,6 +11,8 @@ import torch
 
 from flagai.checkpoint.agreement import fingerprint
 from flagai.checkpoint.files import CheckpointFiles
+from flagai.checkpoint.published_quantization import BITS as PUBLISHED_BITS
+from flagai.checkpoint.published_quantization import as_int8
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import phase
 from flagai.checkpoint.steady import read_steadily
@@ -80,8 +82,12 @@ class FolderReader:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The weights' names and shapes."""
-        stored = {**self.content, **self.overrides}.get(KEY)
-        return open_checkpoint(self.found.folder, dequantize=stored is None, mmap=self.mmap, files=self.files)
+        settings = {**self.content, **self.overrides}
+        stored, bits = settings.get(KEY), settings.get("quantization_bit")
+        published = bits if stored is None and bits in PUBLISHED_BITS else None
+        plain = stored is None and published is None
+        found = open_checkpoint(self.found.folder, dequantize=plain, mmap=self.mmap, files=self.files)
+        return found if published is None else as_int8(found, published)
 
     def config(self, model_class: Any, settings: Mapping[str, Any]) -> Any:
         """The configuration, as a class reads it.

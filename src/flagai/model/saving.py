@@ -30,7 +30,7 @@ from flagai.resolve import CONFIG_FILE
 class SaveMixin(nn.Module):
     """What a model needs to write itself; :class:`flagai.model.base_model.BaseModel` says what the names mean."""
 
-    names: ClassVar[NameMap]
+    names: NameMap  # of the class, or of a model whose sizes its rows depend on
     prefixes: ClassVar[Mapping[str, str]]
     architecture: ClassVar[str | None]
     config: Any
@@ -129,7 +129,7 @@ class SaveMixin(nn.Module):
         name = self.architecture if layout == "huggingface" and self.architecture else self.own_class.__name__
         how = how_quantized(self)
         said = {KEY: how} if how is not None or KEY in self.config else {}
-        self.config.to_json(path, architectures=[name], **said)
+        self.config.to_json(path, layout, architectures=[name], **said)
 
     def save_plan(self, layout: str, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
         """The tensors of a file by their names there, and what each is made of.

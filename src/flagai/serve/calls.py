@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any
 
+from flagai.errors import ConfigError, InputError
 from flagai.model.predictor.results import Written
 from flagai.serve.bounds import Bounds
 from flagai.serve.engine import Engine
@@ -53,20 +54,24 @@ class ClientCall:
         """The model that answers."""
         return self.served.model
 
-    async def generate(self, spec: WorkSpec) -> Ticket:
+    async def generate(self, name: str, spec: WorkSpec) -> Ticket:
         """Have the scheduler answer texts; the ticket has the answers.
 
         Args:
+            name: the field that has the texts, for errors.
             spec: what is asked.
         """
-        ticket = await self.ticket(spec)
+        ticket = await self.ticket(name, spec)
         await self.served.engine.do(ticket)
         self.count(ticket)
         return ticket
 
-    async def ticket(self, spec: WorkSpec, *, stream: bool = False) -> Ticket:
+    async def ticket(self, name: str, spec: WorkSpec, *, stream: bool = False) -> Ticket:
         """What the scheduler takes, built outside of the front's thread."""
-        asked = await asyncio.to_thread(self.model.build, spec)
+        try:
+            asked = await asyncio.to_thread(self.model.build, spec)
+        except (InputError, ConfigError) as error:
+            raise unprocessable(name, str(error)) from error
         for each in asked:
             each.request.stream = stream
         return Ticket(spec, asked)
@@ -126,7 +131,10 @@ class ClientCall:
                 name, f"entry {long[0]} has {tokens[long[0]]} tokens, and the model reads {most}. Shorten it."
             )
         ticket = Ticket(WorkSpec(task, tuple(map(_frozen, entries)), options), tokens=tokens)
-        await self.served.engine.do(ticket)
+        try:
+            await self.served.engine.do(ticket)
+        except (InputError, ConfigError) as error:
+            raise unprocessable(name, str(error)) from error
         self.notes["prompt_tokens"] = sum(tokens)
         return ticket.results
 

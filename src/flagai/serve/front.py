@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flagai.errors import ConfigError, FlagAIError, InputError, quoted
+from flagai.errors import FlagAIError, quoted
 from flagai.serve.bounds import Bounds
 from flagai.serve.calls import ClientCall, Endpoint, EventStream, Served, choose
 from flagai.serve.fields import read_body
@@ -108,9 +108,9 @@ class _Exchange:
         try:
             status = await self._answer()
         except RequestError as error:
-            status = await self._refuse(error)
-        except (InputError, ConfigError) as error:  # a text or an option does not go with the model
-            status = await self._refuse(unprocessable(self._endpoint.texts, str(error)))
+            status = error.status
+            self._notes["error"] = str(error)[:80] if error.field is None else f"field {error.field}"
+            await self._fail(error)
         except ClientGone:
             status = 499
         except TimeoutError:
@@ -124,11 +124,6 @@ class _Exchange:
             await self._fail(RequestError(500, f"The server has failed: {kind}. Its log has request {self._id}."))
         finally:
             self._note(status)
-
-    async def _refuse(self, error: RequestError) -> int:
-        self._notes["error"] = str(error)[:80] if error.field is None else f"field {error.field}"
-        await self._fail(error)
-        return error.status
 
     async def _answer(self) -> int:
         front = self._front

@@ -108,8 +108,8 @@ async def completions(call: ClientCall) -> Any:
     spec = WorkSpec(task, entries, options, generates=True, candidates=body["logprobs"])
     head = _head(call, "text_completion", "cmpl")
     if body["stream"]:
-        return EventStream(_parts(call, await call.ticket(spec, stream=True), head))
-    ticket = await call.generate(spec)
+        return EventStream(_parts(call, await call.ticket("prompt", spec, stream=True), head))
+    ticket = await call.generate("prompt", spec)
     choices = [_choice(call, index, each) for index, each in enumerate(ticket.asked)]
     return head | {"choices": choices, "usage": call.count(ticket)}
 

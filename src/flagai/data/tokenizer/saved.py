@@ -123,8 +123,6 @@ class Saved:
     def family(self) -> str | None:
         """The model's family, if ``config.json`` says it."""
         stated = self._config_type
-        if stated == "glm" and "num_key_value_heads" in self.config.table:
-            return "chatglm"  # transformers' name of GLM-4; the original GLM has no such heads
         found = next((family for family, stated_types in MODEL_TYPES.items() if stated in stated_types), None)
         return "glm" if found is None and "block_position_encoding" in self.config.table else found
 

@@ -28,6 +28,7 @@ from flagai.model.layer.cache import LayerCache
 from flagai.model.layer.embedding import Embeddings
 from flagai.model.layer.feed_forward import FeedForward
 from flagai.model.layer.kernel_choice import is_hooked
+from flagai.model.layer.rotary import Rotation
 from flagai.model.layer.sdpa import AttentionMask, scaled_dot_product_attention
 
 # Flash attention is told one of these as the longest text: any other number would be compiled again, and it starts
@@ -66,10 +67,11 @@ class FusedAttention(Attention):
         *,
         memory: torch.Tensor | None = None,
         cache: LayerCache | None = None,
+        rotation: Rotation | None = None,
     ) -> torch.Tensor:
         """See the base class."""
-        if cache is not None:
-            return super().forward(hidden, attn_mask, memory=memory, cache=cache)
+        if cache is not None or rotation is not None:
+            return super().forward(hidden, attn_mask, memory=memory, cache=cache, rotation=rotation)
         return self.out(self.heads(hidden, attn_mask))
 
     def heads(self, hidden: torch.Tensor, attn_mask: AttentionMask) -> torch.Tensor:
@@ -223,7 +225,7 @@ def _exchange_children(module: nn.Module, inside: bool = False) -> None:
 def _fused(module: nn.Module, inside: bool) -> nn.Module | None:
     if type(module) is BlockStack:
         return _become(module, CompiledStack)
-    if type(module) is Attention:
+    if type(module) is Attention and module.k.out_features == module.q.out_features:
         return _become(module, FusedAttention)
     if inside and type(module) is nn.LayerNorm:
         return _become(module, HalfLayerNorm)

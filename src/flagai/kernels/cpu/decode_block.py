@@ -153,7 +153,7 @@ _BLOCKS = PerCache(fused_stack)
 
 def _suits(blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any) -> bool:
     few = hidden.device.type == "cpu" and hidden.shape[0] * hidden.shape[1] <= MOST_ROWS
-    return few and torch.is_inference_mode_enabled() and _BLOCKS.suits(blocks, hidden, attn_mask, cache)
+    return few and torch.is_inference_mode_enabled() and _BLOCKS.suits(blocks, hidden, attn_mask, cache, **cross)
 
 
 @cached_blocks.faster(_suits)

@@ -201,7 +201,7 @@ def _suits(blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask
         and not torch.is_grad_enabled()
         and (attn_mask.table is None or hidden.shape[1] > MOST_ROWS)
         # One answer for all numbers of rows, of which prompts have any.
-        and _STACKS.suits(blocks, hidden[:, :1], attn_mask, cache)
+        and _STACKS.suits(blocks, hidden[:, :1], attn_mask, cache, **cross)
     )
 
 

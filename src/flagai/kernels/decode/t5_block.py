@@ -79,7 +79,7 @@ def _attended(
 ) -> torch.Tensor:
     """What attention has found, before its last layer, [1, T, H * D]."""
     query = attention.split_heads(attention.q(hidden))
-    key, value = attention.keys_and_values(hidden, memory, cache)
+    key, value = attention.keys_and_values(hidden, memory, cache, None)
     found: torch.Tensor = scaled_dot_product_attention(query, key, value, attn_mask, scale=attention.scale)
     return found.transpose(1, 2).flatten(2)
 

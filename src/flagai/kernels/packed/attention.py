@@ -27,6 +27,7 @@ def _suits(
     return (
         attn_mask.cu_seqlens is not None
         and attn_mask.tensor is None
+        and query.shape[1] == key.shape[1]
         and suits_varlen(query.dtype, query.shape[-1], scale, dropout)
         and is_ampere(query.device)
     )

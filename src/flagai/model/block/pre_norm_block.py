@@ -1,4 +1,4 @@
-"""The form of GLM's, GPT-2's and T5's blocks."""
+"""The form of GLM's, GPT-2's, T5's and ChatGLM2's blocks."""
 
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from flagai.model.layer.sdpa import AttentionMask
 
 if TYPE_CHECKING:
     from flagai.model.layer.cache import LayerCache
+    from flagai.model.layer.rotary import Rotation
 
 
 class PreNormBlock(nn.Module):
@@ -58,9 +59,11 @@ class PreNormBlock(nn.Module):
         cache: "LayerCache | None" = None,
         memory: torch.Tensor | None = None,
         memory_attn_mask: AttentionMask | None = None,
+        rotation: "Rotation | None" = None,
     ) -> torch.Tensor:
         """[B, S, width] -> [B, S, width]; ``memory`` is the encoder's output, [B, K, width]."""
-        hidden = hidden + self.dropout(self.attention(self.norm1(hidden), attn_mask, cache=cache))
+        attended = self.attention(self.norm1(hidden), attn_mask, cache=cache, rotation=rotation)
+        hidden = hidden + self.dropout(attended)
         if self.cross_attention is not None and self.norm_cross is not None:
             mask = memory_attn_mask or AttentionMask()
             attended = self.cross_attention(self.norm_cross(hidden), mask, memory=memory, cache=cache)

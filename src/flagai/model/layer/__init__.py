@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from flagai.model.layer.packed_row import PackedRow as PackedRow
     from flagai.model.layer.position import RelativeBias as RelativeBias
     from flagai.model.layer.prompt import PromptSpell as PromptSpell
+    from flagai.model.layer.rotary import Rotary as Rotary
+    from flagai.model.layer.rotary import Rotation as Rotation
     from flagai.model.layer.sdpa import AttentionMask as AttentionMask
 else:
     __getattr__, __dir__, __all__ = lazy_names(
@@ -51,6 +53,7 @@ else:
             "flagai.model.layer.packed_row": "PackedRow",
             "flagai.model.layer.position": "RelativeBias",
             "flagai.model.layer.prompt": "PromptSpell",
+            "flagai.model.layer.rotary": "Rotary Rotation",
             "flagai.model.layer.sdpa": "AttentionMask",
         },
     )

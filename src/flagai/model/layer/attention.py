@@ -11,6 +11,7 @@ from flagai.model.layer.sdpa import AttentionMask, scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from flagai.model.layer.cache import LayerCache
+    from flagai.model.layer.rotary import Rotation
 
 
 class Attention(nn.Module):
@@ -21,8 +22,11 @@ class Attention(nn.Module):
     Args:
         width: size of the input and the output.
         num_heads: number of heads.
+        num_kv_heads: number of heads of keys and values, each of which serves as many neighbouring heads of queries
+            (grouped-query attention); default ``num_heads``.
         head_dim: size of a head; default ``width / num_heads``.
         bias: whether the projections have biases.
+        out_bias: whether the last layer has one; default ``bias``.
         scale: factor on the scores; None means ``head_dim ** -0.5``.
         dropout: probability of dropping an attention weight.
 
@@ -35,8 +39,10 @@ class Attention(nn.Module):
         width: int,
         num_heads: int,
         *,
+        num_kv_heads: int | None = None,
         head_dim: int | None = None,
         bias: bool = True,
+        out_bias: bool | None = None,
         scale: float | None = None,
         dropout: float = 0.0,
     ) -> None:
@@ -44,11 +50,11 @@ class Attention(nn.Module):
         self.head_dim = head_dim or width // num_heads
         self.scale = scale
         self.dropout = dropout
-        inner = num_heads * self.head_dim
+        inner, shared = num_heads * self.head_dim, (num_kv_heads or num_heads) * self.head_dim
         self.q = Linear(width, inner, bias=bias)
-        self.k = Linear(width, inner, bias=bias)
-        self.v = Linear(width, inner, bias=bias)
-        self.out = Linear(inner, width, bias=bias)
+        self.k = Linear(width, shared, bias=bias)
+        self.v = Linear(width, shared, bias=bias)
+        self.out = Linear(inner, width, bias=bias if out_bias is None else out_bias)
 
     def forward(
         self,
@@ -57,6 +63,7 @@ class Attention(nn.Module):
         *,
         memory: torch.Tensor | None = None,
         cache: "LayerCache | None" = None,
+        rotation: "Rotation | None" = None,
     ) -> torch.Tensor:
         """Attend from ``hidden`` to itself and its cached past; :class:`CrossAttention` attends to ``memory``.
 
@@ -65,21 +72,26 @@ class Attention(nn.Module):
             attn_mask: which keys each query attends to.
             memory: the encoder's output, [B, K, width].
             cache: past keys and values.
+            rotation: rotary positions of ``hidden``.
 
         Shape:
             -> [B, Q, width]
         """
         query = self.split_heads(self.q(hidden))
-        key, value = self.keys_and_values(hidden, memory, cache)
+        if rotation is not None:
+            query = rotation.turn(query)
+        key, value = self.keys_and_values(hidden, memory, cache, rotation)
         dropout = self.dropout if self.training else 0.0
         attended = scaled_dot_product_attention(query, key, value, attn_mask, scale=self.scale, dropout=dropout)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def keys_and_values(
-        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: "LayerCache | None"
+        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: "LayerCache | None", rotation: "Rotation | None"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the queries attend to, two of [B, H, K, D]; extends the cache."""
+        """What the queries attend to, two of [B, H, K, D]; extends the cache by keys that have been turned."""
         key, value = self.project(hidden)
+        if rotation is not None:
+            key = rotation.turn(key)
         return (key, value) if cache is None else cache.append(key, value)
 
     def project(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,9 +107,9 @@ class CrossAttention(Attention):
     """Attention from a decoder to an encoder's output, whose keys and values are computed once per cache."""
 
     def keys_and_values(
-        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: "LayerCache | None"
+        self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: "LayerCache | None", rotation: "Rotation | None"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the base class."""
+        """See the base class; the encoder's output has no rotary positions."""
         if cache is not None and cache.cross is not None:
             return cache.cross
         if memory is None:

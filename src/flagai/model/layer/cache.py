@@ -123,14 +123,20 @@ class KVCache:
         Needed where the order in the cache is not the order in the text, as with several continuations of one text.
 
         Args:
-            new: [B or 1, count]; every call since the cache was empty must have said its own.
+            new: [B or 1, count], or [B or 1, count, N] where a token has N positions; every call since the cache was
+                empty must have said its own.
 
         Returns:
-            [B or 1, length + count]
+            [B or 1, length + count] or [B or 1, length + count, N]
         """
-        past = None if self._positions is None else self._positions[:, : self.length]
-        self._positions = new if past is None else torch.cat([past.expand(len(new), -1), new], dim=1)
+        past = self.known_positions
+        self._positions = new if past is None else torch.cat([past.expand(len(new), *past.shape[1:]), new], dim=1)
         return self._positions
+
+    @property
+    def known_positions(self) -> torch.Tensor | None:
+        """Where the cached tokens stand, as :meth:`positions` was told; None if it was not."""
+        return None if self._positions is None else self._positions[:, : self.length]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order; a row may occur several times (beams).

@@ -51,7 +51,7 @@ def scaled_dot_product_attention(
 
     Args:
         query: [B, H, Q, D]; with a slot table [1, H, T, D].
-        key: [B, H, K, D]; with a slot table the pool, [slots, H, D].
+        key: [B, Hk, K, D], where Hk divides H; with a slot table the pool, [slots, Hk, D].
         value: the same.
         attn_mask: which keys each query attends to, and scores to add.
         scale: factor on the scores; None means D ** -0.5.
@@ -72,9 +72,9 @@ def scaled_dot_product_attention(
         mask = _same_text(attn_mask, query.shape[2])
     elif attn_mask.packed is not None:
         return _packed(query, key, value, attn_mask, mask, scale, dropout)
-    causal = attn_mask.causal and not attn_mask.static
+    causal, grouped = attn_mask.causal and not attn_mask.static, query.shape[1] != key.shape[1]
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
 
 
@@ -104,7 +104,14 @@ def _packed(
         query, key, value = (part[begin:end].unflatten(0, (count, length)).transpose(1, 2) for part in parts)
         mask = None if bias is None else bias[..., :length, :length]
         attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=attn_mask.causal, scale=scale
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=attn_mask.causal,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
         )
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
         begin = end

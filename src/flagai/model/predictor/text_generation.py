@@ -254,7 +254,7 @@ class TextGenerator:
     def written(self, prompt: Prompt, hypothesis: Hypothesis, options: Options) -> Written:
         """An answer as text."""
         written = "\n".join(self.piece(piece, options) for piece in hypothesis.pieces)
-        if not prompt.blanks:
+        if not prompt.blanks or self.family is None or self.family.blanks is None:  # the answer stands alone
             return Written(written, hypothesis.score, hypothesis.finished, written)
         start = self.protocol(masked=True).start(self.tokenizer)
         whole = [*prompt.ids, *(token for piece in hypothesis.pieces for token in (*start, *piece))]

@@ -1,0 +1,34 @@
+"""Inputs of the ChatGLM generations: a text whose answer is a blank at its end, and a text that is continued."""
+
+from collections.abc import Sequence
+
+from flagai.data.prepare.batch import encoded, kept_end
+from flagai.data.prompt import Prompt
+from flagai.data.tokenizer import Tokenizer
+
+MASKS = ("mask", "gMASK")
+
+
+def blank_prompts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[Prompt]:
+    """Prompts of ChatGLM-6B: ``text [gMASK]``, whose blank is the answer; a text with a mask of its own stays as it is.
+
+    Of a text that is too long the beginning is dropped, because the end is answered.
+    """
+    masks = [tokenizer.find_command_id(name) for name in MASKS]
+    gmask = tokenizer.get_command_id("gMASK")
+    found = []
+    for ids in encoded(tokenizer, texts):
+        own = next((mask for mask in reversed(masks) if mask in ids), None)
+        row = kept_end(ids, max_length, 0 if own is not None else 1)
+        row = row if own in row else [*row, gmask]
+        found.append(Prompt(tuple(row), (row.index(own if own in row else gmask),)))
+    return found
+
+
+def prompts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[Prompt]:
+    """Prompts of ChatGLM2 and later: ``[gMASK] <sop> text``.
+
+    Of a text that is too long the beginning is dropped, because the end is continued.
+    """
+    begin = [tokenizer.get_command_id(name) for name in ("gMASK", "sop")]
+    return [Prompt((*begin, *kept_end(ids, max_length, len(begin)))) for ids in encoded(tokenizer, texts)]
