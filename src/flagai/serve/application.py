@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from flagai import __version__
-from flagai.serve import openai_calls, task_calls, tei_calls
+from flagai.serve import chat_calls, hub_calls, openai_calls, task_calls, tei_calls
 from flagai.serve.calls import Endpoint
 from flagai.serve.fields import Schema
 from flagai.serve.front import Front
@@ -24,7 +24,13 @@ from flagai.serve.openai_calls import INTEGER, TEXT, listed, record
 from flagai.serve.openapi import document
 from flagai.serve.refusals import RequestError
 
-ENDPOINTS: tuple[Endpoint, ...] = (*openai_calls.ENDPOINTS, *task_calls.ENDPOINTS, *tei_calls.ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *openai_calls.ENDPOINTS,
+    *chat_calls.ENDPOINTS,
+    *task_calls.ENDPOINTS,
+    *tei_calls.ENDPOINTS,
+    *hub_calls.ENDPOINTS,
+)
 _MODEL = record(id=TEXT, object=TEXT, created=INTEGER, owned_by=TEXT, tasks=listed(TEXT), paths=listed(TEXT))
 # Routes without a body, what they answer, and whether they need a key.
 PLAIN: Mapping[str, tuple[str, Schema]] = {

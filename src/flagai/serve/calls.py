@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any
 
-from flagai.errors import ConfigError, InputError
-from flagai.model.predictor.results import Written
 from flagai.serve.bounds import Bounds
 from flagai.serve.engine import Engine
 from flagai.serve.fields import Body, Schema
@@ -54,33 +52,30 @@ class ClientCall:
         """The model that answers."""
         return self.served.model
 
-    async def generate(self, name: str, spec: WorkSpec) -> Ticket:
+    async def generate(self, spec: WorkSpec) -> Ticket:
         """Have the scheduler answer texts; the ticket has the answers.
 
         Args:
-            name: the field that has the texts, for errors.
             spec: what is asked.
         """
-        ticket = await self.ticket(name, spec)
+        ticket = await self.ticket(spec)
         await self.served.engine.do(ticket)
         self.count(ticket)
         return ticket
 
-    async def ticket(self, name: str, spec: WorkSpec, *, stream: bool = False) -> Ticket:
+    async def ticket(self, spec: WorkSpec, *, stream: bool = False) -> Ticket:
         """What the scheduler takes, built outside of the front's thread."""
-        try:
-            asked = await asyncio.to_thread(self.model.build, spec)
-        except (InputError, ConfigError) as error:
-            raise unprocessable(name, str(error)) from error
+        asked = await asyncio.to_thread(self.model.build, spec)
         for each in asked:
             each.request.stream = stream
         return Ticket(spec, asked)
 
-    async def streamed(self, ticket: Ticket) -> AsyncIterator[tuple[int, str, Written | None]]:
+    async def streamed(self, ticket: Ticket, read: Callable[[Any], str]) -> AsyncIterator[tuple[int, str, Any]]:
         """The answers of a ticket as they are written.
 
         Args:
             ticket: from :meth:`ticket` with ``stream``.
+            read: the text of an answer.
 
         Yields:
             The number of an answer, its next part, and at its end the whole answer.
@@ -93,7 +88,7 @@ class ClientCall:
                 for index in sorted(open_ones):
                     asked = ticket.asked[index]
                     answer = asked.answers()[0] if asked.request.done else None
-                    text = asked.certain if answer is None else answer.written
+                    text = asked.certain if answer is None else read(answer)
                     new = text[len(shown[index]) :] if text.startswith(shown[index]) else ""
                     shown[index] += new
                     if answer is not None:
@@ -131,10 +126,7 @@ class ClientCall:
                 name, f"entry {long[0]} has {tokens[long[0]]} tokens, and the model reads {most}. Shorten it."
             )
         ticket = Ticket(WorkSpec(task, tuple(map(_frozen, entries)), options), tokens=tokens)
-        try:
-            await self.served.engine.do(ticket)
-        except (InputError, ConfigError) as error:
-            raise unprocessable(name, str(error)) from error
+        await self.served.engine.do(ticket)
         self.notes["prompt_tokens"] = sum(tokens)
         return ticket.results
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from flagai.errors import FlagAIError, InputError
 from flagai.generation import Scheduler
-from flagai.model.predictor.text_generation import TextRequest
 from flagai.serve.bounds import Bounds
 from flagai.serve.lockstep import Lockstep
 from flagai.serve.packs import PackQueue
@@ -43,7 +42,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[tuple[str, Ticket | None]] = queue.SimpleQueue()
         self._packs = PackQueue(bounds.pack_tokens, bounds.pack_seconds)
         self._tickets: dict[int, Ticket] = {}
-        self._running: dict[int, list[TextRequest]] = {}
+        self._running: dict[int, list[Any]] = {}
         self._news: dict[Ticket, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="flagai-engine", daemon=True)

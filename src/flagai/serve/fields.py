@@ -58,7 +58,7 @@ _MESSAGES: Schema = {
 }
 
 
-def _are_messages(value: Any) -> bool:
+def _are_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
@@ -88,7 +88,12 @@ _KINDS: Mapping[str, _Kind] = {
         lambda v: is_text(v) or is_pair(v) or (isinstance(v, list) and bool(v) and all(map(_is_row, v))),
         {"anyOf": [_TEXT, _PAIR, {"type": "array", "items": _TEXTS | {"maxItems": 2}, "minItems": 1}]},
     ),
-    "messages": _Kind("a list of messages, at least one", _are_messages, _MESSAGES),
+    "messages": _Kind("a list of messages, at least one", _are_objects, _MESSAGES),
+    "tools": _Kind(
+        "a list of descriptions of tools",
+        _are_objects,
+        {"type": "array", "items": {"type": "object"}, "minItems": 1},
+    ),
     "integer": _Kind("a whole number", _is_integer, {"type": "integer"}),
     "number": _Kind("a number", _is_number, {"type": "number"}),
     "flag": _Kind("true or false", lambda value: isinstance(value, bool), {"type": "boolean"}),
@@ -97,6 +102,7 @@ _KINDS: Mapping[str, _Kind] = {
         lambda v: isinstance(v, dict) and set(v) <= {"include_usage"} and all(isinstance(x, bool) for x in v.values()),
         {"type": "object", "properties": {"include_usage": {"type": "boolean"}}, "additionalProperties": False},
     ),
+    "object": _Kind("an object", lambda value: isinstance(value, dict), {"type": "object"}),
     "any": _Kind("a value", lambda _: True, {}),
 }
 
@@ -121,6 +127,7 @@ class BodyField:
         high: the greatest number.
         choices: the only values that it may have.
         most: the most entries of a list, or characters of a text.
+        fields: those of an object.
     """
 
     kind: str
@@ -130,6 +137,7 @@ class BodyField:
     high: float | None = None
     choices: tuple[Any, ...] = ()
     most: int | None = None
+    fields: "Mapping[str, BodyField] | None" = None
 
     def read(self, name: str, value: Any) -> Any:
         """The value of a body's field.
@@ -140,7 +148,9 @@ class BodyField:
         if value is None:
             if self.default is REQUIRED:
                 raise unprocessable(name, f"it is required; expected {_KINDS[self.kind].words}.")
-            return self.default
+            return self.default if self.fields is None else read_body(self.fields, self.default, f"{name}.")
+        if self.fields is not None:
+            return read_body(self.fields, value, f"{name}.")
         if self.choices:
             # JSON's 0 is not false, and its 1 not true.
             if not any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in self.choices):
@@ -163,6 +173,8 @@ class BodyField:
 
     def schema(self) -> Schema:
         """What the OpenAPI document says."""
+        if self.fields is not None:
+            return body_schema(self.fields) | {"description": self.doc}
         found: Schema = {"enum": list(self.choices)} if self.choices else dict(_KINDS[self.kind].schema)
         found |= {} if self.low is None else {"minimum": self.low}
         found |= {} if self.high is None else {"maximum": self.high}
@@ -177,20 +189,27 @@ class BodyField:
 Body = Mapping[str, BodyField]
 
 
-def read_body(table: Body, content: Any) -> dict[str, Any]:
+def read_body(table: Body, content: Any, prefix: str = "") -> dict[str, Any]:
     """The values of all fields of a table, those that a body lacks by default.
+
+    Args:
+        table: the fields.
+        content: the body, or an object in it.
+        prefix: what stands before the names of fields, for errors.
 
     Raises:
         RequestError: the body is no object, has another field, or one of another type or range.
     """
     if not isinstance(content, dict):
-        raise RequestError(422, f"The body is a JSON {type(content).__name__}; expected an object.")
+        words = f"{prefix.rstrip('.') or 'The body'} is a JSON {type(content).__name__}; expected an object."
+        raise RequestError(422, words, field=prefix.rstrip(".") or None)
     for name in content:
         if name not in table:
             near = difflib.get_close_matches(name, table, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise unprocessable(shown(name)[1:-1], f"there is no such field.{hint} Known: {', '.join(table)}.")
-    return {name: field.read(name, content.get(name)) for name, field in table.items()}
+            known = f"Known: {', '.join(table)}." if table else "There is none."
+            raise unprocessable(f"{prefix}{shown(name)[1:-1]}", f"there is no such field.{hint} {known}")
+    return {name: field.read(f"{prefix}{name}", content.get(name)) for name, field in table.items()}
 
 
 def body_schema(table: Body) -> Schema:

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flagai.errors import FlagAIError, quoted
+from flagai.errors import ConfigError, FlagAIError, InputError, quoted
 from flagai.serve.bounds import Bounds
 from flagai.serve.calls import ClientCall, Endpoint, EventStream, Served, choose
 from flagai.serve.fields import read_body
@@ -63,8 +63,14 @@ class Front:
 
         return run
 
-    async def call(self, endpoint: Endpoint, content: bytes, notes: dict[str, Any]) -> Any:
+    async def call(self, endpoint: Endpoint, content: bytes, named: str | None, notes: dict[str, Any]) -> Any:
         """Answer a body.
+
+        Args:
+            endpoint: the route.
+            content: the body.
+            named: the model that the path names.
+            notes: for the log.
 
         Raises:
             RequestError: it cannot be answered.
@@ -75,7 +81,9 @@ class Front:
             raise unprocessable(
                 endpoint.texts, f"it has {len(value)} entries, and this server takes {self.bounds.texts} a call."
             )
-        served = choose(self.models, body["model"], endpoint.ability, endpoint.can)
+        if named is not None and body["model"] not in (None, named):
+            raise unprocessable("model", f"the path names {named:.80}. Leave it out of the body.")
+        served = choose(self.models, body["model"] or named, endpoint.ability, endpoint.can)
         notes |= {"model": served.model.name, "texts": len(value) if isinstance(value, list) else 1}
         notes |= {"body": body} if self.log_texts else {}
         return await endpoint.handler(ClientCall(body, served, self.bounds, notes))
@@ -95,6 +103,7 @@ class _Exchange:
         self._front = front
         self._endpoint = endpoint
         self._headers = dict(scope["headers"])
+        self._named: str | None = scope["path_params"].get("model")
         self._receive = receive
         self._send = send
         self._id = uuid.uuid4().hex
@@ -108,9 +117,9 @@ class _Exchange:
         try:
             status = await self._answer()
         except RequestError as error:
-            status = error.status
-            self._notes["error"] = str(error)[:80] if error.field is None else f"field {error.field}"
-            await self._fail(error)
+            status = await self._refuse(error)
+        except (InputError, ConfigError) as error:  # a text or an option does not go with the model
+            status = await self._refuse(unprocessable(self._endpoint.texts, str(error)))
         except ClientGone:
             status = 499
         except TimeoutError:
@@ -125,12 +134,17 @@ class _Exchange:
         finally:
             self._note(status)
 
+    async def _refuse(self, error: RequestError) -> int:
+        self._notes["error"] = str(error)[:80] if error.field is None else f"field {error.field}"
+        await self._fail(error)
+        return error.status
+
     async def _answer(self) -> int:
         front = self._front
         front.keys.check(self._headers.get(b"authorization", b""))
         content = await self._body()
         async with asyncio.timeout(front.bounds.seconds):
-            answer = await self._unless_gone(front.call(self._endpoint, content, self._notes))
+            answer = await self._unless_gone(front.call(self._endpoint, content, self._named, self._notes))
             if isinstance(answer, EventStream):
                 await self._unless_gone(self._stream(answer))
                 return 200

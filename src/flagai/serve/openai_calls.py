@@ -14,12 +14,13 @@ from flagai.serve.log_probabilities import LogProbabilities
 from flagai.serve.refusals import unprocessable
 from flagai.serve.work import WorkSpec
 
-_DONE = "[DONE]"
+DONE = "[DONE]"
 MODEL = BodyField("text", "The model's name, one of /v1/models; not needed where only one can do this.")
 USER = BodyField("text", "Of the client's own use; it changes nothing.")
 
 
-def _only(doc: str, *choices: Any) -> BodyField:
+def only(doc: str, *choices: Any) -> BodyField:
+    """A field of OpenAI's that may have few values, the first by default."""
     return BodyField("any", doc, default=choices[0], choices=(*choices, None))
 
 
@@ -32,9 +33,9 @@ SAMPLING: Body = {
     "stop": BodyField("text or texts", "Texts that end an answer and are not part of it."),
     "stream": BodyField("flag", "Send the answer in parts, as server-sent events.", default=False),
     "stream_options": BodyField("stream options", "Whether a stream ends with the number of tokens."),
-    "presence_penalty": _only("Not supported; repetition_penalty is.", 0),
-    "frequency_penalty": _only("Not supported; repetition_penalty is.", 0),
-    "logit_bias": _only("Not supported.", None),
+    "presence_penalty": only("Not supported; repetition_penalty is.", 0),
+    "frequency_penalty": only("Not supported; repetition_penalty is.", 0),
+    "logit_bias": only("Not supported.", None),
     "user": USER,
 }
 COMPLETION: Body = {
@@ -44,16 +45,16 @@ COMPLETION: Body = {
     "min_tokens": BodyField("integer", "Tokens of an answer at least.", 0, 0),
     "n": BodyField("integer", "Answers to each prompt.", 1, 1),
     "logprobs": BodyField("integer", "Tell log-probabilities, with so many candidates for each token.", None, 0, 20),
-    "echo": _only("Not supported.", False),
-    "suffix": _only("Not supported: put [MASK] into the prompt.", None),
-    "best_of": _only("Not supported.", 1),
+    "echo": only("Not supported.", False),
+    "suffix": only("Not supported: put [MASK] into the prompt.", None),
+    "best_of": only("Not supported.", 1),
     **SAMPLING,
 }
 EMBEDDING: Body = {
     "model": MODEL,
     "input": BodyField("text or texts", "The texts.", REQUIRED),
     "encoding_format": BodyField("text", "Numbers, or float32 in base64.", "float", choices=("float", "base64")),
-    "dimensions": _only("Not supported: vectors have all dimensions.", None),
+    "dimensions": only("Not supported: vectors have all dimensions.", None),
     "user": USER,
 }
 
@@ -80,16 +81,22 @@ def writing_options(body: Any, seeds: list[int]) -> dict[str, Any]:
     return found
 
 
-def check_answers(call: ClientCall) -> None:
+def check_answers(call: ClientCall, most: int | None, name: str) -> None:
     """Refuse what is above the limits of answers, or goes without a meaning.
+
+    Args:
+        call: the call.
+        most: tokens of an answer, as asked for.
+        name: the field that says so.
 
     Raises:
         RequestError: a field has such a value.
     """
     body, bounds = call.body, call.bounds
-    for name, most in (("max_tokens", bounds.new_tokens), ("n", bounds.answers)):
-        if body[name] > most:
-            raise unprocessable(name, f"{body[name]} is more than this server allows ({most}).")
+    if (most or 0) > bounds.new_tokens:
+        raise unprocessable(name, f"{most} is more than this server allows ({bounds.new_tokens}).")
+    if body["n"] > bounds.answers:
+        raise unprocessable("n", f"{body['n']} is more than this server allows ({bounds.answers}).")
     if body["n"] > 1 and body["temperature"] == 0:
         raise unprocessable("n", "several answers are all the same with temperature 0. Raise it.")
     if body["stream_options"] and not body["stream"]:
@@ -99,22 +106,23 @@ def check_answers(call: ClientCall) -> None:
 async def completions(call: ClientCall) -> Any:
     """Continue prompts."""
     body = call.body
-    check_answers(call)
+    check_answers(call, body["max_tokens"], "max_tokens")
     if body["stream"] and body["logprobs"] is not None:
         raise unprocessable("logprobs", "it does not go with stream. Leave one of them out.")
     prompts, task = texts_of(body["prompt"]), str(call.model.writing_task)
     entries = tuple(prompt for prompt in prompts for _ in range(body["n"]))
     options = writing_options(body, call.seeds(body["seed"], len(prompts), body["n"]))
     spec = WorkSpec(task, entries, options, generates=True, candidates=body["logprobs"])
-    head = _head(call, "text_completion", "cmpl")
+    own = head(call, "text_completion", "cmpl")
     if body["stream"]:
-        return EventStream(_parts(call, await call.ticket("prompt", spec, stream=True), head))
-    ticket = await call.generate("prompt", spec)
+        return EventStream(_parts(call, await call.ticket(spec, stream=True), own))
+    ticket = await call.generate(spec)
     choices = [_choice(call, index, each) for index, each in enumerate(ticket.asked)]
-    return head | {"choices": choices, "usage": call.count(ticket)}
+    return own | {"choices": choices, "usage": call.count(ticket)}
 
 
-def _head(call: ClientCall, kind: str, prefix: str) -> dict[str, Any]:
+def head(call: ClientCall, kind: str, prefix: str) -> dict[str, Any]:
+    """What each object of an answer begins with."""
     name = call.model.name
     return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": name}
 
@@ -147,15 +155,15 @@ def _log_probabilities(call: ClientCall, asked: TextRequest) -> dict[str, Any]:
     }
 
 
-async def _parts(call: ClientCall, ticket: Any, head: dict[str, Any]) -> AsyncIterator[Any]:
-    async for index, text, answer in call.streamed(ticket):
+async def _parts(call: ClientCall, ticket: Any, own: dict[str, Any]) -> AsyncIterator[Any]:
+    async for index, text, answer in call.streamed(ticket, lambda answer: str(answer.written)):
         reason = None if answer is None else finish_reason(answer)
         choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
-        yield head | {"choices": [choice]}
+        yield own | {"choices": [choice]}
     usage = call.count(ticket)
     if (call.body["stream_options"] or {}).get("include_usage"):
-        yield head | {"choices": [], "usage": usage}
-    yield _DONE
+        yield own | {"choices": [], "usage": usage}
+    yield DONE
 
 
 async def embeddings(call: ClientCall) -> Any:
@@ -177,7 +185,7 @@ async def embeddings(call: ClientCall) -> Any:
     return {"object": "list", "data": data, "model": call.model.name, "usage": usage}
 
 
-_USAGE: Schema = {"type": "object", "additionalProperties": {"type": "integer"}}
+USAGE: Schema = {"type": "object", "additionalProperties": {"type": "integer"}}
 _NUMBERS: Schema = {"type": "array", "items": {"type": "number"}}
 
 
@@ -207,7 +215,7 @@ ENDPOINTS = (
         lambda model: model.writing_task,
         COMPLETION,
         completions,
-        record(id=TEXT, object=TEXT, created=INTEGER, model=TEXT, choices=listed(_CHOICE), usage=_USAGE),
+        record(id=TEXT, object=TEXT, created=INTEGER, model=TEXT, choices=listed(_CHOICE), usage=USAGE),
         "continue texts",
         "prompt",
     ),
@@ -220,7 +228,7 @@ ENDPOINTS = (
         record(
             object=TEXT,
             model=TEXT,
-            usage=_USAGE,
+            usage=USAGE,
             data=listed(record(object=TEXT, index=INTEGER, embedding={"anyOf": [_NUMBERS, TEXT]})),
         ),
         "embed texts",

@@ -1,5 +1,6 @@
 """The models of a server: which tasks each does, and one pipeline for each of these."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from flagai.families.family import family_and_row, family_named
 from flagai.loading import load
 from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.sentence_folder import SentenceSettings
-from flagai.model.predictor.text_generation import TextRequest
 from flagai.pipelines import PIPELINES, TaskPipeline, TextGenerationPipeline, own_class_names
 from flagai.resolve import CONFIG_FILE
 from flagai.serve.log_probabilities import LogProbabilities
 from flagai.serve.work import WorkSpec
 from flagai.typed_json import read_json
+
+logger = logging.getLogger(__name__)
 
 # Tasks whose answers a scheduler writes, one token after the other.
 WRITING = ("lm", "writing", "seq2seq", "title-generation", "poetry")
@@ -131,24 +133,44 @@ class ServedModel:
     @cached_property
     def classes(self) -> list[str]:
         """The names of the classes of its head; none for a language model."""
-        return own_class_names(self.model)
+        return own_class_names(self.model) if self.classifies or self.ner_task else []
 
     def count(self, entries: Sequence[Any]) -> list[int]:
         """The tokens of texts or pairs, special ones included."""
         texts = [" ".join(entry) if isinstance(entry, list | tuple) else entry for entry in entries]
         return [len(ids) + 2 for ids in self.tokenizer.encode_many(texts)]
 
-    def build(self, spec: WorkSpec) -> list[TextRequest]:
+    @property
+    def classifies(self) -> bool:
+        """Whether it has a head with classes of its own."""
+        return "classification" in self.pipelines and self.pipelines["classification"].loaded_for != "lm"
+
+    @cached_property
+    def can_chat(self) -> bool:
+        """Whether it was trained to chat, or its folder has a template for it."""
+        if self.writing_task is None:
+            return False
+        try:
+            return bool(self.pipelines[self.writing_task].predictor.chat_format)
+        except InputError as error:
+            logger.debug("%s does not chat: %s", self.name, error)
+            return False
+
+    def build(self, spec: WorkSpec) -> list[Any]:
         """What the scheduler takes for work."""
+        if spec.task == "chat":
+            predictor, options = self.pipelines[str(self.writing_task)].predictor, dict(spec.options)
+            tools = options.pop("tools", None)
+            return [*predictor.chat_requests([list(each) for each in spec.entries], tools, **options)]
         pipeline = self.pipelines[spec.task]
         entries: list[str] = list(spec.entries)
         if not isinstance(pipeline, TextGenerationPipeline):
             return [*pipeline.predictor.blank_requests(entries, **spec.options)]
         options, prompts = pipeline.options(spec.options), pipeline.prompts(entries)
         if spec.candidates is None:
-            return pipeline.predictor.requests(prompts, **options)
+            return [*pipeline.predictor.requests(prompts, **options)]
         seeds = options.pop("seeds", None)
-        asked = []
+        asked: list[Any] = []
         for number, text in enumerate(prompts):  # each notes log-probabilities of its own
             own: dict[str, Any] = {"logits_processors": [LogProbabilities(spec.candidates)]}
             own |= {} if seeds is None else {"seeds": [seeds[number]]}
@@ -207,7 +229,10 @@ def _tasks_of(name: str, home: Path | None) -> list[str]:
             raise
         kind, _ = find_class(read_json(folder / own / CONFIG_FILE), open_checkpoint(folder / own))
         row = family_named(kind.config_class.family).by_name[kind.__name__]
-        return sorted(row.tasks) if row.head is not None else _with_pretrained(row.tasks, kind.config_class.family)
+        if row.head is not None:
+            return sorted(row.tasks)
+        # A class that continues texts may have been trained for any of its tasks: which, only the caller knows.
+        return _with_pretrained(() if "lm" in row.tasks else row.tasks, kind.config_class.family)
     tasks = tasks_of(card)
     return list(tasks) if card.base is not None else _with_pretrained(tasks, card.family)
 

@@ -107,8 +107,8 @@ async def _write(call: ClientCall, task: str, texts: list[str], options: Mapping
     if call.body["stream"]:
         if len(texts) > 1 or call.body["num_return_sequences"] > 1:
             raise unprocessable("stream", "it goes with one answer to one text.")
-        return EventStream(_parts(call, await call.ticket("text", spec, stream=True)))
-    ticket = await call.generate("text", spec)
+        return EventStream(_parts(call, await call.ticket(spec, stream=True)))
+    ticket = await call.generate(spec)
     results = [{"answers": [_answer(each) for each in asked.answers()]} for asked in ticket.asked]
     return {"model": call.model.name, "results": results, "usage": call.count(ticket)}
 
@@ -118,7 +118,7 @@ def _answer(answer: Any) -> dict[str, Any]:
 
 
 async def _parts(call: ClientCall, ticket: Any) -> AsyncIterator[Any]:
-    async for _, text, answer in call.streamed(ticket):
+    async for _, text, answer in call.streamed(ticket, lambda answer: str(answer.written)):
         yield {"text": text} if answer is None else {"text": text, "answer": _answer(answer)}
     call.count(ticket)
 
@@ -141,7 +141,7 @@ async def fill(call: ClientCall) -> Any:
         return _filled(call, found)
     options = {"num_return_sequences": count, "out_max_length": body["max_new_tokens"] or 64}
     options["beam_size"] = max(body["num_beams"] or 4, count)
-    ticket = await call.generate("text", WorkSpec("masklm", tuple(texts), options, generates=True))
+    ticket = await call.generate(WorkSpec("masklm", tuple(texts), options, generates=True))
     asked: list[Any] = ticket.asked
     return _filled(call, [each.filled() for each in asked])
 

@@ -91,7 +91,7 @@ ENDPOINTS = (
     Endpoint(
         "/predict",
         "Classes of texts (TEI)",
-        lambda model: "classification" if model.classes and "classification" in model.pipelines else None,
+        lambda model: "classification" if model.classifies else None,
         PREDICT,
         predict,
         {"anyOf": [_SCORED, listed(_SCORED)]},

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from flagai.model.predictor.text_generation import TextRequest
-
 # What ranks exchange: an operation, and its operands in plain data.
 Order = tuple[Any, ...]
 _numbers = itertools.count()
@@ -49,7 +47,7 @@ class EngineModel(Protocol):
     def model(self) -> Any:
         """The model."""
 
-    def build(self, spec: WorkSpec) -> list[TextRequest]:
+    def build(self, spec: WorkSpec) -> list[Any]:
         """What the scheduler takes for work."""
 
     def call(self, task: str, options: Mapping[str, Any], entries: Sequence[Any]) -> list[Any]:
@@ -75,7 +73,7 @@ class Ticket:
         tokens: the tokens of each entry.
     """
 
-    def __init__(self, spec: WorkSpec, asked: Sequence[TextRequest] = (), tokens: Sequence[int] = ()) -> None:
+    def __init__(self, spec: WorkSpec, asked: Sequence[Any] = (), tokens: Sequence[int] = ()) -> None:
         self.number = next(_numbers)
         self.spec = spec
         self.asked = list(asked)
