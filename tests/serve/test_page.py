@@ -35,7 +35,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, server: ServerProcess, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page of the server in Chinese, at a width; it writes no errors, and asks nobody but the server."""
     width = getattr(request, "param", 1200)
-    opened = browser.new_page(viewport={"width": width, "height": 800}, locale="zh-CN")
+    opened = browser.new_page(viewport={"width": width, "height": 800}, locale="zh-CN", reduced_motion="reduce")
     wrong: list[str] = []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
@@ -76,7 +76,7 @@ def test_titles_and_continuations_are_shown(page: Any) -> None:
     wanted = flagai.load("title", "GLM-mini-ch")(text, num_return_sequences=2)
     shown = answered(page, "title", text=text, count="2")
     assert shown.split("\n")[::2] == [each.text for each in wanted]
-    shown = answered(page, "completions", text="春眠不觉晓，", length="6", creative="0")
+    shown = answered(page, "completions", model="GLM-mini-ch", text="春眠不觉晓，", length="6", creative="0")
     assert shown == "春眠不觉晓，" + flagai.load("lm", "GLM-mini-ch")("春眠不觉晓，", max_new_tokens=6)
 
 
@@ -122,7 +122,8 @@ def test_keys_and_languages(page: Any) -> None:
     assert page.evaluate("document.activeElement.id") == "tab-title"
     assert page.get_attribute("#tab-title", "aria-selected") == "true"
     page.keyboard.press("End")
-    page.focus("#in-text")
+    assert page.get_attribute("#tab-chat", "aria-selected") == "true"
+    page.focus("#form textarea")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#meta:not(:empty)")
     page.click("#language")

@@ -14,7 +14,7 @@ from tests.serve.processes import PATIENCE, ServerProcess, serving
 
 POEM = {"text": "春江花月夜"}
 MINILM = {"model": "all-MiniLM-L6-v2"}
-WRITES = {"prompt": "春", "max_tokens": 2}
+WRITES = {"model": "GLM-mini-ch", "prompt": "春", "max_tokens": 2}
 # path, body, status, field, words
 REFUSED: list[tuple[str, Any, int, str | None, str]] = [
     ("/v1/poem", {"text": "春", "sead": 1}, 422, "sead", "Did you mean 'seed'"),

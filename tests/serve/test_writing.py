@@ -47,11 +47,11 @@ def test_blanks_are_those_of_the_pipeline(server: ServerProcess) -> None:
 def test_completions_are_those_of_the_predictor(server: ServerProcess) -> None:
     predictor = flagai.load("lm", "GLM-mini-ch").predictor
     prompts = ["春眠不觉晓，", "床前明月光，"]
-    found = server.answer("/v1/completions", prompt=prompts, max_tokens=12, temperature=0)
+    found = server.answer("/v1/completions", **GLM, prompt=prompts, max_tokens=12, temperature=0)
     assert [each["text"] for each in found["choices"]] == [
         answers[0].written for answers in predictor.write(prompts, out_max_length=12, num_return_sequences=1)
     ]
-    sampled = server.answer("/v1/completions", prompt=prompts[0], max_tokens=12, seed=5, n=2, top_k=9, stop="，")
+    sampled = server.answer("/v1/completions", **GLM, prompt=prompts[0], max_tokens=12, seed=5, n=2, top_k=9, stop="，")
     alone = [
         predictor.write(
             prompts[0], out_max_length=12, do_sample=True, top_k=9, seed=seed, stop="，", num_return_sequences=1
@@ -65,7 +65,7 @@ def test_completions_are_those_of_the_predictor(server: ServerProcess) -> None:
 
 
 def test_log_probabilities_are_of_the_tokens_and_change_nothing(server: ServerProcess) -> None:
-    asked = {"prompt": "春眠不觉晓，", "max_tokens": 8, "temperature": 0}
+    asked = GLM | {"prompt": "春眠不觉晓，", "max_tokens": 8, "temperature": 0}
     plain = server.answer("/v1/completions", **asked)["choices"][0]["text"]
     choice = server.answer("/v1/completions", **asked, logprobs=3)["choices"][0]
     noted = choice["logprobs"]
