@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flagai import settings as process
 from flagai.checks import check_extra
 from flagai.cli.command import command
 from flagai.cli.loading import check_place
@@ -76,7 +77,12 @@ def serve(
         host=options.host,
         port=options.port,
         home=options.model_dir,
-        place={"device": options.device, "dtype": options.dtype, "quantize": options.quantize},
+        place={
+            "device": options.device,
+            "dtype": options.dtype,
+            "quantize": options.quantize,
+            "mesh": "auto" if process.world_size() > 1 else None,
+        },
         memory=None if options.memory is None else options.memory * _MIB,
         key_file=options.api_key_file,
         open_to_all=options.open_to_all,

@@ -96,6 +96,13 @@ class Engine:
             self.put("stop")
             self._thread.join()
 
+    def follow(self) -> None:
+        """Do what the first rank does, until it stops: the part of the other ranks that share the model."""
+        with ExitStack() as stack:
+            self._enter(stack)
+            while self.obey(self._lockstep.receive()):
+                pass
+
     # -- the thread's side ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:

@@ -1,7 +1,7 @@
 """Ranks that share a model by tensor parallelism do the same at every iteration: the first one says what."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch import distributed
 
@@ -20,6 +20,11 @@ class Lockstep:
 
     def __init__(self, group: Any = None) -> None:
         self._group = group
+
+    @classmethod
+    def of_ranks(cls) -> Self:
+        """All processes that torchrun started; every one of them calls this."""
+        return cls(distributed.new_group(backend="gloo"))
 
     @property
     def patience(self) -> float | None:

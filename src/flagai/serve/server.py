@@ -12,9 +12,10 @@ from typing import Any, cast
 
 import uvicorn
 
-from flagai.errors import ConfigError, InputError
+from flagai.errors import ConfigError, FlagAIError, InputError, quoted
 from flagai.generation.memory import bytes_per_token, free_bytes
 from flagai.generation.protocol import GenerativeModel
+from flagai.parallel.world import world
 from flagai.serve.application import application
 from flagai.serve.bounds import Bounds
 from flagai.serve.calls import Served
@@ -70,6 +71,11 @@ def run_server(names: Sequence[str], settings: ServerSettings, tell: Callable[[s
     Raises:
         FlagAIError: a model cannot be loaded, or the address cannot be taken.
     """
+    if world().size > 1:
+        _check_ranks(names)
+        if world().rank:
+            _follow(names[0], settings)
+            return
     keys = ApiKeys.read(settings.key_file)
     local = _is_local(settings.host)
     if not local and not keys and not settings.open_to_all:
@@ -87,6 +93,27 @@ def run_server(names: Sequence[str], settings: ServerSettings, tell: Callable[[s
         hosts = _LOOPBACK if local else ("*",)
         app = application(front, origins=settings.origins, hosts=hosts)
         asyncio.run(_serve(app, front, listener, settings, tell))
+
+
+def _check_ranks(names: Sequence[str]) -> None:
+    """Refuse what processes of torchrun cannot share.
+
+    Raises:
+        InputError: there are several models, or several machines.
+    """
+    if len(names) > 1:
+        raise InputError(f"Under torchrun one model is served, not {len(names)}. Start a server for each.")
+    if world().size != world().local_size:
+        raise InputError("A server runs on one machine. Start one on each, behind a load balancer.")
+
+
+def _follow(name: str, settings: ServerSettings) -> None:
+    """Compute this rank's part until the first rank, which has the front, says that it is over."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to all ranks; the front finishes what runs first
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    model = ServedModel(name, settings.home, **settings.place)
+    watch = ServerMetrics().watch(model.name)
+    Engine(model, settings.bounds, settings.memory, watch, Lockstep.of_ranks()).follow()
 
 
 def _is_local(host: str) -> bool:
@@ -131,8 +158,9 @@ def _engines(models: dict[str, ServedModel], settings: ServerSettings, metrics: 
     if budget is None and len(sizes) > 1:
         budget = free_bytes(next(iter(models.values())).model.device)
     shares = {name: None if budget is None else budget * size // sum(sizes.values()) for name, size in sizes.items()}
+    lockstep = Lockstep.of_ranks() if world().size > 1 else Lockstep()
     return {
-        name: Served(model, Engine(model, settings.bounds, shares.get(name), metrics.watch(name), Lockstep()))
+        name: Served(model, Engine(model, settings.bounds, shares.get(name), metrics.watch(name), lockstep))
         for name, model in models.items()
     }
 
@@ -153,13 +181,25 @@ async def _serve(
         timeout_graceful_shutdown=max(1, round(settings.bounds.stop_seconds)),
     )
     server = _Server(config, front, settings, tell)
+    watching = asyncio.ensure_future(_end_with_ranks(server, engines))
     try:
         for engine in engines:
             await asyncio.to_thread(engine.start, asyncio.get_running_loop())
         await server.serve(sockets=[listener])
     finally:
+        watching.cancel()
         for engine in engines:
             await asyncio.to_thread(engine.stop)
+    failures = [engine.failure for engine in engines if engine.failure is not None]
+    if failures:
+        raise FlagAIError(f"A model has failed: {quoted(failures[0])}")
+
+
+async def _end_with_ranks(server: uvicorn.Server, engines: Sequence[Engine]) -> None:
+    """End the server when a rank of its model is gone: what starts it again has to start all ranks."""
+    while world().size > 1:
+        await asyncio.sleep(0.5)
+        server.should_exit |= any(engine.failure is not None for engine in engines)
 
 
 class _Server(uvicorn.Server):
