@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from flagai.model import bert_model, glm_model, gpt2_model, t5_model
+from flagai.model import bert_model, chatglm2_model, chatglm_model, glm_model, gpt2_model, t5_model
 
 CLASSES: dict[str, Any] = {
     cls.__name__: cls
@@ -25,6 +25,9 @@ CLASSES: dict[str, Any] = {
         glm_model.GLMForSequenceClassification,
         gpt2_model.GPT2Model,
         t5_model.T5Model,
+        chatglm_model.ChatGLMModel,
+        chatglm2_model.ChatGLM2Model,
+        chatglm2_model.ChatGLM2ForSequenceClassification,
     )
 }
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -71,6 +74,28 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "decoder_start_token_id": 0,
     },
 }
+CONFIGS["chatglm"] = {
+    "model_type": "chatglm",
+    "vocab_size": 41,
+    "hidden_size": 16,
+    "inner_hidden_size": 20,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "bos_token_id": 38,
+    "mask_token_id": 35,
+    "gmask_token_id": 36,
+}
+CONFIGS["chatglm2"] = {
+    "model_type": "chatglm",
+    "padded_vocab_size": 41,
+    "hidden_size": 12,
+    "ffn_hidden_size": 20,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "multi_query_group_num": 2,
+    "kv_channels": 8,
+    "class_num": 4,
+}
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 # Further shapes of a class: they have other parameters.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -80,6 +105,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("GLMModel", {"spell_func": "none"}),
     ("GPT2Model", {"do_layer_norm_before": False, "tie_word_embeddings": False}),
     ("T5Model", GATED),
+    ("ChatGLMModel", {"gated": True, "position_encoding_2d": False, "tie_word_embeddings": False}),
+    ("ChatGLMModel", {"pre_seq_len": 3, "prefix_projection": True}),
+    ("ChatGLM2Model", {"pre_seq_len": 3}),
+    ("ChatGLM2Model", {"multi_query_attention": False, "attention_bias": False, "tie_word_embeddings": True}),
+    ("ChatGLM2Model", {"model_type": "glm4"}),
 ]
 EVERY: list[tuple[str, dict[str, Any]]] = [*((name, {}) for name in CLASSES), *VARIANTS]
 
@@ -178,6 +208,16 @@ _BATCHES: dict[str, Any] = {
         "attention_mask": (torch.arange(7) < torch.tensor([[7], [4], [6]])).long(),
         "labels": ids(41, 3, 5, seed=1),
     },
+    "chatglm": lambda: {
+        "input_ids": torch.cat([ids(34, 3, 4), torch.tensor([36, 38]).expand(3, 2), ids(34, 3, 2, seed=1)], 1),
+        "labels": ids(34, 3, 8, seed=1),
+    },
+    "chatglm2": lambda: {
+        "input_ids": ids(41, 3, 7),
+        "attention_mask": (torch.arange(7) >= torch.tensor([[0], [3], [1]])).long(),
+        "labels": ids(41, 3, 7, seed=1),
+    },
+    "ChatGLM2ForSequenceClassification": lambda: {"input_ids": ids(41, 3, 7), "labels": torch.tensor([0, 3, 1])},
     "BertForMaskLM": lambda: _bert(labels=ids(31, 3, 7, seed=1)),
     "BertForSeq2seq": lambda: _bert(labels=_bert()["input_ids"][:, 1:]),
     "BertForClsClassifier": lambda: _bert(labels=torch.tensor([0, 3, 1])),

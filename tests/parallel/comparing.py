@@ -14,6 +14,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "glm": {"hidden_size": 16, "num_attention_heads": 4},
     "gpt2": {"n_embd": 16, "n_head": 4},
     "t5": {"num_heads": 4},
+    "chatglm": {"num_attention_heads": 4},
+    "chatglm2": {},  # four heads of queries in two groups: with four ranks, two share each
 }
 
 

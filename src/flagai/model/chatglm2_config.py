@@ -85,11 +85,14 @@ class ChatGLM2Config(ModelConfig):
         values = as_own_quantization(values)
         stated = Fields(values, cls.__name__)
         kind = stated.text("model_type", ORIGINAL)
+        rotary = _rotary(values, stated)
+        said = {"hidden_act": "silu", **_CONSTANT}
+        values = {key: value for key, value in values.items() if key not in _ROTARY and said.get(key) != value}
         own: dict[str, Any] = {"sandwich_norm": kind == "glm4", "classifier_bias": kind == ORIGINAL}
         if values.get("multi_query_attention") is False:
             own["num_key_value_heads"] = values.get("num_attention_heads")
             values = {key: value for key, value in values.items() if key != "multi_query_group_num"}
-        return {**own, **_rotary(values, stated), **values}
+        return {**own, **rotary, **values}
 
     def check(self) -> None:
         """See the base class."""
@@ -112,14 +115,11 @@ class ChatGLM2Config(ModelConfig):
         own = self.to_dict()
         if layout == "huggingface":
             theirs = {key: value for key, value in own.items() if key not in _OURS_ALONE}
-            rotary = {key: own[key] for key in ("rope_theta", "partial_rotary_factor")}
+            rotary = {"rope_type": "default", **{key: own[key] for key in ("rope_theta", "partial_rotary_factor")}}
+            if self.rope_interpolation != 1:
+                rotary |= {"rope_type": "linear", "factor": self.rope_interpolation}
             kind = "glm4" if self.sandwich_norm else "glm"
-            return {
-                **theirs,
-                "model_type": kind,
-                "hidden_act": "silu",
-                "rope_parameters": {"rope_type": "default", **rotary},
-            }
+            return {**theirs, "model_type": kind, "hidden_act": "silu", "rope_parameters": rotary}
         if self.sandwich_norm:
             return own
         theirs = {alias: own[name] for alias, name in _ORIGINAL_KEYS.items()}
@@ -137,18 +137,20 @@ _ORIGINAL_KEYS = {
     "add_qkv_bias": "attention_bias",
     "seq_length": "max_position_embeddings",
 }
-_OURS_ALONE = {"multi_query_attention", "sandwich_norm", "rope_interpolation", "classifier_bias", "auto_map"}
+_OURS_ALONE = {"sandwich_norm", "auto_map"}
+_ROTARY = {"rope_ratio", "rope_parameters"}
 _CONSTANT = {"rmsnorm": True, "add_bias_linear": False, "post_layer_norm": True, "original_rope": True}
 
 
 def _rotary(values: Mapping[str, Any], stated: Fields) -> dict[str, Any]:
     """Base, share and interpolation: of ``rope_parameters`` (transformers 5), or of the original's ``rope_ratio``."""
-    found = stated.mapping("rope_parameters")
-    kinds = (found.get("rope_type"), Fields(values, stated.place).mapping("rope_scaling").get("rope_type"))
-    other = next((kind for kind in kinds if kind not in (None, "default")), None)
-    if other is not None:
-        stated.wrong("rope_parameters", f"the rope_type 'default', not {shown(other)}")
+    found = {**stated.mapping("rope_scaling"), **stated.mapping("rope_parameters")}
+    kind = found.get("rope_type", "default")
+    if kind not in ("default", "linear"):
+        stated.wrong("rope_parameters", f"the rope_type 'default' or 'linear', not {shown(kind)}")
     given: dict[str, Any] = {key: found[key] for key in ("rope_theta", "partial_rotary_factor") if key in found}
+    if kind == "linear":
+        given["rope_interpolation"] = found.get("factor")
     ratio = stated.number("rope_ratio", None)
     if ratio is None or "rope_theta" in values:
         return given

@@ -27,7 +27,12 @@ __all__ = ["ChatGLM2Config", "ChatGLM2ForSequenceClassification", "ChatGLM2Model
 
 
 class ChatGLM2Model(PrefixTunedModel):
-    """The second to fourth generation with its language-model head."""
+    """The second to fourth generation with its language-model head.
+
+    Args:
+        config: the configuration.
+        head: False leaves the head out, for classifiers; ``logits`` are hidden states then.
+    """
 
     config_class = ChatGLM2Config
     names = chatglm2.NAMES
@@ -35,7 +40,7 @@ class ChatGLM2Model(PrefixTunedModel):
     prefixes: ClassVar[Mapping[str, str]] = {"flagai": "transformer.", "huggingface": "model."}
     architecture = "GlmForCausalLM"
 
-    def __init__(self, config: ChatGLM2Config) -> None:
+    def __init__(self, config: ChatGLM2Config, *, head: bool = True) -> None:
         super().__init__(config)
         self.names = names_of(config)
         self.embed = Embeddings(config.vocab_size, config.hidden_size)
@@ -47,8 +52,8 @@ class ChatGLM2Model(PrefixTunedModel):
             checkpoint_activations=config.checkpoint_activations,
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False) if head else None
+        if self.head is not None and config.tie_word_embeddings:
             self.head.weight = self.embed.token.weight
         hidden = config.hidden_size if config.prefix_projection else None
         self.prefix = self.new_prefix(config.pre_seq_len, hidden) if config.pre_seq_len else None
@@ -111,7 +116,8 @@ class ChatGLM2Model(PrefixTunedModel):
         count = input_ids.shape[1]
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         hidden = self.norm(self._states(input_ids, position_ids, attention_mask, cache, states))[:, -count:]
-        logits = self.head(gather_positions(hidden, logits_at))
+        states_at = gather_positions(hidden, logits_at)
+        logits = states_at if self.head is None else self.head(states_at)
         loss = None if labels is None else next_token_loss(logits, labels)
         states = None if states is None else [state[:, -count:] for state in states]
         return result(logits, hidden, loss=loss, cache=cache, all_hidden_states=states)
@@ -157,7 +163,7 @@ class ChatGLM2ForSequenceClassification(BaseModel):
     plan = chatglm2.PLAN
     prefixes: ClassVar[Mapping[str, str]] = {"flagai": "transformer.", "huggingface": "model."}
     architecture = "GlmForSequenceClassification"
-    fresh = ("classifier.*", "model.head.*")
+    fresh = ("classifier.*",)
     optional = ("model.prefix",)
     needs_classes: ClassVar[bool] = True
 
@@ -165,7 +171,7 @@ class ChatGLM2ForSequenceClassification(BaseModel):
         super().__init__(config)
         config.require(config.class_num is not None, f"{type(self).__name__} needs class_num=<number of classes>")
         self.names = names_of(config)
-        self.model = ChatGLM2Model(config)
+        self.model = ChatGLM2Model(config, head=False)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.class_num or 1, bias=config.classifier_bias)
 

@@ -13,6 +13,7 @@ from flagai.model.base_model import BaseModel
 from flagai.model.layer import KVCache
 from flagai.model.layer.prefix_encoder import PrefixedCache, PrefixEncoder
 
+States = list[tuple[torch.Tensor, torch.Tensor]]
 _FILE_NAMES = ("transformer.prefix_encoder.", "prefix_encoder.", "prefix.")
 
 
@@ -118,10 +119,26 @@ class PrefixTunedModel(BaseModel):
         if cache is not None and cache.attn_mask is not None and cache.attn_mask.table is not None:
             return cache  # a step: no placeholders
         inner = self._plain_cache() if cache is None else cache
-        return PrefixedCache(inner, self.prefix(), places)
+        return PrefixedCache(inner, self._states_of_rank(self.prefix()), places)
+
+    def _states_of_rank(self, states: States) -> States:
+        """The heads that this rank computes."""
+        blocks: Any = self.blocks
+        layer, size = blocks[0].attention.k, blocks[0].attention.head_dim
+        mesh = getattr(layer, "tp_mesh", None)
+        if mesh is None:
+            return states
+        from flagai.parallel.collectives import copy_to_group  # imports torch.distributed
+
+        groups, rank, ranks = layer.out_features // size, mesh.get_local_rank(), mesh.size()
+        begin = rank * groups // ranks
+        own = slice(begin, begin + max(groups // ranks, 1))
+        both = ((copy_to_group(key, layer.tp_group), copy_to_group(value, layer.tp_group)) for key, value in states)
+        return [(key[:, own], value[:, own]) for key, value in both]
 
     def _plain_cache(self) -> KVCache:
-        return KVCache(len(self.blocks))  # type: ignore[arg-type]
+        blocks: Any = self.blocks
+        return KVCache(len(blocks))
 
 
 def _without_prefix(name: str) -> str:

@@ -53,6 +53,24 @@ class ColumnParallel(Replicated):
     """A layer that holds some output features, or heads; its inputs are whole."""
 
 
+class GroupParallel(TensorParallelMixin):
+    """Keys or values of fewer groups than ranks: each rank holds all of them and computes that of its own heads."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    head_dim: int
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [..., head_dim]."""
+        return F.linear(hidden, self._own(self.weight), None if self.bias is None else self._own(self.bias))
+
+    def _own(self, rows: torch.Tensor) -> torch.Tensor:
+        groups = len(rows) // self.head_dim
+        group = self.tp_mesh.get_local_rank() * groups // self.tp_mesh.size()
+        # The ranks' gradients of the whole are summed: each has those of one group.
+        return copy_to_group(local(rows), self.tp_group)[group * self.head_dim : (group + 1) * self.head_dim]
+
+
 class GradientAllReduce(TensorParallelMixin):
     """A module whose inputs are replicated and whose first layers are sharded: gradients of its inputs are summed."""
 

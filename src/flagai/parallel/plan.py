@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 # style -> leaf -> the dimension along which ranks cut the parameter (absent: every rank holds the whole)
 STYLES: Mapping[str, Mapping[str, int]] = {
     "column": {"weight": 0, "bias": 0},  # output features; whole input, cut output
+    # Keys or values of grouped heads: as "column", but ranks that share a group hold it all the same.
+    "group": {"weight": 0, "bias": 0},
     "row": {"weight": 1},  # input features; cut input, summed output
     "vocab": {"weight": 0, "bias": 0},  # rows of the vocabulary
     "table": {"weight": 1},  # columns of a table, such as T5's bias per head

@@ -5,6 +5,8 @@ distributed checkpoints see one kind of parameter. The layers compute with the l
 :mod:`flagai.parallel.layers`): two all-reduces per block, and no DTensor arithmetic in between.
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -15,6 +17,7 @@ from flagai.parallel.dtensor import as_parameter
 from flagai.parallel.layers import (
     ColumnParallel,
     GradientAllReduce,
+    GroupParallel,
     Replicated,
     RowParallel,
     TensorParallelMixin,
@@ -27,11 +30,14 @@ from flagai.parallel.torch_private import distributed_tensor
 
 _MIXINS: dict[str, type[TensorParallelMixin]] = {
     "column": ColumnParallel,
+    "group": ColumnParallel,
+    "shared group": GroupParallel,
     "row": RowParallel,
     "vocab": VocabParallel,
     "table": ColumnParallel,
     "copy": Replicated,
 }
+_SHARED = "shared group"
 
 
 def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
@@ -52,11 +58,14 @@ def parallelize(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
         if any(parameter is not None for parameter in module._parameters.values())
     }
     _check(model, modules, styles, mesh.size())
+    styles = {name: _of_groups(modules, name, kind, mesh.size()) for name, kind in styles.items()}
     group, rank = mesh.get_group(), mesh.get_local_rank()
     placed: dict[int, nn.Parameter] = {}
     for name, kind in styles.items():
         _place_parameters(modules[name], kind, mesh, rank, placed)
         convert_in_place(modules[name], _mixin(modules[name], kind), mesh, group)
+        if kind == _SHARED:
+            modules[name].head_dim = _unit(modules, name)
     for name in {name.rpartition(".")[0] for name, kind in styles.items() if kind == "column"}:
         convert_in_place(modules[name], GradientAllReduce, mesh, group)
 
@@ -87,7 +96,7 @@ def _place_parameters(
         if parameter is None:
             continue
         if id(parameter) not in placed:
-            values = _distributed(parameter.detach(), STYLES[kind].get(leaf), mesh, rank)
+            values = _distributed(parameter.detach(), STYLES.get(kind, {}).get(leaf), mesh, rank)
             placed[id(parameter)] = as_parameter(values, parameter.requires_grad)
         module._parameters[leaf] = placed[id(parameter)]
 
@@ -113,10 +122,21 @@ def _check(model: nn.Module, modules: dict[str, nn.Module], styles: dict[str, st
             if kind == "vocab":
                 _check_vocabulary(model, extent, degree)
                 continue
-            unit = getattr(modules[name.rpartition(".")[0]], "head_dim", 1)
-            if extent // unit % degree:
+            unit = _unit(modules, name)
+            if extent // unit % degree and not (kind == "group" and degree % (extent // unit) == 0):
                 what = "attention heads" if unit > 1 or kind == "table" else "inner features"
                 raise _refusal(model, f"{extent // unit} {what} ({name})", extent // unit, degree)
+
+
+def _unit(modules: dict[str, nn.Module], name: str) -> int:
+    """Features of a layer that stay together: those of a head."""
+    return int(getattr(modules[name.rpartition(".")[0]], "head_dim", 1))
+
+
+def _of_groups(modules: dict[str, nn.Module], name: str, kind: str, degree: int) -> str:
+    """The style of a layer; that of grouped heads depends on whether each rank gets a group."""
+    rows = cast(torch.Tensor, modules[name].weight).shape[0] if kind == "group" else 0
+    return _SHARED if kind == "group" and rows // _unit(modules, name) < degree else kind
 
 
 def _check_vocabulary(model: nn.Module, extent: int, degree: int) -> None:

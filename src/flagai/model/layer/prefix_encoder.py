@@ -13,6 +13,7 @@ from torch import nn
 
 from flagai.model.layer.cache import KVCache, LayerCache
 from flagai.model.layer.linear import Linear
+from flagai.parallel.dtensor import local
 
 
 class PrefixEncoder(nn.Module):
@@ -40,7 +41,7 @@ class PrefixEncoder(nn.Module):
 
     def forward(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of each layer, two of [P, Hk, D]."""
-        places = self.embedding.weight
+        places = local(self.embedding.weight)
         states = places if self.trans is None else self.trans(places)
         layers = states.view(self.length, -1, 2, self.heads, self.head_dim).unbind(1)
         return [(layer[:, 0], layer[:, 1]) for layer in layers]
