@@ -1,5 +1,6 @@
 """Every code block of the README and the docs runs as it is written."""
 
+import gzip
 import json
 import re
 import shlex
@@ -7,7 +8,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 from torch import distributed
 from typer.testing import CliRunner
 
@@ -70,6 +73,10 @@ def workplace(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "sentences.txt").write_text("A man plays a guitar.\nThe sky is blue.\n")
     pair = {"text1": "A man plays a guitar.", "text2": "Someone plays an instrument."}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    (tmp_path / "articles").mkdir()
+    article = json.dumps({"abstract": "中华人民共和国公民的基本权利和义务。"}) + "\n"
+    (tmp_path / "articles" / "laws.jsonl.gz").write_bytes(gzip.compress(article.encode()))
+    parquet.write_table(pyarrow.Table.from_pylist([{"text": "The sky is blue."}]), tmp_path / "sentences.parquet")
     yield tmp_path
     if distributed.is_initialized():  # by the page on parallel models
         distributed.destroy_process_group()

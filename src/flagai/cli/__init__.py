@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from flagai import __version__, settings
 from flagai.catalog.tasks import ALIASES
 from flagai.checkpoint.atomic import is_full
-from flagai.cli import catalog, checkpoints, embedding, hub, reading, serving, training, writing
+from flagai.cli import catalog, checkpoints, embedding, hub, jobs, reading, serving, training, writing
 from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix
 from flagai.errors import FlagAIError
 
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "classify": reading.classify,
     "match": embedding.match,
     "embed": embedding.embed,
+    "run": jobs.run,
     "serve": serving.serve,
     "finetune": training.finetune,
     "convert": checkpoints.convert,
@@ -43,6 +44,8 @@ TASK_COMMANDS = {
     "semantic-matching": "match",
     "embedding": "embed",
 }
+# The options of the task's command follow those of `flagai run`.
+_SETTINGS: dict[str, dict[str, Any]] = {"run": {"allow_extra_args": True, "ignore_unknown_options": True}}
 # What shells report for a command whose reader has gone, as of `command | head -1`.
 _READER_GONE = 141
 
@@ -69,7 +72,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _function in COMMANDS.items():
-    app.command(_name, cls=Command)(_function)
+    app.command(_name, cls=Command, context_settings=_SETTINGS.get(_name))(_function)
 app.add_typer(hub.cache, name="cache")
 
 

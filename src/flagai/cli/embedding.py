@@ -3,18 +3,19 @@
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 from flagai.catalog.tasks import DEFAULT_EMBEDDING
 from flagai.cli.command import command, given
-from flagai.cli.input import InputText, as_typed, read_entries, read_rows
+from flagai.cli.input import SAMPLES, as_typed, read_entries, read_rows
 from flagai.cli.languages import default_model
 from flagai.cli.options import OutFile, TaskOptions
 from flagai.cli.output import answer, check_target, in_batches, open_bytes, print_json
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
+from flagai.jobs.answering import InputText
 from flagai.loading import load
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def match(
         options,
         as_fields=lambda score: {"similarity": round(score, 6)},
         show=show,
+        read=_pair,
+        tokenizer=similarities.tokenizer,
     )
 
 
@@ -92,6 +95,9 @@ def _both(entry: InputText) -> tuple[str, str]:
 
 
 def _pairs(first: str | None, second: str | None, file: Path | None) -> list[InputText]:
+    samples = SAMPLES.get()
+    if samples is not None:
+        return [_pair(place, fields) for place, fields in samples if _is_pair(fields)]
     if file is None:
         if first is None or second is None:
             raise InputError("match needs two sentences, or --file with pairs.")
@@ -99,14 +105,17 @@ def _pairs(first: str | None, second: str | None, file: Path | None) -> list[Inp
         return [InputText(first, {"text1": first, "text2": second}, "Pair 1")]
     if first is not None:
         raise InputError("match takes two sentences or --file, not both.")
-    pairs = []
-    for place, fields in read_rows(file, "text1"):
-        found = fields if isinstance(fields, dict) else {}
-        text1, text2 = found.get("text1"), found.get("text2")
-        if not isinstance(text1, str) or not isinstance(text2, str):
-            raise InputError(f"{place}: expected an object with text1 and text2, two texts.")
-        pairs.append(InputText(text1, fields, place))
-    return pairs
+    return [_pair(place, fields) for place, fields in read_rows(file, "text1")]
+
+
+def _pair(place: str, fields: Any) -> InputText:
+    if not _is_pair(fields):
+        raise InputError(f"{place}: expected an object with text1 and text2, two texts.")
+    return InputText(fields["text1"], fields, place)
+
+
+def _is_pair(fields: Any) -> bool:
+    return isinstance(fields, dict) and all(isinstance(fields.get(name), str) for name in ("text1", "text2"))
 
 
 @command(without=("as_json",), batch_size=1024, as_json=True)
@@ -134,6 +143,7 @@ def embed(
         options,
         as_fields=lambda vector: {"embedding": vector},
         show=lambda entry, vector: print_json(entry.fields | {"embedding": vector}),
+        tokenizer=vectors_of.tokenizer,
     )
 
 

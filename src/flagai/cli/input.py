@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +15,43 @@ from flagai.cli.formats import GZIP, JSON_LINES, STREAM, SURROGATE, TABLES, refu
 from flagai.cli.options import TaskOptions
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
+from flagai.jobs.answering import InputText, count_draws, text_in
 
 logger = logging.getLogger(__name__)
 
 _LINES_NAMED = 5
 
 
-@dataclass(frozen=True)
-class InputText:
-    """A text to work on."""
-
-    text: str
-    fields: dict[str, Any]  # the JSON object that it came in, which the answer is added to
-    place: str  # the file and the line, or the argument, for messages
-
-    @property
-    def number(self) -> int:
-        """The number of the line or the argument."""
-        return int(self.place.rpartition(" ")[2])
+# Rows of a job's first file while its command is only asked how it answers: see flagai.cli.jobs.
+SAMPLES: ContextVar[Sequence[tuple[str, Any]] | None] = ContextVar("samples", default=None)
 
 
-def read_entries(options: TaskOptions) -> list[InputText]:
+def accept_all(_: InputText) -> None:
+    """A check that refuses no text."""
+
+
+def read_entries(options: TaskOptions, check: Callable[[InputText], None] = accept_all) -> list[InputText]:
     """The texts that a command was given.
+
+    Args:
+        options: the command's.
+        check: raises an InputError for a text that the command cannot answer.
 
     Raises:
         InputError: there are none, or a line of the file is broken; the message has its number.
     """
-    field, file = options.field, options.file
+    entries = _entries(options)
+    for entry in entries:
+        check(entry)
+    return count_draws(entries, getattr(options, "num_return_sequences", 1))
+
+
+def _entries(options: TaskOptions) -> list[InputText]:
+    field, file, samples = options.field, options.file, SAMPLES.get()
+    if samples is not None:
+        if options.texts or file or options.out:
+            raise InputError("flagai run takes texts by --in and writes to --out: leave texts and --file out.")
+        return [text_in(place, fields, field) for place, fields in samples if _has_text(fields, field)]
     if options.texts:
         if file is not None:
             raise InputError("Give texts as arguments or by --file, not both.")
@@ -51,7 +61,11 @@ def read_entries(options: TaskOptions) -> list[InputText]:
         if sys.stdin.isatty():
             raise InputError("There is no text. Give some as arguments, by --file, or on the standard input.")
         file = STREAM
-    return [_entry(place, fields, field) for place, fields in read_rows(file, field)]
+    return [text_in(place, fields, field) for place, fields in read_rows(file, field)]
+
+
+def _has_text(fields: Any, field: str) -> bool:
+    return isinstance(fields, dict) and isinstance(fields.get(field), str)
 
 
 def read_rows(file: Path, field: str) -> list[tuple[str, Any]]:
@@ -83,13 +97,6 @@ def _parsed(place: str, line: str) -> Any:
         return json.loads(line)  # not typed_json: the fields of a line go back out as they are, also lone surrogates
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place} is no JSON: {error}. Expected one object a line.") from error
-
-
-def _entry(place: str, fields: Any, field: str) -> InputText:
-    if not isinstance(fields, dict) or not isinstance(fields.get(field), str):
-        found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
-        raise InputError(f"{place} has no text in {field!r} (found: {found}). Name the field by --field.")
-    return InputText(clean([fields[field]])[0], fields, place)
 
 
 def _tell_blank(file: Path, lines: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import typer
 from flagai import settings
 from flagai.catalog.tasks import DEFAULT_MODELS
 from flagai.cli.command import given
+from flagai.cli.input import SAMPLES
 from flagai.cli.options import TaskOptions
 from flagai.errors import HubError
 
@@ -36,7 +37,7 @@ def load_pipeline(
     from flagai.loading import load_first
 
     check_place(options.device, place.get("quantize"))
-    if settings.world_size() > 1:
+    if settings.world_size() > 1 and SAMPLES.get() is None:  # the processes of a job have a model each
         place["mesh"] = "auto"
     names = (options.model,) if context is None or given(context, "model") else DEFAULT_MODELS[task]
     place |= {"download_path": options.model_dir, "device": options.device}

@@ -1,7 +1,5 @@
 """The options that several commands share, each declared once; :mod:`flagai.cli.command` puts them into commands."""
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,23 +124,3 @@ class WritingOptions(BeamOptions):
         asked = Options.read(self.max_length, found)
         Decoding(max_new_tokens=asked.max_new_tokens, **asked.decoding)
         return found | {"out_max_length": self.max_length}
-
-
-def seeds_of(texts: Sequence[str], arguments: dict[str, Any]) -> list[int] | None:
-    """One seed per text: a text that comes again continues with the next seeds, so that its answers differ.
-
-    Args:
-        texts: all texts of a call.
-        arguments: from :meth:`WritingOptions.arguments`.
-
-    Returns:
-        The seeds; None if none was given.
-    """
-    if "seed" not in arguments:
-        return None
-    times: Counter[str] = Counter()
-    seeds = []
-    for text in texts:
-        seeds.append(arguments["seed"] + times[text] * arguments["num_return_sequences"])
-        times[text] += 1
-    return seeds

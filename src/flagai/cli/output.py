@@ -5,26 +5,41 @@ import gzip
 import io
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import click
 import typer
 
 from flagai import settings
 from flagai.checkpoint.atomic import is_stream, replace_file
-from flagai.cli.formats import GZIP, STREAM, SURROGATE, TABLES, refuse_binary, suffix_of
-from flagai.cli.input import InputText
+from flagai.cli.formats import GZIP, STREAM, TABLES, refuse_binary, suffix_of
+from flagai.cli.input import accept_all
 from flagai.cli.options import TaskOptions
 from flagai.errors import InputError
+from flagai.jobs.answering import Answering, InputText, text_in
+from flagai.jobs.folder import JobDescription, OutputFolder
+from flagai.jobs.parts import Part, cell, to_json
 
 # Seconds between lines that say how far a command is, where no terminal shows a bar.
 SECONDS_BETWEEN_LINES = 30.0
+# Texts whose answers are kept together, of a command that writes a file.
+_PART = 1000
+if TYPE_CHECKING:
+    from flagai.data.tokenizer import Tokenizer
+
 Put = Callable[[Mapping[str, Any]], None]
 Answer = TypeVar("Answer")
+
+
+# Where a command puts how it answers instead of answering: see flagai.cli.jobs.
+ASKED: ContextVar[list[Answering] | None] = ContextVar("asked", default=None)
 
 
 def answer(
@@ -34,6 +49,10 @@ def answer(
     *,
     as_fields: Callable[[Answer], dict[str, Any]],
     show: Callable[[InputText, Answer], None],
+    tokenizer: "Tokenizer",
+    check: Callable[[InputText], None] = accept_all,
+    read: Callable[[str, Any], InputText] | None = None,
+    at_once: bool = False,
 ) -> None:
     """Work on texts in batches, and print or write every answer as soon as it is there.
 
@@ -43,21 +62,95 @@ def answer(
         options: the size of a batch, and where answers go; see :func:`open_table`.
         as_fields: an answer as fields of a JSON object.
         show: prints an answer for people.
+        tokenizer: the model's.
+        check: raises an InputError for a text that cannot be answered.
+        read: makes a text of a place and fields; default of the field that the options name.
+        at_once: whether ``compute`` takes any number of texts at once.
     """
-    answers = (
-        pair for batch in in_batches(entries, options.batch_size) for pair in zip(batch, compute(batch), strict=True)
+
+    def checked(place: str, fields: Any) -> InputText:
+        entry = text_in(place, fields, options.field) if read is None else read(place, fields)
+        check(entry)
+        return entry
+
+    answering = Answering(
+        checked,
+        compute,
+        as_fields,
+        "text1" if read is not None else options.field,
+        None if at_once else options.batch_size,
+        getattr(options, "num_return_sequences", 1),
+        lambda texts: sum(map(len, tokenizer.encode_many(texts))) if texts else 0,
     )
+    asked = ASKED.get()
+    if asked is not None:
+        asked.append(answering)
+        return
     if options.out is not None:
         columns = dict.fromkeys(name for entry in entries for name in entry.fields)
+        rows = _rows_in_parts if _is_long(entries, options) else _rows
         with open_table(options.out, list(columns)) as put:
-            for entry, found in answers:
-                put(entry.fields | as_fields(found))
+            for row in rows(entries, answering, options):
+                put(row)
+        _forget_parts(options.out)
         return
-    for entry, found in answers:
+    for entry, found in _answers(entries, answering, options):
         if options.as_json:
             print_json(entry.fields | as_fields(found))
         else:
             show(entry, found)
+
+
+def _answers(
+    entries: Sequence[InputText], answering: Answering, options: TaskOptions
+) -> Iterator[tuple[InputText, Any]]:
+    for batch in in_batches(entries, options.batch_size):
+        yield from zip(batch, answering.compute(batch), strict=True)
+
+
+def _rows(entries: Sequence[InputText], answering: Answering, options: TaskOptions) -> Iterator[dict[str, Any]]:
+    return (entry.fields | answering.as_fields(found) for entry, found in _answers(entries, answering, options))
+
+
+def _is_long(entries: Sequence[InputText], options: TaskOptions) -> bool:
+    """Whether answers are kept in parts, so that a command that is stopped continues when it is repeated."""
+    files = options.file not in (None, STREAM) and options.out != STREAM and not is_stream(cast(Path, options.out))
+    return files and len(entries) > _PART and settings.world_size() == 1
+
+
+def _parts_folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.unfinished")
+
+
+def _rows_in_parts(
+    entries: Sequence[InputText], answering: Answering, options: TaskOptions
+) -> Iterator[dict[str, Any]]:
+    """Answers that are kept beside the file until it is complete; those of an interrupted command are not made anew."""
+    context = click.get_current_context()
+    typed = [f"{name}={value}" for name, value in sorted(context.params.items()) if name not in ("out", "device")]
+    job = JobDescription(str(context.info_name), typed, [cast(Path, options.file)], "jsonl", _PART)
+    place = _parts_folder(cast(Path, options.out))
+    try:
+        folder = OutputFolder(place, job)
+    except InputError:  # of another command
+        shutil.rmtree(place)
+        folder = OutputFolder(place, job)
+    with folder.exclusive():
+        parts = [Part(place, f"{begin:09d}", begin, ()) for begin in range(0, len(entries), _PART)]
+        done = sum(map(folder.is_done, parts))
+        if done:
+            typer.echo(f"Continues behind {done * _PART} texts of an interrupted command ({place}).", err=True)
+        for part in parts[done:]:
+            own = entries[part.number : part.number + _PART]
+            folder.write(part, list(_rows(own, answering, options)), ())
+        for part in parts:
+            with folder.file_of(part).open(encoding="utf-8") as lines:
+                yield from map(json.loads, lines)
+
+
+def _forget_parts(out: Path) -> None:
+    if out != STREAM:
+        shutil.rmtree(_parts_folder(out), ignore_errors=True)
 
 
 def in_batches(entries: Sequence[InputText], batch_size: int) -> Iterator[list[InputText]]:
@@ -90,11 +183,6 @@ def _with_bar(batches: list[list[InputText]], total: int) -> Iterator[list[Input
         for batch in batches:
             yield batch
             progress.advance(task, len(batch))
-
-
-def to_json(entry: object) -> str:
-    """A value as one line of JSON; lone surrogates, which no file can hold, stay escaped."""
-    return SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(entry, ensure_ascii=False))
 
 
 def print_json(entry: object) -> None:
@@ -180,10 +268,6 @@ def _table(target: IO[str], separator: str, columns: Sequence[str]) -> Put:
             names = [*dict.fromkeys([*columns, *row])]
             writer = csv.DictWriter(target, names, delimiter=separator, quoting=quoting)
             writer.writeheader()
-        writer.writerow({name: _cell(value) for name, value in row.items()})
+        writer.writerow({name: cell(value) for name, value in row.items()})
 
     return put
-
-
-def _cell(value: Any) -> str:
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else to_json(value)

@@ -52,6 +52,7 @@ def ner(
         options,
         as_fields=as_fields,
         show=lambda entry, found: show_entities(entry.text, found, entry.number),
+        tokenizer=entities_of.tokenizer,
     )
 
 
@@ -77,6 +78,7 @@ def classify(options: TaskOptions, labels: Labels = None) -> None:
         options,
         as_fields=as_fields,
         show=lambda entry, found: show_scores(entry.text, found.scores, one_class=one_class),
+        tokenizer=class_of.tokenizer,
     )
 
 

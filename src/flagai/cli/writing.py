@@ -1,7 +1,7 @@
 """``flagai title``, ``poem``, ``write`` and ``fill``."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,13 +9,14 @@ import typer
 
 from flagai.catalog.tasks import DEFAULT_MODELS
 from flagai.cli.command import command, given
-from flagai.cli.input import InputText, read_entries
+from flagai.cli.input import SAMPLES, accept_all, read_entries
 from flagai.cli.loading import load_pipeline
-from flagai.cli.options import BeamOptions, WritingOptions, seeds_of
+from flagai.cli.options import BeamOptions, WritingOptions
 from flagai.cli.output import answer, check_target
 from flagai.cli.terminal import show_filled
 from flagai.data.prepare.poem import PoemForm, poem_prompt
 from flagai.errors import InputError
+from flagai.jobs.answering import InputText
 from flagai.pipelines import GENERATION
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _defaults(task: str) -> dict[str, Any]:
     return {"model": DEFAULT_MODELS[task][0]} | {names.get(name, name): value for name, value in known.items()}
 
 
-@command(batch_size=16, sample=False, top_k=10, top_p=1.0, repetition_penalty=1.0, **_defaults("title-generation"))
+@command(batch_size=256, sample=False, top_k=10, top_p=1.0, repetition_penalty=1.0, **_defaults("title-generation"))
 def title(context: typer.Context, options: WritingOptions) -> None:
     """Write a title for each text."""
     from flagai.families.family import lowers_titles
@@ -42,8 +43,7 @@ def title(context: typer.Context, options: WritingOptions) -> None:
     entries = read_entries(options)
     run = load_pipeline("title-generation", options, quantize=options.quantize).predictor
     lower = lowers_titles(run.model)
-    prompts = [entry.text.lower() if lower else entry.text for entry in entries]
-    _write(entries, prompts, run, options, arguments, "title")
+    _write(entries, lambda entry: entry.text.lower() if lower else entry.text, run, options, arguments, "title")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +56,25 @@ class _PoemOptions(WritingOptions):
     )
 
 
-@command(without=("length_penalty", "prompt_lookup_num_tokens"), field="title", batch_size=16, **_defaults("poetry"))
+@command(without=("length_penalty", "prompt_lookup_num_tokens"), field="title", batch_size=256, **_defaults("poetry"))
 def poem(context: typer.Context, options: _PoemOptions) -> None:
     """Write a classical Chinese poem for each title."""
     check_target(options.out)
     arguments = options.arguments(context) | {"truncation": False}
-    entries = read_entries(options)
     form = options.form if given(context, "form") else None
-    prompts = [poem_prompt(entry.text, form, entry.place) for entry in entries]
+
+    def prompt(entry: InputText) -> str:
+        return poem_prompt(entry.text, form, entry.place)
+
+    def check(entry: InputText) -> None:
+        prompt(entry)
+
+    entries = read_entries(options, check)
     run = load_pipeline("poetry", options, quantize=options.quantize).predictor
-    _write(entries, prompts, run, options, arguments, "poem")
+    _write(entries, prompt, run, options, arguments, "poem", check)
 
 
-@command(without=("length_penalty",), batch_size=16, beams=1, **_defaults("writing"))
+@command(without=("length_penalty",), batch_size=256, beams=1, **_defaults("writing"))
 def write(context: typer.Context, options: WritingOptions) -> None:
     """Continue each text. A single text appears on a terminal while it is written."""
     check_target(options.out)
@@ -76,15 +82,21 @@ def write(context: typer.Context, options: WritingOptions) -> None:
     entries = read_entries(options)
     run = load_pipeline("writing", options, context, quantize=options.quantize).predictor
     files = options.as_json or options.out is not None
-    if len(entries) == 1 and options.num_return_sequences == 1 and sys.stdout.isatty() and not files:
+    if (
+        len(entries) == 1
+        and SAMPLES.get() is None
+        and options.num_return_sequences == 1
+        and sys.stdout.isatty()
+        and not files
+    ):
         for piece in run.stream(entries[0].text, **arguments):
             typer.echo(piece, nl=False)
         typer.echo()
         return
-    _write(entries, [entry.text for entry in entries], run, options, arguments, "continuation")
+    _write(entries, lambda entry: entry.text, run, options, arguments, "continuation")
 
 
-@command(model=DEFAULT_MODELS["masklm"][0], batch_size=16, max_length=64)
+@command(model=DEFAULT_MODELS["masklm"][0], batch_size=256, max_length=64)
 def fill(context: typer.Context, options: BeamOptions) -> None:
     """Fill the blanks of each text: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end)."""
     from flagai.auto_model.lookup import family_at
@@ -92,10 +104,12 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
     from flagai.model.predictor.blanks import has_blank
 
     check_target(options.out)
-    entries = read_entries(options)
-    for entry in entries:
+
+    def check(entry: InputText) -> None:
         if not has_blank(entry.text):
             raise InputError(f"{entry.place} has no blank: put [MASK] where something shall be filled in.")
+
+    entries = read_entries(options, check)
     ignored = given(context, "beams", "max_length")
     if ignored and family_named(family_at(options.model, options.model_dir)).blanks == "tokens":
         raise InputError(f"{', '.join(ignored)} has no meaning with a BERT, which fills each blank with one token.")
@@ -113,26 +127,27 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
         options,
         as_fields=lambda found: {"filled": [asdict(filled) for filled in found]},
         show=show,
+        check=check,
+        tokenizer=run.tokenizer,
     )
 
 
 def _write(
     entries: list[InputText],
-    prompts: Sequence[str],
+    prompt_of: Callable[[InputText], str],
     run: "Predictor",
     options: WritingOptions,
     arguments: dict[str, Any],
     name: str,
+    check: Callable[[InputText], None] = accept_all,
 ) -> None:
     """Answers to prompts; several to each are a list, with their scores."""
-    rows = {id(entry): row for row, entry in enumerate(entries)}
-    seeds = seeds_of(prompts, arguments)
     common = {argument: value for argument, value in arguments.items() if argument != "seed"}
+    seed: int | None = arguments.get("seed")
 
     def compute(batch: list[InputText]) -> list[list["Written"]]:
-        taken = [rows[id(entry)] for entry in batch]
-        own: dict[str, Any] = {} if seeds is None else {"seeds": [seeds[row] for row in taken]}
-        found: list[list[Written]] = run.write([prompts[row] for row in taken], **common, **own)
+        own: dict[str, Any] = {} if seed is None else {"seeds": [seed + entry.draws for entry in batch]}
+        found: list[list[Written]] = run.write([prompt_of(entry) for entry in batch], **common, **own)
         return found
 
     def as_fields(found: list["Written"]) -> dict[str, Any]:
@@ -144,4 +159,6 @@ def _write(
         for best in found:
             typer.echo(best.written)
 
-    answer(entries, compute, options, as_fields=as_fields, show=show)
+    answer(
+        entries, compute, options, as_fields=as_fields, show=show, check=check, tokenizer=run.tokenizer, at_once=True
+    )
