@@ -23,14 +23,21 @@ if DEVICE == "cuda":
     SHAPES += [(33, 16, 16, 64, 200), (300, 12, 12, 64, 257), (2, 8, 8, 256, 900), (40, 32, 8, 128, 100)]
 
 
-def table(count: int, places: int, device: str, slots: int = SLOTS, *, distinct: bool = False) -> SlotTable:
-    """Random slots; one token has no keys, and one as many as there are places."""
+def table(
+    count: int, places: int, device: str, slots: int = SLOTS, *, distinct: bool = False, lanes: int = 1
+) -> SlotTable:
+    """Random slots; one token has no keys, and one as many as there are places.
+
+    The tokens of a text share some slots, and have about as many keys.
+    """
     lengths = torch.randint(0, places + 1, (count,))
     lengths[0], lengths[count // 2] = 0, places
     at = torch.randint(0, slots, (count, places))
     if distinct:
         at = torch.rand(count, slots).argsort()[:, :places]
-    return SlotTable(at.to(device, torch.int32), lengths.to(device, torch.int32))
+    if lanes > 1:
+        at[:, : places // 2] = at[::lanes, : places // 2].repeat_interleave(lanes, 0)
+    return SlotTable(at.to(device, torch.int32), lengths.to(device, torch.int32), lanes=lanes)
 
 
 def paged_call(
@@ -40,6 +47,7 @@ def paged_call(
     distances: int = 0,
     joint: bool = True,
     distinct: bool = False,
+    lanes: int = 1,
     change: Callable[[list[torch.Tensor]], object] = lambda _: None,
     **more: float,
 ) -> Callable[[str], Call]:
@@ -53,7 +61,7 @@ def paged_call(
         bias = torch.randn(distances, heads).to(device, dtype).t() if distances else None
         tensors[0] = tensors[0][:, 0]
         change(tensors)
-        slots = table(count, places, device, distinct=distinct)
+        slots = table(count, places, device, distinct=distinct, lanes=lanes)
         return Call((*tensors, slots), {"bias": bias, **more}, list_of)
 
     return make
@@ -72,6 +80,9 @@ def paged_attention_cases() -> Iterator[Case]:
         yield Case(on_cpu, f"on a CPU, {dtype}, {shape}, {distances} distances", call, "cpu", dtype)
     twice = paged_call(SHAPES[1], torch.float32)
     yield Case("plain", "slots that occur twice, on a CPU", twice, "cpu")
+    for lanes, shape, distances in ((4, (8, 2, 2, 16, 70), 7), (6, (6, 4, 2, 8, 300), 0)):
+        call = paged_call(shape, torch.float32, distances=distances, lanes=lanes)
+        yield Case(kernel, f"{lanes} tokens of a text, {shape}", call)
     small = SHAPES[1]
     yield Case(kernel, "a scale", paged_call(small, HALF, scale=0.3), dtype=HALF)
     yield Case("plain", "float64", paged_call(small, torch.float64))

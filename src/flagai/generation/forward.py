@@ -36,6 +36,7 @@ def step_forward(
     inputs: StepInputs,
     sharded: bool,
     static: bool = False,
+    lanes: int = 1,
 ) -> StepOutput:
     """Run the model over one token of every lane.
 
@@ -46,15 +47,16 @@ def step_forward(
         inputs: the tokens, T.
         sharded: whether each rank keeps the logits that it computes.
         static: whether the call is captured.
+        lanes: how many neighbouring tokens are of one text.
 
     Returns:
         Logits [T, V] and hidden states [T, D].
     """
-    cross = SlotTable(inputs.cross_slots, inputs.cross_lengths, static) if protocol.encoder else None
+    cross = SlotTable(inputs.cross_slots, inputs.cross_lengths, static, lanes) if protocol.encoder else None
     cache = PagedStep(
         pool,
         inputs.slot_mapping,
-        AttentionMask(table=SlotTable(inputs.slots, inputs.lengths, static)),
+        AttentionMask(table=SlotTable(inputs.slots, inputs.lengths, static, lanes)),
         None if cross is None else AttentionMask(table=cross),
     )
     tokens = ModelInputs(inputs.ids[None], inputs.positions[None], inputs.generated[None])

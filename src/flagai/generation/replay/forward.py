@@ -48,6 +48,7 @@ class ForwardKey:
         table: slots of a token, L.
         cross: slots of an encoder's text; 0 for none.
         sharded: whether ranks keep the logits that they compute.
+        lanes: how many neighbouring tokens are of one text.
     """
 
     protocol: DecodingProtocol
@@ -55,6 +56,7 @@ class ForwardKey:
     table: int
     cross: int
     sharded: bool
+    lanes: int
 
 
 class CapturedForward:
@@ -90,7 +92,7 @@ class CapturedForward:
 
         def run() -> None:
             with jit_kernels():
-                step_forward(model, key.protocol, self._pool, inputs, key.sharded, static=True)
+                step_forward(model, key.protocol, self._pool, inputs, key.sharded, static=True, lanes=key.lanes)
 
         return run
 
@@ -111,7 +113,9 @@ class CapturedForward:
     def _run(self) -> None:
         key, model = self.key, self._model()
         with jit_kernels(self._jit) as self.kernels:
-            output = step_forward(cast(Any, model), key.protocol, self._pool, self.inputs, key.sharded, static=True)
+            output = step_forward(
+                cast(Any, model), key.protocol, self._pool, self.inputs, key.sharded, static=True, lanes=key.lanes
+            )
         logits, hidden = output.logits, output.hidden
         if self._output is None:
             self._output = StepOutput(from_shard(torch.empty_like(local(logits)), logits), torch.empty_like(hidden))

@@ -196,6 +196,7 @@ class CapturedSteps:
             max(search.sizes.table for search in searches),
             max(search.sizes.cross for search in searches),
             _stays_sharded(searches),
+            searches[0].state.next_ids.shape[1] if len(searches) == 1 else 1,
         )
         found = self.forwards.pop(key, None)
         if found is None:

@@ -25,6 +25,7 @@ class AttentionTile(NamedTuple):
         warps: warps of a program.
         stages: loop iterations that the compiler overlaps.
         splits: programs among which the keys of a token are divided; None: as many as fill the GPU.
+        lanes: tokens of a text that a program computes at most; 0: each by itself.
     """
 
     heads: int
@@ -32,12 +33,14 @@ class AttentionTile(NamedTuple):
     warps: int
     stages: int = 1
     splits: int | None = None
+    lanes: int = 0
 
 
+_Tiles = tuple[tuple[int, AttentionTile], ...]
 # By the least number of tokens, the largest first.
-TILES = ((128, AttentionTile(16, 4, 4, 3, 1)), (32, AttentionTile(4, 4, 4, 2, 2)), (0, AttentionTile(1, 4, 8)))
-# With grouped heads, ``depth`` is the number of keys of a tile.
-GROUPED_TILE = AttentionTile(1, 64, 4, 3)
+TILES: _Tiles = ((128, AttentionTile(16, 4, 4, 3, 1)), (32, AttentionTile(4, 4, 4, 2, 2)), (0, AttentionTile(1, 4, 8)))
+# Where heads or the tokens of a text share keys: ``depth`` keys at once. By the least number of programs.
+SHARED_TILES: _Tiles = ((_PROGRAMS, AttentionTile(1, 32, 2, 2, lanes=4)), (0, AttentionTile(1, 64, 4, 2, lanes=4)))
 
 
 def _suits(
@@ -76,8 +79,12 @@ def paged_attention_triton(
     scale: float | None = None,
 ) -> torch.Tensor:
     """Each key and value is read once, where it lies, [T, H, D] -> [T, H, D]."""
-    grouped = query.shape[1] != keys.shape[1]
-    tile = GROUPED_TILE if grouped else next(tile for least, tile in TILES if len(query) >= least)
+    heads, shared = query.shape[1], keys.shape[1]
+    if table.lanes > 1 or heads != shared:
+        tiles, count = SHARED_TILES, len(query) // min(table.lanes, SHARED_TILES[0][1].lanes) * shared
+    else:
+        tiles, count = TILES, len(query)
+    tile = next(tile for least, tile in tiles if count >= least)
     return attend(query, keys, values, table, tile, bias=bias, scale=scale)
 
 
@@ -93,11 +100,11 @@ def attend(
     pdl: bool = True,
 ) -> torch.Tensor:
     """Paged attention with the work cut as asked; see :func:`paged_attention`."""
-    from flagai.kernels.triton.paged_attention import grouped_attention_kernel, paged_attention_kernel
+    from flagai.kernels.triton.paged_attention import paged_attention_kernel, shared_attention_kernel
 
     (count, heads, width), size = query.shape, next_power_of_2(max(16, query.shape[2]))
-    out = query.new_empty(count, heads, width)
-    if heads == keys.shape[1]:
+    out, queries = query.new_empty(count, heads, width), count
+    if not tile.lanes:
         kernel: Any = paged_attention_kernel
         # Threads read 16 bytes each.
         pairs = max(1, 512 * tile.warps // (size * query.element_size()))
@@ -105,14 +112,16 @@ def attend(
         programs = -(-heads // wide)
         cut = {"HEADS": wide, "LANES": pairs // wide, "DEPTH": tile.depth}
     else:
-        kernel, programs = grouped_attention_kernel, keys.shape[1]
-        group = heads // programs
-        cut = {"GROUP": group, "BG": next_power_of_2(max(16, group)), "STEP": tile.depth}
-    splits = tile.splits or _splits(count * programs, table.slots.shape[1])
+        kernel, programs = shared_attention_kernel, keys.shape[1]
+        group, lanes = heads // programs, min(tile.lanes, table.lanes)
+        cut = {"GROUP": group, "LANES": lanes, "BG": next_power_of_2(max(16, group * lanes)), "STEP": tile.depth}
+        cut["TEXT"] = table.lanes
+        queries = count // table.lanes * -(-table.lanes // lanes)
+    splits = tile.splits or _splits(queries * programs, table.slots.shape[1])
     totals = query.new_empty(splits, count * heads, width, dtype=torch.float32) if splits > 1 else None
     stats = query.new_empty(splits, 2, count * heads, dtype=torch.float32) if splits > 1 else None
     options = pdl_options(query.device, pdl)
-    kernel[(programs, count, splits)](
+    kernel[(programs, queries, splits)](
         query,
         keys,
         values,

@@ -19,11 +19,13 @@ class SlotTable:
         slots: for each token the slots of its keys, in the order of its text, int32 [T, L]; behind the last: any slot.
         lengths: number of keys of each token, int32 [T].
         static: whether the call is captured, so that the tensors have other values when it is replayed.
+        lanes: how many neighbouring tokens are of one text, whose first slots are the same; they divide T.
     """
 
     slots: torch.Tensor
     lengths: torch.Tensor
     static: bool = False
+    lanes: int = 1
 
 
 @operation
