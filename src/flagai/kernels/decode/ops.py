@@ -42,7 +42,8 @@ class Tiling:
         One token: whole rows in registers. Several: tiles for tensor cores, through shared memory.
         """
         if tokens > 1:
-            return cls(32 if count >= 32 * SM_COUNT else 16, min(256, max(16, next_power_of_2(size))), 4, 5)
+            wide = size >= 2048 and count >= 32 * SM_COUNT
+            return cls(32 if wide else 16, min(256, max(64, next_power_of_2(size))), 4, 5 if wide else 4)
         columns = next_power_of_2(size)
         rows = max(1, _NUMBERS // columns)
         while rows > 1 and count // rows < 2 * SM_COUNT:

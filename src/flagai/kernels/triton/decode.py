@@ -64,21 +64,40 @@ def norm_kernel(x, gain, shift, eps, out, K: tl.constexpr, BK: tl.constexpr, PDL
 
 
 @triton.jit
+def _prefetch(matrix, first, N, K: tl.constexpr, BN: tl.constexpr):
+    # Rows of a matrix come into the L2 cache, 64 numbers a thread and turn.
+    lines = tl.arange(0, 128)
+    last = (N - first) * K // 64 - 1
+    for start in range(0, BN * K // 64, 128):
+        at = matrix + first.to(tl.int64) * K + tl.minimum(start + lines, last) * 64
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at.to(tl.int64)], tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
 def rows_gemm(
     x, matrix, rows, N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
 ):
-    """Several tokens: tensor cores, tokens padded to MP; the compiler keeps the next tiles under way."""
-    index = tl.arange(0, MP)
-    columns = tl.arange(0, BK)
-    total = tl.zeros([MP, BN], dtype=tl.float32)
+    """Several tokens: tensor cores, tokens padded to MP; the compiler keeps the next tiles under way.
+
+    Four sums, one a warp, since a tensor core waits for its last sum before it adds to it.
+    """
+    PART: tl.constexpr = BK // 4
+    part, columns = tl.arange(0, 4)[:, None, None] * PART, tl.arange(0, PART)
+    index = tl.arange(0, MP)[None, :, None]
+    total = tl.zeros([4, MP, BN], dtype=tl.float32)
     for start in range(0, K, BK):
-        here = start + columns
-        inside = (index < M)[:, None]
+        ours, theirs = start + part + columns[None, None, :], start + part + columns[None, :, None]
+        inside, wanted = index < M, (rows < N)[None, None, :]
         if K % BK != 0:
-            inside &= (here < K)[None, :]
-        tokens = tl.load(x + index[:, None] * K + here[None, :], mask=inside, other=0.0)
-        total = tl.dot(tokens, tl.trans(_weights(matrix, rows, here, N, K, BK)), total)
-    return total
+            inside &= ours < K
+            wanted &= theirs < K
+        tokens = tl.load(x + index * K + ours, mask=inside, other=0.0)
+        places = rows.to(tl.int64)[None, None, :] * K + theirs
+        weights = tl.load(matrix + places, mask=wanted, other=0.0, eviction_policy="evict_first")
+        total = tl.dot(tokens, weights, total)
+    return tl.sum(total, axis=0)
 
 
 @triton.jit
@@ -86,7 +105,10 @@ def rows_matmul(
     x, matrix, rows, N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Multiply x by some rows of a matrix, [MP, BN]. One token: whole rows in registers, loaded before x is there."""
+    """Multiply x by some rows of a matrix, [MP, BN]; they are loaded, or at least come nearer, before x is there.
+
+    One token meets whole rows in registers. Several: see :func:`rows_gemm`.
+    """
     if M == 1:
         columns = tl.arange(0, BK)
         tile = _weights(matrix, rows, columns, N, K, BK)
@@ -96,6 +118,8 @@ def rows_matmul(
         total = tl.sum(tile.to(tl.float32) * row[None, :], axis=1)[None, :]
     else:
         if PDL:
+            if BN * K <= 65536:  # wide matrices would drive each other out of the cache
+                _prefetch(matrix, tl.min(rows, axis=0), N, K, BN)
             tl.extra.cuda.gdc_wait()
         total = rows_gemm(x, matrix, rows, N, K, M, MP, BN, BK)
     return total
@@ -103,22 +127,9 @@ def rows_matmul(
 
 @triton.jit
 def linear_act_residual_kernel(
-    x,
-    matrix,
-    bias,
-    residual,
-    out,
-    N,
-    K: tl.constexpr,
-    M: tl.constexpr,
-    MP: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    x, matrix, bias, residual, out, N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
     """out[M, N] = activation(x[M, K] @ matrix[N, K].T + bias) + residual."""
     TYPE: tl.constexpr = x.dtype.element_ty
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -139,25 +150,9 @@ def linear_act_residual_kernel(
 
 @triton.jit
 def qkv_to_cache_kernel(
-    x,
-    query_matrix,
-    key_matrix,
-    value_matrix,
-    query_bias,
-    key_bias,
-    value_bias,
-    query,
-    keys,
-    values,
-    slot_mapping,
-    N,
-    K: tl.constexpr,
-    M: tl.constexpr,
-    MP: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    x, query_matrix, key_matrix, value_matrix, query_bias, key_bias, value_bias, query, keys, values, slot_mapping,
+    N, K: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
     """Queries of x[M, K] into query[M, N]; keys and values into their slots of pools [slots, N]."""
     TYPE: tl.constexpr = x.dtype.element_ty
     blocks = tl.cdiv(N, BN)
