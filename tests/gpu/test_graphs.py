@@ -134,7 +134,7 @@ def test_greedy_kernels_choose_as_torch_does(kind: str, dtype: torch.dtype) -> N
     for stops in ((2, 17), tuple(range(2, 30, 4)), (model.config.vocab_size - 1,)):
         options: dict[str, Any] = {"stop_token_ids": stops, "max_new_tokens": 24 if kind != "glm-blanks" else 12}
         found = []
-        for greedy in (["decode.greedy.greedy_step"], []):
+        for greedy in (["decode.search_steps.greedy_step"], []):
             with only_kernels("decode.select.fused_blocks", "decode.select.fused_t5_blocks", *greedy):
                 found.append(generate(model, writing.prompts, writing.decoding(**options)))
         check_same(*found, tolerance=1e-4)

@@ -24,6 +24,7 @@ from flagai.kernels.cuda.launch_plan import LaunchPlan
 from flagai.kernels.cuda.nvrtc import Options, image_of
 from flagai.kernels.triton import (
     all_reduce,
+    beams,
     decode,
     greedy,
     many_rows,
@@ -32,6 +33,7 @@ from flagai.kernels.triton import (
     paged_attention,
     quantized,
     rms_norm,
+    scores,
 )
 
 _TARGET = GPUTarget("cuda", 90, 32)
@@ -47,11 +49,12 @@ _TYPES = {
 _STATE = {
     name: kind
     for kind, names in {
-        "*fp32": "parts score",
-        "*i32": "firsts",
-        "*i64": "banned stop_token_ids kept length span_length position block_position blank_index last_blank blanks"
-        " tokens token_index write_index next_ids next_position next_block_position",
-        "*u8": "ended stopped done ancestors next_ancestors",
+        "*fp32": "parts score running temperature share bests values",
+        "*fp64": "masses uniforms limit",
+        "*i32": "firsts own_slots slots lengths fed_slots fed_lengths found",
+        "*i64": "banned stop_token_ids kept length ids max_new_tokens span_length position block_position blank_index"
+        " last_blank blanks tokens token_index next_ids slot_mapping fed_ids fed_positions fed_slot_mapping",
+        "*u8": "ended stopped done group_done fed_generated",
     }.items()
     for name in names.split()
 }
@@ -81,6 +84,8 @@ def cases(few: bool = False) -> Iterator[Case]:
         yield decode.linear_act_residual_kernel, step | cut | around, {}, {"num_warps": 8}
         if count == 1 or not few:
             yield decode.qkv_to_cache_kernel, step | cut, {}, {"num_warps": 8}
+        else:
+            yield decode.qkv_to_cache_kernel, step | cut | {"K": 1024}, {}, {"num_warps": 4}
         split = {"D": 64, "BD": 64, "BC": 128, "SP": 4 // count, "PDL": True}
         yield decode.decode_attention_kernel, split, {}, {"num_warps": 8}
         ranks = {"RANK": 0, "COUNT": 2}
@@ -123,8 +128,9 @@ def _paged(few: bool) -> Iterator[Case]:
         found = head | {"SPLIT": split, "BIAS": bias}
         tile = {"HEADS": 4, "LANES": 4, "DEPTH": 4, "STAGES": 1}
         yield paged_attention.paged_attention_kernel, found | tile, types, {"num_warps": 4}
-        tile = {"GROUP": 4, "BG": 16, "STEP": 64, "STAGES": 3}
-        yield paged_attention.grouped_attention_kernel, found | tile, types, {"num_warps": 4}
+        for lanes in (1, 4):
+            tile = {"GROUP": 4, "LANES": lanes, "BG": 16, "STEP": 32, "STAGES": 1}
+            yield paged_attention.shared_attention_kernel, found | tile, types, {"num_warps": 4}
     joined = {"D": 64, "BD": 64, "BS": 8, "PDL": True}
     yield paged_attention.join_splits_kernel, joined, types, {"num_warps": 1}
     row = {"N": 1024, "BN": 1024, "KEEP": False, "PDL": True}
@@ -136,11 +142,22 @@ def _paged(few: bool) -> Iterator[Case]:
 
 
 def _choice(few: bool) -> Iterator[Case]:
-    """Greedy choices of one text and of many, with blanks and without."""
+    """Choices of one text and of many, with blanks and without; drawing from all and from the best; beams."""
     yield greedy.argmax_kernel, {"CHUNK": 1024, "PDL": True}, _STATE, {}
-    for rows, spans in ((1, False), (4, True)) if few else product((1, 32), (False, True)):
-        sizes = {"BP": rows, "CP": 64, "SPANS": spans, "PDL": True}
-        yield greedy.append_kernel, sizes, _STATE, {}
+    for rows, lanes, spans in ((1, 1, False), (4, 8, True)) if few else product((1, 32), (1, 4), (False, True)):
+        sizes = {"BP": rows, "WP": lanes, "CP": 64 if lanes == 1 else 0, "SPANS": spans, "PDL": True}
+        types = {} if lanes == 1 else {"parts": "*fp32", "firsts": "*i32"}
+        yield greedy.append_kernel, sizes, _STATE | types, {}
+    drawn, pieces = {"CP": 16, "HOT": True, "PDL": True}, {"PIECE": 128, "NP": 512}
+    types = _STATE | {"tokens": "*i32"}
+    for draws in (False, True):
+        cut = {"CHUNK": 4096, "PIECE": 128, "DRAW": draws, "HOT": draws, "PDL": True}
+        yield scores.parts_kernel, cut, types, {}
+    yield scores.draw_kernel, {**drawn, "CHUNK": 1024}, types, {}
+    yield scores.draw_best_kernel, {**drawn, **pieces, "KP": 64, "SHARE": True}, types, {}
+    yield scores.best_kernel, {**pieces, "KP": 8, "CP": 16, "PDL": True}, types, {}
+    beams_of = {"WP": 4, "KP": 8, "CP": 8, "EARLY": False, "GROWS": True, "BLOCK": 128, "PDL": True}
+    yield beams.beams_kernel, beams_of, _STATE | {"length": "*fp64", "PENALTY": "i64"}, {}
 
 
 def _small(step: dict[str, Any], count: int, around: dict[str, Any], few: bool) -> Iterator[Case]:

@@ -74,21 +74,31 @@ def step_call(kind: str, dtype: torch.dtype, lengths: tuple[int, ...], **more: A
 
 
 def search_cases() -> Iterator[Case]:
-    """Greedy steps with stop ids and with forbidden ids; other searches."""
-    kernel = "decode.greedy.greedy_step"
-    options: dict[str, dict[str, Any]] = {
-        "stops": {"stop_token_ids": tuple(range(2, 30, 4))},
-        "banned": {"stop_token_ids": (2, 17), "suppress_tokens": (3, 9, 12)},
-        "few ids": {"max_new_tokens": 4},
-        "many banned": {"suppress_tokens": tuple(range(3, 20))},
-        "sampling": {"do_sample": True, "seed": 5, "num_return_sequences": 2},
-        "penalty": {"repetition_penalty": 2.0},
+    """Steps with stop ids and with forbidden ids; others."""
+    greedy, drawing, beams = (f"decode.search_steps.{name}_step" for name in ("greedy", "drawing", "beam"))
+    drawn: dict[str, Any] = {"do_sample": True, "seed": 5, "num_return_sequences": 2}
+    options: dict[str, tuple[str, dict[str, Any]]] = {
+        "stops": (greedy, {"stop_token_ids": tuple(range(2, 30, 4))}),
+        "banned": (greedy, {"stop_token_ids": (2, 17), "suppress_tokens": (3, 9, 12)}),
+        "few ids": (greedy, {"max_new_tokens": 4}),
+        "many banned": ("plain", {"suppress_tokens": tuple(range(3, 20))}),
+        "drawing": (drawing, drawn),
+        "drawing of the best": (drawing, {**drawn, "temperature": 0.7, "top_k": 6, "top_p": 0.9}),
+        "drawing of a share": ("plain", {**drawn, "top_p": 0.9}),
+        "penalty": ("plain", {"repetition_penalty": 2.0}),
     }
     for kind, about, steps in product(("gpt2", "glm-blanks", "t5"), options, (0, 3)):
-        chosen = kernel if about in ("stops", "banned", "few ids") else "plain"
-        make = search_call(kind, HALF, steps, options[about])
+        chosen, own = options[about]
+        make = search_call(kind, HALF, steps, own)
         yield Case(chosen, f"{kind}, {about}, after {steps}", make, context=torch.inference_mode)
-    yield Case("plain", "float32", search_call("gpt2", torch.float32, 1, {}), context=torch.inference_mode)
+    searches: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("plain", "greedy", {}),
+        (drawing, "drawing", drawn),
+        (beams, "beams", {"num_beams": 3, "stop_token_ids": (2, 17, 21, 30), "suppress_tokens": (3, 9)}),
+    )
+    for (chosen, about, own), steps in product(searches, (0, 3)):
+        make = search_call("gpt2", torch.float32, steps, own)
+        yield Case(chosen, f"{about} in float32, after {steps}", make, context=torch.inference_mode)
 
 
 def search_call(kind: str, dtype: torch.dtype, steps: int, options: dict[str, Any]) -> Callable[[str], Call]:

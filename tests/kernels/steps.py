@@ -7,16 +7,19 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from flagai.families.family import ModelInputs
 from flagai.generation.batch import new_search, sizes_of
+from flagai.generation.beam_group import BeamGroup
 from flagai.generation.checks import start_id_of
 from flagai.generation.decoding_state import Rules
 from flagai.generation.protocol import decoding_of
 from flagai.generation.request import Request, Running
-from flagai.generation.search import search_step
+from flagai.generation.search import Search, search_step
+from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import StepOutput
 from flagai.model.block.stack import BlockStack, cached_blocks
 from flagai.model.layer.kernel_choice import only_kernels
@@ -211,7 +214,8 @@ def search_arguments(kind: str, device: str, dtype: torch.dtype, steps: int, opt
     running = []
     for request in requests:
         own = [list(islice(slots, request.num_slots)) for _ in range(request.own_lanes)]
-        running.append(Running(request, list(islice(slots, len(request.prompt.ids))), own))
+        text = list(islice(slots, len(request.prompt.ids)))
+        running.append(Running(request, np.array(text), np.array(own), []))
     search.start(range(len(requests)), running)
     search.state.captured = True
 
@@ -225,9 +229,22 @@ def search_arguments(kind: str, device: str, dtype: torch.dtype, steps: int, opt
             setattr(part, name, getattr(part, name).clone(memory_format=torch.contiguous_format))
     inputs = copy.deepcopy(search.state.inputs())
 
-    def observed(_: None) -> dict[str, torch.Tensor]:
-        fed = {f"fed {name}": tensor for name, tensor in vars(inputs).items()}
-        parts = [(part, name) for part in search.parts() for name in part.names]
-        return fed | {f"{name} {type(part).__name__}": getattr(part, name) for part, name in parts}
+    return (search, StepOutput(logits(), logits()), inputs), {}, lambda _: left_by(search, inputs)
 
-    return (search, StepOutput(logits(), logits()), inputs), {}, observed
+
+def left_by(search: Search, inputs: StepInputs) -> dict[str, torch.Tensor]:
+    """What a step of a search has left, and what the next forward pass reads; beams of texts that are done are any."""
+    rows = ~search.done | (search.decoding.num_beams == 1)
+    lanes = rows.repeat_interleave(search.sizes.lanes)
+    found = {
+        f"fed {name}": tensor[..., lanes] if name == "positions" else tensor[lanes]
+        for name, tensor in vars(inputs).items()
+    }
+    for part in search.parts():
+        for name in part.names:
+            tensor = getattr(part, name)
+            if isinstance(part, BeamGroup) and name in ("ids", "kept", "stopped"):  # of answers that there are
+                nothing = part.score == -torch.inf
+                tensor = tensor.masked_fill(nothing[..., None] if name == "ids" else nothing, 0)
+            found[f"{name} {type(part).__name__}"] = tensor[rows]
+    return found

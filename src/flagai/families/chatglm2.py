@@ -37,5 +37,4 @@ FAMILY = Family(
     signature=("padded_vocab_size", "ffn_hidden_size"),
     text=lambda _name, _masked: _CONTINUATION,
     decoding=DecodingProtocol(_arguments),
-    command_rows=True,
 )

@@ -59,7 +59,7 @@ class BeamSearch(Search):
 
     def choose(self, output: StepOutput) -> Choice:
         """See the base class."""
-        if self._needs_best_only:
+        if self.needs_best_only:
             (group,) = self.groups
             scores, tokens = self.processors.best(output.logits, group.num_candidates)
             choice = self._advance(group, group.expand(scores, 0, tokens))
@@ -77,7 +77,7 @@ class BeamSearch(Search):
         return _joined(choices)
 
     @property
-    def _needs_best_only(self) -> bool:
+    def needs_best_only(self) -> bool:
         """Whether the best scores of each beam decide, so that the others need not be computed."""
         plain = self.processors.only_bans and not self.state.protocol.spans
         return plain and len(self.groups) == 1 and not self.decoding.forced

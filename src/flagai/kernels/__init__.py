@@ -8,7 +8,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "linear": ("cpu.linear",),
     "cached_blocks": ("decode.select", "decode.many_rows", "cpu.decode_block"),
     "prepare_decoding": ("decode.many_rows",),
-    "search_step": ("decode.greedy",),
+    "search_step": ("decode.search_steps",),
     "scaled_dot_product_attention": ("packed.attention",),
     "paged_attention": ("paged.attention", "cpu.paged_attention"),
     "add_norm": ("packed.add_norm",),

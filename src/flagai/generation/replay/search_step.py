@@ -62,10 +62,11 @@ class CapturedSearchStep:
     def _compile(self, compiling: dict[Hashable, BackgroundCompile]) -> BackgroundCompile | None:
         """Compile the kernels of the step by using them on a copy, once for each shape; None if there are none."""
         with jit_kernels():
-            if search_step.choose(self.search, self._output, self.forward.inputs) is search_step.plain:
-                return None
-        logits = self._output.logits
-        key = (logits.dtype, *logits.shape, self.search.state.protocol.spans)
+            compute = search_step.choose(self.search, self._output, self.forward.inputs)
+        if compute is search_step.plain:
+            return None
+        logits, processors = self._output.logits, self.search.processors
+        key = (compute, logits.dtype, *logits.shape, self.search.state.protocol.spans, processors.ordered)
         if key in compiling:
             return compiling[key]
         twin, inputs = self.search.twin(), copy.deepcopy(self.forward.inputs)

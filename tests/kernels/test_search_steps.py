@@ -1,9 +1,9 @@
-"""Greedy choices by kernels are those of torch, and leave everything as those do."""
+"""Choices by kernels are those of torch, and leave everything as those do: greedy, drawn, and of beams."""
 
 import importlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -17,16 +17,27 @@ from flagai.generation.replay.steps import captured_steps
 from flagai.generation.search import Search, search_step
 from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import StepOutput
-from flagai.kernels.decode import greedy
+from flagai.kernels.decode import search_steps
 from tests.generation.writers import KINDS, SEARCHES, Writer, writer
 from tests.kernels.conftest import DEVICE
+from tests.kernels.steps import left_by
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, kernels take half precision: see tests/gpu")
-OTHERS = [kind for kind in KINDS if kind not in ("glm-blanks", "t5")]
 # Rows that end at different times, and some by their length; some ids are never allowed.
+STOPS: dict[str, Any] = {"stop_token_ids": tuple(range(2, 30, 4)), "max_new_tokens": 8}
+BANNED: dict[str, Any] = {"stop_token_ids": (2, 17), "max_new_tokens": 6, "suppress_tokens": (3, 9, 12)}
+DRAWN: dict[str, Any] = {"do_sample": True, "seed": 3, "num_return_sequences": 3}
+BEST: dict[str, Any] = {"temperature": 1.5, "top_k": 9, "top_p": 0.8}
+BEAMS: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 6}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "stops": {"stop_token_ids": tuple(range(2, 30, 4)), "max_new_tokens": 8},
-    "banned": {"stop_token_ids": (2, 17), "max_new_tokens": 6, "suppress_tokens": (3, 9, 12)},
+    "stops": STOPS,
+    "banned": BANNED,
+    "drawn": STOPS | DRAWN | {"max_new_tokens": 4},
+    "drawn of the best": BANNED | DRAWN | BEST,
+    "drawn hot": BANNED | DRAWN | {"temperature": 2.0},
+    "beams": STOPS | BEAMS,
+    "hasty beams": BANNED | BEAMS | {"early_stopping": True, "length_penalty": 0.7},
+    "long beams": STOPS | BEAMS | {"early_stopping": "never", "length_penalty": 1.4, "max_new_tokens": 4},
 }
 
 
@@ -40,6 +51,17 @@ class EveryTime:
         return work
 
 
+@dataclass
+class TakesAll:
+    """What choices ask of the hardware."""
+
+    kernels: bool = True
+    HALF = (torch.float32,)
+
+    def has_triton(self, _: torch.device) -> bool:
+        return self.kernels
+
+
 class Calls(list[str]):
     """The names of the threads on which kernels have made choices; ``compile`` is called first."""
 
@@ -51,22 +73,26 @@ class Calls(list[str]):
 def calls(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> Iterator[Calls]:
     found = Calls()
 
-    def noted(search: Search, output: StepOutput, inputs: StepInputs | None = None) -> None:
-        found.compile()
-        found.append(threading.current_thread().name)
-        kernels.compute(search, output, inputs)
+    def noted(compute: Callable[..., None]) -> Callable[..., None]:
+        def step(search: Search, output: StepOutput, inputs: StepInputs | None = None) -> None:
+            found.compile()
+            found.append(threading.current_thread().name)
+            compute(search, output, inputs)
 
-    importlib.import_module("flagai.kernels.decode.greedy")
-    (kernels,) = search_step.implementations
-    search_step.implementations[0] = replace(kernels, compute=noted)
+        return step
+
+    importlib.import_module("flagai.kernels.decode.search_steps")
+    kernels = list(search_step.implementations)
+    search_step.implementations[:] = [replace(each, compute=noted(each.compute)) for each in kernels]
     monkeypatch.setattr(cuda_graph, "recorder_for", lambda _: EveryTime())
     monkeypatch.setattr(cuda_graph, "can_record", lambda _: device.type == "cpu")
     monkeypatch.setattr(compile_ahead, "PATIENCE", 100)
-    monkeypatch.setattr(greedy, "has_triton_half", lambda *_: True)
+    monkeypatch.setattr(search_steps, "hardware", TakesAll())
     # More than one chunk of the tiny vocabularies.
-    monkeypatch.setattr(greedy, "FEWEST_COMPARED", 32)
+    for name, size in {"FEWEST_COMPARED": 32, "DRAWN": 32, "CHUNK": 32, "PIECE": 8}.items():
+        monkeypatch.setattr(search_steps, name, size)
     yield found
-    search_step.implementations[0] = kernels
+    search_step.implementations[:] = kernels
 
 
 def same(writing: Writer, **options: Any) -> None:
@@ -78,14 +104,22 @@ def same(writing: Writer, **options: Any) -> None:
         assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-4)
 
 
-DEFAULT = {("glm-blanks", "stops"), ("t5", "banned")}  # each kind of option and of position; the others are slow
+# Each kind of option and of position; the others are slow.
+DEFAULT = {
+    ("glm-blanks", "stops"),
+    ("t5", "banned"),
+    ("glm-blanks", "drawn"),
+    ("gpt2", "drawn of the best"),
+    ("gpt2", "long beams"),
+}
 
 
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
         pytest.param(*case, marks=() if case in DEFAULT else pytest.mark.slow)
-        for case in product(("glm-blanks", "t5", *OTHERS), OPTIONS)
+        for case in product(KINDS, OPTIONS)
+        if case[0] != "glm-blanks" or "beams" not in case[1]
     ],
 )
 def test_answers(kind: str, options: str, calls: Calls) -> None:
@@ -93,28 +127,32 @@ def test_answers(kind: str, options: str, calls: Calls) -> None:
     assert len(calls) > 4
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "glm-blanks"])
-def test_everything_is_left_as_torch_leaves_it(kind: str, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "options"), [("gpt2", {}), ("glm-blanks", {}), ("gpt2", DRAWN), ("gpt2", BEAMS)])
+def test_everything_is_left_as_torch_leaves_it(
+    kind: str, options: dict[str, Any], calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After every choice: the search, the state, and what the model's step reads."""
     writing, stops, states = writer(kind), (2, 5, 17), []
     grow = CapturedSearchStep.__call__
 
     def noted(self: CapturedSearchStep) -> None:
         grow(self)
-        found = {name: getattr(part, name).clone() for part in self.search.parts() for name in part.names}
-        found |= {f"fed {name}": tensor.clone() for name, tensor in vars(self.forward.inputs).items()}
-        states.append(found)
+        states.append({name: tensor.clone() for name, tensor in left_by(self.search, self.forward.inputs).items()})
 
     monkeypatch.setattr(CapturedSearchStep, "__call__", noted)
     for kernels in (True, False):
-        monkeypatch.setattr(greedy, "has_triton_half", lambda *_, kernels=kernels: kernels)
-        generate(writing.model, writing.prompts, writing.decoding(max_new_tokens=6, stop_token_ids=stops))
+        monkeypatch.setattr(search_steps, "hardware", TakesAll(kernels))
+        generate(
+            writing.model,
+            writing.prompts,
+            writing.decoding(**{**options, "max_new_tokens": 6, "stop_token_ids": stops}),
+        )
         captured_steps(writing.model).clear()
     half = len(states) // 2
     assert half > 4
     for got, wanted in zip(states[:half], states[half:], strict=True):
         for name, tensor in wanted.items():
-            torch.testing.assert_close(got[name], tensor, msg=name)
+            torch.testing.assert_close(got[name], tensor, msg=lambda text, name=name: f"{name}: {text}")
     assert len(calls) > half, "a trial, and every choice of the first answers"
 
 
@@ -139,7 +177,10 @@ def test_of_equals_the_first(dtype: torch.dtype, device: torch.device) -> None:
     torch.testing.assert_close(value, scores.amax(-1), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("search", [search for search in SEARCHES if search != "greedy"])
+KNOWN = ("greedy", "sampling", "beams", "long beams", "hasty beams")
+
+
+@pytest.mark.parametrize("search", [search for search in SEARCHES if search not in KNOWN])
 def test_other_ways_of_choosing_are_not_touched(search: str, calls: Calls) -> None:
     same(writer("gpt2"), **{**SEARCHES[search], "max_new_tokens": 8})
     assert not calls
