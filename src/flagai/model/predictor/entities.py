@@ -92,3 +92,11 @@ def known_labels(model: BaseModel) -> tuple[str, ...]:
             "(id2label). Name them, in the order of training."
         )
     return found
+
+
+def own_class_names(model: BaseModel) -> list[str]:
+    """The names of the classes that the configuration has; none if it has none."""
+    try:
+        return list(known_labels(model))
+    except InputError:
+        return []
