@@ -133,11 +133,7 @@ class Predictor(ChatMethods):
             check_types(labels)
         texts = as_list(text)
         rows = reading.whole_rows(self.model, self.tokenizer, texts, maxlen)
-        found = entities_of(self.model, kind.entities, rows, labels)
-        entities = [
-            [Entity(span.start, span.end, span.label, whole[span.start : span.end + 1]) for span in spans]
-            for whole, spans in zip(texts, found, strict=True)
-        ]
+        entities = entities_of(self.model, kind.entities, texts, rows, labels)
         return entities[0] if isinstance(text, str) else entities
 
     @overload
