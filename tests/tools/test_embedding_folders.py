@@ -1,4 +1,4 @@
-"""Embeddings that would be wrong are refused: other languages, other poolings, prompts."""
+"""Embeddings that would be wrong are refused: other languages, unknown poolings and modules."""
 
 import json
 import shutil
@@ -99,23 +99,17 @@ def test_unknown_tokens_are_counted_per_row() -> None:
 
 # -- folders ------------------------------------------------------------------------------------------------------
 
-MEAN = {"pooling_mode_mean_tokens": True}
 POOLING = "1_Pooling/config.json"
 REFUSED: dict[str, tuple[str, Any]] = {
-    "cls": (POOLING, {"pooling_mode_cls_token": True}),
-    "cls and mean": (POOLING, MEAN | {"pooling_mode_cls_token": True}),
-    "max": (POOLING, {"pooling_mode_max_tokens": True}),
-    "last": (POOLING, {"pooling_mode_lasttoken": True}),
     "none": (POOLING, {"pooling_mode_mean_tokens": False}),
-    "named": (POOLING, {"pooling_mode": "cls"}),
     "odd": (POOLING, {"pooling_mode_mean_tokens": "yes"}),
     "a list": (POOLING, [1]),
     "dense": ("modules.json", [{"path": "", "type": "x.Transformer"}, {"path": "2_Dense", "type": "x.models.Dense"}]),
     "no list": ("modules.json", {"a": 1}),
     "odd module": ("modules.json", [5]),
     "odd type": ("modules.json", [{"type": 5}]),
-    "prompt": ("config_sentence_transformers.json", {"prompts": {"q": "query: "}, "default_prompt_name": "q"}),
     "odd prompts": ("config_sentence_transformers.json", {"prompts": 5, "default_prompt_name": "q"}),
+    "similarity": ("config_sentence_transformers.json", {"similarity_fn_name": "manhattan"}),
     "length": ("sentence_bert_config.json", {"max_seq_length": 0}),
     "odd length": ("sentence_bert_config.json", {"max_seq_length": "many"}),
     "no room": ("sentence_bert_config.json", {"max_seq_length": 1}),
@@ -151,14 +145,6 @@ def test_the_length_of_the_folder_holds_unless_another_is_given(folder: Path) ->
     loader = AutoLoader("embedding", str(folder))
     predictor = Predictor(loader.get_model(), loader.get_tokenizer())
     torch.testing.assert_close(predictor.predict_embedding([text], maxlen=None), embedder.embed([text]))
-
-
-def test_another_similarity_is_refused_where_it_matters(folder: Path) -> None:
-    (folder / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "dot"}))
-    embedder = SentenceEmbedder.from_folder(folder)
-    assert embedder.embed(["a"]).shape == (1, 384)
-    with pytest.raises(ConfigError, match="similarity"):
-        embedder.match(["a"], ["b"])
 
 
 def test_parts_in_each_others_place_are_named() -> None:

@@ -124,7 +124,7 @@ def embed(
     options: _EmbeddingOptions,
     normalize: Annotated[bool, typer.Option(help="Scale vectors to length 1.")] = False,
 ) -> None:
-    """Write the embedding of each sentence, the mean of its last hidden states, as JSON lines or safetensors."""
+    """Write the embedding of each sentence, pooled as the model's folder says, as JSON lines or safetensors."""
     check_target(options.out, *_ARRAYS)
     entries = read_entries(options)
     options = options.suited(context, [entry.text for entry in entries])

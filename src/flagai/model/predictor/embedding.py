@@ -1,4 +1,4 @@
-"""Texts as vectors: the mean of the last hidden states, with any family."""
+"""Texts as vectors: pooled hidden states, with any family."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,9 +11,11 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.families.family import EmbeddingProtocol
 from flagai.model.base_model import BaseModel
+from flagai.model.layer.packed_row import PackedRow
 from flagai.model.packing import PackedBatch, check_lengths, run_packed_rows
 from flagai.model.predictor.arguments import out_of_vocab_ids, read_length
 from flagai.model.predictor.capabilities import require
+from flagai.model.predictor.pooling import Pooling
 from flagai.model.predictor.prefetch import pipelined
 from flagai.model.predictor.sentence_folder import SentenceSettings
 from flagai.model.predictor.unknown import UnknownTokens
@@ -24,9 +26,16 @@ _BATCH_TOKENS = 4096
 
 @torch.inference_mode()
 def text_vectors(
-    model: BaseModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None, *, strict: bool = False
+    model: BaseModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    max_length: int | None,
+    *,
+    strict: bool = False,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
 ) -> torch.Tensor:
-    """The vectors of texts, [N, width], float32 on the CPU.
+    """The vectors of texts as their folder asks for, [N, width], float32 on the CPU; by default the mean of all tokens.
 
     Args:
         model: any model; its backbone is used.
@@ -34,6 +43,8 @@ def text_vectors(
         texts: the texts.
         max_length: how many tokens of a text are read, special ones included.
         strict: whether a text that the vocabulary does not know is an error, or a warning.
+        prompt_name: the name of the prompt before every text; default the folder's default.
+        prompt: the prompt itself.
 
     Raises:
         InputError: an element is not text, or of a language that the model does not know.
@@ -43,9 +54,13 @@ def text_vectors(
     texts = checked_texts(texts)
     settings = SentenceSettings.read(tokenizer.description.folder)
     max_length = read_length("maxlen", settings.max_length if max_length is None else max_length, backbone)
+    before, pooling = settings.prompt(prompt_name, prompt), settings.pooling
+    texts = [before + text for text in texts] if before else texts
     texts = [text.lower() for text in texts] if settings.lower else texts
     if not texts:
-        return torch.empty(0, backbone.hidden_width)
+        return torch.empty(0, pooling.width(backbone.hidden_width))
+    # The prompt's tokens behind the special one at the beginning, without the one at the end.
+    length = int(embedding.rows(tokenizer, [before], None).lengths[0]) - embedding.specials // 2 if before else 0
     unknown = tokenizer.find_command_id("unk")
     counter = UnknownTokens(unknown, embedding.specials, strict=strict)
     outside = [] if unknown is None else out_of_vocab_ids(tokenizer, backbone)
@@ -54,28 +69,39 @@ def text_vectors(
     def read(part: Sequence[str]) -> Ragged:
         return counter.look(part, embedding.rows(tokenizer, part, max_length).replaced(outside, unknown or 0))
 
-    vectors = pipelined(texts, read, lambda rows: _means(backbone, embedding, rows, pad), backbone.device)
+    vectors = pipelined(
+        texts, read, lambda rows: _pooled(backbone, embedding, rows, pooling, length, pad), backbone.device
+    )
     counter.report(len(texts))
     return vectors
 
 
 @torch.inference_mode()
-def packed_means(model: BaseModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+def packed_means(
+    model: BaseModel,
+    rows: Sequence[Sequence[int]],
+    pooling: Pooling = Pooling(),  # noqa: B008 - it never changes
+) -> torch.Tensor:
     """The vectors of texts that are token ids already, [N, width], float32 on the CPU.
+
+    Args:
+        model: a BERT, or another model that runs packed texts.
+        rows: the texts.
+        pooling: what becomes of the hidden states; default their mean.
 
     Raises:
         InputError: a text is empty or longer than the model's positions.
     """
     embedding, backbone = _embedding_of(model), model.backbone
     if not rows:
-        return torch.empty(0, backbone.hidden_width)
+        return torch.empty(0, pooling.width(backbone.hidden_width))
     for row in rows:
         if isinstance(row, str | bytes) or not hasattr(row, "__getitem__") or getattr(row, "shape", None) == ():
             raise InputError(f"Expected rows of token ids, but found {row!r:.80}.")
     if embedding.packed_states is None:
         raise InputError(f"A {type(model).__name__} embeds texts only, not token ids.")
     check_lengths([len(row) for row in rows], backbone.max_positions)
-    return pipelined(rows, Ragged.of, lambda part: _means(backbone, embedding, part), backbone.device)
+    return pipelined(rows, Ragged.of, lambda part: _pooled(backbone, embedding, part, pooling), backbone.device)
 
 
 def _embedding_of(model: BaseModel) -> EmbeddingProtocol:
@@ -85,30 +111,39 @@ def _embedding_of(model: BaseModel) -> EmbeddingProtocol:
     return family.embedding
 
 
-def _means(model: BaseModel, embedding: EmbeddingProtocol, rows: Ragged, pad: int = 0) -> torch.Tensor:
-    """The mean of the hidden states of each row, [N, width]."""
+def _pooled(
+    model: BaseModel,
+    embedding: EmbeddingProtocol,
+    rows: Ragged,
+    pooling: Pooling,
+    prompt_length: int = 0,
+    pad: int = 0,
+) -> torch.Tensor:
+    """The vector of each row, [N, width]."""
     states = embedding.packed_states
     if states is None:
-        return _padded_means(model, embedding, rows, pad)
+        return _padded(model, embedding, rows, pooling, prompt_length, pad)
 
     def run(pack: PackedBatch) -> torch.Tensor:
-        return pack.row.mean(states(model, pack.arguments))
+        return pooling(states(model, pack.arguments), pack.row, prompt_length)
 
-    means: torch.Tensor = run_packed_rows(rows, run, device=model.device, limit=model.max_positions)
-    return means
+    vectors: torch.Tensor = run_packed_rows(rows, run, device=model.device, limit=model.max_positions)
+    return vectors
 
 
-def _padded_means(model: BaseModel, embedding: EmbeddingProtocol, rows: Ragged, pad: int) -> torch.Tensor:
+def _padded(
+    model: BaseModel, embedding: EmbeddingProtocol, rows: Ragged, pooling: Pooling, prompt_length: int, pad: int
+) -> torch.Tensor:
     found: dict[int, torch.Tensor] = {}
     ids = [row.tolist() for row in np.split(rows.values, rows.starts[1:])]
     for indices in _batches(rows.lengths.tolist()):
         batch = padded([ids[index] for index in indices], pad).to(model.device)
-        lengths = torch.tensor([len(ids[index]) for index in indices], device=model.device)
+        row = PackedRow(tuple(len(ids[index]) for index in indices))
+        lengths = torch.tensor(row.lengths, device=model.device)
         mask = None if embedding.attention_mask is None else embedding.attention_mask(lengths, batch.shape[1])
-        hidden = model(batch, attention_mask=mask)["hidden_states"].float()
-        non_padding = torch.arange(batch.shape[1], device=model.device) < lengths[:, None]
-        means = (hidden * non_padding[..., None]).sum(1) / lengths[:, None]
-        found.update(zip(indices, means, strict=True))
+        hidden = model(batch, attention_mask=mask)["hidden_states"]
+        vectors = pooling(hidden[row.valid(model.device)][None], row, prompt_length)
+        found.update(zip(indices, vectors, strict=True))
     return torch.stack([found[index] for index in range(len(rows))])
 
 

@@ -5,6 +5,7 @@ from typing import Any, Unpack, overload
 
 import torch
 
+from flagai.checks import check_integer
 from flagai.data.prepare.labels import checked_labels
 from flagai.errors import InputError
 from flagai.generation.keywords import SamplingOptions
@@ -14,10 +15,11 @@ from flagai.model.predictor.arguments import as_list, is_pair, label_names, tell
 from flagai.model.predictor.capabilities import probabilities, require, require_one_class
 from flagai.model.predictor.chat_methods import ChatMethods
 from flagai.model.predictor.embedding import text_vectors
-from flagai.model.predictor.entities import check_types, entities_of, known_labels, own_class_names
+from flagai.model.predictor.entities import check_types, entities_of, known_labels
 from flagai.model.predictor.generation_methods import OneOrMany
 from flagai.model.predictor.label_scoring import label_scores
-from flagai.model.predictor.results import Classified, Entity, Filled
+from flagai.model.predictor.results import Entity, Filled
+from flagai.model.predictor.vector_search import Hit
 
 Text = str | Sequence[str]
 
@@ -133,7 +135,11 @@ class Predictor(ChatMethods):
             check_types(labels)
         texts = as_list(text)
         rows = reading.whole_rows(self.model, self.tokenizer, texts, maxlen)
-        entities = entities_of(self.model, kind.entities, texts, rows, labels)
+        found = entities_of(self.model, kind.entities, rows, labels)
+        entities = [
+            [Entity(span.start, span.end, span.label, whole[span.start : span.end + 1]) for span in spans]
+            for whole, spans in zip(texts, found, strict=True)
+        ]
         return entities[0] if isinstance(text, str) else entities
 
     @overload
@@ -173,32 +179,6 @@ class Predictor(ChatMethods):
         classes = self.class_probabilities([text] if single else text, maxlen, labels).argmax(-1).tolist()
         return classes[0] if single else classes
 
-    @overload
-    def classify(
-        self, texts: str | tuple[str, str], maxlen: int | None = ..., labels: Sequence[str] = ...
-    ) -> Classified: ...
-    @overload
-    def classify(
-        self, texts: list[str] | list[tuple[str, str]], maxlen: int | None = ..., labels: Sequence[str] = ...
-    ) -> list[Classified]: ...
-    def classify(self, texts: Any, maxlen: int | None = 512, labels: Sequence[str] = ()) -> Any:
-        """The class of each text by its name, with the scores of all classes.
-
-        Args:
-            texts: a text, a pair ``(first, second)``, or a list of these; a list of two texts is two texts.
-            maxlen: how many tokens are read.
-            labels: the names of the classes, for which a language model is asked. Default those of the configuration
-                (``id2label``), or numbers.
-
-        Raises:
-            InputError: this model classifies nothing, or a language model was given no labels.
-        """
-        single = isinstance(texts, str | tuple)
-        rows = self.class_probabilities([texts] if single else texts, maxlen, labels).tolist()
-        names = list(labels) or own_class_names(self.model) or [str(number) for number in range(len((rows or [()])[0]))]
-        found = [Classified.of(dict(zip(names, row, strict=True))) for row in rows]
-        return found[0] if single else found
-
     def class_probabilities(
         self, texts: Sequence[Text], maxlen: int | None = 512, labels: Sequence[str] = ()
     ) -> torch.Tensor:
@@ -232,8 +212,38 @@ class Predictor(ChatMethods):
             scores = label_scores(self.model, self.tokenizer, entries, labels, maxlen)
         return probabilities(self.model, scores)
 
+    def rerank(self, query: str, texts: Sequence[str], top_k: int | None = None, maxlen: int | None = 512) -> list[Hit]:
+        """Put texts into the order in which they suit a query, by a model that reads pairs (a cross-encoder).
+
+        Args:
+            query: what is asked.
+            texts: the texts.
+            top_k: how many to return; default all.
+            maxlen: how many tokens of a pair are read.
+
+        Returns:
+            The texts, the best first; the score is the probability of the last class, or a regression's number.
+
+        Raises:
+            InputError: as in :meth:`class_probabilities`, or the model has more than two classes.
+        """
+        self._require("predict_cls_classifier")
+        classes = self.model.config.get("class_num")
+        if not self.model.needs_classes or classes not in (1, 2):
+            raise InputError(
+                f"rerank needs a model that reads pairs, with one or two classes; {type(self.model).__name__} has "
+                f"{classes or 'no'} classes. Compare embeddings instead: SentenceEmbedder.search."
+            )
+        scores = self.class_probabilities([[query, text] for text in as_list(texts)], maxlen)
+        best = [row[-1] for row in scores.tolist()]
+        order = sorted(range(len(best)), key=lambda place: -best[place])
+        found = order if top_k is None else order[: check_integer("top_k", top_k)]
+        return [Hit(place, best[place], texts[place]) for place in found]
+
     def predict_embedding(self, text: str | Sequence[str], maxlen: int | None = 256) -> torch.Tensor:
-        """The meaning of a text as a vector: the mean of its tokens' last hidden states, special ones included.
+        """The meaning of a text as a vector: its tokens' last hidden states, pooled as the model's folder says.
+
+        By default that is the mean, special tokens included.
 
         Args:
             text: a text or a list of texts.
