@@ -33,6 +33,7 @@ from flagai.kernels.triton import (
     paged_attention,
     quantized,
     rms_norm,
+    rotary,
     scores,
 )
 
@@ -99,6 +100,10 @@ def cases(few: bool = False) -> Iterator[Case]:
     yield all_reduce.bias_residual_norm_kernel, {**after, "PDL": False}, {"sums": "*bf16"}, {"num_warps": 16}
     yield from _paged(few)
     yield rms_norm.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
+    angles = dict.fromkeys(("cos", "sin"), "*fp32") | dict.fromkeys(("asked_row", "key_row", "value_row"), "i32")
+    turned = {"D": 128, "BD": 128, "TURNED": 64, "PDL": True}
+    yield rotary.rotary_to_cache_kernel, turned, angles, {"num_warps": 1}
+    yield rotary.swiglu_kernel, {"BLOCK": 1024, "PDL": True}, {"count": "i32"}, {"num_warps": 4}
     row, wide = {"K": 768, "ROWS": 2, "BK": 1024}, {"K": 3072, "ROWS": 8, "BK": 256}
     yield packed.add_norm_kernel, row, {}, {"num_warps": 4}
     for kernel, rows in (

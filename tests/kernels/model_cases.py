@@ -58,7 +58,17 @@ def decoding_cases() -> Iterator[Case]:
     for how in ("int8", "int4"):
         make = step_call("glm-wide", HALF, (9, 0), quantize=how)
         yield Case(fused, f"{how} weights", make, dtype=HALF, context=torch.inference_mode)
-    for lengths, kind in product(some, ("gpt2", "glm", "bert", "t5")):
+    rotary = "decode.rotary_block.rotary_blocks"
+    for dtype, lengths, kind in product(HALVES, some, ("chatglm", "chatglm2", "glm4")):
+        chosen, make = "plain" if kind == "chatglm" else rotary, step_call(kind, dtype, lengths)
+        yield Case(chosen, f"{kind}, {dtype}, {lengths} keys", make, dtype=dtype, context=torch.inference_mode)
+    many = step_call("glm4", HALF, (6, 0, *range(1, 18)))
+    yield Case(rotary, "glm4, many tokens", many, dtype=HALF, context=torch.inference_mode)
+    for how, prepared in product((None, "int8", "int4"), (False, True)):
+        make = step_call("chatglm2-wide", HALF, (9, 0), quantize=how, prepared=prepared)
+        about = f"{how} weights of ChatGLM2, side by side: {prepared}"
+        yield Case(rotary, about, make, dtype=HALF, context=torch.inference_mode)
+    for lengths, kind in product(some, ("gpt2", "glm", "bert", "t5", "chatglm", "chatglm2", "glm4")):
         chosen = cpu if kind in ("gpt2", "glm") else "plain"
         make = step_call(kind, torch.float32, lengths)
         yield Case(chosen, f"{kind} on a CPU, {lengths} keys", make, "cpu", context=torch.inference_mode)
@@ -109,14 +119,16 @@ def search_call(kind: str, dtype: torch.dtype, steps: int, options: dict[str, An
 def preparing_cases() -> Iterator[Case]:
     """Blocks in half precision and in float32: parameters keep their values."""
 
-    def call(dtype: torch.dtype) -> Callable[[str], Call]:
+    def call(dtype: torch.dtype, name: str = "GPT2Model") -> Callable[[str], Call]:
         def make(device: str) -> Call:
-            blocks = tiny.build("GPT2Model").to(device, dtype).eval().blocks
+            blocks = tiny.build(name).to(device, dtype).eval().blocks
             return Call((blocks,), {}, lambda _: dict(blocks.named_parameters()))
 
         return make
 
     yield Case("decode.many_rows.join_projections", "GPT-2", call(HALF), dtype=HALF)
+    gated = call(HALF, "ChatGLM2Model")
+    yield Case("decode.rotary_block.join_gated_projections", "ChatGLM2", gated, dtype=HALF)
     yield Case("plain", "float32", call(torch.float32))
 
 

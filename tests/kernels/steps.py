@@ -21,6 +21,7 @@ from flagai.generation.request import Request, Running
 from flagai.generation.search import Search, search_step
 from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import StepOutput
+from flagai.kernels.decode.rotary_block import join_gated_projections
 from flagai.model.block.stack import BlockStack, cached_blocks
 from flagai.model.layer.kernel_choice import only_kernels
 from flagai.model.layer.operation import Operation
@@ -166,6 +167,10 @@ _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm-wide": ("GLMModel", {"hidden_size": 32, "num_attention_heads": 2, "num_layers": 1, "spell_length": None}),
     "bert": ("BertForSeq2seq", {}),
     "t5": ("T5Model", {}),
+    "chatglm": ("ChatGLMModel", {}),
+    "chatglm2": ("ChatGLM2Model", {}),
+    "chatglm2-wide": ("ChatGLM2Model", {"hidden_size": 32, "ffn_hidden_size": 64, "num_layers": 1}),
+    "glm4": ("ChatGLM2Model", {"model_type": "glm4", "attention_bias": False, "partial_rotary_factor": 1.0}),
     "t5-gated": ("T5Model", GATED),
 }
 
@@ -178,6 +183,7 @@ def decoding_arguments(
     *,
     quantize: str | None = None,
     hooked: bool = False,
+    prepared: bool = False,
 ) -> Arguments:
     """What a step of tokens with so many keys calls :func:`cached_blocks` with."""
     name, changes = _MODELS[kind]
@@ -185,6 +191,8 @@ def decoding_arguments(
     if quantize is not None:
         quantize_model(model, quantize)
     model.to(device, dtype)
+    if prepared:
+        join_gated_projections(decoder_blocks(model))
     step = step_of(model, lengths)
     ids, positions = [3 + number % 9 for number in range(len(lengths))], [max(length - 1, 0) for length in lengths]
     args, kwargs = captured(cached_blocks, lambda: run(model, step, ids, positions))

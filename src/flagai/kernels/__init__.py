@@ -6,8 +6,8 @@
 # Which modules register implementations, by the operation's name; imported at its first call.
 MODULES: dict[str, tuple[str, ...]] = {
     "linear": ("cpu.linear",),
-    "cached_blocks": ("decode.select", "decode.many_rows", "cpu.decode_block"),
-    "prepare_decoding": ("decode.many_rows",),
+    "cached_blocks": ("decode.select", "decode.many_rows", "decode.rotary_block", "cpu.decode_block"),
+    "prepare_decoding": ("decode.many_rows", "decode.rotary_block"),
     "search_step": ("decode.search_steps",),
     "scaled_dot_product_attention": ("packed.attention",),
     "paged_attention": ("paged.attention", "cpu.paged_attention"),
