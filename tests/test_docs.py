@@ -18,7 +18,7 @@ from flagai.catalog.tasks import ALIASES, TASKS
 from flagai.cli import app
 from flagai.model.bert_model import BertForClsClassifier, BertForSequenceLabeling, BertModel
 from flagai.model.glm_model import GLMModel
-from tests import vocabularies
+from tests import chatglm_vocabularies, tiny, vocabularies
 
 ROOT = Path(__file__).parent.parent
 # README_zh.md has the code of README.md: see below.
@@ -62,6 +62,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "config.json").write_text(json.dumps(BERT | {"class_num": classes}))
         model_class.init_from_json(folder / "config.json").save_pretrained(folder)
     vocabularies.put(tmp_path / "checkpoints", "GLM-large-ch", "RoBERTa-base-ch")
+    chatglm = chatglm_vocabularies.put(tmp_path / "checkpoints", "chatglm3").rename(
+        tmp_path / "checkpoints" / "ChatGLM3-6B"
+    )
+    tiny.build("ChatGLM2Model", padded_vocab_size=512).save_pretrained(chatglm)
     return tmp_path / "checkpoints"
 
 

@@ -25,6 +25,7 @@ class ListedModel:
         available_from: its sources in words.
         shipped: whether an installed Python package holds its files.
         downloaded: whether all its files are in the folder of models, or shipped.
+        generation: of the GLM series, such as "ChatGLM3".
     """
 
     name: str
@@ -35,6 +36,7 @@ class ListedModel:
     available_from: str
     shipped: bool
     downloaded: bool
+    generation: str | None = None
 
     @classmethod
     def of(cls, card: Card, home: str | Path | None) -> "ListedModel":
@@ -42,10 +44,9 @@ class ListedModel:
         folder = card_folder(card, card.name, settings.home() if home is None else check_path("download_path", home))
         shipped = package_folder(card) is not None
         downloaded = shipped or holds_model(folder)
-        language, source = card.language, card.available_from
-        return cls(
-            card.name, card.family, catalog.tasks_of(card), language, card.parameters, source, shipped, downloaded
-        )
+        tasks, source = catalog.tasks_of(card), card.available_from
+        parameters, generation = card.parameters, card.generation
+        return cls(card.name, card.family, tasks, card.language, parameters, source, shipped, downloaded, generation)
 
     @property
     def size(self) -> str:
@@ -58,10 +59,13 @@ class ModelList(tuple[ListedModel, ...]):
 
     def __repr__(self) -> str:
         rows = [("name", "family", "tasks", "language", "parameters", "here", "available from")]
+        if any(info.generation for info in self):
+            rows = [("name", "generation", *rows[0][2:])]
         for info in self:
             here = "shipped" if info.shipped else "downloaded" if info.downloaded else "-"
             name, tasks = printable(info.name), ", ".join(info.tasks)
-            rows.append((name, info.family, tasks, info.language, info.size, here, info.available_from))
+            kind = info.generation or info.family
+            rows.append((name, kind, tasks, info.language, info.size, here, info.available_from))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -77,7 +81,7 @@ def list_models(
 
     Args:
         task: only models that do this task, by any of its names, without further training.
-        family: only models of this family.
+        family: only models of this family; "glm" is the whole series, "chatglm" from ChatGLM-6B on.
         language: only models of this language, "zh" or "en".
         download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
 

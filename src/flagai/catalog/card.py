@@ -20,9 +20,14 @@ MODEL_TYPES = {
 }
 FAMILIES = tuple(MODEL_TYPES)
 LANGUAGES = ("zh", "en")
-TOKENIZERS = ("sentencepiece", "wordpiece", "bpe", "t5")
-COMMAND_NAMES = ("pad", "eos", "sep", "cls", "mask", "unk", "sop", "eop", "sMASK", "gMASK", "bos")
-COMMAND_TABLES = ("fixed", "unfixed")
+TOKENIZERS = ("sentencepiece", "wordpiece", "bpe", "tiktoken", "t5")
+COMMAND_NAMES = (
+    *("pad", "eos", "sep", "cls", "mask", "unk", "sop", "eop", "sMASK", "gMASK", "bos"),
+    *("system", "user", "assistant", "observation"),
+)
+COMMAND_TABLES = ("fixed", "unfixed", "chatglm", "chatglm2", "codegeex2", "chatglm3", "glm4")
+# What a family's name means to those who ask for its models: GLM is the series, in which generations are families.
+SERIES = {"glm": ("glm", "chatglm", "chatglm2"), "chatglm": ("chatglm", "chatglm2")}
 SCHEMES = ("baai", "hf", "modelscope", "http", "https", "file", "package")
 
 # In words, what each scheme is.
@@ -96,7 +101,8 @@ class TokenizerSpec:
     files: tuple[str, ...]
     aliases: Mapping[str, tuple[str, ...]]  # for a file, other names under which the same content comes
     tokens: Mapping[str, int]  # the ids of command tokens, by their names in the tokenizer's interface
-    # For Chinese GLM, whether [gMASK] has a row of its own ("fixed") or shares <|endofpiece|>'s ("unfixed").
+    # For Chinese GLM, whether [gMASK] has a row of its own ("fixed") or shares <|endofpiece|>'s ("unfixed"); for
+    # ChatGLM and GLM-4, the generation.
     command_table: str | None = None
     segmenter: str | None = None  # what splits text into words first
 
@@ -119,6 +125,7 @@ class Card:
     tokenizer: TokenizerSpec  # how its text becomes ids
     sources: tuple[str, ...]  # places that have it, the best first
     files: tuple[ModelFile, ...]  # its files under FlagAI's names, with sizes and checksums where they are known
+    generation: str | None  # of the GLM series, such as "ChatGLM3"
     licence: str  # of the weights
     base: str | None  # the model that it was fine-tuned from
     paper: str | None  # where it was described

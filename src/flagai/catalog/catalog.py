@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flagai import settings
-from flagai.catalog.card import Card
+from flagai.catalog.card import SERIES, Card
 from flagai.catalog.parse import CardFields, parse_card
 from flagai.catalog.tasks import DEFAULT_MODELS, name_key, without_alias
 from flagai.checks import check_path
@@ -23,8 +23,8 @@ _CARD_LIMIT = 1 << 20
 _MOST_DOTS = 200
 SHIPPED = Path(__file__).parent / "cards"
 # What a card takes over from the model that it resembles, and from the one that it was fine-tuned from.
-_LIKE = ("family", "class", "task", "language", "parameters", "tokenizer", "licence", "paper")
-_BASE = ("family", "language", "tokenizer", "licence", "paper")
+_LIKE = ("family", "class", "generation", "task", "language", "parameters", "tokenizer", "licence", "paper")
+_BASE = ("family", "generation", "language", "tokenizer", "licence", "paper")
 # Other words for languages, FlagAI's own among them.
 _LANGUAGES = {"ch": "zh", "cn": "zh", "chinese": "zh", "english": "en"}
 
@@ -93,7 +93,7 @@ def list_models(
     Args:
         task: only models that do this task, by any of its names, without further training; see :func:`tasks_of`.
         language: only models of this language: "zh" or "en"; "ch", "chinese" and "english" are understood.
-        family: only models of this family.
+        family: only models of this family; "glm" is the whole series, "chatglm" from ChatGLM-6B on.
         cards: as in :func:`find`.
 
     Raises:
@@ -108,9 +108,10 @@ def list_models(
     for field, value in (("language", language), ("family", family)):
         if value is not None:
             values = {getattr(card, field) for card in known}
-            if name_key(value) not in values:
+            wanted = SERIES.get(name_key(value), (name_key(value),)) if field == "family" else (name_key(value),)
+            if values.isdisjoint(wanted):
                 raise CatalogError(f"No model has the {field} {value!r}. Known: {', '.join(sorted(values))}.")
-            found = tuple(card for card in found if getattr(card, field) == name_key(value))
+            found = tuple(card for card in found if getattr(card, field) in wanted)
     if task is not None:
         tasks = {card.name: tasks_of(card, known) for card in found}
         found = tuple(card for card in found if without_alias(task) in tasks[card.name])

@@ -126,6 +126,7 @@ def parse_card(name: str, table: Mapping[str, Any], origin: str) -> Card:
         tokenizer=_tokenizer(fields),
         sources=sources,
         files=_files(fields, sources),
+        generation=fields.optional("generation") or ("GLM" if table.get("family") == "glm" else None),
         licence=fields.text("licence"),
         base=fields.optional("base"),
         paper=fields.optional("paper"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_WIDTH_OF_FILES = 120
+_WIDTH_OF_FILES = 140
 _LANGUAGES = {"zh": "Chinese", "en": "English"}
 
 
@@ -37,9 +37,12 @@ def list_command(
         for card in found:
             print_json(_as_json(card))
         return
-    table = _grid("name", "task", "language", "parameters", "available from")
+    told = any(card.generation for card in found)
+    table = _grid("name", *(["generation"] if told else []), "task", "language", "parameters", "available from")
     for card in found:
-        table.add_row(printable(card.name), card.task, card.language, _rounded(card.parameters), card.available_from)
+        generation = [printable(card.generation or "")] if told else []
+        size = _rounded(card.parameters)
+        table.add_row(printable(card.name), *generation, card.task, card.language, size, card.available_from)
     _console().print(table)
 
 
@@ -80,6 +83,7 @@ def _rows(card: Card) -> list[tuple[str, str]]:
     rows = [
         ("name", "\n".join((card.name, *(f"also {alias}" for alias in card.aliases)))),
         ("task", card.task + (f", fine-tuned from {card.base}" if card.base else "")),
+        ("generation", card.generation or ""),
         ("language", _LANGUAGES[card.language]),
         ("class", f"{card.module}.{card.model_class}"),
         ("parameters", f"{card.parameters:,}: {half:.2f} GB in float16, {single:.2f} GB in float32"),

@@ -22,6 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "*.model",
         "tokenizer.json",
         "tokenizer_config.json",
+        "chat_template.jinja",
         "special_tokens_map.json",
         "added_tokens.json",
     ),
