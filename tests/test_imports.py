@@ -2,13 +2,16 @@
 
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from flagai.absent import INSTEAD
+from flagai.absent import DISTRIBUTION, INSTEAD
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -33,6 +36,29 @@ def test_a_model_class_loads_little_besides_torch() -> None:
     extra = loaded_by("from flagai.model.glm_model import GLMModel") - loaded_by("import torch")
     assert not {name for name in extra if name.startswith(("transformers", "safetensors", "tokenizers", "typer"))}
     assert not {name for name in extra if name.startswith(("torch.distributed.tensor", "torch._dynamo"))}
+
+
+def test_it_is_not_imported_beside_the_original(tmp_path: Path) -> None:
+    here = str(Path(importlib.util.find_spec("flagai").submodule_search_locations[0]).parent)
+    command = [sys.executable, "-c", "import flagai; print(flagai.__version__)"]
+    for wrong in (False, True):
+        if wrong:
+            (tmp_path / "flagai").mkdir()
+            for name in ("__init__", "trainer"):
+                (tmp_path / "flagai" / f"{name}.py").touch()
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, str(tmp_path)])}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert (done.returncode != 0) is wrong, done.stderr
+    for part in (str(tmp_path / "flagai"), "pip uninstall flagai", DISTRIBUTION):
+        assert part in done.stderr
+
+
+def test_the_distribution_has_one_name() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == DISTRIBUTION
+    inner = [need for extra in project["optional-dependencies"].values() for need in extra if need.startswith("flagai")]
+    assert inner
+    assert all(need.startswith(f"{DISTRIBUTION}[") for need in inner)
 
 
 @pytest.mark.parametrize("name", INSTEAD)

@@ -3,10 +3,10 @@
 Importing this package costs nothing: its names are imported when they are first used.
 
 Example:
-    >>> import flagai
     >>> flagai.load("poetry")("春江花月夜", seed=1)
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -52,4 +52,14 @@ class _AbsentModules(MetaPathFinder):
                 )
 
 
+def _refuse_the_original() -> None:
+    """Refuse to be one of two packages of this name; the original's has a module that this one never had."""
+    folders = [*__path__, *(os.path.join(entry, "flagai") for entry in sys.path)]
+    if found := [folder for folder in folders if os.path.isfile(os.path.join(folder, "trainer.py"))]:
+        from flagai.absent import original_beside
+
+        raise ImportError(original_beside(found))
+
+
+_refuse_the_original()
 sys.meta_path.append(_AbsentModules())

@@ -1,5 +1,8 @@
-"""Modules of the original FlagAI that this library does not have: importing one says what does the same here."""
+"""What is not here, and what to do: extras that are not installed, and modules of the original FlagAI."""
 
+from collections.abc import Iterable
+
+DISTRIBUTION = "flagai-lm"  # on PyPI, `flagai` is the original project
 _OTHER_MODEL = "the original FlagAI or transformers for models other than GLM, BERT, GPT-2 and T5"
 _DOWNLOAD = "`from_pretrain`, `flagai download` or flagai.hub"
 _TOKENIZER = "flagai.data.tokenizer.Tokenizer, the class of all vocabularies"
@@ -40,3 +43,18 @@ INSTEAD = {
         )
     },
 }
+
+
+def install_hint(extra: str) -> str:
+    """How to install an extra, also of a clone that is installed (``pip install -e .``)."""
+    return f"Install the extra: pip install '{DISTRIBUTION}[{extra}]'"
+
+
+def original_beside(folders: Iterable[str]) -> str:
+    """The message of the error where the original FlagAI lies in one of the folders, too."""
+    both = ", ".join(dict.fromkeys(folders))
+    return (
+        f"This library (distribution {DISTRIBUTION}) and the original FlagAI (distribution flagai) are both found as "
+        f"`flagai`, so parts of each would be imported: {both}. Keep one: `pip uninstall flagai`, then "
+        f"`pip install --force-reinstall --no-deps {DISTRIBUTION}`; or give each an environment of its own."
+    )

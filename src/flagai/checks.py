@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from flagai.absent import install_hint
 from flagai.errors import InputError
 from flagai.typed_json import shown
 
@@ -25,9 +26,7 @@ def check_extra(extra: str, *modules: str) -> None:
     """
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise InputError(
-            f"This needs {', '.join(missing)}. Install the extra in your clone: pip install -e '.[{extra}]'"
-        )
+        raise InputError(f"This needs {', '.join(missing)}. {install_hint(extra)}")
 
 
 def check_flag(name: str, value: Any) -> None:

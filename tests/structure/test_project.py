@@ -12,7 +12,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def installed_by(extra: str) -> set[str]:
     """An extra and those that it brings along."""
     entries = PROJECT["optional-dependencies"][extra]
-    named = {name for entry in entries for name in re.findall(r"^flagai\[(.*)\]", entry)}
+    named = {name for entry in entries for name in re.findall(r"^flagai-lm\[(.*)\]", entry)}
     return {extra}.union(*(installed_by(other) for names in named for other in names.split(",")))
 
 

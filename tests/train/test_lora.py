@@ -61,5 +61,5 @@ def test_only_adapters_and_the_new_head_change(tmp_path: Path) -> None:
 
 def test_without_the_library_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[lora\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'flagai-lm\[lora\]'"):
         lora.add_lora(tiny.build("GPT2Model"), rank=2)

@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from flagai.absent import install_hint
 from flagai.errors import ConfigError
 
 
@@ -20,6 +21,4 @@ def _library(name: str, what: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(
-            f"{what} needs {name} ({error}). Install the extra in your clone: pip install -e '.[{extra}]'"
-        ) from error
+        raise ConfigError(f"{what} needs {name} ({error}). {install_hint(extra)}") from error
