@@ -185,40 +185,34 @@ class EntityPipeline(TaskPipeline):
     """Finds named entities."""
 
     @overload
-    def __call__(self, texts: str, labels: Sequence[str] | None = ...) -> "list[Entity]": ...
+    def __call__(self, texts: str, labels: Sequence[str] | None = ..., maxlen: int | None = ...) -> "list[Entity]": ...
     @overload
-    def __call__(self, texts: list[str], labels: Sequence[str] | None = ...) -> "list[list[Entity]]": ...
-    def __call__(self, texts: Any, labels: Sequence[str] | None = None) -> Any:
+    def __call__(
+        self, texts: list[str], labels: Sequence[str] | None = ..., maxlen: int | None = ...
+    ) -> "list[list[Entity]]": ...
+    def __call__(self, texts: Any, labels: Sequence[str] | None = None, maxlen: int | None = None) -> Any:
         """The entities of texts.
 
         Args:
             texts: a text or a list of texts, of any length.
             labels: the names of the classes; default those of the configuration.
+            maxlen: how many tokens of a text are read; default all.
         """
-        return self.predictor.predict_ner(texts, default_tags(self.model) if labels is None else labels)
+        return self.predictor.predict_ner(texts, default_tags(self.model) if labels is None else labels, maxlen)
 
 
 class ClassificationPipeline(TaskPipeline):
     """Tells the class of a text or a pair of texts."""
 
     @overload
-    def __call__(self, texts: str | Pair, labels: Sequence[str] = ...) -> "Classified": ...
+    def __call__(self, texts: str | Pair, labels: Sequence[str] = ..., maxlen: int | None = ...) -> "Classified": ...
     @overload
-    def __call__(self, texts: list[str] | list[Pair], labels: Sequence[str] = ...) -> "list[Classified]": ...
-    def __call__(self, texts: Any, labels: Sequence[str] = ()) -> Any:
-        """The class of each text, with the scores of all.
-
-        Args:
-            texts: a text, a pair ``(first, second)``, or a list of these.
-            labels: the names of the classes; a language model is asked for them. Default those of the configuration.
-        """
-        from flagai.model.predictor.results import Classified
-
-        single = isinstance(texts, str | tuple)
-        rows = self.predictor.class_probabilities([texts] if single else texts, labels=labels).tolist()
-        names = list(labels) or own_class_names(self.model) or [str(number) for number in range(len((rows or [()])[0]))]
-        found = [Classified.of(dict(zip(names, row, strict=True))) for row in rows]
-        return found[0] if single else found
+    def __call__(
+        self, texts: list[str] | list[Pair], labels: Sequence[str] = ..., maxlen: int | None = ...
+    ) -> "list[Classified]": ...
+    def __call__(self, texts: Any, labels: Sequence[str] = (), maxlen: int | None = 512) -> Any:
+        """The class of each text, by its name, with the scores of all: ``Predictor.classify``."""
+        return self.predictor.classify(texts, maxlen, labels)
 
 
 class EmbeddingPipeline(TaskPipeline):
@@ -272,16 +266,6 @@ class MatchingPipeline(TaskPipeline):
             first, second = ([pair[side] for pair in found] for side in (0, 1))
             scores = self.embedder.match(first, second).tolist()
         return scores[0] if isinstance(pairs, tuple) else scores
-
-
-def own_class_names(model: "BaseModel") -> list[str]:
-    """The names of the classes that the configuration has; none if it has none."""
-    from flagai.model.predictor.entities import known_labels
-
-    try:
-        return list(known_labels(model))
-    except InputError:
-        return []
 
 
 def default_tags(model: "BaseModel") -> list[str] | None:

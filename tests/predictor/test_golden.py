@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flagai.data.prepare.bert import BertInput
 from flagai.data.prepare.labels import decode
 from flagai.model.bert_model import BertForMaskLM, BertForSequenceLabeling, BertForSequenceLabelingGP, BertModel
 from flagai.model.layer import PackedRow
@@ -95,10 +96,11 @@ def test_the_best_path_of_a_crf(case, predictor):
     model = predictor("RoBERTa-base-ch", "BertForSequenceLabelingCRF", class_num=7).model
     with torch.no_grad():
         model.crf.transitions.copy_(torch.tensor(case["trans"]))
-    offsets = [(index, index + 1) for index in range(len(case["path"]))]
-    found = read_entities(model.crf, torch.tensor(case["emissions"]), target, offsets)
+    count = len(case["path"])
+    row = BertInput([0] * count, [0] * count, [(index, index + 1) for index in range(count)], [False] * count)
+    (found,) = read_entities(model.crf, [torch.tensor(case["emissions"])], target, [row])
     # The labels are the original's; what they mean is in tests/data/test_labels.py.
-    assert found == decode(case["path"], target, offsets)
+    assert [span for span, _ in found] == decode(case["path"], target, row.offsets)
 
 
 @pytest.mark.parametrize("row", golden("glm_blank_filling")["rows"], ids=lambda row: row["text"][:6])

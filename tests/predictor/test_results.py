@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.predictor.results import Entity, Filled, Written
 
-ENTITIES = st.builds(Entity, st.integers(0, 99), st.integers(0, 99), st.text(max_size=5), st.text(max_size=5))
+ENTITIES = st.builds(
+    Entity, st.integers(0, 99), st.integers(0, 99), st.text(max_size=5), st.text(max_size=5), st.floats(allow_nan=False)
+)
 WRITTEN = st.builds(Written, st.text(max_size=5), st.floats(allow_nan=False), st.booleans(), st.text(max_size=5))
 SPANS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=3).map(tuple)
 FILLED = st.builds(
@@ -44,9 +46,9 @@ def test_a_result_is_the_tuple_of_its_required_fields(result):
 
 
 def test_results_unpack_by_name_and_do_not_change():
-    start, end, kind = entity = Entity(start=3, end=4, type="LOC", text="北京")
+    start, end, kind = entity = Entity(start=3, end=4, type="LOC", text="北京", score=0.5)
     assert (start, end, kind) == (3, 4, "LOC") == entity
-    assert repr(entity) == "Entity(start=3, end=4, type='LOC'; text='北京')"
+    assert repr(entity) == "Entity(start=3, end=4, type='LOC'; text='北京', score=0.5)"
     assert replace(entity, end=5) == (3, 5, "LOC")
     with pytest.raises(FrozenInstanceError):
         entity.start = 1

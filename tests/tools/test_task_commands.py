@@ -67,7 +67,7 @@ def test_writing_and_filling():
 
 def test_entities_for_programs_and_people(monkeypatch, capsys):
     (row,) = lines(run("ner", "小明在北京大学读书", "--json"))
-    assert {key for entity in row["entities"] for key in entity} <= {"start", "end", "type"}
+    assert all(entity.keys() == {"start", "end", "type", "text", "score"} for entity in row["entities"])
     labels = ",".join(LABELS)
     assert lines(run("ner", "小明在北京大学读书", "--json", "--labels", labels)) == [row]
     assert "no head" in fails(InputError, "ner", "小明", "--head", "lstm")

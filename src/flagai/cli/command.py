@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _OTHER_NAMES = {
     "out_max_length": "max_length",
     "max_new_tokens": "max_length",
+    "maxlen": "max_length",
     "num_beams": "beams",
     "beam_size": "beams",
     "do_sample": "sample",

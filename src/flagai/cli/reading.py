@@ -1,19 +1,22 @@
 """``flagai ner`` and ``flagai classify``."""
 
 import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flagai.catalog.tasks import DEFAULT_MODELS
 from flagai.cli.command import command
+from flagai.cli.entity_pages import PAGES, write_page
 from flagai.cli.input import as_typed, read_entries
 from flagai.cli.loading import check_place, load_pipeline
 from flagai.cli.options import TaskOptions
 from flagai.cli.output import answer, check_target
 from flagai.cli.terminal import show_entities, show_scores
 from flagai.errors import InputError
-from flagai.pipelines import own_class_names
+from flagai.jobs.answering import InputText
 
 if TYPE_CHECKING:
     from flagai.model.base_model import BaseModel
@@ -25,39 +28,64 @@ Labels = Annotated[
     str | None,
     typer.Option(help="The names of the classes, joined by commas; default those of the model's config.json."),
 ]
+ReadTokens = Annotated[
+    int | None, typer.Option("--max-length", min=3, help="How many tokens of a text are read; default all.")
+]
 _HEADS = {"softmax": "ner", "crf": "ner-crf", "gp": "ner-gp"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EntityOptions(TaskOptions):
+    """What ``ner`` takes."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write JSON lines, or .csv or .tsv, each also as .gz, .conll (tokens and tags) or .html; - is stdout.",
+        ),
+    ] = None
 
 
 @command(model=DEFAULT_MODELS["ner"][0], batch_size=64)
 def ner(
-    options: TaskOptions,
+    options: _EntityOptions,
     head: Annotated[str, typer.Option(help="softmax, crf or gp (GlobalPointer).")] = "softmax",
     labels: Labels = None,
+    max_length: ReadTokens = None,
 ) -> None:
     """Find the entities of each text: names of persons, places and organisations, or what the model knows."""
     if head not in _HEADS:
         raise InputError(f"There is no head {head!r}. Known: {', '.join(_HEADS)}.")
-    check_target(options.out)
+    check_target(options.out, *PAGES)
     entries = read_entries(options)
     given = _tags(labels, head)
     entities_of = load_pipeline(_HEADS[head], options)
     _tell_of_renaming(given, entities_of.model)
 
-    def as_fields(found: "list[Entity]") -> dict[str, Any]:
-        return {"entities": [{"start": start, "end": end, "type": label} for start, end, label in found]}
+    def compute(batch: list[InputText]) -> "list[list[Entity]]":
+        return entities_of([entry.text for entry in batch], given or None, max_length)
 
+    if options.out is not None and options.out.suffix in PAGES:
+        write_page(options.out, entries, compute, options.batch_size)
+        return
     answer(
         entries,
-        lambda batch: entities_of([entry.text for entry in batch], given or None),
+        compute,
         options,
-        as_fields=as_fields,
+        as_fields=lambda found: {"entities": [asdict(entity) for entity in found]},
         show=lambda entry, found: show_entities(entry.text, found, entry.number),
         tokenizer=entities_of.tokenizer,
     )
 
 
 @command(batch_size=64)
-def classify(options: TaskOptions, labels: Labels = None) -> None:
+def classify(
+    options: TaskOptions,
+    labels: Labels = None,
+    max_length: Annotated[int, typer.Option(min=3, help="How many tokens of a text are read.")] = 512,
+) -> None:
     """Tell the class of each text: by a trained head, or how probable a language model finds each of the --labels."""
     check_target(options.out)
     entries = read_entries(options)
@@ -74,7 +102,7 @@ def classify(options: TaskOptions, labels: Labels = None) -> None:
 
     answer(
         entries,
-        lambda batch: class_of([entry.text for entry in batch], given),
+        lambda batch: class_of([entry.text for entry in batch], given, max_length),
         options,
         as_fields=as_fields,
         show=lambda entry, found: show_scores(entry.text, found.scores, one_class=one_class),
@@ -115,6 +143,8 @@ def _load_classifier(options: TaskOptions, labels: list[str]) -> "TaskPipeline":
 
 def _tell_of_renaming(given: list[str], model: "BaseModel") -> None:
     """Warn if --labels names the classes of a trained head otherwise than its configuration."""
+    from flagai.model.predictor.entities import own_class_names
+
     own = own_class_names(model)
     if own and given != own and len(given) == len(own):
         logger.warning(

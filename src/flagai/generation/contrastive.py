@@ -107,7 +107,7 @@ class ContrastiveSearch(Search):
         dead = log.isnan() | (log == -torch.inf)
         last = self.last[:, :1]
         stops = last & self.state.is_stop(token)
-        hook_stops = self._hook_stops(active & ~dead & ~self.state.is_stop(token))
+        hook_stops = self.ask_hooks(active & ~dead & ~self.state.is_stop(token), self._written)
         self.state.stopped = self.state.stopped | hook_stops
         full = last & (self.state.span_length[:, :1] >= self.state.max_new_tokens[:, None])
         counted = active & ~dead
@@ -117,17 +117,7 @@ class ContrastiveSearch(Search):
         self.stopped = self.stopped | (counted & (stops | (hook_stops & last)))[:, 0]
         self.done = self.done | (active & (dead | stops | full | (hook_stops & last)))[:, 0]
 
-    def _hook_stops(self, asked: torch.Tensor) -> torch.Tensor:
-        """Where the hook ends the piece that a token has just been added to, [R, 1]."""
-        ends = torch.zeros_like(asked)
-        if not any(self._hooks()):
-            return ends
-        hooked = torch.tensor(self._hooks(), device=self.device)[:, None]
-        for row, _ in (asked & hooked).nonzero().tolist():
-            ends[row] = self._ends(row, self._written(row))
-        return ends
-
-    def _written(self, row: int) -> list[int]:
+    def _written(self, row: int, _: int) -> list[int]:
         """A text's answer, with the token that is being judged."""
         found: list[int] = self.state.generated()[row, 0, : int(self.state.num_generated()[row])].tolist()
         return found

@@ -69,16 +69,11 @@ class PromptLookup(SamplingSearch):
 
     def stopped_by_hook(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
         """See the base class; nothing is asked about tokens behind an end."""
-        ends = torch.zeros_like(asked)
-        written = self.state.generated()
-        for row, hooked in enumerate(self._hooks()):
-            kept = int(self.kept[row]) if hooked else 0
-            for place, wanted in enumerate(asked[row].tolist() if hooked else ()):
-                ids = [*written[row, 0, : kept + place].tolist(), int(tokens[row, place])]
-                if not wanted or self._ends(row, ids):
-                    ends[row, place] = wanted
-                    break
-        return ends
+
+        def upto(row: int, place: int) -> list[int]:
+            return [*self.state.generated()[row, 0, : int(self.kept[row]) + place].tolist(), int(tokens[row, place])]
+
+        return self.ask_hooks(asked.cumprod(1).bool(), upto, in_order=True)  # up to the first that is not worth one
 
 
 def look_up(sequence: torch.Tensor, end: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

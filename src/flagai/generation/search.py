@@ -1,8 +1,8 @@
 """What all searches have: a choice at each step, and hypotheses in the end."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Self
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self, cast
 
 import torch
 
@@ -150,23 +150,36 @@ class Search(RowTensors, ABC):
         Shape:
             -> [R, K]
         """
-        ends = torch.zeros_like(asked)
-        if not any(self._hooks()):
-            return ends
-        hooked = torch.tensor(self._hooks(), device=asked.device)
-        written, counts = self.state.generated(), self.state.num_generated().expand(-1, self.sizes.lanes).tolist()
-        for row, column in (asked & hooked[:, None]).nonzero().tolist():
-            lane = column if parents is None else int(parents[row, column])
-            ids = [*written[row, lane, : counts[row][lane]].tolist(), int(tokens[row, column])]
-            ends[row, column] = self._ends(row, ids)
-        return ends
 
-    def _ends(self, row: int, ids: Sequence[int]) -> bool:
-        """Whether a text's hook ends the span with which these ids end."""
-        text = self.texts[row]
-        if text is None or text.request.stop is None:
-            return False
-        return bool(text.request.stop(text.request.number, self.state.split_spans(ids)[-1]))
+        def upto(row: int, column: int) -> list[int]:
+            lane = column if parents is None else int(parents[row, column])
+            count = int(self.state.num_generated().expand(-1, self.sizes.lanes)[row, lane])
+            return [*self.state.generated()[row, lane, :count].tolist(), int(tokens[row, column])]
+
+        return self.ask_hooks(asked, upto)
+
+    def ask_hooks(
+        self, asked: torch.Tensor, upto: Callable[[int, int], list[int]], *, in_order: bool = False
+    ) -> torch.Tensor:
+        """Where a stop hook ends a span.
+
+        Args:
+            asked: which tokens are worth a question, [R, K].
+            upto: the ids of an answer up to a token, by its row and column.
+            in_order: whether a row's tokens follow each other, so that none counts behind one that ends the span.
+
+        Shape:
+            -> [R, K]
+        """
+        ends = torch.zeros_like(asked)
+        if any(self._hooks()):
+            hooked = torch.tensor(self._hooks(), device=asked.device)
+            for row, column in (asked & hooked[:, None]).nonzero().tolist():
+                request = cast(Running, self.texts[row]).request
+                if request.stop is not None and not (in_order and bool(ends[row, :column].any())):
+                    span = self.state.split_spans(upto(row, column))[-1]
+                    ends[row, column] = bool(request.stop(request.number, span))
+        return ends
 
     def hypothesis(self, row: int, ids: torch.Tensor, score: float, length: int, finished: bool) -> Hypothesis:
         """Make an answer of ids, separators of spans included."""

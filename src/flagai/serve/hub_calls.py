@@ -56,7 +56,7 @@ async def tokens(call: ClientCall) -> Any:
     """Entities; here ``end`` is exclusive, as in transformers."""
     (found,) = await call.encode("inputs", str(call.model.ner_task), [call.body["inputs"]], {})
     return [
-        {"entity_group": each["type"], "score": each.get("score"), "word": each["text"]}
+        {"entity_group": each["type"], "score": each["score"], "word": each["text"]}
         | {"start": each["start"], "end": each["end"] + 1}
         for each in map(asdict, found)
     ]
@@ -85,7 +85,7 @@ async def masks(call: ClientCall) -> Any:
     ]
 
 
-_TAGGED = record(entity_group=TEXT, score={"type": ["number", "null"]}, word=TEXT, start=INTEGER, end=INTEGER)
+_TAGGED = record(entity_group=TEXT, score=NUMBER, word=TEXT, start=INTEGER, end=INTEGER)
 _CLASSES: Body = {
     **_TOP,
     "function_to_apply": only("Not supported.", None),

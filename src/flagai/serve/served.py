@@ -19,8 +19,9 @@ from flagai.errors import InputError, ModelNotFoundError
 from flagai.families.family import family_and_row, family_named
 from flagai.loading import load
 from flagai.model.predictor.capabilities import require
+from flagai.model.predictor.entities import own_class_names
 from flagai.model.predictor.sentence_folder import SentenceSettings
-from flagai.pipelines import PIPELINES, TaskPipeline, TextGenerationPipeline, own_class_names
+from flagai.pipelines import PIPELINES, TaskPipeline, TextGenerationPipeline
 from flagai.resolve import CONFIG_FILE
 from flagai.serve.log_probabilities import LogProbabilities
 from flagai.serve.work import WorkSpec

@@ -222,7 +222,7 @@ def _results(item: Schema) -> Schema:
 _WRITTEN = _results(record(answers=listed(record(text=TEXT, score=NUMBER, finished={"type": "boolean"}))))
 _SPANS = listed(listed(INTEGER))
 _FILLED = record(text=TEXT, spans=_SPANS, fillings=listed(TEXT), score=NUMBER)
-ENTITY = record(start=INTEGER, end=INTEGER, type=TEXT, text=TEXT)
+ENTITY = record(start=INTEGER, end=INTEGER, type=TEXT, text=TEXT, score=NUMBER)
 _SCORES: Schema = {"type": "object", "additionalProperties": NUMBER}
 ENDPOINTS = (
     Endpoint("/v1/title", "Titles", _has("title-generation"), TITLE, title, _WRITTEN, "write titles", "text"),

@@ -4,9 +4,12 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
+from functools import partial
 from threading import Thread
 
 import torch
+
+from flagai.generation.replay.cuda_graph import GraphedFunction, Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -50,3 +53,41 @@ class BackgroundCompile:
         except Exception as error:  # noqa: BLE001 - a compiler can fail in any way, and torch computes the same
             self.failed = True
             logger.warning("The kernels of a step cannot be used here; torch's are used instead. %s", error)
+
+
+class CompiledLater:
+    """Captured work that uses kernels as soon as they have been compiled, and does without until then.
+
+    Args:
+        work: does it; it is told whether it may use kernels that have to be compiled.
+        recorder: captures graphs.
+        compiling: its kernels; None if there is nothing to wait for.
+        jit: whether it may use kernels from the first time on.
+        patience: seconds to wait for them now; None for as long as it takes.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[bool], None],
+        recorder: Recorder,
+        compiling: BackgroundCompile | None,
+        *,
+        jit: bool,
+        patience: float | None,
+    ) -> None:
+        self._with_kernels = GraphedFunction(partial(work, True), recorder)
+        self._graph = self._with_kernels if jit else GraphedFunction(partial(work, False), recorder)
+        self._compiling = compiling
+        self._switch(patience)
+
+    def __call__(self) -> None:
+        """Do the work."""
+        self._switch(0.0)
+        self._graph()
+
+    def _switch(self, patience: float | None) -> None:
+        if self._compiling is None or not self._compiling.over(patience):
+            return
+        if not self._compiling.failed:
+            self._graph = self._with_kernels
+        self._compiling = None

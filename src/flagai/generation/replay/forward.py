@@ -10,8 +10,8 @@ import torch
 from flagai.families.family import DecodingProtocol
 from flagai.generation.forward import step_forward
 from flagai.generation.replay import compile_ahead
-from flagai.generation.replay.compile_ahead import BackgroundCompile
-from flagai.generation.replay.cuda_graph import GraphedFunction, Recorder
+from flagai.generation.replay.compile_ahead import BackgroundCompile, CompiledLater
+from flagai.generation.replay.cuda_graph import Recorder
 from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import StepOutput
 from flagai.model.layer.kernel_choice import allowed_kernels, jit_kernels
@@ -77,14 +77,12 @@ class CapturedForward:
         device = next(model.parameters()).device
         self.inputs = _empty(key, device)
         self._pool = pool
-        self._recorder = recorder
         self._model = weakref.ref(model)
-        self._jit = patience is None
         self.kernels: set[str] = set()  # names of the compiled implementations in use
         self._output: StepOutput | None = None
-        self._graph = GraphedFunction(self._run, recorder)
-        self._compiling = None if self._jit else BackgroundCompile(self._trial(model, key, device), device)
-        self._switch_to_kernels(patience)
+        jit = patience is None
+        compiling = None if jit else BackgroundCompile(self._trial(model, key, device), device)
+        self._work = CompiledLater(self._run, recorder, compiling, jit=jit, patience=patience)
 
     def _trial(self, model: Any, key: ForwardKey, device: torch.device) -> Any:
         """The same work over empty inputs, which writes only into the scratch slot."""
@@ -96,23 +94,14 @@ class CapturedForward:
 
         return run
 
-    def _switch_to_kernels(self, patience: float | None = 0.0) -> None:
-        if self._compiling is None or not self._compiling.over(patience):
-            return
-        if not self._compiling.failed:
-            self._jit = True
-            self._graph = GraphedFunction(self._run, self._recorder)
-        self._compiling = None
-
     def run(self) -> StepOutput:
         """Run the model; the next pass overwrites the result."""
-        self._switch_to_kernels()
-        self._graph()
+        self._work()
         return cast(StepOutput, self._output)
 
-    def _run(self) -> None:
+    def _run(self, jit: bool) -> None:
         key, model = self.key, self._model()
-        with jit_kernels(self._jit) as self.kernels:
+        with jit_kernels(jit) as self.kernels:
             output = step_forward(
                 cast(Any, model), key.protocol, self._pool, self.inputs, key.sharded, static=True, lanes=key.lanes
             )

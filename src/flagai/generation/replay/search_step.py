@@ -4,7 +4,7 @@ import copy
 from collections.abc import Hashable
 
 from flagai.generation.replay import compile_ahead
-from flagai.generation.replay.compile_ahead import BackgroundCompile
+from flagai.generation.replay.compile_ahead import BackgroundCompile, CompiledLater
 from flagai.generation.replay.cuda_graph import GraphedFunction, Recorder
 from flagai.generation.replay.forward import CapturedForward
 from flagai.generation.search import Search, search_step
@@ -34,17 +34,13 @@ class CapturedSearchStep:
         self.forward = forward
         self.search = search
         self._output = output
-        self._jit = False
-        self._recorder = recorder
-        self._graph = GraphedFunction(self._step, recorder)
         self._feeding = GraphedFunction(self._feed, recorder)
-        self._compiling = self._compile(compiling)
-        self._switch_to_kernels(compile_ahead.PATIENCE)
+        kernels = self._compile(compiling)
+        self._work = CompiledLater(self._step, recorder, kernels, jit=False, patience=compile_ahead.PATIENCE)
 
     def __call__(self) -> None:
         """Choose, append, and set what the next forward pass reads."""
-        self._switch_to_kernels()
-        self._graph()
+        self._work()
 
     def feed(self) -> None:
         """Set what the next forward pass reads, after texts have come or gone."""
@@ -53,8 +49,8 @@ class CapturedSearchStep:
     def _feed(self) -> None:
         self.forward.inputs.put(self.search.state.inputs())
 
-    def _step(self) -> None:
-        with jit_kernels(self._jit):
+    def _step(self, jit: bool) -> None:
+        with jit_kernels(jit):
             search_step(self.search, self._output, self.forward.inputs)
         for part in self.search.parts():
             part.settle()
@@ -76,12 +72,3 @@ class CapturedSearchStep:
                 search_step(twin, self._output, inputs)
 
         return compiling.setdefault(key, BackgroundCompile(work, self.search.device))
-
-    def _switch_to_kernels(self, patience: float | None = 0.0) -> None:
-        """Choose by kernels as soon as they have been compiled."""
-        if self._compiling is None or not self._compiling.over(patience):
-            return
-        if not self._compiling.failed:
-            self._jit = True
-            self._graph = GraphedFunction(self._step, self._recorder)
-        self._compiling = None

@@ -69,14 +69,12 @@ class CRF(nn.Module):
             -> [B, S], -1 at padding
         """
         emissions, transitions = emissions.float(), local(self.transitions).float()
-        scores = emissions[:, 0].clone()
-        if first:
-            refused = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
-            refused[list(first)] = False
-            scores = scores.masked_fill(refused, -torch.inf)
+        scores = _begin(emissions, first)
         stay = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
         history = []
         for step in range(1, emissions.shape[1]):
+            # Beginning at 0: sums over a long text would lose digits.
+            scores = scores - scores.amax(1, keepdim=True)
             best, origin = (scores[:, :, None] + transitions).max(dim=1)
             here = valid[:, step, None]
             scores = torch.where(here, best + emissions[:, step], scores)
@@ -85,3 +83,38 @@ class CRF(nn.Module):
         for origin in reversed(history):
             path.append(origin.gather(1, path[-1][:, None])[:, 0])
         return torch.stack(path[::-1], dim=1).masked_fill(~valid, -1)
+
+    @torch.no_grad()
+    def marginals(self, emissions: torch.Tensor, valid: torch.Tensor, first: Sequence[int] = ()) -> torch.Tensor:
+        """How probable each label of each token is, over all labels of the others (forward-backward).
+
+        Args:
+            emissions: [B, S, C]
+            valid: True at real tokens, [B, S]
+            first: as in :meth:`decode`.
+
+        Shape:
+            -> [B, S, C], 0 at padding
+        """
+        emissions, transitions = emissions.float(), local(self.transitions).float()
+        # Normalised at each step, which the last softmax undoes: sums over a long text would lose digits.
+        forward = [_begin(emissions, first)]
+        for step in range(1, emissions.shape[1]):
+            moved = torch.logsumexp(forward[-1][:, :, None] + transitions, dim=1) + emissions[:, step]
+            forward.append(torch.where(valid[:, step, None], moved.log_softmax(1), forward[-1]))
+        backward = [torch.zeros_like(forward[0])]
+        for step in range(emissions.shape[1] - 1, 0, -1):
+            moved = torch.logsumexp(transitions + (emissions[:, step] + backward[-1])[:, None, :], dim=2)
+            backward.append(torch.where(valid[:, step, None], moved.log_softmax(1), backward[-1]))
+        scores = torch.stack(forward, dim=1) + torch.stack(backward[::-1], dim=1)
+        return scores.softmax(-1).masked_fill(~valid[..., None], 0)
+
+
+def _begin(emissions: torch.Tensor, first: Sequence[int]) -> torch.Tensor:
+    """The scores of the first token's labels, [B, C]: of others than ``first``, if given, minus infinity."""
+    scores = emissions[:, 0].clone()
+    if first:
+        refused = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
+        refused[list(first)] = False
+        scores = scores.masked_fill(refused, -torch.inf)
+    return scores

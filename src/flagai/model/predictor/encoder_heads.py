@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -21,7 +21,17 @@ from flagai.model.predictor.arguments import read_length, replace_unknown
 logger = logging.getLogger(__name__)
 
 Text = str | Sequence[str]
+Found = TypeVar("Found")
 _BATCH = 64  # texts of a padded batch
+
+
+class ScoredSpan(NamedTuple):
+    """A span of tokens and GlobalPointer's score of it."""
+
+    kind: int  # the number of its type
+    first: int  # its first token, and
+    last: int  # its last
+    score: float
 
 
 def rows(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], max_length: int | None) -> list[bert.BertInput]:
@@ -68,12 +78,20 @@ def class_logits(model: BaseModel, tokenizer: Tokenizer, texts: Sequence[Text], 
     return torch.stack(_run(model, found, lambda _, logits: logits.unbind(0)))
 
 
-def spans(model: BaseModel, found: Sequence[bert.BertInput]) -> list[torch.Tensor]:
-    """The spans of each text that score above 0, [N, 3]: class, first token, last token; never of [CLS] and [SEP]."""
+def spans(model: BaseModel, found: Sequence[bert.BertInput]) -> list[list[ScoredSpan]]:
+    """The spans of each text that score above 0, in order; never of [CLS] and [SEP]."""
 
-    def cut(row: PackedRow, logits: torch.Tensor) -> list[torch.Tensor]:
+    def cut(row: PackedRow, logits: torch.Tensor) -> list[list[ScoredSpan]]:
         inner = [scores[:, 1 : length - 1, 1 : length - 1] for scores, length in zip(logits, row.lengths, strict=True)]
-        return [(scores > 0).nonzero() + torch.tensor([0, 1, 1]) for scores in inner]
+        return [
+            [
+                ScoredSpan(kind, first + 1, last + 1, score)
+                for (kind, first, last), score in zip(
+                    (scores > 0).nonzero().tolist(), scores[scores > 0].tolist(), strict=True
+                )
+            ]
+            for scores in inner
+        ]
 
     return _run(model, found, cut)
 
@@ -104,9 +122,9 @@ def _padded_logits(model: BaseModel, rows: Sequence[Any], collate: Callable[[Seq
 def _run(
     model: BaseModel,
     found: Sequence[bert.BertInput],
-    cut: Callable[[PackedRow, torch.Tensor], Sequence[torch.Tensor]],
-) -> list[torch.Tensor]:
-    def run(pack: PackedBatch) -> list[torch.Tensor]:
+    cut: Callable[[PackedRow, torch.Tensor], Sequence[Found]],
+) -> list[Found]:
+    def run(pack: PackedBatch) -> list[Found]:
         # One copy to the host per pack, not one per text.
         values = model(**pack.arguments)["logits"].float().cpu()
         return list(cut(pack.row, values))

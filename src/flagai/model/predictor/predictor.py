@@ -15,10 +15,10 @@ from flagai.model.predictor.arguments import as_list, is_pair, label_names, tell
 from flagai.model.predictor.capabilities import probabilities, require, require_one_class
 from flagai.model.predictor.chat_methods import ChatMethods
 from flagai.model.predictor.embedding import text_vectors
-from flagai.model.predictor.entities import check_types, entities_of, known_labels
+from flagai.model.predictor.entities import check_types, entities_of, known_labels, own_class_names
 from flagai.model.predictor.generation_methods import OneOrMany
 from flagai.model.predictor.label_scoring import label_scores
-from flagai.model.predictor.results import Entity, Filled
+from flagai.model.predictor.results import Classified, Entity, Filled
 from flagai.model.predictor.vector_search import Hit
 
 Text = str | Sequence[str]
@@ -135,11 +135,7 @@ class Predictor(ChatMethods):
             check_types(labels)
         texts = as_list(text)
         rows = reading.whole_rows(self.model, self.tokenizer, texts, maxlen)
-        found = entities_of(self.model, kind.entities, rows, labels)
-        entities = [
-            [Entity(span.start, span.end, span.label, whole[span.start : span.end + 1]) for span in spans]
-            for whole, spans in zip(texts, found, strict=True)
-        ]
+        entities = entities_of(self.model, kind.entities, texts, rows, labels)
         return entities[0] if isinstance(text, str) else entities
 
     @overload
@@ -178,6 +174,32 @@ class Predictor(ChatMethods):
             tell_of_pairs()
         classes = self.class_probabilities([text] if single else text, maxlen, labels).argmax(-1).tolist()
         return classes[0] if single else classes
+
+    @overload
+    def classify(
+        self, texts: str | tuple[str, str], maxlen: int | None = ..., labels: Sequence[str] = ...
+    ) -> Classified: ...
+    @overload
+    def classify(
+        self, texts: list[str] | list[tuple[str, str]], maxlen: int | None = ..., labels: Sequence[str] = ...
+    ) -> list[Classified]: ...
+    def classify(self, texts: Any, maxlen: int | None = 512, labels: Sequence[str] = ()) -> Any:
+        """The class of each text by its name, with the scores of all classes.
+
+        Args:
+            texts: a text, a pair ``(first, second)``, or a list of these; a list of two texts is two texts.
+            maxlen: how many tokens are read.
+            labels: the names of the classes, for which a language model is asked. Default those of the configuration
+                (``id2label``), or numbers.
+
+        Raises:
+            InputError: this model classifies nothing, or a language model was given no labels.
+        """
+        single = isinstance(texts, str | tuple)
+        rows = self.class_probabilities([texts] if single else texts, maxlen, labels).tolist()
+        names = list(labels) or own_class_names(self.model) or [str(number) for number in range(len((rows or [()])[0]))]
+        found = [Classified.of(dict(zip(names, row, strict=True))) for row in rows]
+        return found[0] if single else found
 
     def class_probabilities(
         self, texts: Sequence[Text], maxlen: int | None = 512, labels: Sequence[str] = ()

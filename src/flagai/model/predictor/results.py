@@ -41,6 +41,9 @@ class Entity(DataTuple, tuple[int, int, str]):
     end: int  # its last character, inclusive
     type: str  # such as "LOC"
     text: str = ""  # the characters
+    # Of a softmax or CRF head the mean of its tokens' probabilities (a CRF's marginals); of GlobalPointer the span's
+    # score, above 0.
+    score: float = 0.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
