@@ -13,12 +13,12 @@ from flagai.kernels.decode.fused_all_reduce import (
     RowParallelLinear,
     TensorParallelGroup,
     linear_all_reduce,
-    linear_all_reduce_reference,
 )
 from flagai.model.layer.kernel_choice import jit_kernels
 from flagai.parallel.symmetric_memory import SymmetricBuffer
 from flagai.parallel.world import make_mesh
 from tests.generation.writers import lively
+from tests.kernels import plain_products
 from tests.kernels.steps import decode
 from tests.parallel.comparing import SHARED
 from tests.parallel.ranks import on_ranks
@@ -52,7 +52,7 @@ def several_sums(boxes: list[SymmetricBuffer] | None, tokens: int, dtype: torch.
             hidden = torch.randn(tokens, 24).to(dtype)
             asked = norm if number % 2 else None
             got = linear_all_reduce(hidden, part, meeting, number, residual=residual, norm=asked)
-            wanted = linear_all_reduce_reference(hidden, part, meeting, residual=residual, norm=asked)
+            wanted = plain_products.linear_all_reduce(hidden, part, meeting, residual=residual, norm=asked)
         for ours, theirs in zip(got, wanted, strict=True):
             assert ours.dtype == dtype
             torch.testing.assert_close(ours.float(), theirs.float(), atol=0.02, rtol=0.02)

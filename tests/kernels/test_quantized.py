@@ -8,9 +8,9 @@ from torch import nn
 
 from flagai.kernels.decode import quantized_ops as module
 from flagai.kernels.decode.common import Slots
-from flagai.kernels.decode.ops import linear_act_residual_reference, qkv_to_cache_reference
 from flagai.kernels.decode.quantized_ops import KernelConfig, quantized_linear_act_residual, quantized_qkv_to_cache
 from flagai.model.layer.quantized_linear import QuantizedLinear
+from tests.kernels import plain_products
 from tests.kernels.conftest import DEVICE
 
 # The interpreter multiplies no matrices of bfloat16; float16 and float32 go the same way, but for some assembly.
@@ -74,8 +74,8 @@ def test_products(bits: int, inputs: int, outputs: int, dtype: torch.dtype, coun
     plain, normed, residual = widened(made), norm(inputs, dtype), torch.randn(count, outputs).to(dtype)
     exact = nn.LayerNorm(inputs)
     exact.load_state_dict({name: value.float() for name, value in normed.state_dict().items()})
-    added = linear_act_residual_reference(tokens.float(), plain, residual=residual.float())
-    active = linear_act_residual_reference(tokens.float(), plain, norm=exact, activation_name="gelu_new")
+    added = plain_products.linear_act_residual(tokens.float(), plain, residual=residual.float())
+    active = plain_products.linear_act_residual(tokens.float(), plain, norm=exact, activation_name="gelu_new")
     bare = tokens.float() @ plain.weight.T
     for way in ways(made, count):
         close(quantized_linear_act_residual(tokens, made, residual=residual, config=way), added)
@@ -96,7 +96,7 @@ def test_projection(bits: int, count: int) -> None:
     exact.load_state_dict({name: value.float() for name, value in normed.state_dict().items()})
     pools, mapping = torch.randn(2, 40, heads, width).to(dtype), torch.randperm(40)[:count]
     theirs = Slots(*pools.float(), mapping)
-    wanted = qkv_to_cache_reference(tokens.float(), exact, *map(widened, layers), theirs)
+    wanted = plain_products.qkv_to_cache(tokens.float(), exact, *map(widened, layers), theirs)
     for way in ways(layers[0], count + 2):
         ours = Slots(*pools.clone(), mapping)
         found = quantized_qkv_to_cache(tokens, normed, layers, ours, config=way)

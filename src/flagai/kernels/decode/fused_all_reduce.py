@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import distributed, nn
 from torch.distributed import ProcessGroup
-from torch.nn import functional as F
 
 from flagai.kernels.decode.ops import Tiling, linear_act_residual
 from flagai.kernels.hardware import next_power_of_2, pdl_options
@@ -138,18 +137,3 @@ def _receive(buffer: SymmetricBuffer, number: int, after: dict[str, Any]) -> Non
         **after,
         **pdl_options(buffer.slots.device),
     )
-
-
-def linear_all_reduce_reference(
-    tokens: torch.Tensor,
-    part: RowParallelLinear,
-    meeting: TensorParallelGroup,
-    *,
-    residual: torch.Tensor,
-    norm: nn.LayerNorm | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What :func:`linear_all_reduce` computes."""
-    sums = F.linear(tokens, part.layer.weight)
-    distributed.all_reduce(sums, group=meeting.group)
-    out = sums + part.bias + residual
-    return out, out if norm is None else norm(out)

@@ -5,12 +5,10 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from flagai.kernels.decode.common import ACTIVATIONS, MOST_ROWS, Slots, layer_norm
 from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual, quantized_qkv_to_cache
 from flagai.kernels.hardware import SM_COUNT, next_power_of_2, pdl_options
-from flagai.model.layer.activations import activation
 from flagai.model.layer.paged_attention import SlotTable
 from flagai.model.layer.quantized_linear import QuantizedLinear
 
@@ -108,21 +106,6 @@ def linear_act_residual(
     return out
 
 
-def linear_act_residual_reference(
-    tokens: torch.Tensor,
-    layer: nn.Linear,
-    *,
-    norm: nn.LayerNorm | None = None,
-    activation_name: str | None = None,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """What :func:`linear_act_residual` computes."""
-    normed = tokens if norm is None else norm(tokens)
-    found = F.linear(normed, layer.weight, layer.bias)
-    found = found if activation_name is None else activation(activation_name)(found)
-    return found if residual is None else found + residual
-
-
 def qkv_to_cache(
     tokens: torch.Tensor, norm: nn.LayerNorm | None, query: AnyLinear, key: AnyLinear, value: AnyLinear, slots: Slots
 ) -> torch.Tensor:
@@ -168,17 +151,6 @@ def qkv_to_cache(
         **pdl_options(tokens.device),
     )
     return out
-
-
-def qkv_to_cache_reference(
-    tokens: torch.Tensor, norm: nn.LayerNorm, query: nn.Linear, key: nn.Linear, value: nn.Linear, slots: Slots
-) -> torch.Tensor:
-    """What :func:`qkv_to_cache` computes."""
-    normed = norm(tokens)
-    for layer, pool in ((key, slots.keys), (value, slots.values)):
-        found = F.linear(normed, layer.weight, layer.bias)
-        pool.index_copy_(0, slots.slot_mapping, found.view(-1, *pool.shape[1:]))
-    return F.linear(normed, query.weight, query.bias)
 
 
 def new_counters(heads: int, device: torch.device) -> torch.Tensor:
