@@ -142,6 +142,24 @@ def test_greedy_kernels_choose_as_torch_does(kind: str, dtype: torch.dtype) -> N
     assert captured_steps(model)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_draw_and_keep_beams_as_torch_does(kind: str) -> None:
+    """Over the same steps in float32, where no scores are equal."""
+    writing = writer(kind)
+    model, drawn = writing.model.to("cuda"), {"do_sample": True, "seed": 3, "num_return_sequences": 3}
+    searches: list[dict[str, Any]] = [drawn, {**drawn, "temperature": 1.5, "top_k": 9, "top_p": 0.8}]
+    if kind != "glm-blanks":
+        searches.append({"num_beams": 4, "num_return_sequences": 3, "length_penalty": 0.7})
+    for options in searches:
+        found = []
+        for kernels in (["decode.search_steps.drawing_step", "decode.search_steps.beam_step"], []):
+            with only_kernels(*kernels):
+                found.append(generate(model, writing.prompts, writing.decoding(**options, max_new_tokens=12)))
+        for ours, theirs in zip(*found, strict=True):
+            assert [answer.pieces for answer in ours] == [answer.pieces for answer in theirs]
+            assert [answer.finished for answer in ours] == [answer.finished for answer in theirs]
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", WIDE)
