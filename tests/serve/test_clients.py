@@ -117,6 +117,7 @@ def test_the_hubs_client_reads(server: ServerProcess, hub: InferenceClient, home
     found = hub.token_classification(text, model=address("RoBERTa-base-ch-ner", "token-classification"))
     assert [(each.start, each.end - 1, each.entity_group) for each in found] == [tuple(each) for each in wanted]
     assert all(each.word == text[each.start : each.end] for each in found)
+    assert [each.score for each in found] == pytest.approx([each.score for each in wanted], abs=1e-5)
     classes = hub.text_classification(text, model=address("BERT-classes", "text-classification"), top_k=1)
     own = flagai.load("classification", str(home / "BERT-classes"))(text)
     assert (classes[0].label, len(classes)) == (own.label, 1)

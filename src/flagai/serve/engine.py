@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from flagai.errors import FlagAIError, InputError
+from flagai.errors import FlagAIError, InputError, quoted
 from flagai.generation import Scheduler
 from flagai.serve.bounds import Bounds
 from flagai.serve.lockstep import Lockstep
@@ -46,9 +46,9 @@ class Engine:
         self._news: dict[Ticket, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="flagai-engine", daemon=True)
-        self._started: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._started: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self.scheduler: Scheduler | None = None
-        self.failure: Exception | None = None  # what ended it
+        self.failure: BaseException | None = None  # what ended it
         self.pending = 0  # texts of the front that wait or run; changed in the front's thread
 
     # -- the front's side ----------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class Engine:
             RequestError: too much waits already.
         """
         if self.failure is not None:
-            raise RequestError(503, f"The model has failed: {self.failure}.", retry_after=30)
+            raise self._gone()
         if self.pending and self.pending + ticket.missing > self._bounds.queue:
             raise RequestError(429, f"{self.pending} texts are waiting already. Come again later.", retry_after=1)
         return Submitted(self, ticket)
@@ -112,13 +112,16 @@ class Engine:
                 self._started.put(None)
                 while self._iterate():
                     pass
-        except Exception as error:
+        except BaseException as error:
             self.failure = error
             if self._started.empty():
                 self._started.put(error)
             logger.exception("The engine has failed")
-            self._fail(list(self._tickets.values()), error)
+            self._fail(list(self._tickets.values()), self._gone())
             self._tell()
+
+    def _gone(self) -> RequestError:
+        return RequestError(503, f"The model has failed: {quoted(self.failure)}.", retry_after=30)
 
     def _enter(self, stack: ExitStack) -> None:
         if self._served.generates:

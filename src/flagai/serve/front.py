@@ -148,7 +148,9 @@ class _Exchange:
             if isinstance(answer, EventStream):
                 await self._unless_gone(self._stream(answer))
                 return 200
-        await self._reply(200, json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
+        await self._reply(
+            200, json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+        )
         return 200
 
     async def _body(self) -> bytes:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from flagai.serve.calls import ClientCall, Endpoint, texts_of
@@ -56,9 +55,8 @@ async def tokens(call: ClientCall) -> Any:
     """Entities; here ``end`` is exclusive, as in transformers."""
     (found,) = await call.encode("inputs", str(call.model.ner_task), [call.body["inputs"]], {})
     return [
-        {"entity_group": each["type"], "score": each["score"], "word": each["text"]}
-        | {"start": each["start"], "end": each["end"] + 1}
-        for each in map(asdict, found)
+        {"entity_group": each.type, "score": each.score, "word": each.text, "start": each.start, "end": each.end + 1}
+        for each in found
     ]
 
 

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,12 +157,22 @@ def _engines(models: dict[str, ServedModel], settings: ServerSettings, metrics: 
     budget = settings.memory
     if budget is None and len(sizes) > 1:
         budget = free_bytes(next(iter(models.values())).model.device)
-    shares = {name: None if budget is None else budget * size // sum(sizes.values()) for name, size in sizes.items()}
+    shares = memory_shares(sizes, budget)
     lockstep = Lockstep.of_ranks() if world().size > 1 else Lockstep()
     return {
         name: Served(model, Engine(model, settings.bounds, shares.get(name), metrics.watch(name), lockstep))
         for name, model in models.items()
     }
+
+
+def memory_shares(sizes: Mapping[str, int], budget: int | None) -> dict[str, int | None]:
+    """What each model may take of a budget: all hold the same number of tokens.
+
+    Args:
+        sizes: the bytes of a token's keys and values, for each model.
+        budget: bytes; None leaves it to the model, which is the only one.
+    """
+    return {name: None if budget is None else budget * size // sum(sizes.values()) for name, size in sizes.items()}
 
 
 async def _serve(
