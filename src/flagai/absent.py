@@ -24,6 +24,8 @@ INSTEAD = {
     "flagai.test_utils": "torchrun --nproc-per-node",
     "flagai.data.file_utils": _DOWNLOAD,
     "flagai.model.file_utils": _DOWNLOAD,
+    "flagai.model.utils": _DOWNLOAD,
+    "flagai.model.tools": "PEFT itself, or `flagai finetune --lora`",
     "flagai.model.layers": "flagai.model.layer",
     "flagai.model.blocks": "flagai.model.block",
     "flagai.model.prompt": "flagai.model.layer.prompt",

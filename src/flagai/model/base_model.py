@@ -13,7 +13,7 @@ from flagai.checkpoint.report import phase
 from flagai.errors import ConfigError
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig, OpenConfig
-from flagai.model.device import Device, Dtype
+from flagai.model.device import Device, Dtype, read_device
 from flagai.model.inputs import warn_of_near_miss
 from flagai.model.loading import LoadMixin
 from flagai.model.meta_init import init_on_meta
@@ -67,17 +67,20 @@ class BaseModel(LoadMixin):
         self.own_class = type(self)  # FSDP replaces the class
 
     @classmethod
-    def init_from_json(cls, config_file: str | Path = CONFIG_FILE, **overrides: Any) -> Self:
+    def init_from_json(cls, config_file: str | Path = CONFIG_FILE, *, device: Device = "cpu", **overrides: Any) -> Self:
         """Build a model with randomly initialized weights.
 
         Args:
             config_file: a config.json with FlagAI's or Hugging Face's keys.
+            device: where the model shall be.
             **overrides: settings that replace those of the file, such as ``checkpoint_activations=True``.
 
         Raises:
             ConfigError: the file is absent, broken or of another family, or an override is unknown.
+            InputError: there is no such device.
         """
-        return cls.on_meta(cls.config_class.from_json(config_file, **overrides)).initialized_on(torch.device("cpu"))
+        place = read_device(device)
+        return cls.on_meta(cls.config_class.from_json(config_file, **overrides)).initialized_on(place)
 
     def blocks_to_shard(self) -> Iterator[nn.Module]:
         """The modules that FSDP gathers one at a time."""

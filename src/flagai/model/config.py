@@ -20,13 +20,21 @@ from flagai.typed_json import read_json, shown
 
 logger = logging.getLogger(__name__)
 
-# Arguments of transformers' from_pretrained -> what takes their place here; for messages.
-_TRANSFORMERS_ARGUMENTS = {
+# Arguments of transformers' from_pretrained and of FlagAI's -> what takes their place here; for messages.
+_OTHER_NAMES = {
     "cache_dir": "download_path",
     "torch_dtype": "dtype",
     "device_map": "device",
     "load_in_8bit": 'quantize="int8"',
     "load_in_4bit": 'quantize="int4"',
+    "fp16": 'dtype="float16"',
+    "num_class": "class_num",
+}
+# Arguments of FlagAI's from_pretrain that nothing needs here -> why.
+_NEEDLESS = {
+    "use_cache": "generation always keeps keys and values",
+    "enable_flash_atten": "the fastest attention that suits is chosen",
+    "tune_prefix_layers": "which parameters are trained is said by their requires_grad",
 }
 # What from_pretrain takes besides settings; for the nearest name in messages.
 LOADING_ARGUMENTS = (
@@ -267,8 +275,10 @@ class OpenConfig(ModelConfig):
 def _unknown_override(cls: type[ModelConfig], name: str) -> str:
     if name in LOADING_ARGUMENTS:
         return f"{cls.__name__} has no setting {name!r}: it is an argument of from_pretrain, not of this call."
-    if name in _TRANSFORMERS_ARGUMENTS:
-        return f"{cls.__name__} has no setting {name!r}. Did you mean '{_TRANSFORMERS_ARGUMENTS[name]}'?"
+    if name in _NEEDLESS:
+        return f"{cls.__name__} has no setting {name!r}. Leave it out: {_NEEDLESS[name]}."
+    if name in _OTHER_NAMES:
+        return f"{cls.__name__} has no setting {name!r}. Did you mean '{_OTHER_NAMES[name]}'?"
     near = difflib.get_close_matches(name, [*cls.names(), *LOADING_ARGUMENTS], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(cls.names()))}."
     return f"{cls.__name__} has no setting {name!r}.{hint}"

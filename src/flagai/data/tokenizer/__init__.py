@@ -4,11 +4,18 @@ from typing import TYPE_CHECKING
 
 from flagai.lazy import lazy_names
 
+_FORMER = "BertWordPieceTokenizer GLM10bENBPETokenizer GLMLargeChTokenizer GLMLargeEnWordPieceTokenizer "
+_FORMER += "ROBERTATokenizer T5BPETokenizer T5JiebaTokenizer"
+
 if TYPE_CHECKING:
     from flagai.data.tokenizer.encoding import Encoding as Encoding
     from flagai.data.tokenizer.tokenizer import Tokenizer as Tokenizer
 else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
-        {"flagai.data.tokenizer.encoding": "Encoding", "flagai.data.tokenizer.tokenizer": "Tokenizer"},
+        {
+            "flagai.data.tokenizer.encoding": "Encoding",
+            "flagai.data.tokenizer.flagai_classes": _FORMER,
+            "flagai.data.tokenizer.tokenizer": "Tokenizer",
+        },
     )

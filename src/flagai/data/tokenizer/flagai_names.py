@@ -88,6 +88,16 @@ class FlagAINames(ABC):
         return dict(self._commands.by_text)
 
     @property
+    def vocab(self) -> dict[str, int]:
+        """As :meth:`get_vocab`."""
+        return self.get_vocab()
+
+    @property
+    def token_pad_id(self) -> int:
+        """The id of padding."""
+        return self.get_command_id("pad")
+
+    @property
     def token_start_id(self) -> int:
         """The id with which an input begins."""
         return self._first_of(_STARTS)

@@ -137,12 +137,14 @@ class Tokenizer(FlagAINames):
 
     def encode_plus(
         self,
-        text: str,
+        text: str | None = None,
         second_text: str | None = None,
         target_text: str | None = None,
         truncation: bool = True,
         max_length: int | None = None,
         padding: bool = True,
+        *,
+        source_text: str | None = None,
     ) -> dict[str, Any]:
         """A model's input as lists.
 
@@ -157,12 +159,14 @@ class Tokenizer(FlagAINames):
             truncation: whether ``max_length`` is kept, by dropping tokens of the longer text, at its end unless
                 ``truncation_side`` says otherwise.
             max_length: at most so many ids, command tokens included.
+            source_text: another name of ``text``, FlagAI's for GLM.
             padding: for GLM with a target and ``max_length``, pad as FlagAI does: before ``<|endofpiece|>``.
 
         Raises:
             InputError: it is no text, or ``max_length`` cannot be kept.
         """
         formats.check_max_length(max_length)
+        text = source_text if text is None else text
         texts = [entry for entry in (text, second_text if target_text is None else target_text) if entry is not None]
         if text is None:
             raise InputError("encode_plus needs a text, but got None.")
