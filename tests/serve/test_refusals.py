@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from flagai.errors import ConfigError, InputError
+from flagai.serve.served import ServedModel
+from flagai.serve.server import ServerSettings, run_server
 from tests.serve.conftest import MODELS
 from tests.serve.processes import PATIENCE, ServerProcess, serving
 
@@ -138,8 +141,23 @@ def test_unknown_paths_and_methods_are_refused(server: ServerProcess) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_stops_the_start_with_one_message(home: Path) -> None:
-    for argument, words in (("GLM-huge-ch", "GLM-huge-ch"), ("GLM-mini-ch:ner", "cannot do"), ("BERT-masks:lm", "lm")):
-        with pytest.raises(RuntimeError, match=words) as caught, serving(home, MODELS[0], argument):
-            pass
-        assert str(caught.value).count("error: ") == 1
-        assert "Traceback" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="GLM-huge-ch") as caught, serving(home, MODELS[0], "GLM-huge-ch"):
+        pass
+    assert str(caught.value).count("error: ") == 1
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["GLM-mini-ch:ner", "BERT-masks:lm", "GLM-mini-ch:poetry,embedding,ner-gp"])
+def test_a_model_that_cannot_do_a_task_is_refused(home: Path, argument: str) -> None:
+    with pytest.raises(InputError, match="cannot do"):
+        ServedModel(argument, home, device="cpu")
+
+
+def test_other_machines_need_a_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no key"):
+        run_server(["GLM-mini-ch"], ServerSettings(host="0.0.0.0"), print)
+    (tmp_path / "keys").write_text("# none\n")
+    with pytest.raises(ConfigError, match="has no key"):
+        run_server(["GLM-mini-ch"], ServerSettings(key_file=tmp_path / "keys"), print)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="cannot be taken"):
+        run_server(["GLM-mini-ch"], ServerSettings(port=taken.getsockname()[1]), print)
