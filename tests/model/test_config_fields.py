@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from flagai.model.bert_config import BertConfig
+from flagai.model.chatglm2_config import ChatGLM2Config
+from flagai.model.chatglm_config import ChatGLMConfig
 from flagai.model.config import ModelConfig
 from flagai.model.config_fields import FieldSpec, field_specs
 from flagai.model.glm_config import GLMConfig
@@ -14,7 +16,14 @@ from flagai.model.gpt2_config import GPT2Config
 from flagai.model.t5_config import T5Config
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
-CONFIGS: dict[str, type[ModelConfig]] = {"GLM": GLMConfig, "BERT": BertConfig, "GPT-2": GPT2Config, "T5": T5Config}
+CONFIGS: dict[str, type[ModelConfig]] = {
+    "GLM": GLMConfig,
+    "BERT": BertConfig,
+    "GPT-2": GPT2Config,
+    "T5": T5Config,
+    "ChatGLM-6B and GLM-130B": ChatGLMConfig,
+    "ChatGLM2 to GLM-4": ChatGLM2Config,
+}
 
 
 def shown(value: Any) -> str:

@@ -29,6 +29,7 @@ FAMILY = Family(
         ModelClass(
             "ChatGLM2ForSequenceClassification",
             ("classification", "semantic-matching"),
+            ("predict_cls_classifier",),
             architectures=_CLASSIFIERS,
             head="classifier_head.weight",
         ),
@@ -37,4 +38,6 @@ FAMILY = Family(
     signature=("padded_vocab_size", "ffn_hidden_size"),
     text=lambda _name, _masked: _CONTINUATION,
     decoding=DecodingProtocol(_arguments),
+    class_rows=chatglm.classification_rows,
+    class_batch=chatglm.classification_batch,
 )
