@@ -1,8 +1,11 @@
 """Functions of the caller that end pieces or change scores, and the mode in which a model writes."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from flagai.errors import InputError
 from flagai.generation import generate, stream
 from tests.generation.writers import GRID, KINDS, PLAIN, SEARCHES, writer
 
@@ -65,6 +68,18 @@ def test_nothing_allowed_gives_an_empty_answer() -> None:
         answers = generate(writing.model, PLAIN, decoding, logits_processors=forbid)
         assert [row[0].pieces for row in answers] == [((),)] * 4
         assert not any(row[0].finished for row in answers)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True}])
+def test_processors_return_numbers(value: float, options: dict[str, Any]) -> None:
+    writing = writer("gpt2")
+
+    def spoil(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_fill(-1, torch.tensor([5]), value)
+
+    with pytest.raises(InputError, match=f"returned {value} as a score of token 5"):
+        generate(writing.model, PLAIN, writing.decoding(**options), logits_processors=[spoil])
 
 
 def test_the_model_keeps_its_mode() -> None:

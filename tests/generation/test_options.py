@@ -5,12 +5,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 
 from flagai import generation
 from flagai.errors import InputError
-from flagai.generation import Decoding, Prompt, generate, remaining_positions, stream
+from flagai.generation import Decoding, Prompt, Request, generate, generate_each, remaining_positions, stream
 from flagai.generation.keywords import GenerationOptions, SamplingOptions, SharedOptions
 from flagai.generation.options import RENAMED_IDS
 from flagai.generation.processors import no_repeat_ngram
@@ -154,6 +155,46 @@ def test_impossible_prompts_are_refused() -> None:
     refused("Prompt 1 has the id -1", prompts=[Prompt((1, 2)), Prompt((3, -1))])
     assert generate(writer("gpt2").model, []) == []
     assert list(stream(writer("gpt2").model, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompts": Prompt((1,))}, "expected prompts: a list"),
+        ({"prompts": 5}, "prompts is 5; expected prompts"),
+        ({"prompts": [(1, 2)]}, r"Prompt 0 is \(1, 2\) \(tuple\); expected a Prompt"),
+        ({"prompts": [Prompt((1,)), Prompt("ab")]}, r"Prompt 1 holds 'a' \(str\); expected whole numbers"),
+        ({"prompts": [Prompt((1, True))]}, "holds True"),
+        ({"prompts": [Prompt((1, 2.0))]}, "holds 2.0"),
+        ({"prompts": [Prompt(torch.tensor([1, 2]))]}, "holds tensor"),
+        ({"decoding": {"num_beams": 2}}, r"dict\) as decoding; expected Decoding"),
+        ({"logits_processors": print}, "as logits_processors; expected a list"),
+        ({"stop": 3}, r"3 \(int\) as stop; expected a function"),
+    ],
+)
+def test_wrong_types_are_refused(given: dict[str, Any], message: str) -> None:
+    for run in (generate, lambda *args, **options: list(stream(*args, **options))):
+        with pytest.raises(InputError, match=message):
+            run(writer("gpt2").model, **{"prompts": PLAIN[:1], **given})
+
+
+def test_requests_of_wrong_types_are_refused() -> None:
+    model = writer("gpt2").model
+    with pytest.raises(InputError, match=r"Prompt\(ids=.* \(Prompt\); expected a Request"):
+        next(generate_each(model, PLAIN))
+    with pytest.raises(InputError, match="requests is 3; expected requests"):
+        next(generate_each(model, 3))
+    with pytest.raises(InputError, match="Prompt 0 is one text, but its decoding has seeds"):
+        next(generate_each(model, [Request(PLAIN[0], Decoding(do_sample=True, seeds=(1,)))]))
+    with pytest.raises(InputError, match="Prompt has 5 as ids"):
+        Prompt(5)
+
+
+def test_prompts_may_come_from_a_generator_and_ids_from_numpy() -> None:
+    writing = writer("gpt2")
+    wanted = generate(writing.model, PLAIN, writing.decoding())
+    assert generate(writing.model, (Prompt(np.array(each.ids)) for each in PLAIN), writing.decoding()) == wanted
+    assert list(stream(writing.model, iter(PLAIN), writing.decoding()))
 
 
 def test_a_model_that_does_not_write_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from flagai.errors import InputError
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -12,5 +14,8 @@ class Prompt:
     blanks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", tuple(self.ids))
-        object.__setattr__(self, "blanks", tuple(self.blanks))
+        for name in ("ids", "blanks"):
+            try:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+            except TypeError as error:
+                raise InputError(f"Prompt has {getattr(self, name)!r:.60} as {name}; expected a sequence.") from error

@@ -1,7 +1,9 @@
 """Whether a model can do what is asked of it; checked before its first step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from numbers import Integral
+from typing import Any
 
 import torch
 
@@ -37,6 +39,38 @@ def start_id_of(model: GenerativeModel, protocol: DecodingProtocol, decoding: De
     if start is None:
         raise InputError("Blanks need start_id, the id of GLM's <|startofpiece|>.")
     return start
+
+
+def check_types(requests: Iterable[Any]) -> None:
+    """Refuse what are no requests, and fields of the wrong types.
+
+    Raises:
+        InputError: one is no request, or its prompt or its decoding is something else.
+    """
+    for request in requests:
+        if not isinstance(request, Request):
+            raise InputError(f"Found {_named(request)}; expected a Request: Request(Prompt(ids), Decoding()).")
+        name, prompt, decoding = f"Prompt {request.number}", request.prompt, request.decoding
+        if not isinstance(prompt, Prompt):
+            raise InputError(f"{name} is {_named(prompt)}; expected a Prompt: Prompt(ids), ids from the tokenizer.")
+        if not isinstance(decoding, Decoding):
+            raise InputError(f"{name} has {_named(decoding)} as decoding; expected Decoding(max_new_tokens=...).")
+        if decoding.seeds is not None:
+            raise InputError(f"{name} is one text, but its decoding has seeds. Give seed.")
+        hooks = request.logits_processors
+        if not isinstance(hooks, Sequence) or not all(map(callable, hooks)):
+            raise InputError(f"{name} has {_named(hooks)} as logits_processors; expected a list of functions.")
+        if request.stop is not None and not callable(request.stop):
+            raise InputError(f"{name} has {_named(request.stop)} as stop; expected a function of row and ids.")
+        for ids in (prompt.ids, prompt.blanks):
+            odd = {kind for kind in set(map(type, ids)) if kind is bool or not issubclass(kind, Integral)}
+            if odd:
+                wrong = next(each for each in ids if type(each) in odd)
+                raise InputError(f"{name} holds {_named(wrong)}; expected whole numbers, ids from the tokenizer.")
+
+
+def _named(value: Any) -> str:
+    return f"{value!r:.60} ({type(value).__name__})"
 
 
 def check_request(model: GenerativeModel, protocol: DecodingProtocol, request: Request) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 
 from flagai.data.prompt import Prompt
 from flagai.errors import InputError
-from flagai.generation.checks import memory_advice
+from flagai.generation.checks import check_types, memory_advice
 from flagai.generation.options import Decoding
 from flagai.generation.protocol import GenerativeModel
 from flagai.generation.request import Request
@@ -21,7 +21,7 @@ _AHEAD = 4096
 
 def generate(
     model: GenerativeModel,
-    prompts: Sequence[Prompt],
+    prompts: Iterable[Prompt],
     decoding: Decoding | None = None,
     *,
     logits_processors: Sequence[LogitsProcessor] = (),
@@ -74,6 +74,8 @@ def generate_each(
         >>> for request in generate_each(model, requests):
         ...     print(request.hypotheses[0].ids)
     """
+    if not isinstance(requests, Iterable):
+        raise InputError(f"requests is {requests!r:.60}; expected requests: a list of Request(prompt, decoding).")
     count = len(requests) if isinstance(requests, Sequence) else _AHEAD
     coming, pending = iter(requests), deque[Request]()
     pending.extend(islice(coming, count))
@@ -91,7 +93,7 @@ def generate_each(
 
 def stream(
     model: GenerativeModel,
-    prompts: Sequence[Prompt],
+    prompts: Iterable[Prompt],
     decoding: Decoding | None = None,
     *,
     logits_processors: Sequence[LogitsProcessor] = (),
@@ -120,7 +122,7 @@ def stream(
     requests = _requests(prompts, decoding or Decoding(), logits_processors, stop)
     for request in requests:
         request.stream = True
-    emitted: list[list[int]] = [[] for _ in prompts]
+    emitted: list[list[int]] = [[] for _ in requests]
     with _running(model, requests, memory) as scheduler:
         while scheduler.has_work:
             for request in scheduler.step():
@@ -134,6 +136,7 @@ def stream(
 def _running(model: GenerativeModel, requests: Sequence[Request], memory: int | None) -> Iterator[Scheduler]:
     """A scheduler with these requests."""
     with ExitStack() as stack:
+        check_types(requests)
         if requests:
             stack.enter_context(memory_advice(len(requests), requests[0].decoding))
         graphs = all(request.decoding.cuda_graphs for request in requests)
@@ -143,14 +146,16 @@ def _running(model: GenerativeModel, requests: Sequence[Request], memory: int | 
 
 
 def _requests(
-    prompts: Sequence[Prompt], decoding: Decoding, processors: Sequence[LogitsProcessor], stop: StopHook | None
+    prompts: Iterable[Prompt], decoding: Decoding, processors: Sequence[LogitsProcessor], stop: StopHook | None
 ) -> list[Request]:
     """One for each prompt, with its own seed.
 
     Raises:
-        InputError: there is not one seed per prompt.
+        InputError: these are no prompts, or there is not one seed for each.
     """
-    seeds = decoding.seeds
+    if isinstance(prompts, Prompt | str | bytes) or not isinstance(prompts, Iterable):
+        raise InputError(f"prompts is {prompts!r:.60}; expected prompts: a list of Prompt(ids).")
+    prompts, seeds = list(prompts), getattr(decoding, "seeds", None)
     if seeds is not None and len(seeds) != len(prompts):
         raise InputError(f"seeds has {len(seeds)} entries for {len(prompts)} prompts; give one per prompt.")
     own = [decoding] * len(prompts) if seeds is None else [replace(decoding, seed=seed, seeds=None) for seed in seeds]

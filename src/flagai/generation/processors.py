@@ -75,10 +75,16 @@ def forbid_sequences(ids: torch.Tensor, scores: torch.Tensor, sequences: Sequenc
 
 
 def _checked(found: Any, scores: torch.Tensor) -> torch.Tensor:
-    """What a caller's processor returns, if it is scores."""
+    """What a caller's processor returns, if it is scores: numbers below infinity where it was given such."""
     if not isinstance(found, torch.Tensor) or found.shape != scores.shape or not found.is_floating_point():
         what = f"{found.dtype} {list(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
         raise InputError(f"A logits processor returned {what}; expected scores {list(scores.shape)}, as it was given.")
+    wrong = ~(found < torch.inf) & (scores < torch.inf)  # also NaN
+    if bool(wrong.any()):
+        raise InputError(
+            f"A logits processor returned {float(found[wrong][0])} as a score of token {int(wrong.nonzero()[0, -1])}; "
+            "expected numbers, and -inf for a token that is forbidden."
+        )
     return found
 
 

@@ -19,7 +19,7 @@ class Request:
 
     Args:
         prompt: the text as ids.
-        decoding: how to decode; ``seeds`` are for calls with several texts: here ``seed`` counts.
+        decoding: how to decode, with ``seed`` and not ``seeds``, which are for calls with several texts.
         logits_processors: see :func:`flagai.generation.generate`.
         stop: see :func:`flagai.generation.generate`.
         number: what ``stop`` gets as the number of the row.

@@ -21,7 +21,7 @@ from flagai.errors import InputError
 from flagai.generation.allocation import allocate, expected_blocks, extend, first_blocks, too_large
 from flagai.generation.answers import Answers
 from flagai.generation.batch import SearchBatch, batch_key, grouped, sizes_of
-from flagai.generation.checks import any_seed, check_request
+from flagai.generation.checks import any_seed, check_request, check_types
 from flagai.generation.evaluating import evaluating
 from flagai.generation.forward import reads_at_once, tokens_to_read
 from flagai.generation.prompt_reader import PromptReader
@@ -129,6 +129,7 @@ class Scheduler:
                 been submitted before; none has been added then.
         """
         self._check_entered()
+        check_types(requests)
         for request in requests:
             check_request(self.model, decoding_of(self.model, request.prompt), request)
             if first_blocks(request, whole=self._reserve_whole) >= self.memory.most_blocks:
