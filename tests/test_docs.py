@@ -18,7 +18,7 @@ from flagai.catalog.tasks import ALIASES, TASKS
 from flagai.cli import app
 from flagai.model.bert_model import BertForClsClassifier, BertForSequenceLabeling, BertModel
 from flagai.model.glm_model import GLMModel
-from tests import chatglm_vocabularies, tiny, vocabularies
+from tests import chatglm_vocabularies, folders, tiny, vocabularies
 
 ROOT = Path(__file__).parent.parent
 # README_zh.md has the code of README.md: see below; that of serve.md runs against a server: tests/serve/test_docs.py.
@@ -63,6 +63,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(BERT | {"class_num": classes}))
         model_class.init_from_json(folder / "config.json").save_pretrained(folder)
+    folders.write(tmp_path / "checkpoints", "GPT2-base-ch", "GPT2Model")
+    titles = {"folder": "RoBERTa-base-ch-title-generation"}
+    folders.write(tmp_path / "checkpoints", "RoBERTa-base-ch", "BertForSeq2seq", **titles)
     vocabularies.put(tmp_path / "checkpoints", "GLM-large-ch", "RoBERTa-base-ch")
     chatglm = chatglm_vocabularies.put(tmp_path / "checkpoints", "chatglm3").rename(
         tmp_path / "checkpoints" / "ChatGLM3-6B"
