@@ -53,8 +53,8 @@ def model(name: str) -> Any:
 
 def error(found: torch.Tensor, wanted: torch.Tensor, real: torch.Tensor | None = None) -> float:
     """The largest difference, at real tokens."""
-    difference = (found - wanted).abs()
-    return float((difference.detach() if real is None else difference[real.bool()]).max())
+    difference = (found - wanted).abs().detach()
+    return float((difference if real is None else difference[real.bool()]).max())
 
 
 def prompts(name: str, call: str, tensors: dict[str, torch.Tensor]) -> list[Prompt]:
