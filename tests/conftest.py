@@ -28,6 +28,7 @@ if HAS_TORCH:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real", type=Path, help="a folder with real weights, for tests/real")
+    parser.addoption("--chatglm", type=Path, help="a folder with ChatGLM's vocabularies, for tests/real")
 
 
 @pytest.fixture(autouse=True)

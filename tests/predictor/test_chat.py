@@ -1,12 +1,13 @@
 """Predictor.chat: typed answers, streams and requests, with a tiny model and a template."""
 
 import pytest
+import torch
 
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.generation import Scheduler
 from flagai.model.predictor.predictor import Predictor
-from tests import tiny
+from tests import chatglm_vocabularies, tiny
 from tests.chat.conftest import chat_folder  # noqa: F401 - a fixture
 
 USER = [{"role": "user", "content": "Hi"}]
@@ -39,6 +40,39 @@ def test_streams_requests_and_batches_give_the_same_answer(predictor, options):
         while scheduler.has_work:
             scheduler.step()
     assert [each.answers()[0] for each in asked] == several
+
+
+CLASSES = {"chatglm": "ChatGLMModel", "chatglm2": "ChatGLM2Model", "chatglm3": "ChatGLM2Model", "glm4": "ChatGLM2Model"}
+
+
+@pytest.mark.parametrize("generation", CLASSES)
+def test_each_generation_answers(generation, tmp_path):
+    """The prompt is the format's ids, read as the family reads a prompt: the whole, or behind a blank."""
+    tokenizer = Tokenizer.from_folder(chatglm_vocabularies.put(tmp_path, generation))
+    size = {"padded_vocab_size" if generation != "chatglm" else "vocab_size": 512}
+    model = tiny.build(CLASSES[generation], **size)
+    predictor = Predictor(model, tokenizer)
+    options = {"do_sample": False, "max_new_tokens": 8}
+    answer = predictor.chat(LONGER, **options)
+    chat = predictor.chat_format
+    ids = chat.encode(LONGER)
+    (asked,) = predictor.chat_requests([LONGER], **options)
+    prompt, decoding = asked.request.prompt, asked.request.decoding
+    start = () if decoding.start_id is None else (decoding.start_id,)
+    assert [*prompt.ids, *start] == ids
+    assert bool(prompt.blanks) == (generation == "chatglm")
+    assert set(chat.stop_ids) <= set(decoding.stop_token_ids)
+    row = torch.tensor([ids])
+    written = []
+    with torch.inference_mode():
+        for _ in range(8):
+            best = model(input_ids=row)["logits"][0, -1, : tokenizer.vocab_size].argmax().item()
+            if best in decoding.stop_token_ids:
+                break
+            written.append(best)
+            row = torch.cat([row, torch.tensor([[best]])], 1)
+    assert answer.message == chat.parse(written)
+    assert "".join(predictor.chat_stream(LONGER, **options)) == answer.content
 
 
 def test_texts_end_an_answer(predictor):

@@ -1,7 +1,7 @@
 """The card of a model: everything known about it before a byte is fetched."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -43,6 +43,16 @@ HOSTS = {
 SILENT = ("baai",)  # hubs of which nobody has had an answer since they went quiet; they are asked all the same
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def glm_generation(model_type: str, keys: Collection[str]) -> str | None:
+    """The family of a GLM whose ``model_type`` several generations share, by the keys of its config.json."""
+    if model_type == "glm":  # the original GLM, or transformers' format of GLM-4
+        own, other = {"num_layers", "block_position_encoding"}, {"num_hidden_layers", "num_key_value_heads"}
+        return "chatglm2" if own.isdisjoint(keys) and not other.isdisjoint(keys) else "glm"
+    if model_type == "chatglm":
+        return "chatglm" if "inner_hidden_size" in keys else "chatglm2"
+    return None
 
 
 @dataclass(frozen=True)

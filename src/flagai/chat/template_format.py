@@ -13,6 +13,7 @@ from flagai.chat.messages import Message, Tool, ToolCall
 from flagai.chat.roles import read_segments, segments_of
 from flagai.chat.templates import ChatTemplate
 from flagai.data.tokenizer import Tokenizer
+from flagai.data.tokenizer.commands import WITHOUT_LITERALS
 from flagai.errors import InputError, VocabularyError
 
 FILE = "chat_template.jinja"
@@ -22,8 +23,6 @@ _SAMPLING = ("do_sample", "top_k", "top_p", "temperature", "repetition_penalty")
 # Ends of answers in any tokenizer; what opens and closes reasoning, which stays text.
 _ENDS = ("<|endoftext|>", "<|user|>", "<|observation|>", "<|im_end|>", "<|eot_id|>")
 _ASSISTANT, _OBSERVATION = "<|assistant|>", "<|observation|>"
-# Tables of tokenizers that find no special tokens in texts.
-_WITHOUT_LITERALS = ("chatglm2", "chatglm3")
 _OPENS, _CLOSES = "<think>", "</think>"
 _PROBE = ({"role": "user", "content": "?"},)
 
@@ -83,7 +82,7 @@ class TemplateFormat(ChatFormat):
     def ids_of(self, text: str, spelled: Mapping[str, str]) -> list[int]:
         """The ids of a text in which stand-ins are spelled: its special tokens are the template's."""
         commands = self.tokenizer.command_token_map
-        if not spelled and self.tokenizer.description.table not in _WITHOUT_LITERALS:
+        if not spelled and self.tokenizer.description.table not in WITHOUT_LITERALS:
             return self.tokenizer.encode(text)
         ids: list[int] = []
         for part in re.split(f"({'|'.join(map(re.escape, sorted(commands, key=len)[::-1]))})", text):

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from flagai import __version__, settings
 from flagai.catalog.tasks import ALIASES
 from flagai.checkpoint.atomic import is_full
-from flagai.cli import catalog, checkpoints, embedding, hub, jobs, reading, serving, training, writing
+from flagai.cli import catalog, chat, checkpoints, embedding, hub, jobs, reading, serving, training, writing
 from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix
 from flagai.errors import FlagAIError
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "embed": embedding.embed,
     "run": jobs.run,
     "serve": serving.serve,
+    "chat": chat.chat,
     "finetune": training.finetune,
     "convert": checkpoints.convert,
     "doctor": checkpoints.doctor,

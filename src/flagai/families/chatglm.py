@@ -36,4 +36,5 @@ FAMILY = Family(
     text=lambda _name, _masked: _ANSWER,
     decoding=DecodingProtocol(_arguments, starts=True, spans=True, prefix=True),
     span_decoding=DecodingProtocol(_arguments, starts=True, spans=True, prefix=True),
+    command_rows=True,
 )

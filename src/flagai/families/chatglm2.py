@@ -40,4 +40,5 @@ FAMILY = Family(
     decoding=DecodingProtocol(_arguments),
     class_rows=chatglm.classification_rows,
     class_batch=chatglm.classification_batch,
+    command_rows=True,
 )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flagai.catalog.card import glm_generation
 from flagai.errors import ConfigError, InputError
 from flagai.families.family import all_families, is_family
 from flagai.typed_json import Fields, as_int, shown
@@ -82,10 +83,8 @@ def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | No
         ConfigError: ``model_type`` is no text, or names a GLM that is not here.
     """
     stated = Fields(values, place).text("model_type", "").lower()
-    if stated == "glm":
-        return "glm" if values.keys() & {"num_layers", "block_position_encoding"} else "chatglm2"
-    if stated == "chatglm":
-        return "chatglm" if "inner_hidden_size" in values else "chatglm2"
+    if (generation := glm_generation(stated, values)) is not None:
+        return generation
     kind = next((kind for name, kind in _ELSEWHERE.items() if stated.startswith(name)), None)
     if kind is not None:
         raise ConfigError(

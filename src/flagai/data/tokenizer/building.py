@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from flagai.data.tokenizer.commands import SENTINELS, TABLES, Commands, CommandToken
+from flagai.data.tokenizer.commands import SENTINELS, TABLES, WITHOUT_LITERALS, Commands, CommandToken
 from flagai.data.tokenizer.description import Description
 from flagai.data.tokenizer.saved import FAST_FILE
 from flagai.data.tokenizer.text import cleaned, is_chinese, join_chinese, join_english
@@ -99,6 +99,7 @@ def _listed_commands(tokenizer: "RustTokenizer", special: "Mapping[str, Added]")
 
 def _by_table(description: Description) -> Built:
     makers = {"sentencepiece": _sentencepiece, "t5": _sentencepiece, "wordpiece": _wordpiece, "bpe": _bpe}
+    makers |= {"tiktoken": _ranks}
     built = makers[description.kind](description)
     from flagai.data.tokenizer.transformers_folder import check_ids
 
@@ -112,12 +113,17 @@ def _id(built: Built, text: str) -> int | None:
 
 
 def _sentencepiece(description: Description) -> Built:
+    from flagai.data.tokenizer.ice_processor import IceProcessor
     from flagai.data.tokenizer.sentencepiece_engine import SentencePieceEngine
 
     path, saved = description.paths[0], description.saved
-    engine = SentencePieceEngine(load_sentencepiece(path), spaced=description.kind == "t5")
+    processor, table = load_sentencepiece(path), description.table or description.kind
+    if table == "chatglm":
+        engine = SentencePieceEngine(IceProcessor(processor), spaced=False, keeps_spaces=True)
+    else:
+        literal = table not in WITHOUT_LITERALS
+        engine = SentencePieceEngine(processor, spaced=description.kind == "t5", literal=literal)
     sentinels = saved.options.integer("extra_ids", SENTINELS)
-    table = description.table or description.kind
     commands = Commands.of_table(table, engine.size, engine.find, str(path), sentinels)
     engine.commands = commands.joined(_added_commands(description))
     return Built(engine, engine.commands)
@@ -158,6 +164,13 @@ def _bpe(description: Description) -> Built:
     return _with_table(engine, description, vocabulary)
 
 
+def _ranks(description: Description) -> Built:
+    from flagai.data.tokenizer.ranks import load_ranks
+    from flagai.data.tokenizer.rust_engine import RustEngine
+
+    return _with_table(RustEngine(load_ranks(description.paths[0])), description, description.paths[0])
+
+
 def _with_table(engine: "RustEngine", description: Description, path: Path) -> Built:
     """Add a table's command tokens to an engine that cuts them out of the text itself."""
     table = description.table or description.kind
@@ -189,14 +202,14 @@ def _join(tokenizer: "RustTokenizer", description: Description) -> "Callable[[It
 def _check_size(description: Description, built: Built) -> None:
     """Compare the vocabulary with the embedding that ``config.json`` describes.
 
-    Command tokens of a table count for GLM only: FlagAI's other models know GLM's, and have no rows for them.
+    Command tokens of a table count for GLM and ChatGLM only: FlagAI's other models know GLM's without rows for them.
     """
     saved = description.saved
-    rows = saved.config.integer("vocab_size", None)
+    rows = saved.config.integer("padded_vocab_size", saved.config.integer("vocab_size", None))
     if rows is None:
         return
     highest = max((token.Id for token in built.commands.tokens), default=-1) + 1
-    size = max(built.engine.size, highest if description.family == "glm" else 0)
+    size = max(built.engine.size, highest if description.family in ("glm", "chatglm", "chatglm2") else 0)
     if size <= rows and max(size, highest) > rows - _MOST_UNUSED:
         return
     raise VocabularyError(

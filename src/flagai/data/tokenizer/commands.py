@@ -53,6 +53,30 @@ def _inside(**tokens: str) -> tuple[CommandSpec, ...]:
 _CHINESE = {"pad": 0, "eos": 0, "sep": 1, "cls": 2, "mask": 3, "unk": 4, "sop": 6, "eop": 7, "sMASK": 8}
 _BERT = {"pad": "[PAD]", "eos": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]", "unk": "[UNK]"}
 _ROBERTA = {"pad": "</s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "mask": "<mask>", "unk": "<unk>"}
+# ChatGLM and GLM-4. Source: tokenization_chatglm.py in their repositories.
+_MASKS = {"mask": 0, "gMASK": 1, "sMASK": 2}
+_CHAT_ROLES = ("system", "user", "assistant", "observation")
+_MEDIA = ("begin_of_image", "end_of_image", "begin_of_video", "end_of_video")
+_CHATGLM = {"unk": "<unk>", "pad": "<pad>", "end": "</s>", "mask": "[MASK]", "gMASK": "[gMASK]", "sMASK": "[sMASK]"}
+_CHATGLM |= {"sop": "<sop>", "eop": "<eop>", "bos": "<sop>", "eos": "<eop>"}
+
+
+def _piped(names: Iterable[str], first: int) -> tuple[CommandSpec, ...]:
+    return tuple(CommandSpec(name, f"<|{name}|>", first + place) for place, name in enumerate(names))
+
+
+_CHATGLM2 = (
+    *_inside(unk="<unk>", pad="<unk>", bos="<s>", eos="</s>"),
+    *_behind(**_MASKS),
+    CommandSpec("sop", "sop", 3),
+    CommandSpec("eop", "eop", 4),
+)
+_GLM4 = (
+    *(CommandSpec(name, END, 0) for name in ("eos", "pad")),
+    *_behind(**{name: place + 1 for name, place in _MASKS.items()}),
+    CommandSpec("sop", "<sop>", 4),
+    CommandSpec("eop", "<eop>", 5),
+)
 # Of two names with one id, the first is what the id decodes to. Source: THUDM/GLM data_utils/tokenization.py.
 TABLES: dict[str, tuple[CommandSpec, ...]] = {
     "fixed": _behind(**_CHINESE, gMASK=9, dBLOCK=10),
@@ -63,10 +87,19 @@ TABLES: dict[str, tuple[CommandSpec, ...]] = {
     "glm-roberta": tuple(row._replace(written=_text(row.name)) for row in _inside(**_ROBERTA)) + _behind(sop=0, eop=1),
     "gpt2": _inside(pad=END, bos=END, eos=END),
     "t5": _inside(pad="<pad>", eos="</s>", unk="<unk>"),
+    "chatglm": _inside(**_CHATGLM),
+    "chatglm2": _CHATGLM2,
+    "codegeex2": _CHATGLM2,
+    "chatglm3": _CHATGLM2 + _piped(_CHAT_ROLES, 5),
+    "glm4": _GLM4 + _piped((*_CHAT_ROLES, *_MEDIA), 6),
 }
 _SWALLOWING = ("mask", "sMASK", "gMASK")
 # WordPiece drops spaces anyway, and T5's sentinels stand between words.
 _TABLES_WITH_SPACES = ("fixed", "unfixed", "glm-bpe", "glm-roberta")
+
+
+# ChatGLM2's and ChatGLM3's tokenizers do not find command tokens in texts.
+WITHOUT_LITERALS = ("chatglm2", "codegeex2", "chatglm3")
 
 
 class TextPart(NamedTuple):
@@ -151,20 +184,20 @@ class Commands:
             raise InputError(f"This tokenizer has no command token {name!r:.80}.{hint} It has: {known or 'none'}.")
         return found
 
-    def split(self, text: str) -> Iterator[TextPart]:
-        """Cut a text at its literal command tokens; parts without a visible character are left out."""
+    def split(self, text: str, *, keeps_spaces: bool = False) -> Iterator[TextPart]:
+        """Cut a text at its literal command tokens; parts without a visible character are left out, unless kept."""
         start = 0
         for match in self._literal.finditer(text):
             command = self.by_text[match.group()]
             before = text[start : match.start()]
-            yield from _ordinary(before.rstrip() if command.lstrip else before, start)
+            yield from _ordinary(before.rstrip() if command.lstrip else before, start, keeps_spaces)
             yield TextPart(match.group(), match.start(), command)
             start = match.end()
             if command.rstrip:
                 start += len(text[start:]) - len(text[start:].lstrip())
-        yield from _ordinary(text[start:], start)
+        yield from _ordinary(text[start:], start, keeps_spaces)
 
 
-def _ordinary(text: str, start: int) -> Iterator[TextPart]:
-    if text and not text.isspace():
+def _ordinary(text: str, start: int, keeps_spaces: bool) -> Iterator[TextPart]:
+    if text and (keeps_spaces or not text.isspace()):
         yield TextPart(text, start)

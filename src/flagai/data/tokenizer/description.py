@@ -8,7 +8,9 @@ from typing import Any
 from flagai.data.tokenizer.saved import BESIDE, CLASSES, FAST_FILE, OPTIONS_FILE, TABLE_KEY, Saved
 from flagai.errors import ConfigError
 
-SENTENCEPIECE_FILES = ("cog-pretrain.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+RANKS_FILE = "tokenizer.model"  # also the name of SentencePiece models
+SENTENCEPIECE_FILES = ("cog-pretrain.model", "spiece.model", "sentencepiece.bpe.model", RANKS_FILE)
+ICE_FILE = "ice_text.model"
 BPE_FILES = ("vocab.json", "merges.txt")
 _WORDPIECE_FILES = ("vocab.txt",)
 # The file lists of every kind, the best first; a kind is possible where all files of one list are there.
@@ -18,6 +20,7 @@ FILES: dict[str, tuple[tuple[str, ...], ...]] = {
     "wordpiece": (_WORDPIECE_FILES,),
     "bpe": (BPE_FILES,),
     "fast": ((FAST_FILE,),),
+    "ice": ((ICE_FILE,),),
 }
 G_MASK = "[gMASK]"
 SIDES = ("right", "left")
@@ -31,7 +34,9 @@ class Description:
 
     saved: Saved  # the folder's JSON files
     name: str  # the model's name
-    kind: str  # "sentencepiece" (Chinese GLM), "wordpiece", "bpe", "t5" or "fast" (any other `tokenizer.json`)
+    # "sentencepiece" (Chinese GLM, ChatGLM), "wordpiece", "bpe", "tiktoken" (GLM-4), "t5" or "fast" (any other
+    # `tokenizer.json`).
+    kind: str
     files: tuple[str, ...]  # the files of the vocabulary
     class_name: str | None = None  # the class of transformers that it is, if it is one
     # The table of command tokens of FlagAI's and THUDM's models; None: as transformers' files say.

@@ -9,6 +9,7 @@ from flagai import settings
 from flagai.catalog import catalog
 from flagai.catalog.card import Card
 from flagai.catalog.packages import any_case, package_folder
+from flagai.data.tokenizer.chatglm_folder import chatglm_description
 from flagai.data.tokenizer.description import (
     BPE_FILES,
     FILES,
@@ -77,7 +78,9 @@ def describe(folder: Path, name: str, card: Card | None) -> Description:
         raise ModelNotFoundError(_absent(folder, name, card))
     saved = Saved.read(folder)
     card = _fitting(card, saved)
-    found = _of_transformers(saved, name, card) or _of_table(saved, name, card)
+    found = (
+        chatglm_description(saved, name, card) or _of_transformers(saved, name, card) or _of_table(saved, name, card)
+    )
     return replace(found, language=None if card is None else card.language)
 
 

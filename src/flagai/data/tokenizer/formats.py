@@ -75,6 +75,14 @@ def plain(eos: int | None) -> Frames:
     return Frame((_FIRST,)), Frame((_FIRST, *between, _SECOND))
 
 
+def chatglm(table: str, find: Callable[[str], int]) -> Frames:
+    """ChatGLM-6B: ``a [gMASK] <sop>`` and ``a [gMASK] <sop> b <eop>``; later generations begin with these two."""
+    start = (Slot(find("gMASK")), Slot(find("sop")))
+    if table == "chatglm":
+        return Frame((_FIRST, *start)), Frame((_FIRST, *start, Slot(None, 0, 1), Slot(find("eop"))))
+    return Frame((*start, _FIRST)), Frame((*start, _FIRST, Slot(None, 0, 1), Slot(find("eos"))))
+
+
 def causal_glm(
     find: Callable[[str], int], rows: Sequence[list[int]], max_length: int | None, side: str, *, padding: bool
 ) -> dict[str, Any]:

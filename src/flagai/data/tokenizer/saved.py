@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flagai.catalog.card import MODEL_TYPES
+from flagai.catalog.card import MODEL_TYPES, glm_generation
 from flagai.data.tokenizer.added import Added, AddedTokens, read_added
 from flagai.data.tokenizer.commands import TABLES
 from flagai.data.tokenizer.vocabulary import VOCABULARY_LIMIT
@@ -123,6 +123,8 @@ class Saved:
     def family(self) -> str | None:
         """The model's family, if ``config.json`` says it."""
         stated = self._config_type
+        if (generation := glm_generation(stated, self.config.table)) is not None:
+            return generation
         found = next((family for family, stated_types in MODEL_TYPES.items() if stated in stated_types), None)
         return "glm" if found is None and "block_position_encoding" in self.config.table else found
 

@@ -20,17 +20,25 @@ class SentencePieceEngine:
 
     The parts between command tokens are encoded separately, so that each begins a word. Decoding keeps the space of a
     word that follows a command token if it is ``spaced``, as T5 does; GLM's texts are put together as they are.
+
+    Args:
+        processor: the model.
+        spaced: see above.
+        literal: whether command tokens are looked for in texts.
+        keeps_spaces: whether texts, and parts between command tokens, that are spaces alone have ids.
     """
 
-    def __init__(self, processor: Any, *, spaced: bool) -> None:
+    def __init__(self, processor: Any, *, spaced: bool, literal: bool = True, keeps_spaces: bool = False) -> None:
         self._processor = processor
         self._spaced = spaced
+        self._literal = literal
+        self._keeps_spaces = keeps_spaces
         self.commands = Commands(())
         self.size: int = processor.get_piece_size()
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text."""
-        return self._rows([list(self.commands.split(text)) for text in texts])
+        return self._rows([self._parts(text) for text in texts])
 
     def encode_ordinary(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text, whose command tokens are ordinary text."""
@@ -38,7 +46,7 @@ class SentencePieceEngine:
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of every text."""
-        parts = [list(self.commands.split(text)) for text in texts]
+        parts = [self._parts(text) for text in texts]
         return [Encoding(ids, partial(self._surface, row)) for ids, row in zip(self._rows(parts), parts, strict=True)]
 
     def decode(self, ids: Sequence[int], hidden: Container[int] = ()) -> str:
@@ -76,6 +84,11 @@ class SentencePieceEngine:
         """A text as its pieces spell it, without the space that is put before every text."""
         found = str(self._processor.normalize(text)).replace(_SPACE, " ")
         return found if text[:1].isspace() and found.strip() else found.lstrip()
+
+    def _parts(self, text: str) -> list[TextPart]:
+        if not self._literal:
+            return [TextPart(text, 0)] if text else []
+        return list(self.commands.split(text, keeps_spaces=self._keeps_spaces))
 
     def _rows(self, texts: list[list[TextPart]]) -> list[list[int]]:
         ordinary = [part.text for parts in texts for part in parts if part.command is None]

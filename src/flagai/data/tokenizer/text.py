@@ -131,11 +131,12 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _ALPHABET = _byte_alphabet()
+BYTE_LETTERS = {byte: letter for letter, byte in _ALPHABET.items()}
 
 
 def piece_of(token: str, kind: str) -> bytes:
     """What a token writes."""
-    if kind == "bpe":
+    if kind in ("bpe", "tiktoken"):
         known = all(char in _ALPHABET for char in token)
         return bytes(_ALPHABET[char] for char in token) if known else token.encode()
     if kind == "wordpiece":

@@ -9,6 +9,7 @@ from flagai.checkpoint.steady import read_one_version
 from flagai.checks import check_path
 from flagai.data.tokenizer import formats
 from flagai.data.tokenizer.building import Built, build
+from flagai.data.tokenizer.chatglm_folder import CHAT_TABLES
 from flagai.data.tokenizer.description import Description
 from flagai.data.tokenizer.detection import Location, describe, find_card, locate
 from flagai.data.tokenizer.encoding import Encoding
@@ -97,7 +98,7 @@ class Tokenizer(FlagAINames):
 
     @property
     def kind(self) -> str:
-        """What it is: "sentencepiece", "wordpiece", "bpe", "t5" or "fast"."""
+        """What it is: "sentencepiece", "wordpiece", "bpe", "tiktoken", "t5" or "fast"."""
         return self.description.kind
 
     @property
@@ -189,6 +190,8 @@ class Tokenizer(FlagAINames):
             assert isinstance(self._engine, RustEngine)  # noqa: S101  # all that are built as transformers does
             alone, pair = frames_of(self._engine.tokenizer)
             return (alone, pair) if "token_type_ids" in self.description.inputs else (alone.untyped, pair.untyped)
+        if self.description.table in CHAT_TABLES:
+            return formats.chatglm(self.description.table, self.get_command_id)
         cls, sep, eos = (self.find_command_id(name) for name in ("cls", "sep", "eos"))
         if self.kind == "t5" and eos is not None:
             return formats.with_eos(eos)

@@ -9,7 +9,7 @@ from flagai.chat.messages import Message, Tool
 from flagai.chat.template_format import TemplateFormat
 from flagai.checks import check_integer
 from flagai.errors import InputError
-from flagai.families.family import TextProtocol, named_tokens
+from flagai.families.family import TextProtocol
 from flagai.generation import Prompt, Request, Scheduler, generate_each
 from flagai.generation.protocol import remaining_positions
 from flagai.model.generation_defaults import end_tokens
@@ -140,7 +140,6 @@ class Chatting:
             own,
             stop=lambda _: tuple(dict.fromkeys(ends)),
             never=lambda tokenizer: tuple(number for number in own.never(tokenizer) if number not in ends),
-            start=own.start if own.spans else named_tokens(),
             configured_ends=False,
         )
 
