@@ -83,8 +83,9 @@ def test_tables_without_quotes(tmp_path: Path) -> None:
         ("array.json", b"[{}]", "JSON lines"),
         ("open.csv", b'a\n"never closed\n', "line 2"),
         ("no.parquet", b"PAR", "no Parquet"),
-        ("cut.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000)[:30], "cannot be read"),
+        ("cut.jsonl.gz", gzip.compress(mtime=0, data=b'{"text": "a"}\n' * 1000)[:30], "cannot be read"),
     ],
+    ids=["array", "open quote", "no parquet", "cut"],
 )
 def test_files_that_have_no_rows(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
