@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,9 @@ def command(home: Path, texts: Path, out: Path, *more: str) -> list[str]:
     return ["run", "embed", *options, "--model", "RoBERTa-base-ch", "--model-dir", str(home)]
 
 
-def started(arguments: list[str], limit: int | None = None, **variables: str) -> subprocess.Popen[str]:
+def started(
+    arguments: list[str], python: Sequence[str] = ("-m", "flagai"), limit: int | None = None
+) -> subprocess.Popen[str]:
     """A command as a process of its own, whose files may have at most so many bytes."""
 
     def prepare() -> None:
@@ -52,8 +55,8 @@ def started(arguments: list[str], limit: int | None = None, **variables: str) ->
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     return subprocess.Popen(
-        [sys.executable, "-m", "flagai", *arguments],
-        env=os.environ | {"FLAGAI_OFFLINE": "1"} | variables,
+        [sys.executable, *python, *arguments],
+        env=os.environ | {"FLAGAI_OFFLINE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -150,14 +153,20 @@ def test_a_worker_that_is_killed_is_replaced(home: Path, texts: Path, undisturbe
 
 
 def test_two_ranks_share_the_parts(home: Path, texts: Path, undisturbed: Path, tmp_path: Path) -> None:
-    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    ranks = [
-        started(command(home, texts, tmp_path / "out"), RANK=rank, LOCAL_RANK=rank, **variables) for rank in ("0", "1")
-    ]
-    for process in ranks:
-        code, said = ended(process)
-        assert code == 0, said
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "flagai"]
+    code, said = ended(started(command(home, texts, tmp_path / "out"), several))
+    assert code == 0, said
+    assert said.count("15 parts in") == 2
     assert_same(tmp_path / "out", undisturbed)
+
+
+def test_answers_of_two_models_are_not_mixed(home: Path, texts: Path, tmp_path: Path) -> None:
+    out, short = tmp_path / "out", tmp_path / "texts.jsonl"
+    short.write_text("".join(texts.read_text(encoding="utf-8").splitlines(keepends=True)[:40]), encoding="utf-8")
+    run(*command(home, short, out))
+    (out / "texts-000001.jsonl").unlink()
+    (out / ".model").write_text("GLMModel 0123456789abcdef")
+    assert "another model (GLMModel" in fails(InputError, *command(home, short, out))
 
 
 def test_another_job_is_refused(home: Path, texts: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -35,6 +36,8 @@ _OTHER_NAMES = {
 _FORMER_FLAGS = {"--" + old.replace("_", "-"): "--" + new.replace("_", "-") for old, new in RENAMED_TEXTS.items()}
 # Options that decide how much memory answers take.
 _OF_MEMORY = ("batch_size", "beams", "num_return_sequences", "max_length")
+# The command that runs, and the values of its parameters.
+CALLED: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("called")
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")]
 
 
@@ -82,6 +85,7 @@ def command(
 
         @functools.wraps(function)
         def run(*, verbose: bool = False, **values: Any) -> None:
+            called = CALLED.set((function.__name__, {**values}))
             if verbose and not settings.local_rank():
                 logging.getLogger().setLevel(logging.INFO)
             try:
@@ -96,6 +100,8 @@ def command(
             except (RuntimeError, MemoryError) as error:
                 _explain_memory(error, options)
                 raise
+            finally:
+                CALLED.reset(called)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

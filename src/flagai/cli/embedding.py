@@ -1,7 +1,10 @@
 """``flagai match`` and ``flagai embed``."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -12,7 +15,7 @@ from flagai.cli.command import command, given
 from flagai.cli.input import SAMPLES, as_typed, read_entries, read_rows
 from flagai.cli.languages import default_model
 from flagai.cli.options import OutFile, TaskOptions
-from flagai.cli.output import answer, check_target, in_batches, open_bytes, print_json
+from flagai.cli.output import answer, check_target, open_bytes, print_json
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
 from flagai.jobs.answering import InputText
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 _ARRAYS = (".safetensors", ".npy")
+_ROWS = 1000  # whose vectors are lists at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ def match(
     From -1 to 1, the cosine of their embeddings; with a model that was fine-tuned for semantic matching, from 0 to 1,
     the probability that they mean the same; with a regression, its number.
     """
-    check_target(options.out)
+    check_target(options.out, overwrite=options.overwrite)
     pairs = _pairs(first, second, options.file)
     options = options.suited(context, [text for entry in pairs for text in _both(entry)])
     similarities = load("semantic-matching", options.model, download_path=options.model_dir, device=options.device)
@@ -86,7 +90,7 @@ def match(
         as_fields=lambda score: {"similarity": round(score, 6)},
         show=show,
         read=_pair,
-        tokenizer=similarities.tokenizer,
+        runs=similarities,
     )
 
 
@@ -125,7 +129,7 @@ def embed(
     normalize: Annotated[bool, typer.Option(help="Scale vectors to length 1.")] = False,
 ) -> None:
     """Write the embedding of each sentence, pooled as the model's folder says, as JSON lines or safetensors."""
-    check_target(options.out, *_ARRAYS)
+    check_target(options.out, *_ARRAYS, overwrite=options.overwrite)
     entries = read_entries(options)
     options = options.suited(context, [entry.text for entry in entries])
     vectors_of = load("embedding", options.model, download_path=options.model_dir, device=options.device)
@@ -133,25 +137,28 @@ def embed(
     def compute(batch: list[InputText]) -> "torch.Tensor":
         return vectors_of([entry.text for entry in batch], normalize=normalize)
 
-    if options.out is not None and options.out.suffix in _ARRAYS:
-        vectors = [compute(batch) for batch in in_batches(entries, options.batch_size)]
-        _write_array(options.out, vectors or [compute([])])
-        return
+    out = options.out
+    save = partial(_write_array, out, compute([])) if out is not None and out.suffix in _ARRAYS else None
     answer(
         entries,
         lambda batch: compute(batch).tolist(),
         options,
         as_fields=lambda vector: {"embedding": vector},
         show=lambda entry, vector: print_json(entry.fields | {"embedding": vector}),
-        tokenizer=vectors_of.tokenizer,
+        runs=vectors_of,
+        save=save,
     )
 
 
-def _write_array(path: Path, parts: "list[torch.Tensor]") -> None:
+def _write_array(path: Path, none: "torch.Tensor", rows: Iterator[dict[str, Any]]) -> None:
+    """Write the vectors of rows; ``none`` has their width and no rows."""
     import numpy as np
     import torch
     from safetensors.torch import save
 
+    parts = [none]
+    while taken := list(islice(rows, _ROWS)):
+        parts.append(torch.tensor([row["embedding"] for row in taken]))
     vectors, content = torch.cat(parts), io.BytesIO()
     if path.suffix == ".npy":
         np.save(content, vectors.numpy())

@@ -49,8 +49,10 @@ def read_entries(options: TaskOptions, check: Callable[[InputText], None] = acce
 def _entries(options: TaskOptions) -> list[InputText]:
     field, file, samples = options.field, options.file, SAMPLES.get()
     if samples is not None:
-        if options.texts or file or options.out:
-            raise InputError("flagai run takes texts by --in and writes to --out: leave texts and --file out.")
+        if options.texts or file or options.out or options.overwrite:
+            raise InputError(
+                "flagai run takes texts by --in and writes to a new --out: leave texts, --file and --overwrite out."
+            )
         return [text_in(place, fields, field) for place, fields in samples if _has_text(fields, field)]
     if options.texts:
         if file is not None:

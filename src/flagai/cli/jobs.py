@@ -42,7 +42,7 @@ def run(
             help="Files, or patterns of files: .txt (a text a line), .jsonl, .csv, .tsv, .parquet; also .gz and .zst.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for answers; of a stopped job, to continue.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder for answers; of a stopped job, to continue.")],
     form: Annotated[
         str, typer.Option("--format", help="Of answers: jsonl, csv, tsv or parquet, such as jsonl.gz or csv.zst.")
     ] = "jsonl",
@@ -61,18 +61,29 @@ def run(
     if task not in TASKS:
         raise InputError(f"{task!r} is no task of flagai run. Known: {', '.join(TASKS)}.")
     split_format(form)
+    if ray is not None:
+        _run_ray(ray, task, context.args, files, out, form, devices)
+        return
     paths = _files(files)
     build = partial(build_answering, task, tuple(context.args), _samples(paths[0], context.args))
-    if ray is not None:
-        from flagai.jobs.ray_data import run_ray
-
-        run_ray(ray, paths, build, _devices(devices), out, form)
-        return
-    folder = OutputFolder(out, JobDescription(task, context.args, paths, form, rows))
+    folder = OutputFolder(Path(out), JobDescription(task, context.args, paths, form, rows))
     rank, world = settings.rank(), settings.world_size()
     with folder.exclusive(rank):
         parts = (part for part in cut(paths, rows) if part.number % world == rank)
         _work_off(_Parts(parts, folder), build, _devices(devices), folder, _JobProgress(paths, world))
+
+
+def _run_ray(
+    address: str, task: str, arguments: Sequence[str], files: Sequence[str], out: str, form: str, devices: str | None
+) -> None:
+    from flagai.jobs.ray_data import is_address, run_ray
+
+    remote = [name for name in files if is_address(name)]
+    local = _files([name for name in files if not is_address(name)])
+    samples = _samples(local[0], arguments) if local else ()
+    build = partial(build_answering, task, tuple(arguments), samples)
+    named = _devices(devices) if devices in (None, "all") else str(devices).split(",")  # of the cluster's machines
+    run_ray(address, [*remote, *map(str, local)], build, named, out, form)
 
 
 class _Parts:

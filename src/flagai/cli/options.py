@@ -48,6 +48,7 @@ class TaskOptions:
         str | None, typer.Option(help="Where to run, such as cpu or cuda:1; default the best there is.")
     ] = None
     as_json: Json = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out, if there is one.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)

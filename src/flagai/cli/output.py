@@ -14,16 +14,16 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-import click
 import typer
 
 from flagai import settings
 from flagai.checkpoint.atomic import is_stream, replace_file
+from flagai.cli.command import CALLED
 from flagai.cli.formats import GZIP, STREAM, TABLES, refuse_binary, suffix_of
 from flagai.cli.input import accept_all
 from flagai.cli.options import TaskOptions
 from flagai.errors import InputError
-from flagai.jobs.answering import Answering, InputText, text_in
+from flagai.jobs.answering import Answering, InputText, model_identity, text_in
 from flagai.jobs.folder import JobDescription, OutputFolder
 from flagai.jobs.parts import Part, cell, to_json
 
@@ -31,8 +31,11 @@ from flagai.jobs.parts import Part, cell, to_json
 SECONDS_BETWEEN_LINES = 30.0
 # Texts whose answers are kept together, of a command that writes a file.
 _PART = 1000
+# Parameters of commands that change no answer.
+_SAME_ANSWERS = ("context", "out", "device", "overwrite")
 if TYPE_CHECKING:
-    from flagai.data.tokenizer import Tokenizer
+    from flagai.model.predictor.predictor import Predictor
+    from flagai.pipelines import TaskPipeline
 
 Put = Callable[[Mapping[str, Any]], None]
 Answer = TypeVar("Answer")
@@ -49,10 +52,11 @@ def answer(
     *,
     as_fields: Callable[[Answer], dict[str, Any]],
     show: Callable[[InputText, Answer], None],
-    tokenizer: "Tokenizer",
+    runs: "Predictor | TaskPipeline",
     check: Callable[[InputText], None] = accept_all,
     read: Callable[[str, Any], InputText] | None = None,
     at_once: bool = False,
+    save: Callable[[Iterator[dict[str, Any]]], None] | None = None,
 ) -> None:
     """Work on texts in batches, and print or write every answer as soon as it is there.
 
@@ -62,10 +66,11 @@ def answer(
         options: the size of a batch, and where answers go; see :func:`open_table`.
         as_fields: an answer as fields of a JSON object.
         show: prints an answer for people.
-        tokenizer: the model's.
+        runs: the model and its tokenizer.
         check: raises an InputError for a text that cannot be answered.
         read: makes a text of a place and fields; default of the field that the options name.
         at_once: whether ``compute`` takes any number of texts at once.
+        save: writes fields and answers to the file, if it is no table.
     """
 
     def checked(place: str, fields: Any) -> InputText:
@@ -80,18 +85,22 @@ def answer(
         "text1" if read is not None else options.field,
         None if at_once else options.batch_size,
         getattr(options, "num_return_sequences", 1),
-        lambda texts: sum(map(len, tokenizer.encode_many(texts))) if texts else 0,
+        lambda texts: sum(map(len, runs.tokenizer.encode_many(texts))) if texts else 0,
+        model_identity(runs.model),
     )
     asked = ASKED.get()
     if asked is not None:
         asked.append(answering)
         return
     if options.out is not None:
-        columns = dict.fromkeys(name for entry in entries for name in entry.fields)
-        rows = _rows_in_parts if _is_long(entries, options) else _rows
-        with open_table(options.out, list(columns)) as put:
-            for row in rows(entries, answering, options):
-                put(row)
+        rows = (_rows_in_parts if _is_long(entries, options) else _rows)(entries, answering, options)
+        if save is not None:
+            save(rows)
+        else:
+            columns = dict.fromkeys(name for entry in entries for name in entry.fields)
+            with open_table(options.out, list(columns)) as put:
+                for row in rows:
+                    put(row)
         _forget_parts(options.out)
         return
     for entry, found in _answers(entries, answering, options):
@@ -126,16 +135,18 @@ def _rows_in_parts(
     entries: Sequence[InputText], answering: Answering, options: TaskOptions
 ) -> Iterator[dict[str, Any]]:
     """Answers that are kept beside the file until it is complete; those of an interrupted command are not made anew."""
-    context = click.get_current_context()
-    typed = [f"{name}={value}" for name, value in sorted(context.params.items()) if name not in ("out", "device")]
-    job = JobDescription(str(context.info_name), typed, [cast(Path, options.file)], "jsonl", _PART)
+    name, values = CALLED.get()
+    typed = [f"{option}={value}" for option, value in sorted(values.items()) if option not in _SAME_ANSWERS]
+    job = JobDescription(name, typed, [cast(Path, options.file)], "jsonl", _PART)
     place = _parts_folder(cast(Path, options.out))
     try:
         folder = OutputFolder(place, job)
-    except InputError:  # of another command
-        shutil.rmtree(place)
-        folder = OutputFolder(place, job)
+    except InputError as error:
+        raise InputError(
+            f"{error} These are answers of an interrupted command: remove {place} if you do not need them."
+        ) from error
     with folder.exclusive():
+        folder.agree_on_model(answering.model)
         parts = [Part(place, f"{begin:09d}", begin, ()) for begin in range(0, len(entries), _PART)]
         done = sum(map(folder.is_done, parts))
         if done:
@@ -190,15 +201,16 @@ def print_json(entry: object) -> None:
     typer.echo(to_json(entry))
 
 
-def check_target(path: Path | None, *also: str) -> None:
+def check_target(path: Path | None, *also: str, overwrite: bool = False) -> None:
     """Refuse a place where answers cannot go, before a model is loaded.
 
     Args:
         path: the file; None for none.
         *also: endings of arrays that the command writes.
+        overwrite: whether a file with content may be replaced.
 
     Raises:
-        InputError: it is a folder, or its ending means a form that the command does not write.
+        InputError: it is a folder, or its ending means a form that the command does not write, or it holds something.
     """
     if path is None or path == STREAM:
         return
@@ -207,6 +219,8 @@ def check_target(path: Path | None, *also: str) -> None:
     if path.suffix not in also:
         written = ".jsonl (JSON lines), .csv and .tsv, each also as .gz"
         refuse_binary(path, f"--out {path}", f"This command writes {', '.join([written, *also])}")
+    if not overwrite and path.is_file() and not is_stream(path) and path.stat().st_size:
+        raise InputError(f"--out {path} is there already. Name another file, or add --overwrite to replace it.")
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def ner(
     """Find the entities of each text: names of persons, places and organisations, or what the model knows."""
     if head not in _HEADS:
         raise InputError(f"There is no head {head!r}. Known: {', '.join(_HEADS)}.")
-    check_target(options.out, *PAGES)
+    check_target(options.out, *PAGES, overwrite=options.overwrite)
     entries = read_entries(options)
     given = _tags(labels, head)
     entities_of = load_pipeline(_HEADS[head], options)
@@ -76,7 +76,7 @@ def ner(
         options,
         as_fields=lambda found: {"entities": [asdict(entity) for entity in found]},
         show=lambda entry, found: show_entities(entry.text, found, entry.number),
-        tokenizer=entities_of.tokenizer,
+        runs=entities_of,
     )
 
 
@@ -87,7 +87,7 @@ def classify(
     max_length: Annotated[int, typer.Option(min=3, help="How many tokens of a text are read.")] = 512,
 ) -> None:
     """Tell the class of each text: by a trained head, or how probable a language model finds each of the --labels."""
-    check_target(options.out)
+    check_target(options.out, overwrite=options.overwrite)
     entries = read_entries(options)
     from flagai.model.predictor.capabilities import names_one_class
 
@@ -106,7 +106,7 @@ def classify(
         options,
         as_fields=as_fields,
         show=lambda entry, found: show_scores(entry.text, found.scores, one_class=one_class),
-        tokenizer=class_of.tokenizer,
+        runs=class_of,
     )
 
 

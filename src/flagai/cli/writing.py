@@ -38,7 +38,7 @@ def title(context: typer.Context, options: WritingOptions) -> None:
     """Write a title for each text."""
     from flagai.families.family import lowers_titles
 
-    check_target(options.out)
+    check_target(options.out, overwrite=options.overwrite)
     arguments = options.arguments(context) | {"input_max_length": 512}
     entries = read_entries(options)
     run = load_pipeline("title-generation", options, quantize=options.quantize).predictor
@@ -59,7 +59,7 @@ class _PoemOptions(WritingOptions):
 @command(without=("length_penalty", "prompt_lookup_num_tokens"), field="title", batch_size=256, **_defaults("poetry"))
 def poem(context: typer.Context, options: _PoemOptions) -> None:
     """Write a classical Chinese poem for each title."""
-    check_target(options.out)
+    check_target(options.out, overwrite=options.overwrite)
     arguments = options.arguments(context) | {"truncation": False}
     form = options.form if given(context, "form") else None
 
@@ -77,7 +77,7 @@ def poem(context: typer.Context, options: _PoemOptions) -> None:
 @command(without=("length_penalty",), batch_size=256, beams=1, **_defaults("writing"))
 def write(context: typer.Context, options: WritingOptions) -> None:
     """Continue each text. A single text appears on a terminal while it is written."""
-    check_target(options.out)
+    check_target(options.out, overwrite=options.overwrite)
     arguments = options.arguments(context) | {"input_max_length": 512}
     entries = read_entries(options)
     run = load_pipeline("writing", options, context, quantize=options.quantize).predictor
@@ -103,7 +103,7 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
     from flagai.families.family import family_named
     from flagai.model.predictor.blanks import has_blank
 
-    check_target(options.out)
+    check_target(options.out, overwrite=options.overwrite)
 
     def check(entry: InputText) -> None:
         if not has_blank(entry.text):
@@ -128,7 +128,7 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
         as_fields=lambda found: {"filled": [asdict(filled) for filled in found]},
         show=show,
         check=check,
-        tokenizer=run.tokenizer,
+        runs=run,
     )
 
 
@@ -159,6 +159,4 @@ def _write(
         for best in found:
             typer.echo(best.written)
 
-    answer(
-        entries, compute, options, as_fields=as_fields, show=show, check=check, tokenizer=run.tokenizer, at_once=True
-    )
+    answer(entries, compute, options, as_fields=as_fields, show=show, check=check, runs=run, at_once=True)

@@ -1,14 +1,19 @@
 """How the rows of a part are answered: those that cannot be are told apart from the others."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
 from flagai.jobs.parts import Part
 from flagai.jobs.rows import RawRow, fields_of
+
+if TYPE_CHECKING:
+    from flagai.model.base_model import BaseModel
 
 # How far the seeds of equal texts in two neighbouring parts lie apart.
 _SEEDS_OF_PART = 1_000_003
@@ -34,6 +39,12 @@ class InputText:
     def number(self) -> int:
         """The number of the line or the argument."""
         return int(self.place.rpartition(" ")[2])
+
+
+def model_identity(model: "BaseModel") -> str:
+    """What tells a model from others: its class and its configuration."""
+    content = json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode()
+    return f"{type(model).__name__} {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def text_in(place: str, fields: Any, name: str) -> InputText:
@@ -81,6 +92,7 @@ class Answering:
         batch_size: how many texts are given to ``compute`` at a time; None for all.
         draws: how many random answers a text gets.
         count_tokens: the number of tokens of texts.
+        model: which model answers.
     """
 
     read: Callable[[str, Any], InputText]
@@ -90,6 +102,7 @@ class Answering:
     batch_size: int | None = None
     draws: int = 1
     count_tokens: Callable[[list[str]], int] | None = None
+    model: str = ""
 
     def answer(self, part: Part) -> "Answered":
         """Answer the rows of a part."""

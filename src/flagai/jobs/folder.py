@@ -17,6 +17,7 @@ from flagai.typed_json import read_json
 
 JOB_FILE = "job.json"
 ERRORS = ".errors.jsonl"
+_MODEL_FILE = ".model"
 # So much of the beginning and of the end of a file identifies it, with its size.
 _SAMPLE = 1 << 20
 
@@ -94,6 +95,26 @@ class OutputFolder:
             except OSError:  # a file system without locks
                 pass
             yield
+
+    def agree_on_model(self, model: str) -> None:
+        """Refuse to mix the answers of two models, as where a default model could not be fetched for a while.
+
+        Args:
+            model: see :func:`flagai.jobs.answering.model_identity`.
+
+        Raises:
+            InputError: the folder has answers of another one.
+        """
+        place = self.folder / _MODEL_FILE
+        if not place.exists():
+            with replace_file(place) as path:
+                path.write_text(model, encoding="utf-8")
+        found = place.read_text(encoding="utf-8")
+        if found != model:
+            raise InputError(
+                f"{self.folder} has answers of another model ({found}; now {model}). Name that one by --model, or "
+                "take another folder."
+            )
 
     def file_of(self, part: Part) -> Path:
         """The file of a part's answers."""

@@ -84,4 +84,5 @@ def missing(parts: Iterator[Part], folder: OutputFolder, skip: Callable[[Part], 
 
 def run_here(parts: Iterator[Part], answering: Answering, folder: OutputFolder) -> Iterator[PartReport]:
     """Write parts in this process."""
+    folder.agree_on_model(answering.model)
     return (write_part(part, answering, folder) for part in parts)

@@ -140,6 +140,7 @@ def _work(connection: Connection, build: Build, device: str, threads: int, folde
 
         torch.set_num_threads(threads)
         answering = build(device)
+        folder.agree_on_model(answering.model)
         message: Any = None
         while True:
             connection.send(message)

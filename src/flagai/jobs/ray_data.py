@@ -1,5 +1,6 @@
 """A job on a Ray cluster: Ray Data reads, distributes and writes, one actor for each device answers."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,7 @@ class Answerer:
         return pyarrow.Table.from_pylist([dict.fromkeys(names) | row for row in rows])
 
 
-def run_ray(
-    address: str, paths: Sequence[str | Path], build: Build, devices: Sequence[str], out: str | Path, form: str
-) -> None:
+def run_ray(address: str, paths: Sequence[str], build: Build, devices: Sequence[str], out: str, form: str) -> None:
     """Run a job on a Ray cluster.
 
     Args:
@@ -56,13 +55,13 @@ def run_ray(
         form: of the answers: jsonl, csv or parquet.
 
     Raises:
-        InputError: the files are of several forms, or of one that Ray Data does not read or write.
+        InputError: the files are of several forms, or of one that Ray Data does not read or write, or ``out`` is there.
     """
     check_extra("ray", "ray", "pyarrow")
     import ray
     import ray.data as data
 
-    forms = {form_of(Path(str(path))) for path in paths}
+    forms = {form_of(Path(path)) for path in paths}
     ending, compression = split_format(form)
     if len(forms) > 1 or ending not in _WRITERS or compression or forms & {".tsv", ".json"}:
         raise InputError(
@@ -72,7 +71,9 @@ def run_ray(
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
     try:
         own = forms.pop()
-        rows: Any = getattr(data, _READERS.get(own, "read_text"))([str(path) for path in paths])
+        # A blank line is a text, but no JSON.
+        more = {} if own in _READERS else {"drop_empty_lines": own in JSON_LINES}
+        rows: Any = getattr(data, _READERS.get(own, "read_text"))([_absolute(path) for path in paths], **more)
         gpus = 1 if any(device.startswith("cuda") for device in devices) else 0
         answers = rows.map_batches(
             Answerer,
@@ -82,6 +83,20 @@ def run_ray(
             compute=data.ActorPoolStrategy(size=len(devices)),
             num_gpus=gpus,
         )
-        getattr(answers, _WRITERS[ending])(str(out))
+        getattr(answers, _WRITERS[ending])(_absolute(out), mode=data.SaveMode.ERROR)
+    except ValueError as error:
+        if "already exists" not in str(error):
+            raise
+        raise InputError(f"--out {out} is there already. Name a new folder: Ray would mix its files.") from error
     finally:
         ray.shutdown()
+
+
+def _absolute(path: str) -> str:
+    """A path that actors understand, too, which run elsewhere; an address as it is."""
+    return path if is_address(path) else os.path.abspath(path)
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is one of another file system, such as s3://bucket/folder."""
+    return "://" in path
