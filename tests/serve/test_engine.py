@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flagai.errors import InputError
 from flagai.serve.application import application
 from flagai.serve.bounds import Bounds
 from flagai.serve.calls import Served
@@ -68,10 +69,10 @@ def model() -> ServedModel:
 
 
 @contextmanager
-def answering(model: Any, **bounds: Any) -> Iterator[Any]:
+def answering(model: Any, memory: int = 2**26, **bounds: Any) -> Iterator[Any]:
     """A function that sends requests to an application in this process."""
     metrics = ServerMetrics()
-    engine = Engine(model, Bounds(**bounds), 2**26, metrics.watch("GLM-mini-ch"), Lockstep())
+    engine = Engine(model, Bounds(**bounds), memory, metrics.watch("GLM-mini-ch"), Lockstep())
     front = Front({"GLM-mini-ch": Served(model, engine)}, Bounds(**bounds), ApiKeys([]), metrics)
     app = application(front)
 
@@ -129,6 +130,22 @@ def test_an_error_of_the_model_fails_its_requests_only(model: ServedModel) -> No
         answers = ask(POEM, CLASSES, POEM, HEALTH)
     assert [answer.status_code for answer in answers] == [500, 500, 500, 200]
     assert not [answer for answer in answers if "secret" in answer.text]
+
+
+def test_an_error_that_would_come_again_ends_its_requests(model: ServedModel) -> None:
+    """As of a model that gives NaN: the scheduler lets all requests begin anew."""
+    with answering(Broken(model, error=InputError("NaN"))) as ask:
+        answers = ask(POEM, HEALTH)
+    assert [answer.status_code for answer in answers] == [422, 200]
+
+
+def test_a_request_that_no_memory_holds_is_refused(model: ServedModel) -> None:
+    with answering(model, memory=2**21) as ask:
+        short, wide = POEM[2] | {"max_new_tokens": 4}, POEM[2] | {"num_beams": 16}
+        large, small = ask(("POST", "/v1/poem", wide), ("POST", "/v1/poem", short))
+    assert large.status_code == 422
+    assert "memory" in large.json()["error"]["message"]
+    assert small.status_code == 200
 
 
 def test_what_ends_an_engine_is_told(model: ServedModel) -> None:

@@ -68,8 +68,7 @@ class Engine:
         """Take work, and wait until it is done; canceled when the caller is.
 
         Raises:
-            RequestError: too much waits already.
-            Exception: what went wrong.
+            Exception: what went wrong, or that too much waits already.
         """
         with self.submitted(ticket):
             await ticket.finish()
@@ -87,7 +86,7 @@ class Engine:
         return Submitted(self, ticket)
 
     def put(self, what: str, ticket: Ticket | None = None) -> None:
-        """Tell the thread something: "submit", "cancel" or "stop"."""
+        """Tell the thread to "submit", to "cancel" or to "stop"."""
         self._inbox.put((what, ticket))
 
     def stop(self) -> None:
@@ -198,15 +197,16 @@ class Engine:
         try:
             found = set(scheduler.step())
         except Exception as error:  # noqa: BLE001 - clients get it, and ranks end
-            # A request that no memory holds has been dropped; after any other error all would begin anew, and so fail.
-            waiting = set(scheduler.waiting) if isinstance(error, InputError) else set()
-            if not isinstance(error, InputError):
-                self._log_or_end(error)
+            # A request that no memory holds is gone; after other errors all begin anew, and would fail again.
+            waiting = set(scheduler.waiting)
             lost = [
                 number
                 for number, asked in self._running.items()
                 if any(not each.request.done and each.request not in waiting for each in asked)
             ]
+            if not lost or not isinstance(error, InputError):
+                self._log_or_end(error)
+                lost = list(self._running)
             for number in lost:
                 scheduler.cancel(*(each.request for each in self._running.pop(number)))
             self._fail([self._tickets[number] for number in lost if number in self._tickets], error)
