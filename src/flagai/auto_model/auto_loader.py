@@ -143,7 +143,10 @@ class AutoLoader:
 def _overrides(others: dict[str, Any]) -> dict[str, Any]:
     for name in _NOT_THERE:
         if others.get(name) is not None:
-            raise InputError(f"{name} is not supported. Merge the adapter into the model's weights and load those.")
+            raise InputError(
+                f"{name} is not supported. Load the model, and add the adapter: "
+                "flagai.model.lora_folder.merge_lora(model, folder)."
+            )
     if "download_path" in others:
         raise InputError("AutoLoader has no argument 'download_path'. Pass the folder of models as model_dir.")
     return {name: value for name, value in others.items() if name not in _NOT_THERE}
