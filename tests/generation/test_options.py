@@ -167,7 +167,7 @@ def test_impossible_prompts_are_refused() -> None:
         ({"prompts": [Prompt((1, True))]}, "holds True"),
         ({"prompts": [Prompt((1, 2.0))]}, "holds 2.0"),
         ({"prompts": [Prompt(torch.tensor([1, 2]))]}, "holds tensor"),
-        ({"decoding": {"num_beams": 2}}, r"dict\) as decoding; expected Decoding"),
+        ({"decoding": {"num_beams": 2}}, "decoding is {'num_beams': 2}; expected Decoding"),
         ({"logits_processors": print}, "as logits_processors; expected a list"),
         ({"stop": 3}, r"3 \(int\) as stop; expected a function"),
     ],

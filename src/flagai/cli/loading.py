@@ -8,7 +8,7 @@ from flagai import settings
 from flagai.catalog.tasks import DEFAULT_MODELS
 from flagai.cli.command import given
 from flagai.cli.input import SAMPLES
-from flagai.cli.options import TaskOptions
+from flagai.cli.options import BeamOptions, TaskOptions
 from flagai.errors import HubError
 
 if TYPE_CHECKING:
@@ -42,11 +42,14 @@ def load_pipeline(
     names = (options.model,) if context is None or given(context, "model") else DEFAULT_MODELS[task]
     place |= {"download_path": options.model_dir, "device": options.device}
     try:
-        return load_first(task, names, tell=lambda line: typer.echo(line, err=True), **place)
+        found = load_first(task, names, tell=lambda line: typer.echo(line, err=True), **place)
     except HubError as error:
         if _SHIPPED not in DEFAULT_MODELS.get(task, ()):
             raise
         raise type(error)(f"{error}\nWithout a download: {_SHIPPED} ({_SHIPPED_FOR}).") from error
+    if isinstance(options, BeamOptions) and options.memory is not None:
+        found.predictor.memory = options.memory * 2**20
+    return found
 
 
 def check_place(device: str | None, quantize: str | None = None) -> None:

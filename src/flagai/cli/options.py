@@ -63,6 +63,9 @@ class BeamOptions(TaskOptions):
     quantize: Annotated[
         str | None, typer.Option(help="Keep the weights in fewer bits: int8, int4, int8-all or int4-all.")
     ] = None
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="The most MiB of keys and values; default a share of what is free.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from itertools import islice
 
 from flagai.data.prompt import Prompt
@@ -155,10 +154,10 @@ def _requests(
     """
     if isinstance(prompts, Prompt | str | bytes) or not isinstance(prompts, Iterable):
         raise InputError(f"prompts is {prompts!r:.60}; expected prompts: a list of Prompt(ids).")
-    prompts, seeds = list(prompts), getattr(decoding, "seeds", None)
-    if seeds is not None and len(seeds) != len(prompts):
-        raise InputError(f"seeds has {len(seeds)} entries for {len(prompts)} prompts; give one per prompt.")
-    own = [decoding] * len(prompts) if seeds is None else [replace(decoding, seed=seed, seeds=None) for seed in seeds]
+    prompts = list(prompts)
+    if not isinstance(decoding, Decoding):
+        raise InputError(f"decoding is {decoding!r:.60}; expected Decoding(max_new_tokens=...).")
+    own = decoding.of_texts(len(prompts))
     return [
         Request(prompt, each, processors, stop, number)
         for number, (prompt, each) in enumerate(zip(prompts, own, strict=True))

@@ -228,6 +228,21 @@ class Decoding:
             if wrong:
                 raise InputError(f"{problem}.")
 
+    def of_texts(self, count: int) -> "list[Decoding]":
+        """The decoding of each text, with its own seed.
+
+        Args:
+            count: how many texts.
+
+        Raises:
+            InputError: there is not one seed per text.
+        """
+        if self.seeds is None:
+            return [self] * count
+        if len(self.seeds) != count:
+            raise InputError(f"seeds has {len(self.seeds)} entries for {count} prompts; give one per prompt.")
+        return [dataclasses.replace(self, seed=seed, seeds=None) for seed in self.seeds]
+
     @property
     def forced(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """The spellings of each word that every answer contains."""

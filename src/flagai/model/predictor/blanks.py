@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 
@@ -13,7 +12,7 @@ from flagai.data.tokenizer import Tokenizer
 from flagai.data.tokenizer.commands import SENTINELS
 from flagai.errors import InputError
 from flagai.families.family import Family
-from flagai.generation import Hypothesis, generate_each
+from flagai.generation import Hypothesis
 from flagai.model.base_model import BaseModel
 from flagai.model.predictor.options import Options
 from flagai.model.predictor.results import Filled
@@ -44,12 +43,7 @@ class BlankRequest(TextRequest):
 
 
 def fill_masks(
-    model: BaseModel,
-    tokenizer: Tokenizer,
-    family: Family,
-    texts: Sequence[str],
-    options: Options,
-    num_return_sequences: int,
+    generator: TextGenerator, family: Family, texts: Sequence[str], options: Options, num_return_sequences: int
 ) -> list[list[Filled]]:
     """The best fillings of each text, as many as ``num_return_sequences``.
 
@@ -61,15 +55,14 @@ def fill_masks(
             "num_return_sequences", "num_beams", reason="a BERT fills each blank with its best token"
         )
         texts = checked_blanks(texts)
-        return [_fill_tokens(model, tokenizer, text, num_return_sequences) for text in texts]
-    asked = blank_requests(model, tokenizer, family, texts, options)
-    for _ in generate_each(cast(Any, model), [each.request for each in asked]):
-        pass
+        return [_fill_tokens(generator.model, generator.tokenizer, text, num_return_sequences) for text in texts]
+    asked = blank_requests(generator, family, texts, options)
+    generator.answer([each.request for each in asked])
     return [each.filled() for each in asked]
 
 
 def blank_requests(
-    model: BaseModel, tokenizer: Tokenizer, family: Family, texts: Sequence[str], options: Options
+    generator: TextGenerator, family: Family, texts: Sequence[str], options: Options
 ) -> list[BlankRequest]:
     """What a scheduler takes for texts with blanks, for families that write their fillings.
 
@@ -77,7 +70,7 @@ def blank_requests(
         InputError: a text has no mask.
     """
     texts = checked_blanks(texts)
-    generator = TextGenerator(model, tokenizer)
+    model, tokenizer = generator.model, generator.tokenizer
     options, protocol = generator.seeded(options, len(texts)), generator.protocol(masked=True)
     sentinels = _sentinels(model, tokenizer) if family.blanks == "sentinels" else []
     prompts = protocol.prompts(tokenizer, [_with_sentinels(text) for text in texts] if sentinels else texts, None)

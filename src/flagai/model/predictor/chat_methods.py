@@ -12,7 +12,6 @@ from flagai.generation.keywords import GenerationOptions, SamplingOptions
 from flagai.model.predictor.chatting import ChatRequest, ChatStream, Chatting, Conversation
 from flagai.model.predictor.request_methods import RequestMethods
 from flagai.model.predictor.results import Chatted
-from flagai.model.predictor.text_generation import TextGenerator
 
 
 class ChatMethods(RequestMethods):
@@ -87,7 +86,7 @@ class ChatMethods(RequestMethods):
             InputError: see :meth:`chat`.
         """
         (asked,) = self.chat_requests([messages], tools, **options)
-        return ChatStream(self.model, asked)
+        return ChatStream(self.model, asked, self.memory)
 
     def chat_requests(
         self,
@@ -113,7 +112,7 @@ class ChatMethods(RequestMethods):
 
     def _chatting(self) -> Chatting:
         self._require("write")
-        return Chatting(TextGenerator(self.model, self.tokenizer), self.chat_format)
+        return Chatting(self.generator, self.chat_format)
 
 
 def _are_several(messages: Any) -> bool:

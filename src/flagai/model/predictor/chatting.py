@@ -10,7 +10,7 @@ from flagai.chat.template_format import TemplateFormat
 from flagai.checks import check_integer
 from flagai.errors import InputError
 from flagai.families.family import TextProtocol
-from flagai.generation import Prompt, Request, Scheduler, generate_each
+from flagai.generation import Prompt, Request, Scheduler
 from flagai.generation.protocol import remaining_positions
 from flagai.model.generation_defaults import end_tokens
 from flagai.model.predictor.options import Options
@@ -69,9 +69,9 @@ class ChatRequest:
 class ChatStream(Iterator[str]):
     """The content of an answer, piece by piece, as soon as each is certain; joined, the pieces are the content."""
 
-    def __init__(self, model: Any, asked: ChatRequest) -> None:
+    def __init__(self, model: Any, asked: ChatRequest, memory: int | None = None) -> None:
         self._asked = asked
-        self._pieces = _pieces(model, asked)
+        self._pieces = _pieces(model, asked, memory)
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -106,8 +106,7 @@ class Chatting:
 
     def answer(self, asked: Sequence[ChatRequest]) -> list[list[Chatted]]:
         """The answers to requests, best first."""
-        for _ in generate_each(self.generator.model, [each.request for each in asked]):
-            pass
+        self.generator.answer([each.request for each in asked])
         return [each.answers() for each in asked]
 
     def requests(
@@ -170,10 +169,10 @@ class Chatting:
         return Options.read(wanted, chosen)
 
 
-def _pieces(model: Any, asked: ChatRequest) -> Iterator[str]:
+def _pieces(model: Any, asked: ChatRequest, memory: int | None) -> Iterator[str]:
     asked.request.stream = True
     shown = ""
-    with Scheduler(cast(Any, model)) as scheduler:
+    with Scheduler(cast(Any, model), memory=memory) as scheduler:
         scheduler.submit(asked.request)
         while scheduler.has_work:
             scheduler.step()

@@ -19,20 +19,22 @@ OneOrMany = TypeVar("OneOrMany", str, list[str])
 
 
 class GenerationMethods:
-    """A model, its tokenizer, and the methods of the Predictor that generate text.
+    """A model, its tokenizer, and the Predictor's methods that generate text; its arguments are the Predictor's."""
 
-    Args:
-        model: a model; it is put into evaluation mode.
-        tokenizer: its tokenizer.
-        allow_untrained: whether a head that was randomly initialised, because the checkpoint has none, may answer
-            before it is trained; else that is an error.
-    """
-
-    def __init__(self, model: BaseModel, tokenizer: Tokenizer | None = None, *, allow_untrained: bool = False) -> None:
+    def __init__(
+        self, model: BaseModel, tokenizer: Tokenizer | None = None, *, allow_untrained: bool = False,
+        memory: int | None = None,
+    ) -> None:  # fmt: skip
         check_parts(type(self).__name__, model, tokenizer)
         self.model = model.eval()
         self.tokenizer: Tokenizer = tokenizer  # type: ignore[assignment]  # checked above
         self.allow_untrained = allow_untrained
+        self.memory = None if memory is None else check_integer("memory", memory)
+
+    @property
+    def generator(self) -> TextGenerator:
+        """What generates text with the model."""
+        return TextGenerator(self.model, self.tokenizer, self.memory)
 
     def _require(self, method: str) -> tuple[Family, ModelClass]:
         return require(self.model, method, allow_untrained=self.allow_untrained)
@@ -86,7 +88,7 @@ class GenerationMethods:
         """
         self._require("write")
         asked = Options.read(out_max_length, options)
-        answers = TextGenerator(self.model, self.tokenizer).write(as_list(text), asked, input_max_length)
+        answers = self.generator.write(as_list(text), asked, input_max_length)
         found: list[Any] = answers if "num_return_sequences" in asked.decoding else [best[0].text for best in answers]
         return found[0] if isinstance(text, str) else found
 
@@ -112,7 +114,7 @@ class GenerationMethods:
         if asked.decoding.get("seeds") is not None:
             raise InputError("write_each takes texts one after the other: give seed, not seeds.")
         self._require("write")
-        return TextGenerator(self.model, self.tokenizer).write_each(texts, asked, input_max_length)
+        return self.generator.write_each(texts, asked, input_max_length)
 
     def stream(
         self,
@@ -134,7 +136,7 @@ class GenerationMethods:
         """
         self._require("write")
         asked = Options.read(out_max_length, options)
-        return TextGenerator(self.model, self.tokenizer).stream(text, asked, input_max_length)
+        return self.generator.stream(text, asked, input_max_length)
 
     @overload
     def predict_generate_beamsearch(

@@ -35,6 +35,7 @@ class Predictor(ChatMethods):
         tokenizer: its tokenizer.
         allow_untrained: whether a head that was randomly initialised, because the checkpoint has none, may answer
             before it is trained; else that is an error.
+        memory: the most bytes of keys and values of a call that generates text; default a share of what is free.
 
     Raises:
         InputError: they are not a model and a tokenizer.
@@ -81,7 +82,7 @@ class Predictor(ChatMethods):
         """
         family, asked = self.blank_options(num_return_sequences, out_max_length, beam_size, options)
         count = asked.decoding["num_return_sequences"]
-        found = blanks.fill_masks(self.model, self.tokenizer, family, as_list(texts), asked, count)
+        found = blanks.fill_masks(self.generator, family, as_list(texts), asked, count)
         return found[0] if isinstance(texts, str) else found
 
     def predict_masklm(self, text: OneOrMany, maxlen: int | None = 512) -> OneOrMany:

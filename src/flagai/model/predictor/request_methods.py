@@ -13,7 +13,7 @@ from flagai.model.predictor.arguments import as_list
 from flagai.model.predictor.blanks import BlankRequest
 from flagai.model.predictor.generation_methods import GenerationMethods
 from flagai.model.predictor.options import Options
-from flagai.model.predictor.text_generation import TextGenerator, TextRequest
+from flagai.model.predictor.text_generation import TextRequest
 
 
 class RequestMethods(GenerationMethods):
@@ -43,7 +43,7 @@ class RequestMethods(GenerationMethods):
         """
         self._require("write")
         asked = Options.read(out_max_length, {**options})
-        return TextGenerator(self.model, self.tokenizer).requests(as_list(texts), asked, input_max_length)
+        return self.generator.requests(as_list(texts), asked, input_max_length)
 
     def blank_requests(
         self,
@@ -71,7 +71,7 @@ class RequestMethods(GenerationMethods):
         family, asked = self.blank_options(num_return_sequences, out_max_length, beam_size, {**options})
         if family.blanks == "tokens":
             raise InputError("A BERT fills blanks in one call, without a scheduler: fill_blanks(texts).")
-        return blanks.blank_requests(self.model, self.tokenizer, family, as_list(texts), asked)
+        return blanks.blank_requests(self.generator, family, as_list(texts), asked)
 
     def blank_options(
         self, num_return_sequences: int, out_max_length: int, beam_size: int, options: dict[str, Any]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -58,11 +59,13 @@ class TextGenerator:
     Args:
         model: a model that generates text.
         tokenizer: its tokenizer.
+        memory: the most bytes of keys and values of a call; default a share of what is free.
     """
 
-    def __init__(self, model: BaseModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: BaseModel, tokenizer: Tokenizer, memory: int | None = None) -> None:
         self.model: Any = model
         self.tokenizer = tokenizer
+        self.memory = memory
         self.family, self._class = family_and_row(model)
 
     def write(self, texts: Sequence[str], options: Options, max_length: int | None) -> list[list[Written]]:
@@ -74,9 +77,13 @@ class TextGenerator:
             max_length: how many tokens of a prompt are read.
         """
         asked = self.requests(texts, options, max_length)
-        for _ in generate_each(self.model, [each.request for each in asked]):
-            pass
+        self.answer([each.request for each in asked])
         return [each.answers() for each in asked]
+
+    def answer(self, requests: Sequence[Request]) -> None:
+        """Give requests their answers."""
+        for _ in generate_each(self.model, requests, memory=self.memory):
+            pass
 
     def requests(self, texts: Sequence[str], options: Options, max_length: int | None) -> list[TextRequest]:
         """What a scheduler takes for each text, see :meth:`write`."""
@@ -100,7 +107,7 @@ class TextGenerator:
             for number, part in enumerate(parts)
             for request in self._requests(checked_texts(part), options, max_length, hooks, number * _PART)
         )
-        for request in generate_each(self.model, requests):
+        for request in generate_each(self.model, requests, memory=self.memory):
             yield TextRequest(request, self, options).answers()
 
     def _requests(
@@ -110,10 +117,9 @@ class TextGenerator:
         found: dict[int, Request] = {}
         for protocol, indices in self._by_protocol(texts).items():
             prompts = self._prompts(protocol, [texts[index] for index in indices], options, max_length)
-            decoding = self._decoding(protocol, options)
+            own = self._decoding(protocol, options).of_texts(len(texts))
             for index, prompt in zip(indices, prompts, strict=True):
-                own = replace(decoding, seed=decoding.seeds[index], seeds=None) if decoding.seeds else decoding
-                found[index] = Request(prompt, own, number=begin + index, **hooks)
+                found[index] = Request(prompt, own[index], number=begin + index, **hooks)
         return [found[index] for index in range(len(texts))]
 
     def blank_requests(self, protocol: TextProtocol, prompts: Sequence[Prompt], options: Options) -> list[Request]:
@@ -124,10 +130,7 @@ class TextGenerator:
             prompts: the prompts.
             options: how to write.
         """
-        decoding, hooks = self._decoding(protocol, options), self._hooks(options)
-        own = [decoding] * len(prompts)
-        if decoding.seeds is not None:
-            own = [replace(decoding, seed=seed, seeds=None) for seed in decoding.seeds]
+        own, hooks = self._decoding(protocol, options).of_texts(len(prompts)), self._hooks(options)
         return [
             Request(prompt, each, number=number, **hooks)
             for number, (prompt, each) in enumerate(zip(prompts, own, strict=True))
@@ -167,7 +170,7 @@ class TextGenerator:
         decoding = self._decoding(protocol, options)
         ids: dict[int, list[int]] = {}
         shown = ""
-        for event in stream(self.model, prompts, decoding, **self._hooks(options)):
+        for event in stream(self.model, prompts, decoding, memory=self.memory, **self._hooks(options)):
             ids.setdefault(event.piece, []).extend(event.ids)
             certain = self.certain(list(ids.values()), options, done=bool(event.hypotheses))
             if certain.startswith(shown) and certain != shown:
@@ -189,7 +192,7 @@ class TextGenerator:
 
     def piece(self, ids: Sequence[int], options: Options) -> str:
         """The text of an answer's tokens, up to the first stop text."""
-        return _before(self._plain(ids), options.stop)
+        return _before(self.tokenizer.decode(ids, skip_special_tokens=True), options.stop)
 
     def _decoding(self, protocol: TextProtocol, options: Options) -> Decoding:
         config, vocab_size = self.model.config, self.model.config.vocab_size
@@ -265,13 +268,11 @@ class TextGenerator:
             text = text.replace(end.token, "[gMASK]")
         return Written(text, hypothesis.score, hypothesis.finished, written)
 
-    def _plain(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
-
     def _stop(self, options: Options) -> Callable[[int, Sequence[int]], bool] | None:
         if not options.stop:
             return None
-        return lambda _row, ids: any(text in self._plain(ids) for text in options.stop)
+        plain = partial(self.tokenizer.decode, skip_special_tokens=True)
+        return lambda _row, ids: any(text in plain(ids) for text in options.stop)
 
 
 def _seeds(model: BaseModel, given: Any, count: int) -> tuple[Any, ...]:
