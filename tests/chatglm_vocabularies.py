@@ -4,11 +4,15 @@ import base64
 import functools
 import io
 import json
+import tempfile
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import sentencepiece
+from tokenizers import AddedToken
+
+from flagai.data.tokenizer.ranks import load_ranks
 
 GENERATIONS = ("chatglm", "chatglm2", "chatglm3", "glm4")
 _TEXTS = [
@@ -17,6 +21,12 @@ _TEXTS = [
     *["tool_call(city='Paris', days=3)", '{"name": "weather", "city": "Paris"}', "<|user|> <|assistant|>"] * 20,
 ]
 _SPACES = ["<n>", "<|tab|>", *(f"<|blank_{count}|>" for count in range(2, 81))]
+# GLM-4's special tokens, in the order of their ids.
+SPECIAL = [
+    *("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"),
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+    *("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
+]
 _CONTROLS = ["[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>"]
 
 
@@ -83,14 +93,33 @@ def _merged(row: list[bytes], left: bytes, right: bytes) -> list[bytes]:
     return found
 
 
+@functools.cache
+def fast() -> bytes:
+    """A ``tokenizer.json`` with these ranks and GLM-4's special tokens, like GLM-4-0414's."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.model"
+        path.write_bytes(ranks())
+        rust = load_ranks(path)
+    rust.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
+    return rust.to_str().encode()
+
+
+def files(table: str | None) -> dict[str, bytes]:
+    """The tokenizer's files of a table of special tokens, as its authors publish them; None: as transformers does."""
+    if table is None:
+        return {"tokenizer.json": fast()}
+    name, make = {"chatglm": ("ice_text.model", ice), "glm4": ("tokenizer.model", ranks)}.get(
+        table, ("tokenizer.model", bpe)
+    )
+    return {name: make()}
+
+
 def put(home: Path, generation: str, **options: object) -> Path:
     """Write a tokenizer's folder as its authors publish it, and return it."""
     folder = home / f"{generation}-6b"
     folder.mkdir(parents=True, exist_ok=True)
-    name, make = {"chatglm": ("ice_text.model", ice), "glm4": ("tokenizer.model", ranks)}.get(
-        generation, ("tokenizer.model", bpe)
-    )
-    (folder / name).write_bytes(make())
+    for name, content in files(generation).items():
+        (folder / name).write_bytes(content)
     kind = "ChatGLM4Tokenizer" if generation == "glm4" else "ChatGLMTokenizer"
     stated = {
         "tokenizer_class": kind,

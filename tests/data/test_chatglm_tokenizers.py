@@ -8,7 +8,6 @@ import pytest
 import sentencepiece
 
 from flagai.data.tokenizer import Tokenizer
-from flagai.data.tokenizer.ranks import load_ranks
 from flagai.errors import VocabularyError
 from tests import chatglm_vocabularies
 from tests.chatglm_vocabularies import GENERATIONS
@@ -25,11 +24,10 @@ TEXTS = [
 # Of each generation: its own special tokens, and those that stand around a text.
 BEHIND = {
     "chatglm2": ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"],
-    "glm4": ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"],
+    "glm4": chatglm_vocabularies.SPECIAL,
 }
 ROLES = [f"<|{name}|>" for name in ("system", "user", "assistant", "observation")]
 BEHIND["chatglm3"] = BEHIND["chatglm2"] + ROLES
-BEHIND["glm4"] += [*ROLES, *(f"<|{edge}_of_{kind}|>" for kind in ("image", "video") for edge in ("begin", "end"))]
 
 
 @pytest.fixture(params=GENERATIONS)
@@ -200,25 +198,10 @@ def test_a_vocabulary_of_another_size_is_told(tmp_path):
 def test_transformers_folders_are_read_as_they_say(model_type, tmp_path):
     """GLM-4-9B-hf and GLM-4-0414: a ``tokenizer.json`` made of the same ranks."""
     own = Tokenizer.from_folder(chatglm_vocabularies.put(tmp_path, "glm4"))
-    rust = load_ranks(own.description.paths[0])
-    rust.add_special_tokens([token.token for token in own.command_name_map.values()])
     folder = tmp_path / "hf"
     folder.mkdir()
-    names = sorted(own.command_token_map.items(), key=lambda item: item[1].Id)
-    content = json.loads(rust.to_str())
-    content["added_tokens"] = [
-        {
-            "id": token.Id,
-            "content": name,
-            "special": True,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-        }
-        for name, token in names
-    ]
-    (folder / "tokenizer.json").write_text(json.dumps(content))
+    for name, content in chatglm_vocabularies.files(None).items():
+        (folder / name).write_bytes(content)
     options = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(options))
     (folder / "config.json").write_text(

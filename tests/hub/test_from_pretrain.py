@@ -21,7 +21,7 @@ from flagai.cli import app
 from flagai.errors import HubError, ModelNotFoundError, OfflineError
 from flagai.model.bert_model import BertModel
 from flagai.model.glm_model import GLMModel
-from tests import vocabularies
+from tests import chatglm_vocabularies, vocabularies
 from tests.hub.server import Hub
 from tests.tiny import randomised
 
@@ -39,7 +39,26 @@ TINY: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 64, "n_positions": 16, "n_ctx": 16},
     "t5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2}
     | {"vocab_size": 64, "decoder_start_token_id": 0},
+    "chatglm": {
+        "num_layers": 2,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "inner_hidden_size": 24,
+        "vocab_size": 64,
+    },
 }
+# ChatGLM2 to GLM-4: the original format, and transformers'.
+CHATGLM2: dict[bool, dict[str, Any]] = {
+    True: {
+        "num_layers": 2,
+        "kv_channels": 8,
+        "multi_query_group_num": 2,
+        "ffn_hidden_size": 24,
+        "padded_vocab_size": 64,
+    },
+    False: {"num_hidden_layers": 2, "head_dim": 8, "num_key_value_heads": 2, "intermediate_size": 24, "vocab_size": 64},
+}
+SHARED = {"hidden_size": 32, "num_attention_heads": 4}
 CARDS = [card for card in catalog.list_models() if card.sources and not card.install]
 
 
@@ -53,11 +72,20 @@ ROWS = {
 }
 
 
+def is_chatglm(card: Card) -> bool:
+    """Whether it is ChatGLM-6B or a later one, whose vocabularies are made in the tests."""
+    return card.family in ("chatglm", "chatglm2")
+
+
 def shrunk(card: Card, *, all_words: bool = False) -> Card:
     """The card of a tiny model of the same format; the published checksums are not its own."""
-    config = dict(card.config) | TINY[card.family]
+    original = "padded_vocab_size" in card.config
+    sizes = CHATGLM2[original] | SHARED if card.family == "chatglm2" else TINY[card.family]
+    # The published int8 and int4 files are in tests/chatglm.
+    config = {name: value for name, value in card.config.items() if name != "quantization_bit"} | sizes
     if all_words:
-        config["vocab_size"] = ROWS[card.tokenizer.kind, card.language]
+        rows = 512 if is_chatglm(card) else ROWS[card.tokenizer.kind, card.language]
+        config["padded_vocab_size" if original else "vocab_size"] = rows
     return dataclasses.replace(card, config=config, files=())
 
 
@@ -68,7 +96,8 @@ def served(card: Card, folder: Path) -> tuple[Any, dict[str, bytes]]:
     model.init_weights()
     folder.mkdir()
     model.save_config(folder)
-    layout = "flagai" if card.sources[0].startswith("baai:") else "huggingface"
+    authors = card.sources[0].startswith("baai:") or card.config.get("model_type") == "chatglm"
+    layout = "flagai" if authors else "huggingface"
     model.save_weights(folder / "pytorch_model.bin", layout=layout)
     for name in card.tokenizer.files:
         (folder / name).write_bytes(b"[PAD]\n" * 9)
@@ -109,6 +138,8 @@ VOCABULARIES = {
 
 def vocabulary(card: Card) -> dict[str, bytes]:
     """The tokenizer files of a card, with a real vocabulary of their kind in them."""
+    if is_chatglm(card):
+        return chatglm_vocabularies.files(card.tokenizer.command_table)
     sources = VOCABULARIES[card.tokenizer.kind, card.language]
     files = {name: vocabularies.read(source) for name, source in zip(card.tokenizer.files, sources, strict=False)}
     if card.name == "GLM-RoBERTa":  # GPT-2's vocabulary with RoBERTa's own tokens in front
