@@ -175,12 +175,6 @@ class KVCache:
         other._cross = list(self._cross)
         return other
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by all buffers."""
-        pairs = [tensor for pair in self._cross if pair is not None for tensor in pair]
-        return sum(tensor.nbytes for tensor in [*self._keys, *self._values, *pairs] if tensor is not None)
-
 
 @dataclass(frozen=True)
 class LayerCache:
