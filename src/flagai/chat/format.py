@@ -39,7 +39,9 @@ class ChatFormat(ABC):
     def read(self, ids: list[int], tools: Sequence[Tool], *, done: bool) -> Message:
         """The message that ids are; of an answer that is not done, what further ids do not change."""
 
-    def encode(self, messages: Sequence[Message | Mapping[str, Any]], tools: Sequence[Tool] | None = None) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message | Mapping[str, object]], tools: Sequence[Tool] | None = None
+    ) -> list[int]:
         """The ids of a conversation, up to where the model's answer begins.
 
         Args:
@@ -74,6 +76,6 @@ class ChatFormat(ABC):
         return self.read(list(ids), read_tools(tools), done=False).content
 
 
-def offered_tools(messages: Sequence[Message | Mapping[str, Any]], tools: Sequence[Tool] | None) -> tuple[Tool, ...]:
+def offered_tools(messages: Sequence[Message | Mapping[str, object]], tools: Sequence[Tool] | None) -> tuple[Tool, ...]:
     """The tools that a conversation offers: those given, and those in its messages."""
     return (*read_tools(tools), *(tool for message in read_messages(messages) for tool in message.tools))

@@ -15,7 +15,7 @@ ROLES = ("system", "user", "assistant", "tool")
 _FIELDS = frozenset(
     ("role", "content", "name", "metadata", "tools", "tool_calls", "tool_call_id", "reasoning", "reasoning_content")
 )
-Tool = Mapping[str, Any]
+Tool = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Message:
         return found | ({"tools": list(self.tools)} if self.tools else {})
 
 
-def read_messages(messages: Sequence[Message | Mapping[str, Any]]) -> list[Message]:
+def read_messages(messages: Sequence[Message | Mapping[str, object]]) -> list[Message]:
     """Check a conversation.
 
     Args:

@@ -36,7 +36,7 @@ class ChatMethods(RequestMethods):
     @overload
     def chat(
         self,
-        messages: Sequence[list[Message | Mapping[str, Any]]],
+        messages: Sequence[list[Message | Mapping[str, object]]],
         tools: Sequence[Tool] | None = ...,
         **options: Unpack[SamplingOptions],
     ) -> list[Chatted]: ...

@@ -17,7 +17,7 @@ from flagai.model.predictor.options import Options
 from flagai.model.predictor.results import Chatted
 from flagai.model.predictor.text_generation import TextGenerator
 
-Conversation = Sequence[Message | Mapping[str, Any]]
+Conversation = Sequence[Message | Mapping[str, object]]
 # So many tokens has an answer at most, unless a caller says otherwise.
 USUAL_LENGTH = 2048
 # Options that choose another strategy than sampling, whose defaults then do not hold.
