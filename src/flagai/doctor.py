@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from flagai import settings
 from flagai.auto_model.registry import find_class
 from flagai.catalog.packages import find_model
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import fold
 from flagai.errors import FlagAIError
+from flagai.hub.repository import repository
 from flagai.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 
@@ -33,7 +35,7 @@ def examine(folder: str | Path) -> Iterator[Diagnosis]:
         Findings, in the order of the steps. Nothing is raised for a bad folder.
     """
     try:
-        folder = path if (path := Path(folder).expanduser()).exists() else find_model(str(folder))
+        folder = path if (path := Path(folder).expanduser()).exists() else _named(folder)
         checkpoint = open_checkpoint(folder)
         checkpoint.check_memory()
     except FlagAIError as error:
@@ -46,6 +48,11 @@ def examine(folder: str | Path) -> Iterator[Diagnosis]:
     if folder.is_dir():
         yield _fit(folder, checkpoint)
     yield from _soundness(checkpoint)
+
+
+def _named(name: str | Path) -> Path:
+    known = repository(name)
+    return find_model(str(name)) if known is None else settings.home() / known.name
 
 
 def _fit(folder: Path, checkpoint: Checkpoint) -> Diagnosis:

@@ -42,6 +42,7 @@ class LoadOptions(TypedDict, total=False):
         class_num: the number of classes, for a head that needs it.
         fine_tuned: False takes the model of this very name, even if another one was fine-tuned for the task.
         segmenter: for T5-PEGASUS, "jieba" or "characters".
+        revision: the commit, branch or tag of a repository.
     """
 
     download_path: Place
@@ -52,6 +53,7 @@ class LoadOptions(TypedDict, total=False):
     class_num: int | None
     fine_tuned: bool
     segmenter: str | None
+    revision: str | None
 
 
 @overload
@@ -84,7 +86,8 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
     Args:
         task: "title-generation", "poetry", "writing", "masklm", "ner", "classification", "semantic-matching",
             "embedding" or another task of ``AutoLoader``.
-        model: a name of the catalog or a model's folder. Default: the first model for the task that can be had
+        model: a name of the catalog, a model's folder, or a repository such as "owner/name",
+            "hf:owner/name@revision" or "modelscope:owner/name". Default: the first model for the task that can be had
             (``flagai.list_models(task=...)`` shows all).
         **options: see :class:`LoadOptions`.
 
@@ -100,6 +103,7 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
         >>> flagai.load("poetry")("春江花月夜", seed=1)
     """
     from flagai.auto_model.lookup import scores_labels
+    from flagai.hub.repository import with_revision
 
     for name, own in _AUTO_LOADER_NAMES.items():
         if name in options:
@@ -107,6 +111,7 @@ def load(task: str, model: str | None = None, **options: Any) -> "TaskPipeline":
     task = task_named(task)
     if model is not None:
         check_path("model", model)
+        model = str(with_revision(model, options.pop("revision", None)))
     elif task not in DEFAULT_MODELS:
         raise InputError(f"{task!r} has no default model: name one that was fine-tuned for it. {_offers(task)}")
     try:

@@ -14,6 +14,7 @@ from flagai.checks import check_path
 from flagai.errors import FlagAIError, ModelNotFoundError, quoted
 from flagai.hub import EVERYTHING, ensure
 from flagai.hub.local_state import intact, provenance
+from flagai.hub.repository import fetch_repository, with_revision
 from flagai.hub.request import UncatalogedModel
 
 CONFIG_FILE = "config.json"
@@ -29,7 +30,9 @@ class ResolvedModel:
     files: CheckpointFiles | None = None  # the weights' files, if they were looked for
 
 
-def resolve(download_path: str | Path | None, model_name: str = "", *, weights: bool = True) -> ResolvedModel:
+def resolve(
+    download_path: str | Path | None, model_name: str | Path = "", *, weights: bool = True, revision: str | None = None
+) -> ResolvedModel:
     """Find a model as :func:`flagai.catalog.packages.find_model` does, or else fetch it.
 
     If the folder has what is asked for, nothing else is looked at: no catalog, no connection. If a download into it was
@@ -37,8 +40,10 @@ def resolve(download_path: str | Path | None, model_name: str = "", *, weights: 
 
     Args:
         download_path: the folder of models, or (without ``model_name``) a model's folder or name.
-        model_name: the model's folder in it, or its name in the catalog, in any case.
+        model_name: the model's folder in it, its name in the catalog, in any case, or a repository such as
+            "owner/name", "hf:owner/name@revision" or "modelscope:owner/name" (:mod:`flagai.hub.repository`).
         weights: whether the weights are needed too.
+        revision: the commit, branch or tag of a repository.
 
     Raises:
         ModelNotFoundError: there is no such folder, and the catalog has no such name.
@@ -47,13 +52,15 @@ def resolve(download_path: str | Path | None, model_name: str = "", *, weights: 
     home = settings.home() if download_path is None else download_path
     check_path("download_path", home)
     check_path("model_name", "" if model_name is None else model_name)
-    name, place = (model_name, home) if model_name else (str(home), None)
+    asked, place = (model_name, home) if model_name else (home, None)
+    asked = with_revision(asked, revision)
     try:
-        return _found(name, place, weights)
+        folder = fetch_repository(asked, place, _wanted(weights))
+        return _found(str(asked), place, weights) if folder is None else ResolvedModel(folder)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home of a user who does not exist
         if isinstance(error, FlagAIError):
             raise
-        raise ModelNotFoundError(f"{quoted(name)!r} cannot be read: {error}.") from error  # no rights, or no such name
+        raise ModelNotFoundError(f"{quoted(asked)!r} cannot be read: {error}.") from error  # no rights, or no such name
 
 
 def _found(name: str, place: str | Path | None, weights: bool) -> ResolvedModel:
@@ -88,10 +95,14 @@ def _card(name: str) -> Card | None:
         return None
 
 
+def _wanted(weights: bool) -> tuple[str, ...]:
+    return EVERYTHING if weights else tuple(group for group in EVERYTHING if group != "weights")
+
+
 def _downloaded(name: str, home: str | Path | None, weights: bool, error: ModelNotFoundError) -> Path:
     """Fetch a model, or what its folder lacks of what was fetched into it before."""
     folder, card = own_folder(name, home), _card(name)
-    wanted = EVERYTHING if weights else tuple(group for group in EVERYTHING if group != "weights")
+    wanted = _wanted(weights)
     manifest = provenance(folder) if folder.is_dir() else None
     if manifest is not None:
         return ensure(card or UncatalogedModel(manifest.name, (manifest.source,)), folder, wanted=wanted)

@@ -25,11 +25,12 @@ VARIABLES = (
     Variable("FLAGAI_OFFLINE", "0", "1 opens no connection: everything must be present."),
     Variable("FLAGAI_BAAI_URL", "https://model.baai.ac.cn", "The address of the BAAI model hub, or of a mirror."),
     Variable("HF_HUB_OFFLINE", "0", "Hugging Face's switch; means the same as FLAGAI_OFFLINE."),
-    Variable("HF_ENDPOINT", "https://huggingface.co", "The address of the Hugging Face hub, or of a mirror."),
+    Variable("HF_ENDPOINT", "https://huggingface.co", "The Hugging Face hub, or a mirror: https://hf-mirror.com."),
     Variable("HF_TOKEN", "none", "The access token for the Hugging Face hub; sent to HF_ENDPOINT only."),
     Variable("HF_HOME", "~/.cache/huggingface", "Where Hugging Face keeps its files."),
     Variable("HF_HUB_CACHE", "$HF_HOME/hub", "Where Hugging Face keeps downloaded models; they are used."),
     Variable("MODELSCOPE_DOMAIN", "www.modelscope.cn", "The ModelScope hub, with or without https://."),
+    Variable("MODELSCOPE_API_TOKEN", "none", "The access token for ModelScope; sent to MODELSCOPE_DOMAIN only."),
     Variable("FLAGAI_API_KEY", "none", "A key that clients of `flagai serve` must send; see also --api-key-file."),
     Variable("NO_COLOR", "none", "Set to anything, the command line prints without colours."),
     Variable("RANK", "0", "torchrun's number of this process among all."),
@@ -90,6 +91,11 @@ def modelscope_url() -> str:
     """The address of the ModelScope hub, without a slash at the end."""
     domain = _url("MODELSCOPE_DOMAIN", "www.modelscope.cn")
     return domain if "://" in domain else f"https://{domain}"
+
+
+def modelscope_token() -> str | None:
+    """The access token for ModelScope, if one is set."""
+    return _text("MODELSCOPE_API_TOKEN") or None
 
 
 def rank() -> int:

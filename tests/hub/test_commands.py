@@ -36,23 +36,23 @@ def test_the_life_of_a_download(hub: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert not home.exists()
 
-    assert run("download", "hf:owner/glm").output.strip() == str(home / "glm")
-    assert contents(home / "glm") == FILES
+    assert run("download", "hf:owner/glm").output.strip() == str(home / "owner/glm")
+    assert contents(home / "owner/glm") == FILES
     assert "nothing to fetch" in run("download", "hf:owner/glm", "--dry-run").output
-    assert "glm  (hf:owner/glm)" in run("cache", "list").output
-    assert run("verify", "glm").exit_code == 0
+    assert "owner/glm  (hf:owner/glm)" in run("cache", "list").output
+    assert run("verify", "owner/glm").exit_code == 0
 
-    (home / "glm" / "vocab.txt").write_bytes(FILES["vocab.txt"].replace(b"U", b"V"))
-    (home / "glm" / "mine.txt").write_text("mine")
-    sick = run("verify", "glm")
+    (home / "owner/glm" / "vocab.txt").write_bytes(FILES["vocab.txt"].replace(b"U", b"V"))
+    (home / "owner/glm" / "mine.txt").write_text("mine")
+    sick = run("verify", "owner/glm")
     assert sick.exit_code == 1
     assert "bad vocab.txt has another content" in sick.output
     assert run("download", "hf:owner/glm", "--force").exit_code == 0
-    assert run("verify", "glm").exit_code == 0
+    assert run("verify", "owner/glm").exit_code == 0
 
-    removed = run("cache", "remove", "glm", "--yes")
+    removed = run("cache", "remove", "owner/glm", "--yes")
     assert "mine.txt" in removed.output
-    assert contents(home / "glm") == {"mine.txt": b"mine"}
+    assert contents(home / "owner/glm") == {"mine.txt": b"mine"}
 
 
 def test_a_catalogued_name_in_any_case(hub: Hub, tmp_path: Path) -> None:

@@ -227,6 +227,6 @@ def test_looking_after_a_complete_folder_loads_little(filled: Path) -> None:
 def test_a_folder_holds_one_model(hub: Hub, tmp_path: Path) -> None:
     hub.models["other/model"] = dict(FILES)
     ensure("hf:owner/glm", tmp_path / "m")
-    with pytest.raises(HubError, match="holds glm from hf:owner/glm, not model"):
+    with pytest.raises(HubError, match="holds owner/glm from hf:owner/glm, not other/model"):
         ensure("hf:other/model", tmp_path / "m")
     ensure("hf:owner/glm", tmp_path / "m")

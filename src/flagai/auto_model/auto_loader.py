@@ -18,6 +18,7 @@ from flagai.errors import ConfigError, HubError, InputError, LoadError, ModelNot
 from flagai.families.config_content import family_of
 from flagai.families.family import family_named
 from flagai.hub.local_state import holds_model
+from flagai.hub.repository import repository, with_revision
 from flagai.model.base_model import BaseModel
 from flagai.model.device import Device, Dtype, best_device
 from flagai.model.opening import FolderReader, load_model
@@ -41,7 +42,8 @@ class AutoLoader:
     Args:
         task_name: such as "title-generation", "ner" or "lm"; ``flagai.catalog.tasks`` has all names.
         model_name: a name of the catalog in any case, such as "GLM-large-ch" or "RoBERTa-base-ch-ner", a folder of
-            ``model_dir``, or (without ``model_dir``) the path of a folder. The default is FlagAI's, for every task;
+            ``model_dir``, (without ``model_dir``) the path of a folder, or a repository such as "owner/name",
+            "hf:owner/name@revision" or "modelscope:owner/name". The default is FlagAI's, for every task;
             :func:`flagai.load` takes what suits the task instead (``flagai.catalog.tasks.DEFAULT_MODELS``).
         model_dir: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
         only_download_config: read only the configuration and draw new weights.
@@ -63,6 +65,7 @@ class AutoLoader:
             or a function that gives it, or raises; ``task_name`` then becomes that task.
         segmenter: for T5-PEGASUS, "jieba" or "characters"; see :meth:`Tokenizer.from_pretrained`.
         dtype: another name of ``torch_dtype``.
+        revision: the commit, branch or tag of a repository.
         **settings_and_others: ``mesh``, ``fsdp`` and ``quantize`` as in :meth:`BaseModel.from_pretrain`; settings that
             replace those of the configuration.
 
@@ -95,10 +98,13 @@ class AutoLoader:
         otherwise: str | Callable[[], str] | None = None,
         segmenter: str | None = None,
         dtype: Dtype | None = None,
+        revision: str | None = None,
         **settings_and_others: object,
     ) -> None:
         self.task_name = task_named(task_name)
-        home, model_name = split_name(model_dir, model_name)
+        asked = with_revision(model_name, revision)
+        fine_tuned = fine_tuned and repository(asked, model_dir) is None  # a repository is what it is
+        home, model_name = split_name(model_dir, asked)
         overrides = _overrides(settings_and_others | {"lora_dir": lora_dir, "qlora_dir": qlora_dir})
         torch_dtype = dtype if torch_dtype is None else torch_dtype
         class_num = target_size if class_num is None else class_num

@@ -12,6 +12,7 @@ from flagai.checks import check_path
 from flagai.errors import InputError, ModelNotFoundError
 from flagai.families.config_content import family_of
 from flagai.families.family import all_families, family_named, family_names, is_family
+from flagai.hub.repository import fetch_repository
 from flagai.resolve import CONFIG_FILE
 from flagai.typed_json import read_json
 
@@ -43,15 +44,22 @@ def class_name_for(task: str, family: str) -> str:
     return classes[family]
 
 
-def split_name(model_dir: str | Path | None, model_name: str) -> tuple[Path, str]:
-    """The folder of models and the model's name in it; without ``model_dir``, a name may be a path."""
+def split_name(model_dir: str | Path | None, model_name: str | Path) -> tuple[Path, str]:
+    """The folder of models and the model's name in it; without ``model_dir``, a name may be a path.
+
+    The configuration and the tokenizer of a repository are fetched here: they tell its family.
+
+    Raises:
+        HubError: the repository is not here and cannot be fetched.
+    """
     path = check_path("model_name", model_name)
     home = settings.home() if model_dir is None else check_path("model_dir", model_dir)
     if not str(model_name):
         raise InputError("model_name is empty; expected a model's name or folder.")
     if model_dir is None and path.is_dir():
         return path.absolute().parent, path.absolute().name
-    return home, model_name
+    folder = fetch_repository(model_name, model_dir, ("config", "tokenizer"))
+    return home, str(model_name) if folder is None else folder.relative_to(Path(home).expanduser()).as_posix()
 
 
 def fine_tuned_name(home: Path, name: str, task: str) -> str:

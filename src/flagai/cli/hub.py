@@ -24,7 +24,12 @@ cache = typer.Typer(help="List or remove what was downloaded.", no_args_is_help=
 
 @command()
 def download(
-    name: Annotated[str, typer.Argument(help="A model's name, or a source such as hf:owner/name@revision.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A model's name, a repository (owner/name), or a source such as modelscope:owner/name@revision."
+        ),
+    ],
     path: Home = None,
     source: Annotated[
         list[str] | None, typer.Option("--source", help="Take it from here instead; may be given several times.")
@@ -33,7 +38,10 @@ def download(
     force: Annotated[bool, typer.Option("--force", help="Replace files that differ from the source's.")] = False,
     cards: Cards = None,
 ) -> None:
-    """Fetch a model: resumed if it was interrupted, verified, and only what is missing."""
+    """Fetch a model: resumed if it was interrupted, verified, and only what is missing.
+
+    From a mirror: HF_ENDPOINT=https://hf-mirror.com flagai download BAAI/bge-small-zh-v1.5
+    """
     from flagai import hub
 
     model = _model(name, cards)
@@ -85,14 +93,16 @@ def list_cache(path: Home = None, as_json: Json = False) -> None:
     from flagai.hub.names import MANIFEST
     from flagai.hub.progress import readable
 
-    for folder in _downloads(path):
+    home = path if path is not None else settings.home()
+    for folder in _downloads(home):
         known = Manifest.read(folder / MANIFEST)
         size = sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
         state = known.source if known is not None else "not complete"
+        name = folder.relative_to(home).as_posix()
         if as_json:
-            print_json({"name": folder.name, "bytes": size, "source": known.source if known else None})
+            print_json({"name": name, "bytes": size, "source": known.source if known else None})
         else:
-            typer.echo(printable(f"{readable(size):>12}  {folder.name}  ({state})"))
+            typer.echo(printable(f"{readable(size):>12}  {name}  ({state})"))
 
 
 @cache.command("remove")
@@ -114,17 +124,25 @@ def remove(
 
 
 def _model(name: str, cards: Path | None) -> "Card | UncatalogedModel":
+    from flagai.catalog.catalog import find
+    from flagai.hub.repository import repository
     from flagai.hub.request import UncatalogedModel
 
     if ":" in name:
         return UncatalogedModel.of(name)
-    from flagai.catalog.catalog import find
-
-    return find(name, cards=cards)
+    try:
+        return find(name, cards=cards)
+    except ModelNotFoundError:
+        found = repository(name, settings.home() / "no folder of models")  # also where a folder of this name is
+        if found is None:
+            raise
+        return found
 
 
 def _folder_name(model: "Card | UncatalogedModel") -> str:
-    if Path(model.name).name != model.name:
+    from flagai.hub.request import UncatalogedModel
+
+    if not isinstance(model, UncatalogedModel) and Path(model.name).name != model.name:
         raise InputError(f"{model.name!r} is no name for a folder.")
     return model.name
 
@@ -145,11 +163,10 @@ def _folder(name: str, path: Path | None, cards: Path | None) -> Path:
     return folder
 
 
-def _downloads(path: Path | None) -> Iterator[Path]:
+def _downloads(home: Path) -> Iterator[Path]:
     from flagai.hub.names import MANIFEST, WORK
 
-    home = path if path is not None else settings.home()
-    if home.is_dir():
-        for folder in sorted(home.iterdir()):
-            if folder.is_dir() and ((folder / MANIFEST).exists() or (folder / WORK).exists()):
-                yield folder
+    folders = [*home.glob("*/"), *home.glob("*/*/")]  # models, and repositories below their owners
+    for folder in sorted(folders):
+        if folder.name != WORK and ((folder / MANIFEST).exists() or (folder / WORK).exists()):
+            yield folder

@@ -97,10 +97,13 @@ def list_modelscope(source: Source) -> Offer:
     """One request lists a revision with sizes and sha256."""
     revision = source.revision or "master"
     base = f"{settings.modelscope_url()}/api/v1/models/{quote(source.place)}/repo"
-    answer = source.web.json("GET", f"{base}/files?{urlencode({'Revision': revision, 'Recursive': 'True'})}")
+    token = _modelscope_token()
+    answer = source.web.json("GET", f"{base}/files?{urlencode({'Revision': revision, 'Recursive': 'True'})}", token)
     entries = _at(answer, "Data", "Files")
     if not isinstance(entries, list):
-        raise HubError(f"lists no files: {quoted(_at(answer, 'Message') if isinstance(answer, dict) else answer)}")
+        said = quoted(_at(answer, "Message") if isinstance(answer, dict) else answer)
+        hint = "" if token else ". If it is private, set MODELSCOPE_API_TOKEN"
+        raise HubError(f"lists no files: {said}{hint}")
 
     def remote(entry: Mapping[str, Any]) -> RemoteFile:
         name = entry.get("Path", "")
@@ -108,7 +111,7 @@ def list_modelscope(source: Source) -> Offer:
             name,
             _size(entry.get("Size")),
             _digest(entry.get("Sha256"), 64),
-            locate=lambda: Link(f"{base}?{urlencode({'Revision': revision, 'FilePath': name})}"),
+            locate=lambda: Link(f"{base}?{urlencode({'Revision': revision, 'FilePath': name})}", token),
         )
 
     listed = [entry for entry in entries if isinstance(entry, dict) and entry.get("Type") != "tree"]
@@ -146,13 +149,20 @@ def _hf_token() -> dict[str, str]:
     """The header with the user's token: from the environment, or as ``hf auth login`` has stored it."""
     from huggingface_hub import get_token
 
-    token = settings.hf_token() or get_token()
-    if token and not re.fullmatch("[!-~]+", token):
-        raise HubError(
-            "The Hugging Face token (HF_TOKEN, or hf auth login) has a line break, a space or another character "
-            "that no token has. Set it again."
-        )
+    token = _checked_token(settings.hf_token() or get_token(), "Hugging Face token (HF_TOKEN, or hf auth login)")
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _modelscope_token() -> dict[str, str]:
+    """The header with the user's token, as ModelScope's own library sends it."""
+    token = _checked_token(settings.modelscope_token(), "ModelScope token (MODELSCOPE_API_TOKEN)")
+    return {"Cookie": f"m_session_id={token}"} if token else {}
+
+
+def _checked_token(token: str | None, name: str) -> str | None:
+    if token and not re.fullmatch("[!-:<-~]+", token):  # a semicolon would begin another cookie
+        raise HubError(f"The {name} has a line break, a space or another character that no token has. Set it again.")
+    return token
 
 
 def _in_hf_cache(repository: str, name: str, revision: str | None) -> Path | None:

@@ -120,5 +120,5 @@ def report(request: DownloadRequest, failures: list[tuple[str, str]]) -> str:
     return (
         f"{request.model.name} could not be fetched into {request.folder}. {said}{request.advice()}\nWhat has arrived "
         f"is kept for the next call. Files that you put into {request.folder} yourself are used as they are. Mirrors: "
-        "HF_ENDPOINT, FLAGAI_BAAI_URL, --source. FLAGAI_OFFLINE=1 asks nobody."
+        "HF_ENDPOINT=https://hf-mirror.com, MODELSCOPE_DOMAIN, FLAGAI_BAAI_URL, --source. FLAGAI_OFFLINE=1 asks nobody."
     )

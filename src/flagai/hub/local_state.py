@@ -8,7 +8,7 @@ from pathlib import Path
 from flagai.checkpoint.files import find_files
 from flagai.errors import CheckpointError, HubError, ModelNotFoundError
 from flagai.hub.manifest import Manifest, ManifestEntry
-from flagai.hub.names import EVERYTHING, GROUPS, MANIFEST, VOCABULARIES, WORK, choose, matches, public
+from flagai.hub.names import EVERYTHING, GROUPS, MANIFEST, OWNED, VOCABULARIES, WORK, choose, matches, public
 from flagai.hub.request import DownloadRequest, UncatalogedModel
 
 COMMIT = "commit.json"
@@ -84,8 +84,9 @@ def _is_same(request: DownloadRequest, manifest: Manifest) -> bool:
         wanted = asked[place]
         known = (revision or "main", revision or "master", manifest.revision or "")
         return not direct or not wanted or wanted in known or (len(wanted) > 6 and known[-1].startswith(wanted))
-    if direct and place.partition(":")[0] in {spec.partition(":")[0] for spec in asked}:
-        return False  # two repositories of one hub, which may be called alike
+    hubs = {spec.partition(":")[0] for spec in asked}
+    if direct and (place.partition(":")[0] in hubs or {place.partition(":")[0], *hubs} <= set(OWNED)):
+        return False  # two repositories of one hub, which may be called alike, or of two hubs with owners of their own
     return request.model.name in (manifest.name, request.folder.name)
 
 

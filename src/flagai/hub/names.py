@@ -13,7 +13,12 @@ WORK = ".flagai"  # the folder for what is not finished: parts, lock, journal
 
 # What a caller can ask for by one word. Of the weights, the first format that a source has is taken.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "config": ("config.json", "generation_config.json"),
+    "config": (
+        *("config.json", "generation_config.json"),
+        # How sentences are embedded; of projections (2_Dense) their few weights, too.
+        *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+        *("[0-9]_*/config.json", "[0-9]_Dense/model.safetensors", "[0-9]_Dense/pytorch_model.bin"),
+    ),
     "weights": (),
     "tokenizer": (
         "vocab.txt",
@@ -37,9 +42,12 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
     ("mp_rank_*_model_states.pt",),
     ("*/mp_rank_*_model_states.pt", "latest", "latest_checkpointed_iteration.txt"),
 )
+# Schemes of hubs whose models have an owner.
+OWNED = ("hf", "modelscope")
 EVERYTHING = ("config", "weights", "tokenizer")
 UNREADABLE = "a malformed address"
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\\:*?"<>|\ud800-\udfff]')
+_OWNED_NAME = re.compile(r"[\w.-]+")
 _LONGEST = 1000
 _SHARD = re.compile(r"(.*)-(\d{5,6})-of-(\d{5,6})(\.\w+)")
 
@@ -154,8 +162,23 @@ def public(spec: str) -> str:
     return shown(spec) if _is_url(spec) else spec
 
 
-def last_part(spec: str) -> str:
-    """What to call the model at a source: the last part of its location, if that can be the name of a folder."""
+def model_name(spec: str) -> str:
+    """What to call the model at a source, if that can be the name of a folder.
+
+    Of hubs whose models have an owner it is ``owner/name`` or ``owner/name@revision``: two of them must not share a
+    folder. Of any other source it is the last part of its location.
+    """
+    scheme, _, rest = spec.partition(":")
+    if scheme in OWNED:
+        location, _, revision = rest.partition("@")
+        owner, _, name = location.partition("/")
+        if not _OWNED_NAME.fullmatch(owner) or not _OWNED_NAME.fullmatch(name):
+            raise HubError(f"{spec!r:.200} is no source. Write one as {scheme}:owner/name@revision.")
+        return safe_name(f"{location}@{revision.replace('/', '--')}" if revision else location, "the source")
+    return _last_part(spec)
+
+
+def _last_part(spec: str) -> str:
     if spec.partition(":")[0].lower() in ("http", "https"):
         check_address(spec)
     plain = public(spec)

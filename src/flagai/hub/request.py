@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flagai import settings
 from flagai.catalog.card import Card, ModelFile
-from flagai.hub.names import last_part, public
+from flagai.hub.names import model_name, public
 from flagai.hub.policy import Policy
 
 
@@ -20,8 +20,8 @@ class UncatalogedModel:
 
     @classmethod
     def of(cls, spec: str) -> "UncatalogedModel":
-        """The model at a source, called by the last part of its location."""
-        return cls(last_part(spec), (spec,))
+        """The model at a source, called as :func:`flagai.hub.names.model_name` says."""
+        return cls(model_name(spec), (spec,))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import http.client
 import io
 import logging
 import time
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -55,6 +56,7 @@ class Session(requests.Session):
     def __init__(self, patience: float) -> None:
         super().__init__()
         self.clock = Clock(patience)
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a server's would replace the user's token
         logging.getLogger("urllib3.connectionpool").addFilter(_QUIET)
         adapter = _Adapter(self.clock)
         for scheme in ("http://", "https://"):

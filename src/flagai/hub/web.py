@@ -27,6 +27,7 @@ _Headers = Mapping[str, str] | None
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
 # How urllib3 writes a connection (or a pool of them): by its class.
 _CONNECTION = re.compile(r"\b\w+\(host='([^']*)', port=(\d+)\)")
+_SECRET_HEADERS = ("Authorization", "Cookie")
 _SECRETS = re.compile(r"(?<=//)\S*@|\?\S*")  # of a URL: user, password and query
 
 
@@ -59,10 +60,10 @@ class Web:
                 return self._checked(response, what)
             response.close()  # the body of a redirect may be endless, and nobody needs it
             url = _next_address(url, target, what)
-            token = response.request.headers.get("Authorization")
-            sent.pop("Authorization", None)
-            if token is not None and origin(url) == origin(response.url):  # the token is for nobody else
-                sent["Authorization"] = token
+            given = response.request.headers
+            sent = {name: value for name, value in sent.items() if name not in _SECRET_HEADERS}
+            if origin(url) == origin(response.url):  # the token is for nobody else
+                sent |= {name: given[name] for name in _SECRET_HEADERS if name in given}
             if response.status_code == 303 or (response.status_code in (301, 302) and method == "POST"):
                 method, body = "HEAD" if method == "HEAD" else "GET", None
         raise RefusedError(f"{what}: more than {self.policy.redirects} redirects", 0)

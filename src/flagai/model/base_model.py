@@ -131,6 +131,7 @@ class BaseModel(LoadMixin):
         fsdp: "FullyShard | bool" = False,
         quantize: str | None = None,
         mmap: bool = True,
+        revision: str | None = None,
         **config_overrides: Any,
     ) -> Self:
         """Load the model in ``download_path/model_name``, exactly or not at all; fetch it first if it is not there.
@@ -141,7 +142,8 @@ class BaseModel(LoadMixin):
 
         Args:
             download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
-            model_name: the model's folder in it, or its name in the catalog, in any case.
+            model_name: the model's folder in it, its name in the catalog, in any case, or a repository:
+                "owner/name" on Hugging Face, "hf:owner/name@revision" or "modelscope:owner/name".
             only_download_config: read only the configuration, and initialize the weights randomly.
             device: where the model shall be.
             dtype: the parameters' dtype, such as ``torch.float16`` or "float16"; default the one that most of the
@@ -153,6 +155,7 @@ class BaseModel(LoadMixin):
                 the token embedding in eight (:mod:`flagai.model.quantization`). A folder saved so needs no option.
             mmap: map the files of weights. False reads them into this process' memory at once: then they may be
                 rewritten in place, which would end a process that maps them (SIGBUS).
+            revision: the commit, branch or tag of a repository.
             **config_overrides: settings that replace those of config.json, such as ``class_num=3``.
 
         Returns:
@@ -167,13 +170,20 @@ class BaseModel(LoadMixin):
         """
         options = {"mesh": mesh, "fsdp": fsdp, "quantize": quantize, "mmap": mmap, **config_overrides}
         model: Self = load_model(
-            lambda _: (cls, {}), download_path, model_name, only_download_config, device, dtype, **options
+            lambda _: (cls, {}),
+            download_path,
+            model_name,
+            only_download_config,
+            device,
+            dtype,
+            revision=revision,
+            **options,
         )
         return model
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> Self:
-        """Load the model in the folder ``path``, or of that name in the catalog; see :meth:`from_pretrain`."""
+        """Load the model in the folder ``path``, or of that name, as :meth:`from_pretrain` does."""
         return cls.from_pretrain(path, **options)
 
     @property

@@ -121,6 +121,7 @@ def load_model(
     fsdp: "FullyShard | bool" = False,
     quantize: str | None = None,
     mmap: bool = True,
+    revision: str | None = None,
     **overrides: Any,
 ) -> Any:
     """Load a model as :meth:`flagai.model.base_model.BaseModel.from_pretrain` does, of a class that the folder decides.
@@ -132,7 +133,7 @@ def load_model(
     device, dtype = read_device(device), read_dtype(dtype)
     sharding = read_sharding(mesh, fsdp, device)
     device = device if sharding is None else sharding.device
-    found = resolve(download_path, model_name, weights=not only_download_config)
+    found = resolve(download_path, model_name, weights=not only_download_config, revision=revision)
     tell_generation_defaults(found.folder)
 
     def read(files: CheckpointFiles | None) -> FolderReader:

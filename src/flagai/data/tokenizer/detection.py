@@ -41,7 +41,7 @@ class Location(NamedTuple):
 def find_card(name: str) -> Card | None:
     """The card of a model, or None if the catalog does not know the name."""
     try:
-        return catalog.find(name)
+        return catalog.find(name.partition("@")[0])  # the revision of a repository
     except ModelNotFoundError:
         return None
 
@@ -51,7 +51,12 @@ def locate(name: str, cache_dir: str | Path | None) -> Location:
 
     A model that was fine-tuned from another one uses the other one's tokenizer, unless its own folder has one.
     """
+    from flagai.hub.repository import fetch_repository
+
     home = settings.home() if cache_dir is None else Path(cache_dir).expanduser()
+    fetched = fetch_repository(name, cache_dir, ("config", "tokenizer"))
+    if fetched is not None:
+        return Location(fetched, find_card(name.rpartition(":")[2]))
     card = find_card(name) or find_card(Path(name).name)
     base = find_card(card.base) if card is not None and card.base is not None else None
     known = [each for each in (card, base) if each is not None]

@@ -16,6 +16,7 @@ from flagai.data.tokenizer.encoding import Encoding
 from flagai.data.tokenizer.flagai_names import FlagAINames
 from flagai.data.tokenizer.text import clean, is_chinese, token_bytes
 from flagai.errors import InputError, VocabularyError
+from flagai.hub.repository import with_revision
 
 _MOST_ROWS = 2**24
 _Token = TypeVar("_Token")
@@ -42,15 +43,18 @@ class Tokenizer(FlagAINames):
         *,
         fix_command_token: bool | None = None,
         segmenter: str | None = None,
+        revision: str | None = None,
         **redundant: Any,  # noqa: ARG003  # FlagAI's callers pass them
     ) -> Self:
         """Load the tokenizer of a model, and fetch its files, and no others, if they are not here.
 
         Args:
-            tokenizer_model_name: the model's name, in any case, or its folder. A fine-tuned model has its base's.
+            tokenizer_model_name: the model's name, in any case, its folder, or a repository such as "owner/name" or
+                "modelscope:owner/name". A fine-tuned model has its base's.
             cache_dir: the folder of models; default ``FLAGAI_HOME``.
             fix_command_token: for Chinese GLM, whether [gMASK] has a row of its own; default: as the model was trained.
             segmenter: for T5-PEGASUS, "jieba" (as it was trained) or "characters".
+            revision: the commit, branch or tag of a repository.
             redundant: other arguments of FlagAI's method, which have no effect.
 
         Raises:
@@ -61,7 +65,7 @@ class Tokenizer(FlagAINames):
         """
         check_path("tokenizer_model_name", tokenizer_model_name)
         check_path("cache_dir", "" if cache_dir is None else cache_dir)
-        location = locate(str(tokenizer_model_name), cache_dir)
+        location = locate(str(with_revision(tokenizer_model_name, revision)), cache_dir)
         return cls._from_location(location, location.folder.name, fix_command_token, segmenter)
 
     @classmethod

@@ -20,6 +20,7 @@ from flagai.model.predictor.arguments import as_list, check_parts
 from flagai.model.predictor.embedding import packed_means, text_vectors
 from flagai.model.predictor.sentence_folder import SentenceSettings
 from flagai.model.predictor.vector_search import INDEXES, Hit, nearest, nearest_by_index
+from flagai.resolve import resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,35 @@ class SentenceEmbedder:
         return f"SentenceEmbedder({type(self.model).__name__}, {self.tokenizer!r}, max_length={self.max_length})"
 
     @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        download_path: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a BERT for embedding by its name, and fetch it first if it is not here.
+
+        Args:
+            name: a name of the catalog, a folder, or a repository such as "owner/name", "hf:owner/name@revision" or
+                "modelscope:owner/name".
+            download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+            revision: the commit, branch or tag of a repository.
+            **options: see :meth:`from_folder`.
+
+        Raises:
+            ModelNotFoundError: there is no such folder, and the catalog has no such name.
+            HubError: the model is not here and cannot be fetched.
+            FlagAIError: see :meth:`from_folder`.
+
+        Example:
+            >>> SentenceEmbedder.from_pretrained("BAAI/bge-small-zh-v1.5").encode(["你好"])
+        """
+        place, name = (download_path, name) if download_path is not None else (name, "")
+        return cls.from_folder(resolve(place, name, revision=revision).folder, **options)
+
+    @classmethod
     def from_folder(
         cls,
         folder: str | Path,
@@ -88,7 +118,7 @@ class SentenceEmbedder:
         if not os.path.isdir(folder):
             raise ModelNotFoundError(
                 f"There is no folder {folder.absolute()}. Load a model by its name with "
-                f"flagai.load('embedding', {folder.name!r}); SentenceEmbedder takes its model and its tokenizer."
+                f"SentenceEmbedder.from_pretrained({folder.name!r})."
             )
         if dtype is None and read_device(device).type == "cpu":
             dtype = torch.float32
