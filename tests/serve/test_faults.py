@@ -160,6 +160,19 @@ def test_a_full_queue_is_told(small: ServerProcess) -> None:
 
 def test_no_answer_is_cut_off_by_sigterm(small: ServerProcess) -> None:
     """What has begun ends as it should; what has not is not answered at all."""
+    stop_under_load(small, answers=8)
+    assert [entry for entry in small.log if "body" in entry], "texts are logged where one says so"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", range(0, 40, 2))
+def test_no_answer_is_cut_off_at_any_moment(home: Path, answers: int) -> None:
+    with serving(home, "GLM-mini-ch", FLAGAI_API_KEY="second") as running:
+        stop_under_load(running, answers)
+
+
+def stop_under_load(server: ServerProcess, answers: int) -> None:
+    """Stop a server after so many answers, while clients ask for more."""
     headers = {"authorization": "Bearer second"}
     found: list[str] = []
 
@@ -167,7 +180,7 @@ def test_no_answer_is_cut_off_by_sigterm(small: ServerProcess) -> None:
         try:
             with httpx.Client(timeout=PATIENCE, headers=headers, trust_env=False) as client:
                 while True:
-                    text = client.post(f"{small.address}/v1/poem", json={"text": "春", "stream": stream}).text
+                    text = client.post(f"{server.address}/v1/poem", json={"text": "春", "stream": stream}).text
                     whole = '"answer"' in text.splitlines()[-2] if stream else bool(json.loads(text))
                     found.append("whole" if whole else text)
         except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError) as error:
@@ -176,11 +189,11 @@ def test_no_answer_is_cut_off_by_sigterm(small: ServerProcess) -> None:
     threads = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(8)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: found.count("whole") > 8)
-    small.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: found.count("whole") >= answers)
+    server.process.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
-    assert small.ended() == 0
-    assert set(found) == {"whole", "refused"}
-    assert not [entry for entry in small.log if entry["level"] == "error"]
-    assert [entry for entry in small.log if "body" in entry], "texts are logged where one says so"
+    assert server.ended() == 0
+    assert set(found) <= {"whole", "refused"}
+    assert found.count("refused") == len(threads)
+    assert not [entry for entry in server.log if entry["level"] == "error"]

@@ -9,7 +9,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 class PatientProtocol(H11Protocol):
     """A connection that ends if a request does not arrive, or an answer is not read, within a while.
 
-    ``app_state`` has the seconds (``idle_seconds``).
+    ``app_state`` has the seconds (``idle_seconds``), and whether the server is ``stopping``.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -22,6 +22,9 @@ class PatientProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """See the base class."""
         super().data_received(data)
+        if self.cycle is not None and self.app_state["stopping"]:
+            # One that was accepted while the server began to stop is not among those that it has told to end.
+            self.cycle.keep_alive = False
         if self.cycle is not None and not self.cycle.response_complete:
             self._be_done()
         elif self._timer is None:

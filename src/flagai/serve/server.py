@@ -225,8 +225,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See the base class."""
+        self.lifespan.state |= {"idle_seconds": self._settings.bounds.idle_seconds, "stopping": False}
         await super().startup(sockets)
-        self.lifespan.state["idle_seconds"] = self._settings.bounds.idle_seconds
         host, port = (sockets or [])[0].getsockname()[:2]
         self._tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
@@ -242,5 +242,5 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """See the base class."""
-        self._front.stopping = True
         super().handle_exit(sig, frame)
+        self._front.stopping = self.lifespan.state["stopping"] = True
