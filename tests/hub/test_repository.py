@@ -18,6 +18,7 @@ from flagai.hub.names import MANIFEST
 from flagai.hub.repository import fetch_repository, repository
 from flagai.model.bert_model import BertModel
 from flagai.model.predictor.embedder import SentenceEmbedder
+from flagai.serve.served import ServedModel
 from tests.hub.server import COMMIT, Fault, Hub
 from tests.tiny import randomised
 
@@ -191,6 +192,13 @@ def test_private_models_of_modelscope_name_the_variable(hub: Hub, tmp_path: Path
         BertModel.from_pretrain(tmp_path, "modelscope:owner/none")
 
 
+@pytest.mark.parametrize("name", ["owner/bge:embedding", "hf:owner/bge:embedding"])
+def test_a_server_takes_the_name(files: dict[str, bytes], name: str, tmp_path: Path) -> None:
+    assert "embedding" in ServedModel(name, tmp_path, device="cpu").pipelines
+    with pytest.raises(InputError, match="cannot do masklm"):  # the weights tell that it has no head
+        ServedModel(name.rpartition(":")[0], tmp_path / "other", device="cpu")
+
+
 @pytest.mark.parametrize("name", ["owner/bge", "modelscope:owner/bge"])
 def test_commands_take_the_name(files: dict[str, bytes], name: str) -> None:
     result = CliRunner().invoke(app, ["embed", "hello", "world", "--model", name])
@@ -200,3 +208,5 @@ def test_commands_take_the_name(files: dict[str, bytes], name: str) -> None:
     assert "owner/bge  (" in CliRunner().invoke(app, ["cache", "list"]).output
     assert CliRunner().invoke(app, ["verify", "owner/bge"]).exit_code == 0
     assert CliRunner().invoke(app, ["doctor", name]).exit_code == 0
+    target = str(settings.home() / "converted")
+    assert CliRunner().invoke(app, ["convert", name, target]).exit_code == 0

@@ -11,7 +11,15 @@ from flagai.errors import InputError
 
 Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your own; see also FLAGAI_CARDS.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="A model's name or folder.", show_default=True)]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A model's name or folder, or a repository: owner/name.",
+        show_default=True,
+    ),
+]
 ModelDir = Annotated[Path | None, typer.Option("--model-dir", help="The folder of models; default FLAGAI_HOME.")]
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts. Without any, --file or the standard input is read.")]
 InFile = Annotated[

@@ -22,7 +22,7 @@ from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.entities import own_class_names
 from flagai.model.predictor.sentence_folder import SentenceSettings
 from flagai.pipelines import PIPELINES, TaskPipeline, TextGenerationPipeline
-from flagai.resolve import CONFIG_FILE
+from flagai.resolve import CONFIG_FILE, resolve
 from flagai.serve.log_probabilities import LogProbabilities
 from flagai.serve.work import WorkSpec
 from flagai.typed_json import read_json
@@ -225,10 +225,8 @@ def _tasks_of(name: str, home: Path | None) -> list[str]:
     try:
         card = find(Path(name).name if Path(name).is_dir() else name)
     except ModelNotFoundError:
-        folder, own = split_name(home, name)
-        if not (folder / own / CONFIG_FILE).is_file():
-            raise
-        kind, _ = find_class(read_json(folder / own / CONFIG_FILE), open_checkpoint(folder / own))
+        folder = resolve(*split_name(home, name)).folder  # of a repository, the weights are fetched here
+        kind, _ = find_class(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
         row = family_named(kind.config_class.family).by_name[kind.__name__]
         if row.head is not None:
             return sorted(row.tasks)
