@@ -131,9 +131,9 @@ class TextGenerationPipeline(TaskPipeline):
         Raises:
             InputError: an option is impossible.
         """
-        chosen = self.options(options)
+        chosen = task_options(self.task, options)
         single, several = isinstance(texts, str), "num_return_sequences" in chosen
-        prompts = self.prompts([texts] if single else texts)
+        prompts = task_prompts(self.task, self.model, [texts] if single else texts)
         rows = self.predictor.write(prompts, **{"num_return_sequences": 1} | chosen)
         answers = [[replace(best, text=best.written) for best in row] for row in rows]
         found = answers if several else [row[0].text for row in answers]
@@ -146,27 +146,41 @@ class TextGenerationPipeline(TaskPipeline):
             text: one text.
             **options: as in a call.
         """
-        return self.predictor.stream(self.prompts(text), **self.options(dict(options)))
+        prompt = task_prompts(self.task, self.model, text)
+        return self.predictor.stream(prompt, **task_options(self.task, dict(options)))
 
-    def prompts(self, texts: Any) -> Any:
-        """What the model is given for a text, or for each of a list."""
-        if isinstance(texts, list | tuple):
-            return [self.prompts(text) for text in texts]
-        if self.task == "poetry" and isinstance(texts, str):
-            return poem_prompt(texts)
-        lower = self.task == "title-generation" and lowers_titles(self.model)
-        return texts.lower() if lower and isinstance(texts, str) else texts
 
-    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The task's defaults and the call's options, without the defaults of another strategy than the call's."""
-        given = with_new_names(given, RENAMED_TEXTS)
-        contrastive, sampling = given.get("penalty_alpha") is not None, given.get("do_sample")
-        dropped = _SEARCHING if contrastive or sampling else set()
-        if contrastive or given.get("num_beams", 1) != 1 or sampling is False:
-            dropped = dropped | _SAMPLING
-        if "max_new_tokens" in given:
-            dropped = dropped | {"out_max_length"}
-        return {name: value for name, value in GENERATION[self.task].items() if name not in dropped} | given
+def task_prompts(task: str, model: "BaseModel", texts: Any) -> Any:
+    """What a model is given for a text of a task, or for each of a list.
+
+    Args:
+        task: the task.
+        model: the model.
+        texts: a text or a list of texts.
+    """
+    if isinstance(texts, list | tuple):
+        return [task_prompts(task, model, text) for text in texts]
+    if task == "poetry" and isinstance(texts, str):
+        return poem_prompt(texts)
+    lower = task == "title-generation" and lowers_titles(model)
+    return texts.lower() if lower and isinstance(texts, str) else texts
+
+
+def task_options(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's defaults and a call's options, without the defaults of another strategy than the call's.
+
+    Args:
+        task: the task.
+        given: the options.
+    """
+    given = with_new_names(given, RENAMED_TEXTS)
+    contrastive, sampling = given.get("penalty_alpha") is not None, given.get("do_sample")
+    dropped = _SEARCHING if contrastive or sampling else set()
+    if contrastive or given.get("num_beams", 1) != 1 or sampling is False:
+        dropped = dropped | _SAMPLING
+    if "max_new_tokens" in given:
+        dropped = dropped | {"out_max_length"}
+    return {name: value for name, value in GENERATION[task].items() if name not in dropped} | given
 
 
 class FillPipeline(TaskPipeline):

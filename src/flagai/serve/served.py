@@ -21,7 +21,7 @@ from flagai.loading import load
 from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.entities import own_class_names
 from flagai.model.predictor.sentence_folder import SentenceSettings
-from flagai.pipelines import PIPELINES, TaskPipeline, TextGenerationPipeline
+from flagai.pipelines import PIPELINES, TaskPipeline, TextGenerationPipeline, task_options, task_prompts
 from flagai.resolve import CONFIG_FILE, resolve
 from flagai.serve.log_probabilities import LogProbabilities
 from flagai.serve.work import WorkSpec
@@ -167,7 +167,8 @@ class ServedModel:
         entries: list[str] = list(spec.entries)
         if not isinstance(pipeline, TextGenerationPipeline):
             return [*pipeline.predictor.blank_requests(entries, **spec.options)]
-        options, prompts = pipeline.options(spec.options), pipeline.prompts(entries)
+        options = task_options(pipeline.task, spec.options)
+        prompts = task_prompts(pipeline.task, pipeline.model, entries)
         if spec.candidates is None:
             return [*pipeline.predictor.requests(prompts, **options)]
         seeds = options.pop("seeds", None)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch.nn import functional as F
@@ -24,6 +24,7 @@ from flagai.resolve import resolve
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy import typing as npt
 
 # Texts of a corpus whose vectors are in memory at a time.
 _BLOCK = 16384
@@ -182,7 +183,7 @@ class SentenceEmbedder:
         convert_to_tensor: bool = False,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
-    ) -> "np.ndarray[Any, Any] | torch.Tensor | list[torch.Tensor]":
+    ) -> "npt.NDArray[np.float32] | torch.Tensor | list[torch.Tensor]":
         """Embed sentences under the names of sentence-transformers' arguments.
 
         Args:

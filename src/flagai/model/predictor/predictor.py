@@ -80,7 +80,7 @@ class Predictor(ChatMethods):
         Raises:
             InputError: this model fills no blanks, a text has none, or an option is impossible.
         """
-        family, asked = self.blank_options(num_return_sequences, out_max_length, beam_size, options)
+        family, asked = self._blank_options(num_return_sequences, out_max_length, beam_size, options)
         count = asked.decoding["num_return_sequences"]
         found = blanks.fill_masks(self.generator, family, as_list(texts), asked, count)
         return found[0] if isinstance(texts, str) else found

@@ -68,12 +68,12 @@ class RequestMethods(GenerationMethods):
         Raises:
             InputError: as in :meth:`fill_blanks`, or a BERT fills its blanks without a scheduler.
         """
-        family, asked = self.blank_options(num_return_sequences, out_max_length, beam_size, {**options})
+        family, asked = self._blank_options(num_return_sequences, out_max_length, beam_size, {**options})
         if family.blanks == "tokens":
             raise InputError("A BERT fills blanks in one call, without a scheduler: fill_blanks(texts).")
         return blanks.blank_requests(self.generator, family, as_list(texts), asked)
 
-    def blank_options(
+    def _blank_options(
         self, num_return_sequences: int, out_max_length: int, beam_size: int, options: dict[str, Any]
     ) -> tuple[Family, Options]:
         """The family of a model that fills blanks, and how it shall: the arguments of ``fill_blanks``, read."""
