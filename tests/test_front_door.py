@@ -261,7 +261,7 @@ def test_models_are_listed_as_records_and_as_a_table(home):
     assert found[0].shipped
     assert found[0].downloaded
     assert found == flagai.list_models(task="Poetry", family="glm", language="zh")
-    assert repr(found).splitlines()[1].split()[:2] == ["GLM-mini-ch", "glm"]
+    assert repr(found).splitlines()[1].split()[:2] == ["GLM-mini-ch", "GLM"]
     here = {info.name for info in flagai.list_models(download_path=home) if info.downloaded and not info.shipped}
     assert {"GLM-large-ch", "GPT2-base-ch", "RoBERTa-base-ch"} <= here
     assert len(flagai.list_models()) > 30

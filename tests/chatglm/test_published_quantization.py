@@ -19,7 +19,7 @@ NAME = "chatglm6b-int4"
 def test_the_c_kernel_s_values() -> None:
     found = as_int8(open_checkpoint(ROOT / NAME, dequantize=False), 4)
     name = "transformer.layers.0.attention.query_key_value.weight"
-    values = found.parts[0][name].float() * found.parts[0][name + "_scale"][:, None]
+    values = found.parts[0][name].float() * found.parts[0][f"{name}_scale"][:, None]
     assert error(values, case(NAME)["unpacked.query_key_value.0"]) < 1e-7
 
 
@@ -28,7 +28,7 @@ def test_int8_computes_what_int4_does_and_survives_saving(tmp_path: Path) -> Non
     four = folder(NAME, tmp_path / "four")
     eight = folder(NAME, tmp_path / "eight")
     opened = as_int8(open_checkpoint(four, dequantize=False), 4).parts[0]
-    halved = {key: value.half() if key.endswith("_scale") else value for key, value in opened.items()}
+    halved = {key: value.half() if key.endswith("weight_scale") else value for key, value in opened.items()}
     save_file({key: value.clone() for key, value in halved.items()}, eight / "model.safetensors")
     content = json.loads((eight / "config.json").read_text())
     (eight / "config.json").write_text(json.dumps(content | {"quantization_bit": 8}))
@@ -49,7 +49,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     save_file(tensors | {scale: tensors[scale][1:].clone()}, target / "model.safetensors")
     with pytest.raises(CheckpointError, match="one scale a row"):
         open_folder(target)
-    plain = {key: value.float() for key, value in tensors.items() if not key.endswith("_scale")}
+    plain = {key: value.float() for key, value in tensors.items() if not key.endswith("weight_scale")}
     save_file(plain, target / "model.safetensors")
     with pytest.raises(CheckpointError, match="no tensor has a scale"):
         open_folder(target)

@@ -9,6 +9,13 @@ _FORMER += "ROBERTATokenizer T5BPETokenizer T5JiebaTokenizer"
 
 if TYPE_CHECKING:
     from flagai.data.tokenizer.encoding import Encoding as Encoding
+    from flagai.data.tokenizer.flagai_classes import BertWordPieceTokenizer as BertWordPieceTokenizer
+    from flagai.data.tokenizer.flagai_classes import GLM10bENBPETokenizer as GLM10bENBPETokenizer
+    from flagai.data.tokenizer.flagai_classes import GLMLargeChTokenizer as GLMLargeChTokenizer
+    from flagai.data.tokenizer.flagai_classes import GLMLargeEnWordPieceTokenizer as GLMLargeEnWordPieceTokenizer
+    from flagai.data.tokenizer.flagai_classes import ROBERTATokenizer as ROBERTATokenizer
+    from flagai.data.tokenizer.flagai_classes import T5BPETokenizer as T5BPETokenizer
+    from flagai.data.tokenizer.flagai_classes import T5JiebaTokenizer as T5JiebaTokenizer
     from flagai.data.tokenizer.tokenizer import Tokenizer as Tokenizer
 else:
     __getattr__, __dir__, __all__ = lazy_names(
