@@ -4,6 +4,8 @@ import ctypes
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -227,3 +229,24 @@ def test_files_of_the_user_are_not_swept(tmp_path: Path, old: Any, new: Any, nam
     new.save_pretrained(tmp_path / "model")
     assert (tmp_path / name).read_text() == "mine"
     assert (tmp_path / "elsewhere").is_dir()
+
+
+MANY = """
+import sys
+from pathlib import Path
+from flagai.checkpoint.atomic import replace_file
+for number in range(400):
+    with replace_file(Path(sys.argv[1]) / f"{sys.argv[2]}-{number % 7}") as place:
+        place.write_text("x")
+"""
+
+
+def test_processes_write_into_one_folder(tmp_path: Path) -> None:
+    """None sweeps away what another one has just begun."""
+    writers = [
+        subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path), name], stderr=subprocess.PIPE) for name in "abc"
+    ]
+    for writer in writers:
+        _, said = writer.communicate(timeout=60)
+        assert writer.returncode == 0, said.decode()
+    assert len(list(tmp_path.iterdir())) == 21

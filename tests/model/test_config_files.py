@@ -191,8 +191,8 @@ def test_a_model_without_a_configuration_class(tmp_path: Path) -> None:
 
 def test_messages_do_not_propose_what_was_typed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = written(tmp_path, BERT, {})
-    with pytest.raises(ConfigError, match="'device': it is an argument of from_pretrain") as caught:
-        BertModel.init_from_json(file, device="cpu")
+    with pytest.raises(ConfigError, match="'quantize': it is an argument of from_pretrain") as caught:
+        BertModel.init_from_json(file, quantize="int8")
     assert "Did you mean" not in str(caught.value)
     model = BertModel.init_from_json(file).eval()
     with caplog.at_level(logging.WARNING):

@@ -14,7 +14,7 @@ import pytest
 from flagai.chat import chat_format
 from flagai.data.tokenizer import Tokenizer
 
-ORACLES = Path(__file__).parents[1] / "oracles" / "chatglm_tokenizers"
+ORACLES = Path(__file__).parent / "chatglm_tokenizers"
 FILES = {
     "chatglm6b": "ice_text.model",
     "chatglm2": "chatglm2-3.tokenizer.model",

@@ -108,10 +108,13 @@ def _locked(path: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
     while True:
         new = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
         make(new)
-        descriptor = os.open(new, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        # Until it is locked another process may sweep it.
+        try:
+            descriptor = os.open(new, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            continue
         with suppress(OSError):  # a file system without locks: nothing there is taken for stale
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Between these two steps another process may have swept it.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), new.stat()):
                 return new, descriptor
