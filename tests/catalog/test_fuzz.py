@@ -84,7 +84,7 @@ def test_the_docs_say_where_each_model_can_be_had() -> None:
     assert find("GLM-mini-ch").available_from == "ships with flagai"
     assert find("GLM-Base").available_from == "by hand"
     assert find("RoBERTa-base-ch-ner").available_from == "BAAI hub only, not seen to answer"
-    assert find("GLM-large-ch").available_from == "Hugging Face"
+    assert find("GLM-large-ch").available_from == "Hugging Face, ModelScope"
     assert not find("GLM-Base").online
 
 

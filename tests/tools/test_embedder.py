@@ -137,7 +137,7 @@ def test_damaged_tokenizer_json_is_named(tmp_path: Path) -> None:
 
 def test_a_name_in_the_place_of_a_folder_is_told_the_cure() -> None:
     with pytest.raises(
-        ModelNotFoundError, match=r"There is no folder .*flagai.load\('embedding', 'all-MiniLM-L6-v2'\)"
+        ModelNotFoundError, match=r"There is no folder .*SentenceEmbedder.from_pretrained\('all-MiniLM-L6-v2'\)"
     ):
         SentenceEmbedder.from_folder("all-MiniLM-L6-v2")
 

@@ -41,6 +41,7 @@ LOADING_ARGUMENTS = (
     "download_path",
     "model_name",
     "only_download_config",
+    "revision",
     "device",
     "dtype",
     "mesh",
