@@ -1,6 +1,5 @@
 """Endings of files and what they mean to the command line: data, and the error about the others."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,9 +7,7 @@ from flagai.errors import InputError
 
 GZIP = ".gz"
 STREAM = Path("-")  # the standard input or output
-SURROGATE = re.compile("[\ud800-\udfff]")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-TABLES: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
 _BINARY: Mapping[str, str] = {
     **dict.fromkeys((".npy", ".npz", ".safetensors", ".bin", ".pt", ".pth", ".pkl", ".h5"), "arrays"),
     **dict.fromkeys((".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods", ".sqlite", ".db"), "a binary table"),

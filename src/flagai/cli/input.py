@@ -11,11 +11,13 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flagai.cli.formats import GZIP, JSON_LINES, STREAM, SURROGATE, TABLES, refuse_binary, suffix_of
+from flagai.cli.formats import GZIP, JSON_LINES, STREAM, refuse_binary, suffix_of
 from flagai.cli.options import TaskOptions
 from flagai.data.tokenizer.text import clean
 from flagai.errors import InputError
 from flagai.jobs.answering import InputText, count_draws, text_in
+from flagai.jobs.parts import SURROGATE
+from flagai.jobs.rows import SEPARATORS
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def read_rows(file: Path, field: str) -> list[tuple[str, Any]]:
         InputError: the file is of another form, or a line is broken; the message has its number.
     """
     refuse_binary(file, f"--file {file}", "Expected a text a line, JSON lines (.jsonl), .csv or .tsv")
-    if suffix_of(file) in TABLES:
+    if suffix_of(file) in SEPARATORS:
         from flagai.train.records import read_records
 
         return [(record.place, dict(record.fields)) for record in read_records(file)]

@@ -1,6 +1,5 @@
 """Where answers go: to the terminal, or as JSON lines or a table to a file, a pipe or the standard output."""
 
-import csv
 import gzip
 import io
 import json
@@ -12,20 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import typer
 
 from flagai import settings
 from flagai.checkpoint.atomic import is_stream, replace_file
 from flagai.cli.command import CALLED
-from flagai.cli.formats import GZIP, STREAM, TABLES, refuse_binary, suffix_of
+from flagai.cli.formats import GZIP, STREAM, refuse_binary, suffix_of
 from flagai.cli.input import accept_all
 from flagai.cli.options import TaskOptions
 from flagai.errors import InputError
 from flagai.jobs.answering import Answering, InputText, model_identity, text_in
 from flagai.jobs.folder import JobDescription, OutputFolder
-from flagai.jobs.parts import Part, cell, to_json
+from flagai.jobs.parts import Part, begin_table, to_json
+from flagai.jobs.rows import SEPARATORS
 
 # Seconds between lines that say how far a command is, where no terminal shows a bar.
 SECONDS_BETWEEN_LINES = 30.0
@@ -240,8 +240,8 @@ def open_table(path: Path, columns: Sequence[str]) -> Iterator[Put]:
     with open_bytes(path) as raw:
         packed = gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) if path.suffix == GZIP else raw
         text = io.TextIOWrapper(packed, encoding="utf-8", newline="")
-        separator = TABLES.get(suffix_of(path))
-        yield _lines(text) if separator is None else _table(text, separator, columns)
+        form = suffix_of(path)
+        yield _table(text, form, columns) if form in SEPARATORS else _lines(text)
         text.flush()
         text.detach()
         if packed is not raw:
@@ -270,18 +270,13 @@ def _lines(target: IO[str]) -> Put:
     return put
 
 
-def _table(target: IO[str], separator: str, columns: Sequence[str]) -> Put:
-    """Rows under a header; lists and numbers that are no plain cell are written as JSON."""
-    writer: csv.DictWriter[str] | None = None
+def _table(target: IO[str], form: str, columns: Sequence[str]) -> Put:
+    """Rows under a header, which the first row completes."""
+    write: Put | None = None
 
     def put(row: Mapping[str, Any]) -> None:
-        nonlocal writer
-        if writer is None:
-            # A .tsv file counts as quoted only if its header is (train/tables).
-            quoting: Literal[0, 1] = csv.QUOTE_ALL if separator == "\t" else csv.QUOTE_MINIMAL
-            names = [*dict.fromkeys([*columns, *row])]
-            writer = csv.DictWriter(target, names, delimiter=separator, quoting=quoting)
-            writer.writeheader()
-        writer.writerow({name: cell(value) for name, value in row.items()})
+        nonlocal write
+        write = write or begin_table(target, [*dict.fromkeys([*columns, *row])], form)
+        write(row)
 
     return put

@@ -104,7 +104,7 @@ class Answers:
             copy = self._reading.popleft()
             copy.wait()
             search = cast(Search, copy.search)
-            for row, (text, done) in enumerate(zip(copy.texts, copy.done, strict=True)):
+            for row, (text, done) in enumerate(zip(copy.texts, copy.done.tolist(), strict=True)):
                 request = text.request
                 found.append(request)
                 if done:

@@ -107,13 +107,7 @@ class Answering:
     def answer(self, part: Part) -> "Answered":
         """Answer the rows of a part."""
         found = Answered()
-        read, entries = fields_of(part.path, self.field), []
-        for row in part.rows:
-            place = f"{part.path}, line {row.number}"
-            try:
-                entries.append(self.read(place, read(row)))
-            except InputError as error:
-                found.fail(place, error)
+        entries, _ = self._read(part.rows, fields_of(part.path, self.field), str(part.path), found)
         entries = count_draws(entries, self.draws, part.number * _SEEDS_OF_PART)
         size = self.batch_size or max(len(entries), 1)
         for begin in range(0, len(entries), size):
@@ -131,14 +125,7 @@ class Answering:
             understand: see :func:`fields_of`.
         """
         found = Answered()
-        entries, fields = [], dict[int, dict[str, Any]]()
-        for row in rows:
-            place = f"rows, line {row.number}"
-            try:
-                fields[row.number] = understand(row)
-                entries.append(self.read(place, fields[row.number]))
-            except InputError as error:
-                found.fail(place, error)
+        entries, fields = self._read(rows, understand, "rows", found)
         self._compute(entries, found)
         reasons = {int(error["line"]): error["error"] for error in found.errors}
         answered = iter(found.rows)
@@ -146,6 +133,20 @@ class Answering:
             {**fields.get(row.number, {}), "error": reasons[row.number]} if row.number in reasons else next(answered)
             for row in rows
         ]
+
+    def _read(
+        self, rows: Sequence[RawRow], understand: Callable[[RawRow], dict[str, Any]], file: str, found: "Answered"
+    ) -> tuple[list[InputText], dict[int, dict[str, Any]]]:
+        """The texts of rows, and the fields of all that have some, by their numbers."""
+        entries, fields = list[InputText](), dict[int, dict[str, Any]]()
+        for row in rows:
+            place = f"{file}, line {row.number}"
+            try:
+                fields[row.number] = understand(row)
+                entries.append(self.read(place, fields[row.number]))
+            except InputError as error:
+                found.fail(place, error)
+        return entries, fields
 
     def _compute(self, entries: list[InputText], found: "Answered") -> None:
         """Answer texts, and halve them to find the one that an error is about."""

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +15,7 @@ from flagai.jobs.rows import JSON_LINES, PARQUET, SEPARATORS, RawRow, read_rows
 from flagai.jobs.streams import COMPRESSIONS, form_of, packed
 
 FORMATS = (*(JSON_LINES[0], *SEPARATORS), PARQUET)
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def split_format(name: str) -> tuple[str, str]:
 
 def to_json(entry: object) -> str:
     """A value as one line of JSON; lone surrogates, which no file can hold, stay escaped."""
-    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(entry, ensure_ascii=False))
+    return SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(entry, ensure_ascii=False))
 
 
 def write_rows(target: IO[bytes], rows: Sequence[dict[str, Any]], form: str, compression: str) -> None:
@@ -115,12 +115,22 @@ def write_rows(target: IO[bytes], rows: Sequence[dict[str, Any]], form: str, com
 
 def write_table(target: IO[str], rows: Sequence[dict[str, Any]], form: str) -> None:
     """Write rows under a header; lists and numbers that are no plain cell are written as JSON."""
-    names = [*dict.fromkeys(name for row in rows for name in row)]
-    # A .tsv file counts as quoted only if its header is.
+    put = begin_table(target, [*dict.fromkeys(name for row in rows for name in row)], form)
+    for row in rows:
+        put(row)
+
+
+def begin_table(target: IO[str], names: Sequence[str], form: str) -> Callable[[Mapping[str, Any]], None]:
+    """Write the header of a table; what is returned writes a row."""
+    # A .tsv file counts as quoted only if its header is (as in flagai.train.tables).
     quoting: Any = csv.QUOTE_ALL if form == ".tsv" else csv.QUOTE_MINIMAL
     writer = csv.DictWriter(target, names, delimiter=SEPARATORS[form], quoting=quoting)
     writer.writeheader()
-    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
+
+    def put(row: Mapping[str, Any]) -> None:
+        writer.writerow({name: cell(value) for name, value in row.items()})
+
+    return put
 
 
 def cell(value: Any) -> str:
