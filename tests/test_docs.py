@@ -14,7 +14,6 @@ from pyarrow import parquet
 from torch import distributed
 from typer.testing import CliRunner
 
-from flagai.catalog.tasks import ALIASES, TASKS
 from flagai.cli import app
 from flagai.model.bert_model import BertForClsClassifier, BertForSequenceLabeling, BertModel
 from flagai.model.glm_model import GLMModel
@@ -127,15 +126,3 @@ def test_pages_show_the_same_code_in_both_languages(english: Path, chinese: Path
         return [re.sub(r"\s*#.*", "", text) for text in blocks(page, "(?:python|bash)")]
 
     assert without_comments(english) == without_comments(chinese)
-
-
-def test_the_page_of_tasks_lists_every_name() -> None:
-    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
-    rows = {
-        task: cells[2]
-        for cells in (line.split("|") for line in page.splitlines() if line.startswith("| `"))
-        for task in re.findall(r"`([\w-]+)`", cells[1])
-    }
-    assert rows.keys() >= set(TASKS)
-    for alias, task in ALIASES.items():
-        assert f"`{alias}`" in rows[task]

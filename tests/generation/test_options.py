@@ -1,8 +1,6 @@
 """Options, hooks and their limits."""
 
-import re
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -20,7 +18,6 @@ from flagai.generation.types import LogitsProcessor
 from tests import tiny
 from tests.generation.writers import PLAIN, Writer, lively, writer
 
-MANUAL = Path(__file__).parents[2] / "docs" / "generation.md"
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 0}, "temperature is 0; expected a number, more than 0"),
     ({"temperature": -1.5}, "temperature is -1.5"),
@@ -110,16 +107,6 @@ def test_the_keywords_of_users_have_the_types_of_the_engine() -> None:
     assert {name: kind for name, kind in keywords.items() if name not in {*texts, "seeds"}}.items() <= own.items()
     documented = "".join(kind.__doc__ for kind in (SharedOptions, SamplingOptions, GenerationOptions))
     assert [name for name in keywords if f"        {name}: " not in documented] == []
-
-
-def test_the_manual_lists_every_option_with_its_default_and_former_names() -> None:
-    table = MANUAL.read_text(encoding="utf-8").partition("## Options\n")[2]
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
-    assert list(rows) == [field.name for field in fields(Decoding)]
-    for field in fields(Decoding):
-        default, *_, former = [cell.strip() for cell in rows[field.name].split(" | ")]
-        assert default in (repr(field.default).replace("'", '"'), "see below")
-        assert set(re.findall(r"`(\w+)`", former)) == {old for old, new in RENAMED_IDS.items() if new == field.name}
 
 
 def test_a_word_may_be_forced_in_several_spellings() -> None:

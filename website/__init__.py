@@ -1,0 +1,1 @@
+"""The documentation site: what mkdocs.yml builds besides the pages of docs/."""
