@@ -56,7 +56,7 @@ class Conversion:
     """What a conversion did."""
 
     model_class: str  # the class that read and wrote the model
-    parameters: int
+    parameters: int  # how many were written
     layout: str  # the layout that was written
     dropped: list[str]  # tensors of the source that the class does not use, so that they are not in the target
     companions: list[str]  # files that were copied along
@@ -102,6 +102,12 @@ def convert(
 
     Raises:
         FlagAIError: the source is damaged or does not fit its class, or an argument is wrong.
+
+    Returns:
+        What was written, and what was left out.
+
+    Example:
+        >>> convert("checkpoints/GLM-large-ch", "converted", dtype=torch.float16)
     """
     found, target = _find(source), Path(target)
     _check_target(found.folder, target, overwrite)

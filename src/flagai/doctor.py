@@ -19,7 +19,7 @@ from flagai.typed_json import read_json
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One line of the examination: whether it is a problem, and what was found."""
+    """One line of the examination: whether it is a problem, and a text that says what was found."""
 
     problem: bool
     text: str

@@ -40,7 +40,7 @@ class ListedModel:
 
     @classmethod
     def of(cls, card: Card, home: str | Path | None) -> "ListedModel":
-        """What a card says, and what is on this machine."""
+        """What a card says, and which of its files are in ``home``, the folder of models."""
         folder = card_folder(card, card.name, settings.home() if home is None else check_path("download_path", home))
         shipped = package_folder(card) is not None
         downloaded = shipped or holds_model(folder)

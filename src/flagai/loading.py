@@ -132,7 +132,14 @@ def load_first(
     tell: Callable[[str], None] = logger.warning,
     **options: Any,
 ) -> "TaskPipeline":
-    """Load the first of some models that can be had.
+    """The first of some models that can be had, as a pipeline.
+
+    Args:
+        task: the task.
+        names: the models' names, the best first.
+        download_path: the folder of models.
+        tell: called with a message if the first one could not be had.
+        **options: see :func:`load`.
 
     Raises:
         FlagAIError: see :func:`load`.

@@ -77,7 +77,7 @@ class LoadedModel(Protocol):
 
 
 class TaskPipeline:
-    """A model that does one task; calling it gives the answer to a text, or a list of answers to a list."""
+    """A model, by its name and its loader, for a task: a call gives the answer to a text, or those to a list."""
 
     def __init__(self, task: str, name: str, loader: LoadedModel) -> None:
         from flagai.model.predictor.predictor import Predictor
@@ -140,7 +140,7 @@ class TextGenerationPipeline(TaskPipeline):
         return found[0] if single else found
 
     def stream(self, text: str, **options: Unpack[CallOptions]) -> Iterator[str]:
-        """Generate text piece by piece.
+        """The pieces of a text as they are generated.
 
         Args:
             text: one text.

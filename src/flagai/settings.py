@@ -14,7 +14,7 @@ from flagai.errors import ConfigError
 class Variable:
     """An environment variable."""
 
-    name: str
+    name: str  # as the shell spells it
     default: str  # what holds where it is not set, in words
     about: str  # what it is for
 

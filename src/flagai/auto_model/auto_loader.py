@@ -56,8 +56,9 @@ class AutoLoader:
         model_max_length: ignored.
         all_devices: ignored.
         load_pretrain_params: False draws new weights, as ``only_download_config`` does.
-        class_num: number of classes, for heads that need it; ``target_size`` is another name of it. Default what
-            config.json or the trained head says; 2 for semantic matching.
+        class_num: number of classes, for heads that need it. Default what config.json or the trained head says; 2 for
+            semantic matching.
+        target_size: another name of ``class_num``.
         fp16: another way to say ``torch_dtype="float16"``.
         fine_tuned: False takes the model of this very name, to train it, even if there is one that was trained for
             the task.
@@ -73,6 +74,10 @@ class AutoLoader:
         InputError: there is no such task, or the model cannot do it; the message has the lists.
         ModelNotFoundError: there is no such model; the message has near ones.
         FlagAIError: see :meth:`BaseModel.from_pretrain`.
+
+    Example:
+        >>> loader = AutoLoader("poetry", model_name="GLM-mini-ch")
+        >>> predictor = Predictor(loader.get_model(), loader.get_tokenizer())
     """
 
     def __init__(
@@ -134,7 +139,11 @@ class AutoLoader:
         return self.tokenizer
 
     def get_task_name(self, brief_model_name: str) -> str:
-        """The task with the family, such as "glm_poetry"."""
+        """The task with the family, such as "glm_poetry".
+
+        Args:
+            brief_model_name: the family, such as "glm".
+        """
         return f"{brief_model_name}_{self.task_name}"
 
     def load_pretrain_params(self, model_path: str | Path) -> None:

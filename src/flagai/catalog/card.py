@@ -71,10 +71,10 @@ class ModelSource:
 
     @classmethod
     def parse(cls, text: str) -> "ModelSource":
-        """Understand ``scheme:location`` or ``scheme:location@revision``.
+        """The source that a text means, ``scheme:location`` or ``scheme:location@revision``.
 
         Raises:
-            ValueError: it is none; the message says how to write one.
+            ValueError: it is not a source; the message says how to write one.
         """
         scheme, _, location = text.partition(":")
         if scheme not in SCHEMES or not location:
@@ -108,7 +108,7 @@ class TokenizerSpec:
     """How text becomes token ids."""
 
     kind: str  # one of `TOKENIZERS`
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # those of the vocabulary
     aliases: Mapping[str, tuple[str, ...]]  # for a file, other names under which the same content comes
     tokens: Mapping[str, int]  # the ids of command tokens, by their names in the tokenizer's interface
     # For Chinese GLM, whether [gMASK] has a row of its own ("fixed") or shares <|endofpiece|>'s ("unfixed"); for
@@ -187,6 +187,6 @@ class Card:
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a relative path stays in its folder."""
+    """Whether the name of a file, a relative path, stays in its folder."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name

@@ -49,6 +49,10 @@ def find(name: str, *, cards: str | Path | None = None) -> Card:
     Raises:
         ModelNotFoundError: there is none; the message offers the nearest.
         CatalogError: the card is broken.
+
+    Example:
+        >>> find("glm-LARGE-ch").available_from
+        'Hugging Face, ModelScope'
     """
     entries = _catalog(cards)
     known = _index(_sound(entries))

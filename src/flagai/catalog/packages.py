@@ -30,7 +30,11 @@ def find_model(
 
 
 def model_folders(name_or_path: str, home: str | Path | None = None) -> Iterator[Path]:
-    """The folders where a model can be on this machine, the best first; the catalog is read after the first one.
+    """The folders on this machine where a model can be, the best first; the catalog is read after the first one.
+
+    Args:
+        name_or_path: a name of the catalog, or the path of a folder.
+        home: the folder of models; default ``FLAGAI_HOME``.
 
     Raises:
         ModelNotFoundError: no folder was taken; the message says where the model can be had.
@@ -55,21 +59,27 @@ def model_folders(name_or_path: str, home: str | Path | None = None) -> Iterator
 
 
 def own_folder(name_or_path: str, home: str | Path | None) -> Path:
-    """The folder that is meant by a name or path, whatever the catalog knows."""
+    """The folder that ``name_or_path`` means in ``home``, whatever the catalog knows."""
     if home is None:
         return Path(name_or_path).expanduser()
     return any_case(Path(home).expanduser(), name_or_path)
 
 
 def card_folder(card: Card, name: str, home: str | Path | None) -> Path:
-    """A model's folder: one for all spellings of its name, unless the user has made one that is called as he writes."""
+    """A model's folder: one for all spellings of its name, unless the user has made one of that spelling.
+
+    Args:
+        card: the model's card.
+        name: its name as the user writes it.
+        home: the folder of models; default ``FLAGAI_HOME``.
+    """
     if home is not None and os.path.isdir(own := own_folder(name, home)):
         return own
     return any_case(settings.home() if home is None else Path(home).expanduser(), card.name)
 
 
 def any_case(home: Path, name: str) -> Path:
-    """The folder of exactly this name, or else one whose name differs in upper and lower case only."""
+    """The folder in ``home`` of exactly this name, or else one whose name differs in upper and lower case only."""
     exact = home / name
     if "/" in name or os.path.isdir(exact) or not os.path.isdir(home):
         return exact
@@ -78,7 +88,7 @@ def any_case(home: Path, name: str) -> Path:
 
 
 def package_folder(card: Card) -> Path | None:
-    """The folder of a model in an installed Python package, which is located, never imported; None if there is none."""
+    """The folder of a card's model in an installed Python package, which is located, never imported; else None."""
     places = (installed_folder(source.location) for source in card.places() if source.scheme == "package")
     return next((place for place in places if place is not None), None)
 

@@ -33,11 +33,17 @@ class ChatFormat(ABC):
 
     @abstractmethod
     def lay_out(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
-        """The ids of checked messages; see :meth:`encode`."""
+        """The ids of checked messages and tools; see :meth:`encode`."""
 
     @abstractmethod
     def read(self, ids: list[int], tools: Sequence[Tool], *, done: bool) -> Message:
-        """The message that ids are; of an answer that is not done, what further ids do not change."""
+        """The message that generated ids are.
+
+        Args:
+            ids: the ids so far.
+            tools: the tools that the conversation offers.
+            done: whether generation has ended; else the message holds only what further ids do not change.
+        """
 
     def encode(
         self, messages: Sequence[Message | Mapping[str, object]], tools: Sequence[Tool] | None = None
@@ -72,7 +78,7 @@ class ChatFormat(ABC):
         return self.read(list(ids), read_tools(tools), done=True)
 
     def partial(self, ids: Iterable[int], tools: Sequence[Tool] | None = None) -> str:
-        """The content of an answer as far as no further id changes it."""
+        """The content of an answer as far as no further id changes it; ``tools`` are those that were offered."""
         return self.read(list(ids), read_tools(tools), done=False).content
 
 

@@ -84,6 +84,9 @@ def read_messages(messages: Sequence[Message | Mapping[str, object]]) -> list[Me
 
     Raises:
         InputError: there is none, or one cannot be understood; the message has its number and the field.
+
+    Returns:
+        The messages, checked.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
         raise InputError(
@@ -93,7 +96,11 @@ def read_messages(messages: Sequence[Message | Mapping[str, object]]) -> list[Me
 
 
 def read_tools(tools: Sequence[Tool] | None, place: str = "tools") -> tuple[Tool, ...]:
-    """Check descriptions of tools, in OpenAI's form or as functions alone.
+    """The descriptions of tools, checked: in OpenAI's form, or functions alone.
+
+    Args:
+        tools: the descriptions; None for none.
+        place: the field's name, for errors.
 
     Raises:
         InputError: one has no name.
@@ -109,7 +116,7 @@ def read_tools(tools: Sequence[Tool] | None, place: str = "tools") -> tuple[Tool
 
 
 def function_of(tool: Tool) -> Mapping[str, Any]:
-    """The description of a function, without OpenAI's frame around it."""
+    """The description of a tool's function, without OpenAI's frame around it."""
     function = tool.get("function")
     return function if isinstance(function, Mapping) else tool
 

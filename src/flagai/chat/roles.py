@@ -33,11 +33,11 @@ class RolesFormat(ChatFormat):
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """See the base class."""
+        """The ids of the end and of the roles that speak after the model: ``<|user|>``, ``<|observation|>``."""
         return tuple(self.tokenizer.get_command_id(name) for name in self.stops)
 
     def lay_out(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
-        """See the base class."""
+        """The ids of messages: each is a token of its role, then its text."""
         token = self.tokenizer.get_command_id
         ids = [token("gMASK"), token("sop")]
         for role, metadata, content in self.parts(messages, tools):
@@ -46,7 +46,7 @@ class RolesFormat(ChatFormat):
         return [*ids, token("assistant")]
 
     def read(self, ids: list[int], tools: Sequence[Tool], *, done: bool) -> Message:
-        """See the base class."""
+        """The message that ids are: content, or calls of tools, by the role tokens among them."""
         segments = segments_of(self.tokenizer, ids, self.tokenizer.get_command_id("assistant"))
         return read_segments(segments, tools, self.arguments, done=done)
 
@@ -110,7 +110,7 @@ class ChatGLM3Format(RolesFormat):
     _TOLD = "Answer the following questions as best as you can. You have access to the following tools:"
 
     def parts(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[tuple[str, str, str]]:
-        """See the base class."""
+        """The messages with the descriptions of tools in the system message."""
         if tools and messages[0].role != "system":
             messages = [Message("system", self._TOLD), *messages]
         for number, message in enumerate(messages):
@@ -122,11 +122,11 @@ class ChatGLM3Format(RolesFormat):
                 yield from self.calls(message)
 
     def arguments(self, text: str) -> dict[str, Any] | None:
-        """See the base class."""
+        """The arguments of a call in Python, parsed and never run; None if they are not literals."""
         return python_arguments(text)
 
     def written(self, call: ToolCall) -> str:
-        """See the base class."""
+        """A call as the model writes it: ``tool_call(name='value')``."""
         named = ", ".join(f"{name}={value!r}" for name, value in (call.arguments or {}).items())
         return f"```python\ntool_call({named})\n```"
 
@@ -144,7 +144,7 @@ class GLM4Format(RolesFormat):
     _FUNCTION = "\n\n## {}\n\n{}\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
 
     def parts(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[tuple[str, str, str]]:
-        """See the base class."""
+        """The messages, with the descriptions of functions behind GLM-4's own system text."""
         for number, message in enumerate(messages):
             if offered := [*message.tools, *(tools if number == 0 else ())]:
                 yield "system", "", self._TOLD + "".join(map(self._described, offered))
@@ -161,5 +161,5 @@ class GLM4Format(RolesFormat):
         return self._FUNCTION.format(function["name"], json.dumps(function, ensure_ascii=False, indent=4))
 
     def arguments(self, text: str) -> dict[str, Any] | None:
-        """See the base class."""
+        """The arguments of a call that the model writes as JSON; None if they are not an object."""
         return json_arguments(text)

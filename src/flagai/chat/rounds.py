@@ -40,7 +40,7 @@ class RoundsFormat(ChatFormat):
         return "".join(parts)
 
     def read(self, ids: list[int], tools: Sequence[Tool], *, done: bool) -> Message:
-        """See the base class."""
+        """The message that ids are: their text is the content, without calls of tools."""
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         text = finished(text if done else certain(text, widens=self.widens))
         return Message("assistant", widened(text) if self.widens else text)
@@ -56,11 +56,11 @@ class ChatGLMFormat(RoundsFormat):
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """See the base class."""
+        """The id of ``<eop>``."""
         return (self.tokenizer.get_command_id("eop"),)
 
     def lay_out(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
-        """See the base class."""
+        """The ids of ``[Round n]`` texts, then ``[gMASK]<sop>``."""
         text = self.text(messages)
         (ids,) = self.tokenizer.encode_ordinary([text if len(messages) > 1 else messages[0].content])
         return [*ids, self.tokenizer.get_command_id("gMASK"), self.tokenizer.get_command_id("sop")]
@@ -75,10 +75,10 @@ class ChatGLM2Format(RoundsFormat):
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """See the base class."""
+        """The id of the end of a text."""
         return (self.tokenizer.get_command_id("eos"),)
 
     def lay_out(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
-        """See the base class."""
+        """The ids of ``[gMASK]sop``, then of ``[Round n]`` texts."""
         (ids,) = self.tokenizer.encode_ordinary([self.text(messages)])
         return [self.tokenizer.get_command_id("gMASK"), self.tokenizer.get_command_id("sop"), *ids]

@@ -64,7 +64,7 @@ class _Generation(Extension):
     tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """See the base class."""
+        """Leave the block ``{% generation %}`` out and keep its body."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
@@ -106,7 +106,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return tree
 
     def call(self, __context: Context, __obj: Any, *arguments: Any, **named: Any) -> Any:
-        """See the base class."""
+        """Call what is safe to call, and count the step."""
         self._step()
         self._weigh([arguments, named])
         if getattr(__obj, "__name__", "") == "replace" and isinstance(getattr(__obj, "__self__", None), str):
@@ -114,7 +114,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self._weigh(super().call(__context, __obj, *arguments, **named))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """See the base class."""
+        """Compute an operation whose result is not too large."""
         self._step()
         numbers = all(isinstance(value, int | float) for value in (left, right))
         if operator == "**" or (operator != "+" and not numbers):
@@ -124,7 +124,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self._weigh(super().call_binop(context, operator, left, right))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """See the base class."""
+        """Whether a template may read an attribute: no internal one, and no method that pads text."""
         return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, str) and attr in _FILLING)
 
     def wrap_str_format(self, value: Any) -> None:

@@ -70,13 +70,13 @@ class TemplateFormat(ChatFormat):
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """See the base class."""
+        """The ids of the end of a text and of the vocabulary's ends of turns."""
         commands = self.tokenizer.command_token_map
         found = [self.tokenizer.find_command_id("eos"), *(commands[end].Id for end in _ENDS if end in commands)]
         return tuple(dict.fromkeys(number for number in found if number is not None))
 
     def lay_out(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
-        """See the base class."""
+        """The ids of what the repository's template makes of messages and tools."""
         return self.ids_of(*self._protected(messages, tools))
 
     def ids_of(self, text: str, spelled: Mapping[str, str]) -> list[int]:
@@ -120,7 +120,7 @@ class TemplateFormat(ChatFormat):
             return False
 
     def read(self, ids: list[int], tools: Sequence[Tool], *, done: bool) -> Message:
-        """See the base class."""
+        """The message that ids are: content, or calls of tools in the forms that templates ask for."""
         silent = self.tokenizer.command_ids - {self.tokenizer.find_token(token) for token in (_OPENS, _CLOSES)}
         commands = self.tokenizer.command_token_map
         if not {_ASSISTANT, _OBSERVATION} <= commands.keys():

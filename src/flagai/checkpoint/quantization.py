@@ -10,6 +10,9 @@ its numbers from the i-th on, the first in the lowest bits: so neighbouring numb
 neighbouring words, and are unpacked together.
 
 A model that is not quantized gets them widened when the file is opened.
+
+Sources: Shen et al. 2020, "Q-BERT: Hessian Based Ultra Low Precision Quantization of BERT" (groups); Banner et al.
+2019, "Post Training 4-bit Quantization of Convolutional Networks for Rapid-Deployment" (clipping).
 """
 
 from collections.abc import Mapping

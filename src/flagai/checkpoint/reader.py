@@ -47,7 +47,7 @@ class Checkpoint:
         return len(self.parts[0])
 
     def tensors(self, name: str) -> list[torch.Tensor]:
-        """The tensor of this name in every model-parallel part; one element for ordinary checkpoints."""
+        """The tensor of this name in every model-parallel part, of any shape; one element for ordinary checkpoints."""
         return [part[name] for part in self.parts]
 
     @property
@@ -79,7 +79,11 @@ class Checkpoint:
         return self.dtype
 
     def check_memory(self) -> None:
-        """Refuse, with a CheckpointError, expanded tensors whose copies would take far more memory than the files."""
+        """Refuse expanded tensors whose copies would take far more memory than the files.
+
+        Raises:
+            CheckpointError: there are such tensors.
+        """
         repeated = 0
         for name, tensor in (pair for part in self.parts for pair in part.items()):
             repeated += max(0, tensor.nbytes - tensor.untyped_storage().nbytes())
@@ -90,14 +94,16 @@ class Checkpoint:
                 )
 
     def mapped_ahead(self) -> AbstractContextManager[None]:
-        """Bring all files into memory while the body runs; see :func:`flagai.checkpoint.stream.memory.mapped_ahead`."""
+        """A context: all files are brought into memory; :func:`flagai.checkpoint.stream.memory.mapped_ahead`."""
         return mapped_ahead(tensor for part in self.parts for tensor in part.values())
 
     @contextmanager
     def readers_ahead(self, device: torch.device, shares: int) -> Iterator[None]:
-        """Start the readers of the files while the body runs, unless for a CPU; ``shares`` processes share the reading.
+        """A context in which the readers of the files have been started, except for a CPU; see :meth:`take_readers`.
 
-        See :meth:`take_readers`.
+        Args:
+            device: where the tensors go.
+            shares: the number of processes that share the reading.
         """
         if device.type == "cpu":
             yield
@@ -132,6 +138,12 @@ def open_checkpoint(
     Raises:
         ModelNotFoundError: no weights are there.
         CheckpointError: files are missing, damaged or unsafe.
+
+    Returns:
+        The opened checkpoint.
+
+    Example:
+        >>> list(open_checkpoint("checkpoints/GLM-large-ch"))  # the names of its tensors
     """
     check_flag("mmap", mmap)
     path = check_path("checkpoint_path", path)

@@ -55,7 +55,7 @@ class _TaskCommandGroup(TyperGroup):
     """Commands, which the names of their tasks call as well."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """See the base class."""
+        """A command by its name, or by a name of its task."""
         key = cmd_name.lower().replace("_", "-")
         return super().get_command(ctx, cmd_name) or super().get_command(
             ctx, TASK_COMMANDS.get(ALIASES.get(key, key), key)

@@ -45,7 +45,7 @@ class Command(TyperCommand):
     """A command that understands the former names of its options, with a warning."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See the base class."""
+        """Parse the arguments after former names of options have become present ones."""
         options = args[: args.index("--")] if "--" in args else args
         given = {option.partition("=")[0]: index for index, option in enumerate(options)}
         for old in _FORMER_FLAGS.keys() & given:

@@ -43,7 +43,7 @@ NO_TOKENS = named_tokens()
 class ModelClass:
     """A class of a family."""
 
-    name: str
+    name: str  # its name in Python
     tasks: tuple[str, ...] = ()  # the tasks for which AutoLoader takes it
     # The methods of the Predictor that it can do; "write" stands for all that generate text.
     methods: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ class Family:
         return next((row for row in rows if row is not None), None)
 
     def load(self, name: str) -> Any:
-        """One of the classes; its module is imported now."""
+        """The class of this name; its module is imported now."""
         found = self.by_name[name].cls
         return found if found is not None else getattr(importlib.import_module(f"flagai.model.{self.name}_model"), name)
 
@@ -180,6 +180,9 @@ def register_family(family: Family) -> None:
 
     Raises:
         ConfigError: the library has a family of this name, or a class writes texts but the record does not say how.
+
+    Example:
+        >>> register_family(Family(name="mine", classes=(ModelClass("MyModel", cls=MyModel),)))
     """
     if family.name in FAMILIES:
         raise ConfigError(f"{family.name!r} is a family of flagai. Choose another name.")
@@ -200,10 +203,10 @@ def family_names() -> tuple[str, ...]:
 
 
 def family_named(name: str) -> Family:
-    """The record of a family.
+    """The record of the family of this name.
 
     Raises:
-        ConfigError: there is no such family.
+        ConfigError: the family is unknown.
     """
     if name not in _RECORDS:
         raise ConfigError(f"There is no family {shown(name)}. Known: {', '.join(_RECORDS)}.")

@@ -34,23 +34,23 @@ class BeamSearch(Search):
         self.groups = [BeamGroup(sizes, state, sizes.lanes // count, forced) for _ in range(count)]
 
     def parts(self) -> list[RowTensors]:
-        """See the base class."""
+        """All owners of the batch's tensors: the groups of beams, too."""
         return [*super().parts(), *self.groups]
 
     def fill(self, running: Sequence[Running]) -> None:
-        """See the base class."""
+        """Put the values of requests into the rows of all groups."""
         super().fill(running)
         for group in self.groups:
             group.fill(running)
 
     def of_rows(self, rows: Sequence[int], names: Sequence[str]) -> Self:
-        """See the base class."""
+        """A copy of some rows on the host, for their answers."""
         found, index = super().of_rows(rows, names), self.index(rows)
         found.groups = [group.on_host(index, group.reported) for group in self.groups]
         return found
 
     def twin(self) -> Self:
-        """See the base class."""
+        """A copy with tensors of its own, whose groups follow."""
         found = super().twin()
         found.groups = [group.twin() for group in self.groups]
         for group in found.groups:
@@ -58,7 +58,7 @@ class BeamSearch(Search):
         return found
 
     def choose(self, output: StepOutput) -> Choice:
-        """See the base class."""
+        """Choose the best continuations of all beams of each row, and finish those that end."""
         if self.needs_best_only:
             (group,) = self.groups
             scores, tokens = self.processors.best(output.logits, group.num_candidates)
@@ -100,11 +100,11 @@ class BeamSearch(Search):
 
     @property
     def recordable(self) -> bool:
-        """See the base class; how words are forced depends on the number of the step."""
+        """Whether a CUDA graph can replay the step: how words are forced depends on the number of the step."""
         return super().recordable and not self.decoding.forced
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
-        """See the base class."""
+        """The best answers of a row, finished ones first by score."""
         first = int(self.state.protocol.starts)
         found = [
             Hypothesis(self.state.split_spans(group.ids[row, beam, first:kept].tolist()), score, stopped)
@@ -119,7 +119,7 @@ class BeamSearch(Search):
         return found[: self.decoding.num_return_sequences] or [nothing]
 
     def candidates(self, row: int) -> list[list[int]]:
-        """See the base class."""
+        """The answers of a row that may still win."""
         first = int(self.state.protocol.starts)
         best = max(self.groups, key=lambda group: float(group.score[row, 0]))
         least = best.score[row, 0]

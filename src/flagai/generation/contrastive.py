@@ -42,7 +42,7 @@ class ContrastiveSearch(Search):
         self.filled = self.add("filled", 1)
 
     def allocate(self) -> None:
-        """See the base class; the directions of all states so far are too large to be staged on the host."""
+        """Make the tensors; the directions of all states so far are too large to be staged."""
         super().allocate()
         sizes = self.sizes
         self.context = torch.zeros(
@@ -50,30 +50,30 @@ class ContrastiveSearch(Search):
         )
 
     def start(self, rows: Sequence[int], running: Sequence[Running]) -> None:
-        """See the base class."""
+        """Begin with requests whose prompts have been read."""
         super().start(rows, running)
         for row, each in zip(rows, running, strict=True):
             if each.hidden is not None:
                 self.context[row, : len(each.hidden)] = F.normalize(each.hidden.float(), dim=-1)
 
     def fill(self, running: Sequence[Running]) -> None:
-        """See the base class."""
+        """Put requests into their rows."""
         super().fill(running)
         self.put(filled=[0 if each.hidden is None else len(each.hidden) for each in running])
 
     def take(self, other: RowTensors, rows: torch.Tensor) -> None:
-        """See the base class."""
+        """Copy rows of another search."""
         super().take(other, rows)
         before = cast(ContrastiveSearch, other).context.index_select(0, rows)
         self.context[: len(before), : before.shape[1]] = before
 
     @property
     def recordable(self) -> bool:
-        """See the base class; the states that candidates are compared with grow."""
+        """Whether a CUDA graph can replay the step: no, the states that candidates are compared with grow."""
         return False
 
     def choose(self, output: StepOutput) -> Choice:
-        """See the base class; first decides among the candidates that have just been fed."""
+        """Decide among the candidates that have just been fed, then propose the next ones."""
         best = self._keep(F.normalize(output.hidden.float(), dim=-1))
         logits = output.logits.gather(1, best[..., None].expand(-1, -1, output.logits.shape[2]))
         state, lanes = self.state, self.sizes.lanes
@@ -123,11 +123,11 @@ class ContrastiveSearch(Search):
         return found
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
-        """See the base class."""
+        """The answer of a row."""
         ids = self.state.generated()[row, 0, : self.kept[row]]
         score, length, stopped = float(self.score[row]), int(self.length[row]), bool(self.stopped[row])
         return [self.hypothesis(row, ids, score, length, stopped)]
 
     def candidates(self, row: int) -> list[list[int]]:
-        """See the base class."""
+        """The answer of a row so far: it can only grow."""
         return [self.state.generated()[row, 0, : self.kept[row]].tolist()]

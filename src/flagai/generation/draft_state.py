@@ -31,7 +31,7 @@ class DraftState(DecodingState):
         self._ahead = torch.arange(sizes.lanes, device=self.device)
 
     def fill(self, running: Sequence[Running]) -> None:
-        """See the base class; there is no draft yet, so the last token is repeated."""
+        """Put requests into their rows; there is no draft yet, so the last token is repeated."""
         super().fill(running)
         begin = int(self.protocol.starts)
         self.put(
@@ -41,12 +41,12 @@ class DraftState(DecodingState):
         self.staged("first_key")[...] = self.staged("token_index") + 1 - self.staged("lengths")[:, :1]
 
     def commit(self, rows: torch.Tensor) -> None:
-        """See the base class."""
+        """Keep the accepted tokens of each row; later steps overwrite the slots of the others."""
         super().commit(rows)
         self._set_draft(self.next_ids[:, :1].expand(-1, self.sizes.lanes))
 
     def _fill_start_tokens(self, start_id: int) -> None:
-        """See the base class; the sequence has it."""
+        """Nothing: the sequence has the start token already."""
 
     def all_lanes(self) -> None:
         """Use all lanes again, after steps with shorter drafts: before texts come or go."""
@@ -111,12 +111,12 @@ class DraftState(DecodingState):
         return self.token_index + self._ahead[: self.next_ids.shape[1]] >= self.text_length[:, None]
 
     def num_generated(self) -> torch.Tensor:
-        """See the base class; of each lane."""
+        """The number of generated tokens of each lane."""
         ahead = self._ahead[: self.next_ids.shape[1]]
         return self.token_index + 1 - self.text_length[:, None] - int(self.protocol.starts) + ahead
 
     def history(self) -> torch.Tensor:
-        """See the base class; drafts that are not verified yet are what follows in each lane's own answer."""
+        """The ids so far; drafts that are not verified yet are what follows in each lane."""
         lanes = self.next_ids.shape[1]
         ids = self.sequence[:, None].expand(-1, lanes, -1)
         counts = self.token_index + 1 + self._ahead[:lanes]
@@ -126,7 +126,7 @@ class DraftState(DecodingState):
         return self._right_aligned(ids, counts, self.sequence.shape[1], 0)
 
     def generated(self) -> torch.Tensor:
-        """See the base class; of one lane, tokens behind the draft are undefined."""
+        """The generated ids of one lane; tokens behind the draft are undefined."""
         begin = self.text_length[:, None] + int(self.protocol.starts)
         places = begin + torch.arange(self.sizes.steps, device=begin.device)
         return self.sequence.gather(1, places.clamp(max=self.sequence.shape[1] - 1))[:, None]

@@ -47,6 +47,10 @@ def generate(
 
     Raises:
         InputError: the options or a prompt do not go with the model.
+
+    Example:
+        >>> answers = generate(model, [Prompt((1, 2, 3))], Decoding(max_new_tokens=8))
+        >>> answers[0][0].ids
     """
     requests = _requests(prompts, decoding or Decoding(), logits_processors, stop)
     return [list(request.hypotheses) for request in generate_each(model, requests, memory=memory)]
@@ -117,6 +121,10 @@ def stream(
 
     Raises:
         InputError: see :func:`generate`.
+
+    Example:
+        >>> for event in stream(model, prompts, Decoding(max_new_tokens=8)):
+        ...     print(event.row, event.ids)
     """
     requests = _requests(prompts, decoding or Decoding(), logits_processors, stop)
     for request in requests:

@@ -47,6 +47,9 @@ def with_new_names(given: Mapping[str, Any], renamed: Mapping[str, str]) -> dict
 
     Raises:
         InputError: an option is given under both names.
+
+    Returns:
+        The options by their present names.
     """
     found = dict(given)
     for old in renamed.keys() & given.keys():

@@ -32,7 +32,7 @@ class PromptLookup(SamplingSearch):
     state: DraftState
 
     def choose(self, output: StepOutput) -> Choice:
-        """See the base class; the tokens are the next draft."""
+        """Verify the draft, and look up the next one."""
         plain, scores = self.processors(output.logits)
         tokens = self.pick(scores)
         accepted, stops = self.update_scores(tokens, plain, scores)
@@ -56,7 +56,7 @@ class PromptLookup(SamplingSearch):
         return int(((2**matched - 1) * running).sum()) // max(int(running.sum()), 1)
 
     def accepted(self, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        """See the base class: those up to the first one that differs from the draft, which is the model's own."""
+        """The tokens up to the first one that differs from the draft, included."""
         draft = self.state.next_ids[:, 1:]
         agreed = (tokens[:, :-1] == draft) & ~ends[:, :-1]
         if self.state.rules.pad_id is not None:
@@ -64,11 +64,11 @@ class PromptLookup(SamplingSearch):
         return torch.cat([~self.ended, agreed], dim=1).cumprod(1).bool()
 
     def sum_over_draft(self, beams: torch.Tensor) -> torch.Tensor:
-        """See the base class; beams are one behind the other."""
+        """Sums over the tokens of a draft, which are one lane behind the other."""
         return beams.sum(1, keepdim=True)
 
     def stopped_by_hook(self, tokens: torch.Tensor, parents: torch.Tensor | None, asked: torch.Tensor) -> torch.Tensor:
-        """See the base class; nothing is asked about tokens behind an end."""
+        """Which tokens the hook ends an answer at; it is not asked about tokens behind an end."""
 
         def upto(row: int, place: int) -> list[int]:
             return [*self.state.generated()[row, 0, : int(self.kept[row]) + place].tolist(), int(tokens[row, place])]

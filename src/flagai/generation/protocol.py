@@ -28,13 +28,13 @@ class GenerativeModel(Protocol):
         """How many tokens have a position; None if positions are relative."""
 
     def new_cache(self, capacity: int = 0) -> KVCache:
-        """An empty cache of keys and values."""
+        """An empty cache of keys and values with this capacity, in tokens."""
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """The parameters."""
 
     def eval(self) -> Any:
-        """Turn dropout off."""
+        """The model itself, with dropout turned off."""
 
     def modules(self) -> Iterator[torch.nn.Module]:
         """The modules."""
@@ -67,12 +67,12 @@ def prompt_for(model: GenerativeModel, prompt: Prompt) -> Prompt:
 
 
 def decoder_blocks(model: GenerativeModel) -> BlockStack:
-    """The blocks that keep keys and values."""
+    """The blocks of a model that keep keys and values."""
     return [module for module in model.modules() if isinstance(module, BlockStack)][-1]  # an encoder's come first
 
 
 def state_size(model: GenerativeModel) -> int:
-    """The size of a hidden state."""
+    """The size of a model's hidden states."""
     attention: Any = decoder_blocks(model)[0].attention
     return int(attention.q.in_features)
 

@@ -44,7 +44,7 @@ class SamplingSearch(Search):
             self.uniforms = self.add("uniforms", answers, sizes.steps, dtype=torch.float64)
 
     def fill(self, running: Sequence[Running]) -> None:
-        """See the base class."""
+        """Put requests into their rows, with the random numbers of all their steps."""
         super().fill(running)
         self.put(ended=[False] * len(running))
         if self.decoding.do_sample:
@@ -52,7 +52,7 @@ class SamplingSearch(Search):
                 staged[:, : each.request.limit] = _uniforms(each)
 
     def choose(self, output: StepOutput) -> Choice:
-        """See the base class."""
+        """Choose the best token of each lane, or sample one."""
         plain, scores = self.processors(output.logits)
         tokens = self.pick(scores)
         return Choice(tokens, None, self.update_scores(tokens, plain, scores)[1])
@@ -113,19 +113,19 @@ class SamplingSearch(Search):
         return beams
 
     def hypotheses(self, row: int) -> list[Hypothesis]:
-        """See the base class."""
+        """The answers of a row, one for each sample."""
         written, kept = self.state.generated()[row], self.kept[row].tolist()
         numbers = zip(self.score[row].tolist(), self.length[row].tolist(), self.stopped[row].tolist(), strict=True)
         found = [self.hypothesis(row, written[beam, : kept[beam]], *entry) for beam, entry in enumerate(numbers)]
         return sorted(found, key=lambda hypothesis: -hypothesis.score)
 
     def candidates(self, row: int) -> list[list[int]]:
-        """See the base class."""
+        """The answers of a row so far."""
         written = self.state.generated()
         return [written[row, lane, :kept].tolist() for lane, kept in enumerate(self.kept[row].tolist())]
 
     def certain(self, row: int, before: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-        """See the base class; a single answer only grows, so that its new ids are enough."""
+        """The ids that can no longer change: a single answer only grows, so that its new ids are enough."""
         if self.decoding.num_answers > 1 or self.state.protocol.spans:
             return super().certain(row, before)
         if self._read is None:
@@ -134,7 +134,7 @@ class SamplingSearch(Search):
         return ((*ids, *written[row, len(ids) : kept[row]].tolist()),)
 
     def of_rows(self, rows: Sequence[int], names: Sequence[str]) -> Self:
-        """See the base class."""
+        """A copy of some rows on the host, for their answers."""
         found = super().of_rows(rows, names)
         found._read = None
         return found
@@ -144,7 +144,7 @@ class ShardedGreedySearch(SamplingSearch):
     """Greedy search over vocabulary-parallel logits: each rank finds the best of its tokens, no rank gathers logits."""
 
     def choose(self, output: StepOutput) -> Choice:
-        """See the base class; the logits are sharded."""
+        """Choose the best token of logits that are sharded over the vocabulary."""
         from flagai.parallel.vocab_parallel import sharded_argmax  # imports torch.distributed, which takes seconds
 
         tokens, scores = sharded_argmax(cast(Any, output.logits))

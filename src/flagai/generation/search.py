@@ -129,7 +129,7 @@ class Search(RowTensors, ABC):
         return found
 
     def twin(self) -> Self:
-        """See the base class."""
+        """A copy with tensors of its own."""
         found = super().twin()
         found.state = self.state.twin()
         return found

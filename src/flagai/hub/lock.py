@@ -5,6 +5,8 @@
 the clocks of two machines need not agree. If it stands still for too long, he makes the file with the next number:
 exactly one can, no living lock is touched, and the owner, should he wake up, sees the higher number and knows that he
 has lost.
+
+Source: Gray and Cheriton 1989, "Leases: An Efficient Fault-Tolerant Mechanism for Distributed File Cache Consistency".
 """
 
 import json

@@ -14,7 +14,7 @@ class Policy:
     backoff: float = 0.5  # before the second attempt; doubled for each further one, with jitter
     longest_backoff: float = 30.0  # between two attempts, unless the server asks for more
     longest_retry_after: float = 120.0  # a server that asks for a longer pause is given up at once
-    connect_timeout: float = 5.0
+    connect_timeout: float = 5.0  # for a connection
     read_timeout: float = 30.0  # for the next bytes, and for the whole head of an answer with interim answers
     stall_seconds: float = 60.0  # a connection is given up that stays below `slowest` for so long
     slowest: int = 1024  # bytes per second
@@ -27,7 +27,7 @@ class Policy:
     connections: int = 4  # how many segments of a large file are fetched at the same time at most
     fast: int = 250 * MEGABYTE  # bytes per second that make further connections needless
     ramp: float = 0.25  # after which another connection is added if the line is slower
-    segment: int = 32 * MEGABYTE
+    segment: int = 32 * MEGABYTE  # the size of a part of a large file
     large: int = 64 * MEGABYTE  # files from this size on are fetched in segments
     heartbeat: float = 1.0  # between two signs of life of the process that fetches
     stale: float = 30.0  # without a sign of life, after which a waiting process takes over

@@ -49,6 +49,12 @@ def ensure(
     Raises:
         OfflineError: something is missing, and offline mode forbids to fetch it.
         HubError: no source has everything; the message lists what each of them said.
+
+    Returns:
+        The folder.
+
+    Example:
+        >>> ensure("hf:THUDM/glm-large-chinese", "checkpoints/GLM-large-ch", wanted=["config", "tokenizer"])
     """
     request = _request(model, folder, wanted, sources, force, policy)
     state = LocalState(missing=["everything"]) if force else _surveyed(request)

@@ -46,6 +46,9 @@ class BaseModel(LoadMixin):
     Args:
         config: the configuration, or its content.
         **redundant: ignored, as in the original.
+
+    Example:
+        >>> GLMModel.from_pretrained("GLM-large-ch", device="cuda", dtype=torch.bfloat16)
     """
 
     config_class: ClassVar[type[ModelConfig]] = OpenConfig

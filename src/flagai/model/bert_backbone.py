@@ -56,12 +56,12 @@ class BertModel(BaseModel):
         self.pooler: Pooler | None = Pooler(config.hidden_size)
 
     def check_names(self, names: Iterable[str]) -> None:
-        """See the base class."""
+        """Refuse a RoBERTa's weights under a BERT's configuration."""
         check_prefix(names, self.config)
 
     @property
     def max_positions(self) -> int:
-        """See the base class; RoBERTa's positions begin behind its padding id."""
+        """The number of tokens that have positions; RoBERTa's begin behind its padding id."""
         limit: int = self.config.longest_text
         return limit
 

@@ -64,7 +64,7 @@ class BertConfig(ModelConfig):
 
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See the base class."""
+        """The values after older spellings, with the number of classes that ``id2label`` or the head means."""
         adapted = dict(values)
         stated = Fields(values, cls.__name__)
         if values.get("pad_token_id") is None and "position_offset" not in values:  # null of files that are not ours
@@ -82,7 +82,7 @@ class BertConfig(ModelConfig):
 
     @classmethod
     def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:
-        """See the base class: the padding id is that of the vocabulary, if there is one.
+        """The values with the padding id of the vocabulary, if there is one.
 
         Without one, ``"pad_token_id": 1`` is what RoBERTa's defaults have left in configurations of models that are
         BERTs. Our own files, which say ``position_offset``, mean it, as RoBERTa's do, whose positions count from it.
@@ -97,7 +97,7 @@ class BertConfig(ModelConfig):
         return values if found is None or found.id in (None, stated) else found.instead_of(stated, values, folder)
 
     def to_dict(self) -> dict[str, Any]:
-        """See the base class; transformers knows ``class_num`` as ``num_labels`` and believes ``id2label`` first."""
+        """All fields; transformers knows ``class_num`` as ``num_labels`` and believes ``id2label``."""
         values = super().to_dict()
         if self.class_num is None:
             return values
@@ -111,7 +111,7 @@ class BertConfig(ModelConfig):
         return self.max_position_embeddings - self.position_offset
 
     def check(self) -> None:
-        """See the base class."""
+        """Refuse values that are impossible, or contradict each other."""
         width, heads = self.hidden_size, self.num_attention_heads
         self.require(
             self.pad_token_id is None or self.pad_token_id < self.vocab_size,

@@ -49,11 +49,11 @@ class _BertHead(BaseModel):
         self.model = BertModel(config)
 
     def check_names(self, names: Iterable[str]) -> None:
-        """See the base class."""
+        """Refuse weights whose names say BERT where the configuration says RoBERTa, or the other way round."""
         check_prefix(names, self.config)
 
     def save_plan(self, layout: str, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
-        """See the base class."""
+        """What is written; a RoBERTa's head cannot be written in transformers' layout."""
         if layout == "huggingface" and self.config.position_offset:
             raise InputError(f"A RoBERTa {type(self).__name__} cannot be written in the layout 'huggingface' yet.")
         return super().save_plan(layout, state_dict)
@@ -77,7 +77,7 @@ class BertForEmbedding(_BertHead):
     prefixes: ClassVar[Mapping[str, str]] = {"flagai": "model."}
 
     def forward(self, input_ids: torch.Tensor | None = None, **others: Any) -> Output:
-        """Encode; arguments and result as :meth:`BertModel.forward`."""
+        """The output of :class:`BertModel` for ``input_ids`` [B, S]; ``logits`` are hidden states [B, S, width]."""
         output: Output = self.model(input_ids, **others)
         return output
 
@@ -132,7 +132,7 @@ class BertForSeq2seq(BertForMaskLM):
     """
 
     def new_cache(self, capacity: int = 0) -> KVCache:
-        """An empty cache for decoding with this model."""
+        """An empty cache for decoding with this model; ``capacity`` is the number of tokens that it has room for."""
         return self.model.new_cache(capacity)
 
     def forward(
@@ -240,7 +240,7 @@ class BertForSequenceLabeling(_BertHead):
         return output
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy over the tokens that are neither padding nor unlabelled."""
+        """The mean cross entropy of logits [B, S, labels] and labels [B, S] where both are valid [B, S]; a scalar."""
         return masked_cross_entropy(logits, labels, valid & (labels != -100))
 
 
@@ -258,7 +258,7 @@ class BertForSequenceLabelingCRF(BertForSequenceLabeling):
         self.crf = CRF(config.class_num or 0)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Mean negative log-likelihood of the rows' labels."""
+        """Mean negative log-likelihood of labels [B, S] under logits [B, S, labels], where valid [B, S]; a scalar."""
         return self.crf(logits, labels, valid & (labels != -100)).mean()
 
 

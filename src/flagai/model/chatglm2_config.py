@@ -76,12 +76,12 @@ class ChatGLM2Config(ModelConfig):
 
     @classmethod
     def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:
-        """See the base class; what ends an answer may stand in generation_config.json."""
+        """The values with the ids that end an answer, which may stand in generation_config.json."""
         return values if "eos_token_id" in settled else with_end_tokens(values, folder)
 
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See the base class; rotary positions have had three spellings."""
+        """The values with rotary positions in one of their three spellings."""
         values = as_own_quantization(values)
         stated = Fields(values, cls.__name__)
         kind = stated.text("model_type", ORIGINAL)
@@ -95,7 +95,7 @@ class ChatGLM2Config(ModelConfig):
         return {**own, **rotary, **values}
 
     def check(self) -> None:
-        """See the base class."""
+        """Refuse values that are impossible, or contradict each other."""
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         self.require(heads % groups == 0, f"{heads} heads of queries cannot share {groups} heads of keys")
         turned = self.rotary_features

@@ -59,7 +59,7 @@ class ChatGLM2Model(PrefixTunedModel):
         self.prefix = self.new_prefix(config.pre_seq_len, hidden) if config.pre_seq_len else None
 
     def new_prefix(self, length: int, hidden: int | None) -> PrefixEncoder:
-        """See the base class."""
+        """A prefix encoder of P-Tuning v2 for ``length`` tokens, through ``hidden`` features if that is a number."""
         config: ChatGLM2Config = self.config
         groups, size = config.num_key_value_heads, config.head_dim
         width = 2 * config.num_hidden_layers * groups * size
@@ -207,7 +207,7 @@ class ChatGLM2ForSequenceClassification(BaseModel):
 
 
 def names_of(config: ChatGLM2Config) -> NameMap:
-    """Where the files keep the parameters of a model of these sizes."""
+    """Where the files keep the parameters of a model of this configuration."""
     by_head = not config.multi_query_attention
     return chatglm2.names(config.num_attention_heads, config.num_key_value_heads, config.head_dim, by_head)
 

@@ -56,7 +56,7 @@ class ChatGLMConfig(ModelConfig):
 
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See the base class; GLM-130B, which has no config.json of its own, is told by its name or its norms."""
+        """The values; GLM-130B, which has no config.json of its own, is recognized by its name or its norms."""
         values = as_own_quantization(values)
         if values.get("model_type") == _GLM_130B or values.get("layernorm_order") == "post":
             return {"position_encoding_2d": False, "half_frequencies": False, "gated": True, **values}
@@ -68,7 +68,7 @@ class ChatGLMConfig(ModelConfig):
         return self.hidden_size // self.num_attention_heads
 
     def check(self) -> None:
-        """See the base class."""
+        """Refuse values that are impossible, or contradict each other."""
         width, heads = self.hidden_size, self.num_attention_heads
         self.require(width % heads == 0, f"hidden_size {width} is no multiple of {heads} heads")
         unit = 4 if self.position_encoding_2d else 2

@@ -75,7 +75,7 @@ class ChatGLMModel(PrefixTunedModel):
         self.prefix = self.new_prefix(config.pre_seq_len, hidden) if config.pre_seq_len else None
 
     def new_prefix(self, length: int, hidden: int | None) -> PrefixEncoder:
-        """See the base class."""
+        """A prefix encoder of P-Tuning v2 for ``length`` tokens, through ``hidden`` features if that is a number."""
         config: ChatGLMConfig = self.config
         heads = config.num_attention_heads
         return PrefixEncoder(length, config.num_layers, heads, config.head_dim, width=config.hidden_size, hidden=hidden)

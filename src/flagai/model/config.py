@@ -69,7 +69,7 @@ class ModelConfig:
     fixed: ClassVar[Mapping[str, Any]] = {}
 
     checkpoint_activations: bool = setting(False, doc="recompute activations in the backward pass, to save memory")
-    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)  # other keys of the file
 
     def __post_init__(self) -> None:
         """Check types and values."""
@@ -96,7 +96,11 @@ class ModelConfig:
         """
 
     def require(self, condition: bool, message: str) -> None:
-        """Raise a ConfigError that names the class unless a condition holds."""
+        """Check a condition.
+
+        Raises:
+            ConfigError: it does not hold; ``message`` follows the name of the class.
+        """
         if not condition:
             raise ConfigError(f"{type(self).__name__}: {message}")
 
@@ -141,12 +145,18 @@ class ModelConfig:
 
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Translate what a mere renaming of keys cannot; subclasses override it."""
+        """The values of a config.json after what a mere renaming of keys cannot do; subclasses override it."""
         return values
 
     @classmethod
     def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:  # noqa: ARG003
-        """Complete the content of a config.json by the files beside it; subclasses override it."""
+        """The values of a config.json, completed by the files beside it; subclasses override it.
+
+        Args:
+            values: the content of config.json.
+            folder: where it lies.
+            settled: the keys that an override decides.
+        """
         return values
 
     @classmethod
@@ -177,10 +187,10 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, path: str | Path, **overrides: Any) -> Self:
-        """Read a config.json; see :meth:`from_dict`.
+        """Read the config.json at ``path``; see :meth:`from_dict`.
 
         Raises:
-            ConfigError: the file is absent or no JSON object, or its content is wrong.
+            ConfigError: the file is absent or not a JSON object, or its content is wrong.
         """
         path = check_path("config_file", path)
         if not path.is_file():
@@ -245,7 +255,7 @@ class OpenConfig(ModelConfig):
 
     family: ClassVar[str] = "custom"
     model_types: ClassVar[tuple[str, ...]] = ("custom",)
-    use_cache: bool = False
+    use_cache: bool = False  # of transformers; no effect
 
     @classmethod
     def _check_family(cls, values: Mapping[str, Any], source: str) -> None:
@@ -253,7 +263,7 @@ class OpenConfig(ModelConfig):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration", **overrides: Any) -> Self:
-        """See the base class; overrides may have any name."""
+        """The configuration of any values of a file, which errors call ``source``; overrides may have any name."""
         check_mapping(values, source)
         config = super().from_dict({**values, **overrides}, source)
         config.__dict__["_passed"] = overrides

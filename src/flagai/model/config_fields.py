@@ -68,7 +68,7 @@ class FieldSpec:
         """A value as the field's type; 24.0 and "24" serve as 24, 1 as true.
 
         Raises:
-            ConfigError: the value is of another type, or out of range.
+            ConfigError: the value is of another type, or out of range; the message begins with ``owner``.
         """
         if not self.types or (value is None and self.nullable):
             return value

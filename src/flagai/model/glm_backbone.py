@@ -61,7 +61,7 @@ class GLMModel(BaseModel):
         self.norm = LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
 
     def init_std(self, name: str) -> float:
-        """See the base class; layers that write into the residual stream start smaller the deeper the model is."""
+        """The standard deviation of a parameter; layers that write into the residual stream have less."""
         std: float = self.config.initializer_range
         writes = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
         return std / (2 * self.config.num_layers) ** 0.5 if writes else std

@@ -55,12 +55,12 @@ class GLMConfig(ModelConfig):
 
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See the base class; a padding id serves to fill rows up."""
+        """The values with a padding id, if one is stated, as an integer."""
         padding = Fields(values, cls.__name__).integer("pad_token_id", None)
         return values if padding is None else {**values, "pad_token_id": padding}
 
     def check(self) -> None:
-        """See the base class."""
+        """Refuse values that are impossible, or contradict each other."""
         width, heads = self.hidden_size, self.num_attention_heads
         self.require(width % heads == 0, f"hidden_size {width} is no multiple of {heads} heads")
         self.require(

@@ -28,7 +28,7 @@ class GLMHead(BaseModel):
         self.model = GLMModel(config.replace(**of_backbone) if of_backbone else config)
 
     def init_std(self, name: str) -> float:
-        """See the base class."""
+        """The standard deviation of a parameter: the backbone's for its own."""
         return self.model.init_std(name)
 
     def new_cache(self, capacity: int = 0) -> KVCache:

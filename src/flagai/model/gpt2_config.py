@@ -57,7 +57,7 @@ class GPT2Config(ModelConfig):
 
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See the base class."""
+        """The values with ``n_ctx`` for absent positions, and the padding id that they mean."""
         adapted = dict(values)
         if values.get("n_positions") is None:
             adapted["n_positions"] = values.get("n_ctx")
@@ -65,7 +65,7 @@ class GPT2Config(ModelConfig):
 
     @classmethod
     def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:
-        """See the base class: the padding id is that of the vocabulary, if there is one."""
+        """The values with the padding id of the vocabulary, if there is one."""
         size = Fields(values, str(folder / "config.json")).integer("vocab_size", 0)
         found = None if "pad_token_id" in settled else vocabulary_padding(folder, size)
         completed = with_end_tokens(values, folder)
@@ -75,7 +75,7 @@ class GPT2Config(ModelConfig):
         return completed if found.id == stated else found.instead_of(stated, completed, folder)
 
     def check(self) -> None:
-        """See the base class."""
+        """Refuse values that are impossible, or contradict each other."""
         self.require(self.n_embd % self.n_head == 0, f"n_embd {self.n_embd} is no multiple of {self.n_head} heads")
 
 

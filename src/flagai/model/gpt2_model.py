@@ -41,7 +41,7 @@ class GPT2Model(BaseModel):
         self.head = None if config.tie_word_embeddings else Linear(config.n_embd, config.vocab_size, bias=False)
 
     def init_std(self, name: str) -> float:
-        """See the base class; layers that write into the residual stream start smaller the deeper the model is."""
+        """The standard deviation of a parameter by its name; less for layers that write into the residual stream."""
         std: float = self.config.initializer_range
         writes = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
         return std / (2 * self.config.n_layer) ** 0.5 if writes else std

@@ -1,4 +1,7 @@
-"""What models with a learned prefix have in common (P-Tuning v2)."""
+"""What models with a learned prefix have in common (P-Tuning v2).
+
+Source: Liu et al. 2022, "P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Across Scales and Tasks".
+"""
 
 from pathlib import Path
 from typing import Any
@@ -60,7 +63,7 @@ class PrefixTunedModel(BaseModel):
         self.prefix = made.to(device=like.device, dtype=like.dtype).train(self.training)
 
     def check_names(self, names: Checkpoint | Any) -> None:
-        """See the base class; a prefix that the configuration does not mention would be left out."""
+        """Refuse weights with a prefix that the configuration does not mention: it would be left out."""
         held = any(".prefix_encoder." in f".{name}" for name in names)
         if held and self.prefix is None:
             raise InputError(

@@ -54,14 +54,14 @@ class T5Config(ModelConfig):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration", **overrides: Any) -> Self:
-        """See the base class; ``feed_forward_proj`` replaces the newer keys that say it in two parts."""
+        """The configuration; an override ``feed_forward_proj`` replaces the newer keys that say it in two parts."""
         if "feed_forward_proj" in overrides:
             values = {key: value for key, value in values.items() if key not in _ACTIVATION_KEYS}
         return super().from_dict(values, source, **overrides)
 
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See the base class."""
+        """The values with the activation in one of its spellings."""
         adapted, stated = dict(values), Fields(values, cls.__name__)
         scaled = stated.flag("scale_decoder_outputs", None)
         if _is_mt5(values):
@@ -70,7 +70,7 @@ class T5Config(ModelConfig):
 
     @classmethod
     def beside(cls, values: Mapping[str, Any], folder: Path, settled: Container[str]) -> Mapping[str, Any]:
-        """See the base class: transformers may write the decoder's first token into generation_config.json only."""
+        """The values with the decoder's first token, which transformers may write into generation_config.json only."""
         values = with_end_tokens(values, folder)
         path, name = folder / FILE, "decoder_start_token_id"
         if values.get(name) is not None or name in settled or not path.is_file():
@@ -78,12 +78,12 @@ class T5Config(ModelConfig):
         return {**values, name: Fields(read_json(path), str(path)).integer(name, None)}
 
     def to_dict(self) -> dict[str, Any]:
-        """See the base class; transformers cannot read null for an activation."""
+        """All fields; transformers cannot read null for an activation."""
         absent = [key for key in _ACTIVATION_KEYS if getattr(self, key) is None]
         return {key: value for key, value in super().to_dict().items() if key not in absent}
 
     def check(self) -> None:
-        """See the base class."""
+        """Refuse values that are impossible, or contradict each other."""
         parts = self.feed_forward_proj.split("-")
         self.require(
             len(parts) == 1 or (len(parts) == 2 and parts[0] == "gated"),

@@ -81,7 +81,16 @@ class T5Stack(nn.Module):
         positions: torch.Tensor | None = None,
         **cross: Any,
     ) -> torch.Tensor:
-        """[B, S, width] -> [B, S, width]; ``positions`` [B or 1, S], the rest as in :class:`BlockStack`."""
+        """The hidden states [B, S, width] that the blocks make of embedded tokens [B, S, width].
+
+        Args:
+            embedded: the embeddings of the tokens.
+            mask: what each token attends to.
+            cache: keys and values of earlier tokens.
+            states: if given, the embeddings and every block's output are appended.
+            positions: of the tokens, [B or 1, S].
+            **cross: see :class:`BlockStack`.
+        """
         count = embedded.shape[1]
         keys = count if cache is None else cache.length + count
         if cache is not None and cache.attn_mask is not None:
@@ -121,7 +130,7 @@ class T5Model(BaseModel):
             self.head.weight = self.embed.token.weight
 
     def init_std(self, name: str) -> float:
-        """See the base class; T5's scheme, which goes with its unscaled attention."""
+        """The standard deviation of a parameter by its name: T5's scheme, which goes with its unscaled attention."""
         config: T5Config = self.config
         width, inner = config.d_model, config.num_heads * config.d_kv
         scale = {
@@ -150,7 +159,7 @@ class T5Model(BaseModel):
         *,
         lengths: Lengths | None = None,
     ) -> torch.Tensor:
-        """Run the encoder.
+        """The encoder's last hidden states, [B, K, width].
 
         Args:
             input_ids: [B, K]
@@ -158,9 +167,6 @@ class T5Model(BaseModel):
             states: if given, the embeddings and every block's output are appended.
             lengths: number of tokens of each text, [N], if the texts stand one after the other in one row [1, T].
                 For the decoder, give each a row again: ``PackedRow.of(lengths).pad(hidden)``.
-
-        Shape:
-            -> [B, K, width]
         """
         input_ids = checked_ids(input_ids)
         row = packed_row(input_ids, lengths, attention_mask=attention_mask)
@@ -170,7 +176,7 @@ class T5Model(BaseModel):
         return hidden
 
     def cache_memory(self, memory: torch.Tensor, cache: KVCache) -> None:
-        """Keep the keys and values of an encoder's output, [1, T, width], for the decoder's cross attention."""
+        """Keep the keys and values of an encoder's output, ``memory`` [1, T, width], in the cache."""
         for index, block in enumerate(self.decoder.blocks):
             attention: Any = block.cross_attention
             cache.append(index, *attention.project(memory))

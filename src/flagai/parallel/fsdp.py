@@ -1,4 +1,8 @@
-"""Fully sharded data parallelism (FSDP2), block by block, alone or around tensor parallelism."""
+"""Fully sharded data parallelism (FSDP2), block by block, alone or around tensor parallelism.
+
+Sources: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"; Zhao et al.
+2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel".
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Symmetric memory: a buffer on each GPU of a group that all of its GPUs write into, for small all-reduces."""
+"""Symmetric memory: a buffer on each GPU of a group that all of its GPUs write into, for small all-reduces.
+
+Source: the LL protocol of NCCL (https://github.com/NVIDIA/nccl), which puts a flag beside each value.
+"""
 
 import logging
 from dataclasses import dataclass

@@ -3,6 +3,8 @@
 Parameters become DTensors, also those that every rank holds whole, so that optimizers, gradient clipping, FSDP and
 distributed checkpoints see one kind of parameter. The layers compute with the local parts (see
 :mod:`flagai.parallel.layers`): two all-reduces per block, and no DTensor arithmetic in between.
+
+Source: Shoeybi et al. 2019, "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism".
 """
 
 from typing import cast

@@ -1,4 +1,7 @@
-"""Cross entropy and argmax over a sharded vocabulary: no rank gathers the logits."""
+"""Cross entropy and argmax over a sharded vocabulary: no rank gathers the logits.
+
+Source: Shoeybi et al. 2019, "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism".
+"""
 
 from typing import TYPE_CHECKING
 

@@ -15,12 +15,12 @@ class PatientProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """See the base class."""
+        """Start the clock of a new connection."""
         super().connection_made(transport)
         self._be_patient()
 
     def data_received(self, data: bytes) -> None:
-        """See the base class."""
+        """Stop the clock once a request is whole; start it while one is not."""
         super().data_received(data)
         if self.cycle is not None and self.app_state["stopping"]:
             # One that was accepted while the server began to stop is not among those that it has told to end.
@@ -31,17 +31,17 @@ class PatientProtocol(H11Protocol):
             self._be_patient()
 
     def pause_writing(self) -> None:
-        """See the base class."""
+        """Start the clock of a client that does not read."""
         super().pause_writing()
         self._be_patient()
 
     def resume_writing(self) -> None:
-        """See the base class."""
+        """Stop the clock of a client that reads again."""
         super().resume_writing()
         self._be_done()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See the base class."""
+        """Stop all clocks."""
         self._be_done()
         super().connection_lost(exc)
 

@@ -10,7 +10,7 @@ class JsonFormatter(logging.Formatter):
     """Writes a record as JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See the base class."""
+        """A record as one line of JSON."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         found: dict[str, Any] = {
             "time": f"{moment}.{int(record.msecs):03}Z",

@@ -224,7 +224,7 @@ class _Server(uvicorn.Server):
         self._tell = tell
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See the base class."""
+        """Start, and say where the page is."""
         self.lifespan.state |= {"idle_seconds": self._settings.bounds.idle_seconds, "stopping": False}
         await super().startup(sockets)
         host, port = (sockets or [])[0].getsockname()[:2]
@@ -232,7 +232,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """See the base class, which ends the process by the signal again, before its engines have ended."""
+        """Handle signals here: uvicorn would end the process by the signal again, before its engines have ended."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -241,6 +241,6 @@ class _Server(uvicorn.Server):
             loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """See the base class."""
+        """Begin to end; a second signal ends at once."""
         super().handle_exit(sig, frame)
         self._front.stopping = self.lifespan.state["stopping"] = True

@@ -229,7 +229,16 @@ def _settings(recipe: Recipe, packing: bool, precision: str) -> dict[str, Any]:
 
 
 def fitting(recipe: Recipe, model: BaseModel, objective: Objective) -> Recipe:
-    """The recipe with lengths that the model has positions for."""
+    """The recipe with lengths that the model has positions for.
+
+    Args:
+        recipe: the recipe as it was asked for.
+        model: the model that is trained.
+        objective: what it is trained for.
+
+    Raises:
+        InputError: a length that was asked for exceeds the model's positions.
+    """
     rows = model.max_positions
     if rows is None:
         return recipe

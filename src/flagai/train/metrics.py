@@ -7,12 +7,19 @@ import numpy
 
 
 def accuracy(predicted: Sequence[Hashable], gold: Sequence[Hashable]) -> float:
-    """The share of right answers."""
+    """The share of predicted labels that equal the gold ones."""
     return sum(one == other for one, other in zip(predicted, gold, strict=True)) / max(1, len(gold))
 
 
 def entity_scores(predicted: Iterable[Iterable[Hashable]], gold: Iterable[Iterable[Hashable]]) -> dict[str, float]:
-    """Precision, recall and F1 of the entities of each text: right are those whose borders and type are right.
+    """Precision, recall and F1 of entities: right are those whose borders and type are right.
+
+    Args:
+        predicted: the entities that were found in each text.
+        gold: the entities that are in each text.
+
+    Returns:
+        "precision", "recall" and "f1".
 
     Source:
         Tjong Kim Sang and De Meulder 2003, "Introduction to the CoNLL-2003 Shared Task".
@@ -31,7 +38,11 @@ def perplexity(loss: float) -> float:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """The correlation of ranks; equal values share their mean rank. 0 if one side is constant."""
+    """The correlation of the ranks of the first values and the second; equal values share their mean rank.
+
+    Returns:
+        -1 to 1; 0 if one side is constant.
+    """
     x, y = _ranks(first), _ranks(second)
     norm = math.sqrt((x @ x) * (y @ y))
     return float(x @ y) / norm if norm else 0.0
@@ -45,7 +56,10 @@ def _ranks(values: Sequence[float]) -> numpy.ndarray:
 
 
 def rouge_l(written: str, reference: str) -> float:
-    """ROUGE-L on characters: the F1 of the longest common subsequence, blanks aside.
+    """ROUGE-L of a text that was written against a reference: the F1 of their longest common subsequence of characters.
+
+    Returns:
+        0 to 1; spaces do not count.
 
     Source:
         Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries".

@@ -1,4 +1,8 @@
-"""The training loop, on Hugging Face Accelerate: one process or many, any precision that its configuration names."""
+"""The training loop, on Hugging Face Accelerate: one process or many, any precision that its configuration names.
+
+Sources: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization"; the same 2017, "SGDR: Stochastic Gradient
+Descent with Warm Restarts" (cosine schedule).
+"""
 
 import contextlib
 import functools

@@ -15,7 +15,7 @@ class Surface(NamedTuple):
 
 
 class Encoding:
-    """The ids of a text; its tokens and their offsets are worked out when they are asked for."""
+    """The ids of a text; its surface (tokens and their offsets) is worked out when it is asked for."""
 
     def __init__(self, ids: list[int], surface: Surface | Callable[[], Surface]) -> None:
         self.ids = ids

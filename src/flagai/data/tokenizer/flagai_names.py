@@ -47,7 +47,7 @@ class FlagAINames(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of ids."""
+        """The text of ids; ``skip_special_tokens`` leaves command tokens out."""
 
     @property
     def vocab_size(self) -> int:
@@ -108,7 +108,7 @@ class FlagAINames(ABC):
         return self._first_of(_ENDS)
 
     def get_command_id(self, name: str) -> int:
-        """The id of a command token: pad, eos, sep, cls, mask, unk, sop, eop, gMASK, sMASK, bos; ENC and MASK too."""
+        """The id of a command token by its name, such as cls, mask, sop or gMASK; ENC and MASK, too."""
         return self._commands.get(name)
 
     def find_command_id(self, name: str) -> int | None:
@@ -120,7 +120,7 @@ class FlagAINames(ABC):
         return self._commands.by_id[self._commands.get(name)]
 
     def CommandTokenIds(self, exception: Iterable[str] | None = None) -> list[int]:
-        """The ids of all command tokens except those with the given names."""
+        """The ids of all command tokens, with the ``exception`` of the given names."""
         left_out = () if exception is None else clean(exception)
         return [token.Id for token in self._commands.tokens if token.name not in left_out]
 
@@ -147,6 +147,9 @@ class FlagAINames(ABC):
             text: the text.
             maxlen: at most so many tokens.
             add_spatial_tokens: put the tokens [CLS] and [SEP] around; FlagAI spells "special" so.
+
+        Raises:
+            InputError: ``maxlen`` leaves no room for the tokens around a text.
         """
         formats.check_max_length(maxlen, "maxlen", 0)
         tokens = self.encode_batch([text])[0].tokens
@@ -158,7 +161,15 @@ class FlagAINames(ABC):
         return [ends[0], *tokens, ends[1]] if ends else tokens
 
     def rematch(self, text: str, tokens: Sequence[str]) -> list[list[int]]:
-        """For each token of :meth:`tokenize`, the indices of its characters; none for such as [UNK] and [CLS]."""
+        """For each of the tokens that :meth:`tokenize` gives, the indices of its characters; none for such as [UNK].
+
+        Args:
+            text: the text.
+            tokens: its tokens.
+
+        Returns:
+            A list of indices for each token.
+        """
         encoding = self.encode_batch([text])[0]
         own = list(zip(encoding.tokens, encoding.offsets, strict=True))
         found: list[list[int]] = []

@@ -23,9 +23,15 @@ _Token = TypeVar("_Token")
 
 
 class Tokenizer(FlagAINames):
-    """Text to token ids and back; it can be used by several threads and sent to other processes.
+    """Text to token ids and back, built by :meth:`from_pretrained` from a description of a vocabulary's files.
+
+    Several threads can use one, and it can be sent to other processes.
 
     Literal command tokens in a text, such as "[gMASK]", become their ids. FlagAI's methods are in ``flagai_names.py``.
+
+    Example:
+        >>> Tokenizer.from_pretrained("GLM-mini-ch").encode("春眠不觉晓")
+        [2052, 3263, 154, 4468, 2069]
     """
 
     def __init__(self, description: Description, built: Built) -> None:
@@ -126,7 +132,11 @@ class Tokenizer(FlagAINames):
         return self._engine.encode_ids(clean(texts))
 
     def encode_ordinary(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of many texts in which the names of special tokens are ordinary text: what users of a chat write."""
+        """The ids of many texts in which the names of special tokens are ordinary text: what users of a chat write.
+
+        Raises:
+            InputError: an element is not text.
+        """
         rows = self._engine.encode_ordinary(clean(texts))
         commands = self.command_ids - {self._engine.find("<unk>"), self.find_command_id("unk")}
         if any(not commands.isdisjoint(row) for row in rows):
@@ -202,15 +212,15 @@ class Tokenizer(FlagAINames):
         return formats.plain(eos) if cls is None or sep is None else formats.with_ends(cls, sep)
 
     def cut(self, rows: Sequence[Sequence[_Token]], limit: int) -> list[list[_Token]]:
-        """Drop tokens of one text or two, one by one from the longer one, on ``truncation_side``, down to a limit."""
+        """Rows of tokens of one text or two, cut to a limit: one by one from the longer one, on ``truncation_side``."""
         # transformers' rule, or FlagAI's
         lengths = formats.kept_lengths(list(map(len, rows)), limit, odd_to_longer=self.description.table is None)
         return [formats.cut(row, length, self.truncation_side) for row, length in zip(rows, lengths, strict=True)]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of ids, also of a one-dimensional tensor; with or without command tokens.
+        """The text of ids, also of a one-dimensional tensor; ``skip_special_tokens`` leaves command tokens out.
 
-        Ids of rows that only fill up an embedding, as an untrained model may choose them, give nothing.
+        Ids that only fill up an embedding, as an untrained model may choose them, give nothing.
         """
         numbers = self._checked(ids)
         unused = set(self.rows_without_token(max(numbers, default=0) + 1))
@@ -228,7 +238,7 @@ class Tokenizer(FlagAINames):
         return self._engine.normal(clean([text])[0]).encode()
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
-        """What tokens write together, in the form of :meth:`pattern`."""
+        """The bytes that ids stand for together, in the form of :meth:`pattern`."""
         return b"".join(self.token_bytes[number] for number in self._checked(ids) if number < len(self.token_bytes))
 
     def has_command(self, text: str, names: Iterable[str]) -> bool:
@@ -250,7 +260,11 @@ class Tokenizer(FlagAINames):
         return bool(ids) and {self._engine.find("<unk>"), self.find_command_id("unk")}.isdisjoint(ids)
 
     def rows_without_token(self, rows: int) -> list[int]:
-        """The ids below ``rows`` that stand for nothing: rows that fill up an embedding, or were never used."""
+        """The ids below ``rows`` that stand for nothing: rows that fill up an embedding, or were never used.
+
+        Raises:
+            InputError: the vocabulary has more ids than ``rows``.
+        """
         if not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
             raise InputError(f"rows is {rows!r:.80}; expected a whole number of at most {_MOST_ROWS:,}.")
         beyond = (number for number in range(self._engine.size, rows) if number not in self._commands.by_id)
@@ -262,7 +276,11 @@ class Tokenizer(FlagAINames):
         return max(self._engine.size, highest if commands else 0)
 
     def decode_batch(self, rows: Iterable[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
-        """The texts of many rows of ids."""
+        """The texts of many rows of ids; ``skip_special_tokens`` leaves command tokens out.
+
+        Raises:
+            InputError: a row is not a sequence of ids.
+        """
         try:
             rows = list(rows)
         except TypeError as error:

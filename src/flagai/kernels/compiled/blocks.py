@@ -69,7 +69,7 @@ class FusedAttention(Attention):
         cache: LayerCache | None = None,
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
-        """See the base class."""
+        """Attention [B, S, D] of hidden states [B, S, D] with one product for queries, keys and values."""
         if cache is not None or rotation is not None:
             return super().forward(hidden, attn_mask, memory=memory, cache=cache, rotation=rotation)
         return self.out(self.heads(hidden, attn_mask))
@@ -119,7 +119,7 @@ class FusedPostNorm(PostNormBlock):
     def forward(
         self, hidden: torch.Tensor, attn_mask: AttentionMask, *, cache: LayerCache | None = None
     ) -> torch.Tensor:
-        """See the base class."""
+        """The block [B, S, D] of hidden states [B, S, D] with each residual sum and its norm in one kernel."""
         if cache is not None or not self.has_known_parts():
             return super().forward(hidden, attn_mask, cache=cache)
         attention, feed_forward = cast(FusedAttention, self.attention), cast(FeedForward, self.feed_forward)
@@ -166,7 +166,7 @@ class FusedEmbeddings(Embeddings):
         block_position_ids: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See the base class."""
+        """The sum [B, S, D] of the embeddings of tokens [B, S] and their positions in one kernel."""
         parts = self.look_up(tokens, position_ids, block_position_ids, segment_ids)
         return cast(torch.Tensor, self.finish(parts, self.norm, self.dropout))
 
@@ -186,7 +186,7 @@ class CompiledStack(BlockStack):
     """A stack whose blocks get a :class:`CompiledMask` of packed texts."""
 
     def forward(self, hidden: torch.Tensor, attn_mask: AttentionMask, **options: Any) -> torch.Tensor:
-        """See the base class."""
+        """The hidden states [B, S, D] behind all blocks, compiled by torch."""
         if attn_mask.packed is not None:
             attn_mask = CompiledMask(attn_mask, hidden.device)
         return super().forward(hidden, attn_mask, **options)

@@ -1,4 +1,7 @@
-"""A stack of blocks: runs them in order, with a cache and with recomputed activations if asked."""
+"""A stack of blocks: runs them in order, with a cache and with recomputed activations if asked.
+
+Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (checkpointed activations).
+"""
 
 from collections.abc import Iterable
 from typing import Any

@@ -109,7 +109,7 @@ class CrossAttention(Attention):
     def keys_and_values(
         self, hidden: torch.Tensor, memory: torch.Tensor | None, cache: "LayerCache | None", rotation: "Rotation | None"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the base class; the encoder's output has no rotary positions."""
+        """The keys and values of the encoder's output, which has no rotary positions."""
         if cache is not None and cache.cross is not None:
             return cache.cross
         if memory is None:

@@ -17,7 +17,7 @@ class KeepFloat32Linear(Linear):
     """
 
     def reset_parameters(self) -> None:
-        """See the base class; a layer that is built in float16 becomes wide now."""
+        """Initialize the weight; a layer that is built in float16 becomes float32 now."""
         self._apply(lambda tensor: tensor)
         super().reset_parameters()
 

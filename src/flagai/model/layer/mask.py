@@ -36,7 +36,7 @@ class Causal(Mask):
     """Every position attends to itself and to the positions before it."""
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-        """See the base class."""
+        """True at earlier tokens and the token itself, [1, 1, queries, keys]."""
         rows = torch.arange(keys - queries, keys, device=device)
         return (torch.arange(keys, device=device) <= rows[:, None])[None, None]
 
@@ -54,7 +54,7 @@ class Prefix(Mask):
     lengths: torch.Tensor
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-        """See the base class."""
+        """True at tokens of the prefix and at earlier ones, [B, 1, queries, keys]."""
         open_keys = self.lengths.to(device).view(-1, 1, 1, 1) + (keys - queries)
         return (torch.arange(keys, device=device) < open_keys) | Causal().dense(queries, keys, device)
 
@@ -70,7 +70,7 @@ class Padding(Mask):
     valid: torch.Tensor
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-        """See the base class."""
+        """True at non-padding tokens, [B, 1, 1, keys]."""
         return self.valid.to(device)[:, None, None, -keys:]
 
 
@@ -85,7 +85,7 @@ class Dense(Mask):
     allowed: torch.Tensor
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-        """See the base class."""
+        """The last rows and columns of the given matrix."""
         return self.allowed.to(device)[..., -queries:, -keys:]
 
 
@@ -100,7 +100,7 @@ class Packed(Mask):
     row: "PackedRow"
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-        """See the base class."""
+        """True at tokens of the same text, [1, 1, queries, keys]."""
         text = torch.arange(len(self.row.lengths)).repeat_interleave(torch.tensor(self.row.lengths)).to(device)
         return (text[-queries:, None] == text[-keys:])[None, None]
 
@@ -113,7 +113,7 @@ class Both(Mask):
     second: Mask
 
     def dense(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-        """See the base class."""
+        """True where both masks are, [B or 1, 1, queries or 1, keys]."""
         return self.first.dense(queries, keys, device) & self.second.dense(queries, keys, device)
 
 

@@ -1,4 +1,7 @@
-"""Texts that stand one after the other in one row, without padding between them."""
+"""Texts that stand one after the other in one row, without padding between them.
+
+Source: Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination".
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Keys and values of many texts in one pool of slots, of which every text has as many as it needs."""
+"""Keys and values of many texts in one pool of slots, of which every text has as many as it needs.
+
+Source: Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention".
+"""
 
 from dataclasses import dataclass, field
 from threading import Lock

@@ -73,11 +73,11 @@ class PrefixedCache(KVCache):
         return LayerCache(self, index)
 
     def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the base class."""
+        """Append keys and values [B, H, S, D] of a layer, the prefix in place of placeholders; all so far."""
         own = (states[self._places].transpose(1, 2).to(key.dtype) for states in self._prefix[index])
         found = (torch.where(self._is_text, new, old) for new, old in zip((key, value), own, strict=True))
         return self._cache.append(index, *found)
 
     def advance(self, count: int) -> None:
-        """See the base class."""
+        """Count the tokens of a call, placeholders included."""
         self._cache.advance(count)

@@ -31,20 +31,19 @@ _BLOCK = 16384
 
 
 class SentenceEmbedder:
-    """Turns sentences into vectors, as the model's folder says: by its pooling, projections and prompts.
-
-    A folder that says nothing gets the mean of the tokens' last hidden states.
+    """Embeds sentences by the pooling, modules and prompts of the model's folder; by default by mean pooling.
 
     Args:
         model: a BERT, or another model that the Predictor can embed with.
         tokenizer: its tokenizer.
-        max_length: tokens of a text that are read, special ones included; at most the model's positions. Default: what
-            the folder says (``max_seq_length``), or all positions.
-        strict: whether a text of another language, most of whose words the vocabulary does not know, is an error;
-            else it is a warning.
+        max_length: tokens of a text that are read, special ones included; default the folder's ``max_seq_length``.
+        strict: whether a text of another language, of which the vocabulary lacks most words, is an error, no warning.
 
     Raises:
         InputError: there is no model or no tokenizer.
+
+    Example:
+        >>> SentenceEmbedder.from_pretrained("all-MiniLM-L6-v2").embed(["A man plays a guitar.", "The sky is blue."])
     """
 
     def __init__(
@@ -280,7 +279,7 @@ class SentenceEmbedder:
         return SentenceSettings.read(self.tokenizer.description.folder)
 
     def embed_ids(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Embed sentences that are token ids already, special ones included, with a BERT; see :meth:`embed`.
+        """The embeddings [N, width] of texts that are token ids, special ones included, from a BERT.
 
         Raises:
             InputError: a text is empty or longer than the model's positions.
@@ -288,7 +287,7 @@ class SentenceEmbedder:
         return packed_means(self.model, as_list(texts), self.settings.pooling)
 
     def match(self, first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
-        """The similarity of each pair of sentences, [len(first)]: the cosine, or the product where the folder says so.
+        """The similarity of each pair of a first and a second sentence, [N]: the cosine, or the folder's own measure.
 
         Raises:
             InputError: the sequences differ in length, or an element is not text.

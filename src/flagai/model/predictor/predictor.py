@@ -39,6 +39,9 @@ class Predictor(ChatMethods):
 
     Raises:
         InputError: they are not a model and a tokenizer.
+
+    Example:
+        >>> Predictor(model, tokenizer).write("春江花月夜：七言绝句", do_sample=True, seed=1)
     """
 
     def __repr__(self) -> str:

@@ -63,7 +63,7 @@ class Chatted(DataTuple, tuple[str, bool]):
     content: str  # what is meant for the user
     finished: bool  # whether an end token ended it, and not the limit of its length
     message: Message = field(default_factory=lambda: Message("assistant"))  # the whole, to append to the conversation
-    num_prompt_tokens: int = 0
+    num_prompt_tokens: int = 0  # of the conversation
     num_tokens: int = 0  # of the answer
 
     @property
