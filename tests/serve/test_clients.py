@@ -51,8 +51,22 @@ def test_openai_completes(client: openai.OpenAI) -> None:
     several = client.completions.create(**options | {"n": 3, "prompt": ["春", "秋"]}, logprobs=2, stop=["，"])
     assert len(several.choices) == 6
     assert len(several.choices[5].logprobs.top_logprobs[0]) == 2
-    streams = list(client.completions.create(**options | {"n": 2}, stream=True))
-    assert {chunk.choices[0].index for chunk in streams} == {0, 1}
+
+
+def test_openai_streams_log_probabilities(client: openai.OpenAI) -> None:
+    """Joined, those of the chunks are those of the whole answer; each stands beside its token's text."""
+    options = {"model": "GLM-mini-ch", "prompt": "春眠不觉晓，", "max_tokens": 12, "seed": 4, "n": 2, "logprobs": 2}
+    whole = client.completions.create(**options)
+    chunks = [chunk.choices[0] for chunk in client.completions.create(**options, stream=True)]
+    for choice in whole.choices:
+        own = [chunk for chunk in chunks if chunk.index == choice.index]
+        assert len(own) > 2
+        for chunk in own[:-1]:
+            assert "".join(chunk.logprobs.tokens) == chunk.text
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            joined = [each for chunk in own for each in getattr(chunk.logprobs, name)]
+            for found, wanted in zip(joined, getattr(choice.logprobs, name), strict=True):
+                assert found == (wanted if isinstance(wanted, str) else pytest.approx(wanted, abs=1e-5)), name
 
 
 def test_openai_embeds(client: openai.OpenAI, vectors: torch.Tensor) -> None:

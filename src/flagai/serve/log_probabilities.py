@@ -1,9 +1,12 @@
 """Log-probabilities of generated tokens, and of the candidates beside them, noted while an answer is written."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from flagai.data.tokenizer import Tokenizer
+from flagai.generation import Request
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,52 @@ class LogProbabilities:
         self._notes[place] = TokenNote(best, None, scores[0, 0].clone())
         return scores
 
-    def of(self, ids: Sequence[int]) -> list[tuple[float, tuple[tuple[int, float], ...]]]:
-        """The log-probability of each token of an answer, and the candidates of its place.
+    def of(self, place: int, token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+        """The log-probability of a token of an answer, and the candidates of its place.
 
         Args:
-            ids: the answer's first tokens.
+            place: of the token in the answer.
+            token: its id.
         """
-        found = []
-        for place, token in enumerate(ids):
-            note = self._notes[place]
-            chosen = float(note.scores[token]) if note.scores is not None else note.chosen
-            found.append((0.0 if chosen is None else chosen, note.candidates))
+        note = self._notes[place]
+        chosen = float(note.scores[token]) if note.scores is not None else note.chosen
+        return (0.0 if chosen is None else chosen), note.candidates
+
+
+class TokenReport:
+    """What ``logprobs`` of OpenAI's completions says of an answer, in parts as the answer is written.
+
+    Args:
+        request: of the answer, with :class:`LogProbabilities`.
+        tokenizer: of the model.
+    """
+
+    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
+        self._request = request
+        self._notes = next(each for each in request.logits_processors if isinstance(each, LogProbabilities))
+        self._tokenizer = tokenizer
+        self._told = 0
+        self._offset = 0
+
+    def rest(self, shown: int | None = None) -> dict[str, list[Any]]:
+        """The tokens that were not reported before.
+
+        Args:
+            shown: how many characters of the answer the client has, so that later tokens wait; None for all tokens of a
+                complete answer.
+        """
+        request, tokenizer = self._request, self._tokenizer
+        ids = request.hypotheses[0].ids if shown is None else [each for piece in request.certain for each in piece]
+        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for place in range(self._told, len(ids)):
+            text = tokenizer.decode(ids[: place + 1])
+            if shown is not None and len(text) > shown:
+                break
+            chosen, best = self._notes.of(place, ids[place])
+            names = tokenizer.convert_ids_to_tokens([each for each, _ in best])
+            found["tokens"].append(text[self._offset :])
+            found["token_logprobs"].append(chosen)
+            found["top_logprobs"].append(dict(zip(names, (value for _, value in best), strict=True)))
+            found["text_offset"].append(self._offset)
+            self._told, self._offset = place + 1, len(text)
         return found

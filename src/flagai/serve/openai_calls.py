@@ -10,7 +10,7 @@ from flagai.model.predictor.results import Written
 from flagai.model.predictor.text_generation import TextRequest
 from flagai.serve.calls import ClientCall, Endpoint, EventStream, texts_of
 from flagai.serve.fields import REQUIRED, Body, BodyField, Schema
-from flagai.serve.log_probabilities import LogProbabilities
+from flagai.serve.log_probabilities import TokenReport
 from flagai.serve.refusals import unprocessable
 from flagai.serve.work import WorkSpec
 
@@ -107,8 +107,6 @@ async def completions(call: ClientCall) -> Any:
     """Continue prompts."""
     body = call.body
     check_answers(call, body["max_tokens"], "max_tokens")
-    if body["stream"] and body["logprobs"] is not None:
-        raise unprocessable("logprobs", "it does not go with stream. Leave one of them out.")
     prompts, task = texts_of(body["prompt"]), str(call.model.writing_task)
     entries = tuple(prompt for prompt in prompts for _ in range(body["n"]))
     options = writing_options(body, call.seeds(body["seed"], len(prompts), body["n"]))
@@ -134,32 +132,19 @@ def finish_reason(answer: Written) -> str:
 
 def _choice(call: ClientCall, index: int, asked: TextRequest) -> dict[str, Any]:
     answer = asked.answers()[0]
-    noted = None if call.body["logprobs"] is None else _log_probabilities(call, asked)
+    noted = None if call.body["logprobs"] is None else TokenReport(asked.request, call.model.tokenizer).rest()
     return {"index": index, "text": answer.written, "logprobs": noted, "finish_reason": finish_reason(answer)}
 
 
-def _log_probabilities(call: ClientCall, asked: TextRequest) -> dict[str, Any]:
-    notes: Any = next(each for each in asked.request.logits_processors if isinstance(each, LogProbabilities))
-    ids, tokenizer = asked.request.hypotheses[0].ids, call.model.tokenizer
-    found = notes.of(ids)
-    texts = [tokenizer.decode(ids[:count]) for count in range(len(ids) + 1)]
-    offsets = [len(text) for text in texts]
-    return {
-        "tokens": [texts[place + 1][offsets[place] :] for place in range(len(ids))],
-        "token_logprobs": [chosen for chosen, _ in found],
-        "top_logprobs": [
-            dict(zip(tokenizer.convert_ids_to_tokens([each for each, _ in best]), (v for _, v in best), strict=True))
-            for _, best in found
-        ],
-        "text_offset": offsets[:-1],
-    }
-
-
 async def _parts(call: ClientCall, ticket: Any, own: dict[str, Any]) -> AsyncIterator[Any]:
+    shown = [0] * len(ticket.asked)
+    asks = call.body["logprobs"] is not None
+    reports = [TokenReport(each.request, call.model.tokenizer) for each in ticket.asked if asks]
     async for index, text, answer in call.streamed(ticket, lambda answer: str(answer.written)):
+        shown[index] += len(text)
+        noted = reports[index].rest(shown[index] if answer is None else None) if asks else None
         reason = None if answer is None else finish_reason(answer)
-        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
-        yield own | {"choices": [choice]}
+        yield own | {"choices": [{"index": index, "text": text, "logprobs": noted, "finish_reason": reason}]}
     usage = call.count(ticket)
     if (call.body["stream_options"] or {}).get("include_usage"):
         yield own | {"choices": [], "usage": usage}
