@@ -146,7 +146,7 @@ def test_a_run_that_was_cut_off_behind_its_last_step_is_only_finished(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("flagai.train.finetune.write_card", die)
+        patch.setattr("flagai.train.finish.write_card", die)
         with pytest.raises(KilledError):
             run()
     before = (tmp_path / "mine.training" / "log.jsonl").read_text()

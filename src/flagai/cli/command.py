@@ -154,8 +154,14 @@ def _spellings(parameters: Sequence[inspect.Parameter]) -> dict[str, str]:
 
 def given(context: typer.Context, *names: str) -> list[str]:
     """Those of some options that stand on the command line, as they are typed."""
-    sources = {name: context.get_parameter_source(name) for name in names if name in context.params}
-    return [_option(name) for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    on_line = typed(context)
+    return [_option(name) for name in names if name in on_line]
+
+
+def typed(context: typer.Context) -> list[str]:
+    """The parameters that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _explain_memory(error: Exception, options: Mapping[str, str]) -> None:

@@ -3,14 +3,15 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flagai import settings
-from flagai.cli.command import command
+from flagai.cli.command import command, typed
 from flagai.cli.options import Model, ModelDir
 from flagai.errors import InputError
 from flagai.train.recipe import Recipe
@@ -24,10 +25,15 @@ _TASKS = "title-generation, poetry, ner, ner-crf, ner-gp, semantic-matching, cla
     spelled={"learning_rate": ("--learning-rate", "--lr"), "lora_rank": ("--lora",)},
 )
 def finetune(
-    task: Annotated[str, typer.Argument(help=_TASKS)],
-    data: Annotated[Path, typer.Option(help="JSON lines, CSV or CoNLL, also as .gz.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the result.")],
+    context: typer.Context,
     recipe: Recipe,
+    task: Annotated[str | None, typer.Argument(help=_TASKS)] = None,
+    data: Annotated[Path | None, typer.Option(help="JSON lines, CSV or CoNLL, also as .gz.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder of the result.")] = None,
+    recipe_file: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="A TOML file with any of the arguments and settings; options override it."),
+    ] = None,
     model: Model = "RoBERTa-base-ch",
     valid: Annotated[Path | None, typer.Option(help="Data for validation; default a part of the data.")] = None,
     column: Annotated[
@@ -39,25 +45,41 @@ def finetune(
     ] = False,
 ) -> None:
     """Train a model for a task. Cut off, the same command continues; `accelerate launch -m flagai` uses many GPUs."""
+    columns = dict(_pair(entry) for entry in column or [])
+    options: dict[str, Any] = {
+        "task": task,
+        "model": model,
+        "data": data,
+        "out": out,
+        "valid": valid,
+        "model_dir": model_dir,
+    }
+    options |= {"columns": columns, **asdict(recipe)}
+    given = {} if recipe_file is None else _read(recipe_file, [*typed(context), *["columns"] * bool(columns)])
+    chosen = {**options, **given}
+    recipe = Recipe(**{field.name: chosen.pop(field.name) for field in fields(Recipe)})
+    for name, cure in (("task", "`flagai finetune ner ...`"), ("data", "--data FILE"), ("out", "--out FOLDER")):
+        if chosen[name] is None:
+            raise InputError(f"No {name} is given. Add {cure}, or `{name} = ...` to the file of --recipe.")
+    places = {"model_name": chosen.pop("model"), "data": chosen.pop("data"), "out": chosen.pop("out")}
     from flagai.train.finetune import finetune as train
 
-    with progress(out) as watch:
-        measured = train(
-            task,
-            model,
-            data,
-            out,
-            valid=valid,
-            model_dir=model_dir,
-            columns=dict(_pair(entry) for entry in column or []),
-            recipe=recipe,
-            watch=watch,
-            overwrite=overwrite,
-        )
+    with progress(places["out"]) as watch:
+        measured = train(**places, **chosen, recipe=recipe, watch=watch, overwrite=overwrite)
+    out = places["out"]
     for name, value in measured.items():
         typer.echo(f"{name} {value:.4f}")
     if measured:
         typer.echo(f"The model is in {out}.")
+
+
+def _read(path: Path, typed_names: Sequence[str]) -> dict[str, Any]:
+    """What a recipe file says, but for options that were typed; the files that it names have the content it expects."""
+    from flagai.train.run_file import check_digests, read_run
+
+    found = {name: value for name, value in read_run(path).items() if name not in typed_names}
+    check_digests(found)
+    return {name: value for name, value in found.items() if not name.endswith("_sha256")}
 
 
 def _pair(entry: str) -> tuple[str, str]:

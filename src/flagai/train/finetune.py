@@ -17,15 +17,12 @@ from flagai.catalog.tasks import task_named
 from flagai.errors import ConfigError, InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block.compile import compile_blocks
-from flagai.model.predictor.predictor import Predictor
 from flagai.train import lora
-from flagai.train.card import write_card
 from flagai.train.checksums import prefix_digest
-from flagai.train.curve import write_curve
-from flagai.train.metrics import perplexity
+from flagai.train.finish import finish
 from flagai.train.needs import accelerate
 from flagai.train.objective import Objective
-from flagai.train.output import CURVE, ResultFolder
+from flagai.train.output import ResultFolder
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record, read_records
 from flagai.train.run import TrainingRun, memory_advice
@@ -64,10 +61,9 @@ def finetune(
 ) -> dict[str, float]:
     """Train a model for a task, and write it into a folder that ``AutoLoader`` and the command line take at once.
 
-    Precision, devices and processes are Accelerate's: start with ``accelerate launch`` for several GPUs, or set
-    ``ACCELERATE_MIXED_PRECISION=bf16``. Until the run is finished, everything is in ``OUT.training``; then the whole
-    model appears in ``out`` in one step. A run that was cut off continues where its last checkpoint was written, with
-    the same losses as if nothing had happened.
+    Devices and processes are Accelerate's: start with ``accelerate launch`` for several GPUs. Until the run is
+    finished, everything is in ``OUT.training``; then the whole model appears in ``out`` in one step. A run that was cut
+    off continues where its last checkpoint was written, with the same losses as if nothing had happened.
 
     Args:
         task: "title-generation", "poetry", "ner", "ner-crf", "ner-gp", "semantic-matching", "classification" or
@@ -106,14 +102,13 @@ def finetune(
     with memory_advice(recipe):
         run = _training_run(objective, model_name, model_dir, divided, accelerator)
     library.utils.set_seed(recipe.seed, device_specific=True)
+    source = _source(task, model_name, data, valid, model_dir, columns)
     described = {
-        "task": task,
-        "model": model_name,
-        "data": prefix_digest(Path(data)),
-        "valid": None if valid is None else prefix_digest(Path(valid)),
+        **{name: source[name] for name in ("task", "model")},
+        **{name: source[f"{name}_sha256"] for name in ("data", "valid")},
         "processes": accelerator.num_processes,
-        "precision": accelerator.mixed_precision,
         **dataclasses.asdict(recipe),
+        "precision": accelerator.mixed_precision,
     }
     trainer = Trainer(run, accelerator, out, described, watch, overwrite=overwrite)
     trainer.resume()
@@ -125,9 +120,30 @@ def finetune(
         "held-out": len(run.valid),
     }
     measured: dict[str, float] = {}
-    trainer.fit(lambda folder: measured.update(_finish(folder, out, run, trainer, facts)))
+    trainer.fit(lambda folder: measured.update(finish(folder, out, run, trainer, facts, source)))
     accelerator.wait_for_everyone()
     return measured
+
+
+def _source(
+    task: str,
+    model_name: str,
+    data: str | Path,
+    valid: str | Path | None,
+    model_dir: str | Path | None,
+    columns: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """What the run was given, as its recipe file says it."""
+    return {
+        "task": task,
+        "model": model_name,
+        "data": str(data),
+        "data_sha256": prefix_digest(Path(data)),
+        "valid": None if valid is None else str(valid),
+        "valid_sha256": None if valid is None else prefix_digest(Path(valid)),
+        "model_dir": None if model_dir is None else str(model_dir),
+        "columns": dict(columns or {}),
+    }
 
 
 def _check_types(arguments: Mapping[str, Any]) -> None:
@@ -144,6 +160,7 @@ def _accelerator(library: Any, recipe: Recipe) -> Any:
         accelerator = library.Accelerator(
             # Of processes of torchrun without GPUs, Accelerate would take each for the only one.
             cpu=settings.world_size() > 1 and not torch.accelerator.is_available(),
+            mixed_precision=recipe.precision,
             gradient_accumulation_steps=recipe.accumulate,
             kwargs_handlers=[library.DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
@@ -246,31 +263,3 @@ def fitting(recipe: Recipe, model: BaseModel, objective: Objective) -> Recipe:
     if written >= rows:
         raise InputError(f"max_target_length is {written}, but the model has {rows} positions. Lower it.")
     return dataclasses.replace(recipe, max_length=min(recipe.max_length, rows - written))
-
-
-def _finish(folder: Path, out: Path, run: TrainingRun, trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, float]:
-    """Measure the best model as it lies in its folder, and write what was found beside it."""
-    best = run.model.own_class.from_pretrained(folder, device=run.model.device)
-    predictor = Predictor(best, run.tokenizer)
-    entries = trainer.log.entries()
-    losses = [entry for entry in entries if "valid_loss" in entry]
-    at_best = next((entry for entry in losses if entry["step"] == trainer.progress.best_step), {})
-    measured = {name: value for name, value in at_best.items() if name not in ("step", "best")}
-    if run.objective.metric == "-loss" and measured:
-        measured["perplexity"] = perplexity(measured["valid_loss"])
-    measured |= run.objective.final_metrics(predictor, run.valid)
-    curves = {
-        "training loss": [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry],
-        "validation loss": [(entry["step"], entry["valid_loss"]) for entry in losses],
-    }
-    write_curve(folder / CURVE, curves, f"{out.name}: {facts['task']}")
-    write_card(folder, facts, dataclasses.asdict(run.recipe), measured, out)
-    if measured.get(run.objective.metric) == 0:
-        recipe = run.recipe
-        logger.warning(
-            "The %s is 0.0 after step %d, the last one: no answer is right. Train for longer (--epochs, now %d), with "
-            "a higher --learning-rate (now %g) or --head-rate (now %g), or with more data; and compare the labels of "
-            "the training and the validation data.",
-            *(run.objective.metric, trainer.progress.step, recipe.epochs, recipe.learning_rate, recipe.head_rate),
-        )
-    return measured

@@ -19,6 +19,7 @@ from flagai.data.tokenizer.description import FILES
 from flagai.data.tokenizer.saved import BESIDE
 from flagai.errors import FlagAIError, InputError
 from flagai.hub.names import MANIFEST
+from flagai.train.run_file import RECIPE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _LOCK = "lock"
 # What belongs to the model that is replaced; all other files of a folder stay.
 _OF_A_MODEL = (
     *WEIGHT_FILES, "pytorch_model*.bin", "pytorch_model*.bin.index.json", "generation_config.json", MANIFEST,
-    *{name for lists in FILES.values() for files in lists for name in files}, *BESIDE, LOG, CURVE, CARD,
+    *{name for lists in FILES.values() for files in lists for name in files}, *BESIDE, LOG, CURVE, CARD, RECIPE_FILE,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from flagai.errors import ConfigError, InputError
 from flagai.model.config_fields import COUNT, PROBABILITY, SCALE, SIZE, field_specs, setting
 
 SCHEDULES = ("cosine", "linear", "constant")
+PRECISIONS = ("no", "fp16", "bf16", "fp8")
 _SHARE = (0, math.nextafter(1, 0))
 
 
@@ -38,6 +39,7 @@ class Recipe:
         10.0, range=(0, 1e6), doc="minutes between checkpoints, the first ones sooner; 0: none"
     )
     lora_rank: int = setting(0, range=COUNT, doc="train LoRA adapters of this rank; 0: all parameters")
+    precision: str | None = setting(None, doc="no (float32), bf16 or fp16; default as Accelerate is configured")
     checkpoint_activations: bool = setting(False, doc="less memory, a third more time")
     packing: bool | None = setting(None, doc="train BERT without padding and attention dropout; None: on GPUs")
     fsdp: bool = setting(False, doc="shard the training over all processes of torchrun (FSDP2)")
@@ -58,6 +60,8 @@ class Recipe:
             raise InputError(str(error)) from error
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule is {self.schedule!r}; known: {', '.join(SCHEDULES)}.")
+        if self.precision not in (None, *PRECISIONS):
+            raise InputError(f"precision is {self.precision!r}; known: {', '.join(PRECISIONS)}.")
         if self.fsdp and self.lora_rank:
             raise InputError("fsdp shards models without adapters. Leave lora_rank at 0, or fsdp off.")
 

@@ -74,7 +74,7 @@ def memory_advice(recipe: Recipe) -> AbstractContextManager[None]:
         "--checkpoint-activations": not recipe.checkpoint_activations,
         "--lora 8 (adapters only)": whole,
         "--fsdp over several GPUs": whole,
-        "ACCELERATE_MIXED_PRECISION=bf16": True,
+        "--precision bf16": recipe.precision != "bf16",
         "a smaller model": True,
     }
 
