@@ -117,7 +117,8 @@ def test_the_example_architecture_is_under_40_lines() -> None:
 
 
 CHINESE = [(ROOT / "README.md", ROOT / "README_zh.md")]
-CHINESE += [(ROOT / "docs" / page.name, page) for page in sorted((ROOT / "docs" / "zh").glob("*.md"))]
+ZH = ROOT / "docs" / "zh"
+CHINESE += [(ROOT / "docs" / page.relative_to(ZH), page) for page in sorted(ZH.rglob("*.md"))]
 
 
 @pytest.mark.parametrize(("english", "chinese"), CHINESE, ids=lambda page: page.name)

@@ -28,6 +28,7 @@ _OUTSIDE = {
 }
 _PICTURES = ("benchmarks/results/speed.svg",)
 _LINK = re.compile(r"(!?)\[((?:[^][]|\[[^][]*\])*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
+_LINE_END = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u3000-\u9fff\uff00-\uffef])")
 _CHINESE = "中文"
 
 
@@ -58,7 +59,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"{text} (`{path}`)"
         return f"{picture}[{_LINK.sub(linked, text)}]({posixpath.relpath(own, posixpath.dirname(uri))}{part})"
 
-    return _LINK.sub(linked, tables.filled(markdown))
+    text = _LINK.sub(linked, tables.filled(markdown))
+    return _joined(text) if uri.startswith("zh/") else text
+
+
+def _joined(markdown: str) -> str:
+    """Chinese without the spaces that browsers make of the ends of its lines."""
+    parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
+    return "".join(part if part.startswith("```") else _LINE_END.sub("", part) for part in parts)
 
 
 def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, nav: Navigation) -> dict[str, Any]:

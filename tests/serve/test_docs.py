@@ -19,6 +19,7 @@ from tests.serve.processes import ServerProcess
 from tests.test_docs import CHINESE, ROOT, blocks
 
 PAGE = ROOT / "docs" / "serve.md"
+TUTORIAL = ROOT / "docs" / "tutorials" / "serve.md"
 DEPLOY = ROOT / "deploy"
 ADDRESS = "http://127.0.0.1:8000"
 
@@ -35,7 +36,9 @@ def served_lines(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in found]
 
 
-@pytest.mark.parametrize("page", [PAGE, ROOT / "README.md", DEPLOY / "flagai.service"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [PAGE, TUTORIAL, ROOT / "README.md", DEPLOY / "flagai.service"], ids=lambda page: page.name
+)
 def test_commands_are_understood(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     lines = served_lines("".join(blocks(page, "bash")) if page.suffix == ".md" else text)
@@ -43,9 +46,10 @@ def test_commands_are_understood(page: Path) -> None:
     assert all(understood(line)["models"] for line in lines)
 
 
-def test_requests_by_curl_are_answered(server: ServerProcess) -> None:
-    lines = [line for block in blocks(PAGE, "bash") for line in block.splitlines() if line.startswith("curl ")]
-    assert len(lines) > 3
+@pytest.mark.parametrize(("page", "least"), [(PAGE, 4), (TUTORIAL, 2)])
+def test_requests_by_curl_are_answered(page: Path, least: int, server: ServerProcess) -> None:
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("curl ")]
+    assert len(lines) >= least
     for line in lines:
         _, url, _, header, _, body = shlex.split(line)
         headers = dict([header.split(": ")])
@@ -53,9 +57,11 @@ def test_requests_by_curl_are_answered(server: ServerProcess) -> None:
         assert answer.status_code == 200, answer.text
 
 
-def test_code_runs(server: ServerProcess) -> None:
-    for block in blocks(PAGE, "python"):
-        exec(block.replace(ADDRESS, server.address), {})
+@pytest.mark.parametrize("page", [PAGE, TUTORIAL])
+def test_code_runs(page: Path, server: ServerProcess) -> None:
+    namespace: dict[str, Any] = {}
+    for block in blocks(page, "python"):
+        exec(block.replace(ADDRESS, server.address), namespace)
 
 
 def test_the_page_names_every_path_and_option() -> None:
