@@ -14,7 +14,7 @@ import yaml
 
 from flagai import settings
 from flagai.cli import app
-from flagai.serve.application import ENDPOINTS, PLAIN
+from flagai.serve.pages import ENDPOINTS, PLAIN
 from tests.serve.processes import ServerProcess
 from tests.test_docs import CHINESE, ROOT, blocks
 

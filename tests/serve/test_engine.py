@@ -12,6 +12,7 @@ from flagai.errors import InputError
 from flagai.serve.application import application
 from flagai.serve.bounds import Bounds
 from flagai.serve.calls import Served
+from flagai.serve.desk import ModelDesk
 from flagai.serve.engine import Engine
 from flagai.serve.front import Front
 from flagai.serve.keys import ApiKeys
@@ -73,8 +74,8 @@ def answering(model: Any, memory: int = 2**26, **bounds: Any) -> Iterator[Any]:
     """A function that sends requests to an application in this process."""
     metrics = ServerMetrics()
     engine = Engine(model, Bounds(**bounds), memory, metrics.watch("GLM-mini-ch"), Lockstep())
-    front = Front({"GLM-mini-ch": Served(model, engine)}, Bounds(**bounds), ApiKeys([]), metrics)
-    app = application(front)
+    desk = ModelDesk({"GLM-mini-ch": Served(model, engine)}, Bounds(**bounds), metrics)
+    app = application(Front(desk, Bounds(**bounds), ApiKeys([])))
 
     async def ask(*asked: tuple[str, str, Any]) -> list[httpx.Response]:
         engine.start(asyncio.get_running_loop())

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flagai.serve.application import ENDPOINTS, PLAIN
+from flagai.serve.pages import ENDPOINTS, PLAIN
 from tests.serve.processes import ServerProcess
 from tests.serve.test_refusals import REFUSED
 

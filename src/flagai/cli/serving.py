@@ -45,6 +45,9 @@ class ServeOptions:
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until an answer is canceled.")] = 300
     idle_timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a client to send or read.")] = 30
     stop_timeout: Annotated[float, typer.Option(min=1, help="Seconds for what runs, when the server stops.")] = 60
+    http_processes: Annotated[
+        int | None, typer.Option(min=0, help="Processes that speak HTTP beside the one that computes.")
+    ] = None
     pack_tokens: Annotated[int, typer.Option(min=1, help="Tokens of texts that an encoder reads at once.")] = 4096
     pack_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a text waits for others.")] = 3
 
@@ -88,6 +91,7 @@ def serve(
         open_to_all=options.open_to_all,
         origins=tuple(options.cors_origin or ()),
         log_texts=options.log_texts,
+        processes=options.http_processes,
         bounds=bounds,
     )
     run_server(models, settings, lambda address: typer.echo(f"Serving {', '.join(models)} at {address}"))

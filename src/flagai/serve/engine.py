@@ -5,8 +5,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from flagai.errors import FlagAIError, InputError, quoted
@@ -43,6 +43,7 @@ class Engine:
         self._packs = PackQueue(bounds.pack_tokens, bounds.pack_seconds)
         self._tickets: dict[int, Ticket] = {}
         self._running: dict[int, list[Any]] = {}
+        self._owners: dict[Any, int] = {}  # the numbers of requests that run
         self._news: dict[Ticket, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="flagai-engine", daemon=True)
@@ -73,7 +74,8 @@ class Engine:
         with self.submitted(ticket):
             await ticket.finish()
 
-    def submitted(self, ticket: Ticket) -> "Submitted":
+    @contextmanager
+    def submitted(self, ticket: Ticket) -> Iterator[None]:
         """Take work for the body of a with statement; what is not done at its end is canceled.
 
         Raises:
@@ -81,9 +83,17 @@ class Engine:
         """
         if self.failure is not None:
             raise self._gone()
-        if self.pending and self.pending + ticket.missing > self._bounds.queue:
+        count = ticket.missing
+        if self.pending and self.pending + count > self._bounds.queue:
             raise RequestError(429, f"{self.pending} texts are waiting already. Come again later.", retry_after=1)
-        return Submitted(self, ticket)
+        self.pending += count
+        self.put("submit", ticket)
+        try:
+            yield
+        finally:
+            self.pending -= count
+            if not ticket.done:
+                self.put("cancel", ticket)
 
     def put(self, what: str, ticket: Ticket | None = None) -> None:
         """Tell the thread to "submit", to "cancel" or to "stop"."""
@@ -173,7 +183,7 @@ class Engine:
             if order[0] == "write":
                 self._write(order[1], order[2])
             elif order[0] == "cancel" and self.scheduler is not None:
-                self.scheduler.cancel(*(each.request for each in self._running.pop(order[1], ())))
+                self.scheduler.cancel(*self._forget(order[1]))
             elif order[0] == "call":
                 self._call(order[1], order[2], order[3], order[4] if len(order) > 4 else [])
             elif order[0] == "stop":
@@ -189,6 +199,7 @@ class Engine:
             if self.scheduler is not None:
                 self.scheduler.submit(*(each.request for each in asked))
             self._running[number] = asked
+            self._owners |= {each.request: number for each in asked}
         except InputError as error:
             self._fail([] if ticket is None else [ticket], error)
 
@@ -208,22 +219,27 @@ class Engine:
                 self._log_or_end(error)
                 lost = list(self._running)
             for number in lost:
-                scheduler.cancel(*(each.request for each in self._running.pop(number)))
+                scheduler.cancel(*self._forget(number))
             self._fail([self._tickets[number] for number in lost if number in self._tickets], error)
             return
         self._watch.step(len(scheduler.running), time.monotonic() - begin)
-        for number, asked in list(self._running.items()):
-            new = [each.request for each in asked if each.request in found]
-            if not new:
-                continue
-            if all(each.request.done for each in asked):
-                del self._running[number]
+        for request in found:
+            number = self._owners.pop(request) if request.done else self._owners[request]
             ticket = self._tickets.get(number)
+            if request.done and all(each.request.done for each in self._running.get(number, ())):
+                self._running.pop(number, None)
             if ticket is not None:
-                ticket.missing -= sum(request.done for request in new)
+                ticket.missing -= request.done
                 self._news[ticket] = None
                 if ticket.done:
-                    del self._tickets[number]
+                    self._tickets.pop(number, None)
+
+    def _forget(self, number: int) -> list[Any]:
+        """Requests of a ticket that the scheduler need not answer any more."""
+        found = [each.request for each in self._running.pop(number, ())]
+        for request in found:
+            self._owners.pop(request, None)
+        return found
 
     def _call(
         self, task: str, options: Mapping[str, Any], entries: Sequence[Any], pack: Sequence[tuple[Ticket, int]]
@@ -270,24 +286,6 @@ class Engine:
         if self._news and self._loop is not None:
             tickets, self._news = list(self._news), {}
             self._loop.call_soon_threadsafe(_wake, tickets)
-
-
-class Submitted:
-    """Work while an engine has it."""
-
-    def __init__(self, engine: Engine, ticket: Ticket) -> None:
-        self._engine = engine
-        self._ticket = ticket
-        self._count = ticket.missing
-
-    def __enter__(self) -> None:
-        self._engine.pending += self._count
-        self._engine.put("submit", self._ticket)
-
-    def __exit__(self, *_: object) -> None:
-        self._engine.pending -= self._count
-        if not self._ticket.done:
-            self._engine.put("cancel", self._ticket)
 
 
 def _wake(tickets: Sequence[Ticket]) -> None:

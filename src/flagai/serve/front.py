@@ -5,20 +5,17 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flagai.errors import ConfigError, FlagAIError, InputError, quoted
+from flagai.errors import FlagAIError, quoted
 from flagai.serve.bounds import Bounds
-from flagai.serve.calls import ClientCall, Endpoint, EventStream, Served, choose
-from flagai.serve.fields import read_body
+from flagai.serve.calls import Endpoint, EventStream
+from flagai.serve.desk import Desk
 from flagai.serve.keys import ApiKeys
-from flagai.serve.metrics import ServerMetrics
-from flagai.serve.refusals import RequestError, unprocessable
-from flagai.typed_json import parse_json
+from flagai.serve.refusals import RequestError
 
 logger = logging.getLogger("flagai.serve.access")
 _JSON = b"application/json"
@@ -29,31 +26,18 @@ class ClientGone(Exception):  # noqa: N818 - no error: clients may leave
 
 
 class Front:
-    """What all calls of a server share.
+    """What all calls that a process receives share.
 
     Args:
-        models: the models, by their names.
+        desk: what answers them.
         bounds: the limits.
         keys: the clients' keys.
-        metrics: the metrics.
-        log_texts: whether the log has what clients send.
     """
 
-    def __init__(
-        self,
-        models: Mapping[str, Served],
-        bounds: Bounds,
-        keys: ApiKeys,
-        metrics: ServerMetrics,
-        *,
-        log_texts: bool = False,
-    ) -> None:
-        self.models = models
+    def __init__(self, desk: Desk, bounds: Bounds, keys: ApiKeys) -> None:
+        self.desk = desk
         self.bounds = bounds
         self.keys = keys
-        self.metrics = metrics
-        self.log_texts = log_texts
-        self.stopping = False
 
     def app(self, endpoint: Endpoint) -> ASGIApp:
         """The ASGI application of a route."""
@@ -62,38 +46,6 @@ class Front:
             await _Exchange(self, endpoint, scope, receive, send).run()
 
         return run
-
-    async def call(self, endpoint: Endpoint, content: bytes, named: str | None, notes: dict[str, Any]) -> Any:
-        """Answer a body.
-
-        Args:
-            endpoint: the route.
-            content: the body.
-            named: the model that the path names.
-            notes: for the log.
-
-        Raises:
-            RequestError: it cannot be answered.
-        """
-        body = read_body(endpoint.body, parse_json(content, "The body", _NotJsonError))
-        value = body[endpoint.texts]
-        if isinstance(value, list) and len(value) > self.bounds.texts:
-            raise unprocessable(
-                endpoint.texts, f"it has {len(value)} entries, and this server takes {self.bounds.texts} a call."
-            )
-        if named is not None and body["model"] not in (None, named):
-            raise unprocessable("model", f"the path names {named:.80}. Leave it out of the body.")
-        served = choose(self.models, body["model"] or named, endpoint.ability, endpoint.can)
-        notes |= {"model": served.model.name, "texts": len(value) if isinstance(value, list) else 1}
-        notes |= {"body": body} if self.log_texts else {}
-        return await endpoint.handler(ClientCall(body, served, self.bounds, notes))
-
-
-class _NotJsonError(RequestError):
-    """The body is no JSON."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(400, message)
 
 
 class _Exchange:
@@ -110,6 +62,7 @@ class _Exchange:
         self._begin = time.monotonic()
         self._notes: dict[str, Any] = {}
         self._started = False
+        self._first: float | None = None  # seconds until the first part of a stream
 
     async def run(self) -> None:
         """Answer it, whatever happens."""
@@ -118,8 +71,6 @@ class _Exchange:
             status = await self._answer()
         except RequestError as error:
             status = await self._refuse(error)
-        except (InputError, ConfigError) as error:  # a text or an option does not go with the model
-            status = await self._refuse(unprocessable(self._endpoint.texts, str(error)))
         except ClientGone:
             status = 499
         except TimeoutError:
@@ -144,7 +95,7 @@ class _Exchange:
         front.keys.check(self._headers.get(b"authorization", b""))
         content = await self._body()
         async with asyncio.timeout(front.bounds.seconds):
-            answer = await self._unless_gone(front.call(self._endpoint, content, self._named, self._notes))
+            answer = await self._unless_gone(front.desk.call(self._endpoint.path, content, self._named, self._notes))
             if isinstance(answer, EventStream):
                 await self._unless_gone(self._stream(answer))
                 return 200
@@ -211,7 +162,7 @@ class _Exchange:
         async with aclosing(stream.events) as events:  # type: ignore[type-var]
             async for event in events:
                 if not self._started:
-                    self._front.metrics.first.labels(self._endpoint.path).observe(time.monotonic() - self._begin)
+                    self._first = time.monotonic() - self._begin
                     await self._start(200, b"text/event-stream", [(b"cache-control", b"no-cache")])
                 text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
                 await self._part(f"data: {text}\n\n".encode())
@@ -243,12 +194,7 @@ class _Exchange:
 
     def _note(self, status: int) -> None:
         """Tell the log and the metrics."""
-        seconds, path, metrics = time.monotonic() - self._begin, self._endpoint.path, self._front.metrics
-        metrics.requests.labels(path, str(status)).inc()
-        metrics.seconds.labels(path).observe(seconds)
-        model = self._notes.get("model")
-        for kind in ("prompt_tokens", "completion_tokens"):
-            if model is not None and kind in self._notes:
-                metrics.tokens.labels(model, kind.removesuffix("_tokens")).inc(self._notes[kind])
+        seconds, path = time.monotonic() - self._begin, self._endpoint.path
+        self._front.desk.note(path, status, seconds, self._first, self._notes)
         facts = {"request": self._id, "path": path, "status": status, "seconds": round(seconds, 6), **self._notes}
         logger.info("request", extra={"facts": facts})

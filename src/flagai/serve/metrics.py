@@ -45,6 +45,16 @@ class ServerMetrics:
         """Read queues and caches of these models whenever somebody asks."""
         self._registry.register(_Gauges(models))
 
+    def note(self, path: str, status: int, seconds: float, first: float | None, notes: Mapping[str, Any]) -> None:
+        """Count an answer; see :meth:`flagai.serve.desk.Desk.note`."""
+        self.requests.labels(path, str(status)).inc()
+        self.seconds.labels(path).observe(seconds)
+        if first is not None:
+            self.first.labels(path).observe(first)
+        for kind in ("prompt_tokens", "completion_tokens"):
+            if "model" in notes and kind in notes:
+                self.tokens.labels(notes["model"], kind.removesuffix("_tokens")).inc(notes[kind])
+
     def text(self) -> bytes:
         """All metrics, in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,5 +1,6 @@
 """What a request is refused for: a status, the field, and when to come again."""
 
+from functools import partial
 from typing import Any
 
 from flagai.errors import FlagAIError
@@ -34,6 +35,9 @@ class RequestError(FlagAIError):
         self.status = status
         self.field = field
         self.retry_after = retry_after
+
+    def __reduce__(self) -> Any:
+        return partial(RequestError, field=self.field, retry_after=self.retry_after), (self.status, str(self))
 
     @property
     def headers(self) -> dict[str, str]:

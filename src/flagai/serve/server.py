@@ -2,32 +2,35 @@
 
 import asyncio
 import ipaddress
+import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import uvicorn
+import torch
 
 from flagai.errors import ConfigError, FlagAIError, InputError, quoted
 from flagai.generation.memory import bytes_per_token, free_bytes
 from flagai.generation.protocol import GenerativeModel
 from flagai.parallel.world import world
-from flagai.serve.application import application
 from flagai.serve.bounds import Bounds
 from flagai.serve.calls import Served
-from flagai.serve.connections import PatientProtocol
+from flagai.serve.desk import ModelDesk
 from flagai.serve.engine import Engine
-from flagai.serve.front import Front
+from flagai.serve.front_processes import FrontProcesses
 from flagai.serve.keys import ApiKeys
+from flagai.serve.listening import FrontSettings, HttpServer
 from flagai.serve.lockstep import Lockstep
 from flagai.serve.logs import log_as_json
 from flagai.serve.metrics import ServerMetrics
 from flagai.serve.served import ServedModel
 
+# Processes that speak HTTP beside the one that keeps a GPU busy.
+_GPU_FRONTS = 2
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
@@ -45,6 +48,7 @@ class ServerSettings:
         open_to_all: whether other machines may call without a key.
         origins: from which other pages browsers may call.
         log_texts: whether the log has what clients send.
+        processes: that speak HTTP beside the one that computes; default 2 with a GPU, none without.
         bounds: the limits.
     """
 
@@ -57,6 +61,7 @@ class ServerSettings:
     open_to_all: bool = False
     origins: tuple[str, ...] = ()
     log_texts: bool = False
+    processes: int | None = None
     bounds: Bounds = field(default_factory=Bounds)
 
 
@@ -83,16 +88,28 @@ def run_server(names: Sequence[str], settings: ServerSettings, tell: Callable[[s
             f"--host {settings.host} lets other machines call, but there is no key. Give --api-key-file FILE or "
             "FLAGAI_API_KEY, or say --open-to-all."
         )
-    with _bound(settings.host, settings.port) as listener:
+    count = _processes(settings)
+    with ExitStack() as stack:
+        first = stack.enter_context(_bound(settings.host, settings.port, shared=count > 1))
         log_as_json()
         models = _load(names, settings)
         metrics = ServerMetrics()
         served = _engines(models, settings, metrics)
         metrics.follow(served)
-        front = Front(served, settings.bounds, keys, metrics, log_texts=settings.log_texts)
-        hosts = _LOOPBACK if local else ("*",)
-        app = application(front, origins=settings.origins, hosts=hosts)
-        asyncio.run(_serve(app, front, listener, settings, tell))
+        desk = ModelDesk(served, settings.bounds, metrics, log_texts=settings.log_texts)
+        front = FrontSettings(
+            bounds=settings.bounds, keys=keys, origins=settings.origins, hosts=_LOOPBACK if local else ("*",)
+        )
+        listeners = [first, *(stack.enter_context(_beside(first)) for _ in range(count - 1))]
+        asyncio.run(_serve(desk, front, listeners, count > 0, tell))
+
+
+def _processes(settings: ServerSettings) -> int:
+    """How many processes speak HTTP besides this one: some where a GPU computes, which this one has to keep busy."""
+    if settings.processes is not None:
+        return settings.processes
+    on_gpu = torch.cuda.is_available() and str(settings.place.get("device") or "cuda").startswith("cuda")
+    return _GPU_FRONTS if on_gpu and (os.cpu_count() or 1) > _GPU_FRONTS + 1 else 0
 
 
 def _check_ranks(names: Sequence[str]) -> None:
@@ -123,19 +140,39 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
     """A socket that has its address, but does not listen yet: who calls too early is refused at once.
+
+    Args:
+        host: the address.
+        port: the port.
+        shared: whether other sockets of this server shall have the same address.
 
     Raises:
         ConfigError: the address cannot be taken.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if shared:  # two servers could share an address, too: that it is free is seen without the option
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         found.bind(address)
     except OSError as error:
         raise ConfigError(f"{host}, port {port}, cannot be taken: {error.strerror}. Choose another --port.") from error
+    return found
+
+
+def _beside(first: socket.socket) -> socket.socket:
+    """Another socket with the same address: the system spreads the clients over those that listen."""
+    found = socket.socket(first.family, first.type, first.proto)
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        found.setsockopt(socket.SOL_SOCKET, option, 1)
+    found.bind(first.getsockname())
     return found
 
 
@@ -176,28 +213,28 @@ def memory_shares(sizes: Mapping[str, int], budget: int | None) -> dict[str, int
 
 
 async def _serve(
-    app: Any, front: Front, listener: socket.socket, settings: ServerSettings, tell: Callable[[str], None]
+    desk: ModelDesk, front: FrontSettings, listeners: list[socket.socket], processes: bool, tell: Callable[[str], None]
 ) -> None:
-    engines = [each.engine for each in front.models.values()]
-    config = uvicorn.Config(
-        app,
-        http=PatientProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=2048,
-        timeout_graceful_shutdown=max(1, round(settings.bounds.stop_seconds)),
-    )
-    server = _Server(config, front, settings, tell)
-    watching = asyncio.ensure_future(_end_with_ranks(server, engines))
+    engines = [each.engine for each in desk.models.values()]
+
+    def started() -> None:
+        tell(address)
+
+    def stopping() -> None:
+        desk.pages.stopping = True
+
+    host, port = listeners[0].getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     try:
         for engine in engines:
             await asyncio.to_thread(engine.start, asyncio.get_running_loop())
-        await server.serve(sockets=[listener])
-    finally:
+        fronts: HttpServer | FrontProcesses = (
+            FrontProcesses(desk, front, started, stopping) if processes else HttpServer(desk, front, started, stopping)
+        )
+        watching = asyncio.ensure_future(_end_with_ranks(fronts, engines))
+        await fronts.serve(sockets=listeners)
         watching.cancel()
+    finally:
         for engine in engines:
             await asyncio.to_thread(engine.stop)
     failures = [engine.failure for engine in engines if engine.failure is not None]
@@ -205,42 +242,8 @@ async def _serve(
         raise FlagAIError(f"A model has failed: {quoted(failures[0])}")
 
 
-async def _end_with_ranks(server: uvicorn.Server, engines: Sequence[Engine]) -> None:
+async def _end_with_ranks(server: "HttpServer | FrontProcesses", engines: Sequence[Engine]) -> None:
     """End the server when a rank of its model is gone: what starts it again has to start all ranks."""
     while world().size > 1:
         await asyncio.sleep(0.5)
         server.should_exit |= any(engine.failure is not None for engine in engines)
-
-
-class _Server(uvicorn.Server):
-    """Tells when it answers, and that it stops."""
-
-    def __init__(
-        self, config: uvicorn.Config, front: Front, settings: ServerSettings, tell: Callable[[str], None]
-    ) -> None:
-        super().__init__(config)
-        self._front = front
-        self._settings = settings
-        self._tell = tell
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say where the page is."""
-        self.lifespan.state |= {"idle_seconds": self._settings.bounds.idle_seconds, "stopping": False}
-        await super().startup(sockets)
-        host, port = (sockets or [])[0].getsockname()[:2]
-        self._tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle signals here: uvicorn would end the process by the signal again, before its engines have ended."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begin to end; a second signal ends at once."""
-        super().handle_exit(sig, frame)
-        self._front.stopping = self.lifespan.state["stopping"] = True
