@@ -199,10 +199,10 @@ def test_the_next_save_sweeps_what_a_killed_one_left(
         patch.setattr(os, "fsync", crash)
         assert [in_child(action) for action in saves] == [CRASH] * 3
     # The save of the configuration has swept what the one of the weights left.
-    assert [name.partition(".saving-")[0] for name in left(tmp_path)] == [".config.json", ".model"]
+    assert sorted({name.partition(".saving-")[0] for name in left(tmp_path)}) == [".config.json", ".model"]
     assert equal(GLMModel.from_pretrain(folder), old)
     new.save_weights(folder / "other.bin")
-    assert [name.partition(".saving-")[0] for name in left(tmp_path)] == [".model"]
+    assert {name.partition(".saving-")[0] for name in left(tmp_path)} == {".model"}
     new.save_pretrained(folder)
     assert left(tmp_path) == []
     assert equal(GLMModel.from_pretrain(folder), new)

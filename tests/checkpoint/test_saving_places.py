@@ -96,6 +96,7 @@ def test_permissions(tmp_path: Path, old: Any, new: Any) -> None:
 READ_ONLY = """
 import os, sys
 from pathlib import Path
+from filelock import FileLock  # while its files can be read
 from flagai.checkpoint.atomic import replace_file, replace_folder
 from flagai.errors import InputError
 if os.getuid() == 0:

@@ -218,7 +218,7 @@ def test_a_lock_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "fsync", full)
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(OSError, match="No space"):

@@ -2,20 +2,21 @@
 
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from flagai.errors import InputError
+from flagai.system import is_busy, locked, patiently, sync
 
 # Behind the name of what is saved, before eight random characters; no user calls a file of his own so.
 _MARK = ".saving-"
-_TEMPORARY = re.compile(rf"\..+{re.escape(_MARK)}[a-z0-9_]{{8}}")
+_LOCK = ".lock"
+_TEMPORARY = re.compile(rf"\..+{re.escape(_MARK)}[a-z0-9_]{{8}}({re.escape(_LOCK)})?")
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -50,7 +51,7 @@ def replace_file(path: Path) -> Iterator[Path]:
             temporary.chmod(mode)  # some writers, such as safetensors', make files private
             sync(temporary)
         with _explained(path):
-            temporary.replace(path)
+            patiently(lambda: temporary.replace(path))
     sync(path.parent)
 
 
@@ -91,46 +92,36 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """A sibling of a path, locked, so that other processes see that this one lives; what is left of it is removed."""
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        temporary, lock = _locked(path, make)
-    try:
+    """A sibling of a path, with a lock by which other processes see that this one lives; what is left is removed."""
+    with ExitStack() as stack:
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path.parent)
+            temporary = _locked(path, stack)
+            stack.callback(_remove, temporary)
+            make(temporary)
         yield temporary
-    finally:
-        _remove(temporary)
-        os.close(lock)
 
 
-def _locked(path: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
-    """Make a sibling and lock it; the lock ends when the descriptor is closed, or with the process."""
+def _locked(path: Path, stack: ExitStack) -> Path:
+    """A name beside a path, locked until the end of a stack."""
     while True:
         new = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
-        make(new)
-        # Until it is locked another process may sweep it.
-        try:
-            descriptor = os.open(new, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError:
-            continue
-        with suppress(OSError):  # a file system without locks: nothing there is taken for stale
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), new.stat()):
-                return new, descriptor
-        os.close(descriptor)
+        with suppress(BlockingIOError):  # another process takes the lock's new file for what a killed one has left
+            stack.enter_context(locked(_lock_of(new)))
+            return new
+
+
+def _lock_of(temporary: Path) -> Path:
+    return temporary.with_name(f"{temporary.name}{_LOCK}")
 
 
 def _sweep(folder: Path) -> None:
     """Remove from a folder what killed saves have left: temporary files and folders that no process holds."""
-    for path in [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name) and not path.is_symlink()]:
-        with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError while its process lives
-                _remove(path)
-            finally:
-                os.close(descriptor)
+    found = [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name) and not path.is_symlink()]
+    for path in {path.with_name(path.name.removesuffix(_LOCK)) for path in found}:
+        with suppress(OSError), locked(_lock_of(path), needed=True):
+            _remove(path)
 
 
 def _remove(path: Path) -> None:
@@ -192,7 +183,12 @@ def _explained(path: Path, *, full_only: bool = False) -> Iterator[None]:
         if full_only and not is_full(error):
             raise
         said = f"{path} cannot be written: {error.strerror}. Free some space, or choose another disk."
-        if not full_only:
+        if not full_only and is_busy(error):
+            said = (
+                f"{path} cannot be written: {error}; Windows replaces no open file, and a model that was loaded "
+                "from it maps it. Load that with mmap=False, end the program that has it open, or choose another place."
+            )
+        elif not full_only:
             said = (
                 f"{path} cannot be written: {error}. It is built under a temporary name beside the old one and then "
                 f"takes its place, so {path.parent} must be writable and on the same disk. Choose another place."
@@ -215,23 +211,23 @@ def link(source: str, target: str) -> None:
     """Give a file a second name, or copy it where the file system has no hard links."""
     try:
         os.link(source, target, follow_symlinks=False)
-    except OSError:
+    except (OSError, NotImplementedError):
         shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _swap(new: Path, folder: Path) -> None:
     """Put ``new`` in the place of ``folder``; afterwards ``new`` is the old folder, or gone."""
     if not folder.exists():
-        new.rename(folder)
+        patiently(lambda: new.rename(folder))
     elif not _exchange(new, folder):
         aside = new.with_name(f"{new.name}-old")  # which no other process takes for stale
-        folder.rename(aside)
+        patiently(lambda: folder.rename(aside))
         try:
-            new.rename(folder)
+            patiently(lambda: new.rename(folder))
         except OSError:
             aside.rename(folder)
             raise
-        aside.rename(new)
+        patiently(lambda: aside.rename(new))
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -256,15 +252,3 @@ def sync_tree(folder: Path) -> None:
         elif entry.is_file() and not entry.is_symlink():
             sync(entry)
     sync(folder)
-
-
-def sync(path: Path) -> None:
-    """Ask the system to put a file or folder on the disk; some systems cannot open folders."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except (PermissionError, IsADirectoryError):
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from flagai.system import WINDOWS
+
 # The first address, and the one behind the last.
 ByteRange = tuple[int, int]
 
@@ -29,7 +31,7 @@ def map_file(path: Path, *, mapped: bool = True) -> mmap.mmap:
         size = file.seek(0, 2)
         if mapped:
             return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
-        memory = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+        memory = anonymous(size)
         file.seek(0)
         view, done = memoryview(memory), 0
         while count := file.readinto(view[done:]):
@@ -38,6 +40,11 @@ def map_file(path: Path, *, mapped: bool = True) -> mmap.mmap:
     if done < size:
         raise OSError(f"{path} ended at byte {done:,} of {size:,} while it was read")
     return memory
+
+
+def anonymous(size: int) -> mmap.mmap:
+    """Zeroed memory of this process alone, where the system has such; other memory is slower to come by."""
+    return mmap.mmap(-1, size, access=mmap.ACCESS_WRITE if WINDOWS else mmap.ACCESS_COPY)
 
 
 def tensor_at(memory: mmap.mmap, begin: int, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:

@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from flagai.checkpoint.files import CheckpointFiles, find_files
 from flagai.errors import CheckpointError, FlagAIError
+from flagai.system import open_descriptor
 
 # A save exchanges folders in one step, so a second look is mostly enough.
 _TRIES = 20
@@ -83,16 +84,12 @@ def read_one_version(folder: Path, read: Callable[[], Result]) -> Result:
 @contextmanager
 def _held(folder: Path) -> Iterator[Callable[[], bool]]:
     """Tell whether a folder is still the same; as long as it is open, no other one gets its number."""
-    try:
-        opened = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
-    except (OSError, ValueError):
-        yield lambda: True
-        return
-    try:
-        begin = os.fstat(opened)
-        yield lambda: _stamp(folder) in (None, (begin.st_dev, begin.st_ino))
-    finally:
-        os.close(opened)
+    with ExitStack() as stack:
+        with suppress(OSError, ValueError):  # Windows opens no folders
+            opened = open_descriptor(folder, os.O_RDONLY)
+            stack.callback(os.close, opened)
+        begin = _stamp(folder)
+        yield lambda: begin is None or _stamp(folder) in (None, begin)
 
 
 def _restless(path: Path) -> CheckpointError:

@@ -13,6 +13,7 @@ from flagai.cli.options import Cards, Json
 from flagai.cli.output import print_json
 from flagai.cli.terminal import show_check
 from flagai.errors import InputError, ModelNotFoundError, printable
+from flagai.system import allocated
 
 if TYPE_CHECKING:
     from flagai.catalog.card import Card
@@ -96,7 +97,7 @@ def list_cache(path: Home = None, as_json: Json = False) -> None:
     home = path if path is not None else settings.home()
     for folder in _downloads(home):
         known = Manifest.read(folder / MANIFEST)
-        size = sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+        size = sum(allocated(file) for file in folder.rglob("*") if file.is_file())
         state = known.source if known is not None else "not complete"
         name = folder.relative_to(home).as_posix()
         if as_json:

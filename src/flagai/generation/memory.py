@@ -1,6 +1,5 @@
 """How many keys and values there is memory for, and who has them."""
 
-import os
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from flagai.generation.blocks import BLOCK, BlockPool
 from flagai.generation.protocol import GenerativeModel, decoder_blocks
 from flagai.model.layer.paged_cache import PagedCache
 from flagai.parallel.dtensor import local
+from flagai.system import memory_bytes
 
 # The share of the free memory that keys and values may take: the rest is for the calls of the model.
 _SHARE = {"cuda": 0.85, "cpu": 0.5}
@@ -110,4 +110,4 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(_SHARE["cuda"] * (free + cached))
-    return int(_SHARE["cpu"] * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return int(_SHARE["cpu"] * memory_bytes())

@@ -1,7 +1,6 @@
 """Bring the files of a request together, source after source, and let them appear all at once."""
 
 import logging
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from flagai.hub.sources import RemoteFile
 from flagai.hub.transfer import DownloadedFile, download_file
 from flagai.hub.versions import agree, changed, check_shards, local_version
 from flagai.hub.web import Web
+from flagai.system import allocated, is_busy, patiently, sync
 
 logger = logging.getLogger(__name__)
 _ROUNDS = 3
@@ -191,8 +191,7 @@ class Collector:
         target.unlink(missing_ok=True)
         version = local_version(path)
         shutil.copyfile(path.resolve(), target)
-        with target.open("rb") as copy:
-            os.fsync(copy.fileno())  # before staged.json says that it is there
+        sync(target)  # before staged.json says that it is there
         size, sha256 = target.stat().st_size, sha256_of(target, advance)
         git_sha1 = None if file.git_sha1 is None else git_sha1_of(target)
         for what, found, right in (
@@ -208,7 +207,7 @@ class Collector:
         for file in missing:
             part = self.parts / f"{file.name}.part"
             if part.exists():
-                needed -= min(part.stat().st_blocks * 512, file.size or 0)
+                needed -= min(allocated(part), file.size or 0)
         free = shutil.disk_usage(self.work).free
         if needed > free:
             raise HubError(
@@ -237,12 +236,29 @@ class Collector:
             if (self.files / name).is_file():
                 target = self.request.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                (self.files / name).replace(target)
+                _move(self.files / name, target)
         manifest.write(self.request.folder / MANIFEST)
         for folder in (self.files, self.parts):
             shutil.rmtree(folder, ignore_errors=True)
         for name in (COMMIT, _STAGED, "failed.json", "id"):
             (self.work / name).unlink(missing_ok=True)
+
+
+def _move(path: Path, target: Path) -> None:
+    """Give a file its place.
+
+    Raises:
+        HubError: the file that it replaces is open, on Windows.
+    """
+    try:
+        patiently(lambda: path.replace(target))
+    except PermissionError as error:
+        if not is_busy(error):
+            raise
+        raise HubError(
+            f"{target} is open, and Windows replaces no such file. End the program that has it open, or that loaded a "
+            "model from it without mmap=False; then repeat the download, which goes on from here."
+        ) from error
 
 
 def _size(path: Path) -> int | None:

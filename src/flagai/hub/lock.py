@@ -24,6 +24,7 @@ from typing import NamedTuple
 from flagai.errors import HubError
 from flagai.hub.manifest import write_json
 from flagai.hub.policy import Policy
+from flagai.system import is_busy, open_descriptor, remove_file
 
 logger = logging.getLogger(__name__)
 _PREFIX = "lock."
@@ -102,11 +103,12 @@ class Lock:
     ) -> None:
         self._end.set()
         self._thread.join()
-        if self.still_mine():
+        mine = self.still_mine()
+        os.close(self._file)
+        if mine:
             for number in _numbers(self.folder):  # the lowest first, so that ours counts until the end
                 if number <= self.number:
-                    (self.folder / f"{_PREFIX}{number}").unlink(missing_ok=True)
-        os.close(self._file)
+                    remove_file(self.folder / f"{_PREFIX}{number}")
 
     @property
     def _path(self) -> Path:
@@ -127,7 +129,8 @@ class Lock:
         where = f"process {os.getpid()} on {socket.gethostname()}"
         content = {"owner": self.owner, "where": where, "progress": self._progress, "beat": self._count}
         text = json.dumps(content).ljust(300).encode()
-        os.pwrite(self._file, text, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        os.write(self._file, text)
         os.fsync(self._file)  # so that other nodes see it
 
 
@@ -162,8 +165,11 @@ def _create(folder: Path, number: int, stale: Beat | None, policy: Policy) -> Lo
     """Make the lock's file, if nobody else does and nothing has changed since it was looked at."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / f"{_PREFIX}{number}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    except (FileExistsError, FileNotFoundError):  # FileNotFoundError: its last owner has just tidied up
+        file = open_descriptor(folder / f"{_PREFIX}{number}", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    except OSError as error:
+        # FileNotFoundError: its last owner has just tidied up; it is busy while it is being removed.
+        if not (isinstance(error, FileExistsError | FileNotFoundError) or is_busy(error)):
+            raise
         for place in (folder, *folder.parents):
             if place.is_symlink() and not place.exists():
                 gone = os.readlink(place)
@@ -177,8 +183,8 @@ def _create(folder: Path, number: int, stale: Beat | None, policy: Policy) -> Lo
             lock = Lock(folder, number, file, policy.heartbeat)
     finally:
         if lock is None:
-            (folder / f"{_PREFIX}{number}").unlink(missing_ok=True)
             os.close(file)
+            remove_file(folder / f"{_PREFIX}{number}")
     return lock
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from flagai.errors import HubError
 from flagai.hub.names import MANIFEST, safe_name
+from flagai.system import patiently
 from flagai.typed_json import Fields, open_regular, parse_json
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def write_json(path: Path, content: object) -> None:
             file.write(json.dumps(content, indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        patiently(lambda: temporary.replace(path))
     except BaseException:  # the disk is full, or Ctrl-C
         temporary.unlink(missing_ok=True)
         raise

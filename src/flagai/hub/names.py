@@ -47,6 +47,7 @@ OWNED = ("hf", "modelscope")
 EVERYTHING = ("config", "weights", "tokenizer")
 UNREADABLE = "a malformed address"
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\\:*?"<>|\ud800-\udfff]')
+_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)")
 _OWNED_NAME = re.compile(r"[\w.-]+")
 _LONGEST = 1000
 _SHARD = re.compile(r"(.*)-(\d{5,6})-of-(\d{5,6})(\.\w+)")
@@ -55,10 +56,12 @@ _SHARD = re.compile(r"(.*)-(\d{5,6})-of-(\d{5,6})(\.\w+)")
 def safe_name(name: object, source: str = "it") -> str:
     """Let a name pass that stays in its folder on every system; `HubError` for any other."""
     parts = name.split("/") if isinstance(name, str) and len(name) <= _LONGEST else []
-    if not parts or any(part in ("", ".", "..") or part != part.strip(" ") or len(part) > 200 for part in parts):
+    if not parts or any(not part or part != part.strip(" ").rstrip(".") or len(part) > 200 for part in parts):
         raise HubError(
             f"{source} names the file {quoted(repr(name))}, which is no plain path inside a folder. Do not trust it."
         )
+    if any(_DEVICE.match(part) for part in parts):
+        raise HubError(f"{source} names the file {quoted(repr(name))}, which is the name of a device on Windows.")
     if _FORBIDDEN.search(str(name)):
         raise HubError(f"{source} names the file {quoted(repr(name))}, with characters that no file of a model has.")
     return str(name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from flagai.errors import HubError
 from flagai.hub.manifest import write_json
+from flagai.system import open_descriptor, patiently, remove_file, sync_data
 from flagai.typed_json import Fields, read_json
 
 _SAVE_EVERY = 1.0
@@ -56,6 +57,7 @@ class PartialFile:
         self.done: list[tuple[int, int]] = []
         self._written: list[ByteRange] = []  # as they came, each with its checksum
         self.changed = threading.Condition()
+        self._place = threading.Lock()  # of the place that is read or written next: Windows has no pwrite
         self.awaited = 0  # how many bytes without a gap the one who waits for ``changed`` is waiting for
         self._saved = 0.0
         self._open_or_begin()
@@ -67,7 +69,7 @@ class PartialFile:
         else:
             self._unlink()
             claimed = []
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        self._file = open_descriptor(self.path, os.O_RDWR | os.O_CREAT)
         self._written = [found for noted in claimed if (found := self._sound(noted)) is not None]
         self.done = _merged([(start, end) for start, end, _ in self._written])
         os.ftruncate(self._file, self.done[-1][1] if self.done else 0)  # what is beyond was never noted
@@ -79,7 +81,7 @@ class PartialFile:
             end = min(end, os.fstat(self._file).st_size)
             return (start, end, 0) if start < end else None
         found, position = 0, start
-        while position < end and (data := os.pread(self._file, min(_READ, end - position), position)):
+        while position < end and (data := self.read(position, min(_READ, end - position))):
             found = zlib.crc32(data, found)
             position += len(data)
         return noted if position == end and found == checksum else None
@@ -111,8 +113,10 @@ class PartialFile:
     def write(self, offset: int, data: bytes) -> None:
         """Store bytes where they belong."""
         view = memoryview(data)
-        while view:
-            view = view[os.pwrite(self._file, view, offset + len(data) - len(view)) :]
+        with self._place:
+            os.lseek(self._file, offset, os.SEEK_SET)
+            while view:
+                view = view[os.write(self._file, view) :]
         with self.changed:
             self._note(offset, data)
             if self.frontier >= self.awaited:
@@ -132,7 +136,9 @@ class PartialFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes that are there."""
-        return os.pread(self._file, size, offset)
+        with self._place:
+            os.lseek(self._file, offset, os.SEEK_SET)
+            return os.read(self._file, size)
 
     def learn(self, size: int | None, validator: str | None) -> None:
         """Note what the server told first: size and validator."""
@@ -146,17 +152,18 @@ class PartialFile:
         with self.changed:
             notes = {**vars(self.identity), "done": list(self._written)}
         if self.identity.digest is None:
-            os.fdatasync(self._file)
+            sync_data(self._file)
         write_json(self._notes, notes)
 
     def close(self) -> None:
         """Keep what is there for another time."""
         if self._file >= 0:
-            if self.done and self.path.exists():
+            kept = bool(self.done) and self.path.exists()
+            if kept:
                 self.save()
-            else:
-                self._unlink()
             self._close()
+            if not kept:
+                self._unlink()
 
     def _close(self) -> None:
         if self._file >= 0:
@@ -183,13 +190,13 @@ class PartialFile:
         if not self.path.exists() or not os.path.samestat(mine, self.path.stat()):
             raise HubError(f"{self.path} was replaced by another process.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.path.replace(target)
-        self._notes.unlink(missing_ok=True)
         self._close()
+        patiently(lambda: self.path.replace(target))
+        self._notes.unlink(missing_ok=True)
 
     def flush(self) -> None:
         """Bring to the disk what was written so far, so that little is left to wait for at the end."""
-        os.fdatasync(self._file)
+        sync_data(self._file)
 
     @property
     def _notes(self) -> Path:
@@ -212,7 +219,7 @@ class PartialFile:
         return identity, ranges
 
     def _unlink(self) -> None:
-        self.path.unlink(missing_ok=True)
+        remove_file(self.path)
         self._notes.unlink(missing_ok=True)
         self.done = []
         self._written = []

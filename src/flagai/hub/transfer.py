@@ -30,6 +30,7 @@ from flagai.hub.policy import MEGABYTE
 from flagai.hub.progress import Advance
 from flagai.hub.sources import Link, RemoteFile
 from flagai.hub.web import Web
+from flagai.system import interruptibly
 
 logger = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -139,13 +140,14 @@ class Transfer:
             try:
                 # The first request tells whether the server knows ranges; only then others begin.
                 running = [pool.submit(self._work, gaps)]
-                self.answered.wait()
+                interruptibly(self.answered.wait)
                 while len(running) < policy.connections and gaps and not self.failed.is_set():
                     before = self.part.count
                     wait(running[:1], timeout=policy.ramp)
                     # Where one connection is fast, more of them only compete for the processor.
                     if self.part.count - before < policy.fast * policy.ramp:
                         running.append(pool.submit(self._work, gaps))
+                interruptibly(lambda seconds: not wait(running, timeout=seconds).not_done)
                 errors = [error for future in running if (error := future.exception()) is not None]
             except BaseException:  # Ctrl-C: the others would go on to the end of the file
                 self.failed.set()

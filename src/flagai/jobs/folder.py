@@ -1,11 +1,10 @@
 """The folder of a job: what the job is, and which of its parts are done."""
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from flagai.checkpoint.atomic import replace_file
 from flagai.errors import InputError
 from flagai.jobs.parts import Part, split_format, to_json, write_rows
+from flagai.system import locked
 from flagai.typed_json import read_json
 
 JOB_FILE = "job.json"
@@ -87,13 +87,11 @@ class OutputFolder:
         Raises:
             InputError: one is at work.
         """
-        with (self.folder / f".lock-{rank}").open("wb") as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(self.folder / f".lock-{rank}"))
             except BlockingIOError as error:
                 raise InputError(f"Another process works in {self.folder}. Wait for it, or stop it first.") from error
-            except OSError:  # a file system without locks
-                pass
             yield
 
     def agree_on_model(self, model: str) -> None:

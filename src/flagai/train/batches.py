@@ -1,7 +1,7 @@
 """Batches: which records come together, and other processes that make them while the device computes."""
 
-import os
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from flagai.data.prepare.batch import Batch
 from flagai.model.layer import PackedRow
 from flagai.model.layer.packed_row import on_device
+from flagai.system import usable_cores
 
 # More processes do not make batches faster than a GPU uses them.
 _MOST_WORKERS = 12
@@ -97,18 +98,27 @@ def load_batches(make: MakeBatch, specs: Sequence[Spec], workers: int) -> Iterat
         sampler=specs,
         num_workers=workers,
         prefetch_factor=_PREFETCHED if workers else None,
-        multiprocessing_context="fork" if workers else None,
-        collate_fn=lambda arrays: arrays,
+        multiprocessing_context=start_method() if workers else None,
+        collate_fn=_as_they_are,
         generator=torch.Generator(),  # the global one is the model's: a run that continues draws the same numbers
     )
     for arrays in loader:
         yield {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def _as_they_are(arrays: Any) -> Any:
+    return arrays
+
+
+def start_method() -> str:
+    """How processes begin that make batches: as copies of this one, where the system is Linux, else anew."""
+    return "fork" if sys.platform == "linux" else "spawn"  # a copy of a process that has used Apple's libraries dies
+
+
 def worker_count(device: torch.device, asked: int | None) -> int:
     """How many processes make batches: on a GPU as many as there are cores to spare, else none."""
     if asked is not None:
         return asked
-    if device.type != "cuda" or not hasattr(os, "fork"):
+    if device.type != "cuda" or start_method() != "fork":  # others take seconds to begin, in each epoch
         return 0
-    return max(0, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 2))
+    return max(0, min(_MOST_WORKERS, usable_cores() - 2))

@@ -1,17 +1,13 @@
 """The folder of a training's result: who may write it, and how a finished model gets there."""
 
-import errno
-import fcntl
 import json
 import logging
 import os
 import shutil
 import socket
-import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
 
 from flagai.checkpoint.atomic import link, replace_folder
 from flagai.checkpoint.save import WEIGHT_FILES
@@ -19,6 +15,7 @@ from flagai.data.tokenizer.description import FILES
 from flagai.data.tokenizer.saved import BESIDE
 from flagai.errors import FlagAIError, InputError
 from flagai.hub.names import MANIFEST
+from flagai.system import locked, patiently
 from flagai.train.run_file import RECIPE_FILE
 
 logger = logging.getLogger(__name__)
@@ -47,7 +44,7 @@ class ResultFolder:
 
     def __init__(self, out: Path, *, overwrite: bool) -> None:
         self.out, self.overwrite = out, overwrite
-        self._lock: TextIO | None = None
+        self._lock = ExitStack()
         with _explained(out):
             place = out.resolve()
             if not place.name or place == Path.cwd():
@@ -96,38 +93,33 @@ class ResultFolder:
             InputError: another run holds it, the folder cannot be written, or :meth:`check` refuses it.
         """
         self.check()
-        path = self.training / _LOCK
+        path, beside = self.training / _LOCK, self.training.with_name(f".{self.training.name}.lock")
+        self.release()
         try:
-            self.training.mkdir(parents=True, exist_ok=True)
-            self._lock = file = self._lock or _locked(path)
+            self.training.parent.mkdir(parents=True, exist_ok=True)
+            # Beside the folder, which Windows would not rename while the lock is open.
+            self._lock.enter_context(locked(beside))
+            self.training.mkdir(exist_ok=True)
+            path.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
         except BlockingIOError as error:
             raise InputError(
                 f"Another run ({_owner(path)}) is writing {self.training}. Wait for its end, or choose another --out."
             ) from error
         except OSError as error:
             raise InputError(f"{self.training} cannot be written: {error.strerror}. Choose another --out.") from error
-        # Forked workers would hold the lock for longer than this process lives.
-        held = weakref.ref(file)
-        os.register_at_fork(after_in_child=lambda: (opened := held()) and opened.close())
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
-        file.flush()
         _remove(self._finished)
         self.check()  # again: another run may just have ended
 
     def release(self) -> None:
         """Let others write."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
 
     def publish(self, staged: Path) -> None:
         """Exchange a whole model for what is in ``out``, in one step, and remove the training; other files stay."""
         with replace_folder(self.out, drop=_OF_A_MODEL) as temporary:
             shutil.copytree(staged, temporary, dirs_exist_ok=True, copy_function=link)
         # In one step: half a folder would be taken for a damaged checkpoint.
-        _remove(self.training.rename(self._finished))
+        _remove(patiently(lambda: self.training.rename(self._finished)))
 
 
 @contextmanager
@@ -149,25 +141,6 @@ def _remove(folder: Path) -> None:
             elif entry.name != _LOCK:
                 entry.unlink()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _locked(path: Path) -> TextIO:
-    """Open and lock a file, and make sure that it is still the one at this path: a finished run removes it."""
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                logger.warning("%s has no locks; start no second run there.", path.parent)
-                return file
-            file.close()
-            raise
-        file.close()
 
 
 def _owner(path: Path) -> str:

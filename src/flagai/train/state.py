@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from flagai.checkpoint.atomic import sync, sync_tree
+from flagai.checkpoint.atomic import sync_tree
 from flagai.checkpoint.out_of_memory import is_out_of_memory
 from flagai.errors import CheckpointError, FlagAIError, InputError
+from flagai.system import patiently, sync
 from flagai.train.checksums import Files, check_files, list_files, prefix_digest, read_record, write_record
 from flagai.train.engine import TrainingEngine
 from flagai.train.needs import accelerate
@@ -195,7 +196,7 @@ class States:
             "log": {"size": size, "sha256": prefix_digest(self.log.path, size)},
         }
         write_record(unfinished / _PROGRESS, content)
-        unfinished.rename(new)
+        patiently(lambda: unfinished.rename(new))
         sync(self.folder)
         self._remove_folders(new, self._best_folder(progress.best_step))
 

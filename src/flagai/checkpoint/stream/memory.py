@@ -5,7 +5,6 @@ Everything here is an improvement, never a need: where a system lacks a call, no
 
 import ctypes
 import mmap
-import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +14,9 @@ from functools import cache
 
 import torch
 
-from flagai.checkpoint.mapped_files import ByteRange, byte_range
+from flagai.checkpoint.mapped_files import ByteRange, anonymous, byte_range
 from flagai.errors import CheckpointError
+from flagai.system import memory_bytes
 
 _LINUX = sys.platform.startswith("linux")
 # From <linux/mman.h>; Python's mmap has no name for it. Kernels before 5.14 answer EINVAL, and pages are mapped by use.
@@ -56,8 +56,7 @@ def mapped_ahead(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
     """
     todo = _page_ranges(tensors)
     # A model larger than this would push itself out of the page cache again.
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if not _LINUX or not todo or sum(end - begin for begin, end in todo) > memory // 2:
+    if not _LINUX or not todo or sum(end - begin for begin, end in todo) > memory_bytes() // 2:
         yield
         return
     stop, failed = threading.Event(), threading.Event()
@@ -106,13 +105,14 @@ def empty_like(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     plan = torch.empty_like(tensor, dtype=dtype, device="meta")
     if plan.nbytes < _OWN_FROM or not _LINUX:
         return torch.empty_like(tensor, dtype=dtype, device="cpu")
-    memory = mmap.mmap(-1, plan.nbytes, access=mmap.ACCESS_COPY)  # private: shared memory is slower to come by
-    return torch.frombuffer(memory, dtype=dtype, count=plan.numel()).as_strided(plan.shape, plan.stride())
+    return torch.frombuffer(anonymous(plan.nbytes), dtype=dtype, count=plan.numel()).as_strided(
+        plan.shape, plan.stride()
+    )
 
 
 def huge_memory(size: int) -> mmap.mmap:
     """Zeroed memory that lies in huge pages where the system has them, and is freed with its last user."""
-    memory = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)  # private: shared memory has other rules for huge pages
+    memory = anonymous(size)  # private: shared memory has other rules for huge pages
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without transparent huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)

@@ -26,6 +26,7 @@ from flagai.checkpoint.stream.plan import PAGE, Copy, Read, plan_reads
 from flagai.checkpoint.stream.staging import StagingBuffer, staging_buffer
 from flagai.checkpoint.stream.work_queue import WorkQueue
 from flagai.errors import CheckpointError
+from flagai.system import open_descriptor, usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,7 @@ class ReaderOptions:
 
 def available_cores() -> int:
     """How many cores this process may use: its share, if torchrun has started several on this machine."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, here // settings.local_world_size())
+    return max(1, usable_cores() // settings.local_world_size())
 
 
 def with_index(device: torch.device) -> torch.device:
@@ -198,7 +198,7 @@ class _FileReader(threading.Thread):
 
 def _open(file: Path, inode: int) -> int:
     try:
-        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = open_descriptor(file, os.O_RDONLY)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}). Check who may read it.") from error
     if os.fstat(descriptor).st_ino != inode:
