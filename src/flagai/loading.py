@@ -12,6 +12,7 @@ from flagai.errors import CatalogError, HubError, InputError, ModelNotFoundError
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+    from flagai.model.adapter_folder import AdapterFolders
     from flagai.model.device import Device, Dtype
     from flagai.pipelines import (
         ClassificationPipeline,
@@ -43,6 +44,7 @@ class LoadOptions(TypedDict, total=False):
         fine_tuned: False takes the model of this very name, even if another one was fine-tuned for the task.
         segmenter: for T5-PEGASUS, "jieba" or "characters".
         revision: the commit, branch or tag of a repository.
+        adapter: the folder of a LoRA adapter of PEFT, or several by their names, of which each call chooses one.
     """
 
     download_path: Place
@@ -54,6 +56,7 @@ class LoadOptions(TypedDict, total=False):
     fine_tuned: bool
     segmenter: str | None
     revision: str | None
+    adapter: "AdapterFolders | None"
 
 
 @overload

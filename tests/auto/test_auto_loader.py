@@ -179,8 +179,10 @@ def test_what_does_not_exist_is_named(arguments, error, message, home):
 
 
 def test_adapters_are_refused_and_settings_checked(home):
-    with pytest.raises(InputError, match="lora_dir"):
+    with pytest.raises(ModelNotFoundError, match="x has no adapter_config"):
         AutoLoader("lm", model_name="GLM-large-ch", model_dir=home, lora_dir="x")
+    with pytest.raises(InputError, match="qlora_dir is not supported"):
+        AutoLoader("lm", model_name="GLM-large-ch", model_dir=home, qlora_dir="x")
     with pytest.raises(InputError, match="model_dir"):
         AutoLoader("lm", model_name="GLM-large-ch", download_path=home)
     with pytest.raises(ConfigError, match="hidden_dropout"):

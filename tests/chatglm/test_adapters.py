@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from flagai.errors import CheckpointError, FlagAIError
 from flagai.generation import Decoding, Prompt, generate
-from flagai.model.lora_folder import merge_lora
 from tests import tiny
 from tests.chatglm.cases import ROOT, case, error, folder, model, open_folder
 
@@ -94,7 +93,8 @@ def test_lora_is_added_to_fused_matrices(name: str, layer: str, shape: tuple[int
     tensors = load_file(source / "model.safetensors")
     save_file({key: value + added.get(key, 0) for key, value in tensors.items()}, source / "model.safetensors")
     wanted, found = open_folder(source), open_folder(ROOT / name)
-    merge_lora(found, tmp_path / "adapter")
+    found.load_adapter(tmp_path / "adapter")
+    found.merge_adapter()
     torch.testing.assert_close(found.state_dict(), wanted.state_dict())
 
 
@@ -113,5 +113,5 @@ def test_adapters_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
         ("prefix", "LORA"),
     ):
         with pytest.raises(CheckpointError, match=words):
-            merge_lora(network, tmp_path / folder_name)
+            network.load_adapter(tmp_path / folder_name)
     torch.testing.assert_close(network.state_dict(), before, atol=0, rtol=0)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flagai import cli
 from flagai.auto_model.auto_loader import AutoLoader
-from flagai.errors import InputError
+from flagai.errors import InputError, ModelNotFoundError
 from flagai.model.predictor.predictor import Predictor
 from flagai.model.untrained import untrained
 from tests import folders
@@ -95,5 +95,5 @@ def test_a_list_of_two_texts_is_one_pair_with_a_warning(predictor, caplog):
 def test_flagais_positional_arguments(home):
     arguments = ("embedding", "RoBERTa-base-ch", home, False, "cpu", torch.float32, True, None, None, True, None, False)
     assert AutoLoader(*arguments).get_model().device.type == "cpu"
-    with pytest.raises(InputError, match="lora_dir is not supported"):
+    with pytest.raises(ModelNotFoundError, match="adapter has no adapter_config"):
         AutoLoader(*arguments[:7], "adapter")

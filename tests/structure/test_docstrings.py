@@ -21,7 +21,7 @@ SHOWN = (
 PUBLISHED = (
     *("families.glm", "generation.contrastive", "generation.beam_group", "generation.prompt_lookup"),
     *("generation.scheduler", "generation.processors", "model.layer.crf", "model.layer.global_pointer"),
-    *("model.layer.rotary", "model.lora_folder", "model.prefix_tuning", "parallel.fsdp", "parallel.vocab_parallel"),
+    *("model.layer.rotary", "model.layer.adapted", "model.prefix_tuning", "parallel.fsdp", "parallel.vocab_parallel"),
     *("parallel.symmetric_memory", "parallel.tensor_parallel", "checkpoint.quantization", "train.metrics"),
     *("hub.lock", "model.block.stack", "model.layer.packed_row", "model.layer.paged_cache", "train.trainer"),
 )

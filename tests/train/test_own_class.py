@@ -139,15 +139,14 @@ def test_a_class_of_ones_own_trains_saves_resumes_and_loads(tmp_path: Path, kind
 
 
 def test_adapters_in_a_class_of_ones_own_are_merged(tmp_path: Path) -> None:
-    from flagai.train import lora
     from flagai.train.engine import TrainingEngine
 
     accelerate = pytest.importorskip("accelerate")
     chosen = parts("tagger", tmp_path)
     model, batch = chosen.model, chosen.objective.batch(chosen.tokenizer, chosen.train[:4], 1)
-    lora.add_lora(model, 2)
+    model.add_adapter("mine", 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    engine = TrainingEngine(accelerate.Accelerator(cpu=True), model, optimizer, adapters=True)
+    engine = TrainingEngine(accelerate.Accelerator(cpu=True), model, optimizer)
     engine.accelerator.backward(engine.model(**batch)["loss"])
     engine.optimizer.step()
     engine.write(tmp_path / "mine")

@@ -19,6 +19,7 @@ from flagai.families.config_content import family_of
 from flagai.families.family import family_named
 from flagai.hub.local_state import holds_model
 from flagai.hub.repository import repository, with_revision
+from flagai.model.adapter_folder import AdapterFolders
 from flagai.model.base_model import BaseModel
 from flagai.model.device import Device, Dtype, best_device
 from flagai.model.opening import FolderReader, load_model
@@ -28,7 +29,7 @@ from flagai.typed_json import read_json
 logger = logging.getLogger(__name__)
 
 # Arguments of the original that promise what is not there.
-_NOT_THERE = ("lora_dir", "qlora_dir", "adapter_dir")
+_NOT_THERE = ("qlora_dir", "adapter_dir")
 _OF_THE_HEAD = ("class_num", "inner_dim", "problem_type")
 
 
@@ -50,7 +51,7 @@ class AutoLoader:
         device: where the model shall be; default the best device there is.
         torch_dtype: the parameters' type; default the checkpoint's. ``dtype`` is another name of it.
         low_cpu_mem_usage: ignored, as are ``inference_mode``, ``model_max_length`` and ``all_devices``.
-        lora_dir: not supported; must be None.
+        lora_dir: FlagAI's name of ``adapter``.
         qlora_dir: not supported; must be None.
         inference_mode: ignored.
         model_max_length: ignored.
@@ -67,6 +68,7 @@ class AutoLoader:
         segmenter: for T5-PEGASUS, "jieba" or "characters"; see :meth:`Tokenizer.from_pretrained`.
         dtype: another name of ``torch_dtype``.
         revision: the commit, branch or tag of a repository.
+        adapter: the folder of a LoRA adapter of PEFT, or several by their names; see :meth:`BaseModel.from_pretrain`.
         **settings_and_others: ``mesh``, ``fsdp`` and ``quantize`` as in :meth:`BaseModel.from_pretrain`; settings that
             replace those of the configuration.
 
@@ -89,7 +91,7 @@ class AutoLoader:
         device: Device | None = None,
         torch_dtype: Dtype | None = None,
         low_cpu_mem_usage: bool = True,
-        lora_dir: None = None,
+        lora_dir: AdapterFolders | None = None,
         qlora_dir: None = None,
         inference_mode: bool = True,
         model_max_length: int | None = None,
@@ -104,13 +106,14 @@ class AutoLoader:
         segmenter: str | None = None,
         dtype: Dtype | None = None,
         revision: str | None = None,
+        adapter: AdapterFolders | None = None,
         **settings_and_others: object,
     ) -> None:
         self.task_name = task_named(task_name)
         asked = with_revision(model_name, revision)
         fine_tuned = fine_tuned and repository(asked, model_dir) is None  # a repository is what it is
         home, model_name = split_name(model_dir, asked)
-        overrides = _overrides(settings_and_others | {"lora_dir": lora_dir, "qlora_dir": qlora_dir})
+        overrides = _overrides(settings_and_others | {"qlora_dir": qlora_dir})
         torch_dtype = dtype if torch_dtype is None else torch_dtype
         class_num = target_size if class_num is None else class_num
         if class_num is not None:
@@ -119,6 +122,7 @@ class AutoLoader:
             "only_download_config": only_download_config or not load_pretrain_params,
             "device": best_device() if device is None else device,
             "dtype": "float16" if fp16 and torch_dtype is None else torch_dtype,
+            "adapter": lora_dir if adapter is None else adapter,
         }
         found = fine_tuned_name(home, model_name, self.task_name) if fine_tuned else model_name
         choice = _ClassChoice(self.task_name, otherwise, overrides)
@@ -159,8 +163,7 @@ def _overrides(others: dict[str, Any]) -> dict[str, Any]:
     for name in _NOT_THERE:
         if others.get(name) is not None:
             raise InputError(
-                f"{name} is not supported. Load the model, and add the adapter: "
-                "flagai.model.lora_folder.merge_lora(model, folder)."
+                f"{name} is not supported. A folder of PEFT is loaded by adapter=, also beside quantize='int4'."
             )
     if "download_path" in others:
         raise InputError("AutoLoader has no argument 'download_path'. Pass the folder of models as model_dir.")

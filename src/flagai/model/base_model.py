@@ -11,6 +11,7 @@ from torch import nn
 from flagai.checkpoint.names import NameMap
 from flagai.checkpoint.report import phase
 from flagai.errors import ConfigError
+from flagai.model.adapter_folder import AdapterFolders
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig, OpenConfig
 from flagai.model.device import Device, Dtype, read_device
@@ -135,6 +136,7 @@ class BaseModel(LoadMixin):
         quantize: str | None = None,
         mmap: bool = True,
         revision: str | None = None,
+        adapter: AdapterFolders | None = None,
         **config_overrides: Any,
     ) -> Self:
         """Load the model in ``download_path/model_name``, exactly or not at all; fetch it first if it is not there.
@@ -159,6 +161,8 @@ class BaseModel(LoadMixin):
             mmap: map the files of weights. False reads them into this process' memory at once: then they may be
                 rewritten in place, which would end a process that maps them (SIGBUS).
             revision: the commit, branch or tag of a repository.
+            adapter: the folder of a LoRA adapter of PEFT, which computes with the model from now on; or several by
+                their names, of which each call chooses one (:meth:`load_adapter`).
             **config_overrides: settings that replace those of config.json, such as ``class_num=3``.
 
         Returns:
@@ -171,7 +175,14 @@ class BaseModel(LoadMixin):
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
             InputError: there is no such device, type or way to quantize, or they do not go together.
         """
-        options = {"mesh": mesh, "fsdp": fsdp, "quantize": quantize, "mmap": mmap, **config_overrides}
+        options = {
+            "mesh": mesh,
+            "fsdp": fsdp,
+            "quantize": quantize,
+            "mmap": mmap,
+            "adapter": adapter,
+            **config_overrides,
+        }
         model: Self = load_model(
             lambda _: (cls, {}),
             download_path,

@@ -13,13 +13,13 @@ from flagai.checkpoint.fill import fill_model
 from flagai.checkpoint.out_of_memory import memory_explained
 from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
+from flagai.model.adapters import AdapterMixin
 from flagai.model.config import OpenConfig
 from flagai.model.device import Device, Dtype, read_device, read_dtype
 from flagai.model.layer.init import initialize
 from flagai.model.meta_init import materialize
 from flagai.model.opening import open_on_all_ranks
 from flagai.model.quantization import how_quantized
-from flagai.model.saving import SaveMixin
 from flagai.model.untrained import note_untrained
 from flagai.parallel.dtensor import broadcast_from_first_rank, local
 from flagai.parallel.plan import Plan, shard_dimension
@@ -28,7 +28,7 @@ from flagai.typed_json import Fields
 logger = logging.getLogger(__name__)
 
 
-class LoadMixin(SaveMixin):
+class LoadMixin(AdapterMixin):
     """How a model gets its weights; :class:`flagai.model.base_model.BaseModel` says what the names mean."""
 
     plan: ClassVar[Plan]

@@ -17,6 +17,7 @@ from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import phase
 from flagai.checkpoint.steady import read_steadily
 from flagai.checks import check_flag
+from flagai.model.adapter_folder import AdapterFolders, check_adapters
 from flagai.model.config import ModelConfig, OpenConfig
 from flagai.model.device import Device, Dtype, read_device, read_dtype, read_sharding
 from flagai.model.generation_defaults import tell_generation_defaults
@@ -122,6 +123,7 @@ def load_model(
     quantize: str | None = None,
     mmap: bool = True,
     revision: str | None = None,
+    adapter: AdapterFolders | None = None,
     **overrides: Any,
 ) -> Any:
     """Load a model as :meth:`flagai.model.base_model.BaseModel.from_pretrain` does, of a class that the folder decides.
@@ -131,6 +133,8 @@ def load_model(
     check_flag("mmap", mmap)
     check_flag("only_download_config", only_download_config)
     device, dtype = read_device(device), read_dtype(dtype)
+    if adapter is not None:
+        check_adapters(adapter)
     sharding = read_sharding(mesh, fsdp, device)
     device = device if sharding is None else sharding.device
     found = resolve(download_path, model_name, weights=not only_download_config, revision=revision)
@@ -145,7 +149,8 @@ def load_model(
 
     if only_download_config:
         kind, config, quantization = read(None).described(choose, quantize, spread=sharding is not None)
-        return quantization.apply(kind.on_meta(config, sharding=sharding).initialized_on(device).to(dtype=dtype))
+        model = quantization.apply(kind.on_meta(config, sharding=sharding).initialized_on(device).to(dtype=dtype))
+        return _adapted(model, adapter)
     with gc_paused():
         with phase("open"):
             folder = open_on_all_ranks(
@@ -159,7 +164,15 @@ def load_model(
         with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():
             model = folder.model_class.on_meta(config, dtype or checkpoint.model_dtype(), sharding)
             folder.load_weights_into(model, device, dtype)
-        return model.to(device).eval() if isinstance(config, OpenConfig) else model.eval()
+        model = model.to(device).eval() if isinstance(config, OpenConfig) else model.eval()
+    return _adapted(model, adapter)
+
+
+def _adapted(model: Any, adapter: AdapterFolders | None) -> Any:
+    """The model, with its adapters."""
+    if adapter is not None:
+        model.load_adapters(adapter)
+    return model
 
 
 def open_on_all_ranks(sharding: "Sharding | None", open_here: Callable[[], T], mark: Callable[[T], str]) -> T:

@@ -16,6 +16,7 @@ from flagai.checkpoint.quantization import GROUPS
 from flagai.errors import ConfigError, InputError
 from flagai.model.block.stack import BlockStack
 from flagai.model.config import ModelConfig
+from flagai.model.layer.adapted import adapter_names
 from flagai.model.layer.checked_embedding import CheckedEmbedding
 from flagai.model.layer.embedding import Embeddings
 from flagai.model.layer.gated_feed_forward import KeepFloat32Linear
@@ -51,6 +52,8 @@ def quantize(model: Any, how: str, *, device: torch.device | None = None) -> Non
         raise InputError(f"The model is {present} already. Load it anew with quantize={how!r}.")
     if getattr(model, "sharding", None) is not None:
         raise InputError("Models spread over processes (mesh=, fsdp=) cannot be quantized.")
+    if adapter_names(model):
+        raise InputError("The model has adapters. Load it with quantize=, and its adapters then.")
     found = list(_layers(model))
     odd = sorted({layer.in_features for _, _, layer in found if layer.in_features % GROUPS[-1]})
     if odd:

@@ -23,6 +23,7 @@ from flagai.checkpoint.save import (
 from flagai.checks import check_path
 from flagai.errors import InputError
 from flagai.hub.names import MANIFEST
+from flagai.model.layer.adapted import adapted_layers
 from flagai.model.quantization import KEY, how_quantized
 from flagai.resolve import CONFIG_FILE
 
@@ -151,6 +152,8 @@ class SaveMixin(nn.Module):
         # FlagAI's loaders want tied tensors written out; transformers wants them once.
         left_out = parameters.keys() - dict(self.named_parameters()) if layout == "huggingface" else set()
         left_out |= dict(self.named_buffers()).keys()
+        adapters = tuple(f"{name}.adapters." for name, _ in adapted_layers(self))  # which have folders of their own
         values = parameters if state_dict is None else state_dict
         written = {name: value for name, value in values.items() if name not in left_out}
+        written = {name: value for name, value in written.items() if not name.startswith(adapters)}
         return plan_tensors(written, self.names, layout, self.prefixes.get(layout, ""))

@@ -1,6 +1,7 @@
 """What carries a training: replicas on Accelerate, or one model that is sharded over all processes."""
 
 import contextlib
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -14,9 +15,11 @@ from torch import nn
 
 from flagai.errors import ConfigError
 from flagai.model.base_model import BaseModel
-from flagai.train import lora
 from flagai.train.needs import accelerate
+from flagai.train.output import ADAPTER
 from flagai.train.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 _SHARDS = "shards"
 
@@ -24,10 +27,8 @@ _SHARDS = "shards"
 class TrainingEngine:
     """Every process has the whole model, in any precision that Accelerate knows, with LoRA adapters or without."""
 
-    def __init__(
-        self, accelerator: Any, model: BaseModel, optimizer: torch.optim.Optimizer, *, adapters: bool = False
-    ) -> None:
-        self.accelerator, self.adapters = accelerator, adapters
+    def __init__(self, accelerator: Any, model: BaseModel, optimizer: torch.optim.Optimizer, *, base: str = "") -> None:
+        self.accelerator, self.base = accelerator, base
         self.model, self.optimizer = self._prepared(model, optimizer)
 
     def _prepared(self, model: BaseModel, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
@@ -48,14 +49,24 @@ class TrainingEngine:
         return cast("AbstractContextManager[None]", self.accelerator.autocast())
 
     def write(self, out: Path) -> None:
-        """Write the model's folder as it is now; adapters are merged into it. All processes call it."""
-        if self.adapters:
-            lora.merge(self.bare)
+        """Write the folder of the model as it is now, an adapter merged, and alone beside it. All processes call it."""
+        adapters = self.bare.adapter_names
+        if adapters:
+            self.bare.merge_adapter()
         state = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
-            self.bare.save_pretrained(out, state_dict=lora.plain(state))
-        if self.adapters:
-            lora.unmerge(self.bare)
+            self.bare.save_pretrained(out, state_dict=state)
+        if adapters:
+            self.bare.unmerge_adapter()
+        if adapters and self.accelerator.is_main_process:
+            self._write_adapter(adapters[0], out / ADAPTER)
+
+    def _write_adapter(self, name: str, out: Path) -> None:
+        _, odd = self.bare.trained_heads()
+        if odd:
+            logger.warning("No folder of the adapter is written: it cannot hold %s. The merged model has it.", odd[0])
+            return
+        self.bare.save_adapter(out, name, base=self.base)
 
     def save(self, folder: Path) -> None:
         """Write parameters, optimizer, loss scale and random numbers of a checkpoint. All processes call it."""

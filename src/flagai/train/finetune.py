@@ -17,12 +17,12 @@ from flagai.catalog.tasks import task_named
 from flagai.errors import ConfigError, InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block.compile import compile_blocks
-from flagai.train import lora
+from flagai.model.untrained import untrained
 from flagai.train.checksums import prefix_digest
 from flagai.train.finish import finish
 from flagai.train.needs import accelerate
 from flagai.train.objective import Objective
-from flagai.train.output import ResultFolder
+from flagai.train.output import ADAPTER, ResultFolder
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record, read_records
 from flagai.train.run import TrainingRun, memory_advice
@@ -219,8 +219,9 @@ def _training_run(
         extra["label2id"] = {name: number for number, name in names.items()}
     model.config = model.config.replace(extra={**extra, "finetuning_task": objective.task})
     if recipe.lora_rank:
-        lora.add_lora(model, recipe.lora_rank)
-        model.to(device)
+        # The head of a language model is pretrained, a new one is not.
+        heads = objective.task != "masklm" or bool(untrained(model))
+        model.add_adapter(ADAPTER, recipe.lora_rank, heads=heads)
     if recipe.compile:
         compile_blocks(model)
     objective.recipe = fitting(recipe, model, objective)

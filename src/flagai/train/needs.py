@@ -9,16 +9,7 @@ from flagai.errors import ConfigError
 
 def accelerate() -> Any:
     """Hugging Face Accelerate, or a ConfigError."""
-    return _library("accelerate", "Training", "train")
-
-
-def peft() -> Any:
-    """Hugging Face PEFT, or a ConfigError."""
-    return _library("peft", "LoRA", "lora")
-
-
-def _library(name: str, what: str, extra: str) -> Any:
     try:
-        return importlib.import_module(name)
+        return importlib.import_module("accelerate")
     except ImportError as error:
-        raise ConfigError(f"{what} needs {name} ({error}). {install_hint(extra)}") from error
+        raise ConfigError(f"Training needs accelerate ({error}). {install_hint('train')}") from error

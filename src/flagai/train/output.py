@@ -23,11 +23,13 @@ logger = logging.getLogger(__name__)
 LOG = "log.jsonl"
 CURVE = "curve.svg"
 CARD = "README.md"
+ADAPTER = "adapter"  # the folder of a LoRA adapter, in that of the merged model
 _LOCK = "lock"
 # What belongs to the model that is replaced; all other files of a folder stay.
 _OF_A_MODEL = (
     *WEIGHT_FILES, "pytorch_model*.bin", "pytorch_model*.bin.index.json", "generation_config.json", MANIFEST,
-    *{name for lists in FILES.values() for files in lists for name in files}, *BESIDE, LOG, CURVE, CARD, RECIPE_FILE,
+    *{name for lists in FILES.values() for files in lists for name in files}, *BESIDE, LOG, CURVE, CARD,
+    RECIPE_FILE, ADAPTER,
 )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ class Trainer:
         self.steps = sum(map(len, self.epochs))
         kind = ShardedEngine if run.model.sharding is not None else TrainingEngine
         optimizer = build_optimizer(run.model, self.recipe)
-        self.engine = kind(accelerator, run.model, optimizer, adapters=bool(self.recipe.lora_rank))
+        self.engine = kind(accelerator, run.model, optimizer, base=str(settings.get("model", "")))
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.states = States(out, accelerator, self.engine, settings, overwrite=overwrite)
         self.log = self.states.log
