@@ -24,6 +24,7 @@ _OUTSIDE = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "benchmarks.md": "benchmarks/README.md",
+    "security.md": "SECURITY.md",
     "kernels.md": "src/flagai/kernels/README.md",
 }
 _PICTURES = ("benchmarks/results/speed.svg",)

@@ -34,7 +34,7 @@ else:
         },
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 class _AbsentModules(MetaPathFinder):

@@ -3,6 +3,9 @@
 import re
 import tomllib
 
+import yaml
+
+from flagai import __version__
 from tests import without_torch
 from tests.structure.sources import ROOT, SOURCE
 
@@ -44,3 +47,14 @@ def test_every_decision_is_linked() -> None:
     assert sorted(re.findall(r"\(engineering/decisions/(.*?)\)", text)) == sorted(
         page.name for page in folder.iterdir()
     )
+
+
+def test_forms_of_the_repository_can_be_read() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == __version__
+    assert citation["license"] == PROJECT["license"]
+    forms = [path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml"]
+    for form in (yaml.safe_load(path.read_text(encoding="utf-8")) for path in forms):
+        assert {"name", "description", "body"} <= form.keys()
+        assert all({"type", "attributes"} <= field.keys() for field in form["body"])
