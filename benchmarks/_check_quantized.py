@@ -8,13 +8,13 @@ from torch import nn
 from benchmarks._decode_common import HALF
 from benchmarks._decode_small import layer
 from flagai.kernels.decode.common import Slots
-from flagai.kernels.decode.ops import linear_act_residual_reference, qkv_to_cache_reference
 from flagai.kernels.decode.quantized_ops import (
     KernelConfig,
     quantized_linear_act_residual,
     quantized_qkv_to_cache,
 )
 from flagai.model.layer.quantized_linear import QuantizedLinear
+from tests.kernels import plain_products
 
 # Outputs, inputs, tokens, whether normalised, how.
 CHECKS = {
@@ -52,8 +52,8 @@ def check(task: tuple[int, tuple[Any, ...]]) -> str:
             norm.weight.data.normal_(1, 0.3)
             norm.bias.data.normal_(0, 0.3)
             extra = {"norm": norm, "activation_name": "gelu_new"}
-        wanted = linear_act_residual_reference(x.double(), exact, **_doubled(extra))
-        torchs = linear_act_residual_reference(x, plain, **extra)
+        wanted = plain_products.linear_act_residual(x.double(), exact, **_doubled(extra))
+        torchs = plain_products.linear_act_residual(x, plain, **extra)
         got = quantized_linear_act_residual(x, made, **extra, config=way)
         ours, theirs = (float((each.double() - wanted).abs().max() / wanted.abs().max()) for each in (got, torchs))
     except Exception as error:  # noqa: BLE001 - one failure must not end the run
@@ -94,6 +94,6 @@ def _check_projection(bits: int, lanes: int) -> list[float]:
     mapping = torch.randperm(96, device="cuda")[: 2 * lanes]
     ours, theirs = (Slots(*pools.clone(), mapping) for _ in range(2))
     query = quantized_qkv_to_cache(tokens, norm, layers, ours)  # type: ignore[arg-type]
-    wanted = qkv_to_cache_reference(tokens, norm, *(dequantized(each, HALF) for each in layers), theirs)
+    wanted = plain_products.qkv_to_cache(tokens, norm, *(dequantized(each, HALF) for each in layers), theirs)
     pairs = ((query, wanted), (ours.keys, theirs.keys), (ours.values, theirs.values))
     return [round(float((got - plain).abs().max()), 4) for got, plain in pairs]

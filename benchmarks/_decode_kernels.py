@@ -14,11 +14,11 @@ from flagai.kernels.decode.ops import (
     Tiling,
     decode_attention,
     linear_act_residual,
-    linear_act_residual_reference,
     new_counters,
     qkv_to_cache,
 )
 from flagai.model.layer.paged_attention import SlotTable
+from tests.kernels import plain_products
 
 # name: (outputs, inputs, with norm, activation, with residual)
 SHAPES: dict[str, tuple[int, int, bool, str | None, bool]] = {
@@ -85,7 +85,7 @@ def table(rows: tuple[int, ...], tune: bool) -> list[dict[str, Any]]:
 def _ways(tokens: torch.Tensor, given: dict[str, Any]) -> dict[str, KernelConfig]:
     return {
         "cublas": lambda layer: F.linear(tokens, layer.weight, layer.bias),
-        "torch, all of it": lambda layer: linear_act_residual_reference(tokens, layer, **given),
+        "torch, all of it": lambda layer: plain_products.linear_act_residual(tokens, layer, **given),
         "ours": lambda layer: linear_act_residual(tokens, layer, **given),
         "ours, without PDL": lambda layer: linear_act_residual(tokens, layer, **given, pdl=False),
     }

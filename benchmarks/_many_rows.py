@@ -1,5 +1,6 @@
 """Rows of many.py: one text, batches, samples and beams of a model of random weights."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,7 +56,15 @@ def _greedy(plan: Plan, model: Any, count: int) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     seconds = steady(plan, lambda: generate(model, texts, decoding))
     found = {"tokens/s": significant(count * plan.new / seconds), **rate(limit, count)}
-    return found | _memory(plan, model, texts)
+    found |= _memory(plan, model, texts)
+    # Without prompts, which the limit does not count either.
+    step = step_seconds(
+        plan,
+        lambda new: generate(model, texts, replace(decoding, max_new_tokens=new)),
+        plan.new // 4 + 1,
+        plan.new + 16,
+    )
+    return found | {"steps alone, tokens/s": significant(count / step)}
 
 
 def _memory(plan: Plan, model: Any, texts: list[Prompt]) -> dict[str, float]:

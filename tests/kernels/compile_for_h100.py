@@ -99,7 +99,7 @@ def cases(few: bool = False) -> Iterator[Case]:
     yield all_reduce.receive_kernel, {**after, "COUNT": 2}, {}, {"num_warps": 16}
     yield all_reduce.bias_residual_norm_kernel, {**after, "PDL": False}, {"sums": "*bf16"}, {"num_warps": 16}
     yield from _paged(few)
-    yield rms_norm.rms_norm_kernel, {"K": 768, "BK": 1024}, {}, {"num_warps": 4}
+    yield rms_norm.rms_norm_kernel, {"K": 768, "BK": 1024, "PDL": True}, {}, {"num_warps": 4}
     angles = dict.fromkeys(("cos", "sin"), "*fp32") | dict.fromkeys(("asked_row", "key_row", "value_row"), "i32")
     turned = {"D": 128, "BD": 128, "TURNED": 64, "PDL": True}
     yield rotary.rotary_to_cache_kernel, turned, angles, {"num_warps": 1}

@@ -68,6 +68,9 @@ def decoding_cases() -> Iterator[Case]:
         make = step_call("chatglm2-wide", HALF, (9, 0), quantize=how, prepared=prepared)
         about = f"{how} weights of ChatGLM2, side by side: {prepared}"
         yield Case(rotary, about, make, dtype=HALF, context=torch.inference_mode)
+        if prepared:
+            make = step_call("chatglm2-wide", HALF, (9,), quantize=how, prepared=True)
+            yield Case(rotary, f"{about}, one token", make, dtype=HALF, context=torch.inference_mode)
     for lengths, kind in product(some, ("gpt2", "glm", "bert", "t5", "chatglm", "chatglm2", "glm4")):
         chosen = cpu if kind in ("gpt2", "glm") else "plain"
         make = step_call(kind, torch.float32, lengths)

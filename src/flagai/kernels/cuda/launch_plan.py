@@ -15,11 +15,11 @@ GROUP, WIDTH = 128, 64
 # programs that may share the keys of a head,
 _SPLITS = 4
 # threads that compute and, by the bits of a weight, that fetch,
-_THREADS, _FETCHERS = 512, {4: 64, 8: 32, 16: 32}
+_THREADS, _FETCHERS = 512, {4: 64, 8: 32}
 # bytes of a tile's two barriers, of its results, of a block's addresses, and of the rest.
 _BARRIERS, _RESULTS, _ADDRESSES, _REST = 16, 256, 192, 16 * _THREADS + 128
 # Tiles in flight on an SM, by the bits of a weight. With fewer the memory idles; with more, all other loads wait.
-_IN_FLIGHT = {4: 3, 8: 5, 16: 6}
+_IN_FLIGHT = {4: 3, 8: 5}
 # Tiles in the ring below which it would run empty whenever sms wait for each other.
 _LEAST_RING = 12
 

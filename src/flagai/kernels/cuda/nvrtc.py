@@ -63,7 +63,7 @@ class CudaKernel:
 
         image = image_of(folder, options, torch.cuda.get_device_capability(device))
         with torch.cuda.device(device):
-            torch.cuda.current_stream()  # the driver has a context from here on
+            torch.cuda.current_stream().query()  # the driver has a context on this thread from here on
             module = _checked(driver.cuModuleLoadData(image))
             function = _checked(driver.cuModuleGetFunction(module, name.encode()))
             most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -80,15 +80,40 @@ class CudaKernel:
         """
         from cuda.bindings import driver
 
-        values = tuple(each.data_ptr() if isinstance(each, torch.Tensor) else each for each in arguments)
-        types = tuple(_NUMBERS.get(type(each), ctypes.c_void_p) for each in arguments)
         with torch.cuda.device(self.device):
             stream = torch.cuda.current_stream().cuda_stream
+            grid, block = (programs, 1, 1), (threads, 1, 1)
             _checked(
                 driver.cuLaunchCooperativeKernel(
-                    self.function, programs, 1, 1, threads, 1, 1, self.shared, stream, (values, types)
+                    self.function, *grid, *block, self.shared, stream, _launch_arguments(arguments)
                 )
             )
+
+    def run_early(self, programs: int, threads: int, *arguments: torch.Tensor | int | float | None) -> None:
+        """Queue programs that begin before the kernel in front has ended (programmatic dependent launch).
+
+        Args:
+            programs: how many.
+            threads: of each.
+            *arguments: tensors, whole numbers of 32 bits and floats; None is a null pointer.
+        """
+        from cuda.bindings import driver
+
+        early, config = driver.CUlaunchAttribute(), driver.CUlaunchConfig()
+        early.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        early.value.programmaticStreamSerializationAllowed = 1
+        config.gridDimX, config.gridDimY, config.gridDimZ = programs, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes, config.attrs, config.numAttrs = self.shared, [early], 1
+        with torch.cuda.device(self.device):
+            config.hStream = torch.cuda.current_stream().cuda_stream
+            _checked(driver.cuLaunchKernelEx(config, self.function, _launch_arguments(arguments), 0))
+
+
+def _launch_arguments(arguments: tuple[torch.Tensor | int | float | None, ...]) -> tuple[Any, ...]:
+    """Values and their types, as the driver's bindings take them."""
+    values = tuple(each.data_ptr() if isinstance(each, torch.Tensor) else each or 0 for each in arguments)
+    return values, tuple(_NUMBERS.get(type(each), ctypes.c_void_p) for each in arguments)
 
 
 def image_of(folder: str, options: Options, capability: tuple[int, int]) -> bytes:
@@ -100,7 +125,9 @@ def image_of(folder: str, options: Options, capability: tuple[int, int]) -> byte
     from cuda.bindings import nvrtc
     from triton.runtime.cache import get_cache_manager
 
-    sources = {each.name: each.read_bytes() for each in files(__package__).joinpath(folder).iterdir()}
+    here = files(__package__)
+    headers = (each for each in here.iterdir() if each.name.endswith(".cuh"))  # that kernels share
+    sources = {each.name: each.read_bytes() for each in (*headers, *here.joinpath(folder).iterdir())}
     target = f"--gpu-architecture=sm_{capability[0]}{capability[1]}"
     flags = [b"--std=c++17", target.encode(), *(f"-D{name}={value}".encode() for name, value in options)]
     everything = repr((sorted(sources.items()), flags, nvrtc.nvrtcVersion()))

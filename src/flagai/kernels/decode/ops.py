@@ -8,12 +8,13 @@ from torch import nn
 
 from flagai.kernels.decode.common import ACTIVATIONS, MOST_ROWS, Slots, layer_norm
 from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual, quantized_qkv_to_cache
+from flagai.kernels.decode.rows_product import rows_product
 from flagai.kernels.hardware import SM_COUNT, next_power_of_2, pdl_options
 from flagai.model.layer.paged_attention import SlotTable
 from flagai.model.layer.quantized_linear import QuantizedLinear
 
 # Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.
-_NUMBERS = 32768
+_NUMBERS = 16384
 AnyLinear = nn.Linear | QuantizedLinear
 
 
@@ -43,7 +44,7 @@ class Tiling:
             wide = size >= 2048 and count >= 32 * SM_COUNT
             return cls(32 if wide else 16, min(256, max(64, next_power_of_2(size))), 4, 5 if wide else 4)
         columns = next_power_of_2(size)
-        rows = max(1, _NUMBERS // columns)
+        rows = max(2 if columns > _NUMBERS // 2 else 1, _NUMBERS // columns)
         while rows > 1 and count // rows < 2 * SM_COUNT:
             rows //= 2
         return cls(rows, columns, 8 if rows * columns >= _NUMBERS else 4)
@@ -81,6 +82,10 @@ def linear_act_residual(
 
     (count, size), matrix = tokens.shape, layer.weight
     outputs = len(matrix)
+    if tiling is None and pdl:
+        found = rows_product(tokens, [layer], norm=norm, activation_name=activation_name, residual=residual)
+        if found is not None:
+            return found
     tiling = tiling or Tiling.of(outputs, size, count)
     tokens = tokens if norm is None else layer_norm(tokens, norm, pdl)
     out = tokens.new_empty(count, outputs)
@@ -130,6 +135,9 @@ def qkv_to_cache(
 
     count, size = tokens.shape
     outputs = query.out_features
+    found = rows_product(tokens, [query, key, value], norm=norm, slots=slots)
+    if found is not None:
+        return found
     tiling = Tiling.of(outputs if count > 1 else 3 * outputs, size, count)
     out = tokens.new_empty(count, outputs)
     qkv_to_cache_kernel[(3 * -(-outputs // tiling.rows),)](
@@ -179,8 +187,9 @@ def decode_attention(
 
     _, heads, width = slots.keys.shape
     count, out = len(query), torch.empty_like(query)
-    block, keys_at_once = next_power_of_2(width), max(16, 8192 // next_power_of_2(width))
-    splits = min(max(1, 2 * SM_COUNT // (count * heads)), -(-table.slots.shape[1] // keys_at_once))
+    block, one = next_power_of_2(width), count == 1
+    keys_at_once = max(16, (4096 if one else 8192) // block)
+    splits = min(max(1, 4 * SM_COUNT // (count * heads)), -(-table.slots.shape[1] // keys_at_once))
     padded = next_power_of_2(splits)
     decode_attention_kernel[(count, heads, splits)](
         query,
@@ -199,7 +208,7 @@ def decode_attention(
         BD=block,
         BC=keys_at_once,
         SP=padded,
-        num_warps=8,
+        num_warps=2 if one else 4 if count <= 8 else 8,
         **pdl_options(query.device),
     )
     return out

@@ -39,6 +39,9 @@ TUNED: dict[tuple[int, int, int, int], KernelConfig] = {
     (4, 1, 4096, 4096): KernelConfig("gemv", 8, 128, 2),
     (4, 1, 16384, 4096): KernelConfig("gemv", 4, 128, 2),
     (4, 1, 4096, 16384): KernelConfig("gemv", 4, 512, 4),
+    # ChatGLM2-6B's; on one H200.
+    (4, 1, 27392, 4096): KernelConfig("gemv", 4, 128, 2),
+    (4, 1, 4096, 13696): KernelConfig("gemv", 4, 512, 4),
     (4, 8, 12288, 4096): KernelConfig("grouped_gemm", 16, 512, 4),
     (4, 8, 4096, 4096): KernelConfig("grouped_gemm", 16, 512, 4),
     (4, 8, 16384, 4096): KernelConfig("grouped_gemm", 16, 512, 4),
@@ -208,17 +211,20 @@ def _weights(layer: Quantized, config: KernelConfig) -> torch.Tensor:
     return layer.weight if config.kind == "gemm" else layer.weight.view(torch.int32)
 
 
-def _common(layer: Quantized, count: int, config: KernelConfig) -> dict[str, Any]:
+def tile_options(layer: Quantized, count: int, config: KernelConfig) -> dict[str, Any]:
+    """Constants of a kernel that holds rows of a layer's matrix."""
     return {
         "K": layer.in_features,
         "G": layer.group,
         "BITS": layer.bits,
         "M": count,
-        "MP": 8 if config.kind == "grouped_gemm" and count <= 8 else 16,
         "BN": config.rows,
         "BK": config.columns,
-        "KIND": config.kind,
         "ASM": _compiled(),
         "num_warps": config.warps,
-        "num_stages": config.stages,
     }
+
+
+def _common(layer: Quantized, count: int, config: KernelConfig) -> dict[str, Any]:
+    padded = 8 if config.kind == "grouped_gemm" and count <= 8 else 16
+    return tile_options(layer, count, config) | {"MP": padded, "KIND": config.kind, "num_stages": config.stages}

@@ -5,7 +5,6 @@ values written into their slots; the attention of grouped heads; the gate.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flagai.kernels.decode.common import MOST_ROWS, Slots, within_limits
+from flagai.kernels.decode.gated_linear import JoinedLinear, gated_linear
 from flagai.kernels.decode.ops import linear_act_residual
 from flagai.kernels.decode.quantized_ops import quantized_linear_act_residual
 from flagai.kernels.decode.t5_block import normed
@@ -62,19 +62,6 @@ class RotaryStack:
             inner = _gated(normed(tokens, block.norm2), feed_forward)
             tokens = _added(tokens, inner, feed_forward.down, block.norm2_out if sandwich else None)
         return tokens[None]
-
-
-@dataclass(frozen=True)
-class JoinedLinear:
-    """Layers whose matrices lie one behind the other, as one; see :class:`QuantizedLinear` for packed ones."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    in_features: int
-    out_features: int
-    bits: int = 16
-    group: int = 0
-    weight_scale: torch.Tensor | None = None
 
 
 def _joined(layers: Sequence[Any], few: bool) -> JoinedLinear | None:
@@ -153,6 +140,8 @@ def _gated(tokens: torch.Tensor, feed_forward: Any) -> torch.Tensor:
     if joined is None:
         gate = _product(tokens, feed_forward.gate, feed_forward.activation_name)
         return gate * _product(tokens, feed_forward.value)
+    if (fused := gated_linear(tokens, joined)) is not None:
+        return fused
     both = _product(tokens, joined)
     inner = both.new_empty(len(both), both.shape[1] // 2)
     swiglu_kernel[(-(-inner.numel() // _BLOCK),)](

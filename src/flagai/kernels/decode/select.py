@@ -6,7 +6,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from flagai.kernels.cuda.launch_plan import bits_of
 from flagai.kernels.cuda.whole_stack import whole_stack
 from flagai.kernels.decode.block import FusedPreNormBlock, takes_block
 from flagai.kernels.decode.common import MOST_ROWS
@@ -18,12 +17,6 @@ from flagai.model.layer.cache import KVCache
 from flagai.model.layer.paged_cache import PagedStep
 from flagai.model.layer.sdpa import AttentionMask
 from flagai.parallel.dtensor import local
-
-# The widest blocks with weights of 16 bits for which one kernel is faster. With one token, an H200 takes 14.9 us for a
-# block of width 1024 and 17.7 with five kernels; for width 4096, 112.6 and 104.9: only the five kernels divide the
-# attention among all multiprocessors. With fewer bits one kernel is faster at width 4096, too: 63.4 and 67.4 us with 8,
-# 40.6 and 49.3 with 4.
-_WIDEST_16_BITS = 1024
 
 
 def _takes(blocks: nn.ModuleList, hidden: torch.Tensor) -> bool:
@@ -50,14 +43,7 @@ def _tensor_parallel(blocks: nn.ModuleList, hidden: torch.Tensor) -> Stack | Non
 
 def _whole_stack(blocks: nn.ModuleList, hidden: torch.Tensor) -> Stack | None:
     alone = _ranks(blocks) is None and _takes(blocks, hidden)
-    if not alone or not is_faster_together(blocks[0]):
-        return None
-    return whole_stack(list(blocks), hidden.shape[0] * hidden.shape[1])
-
-
-def is_faster_together(block: Any) -> bool:
-    """Whether one kernel for all blocks like this one takes less time than five kernels for each."""
-    return bits_of(block.feed_forward.up) < 16 or block.norm1.weight.numel() <= _WIDEST_16_BITS
+    return whole_stack(list(blocks), hidden.shape[0] * hidden.shape[1]) if alone else None
 
 
 def _fused(blocks: nn.ModuleList, hidden: torch.Tensor) -> Stack | None:
@@ -113,7 +99,7 @@ def tensor_parallel_blocks(
 def megakernel_blocks(
     blocks: nn.ModuleList, hidden: torch.Tensor, attn_mask: AttentionMask, cache: KVCache, **cross: Any
 ) -> torch.Tensor:
-    """All blocks in one kernel, for one token."""
+    """All blocks in one kernel, for one token and weights of 8 or 4 bits."""
     return _over_pool(_WHOLE_STACK, blocks, hidden, attn_mask, cache)
 
 

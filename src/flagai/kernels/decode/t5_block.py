@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flagai.kernels.hardware import has_triton_half
+from flagai.kernels.hardware import has_triton_half, next_power_of_2, pdl_options
 from flagai.model.block.pre_norm_block import PreNormBlock
 from flagai.model.block.t5_block import T5Block
 from flagai.model.layer.attention import Attention, CrossAttention
@@ -65,8 +65,8 @@ def normed(hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
 
     hidden, size = hidden.contiguous(), hidden.shape[-1]
     out = torch.empty_like(hidden, dtype=norm.weight.dtype)
-    block = 1 << (size - 1).bit_length()
-    rms_norm_kernel[(hidden.numel() // size,)](hidden, norm.weight, norm.eps, out, K=size, BK=block, num_warps=4)
+    cut, options = {"K": size, "BK": next_power_of_2(size)}, pdl_options(hidden.device)
+    rms_norm_kernel[(hidden.numel() // size,)](hidden, norm.weight, norm.eps, out, **cut, num_warps=4, **options)
     return out
 
 

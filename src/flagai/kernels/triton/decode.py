@@ -37,8 +37,8 @@ def layer_norm_row(row, inside, gain, shift, eps, K: tl.constexpr, TYPE: tl.cons
 
 
 @triton.jit
-def _weights(matrix, rows, columns, N, K: tl.constexpr, BK: tl.constexpr):
-    # Read once and never again: first to leave the caches, where the tokens stay.
+def load_weights(matrix, rows, columns, N, K: tl.constexpr, BK: tl.constexpr):
+    """Some rows of a matrix. Read once and never again: first to leave the caches, where the tokens stay."""
     places = rows.to(tl.int64)[:, None] * K + columns[None, :]
     inside = (rows < N)[:, None]
     if K % BK != 0:
@@ -111,7 +111,7 @@ def rows_matmul(
     """
     if M == 1:
         columns = tl.arange(0, BK)
-        tile = _weights(matrix, rows, columns, N, K, BK)
+        tile = load_weights(matrix, rows, columns, N, K, BK)
         if PDL:
             tl.extra.cuda.gdc_wait()
         row = tl.load(x + columns, mask=columns < K, other=0.0).to(tl.float32)

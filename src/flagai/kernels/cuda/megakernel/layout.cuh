@@ -1,12 +1,9 @@
 // Sizes, and the layout of parameters, mailboxes and shared memory.
 
 typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
 
 constexpr int HEAD_DIM = HIDDEN / HEADS;       // features of a head
-constexpr int GROUP = BITS == 16 ? 64 : 128; // weights that share a scale, or that a lane's row has at once
+constexpr int GROUP = 128;                   // weights that share a scale
 constexpr int ROWS = 4;                     // of a tile
 constexpr int ROW_BYTES = 2048;
 constexpr int COLUMNS = ROW_BYTES * 8 / BITS;
@@ -54,7 +51,7 @@ static_assert(sizeof(Mailbox) % 16 == 0, "mailboxes begin where values are loade
 
 struct Shared {
     u8 ring[RING][TILE_BYTES];              // ROWS rows, and their scales
-    uint4 split[2][SPAN / 16];             // a token: high and low bytes; with 16-bit weights: as it is
+    uint4 split[2][SPAN / 16];             // a token: high and low bytes
     float2 scales[SPAN / 128];              // the scale of a group of the token, and the sum of its values
     u16 numbers[WARPS][8 * 32];             // of the token, while lanes exchange them
     float results[TILES][PARTS][ROWS][MMA_GROUPS];

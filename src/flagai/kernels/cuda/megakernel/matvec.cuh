@@ -73,15 +73,3 @@ struct OutputRow {
         return sum * scale + bias;
     }
 };
-
-__device__ float activation(float y) {
-#if ACTIVATION == 0
-    return 0.5f * y * (1 + erff(y * 0.7071067811865476f));
-#elif ACTIVATION == 1
-    return y / (1 + __expf(-1.5957691216057308f * (y + 0.044715f * y * y * y)));
-#elif ACTIVATION == 2
-    return fmaxf(y, 0);
-#else
-    return y / (1 + __expf(-y));
-#endif
-}

@@ -1,7 +1,7 @@
 // Which results of an mma a lane has, for all kinds of weights.
 
 // An mma takes 16 rows and 8 columns. A row is (row of the tile, which of 4 neighbouring groups), and a column (high or
-// low byte, which of the 4 groups; with 16-bit weights there is one value); only results of the same group are used. So
+// low byte, which of the 4 groups); only results of the same group are used. So
 // groups, which may have scales of their own, stay separate. A lane holds a part of two rows, and gets the results of
 // these rows with two columns: one of them may be of its own group.
 struct MmaLane {

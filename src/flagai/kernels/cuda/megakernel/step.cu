@@ -13,20 +13,17 @@
 // a result of g may reset the same slot of g - 1 (hidden: with after_attention), and one fence in a block makes this
 // visible before g + 1 uses these slots again.
 //
-// Compiler options: BITS (of a weight: 4, 8 or 16), HIDDEN, INNER, HEADS (sizes of a block), BLOCKS (their number),
+// Compiler options: BITS (of a weight: 4 or 8), HIDDEN, INNER, HEADS (sizes of a block), BLOCKS (their number),
 // BFLOAT (1: bfloat16, 0: float16), ACTIVATION (0 gelu, 1 gelu_tanh, 2 relu, 3 silu), RING (tiles in the ring),
 // SPLITS (CTAs that share the keys of a head), IN_FLIGHT (tiles that are copied at once: more would delay all other
 // reads), TILES (the most tiles of a matmul that one CTA takes), SHARED (bytes of shared memory).
 
-#include "layout.cuh"
 #include "half.cuh"
+#include "layout.cuh"
+#include "eight.cuh"
 #include "tiles.cuh"
 #include "mma_lane.cuh"
-#if BITS == 16
-#include "weights_16bit.cuh"
-#else
 #include "int8_split.cuh"
-#endif
 #include "pack.cuh"
 #include "matvec.cuh"
 #include "attention.cuh"

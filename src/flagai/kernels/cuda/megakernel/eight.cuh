@@ -1,26 +1,4 @@
-// Half-precision values, one and eight at a time, and loads and stores through which CTAs exchange them.
-
-__device__ float half_to_float(u16 number) {
-#if BFLOAT
-    return __uint_as_float(u32(number) << 16);
-#else
-    float found;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(found) : "h"(number));
-    return found;
-#endif
-}
-
-__device__ u16 float_to_half(float number) {
-    u16 found;
-#if BFLOAT
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(found) : "f"(number));
-#else
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(found) : "f"(number));
-#endif
-    return found;
-}
-
-__device__ float round_to_half(float number) { return half_to_float(float_to_half(number)); }
+// Eight half-precision values at a time, and loads and stores through which CTAs exchange them.
 
 // Byte `which` of four values.
 __device__ u32 bytes_of(u32 a, u32 b, u32 c, u32 d, u32 which) {
