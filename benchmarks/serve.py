@@ -13,12 +13,9 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ import torch
 
 import flagai
 from benchmarks._measure import machine, versions
+from benchmarks._serve_clients import Row, ask, cpu_seconds, server
 
 GLM, MINILM = "GLM-mini-ch", "all-MiniLM-L6-v2"
 SHARES = {"embed": 0.6, "poem": 0.2, "continue": 0.15, "fill": 0.05}
@@ -48,7 +46,6 @@ WORDS = (
 )
 SIGNS = "春江花月夜秋思山水云雨风雪明清远近江南北东西楼台柳梅竹松"
 TOLERANCE = 1e-4
-Row = tuple[float, int, bytes]
 
 
 @dataclass(frozen=True)
@@ -126,48 +123,7 @@ def same(answer: dict[str, Any], kind: str, wanted: Any) -> bool:
     return bool((best["fillings"] if kind == "fill" else best["answers"])[0]["text"] == wanted)
 
 
-async def ask(host: str, port: int, asked: Sequence[Asked], connections: int) -> list[Row]:
-    """Send requests over so many connections: seconds, status and body of each answer."""
-    coming = iter(range(len(asked)))
-    found: list[Any] = [None] * len(asked)
-
-    async def client() -> None:
-        reader, writer = await asyncio.open_connection(host, port)
-        for number in coming:
-            body = json.dumps(asked[number].body).encode()
-            head = f"POST {PATHS[asked[number].kind]} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            begin = time.perf_counter()
-            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            answered = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(answered.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            content = await reader.readexactly(length)
-            found[number] = (time.perf_counter() - begin, int(answered.split(b" ", 2)[1]), content)
-        writer.close()
-
-    await asyncio.gather(*(client() for _ in range(connections)))
-    return found
-
-
-@contextmanager
-def server() -> Any:
-    """A server of both models: its host, its port and its process."""
-    command = [sys.executable, "-m", "flagai", "serve", GLM, MINILM, "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        host, _, port = process.stdout.readline().rpartition("http://")[2].strip().partition(":")
-        yield host, int(port), process.pid
-        process.terminate()
-
-
-def cpu_seconds(process: int) -> float:
-    """What a process has computed, on a machine that others may use, too."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def report(
-    rows: Sequence[tuple[float, int, bytes]], asked: Sequence[Asked], wanted: dict[Asked, Any]
-) -> dict[str, Any]:
+def report(rows: Sequence[Row], asked: Sequence[Asked], wanted: dict[Asked, Any]) -> dict[str, Any]:
     """Errors, wrong answers and latencies."""
     errors = [status for _, status, _ in rows if status != 200]
     wrong = [
@@ -199,10 +155,11 @@ def main() -> None:
     wanted = {each: api.answers([each])[0] for each in once}
     print(f"{len(asked)} requests, {len(once)} of them different, over {options.connections} connections", flush=True)
     result: dict[str, Any] = {"machine": machine(), "versions": versions(), "requests": len(asked), "rounds": []}
-    with server() as (host, port, process):
+    calls = [(PATHS[each.kind], each.body) for each in asked]
+    with server(GLM, MINILM, "--device", "cpu") as (host, port, process):
         for _ in range(options.rounds):
             begin, used = time.perf_counter(), cpu_seconds(process)
-            rows = asyncio.run(ask(host, port, asked, options.connections))
+            rows = asyncio.run(ask(host, port, calls, options.connections))
             served, server_cpu = time.perf_counter() - begin, cpu_seconds(process) - used
             begin, used = time.perf_counter(), time.process_time()
             api.answers(asked)
