@@ -31,7 +31,10 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "chat": ("Chat", ("chat.choosing", "chat.format", "chat.messages")),
-    "training": ("Fine-tuning", ("train.finetune", "train.recipe", "train.metrics")),
+    "training": (
+        "Fine-tuning",
+        ("train.finetune", "train.recipe", "train.metrics", "evaluation.evaluate", "evaluation.results"),
+    ),
     "catalog": ("Catalog", ("catalog.catalog", "catalog.card", "catalog.packages", "catalog.tasks")),
     "downloads": ("Downloads", ("hub.store", "hub.policy")),
     "checkpoints": ("Checkpoints", ("checkpoint.reader", "convert", "doctor")),

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serving.serve,
     "chat": chat.chat,
     "finetune": training.finetune,
+    "evaluate": training.evaluate,
     "convert": checkpoints.convert,
     "doctor": checkpoints.doctor,
 }

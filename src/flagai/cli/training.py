@@ -1,4 +1,4 @@
-"""``flagai finetune``."""
+"""``flagai finetune`` and ``flagai evaluate``."""
 
 import contextlib
 import sys
@@ -12,12 +12,17 @@ import typer
 
 from flagai import settings
 from flagai.cli.command import command, typed
-from flagai.cli.options import Model, ModelDir
-from flagai.errors import InputError
+from flagai.cli.loading import check_place
+from flagai.cli.options import Json, Model, ModelDir
+from flagai.errors import InputError, printable
 from flagai.train.recipe import Recipe
 
 _SECONDS_BETWEEN_LINES = 10.0
 _TASKS = "title-generation, poetry, ner, ner-crf, ner-gp, semantic-matching, classification or masklm."
+_DATA = "JSON lines, CSV, TSV or CoNLL, also as .gz."
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", help="task's column=column of the file, such as text=abstract.")
+]
 
 
 @command(
@@ -28,7 +33,7 @@ def finetune(
     context: typer.Context,
     recipe: Recipe,
     task: Annotated[str | None, typer.Argument(help=_TASKS)] = None,
-    data: Annotated[Path | None, typer.Option(help="JSON lines, CSV or CoNLL, also as .gz.")] = None,
+    data: Annotated[Path | None, typer.Option(help=_DATA)] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder of the result.")] = None,
     recipe_file: Annotated[
         Path | None,
@@ -36,9 +41,7 @@ def finetune(
     ] = None,
     model: Model = "RoBERTa-base-ch",
     valid: Annotated[Path | None, typer.Option(help="Data for validation; default a part of the data.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="task's column=column of the file, such as text=abstract.")
-    ] = None,
+    column: Columns = None,
     model_dir: ModelDir = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model in --out, or an unfinished run with other settings.")
@@ -71,6 +74,42 @@ def finetune(
         typer.echo(f"{name} {value:.4f}")
     if measured:
         typer.echo(f"The model is in {out}.")
+
+
+@command()
+def evaluate(
+    task: Annotated[str, typer.Argument(help=f"{_TASKS[:-1]}, lm or writing.")],
+    data: Annotated[Path, typer.Option(help=_DATA)],
+    model: Model,
+    column: Columns = None,
+    model_dir: ModelDir = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="How many tokens of a text are read; default all (entities), else 512.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to run, such as cpu or cuda:1; default the best there is.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the whole report as .txt, .html or .json.")
+    ] = None,
+    mistakes: Annotated[int, typer.Option(min=0, help="How many mistakes are printed.")] = 10,
+    as_json: Json = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out, if there is one.")] = False,
+) -> None:
+    """Measure a model on labelled data: the task's metrics, a confusion matrix, and where answers differ."""
+    from flagai.evaluation.evaluate import evaluate as measure
+    from flagai.evaluation.report import as_json as in_json
+    from flagai.evaluation.report import as_text, check_report, write_report
+
+    check_place(device)
+    if out is not None:
+        check_report(out, overwrite=overwrite)
+    columns = dict(_pair(entry) for entry in column or [])
+    place: dict[str, Any] = {"model_dir": model_dir, "columns": columns, "device": device, "max_length": max_length}
+    found = measure(task, model, data, **place)
+    typer.echo(in_json(found) if as_json else printable(as_text(found, mistakes)), nl=False)
+    if out is not None:
+        write_report(found, out)
 
 
 def _read(path: Path, typed_names: Sequence[str]) -> dict[str, Any]:

@@ -128,6 +128,8 @@ class TrainingProtocol:
     classification: "Callable[[Tokenizer, Sequence[Any], Sequence[int], int], Batch] | None" = None
     # A batch of texts of which parts are masked at random.
     masking: "Callable[[Tokenizer, Sequence[str], Random, int], Batch] | None" = None
+    # A batch of windows of at most so many tokens of texts, each token of which is predicted from those before it.
+    continuation: "Callable[[Tokenizer, Sequence[str], int], Batch] | None" = None
     packs: bool = False  # whether texts are trained without padding
     lower: bool = False  # whether titles are generated from lower-cased text
 

@@ -77,6 +77,7 @@ FAMILY = Family(
     label_batch=_label_batch,
     training=TrainingProtocol(
         pairs=_pairs,
+        continuation=causal.windows,
         is_cut=lambda tokenizer, source, target, max_source, max_target: (
             source + target + len(causal.start(tokenizer)) + 2 > max_source + max_target
         ),

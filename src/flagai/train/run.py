@@ -1,15 +1,17 @@
 """A training run: what is trained and with what, its batches, and what to lower if memory runs out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+
+import torch
 
 from flagai.checkpoint.out_of_memory import memory_advised
 from flagai.data.prepare.batch import Batch
 from flagai.data.tokenizer import Tokenizer
 from flagai.model.base_model import BaseModel
-from flagai.train.batches import batches, load_batches, packed
+from flagai.train.batches import batches, load_batches, packed, placed, target_count
 from flagai.train.objective import Objective
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
@@ -55,6 +57,25 @@ class TrainingRun:
         most = _EVALUATION_FACTOR * self.recipe.batch_tokens
         for indices in batches(self.lengths(self.valid), most, 0, shuffled=False, padded=not self.packing):
             yield self._batch(self.valid, indices, self.recipe.seed)
+
+    @torch.no_grad()
+    def held_out_loss(
+        self, model: BaseModel, device: torch.device, precision: Callable[[], AbstractContextManager[None]]
+    ) -> float:
+        """The mean loss per target of the held-out data.
+
+        Args:
+            model: the model, in evaluation mode.
+            device: where it is.
+            precision: gives the precision in which a batch is computed.
+        """
+        total = count = 0.0
+        for made in self.held_out_batches():
+            targets = target_count(made)
+            with precision():
+                total += float(model(**placed(made, device))["loss"]) * targets
+            count += targets
+        return total / max(1.0, count)
 
     def _batch(self, records: Sequence[Record], indices: Sequence[int], seed: int) -> Batch:
         batch = self.objective.batch(self.tokenizer, [records[index] for index in indices], seed)

@@ -13,7 +13,7 @@ from flagai.errors import InputError
 from flagai.families.family import family_named, family_names
 from flagai.model.predictor.predictor import Predictor
 from flagai.train import labels
-from flagai.train.metrics import accuracy, entity_scores, rouge_l
+from flagai.train.metrics import accuracy, entity_scores, rouge
 from flagai.train.objective import Objective
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
@@ -140,13 +140,14 @@ class Writing(Objective):
         return self.training.is_cut(tokenizer, source, target, self.recipe.max_length, self.recipe.max_target_length)
 
     def final_metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
-        """ROUGE-L on characters of the most probable texts."""
+        """ROUGE of the most probable texts."""
         chosen = [self.texts(record) for record in records[: self.recipe.generated]]
         if not chosen:
             return {}
         sources, targets = zip(*chosen, strict=True)
         written = run.write(list(sources), self.recipe.max_length, self.recipe.max_target_length)
-        return {"rouge_l": sum(map(rouge_l, written, targets)) / len(targets)}
+        scores = [rouge(one, other) for one, other in zip(written, targets, strict=True)]
+        return {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
 
 
 class Poetry(Writing):
@@ -170,6 +171,18 @@ class Masking(Objective):
         return make(tokenizer, [record.text("text") for record in records], chance, self.recipe.max_length)
 
 
+class Continuation(Objective):
+    """Plain texts, each token of which is predicted from those before it; long ones are cut into windows."""
+
+    def is_cut(self, tokenizer: Tokenizer, counts: Sequence[int]) -> bool:
+        return False
+
+    def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
+        make = self.training.continuation
+        assert make is not None  # noqa: S101 - objective_for has seen to it
+        return make(tokenizer, [record.text("text") for record in records], self.recipe.max_length)
+
+
 OBJECTIVES: dict[str, type[Objective]] = {
     "title-generation": Writing,
     "poetry": Poetry,
@@ -179,6 +192,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "semantic-matching": Matching,
     "classification": Classification,
     "masklm": Masking,
+    "writing": Continuation,
+    "lm": Continuation,
 }
 
 
@@ -187,7 +202,12 @@ def _trains(task: str, family: str) -> bool:
     training, objective = family_named(family).training, OBJECTIVES[task]
     if training is None or family not in class_names_by_family(task):
         return False
-    needed = {Classification: training.classification, Matching: training.classification, Masking: training.masking}
+    needed = {
+        Classification: training.classification,
+        Matching: training.classification,
+        Masking: training.masking,
+        Continuation: training.continuation,
+    }
     return objective not in needed or needed[objective] is not None
 
 

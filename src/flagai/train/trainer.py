@@ -19,7 +19,7 @@ from flagai.data.prepare.batch import Batch
 from flagai.errors import InputError
 from flagai.model.meta_init import gc_frozen
 from flagai.model.predictor.predictor import Predictor
-from flagai.train.batches import placed, target_count, worker_count
+from flagai.train.batches import placed, worker_count
 from flagai.train.engine import ShardedEngine, TrainingEngine, build_optimizer
 from flagai.train.output import put_files
 from flagai.train.run import TrainingRun, memory_advice
@@ -236,17 +236,10 @@ class Trainer:
         self._timer.saved(began)
         self._due = False
 
-    @torch.no_grad()
     def validation_loss(self) -> float:
         """The mean loss of the validation part; every process computes it whole, so that none waits for another."""
         self.model.eval()
-        total = count = 0.0
-        for made in self.run.held_out_batches():
-            batch, targets = placed(made, self.accelerator.device), target_count(made)
-            with self.engine.precision():
-                total += float(self.engine.bare(**batch)["loss"]) * targets
-            count += targets
-        return total / max(1.0, count)
+        return self.run.held_out_loss(self.engine.bare, self.accelerator.device, self.engine.precision)
 
     def validation_metrics(self) -> dict[str, float]:
         """The objective's metrics on the validation part."""

@@ -35,6 +35,20 @@ def pairs(tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], 
     return {"input_ids": padded(rows, pad), "attention_mask": ones(rows), "labels": padded(labels, -100)}
 
 
+def windows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> Batch:
+    """Texts of any length, for training: ``[CLS] text`` in a BERT vocabulary, else the text alone, cut into windows.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``labels``, [B, S]; a window's first token has nothing to predict it from.
+    """
+    begin = start(tokenizer)
+    whole = [[*begin, *ids] or [tokenizer.token_start_id] for ids in encoded(tokenizer, texts)]
+    rows = [row[place : place + max_length] for row in whole for place in range(0, len(row), max_length)]
+    labels = [[-100, *row[1:]] for row in rows]
+    pad = tokenizer.get_command_id("pad")
+    return {"input_ids": padded(rows, pad), "attention_mask": ones(rows), "labels": padded(labels, -100)}
+
+
 def start(tokenizer: Tokenizer) -> list[int]:
     """What a text begins with: ``[CLS]`` where the vocabulary is BERT's, nothing in a byte-level one."""
     cls = tokenizer.find_command_id("cls") if tokenizer.kind != "bpe" else None
