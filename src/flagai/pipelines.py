@@ -10,6 +10,7 @@ from flagai.errors import InputError
 from flagai.families.family import lowers_titles
 from flagai.generation.keywords import SamplingOptions
 from flagai.generation.options import RENAMED_TEXTS, with_new_names
+from flagai.model.predictor.adapter_choice import takes_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -82,9 +83,7 @@ class TaskPipeline:
     def __init__(self, task: str, name: str, loader: LoadedModel) -> None:
         from flagai.model.predictor.predictor import Predictor
 
-        self.task = task
-        self.loaded_for = loader.task_name
-        self.name = name
+        self.task, self.name, self.loaded_for = task, name, loader.task_name
         self.model: BaseModel = loader.get_model()
         self.tokenizer: Tokenizer = loader.get_tokenizer()
         self.predictor: Predictor = Predictor(self.model, self.tokenizer)
@@ -97,7 +96,7 @@ class TaskPipeline:
         return SentenceEmbedder(self.model, self.tokenizer, strict=True)
 
     def __call__(self, *_: Any, **__: Any) -> Any:
-        """The answer to a text, or those to a list of texts."""
+        """The answer to a text, or those to a list; each task's takes ``adapter``, as ``Predictor.write`` does."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -146,8 +145,7 @@ class TextGenerationPipeline(TaskPipeline):
             text: one text.
             **options: as in a call.
         """
-        prompt = task_prompts(self.task, self.model, text)
-        return self.predictor.stream(prompt, **task_options(self.task, dict(options)))
+        return self.predictor.stream(task_prompts(self.task, self.model, text), **task_options(self.task, {**options}))
 
 
 def task_prompts(task: str, model: "BaseModel", texts: Any) -> Any:
@@ -204,6 +202,7 @@ class EntityPipeline(TaskPipeline):
     def __call__(
         self, texts: list[str], labels: Sequence[str] | None = ..., maxlen: int | None = ...
     ) -> "list[list[Entity]]": ...
+    @takes_adapter
     def __call__(self, texts: Any, labels: Sequence[str] | None = None, maxlen: int | None = None) -> Any:
         """The entities of texts.
 
@@ -224,6 +223,7 @@ class ClassificationPipeline(TaskPipeline):
     def __call__(
         self, texts: list[str] | list[Pair], labels: Sequence[str] = ..., maxlen: int | None = ...
     ) -> "list[Classified]": ...
+    @takes_adapter
     def __call__(self, texts: Any, labels: Sequence[str] = (), maxlen: int | None = 512) -> Any:
         """The class of each text, by its name, with the scores of all: ``Predictor.classify``."""
         return self.predictor.classify(texts, maxlen, labels)
@@ -232,6 +232,7 @@ class ClassificationPipeline(TaskPipeline):
 class EmbeddingPipeline(TaskPipeline):
     """Turns texts into vectors."""
 
+    @takes_adapter
     def __call__(self, texts: str | Sequence[str], *, normalize: bool = False) -> "torch.Tensor":
         """The vectors of texts, pooled as the model's folder says; by default the mean of the last hidden states.
 
@@ -257,6 +258,7 @@ class MatchingPipeline(TaskPipeline):
     def __call__(self, pairs: Pair) -> float: ...
     @overload
     def __call__(self, pairs: list[Pair]) -> list[float]: ...
+    @takes_adapter
     def __call__(self, pairs: Any) -> Any:
         """The similarity of each pair.
 

@@ -6,7 +6,6 @@ import peft
 import pytest
 import torch
 
-from flagai.model.layer.adapted import use_adapter
 from tests.adapters.peft_cases import MODELS, adapted, inputs, output, rows
 
 ROWS = rows()
@@ -34,7 +33,7 @@ def test_an_adapter_computes_as_in_peft_and_goes_back(name: str, tmp_path: Path)
     def close(found: torch.Tensor, to: torch.Tensor) -> None:
         assert (found[real] - to).abs().max() < bound
 
-    with use_adapter("x"):
+    with ours.use_adapter("x"):
         close(output(ours, arguments), wanted)
     close(output(ours, arguments), without)
     ours.merge_adapter()

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from flagai.checkpoint.out_of_memory import memory_advised
 from flagai.data.prompt import Prompt
@@ -14,6 +15,7 @@ from flagai.families.family import DecodingProtocol
 from flagai.generation.options import Decoding
 from flagai.generation.protocol import GenerativeModel, remaining_positions
 from flagai.generation.request import Request
+from flagai.model.layer.adapted import check_adapter
 
 # Bytes of the scores of one text in a step.
 _MOST_SCORES = 2**32
@@ -77,8 +79,10 @@ def check_request(model: GenerativeModel, protocol: DecodingProtocol, request: R
     """Refuse what does not go with the model.
 
     Raises:
-        InputError: an id is none of the model's, or the prompt is empty, has a blank outside, or leaves no room.
+        InputError: an id is none of the model's, the prompt is empty, has a blank outside, or leaves no room, or there
+            is no such adapter.
     """
+    check_adapter(cast(nn.Module, model), request.adapter)
     decoding, prompt, name = request.decoding, request.prompt, f"Prompt {request.number}"
     if protocol.spans and not decoding.stop_token_ids:
         raise InputError("Blanks need stop_token_ids, such as the id of GLM's <|endofpiece|>.")

@@ -1,6 +1,7 @@
 """Calls of the model over the paged cache: prompts, packed in rows without padding, and steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from flagai.generation.protocol import GenerativeModel, decoding_of
 from flagai.generation.request import Request, Running
 from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import StepOutput
+from flagai.model.layer.adapted import adapters_of_tokens
 from flagai.model.layer.packed_row import PackedRow, on_device
 from flagai.model.layer.paged_attention import SlotTable
 from flagai.model.layer.paged_cache import SCRATCH, PagedCache, PagedStep
@@ -128,14 +130,28 @@ def read_prompts(model: GenerativeModel, protocol: DecodingProtocol, pool: Paged
     if len(past):
         mask = _after_past(len(past), len(slots), device)
     cache = PagedStep(pool, slots, mask, past=on_device(past, device) if len(past) else None)
-    if protocol.encoder:
-        encoder: Any = model
-        encoder.cache_memory(encoder.encode(ids[None], lengths=row), cache)
-        return
-    hidden = prompt_forward(model, protocol, cache, ids, positions)
+    with adapters_of_texts(zip((each.request for each in prompts.texts), prompts.counts, strict=True), device):
+        if protocol.encoder:
+            encoder: Any = model
+            encoder.cache_memory(encoder.encode(ids[None], lengths=row), cache)
+            return
+        hidden = prompt_forward(model, protocol, cache, ids, positions)
     if prompts.keeps_hidden:
         for running, new in zip(prompts.texts, hidden[0].split(prompts.counts), strict=True):
             running.hidden = new if running.hidden is None else torch.cat([running.hidden, new])
+
+
+def adapters_of_texts(
+    texts: Iterable[tuple[Request | None, int]], device: torch.device
+) -> AbstractContextManager[None]:
+    """Compute each token of the body with the adapter of its text.
+
+    Args:
+        texts: the texts one after the other (None for an empty row), and the tokens of each.
+        device: where the model is.
+    """
+    names = [None if request is None else request.adapter for request, count in texts for _ in range(count)]
+    return adapters_of_tokens(names, device) if any(names) else nullcontext()
 
 
 def prompt_forward(

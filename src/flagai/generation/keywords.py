@@ -10,7 +10,17 @@ if TYPE_CHECKING:
     from flagai.generation.types import LogitsProcessor
 
 
-class SharedOptions(TypedDict, total=False):
+class AdapterChoice(TypedDict, total=False):
+    """What chooses the adapter of a call.
+
+    Args:
+        adapter: the name of the LoRA adapter that computes it; "base" for none; default the active one.
+    """
+
+    adapter: str | None
+
+
+class SharedOptions(AdapterChoice, total=False):
     """Options that every method takes by keyword.
 
     Args:

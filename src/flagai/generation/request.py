@@ -11,6 +11,7 @@ import torch
 from flagai.data.prompt import Prompt
 from flagai.generation.options import Decoding
 from flagai.generation.types import Hypothesis, LogitsProcessor, StopHook
+from flagai.model.layer.adapted import chosen_adapter
 
 
 @dataclass(eq=False)
@@ -24,6 +25,8 @@ class Request:
         stop: see :func:`flagai.generation.generate`.
         number: what ``stop`` gets as the number of the row.
         stream: whether :meth:`Scheduler.step` shall report it whenever it has new tokens.
+        adapter: the adapter that reads and answers it; "base" for none. Default that of ``model.use_adapter``, in whose
+            body this is made, or else the model's active one.
     """
 
     prompt: Prompt
@@ -32,6 +35,7 @@ class Request:
     stop: StopHook | None = None
     number: int = 0
     stream: bool = False
+    adapter: str | None = field(default_factory=chosen_adapter)
     seed: int = field(default=0, init=False)  # of its sampling; set when it is submitted
     # The answers, best first, once it is done; the ids that all answers that may still win begin with, before.
     hypotheses: tuple[Hypothesis, ...] = field(default=(), init=False)

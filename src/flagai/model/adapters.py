@@ -1,6 +1,7 @@
 """The adapters of a model: loaded, chosen, merged, added for training and saved."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +22,7 @@ from flagai.model.layer.adapted import (
     adapted_layers,
     adapter_names,
     check_adapter,
+    chosen,
     merged_adapter,
     with_adapters,
     without_adapters,
@@ -47,8 +49,8 @@ class AdapterMixin(SaveMixin):
     def load_adapter(self, folder: str | Path, name: str | None = None) -> str:
         """Load a LoRA adapter beside the weights, which stay as they are, quantized or not.
 
-        A call chooses an adapter by :func:`flagai.model.layer.adapted.use_adapter` or by ``adapter=`` of the Predictor;
-        :meth:`set_adapter` says what other calls compute with.
+        A call chooses an adapter by :meth:`use_adapter` or by ``adapter=`` of the Predictor; :meth:`set_adapter` says
+        what other calls compute with.
 
         Args:
             folder: a folder of PEFT: ``adapter_config.json`` and ``adapter_model.safetensors`` or ``.bin``. Layers may
@@ -65,7 +67,7 @@ class AdapterMixin(SaveMixin):
 
         Example:
             >>> model.load_adapter("adapters/law", "law")
-            >>> with use_adapter("law"):
+            >>> with model.use_adapter("law"):
             ...     output = model(input_ids)
         """
         name = check_path("adapter", folder).resolve().name if name is None else name
@@ -115,6 +117,18 @@ class AdapterMixin(SaveMixin):
         check_adapter(self, name)
         for _, layer in adapted_layers(self):
             layer.adapters.active = name
+
+    def use_adapter(self, name: str | None) -> AbstractContextManager[None]:
+        """Compute all calls of the body with an adapter, those of the Predictor too, in this thread and task.
+
+        Args:
+            name: the adapter; "base" for none, None for the active one.
+
+        Raises:
+            InputError: there is none of this name, or one is merged.
+        """
+        check_adapter(self, name)
+        return chosen(name)
 
     def delete_adapter(self, name: str) -> None:
         """Forget an adapter; without any, layers compute as before the first one.

@@ -13,7 +13,7 @@ from torch import nn
 
 from flagai.families.family import DecodingProtocol
 from flagai.generation.batch import SearchBatch, Searches
-from flagai.generation.forward import PromptTokens, read_prompts, step_forward
+from flagai.generation.forward import PromptTokens, adapters_of_texts, read_prompts, step_forward
 from flagai.generation.memory import CacheMemory
 from flagai.generation.protocol import decoder_blocks
 from flagai.generation.replay import cuda_graph
@@ -21,12 +21,14 @@ from flagai.generation.replay.compile_ahead import BackgroundCompile
 from flagai.generation.replay.forward import Addresses, CapturedForward, ForwardKey, patience_of
 from flagai.generation.replay.prompts import CapturedPrompts, PromptKey, most_tokens
 from flagai.generation.replay.search_step import CapturedSearchStep
+from flagai.generation.request import Request
 from flagai.generation.rows import Sizes
 from flagai.generation.sampling import ShardedGreedySearch
 from flagai.generation.search import Search, search_step
 from flagai.generation.step_inputs import StepInputs
 from flagai.generation.types import StepOutput
 from flagai.model.block.stack import prepare_decoding
+from flagai.model.layer.adapted import adapter_names, merged_adapter
 from flagai.model.layer.kernel_choice import is_hooked, jit_kernels
 
 # Texts of a batch whose steps are captured: rows between them stay empty.
@@ -82,9 +84,10 @@ class EagerSteps:
         inputs = StepInputs.cat([search.state.inputs() for search in searches])
         if inputs.ids.device.type == "cpu":
             inputs = inputs.trimmed()
-        output = step_forward(
-            model, searches[0].state.protocol, self.memory.pool, inputs, sharded=_stays_sharded(searches)
-        )
+        with adapters_of_texts(_requests(searches), inputs.ids.device):
+            output = step_forward(
+                model, searches[0].state.protocol, self.memory.pool, inputs, sharded=_stays_sharded(searches)
+            )
         for search, own in zip(searches, _parts(output, searches), strict=True):
             search_step(search, own)
 
@@ -211,6 +214,13 @@ def _stays_sharded(searches: Sequence[Search]) -> bool:
     return all(isinstance(search, ShardedGreedySearch) for search in searches)
 
 
+def _requests(searches: Sequence[Search]) -> Iterator[tuple[Request | None, int]]:
+    """The texts of the rows, and how many tokens each has in a step."""
+    for search in searches:
+        lanes = search.state.next_ids.shape[1]
+        yield from ((None if text is None else text.request, lanes) for text in search.texts)
+
+
 def _parts(output: StepOutput, searches: Sequence[Search]) -> list[StepOutput]:
     """The output of each search's tokens, [R, W, ...]."""
     parts, begin = [], 0
@@ -280,6 +290,8 @@ def _is_recordable(model: Any, device: torch.device, wish: bool) -> bool:
         # A replay runs no hooks, and goes on doing what a hook did that has been removed since.
         and not any(map(is_hooked, model.modules()))
         and not torch.is_autocast_enabled(device.type)
+        # Which token has which adapter changes from step to step. A merged one is part of the weights.
+        and (not adapter_names(model) or merged_adapter(model) is not None)
     )
     return wish if sharding is None else bool(sharding.all_agree(wish))
 

@@ -194,15 +194,11 @@ def check_adapter(model: nn.Module, name: str | None) -> None:
 
 
 @contextmanager
-def use_adapter(name: str | None) -> Iterator[None]:
+def chosen(name: str | None) -> Iterator[None]:
     """Compute the calls of the body with an adapter, in this thread and task.
 
     Args:
-        name: the adapter; "base" for none, None for the active one.
-
-    Example:
-        >>> with use_adapter("law"):
-        ...     output = model(input_ids)
+        name: the adapter, which the model has; "base" for none, None for the active one.
     """
     token = _CHOSEN.set(((name, None),))
     try:
@@ -212,7 +208,7 @@ def use_adapter(name: str | None) -> Iterator[None]:
 
 
 def chosen_adapter() -> str | None:
-    """The adapter of :func:`use_adapter`; None outside of it."""
+    """The adapter of :func:`chosen`; None outside of it."""
     return _CHOSEN.get()[0][0]
 
 
@@ -221,7 +217,7 @@ def adapters_of_tokens(names: Sequence[str | None], device: torch.device) -> Ite
     """Compute the body with an adapter for each token, [..., T, width] in every layer that has adapters.
 
     Args:
-        names: for each of the T tokens, the adapter as in :func:`use_adapter`.
+        names: for each of the T tokens, the adapter as in :func:`chosen`.
         device: where the model is.
     """
     rows: dict[str | None, list[int]] = {}

@@ -5,6 +5,7 @@ import torch
 from flagai.errors import InputError
 from flagai.families.family import Family, ModelClass, all_families, family_and_row
 from flagai.model.base_model import BaseModel
+from flagai.model.layer.adapted import replaces
 from flagai.model.untrained import untrained
 
 _METHODS = ("write", "fill_blanks", "predict_masklm", "predict_cls_classifier", "predict_ner", "predict_embedding")
@@ -25,7 +26,8 @@ def require(model: BaseModel, method: str, *, allow_untrained: bool = True) -> t
     can = () if row is None else row.methods
     if family is not None and row is not None and method in can:
         # GLM's prompt encoder, which most uses leave aside, is no head.
-        heads = sorted({name.rpartition(".")[0] for name in untrained(model) if "prompt" not in name})
+        new = (name for name in untrained(model) if "prompt" not in name and not replaces(model, name))
+        heads = sorted({name.rpartition(".")[0] for name in new})
         if heads and not allow_untrained:
             raise InputError(
                 f"The head of this {type(model).__name__} is randomly initialised: its checkpoint has no "

@@ -9,6 +9,7 @@ from flagai.chat.format import ChatFormat
 from flagai.chat.messages import Message, Tool
 from flagai.errors import InputError
 from flagai.generation.keywords import GenerationOptions, SamplingOptions
+from flagai.model.predictor.adapter_choice import takes_adapter
 from flagai.model.predictor.chatting import ChatRequest, ChatStream, Chatting, Conversation
 from flagai.model.predictor.request_methods import RequestMethods
 from flagai.model.predictor.results import Chatted
@@ -40,6 +41,7 @@ class ChatMethods(RequestMethods):
         tools: Sequence[Tool] | None = ...,
         **options: Unpack[SamplingOptions],
     ) -> list[Chatted]: ...
+    @takes_adapter
     def chat(self, messages: Any, tools: Sequence[Tool] | None = None, **options: Any) -> Any:
         """Answer a conversation.
 
@@ -66,6 +68,7 @@ class ChatMethods(RequestMethods):
         found = [answers[0] for answers in chatting.answer(asked)]
         return found if several else found[0]
 
+    @takes_adapter
     def chat_stream(
         self,
         messages: Conversation,
@@ -88,6 +91,7 @@ class ChatMethods(RequestMethods):
         (asked,) = self.chat_requests([messages], tools, **options)
         return ChatStream(self.model, asked, self.memory)
 
+    @takes_adapter
     def chat_requests(
         self,
         conversations: Sequence[Conversation],

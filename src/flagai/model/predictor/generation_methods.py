@@ -9,6 +9,7 @@ from flagai.errors import InputError
 from flagai.families.family import Family, ModelClass
 from flagai.generation.keywords import GenerationOptions, SamplingOptions, SharedOptions
 from flagai.model.base_model import BaseModel
+from flagai.model.predictor.adapter_choice import takes_adapter
 from flagai.model.predictor.arguments import as_list, check_parts
 from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.options import Options
@@ -67,6 +68,7 @@ class GenerationMethods:
         num_return_sequences: int,
         **options: Unpack[SamplingOptions],
     ) -> list[list[Written]]: ...
+    @takes_adapter
     def write(self, text: Any, input_max_length: int | None = 256, out_max_length: int = 100, **options: Any) -> Any:
         """Generate text; the other methods are this one with FlagAI's names and defaults.
 
@@ -92,6 +94,7 @@ class GenerationMethods:
         found: list[Any] = answers if "num_return_sequences" in asked.decoding else [best[0].text for best in answers]
         return found[0] if isinstance(text, str) else found
 
+    @takes_adapter
     def write_each(
         self, texts: Iterable[str], input_max_length: int | None = 256, out_max_length: int = 100,
         **options: Unpack[GenerationOptions],
@@ -116,13 +119,11 @@ class GenerationMethods:
         self._require("write")
         return self.generator.write_each(texts, asked, input_max_length)
 
+    @takes_adapter
     def stream(
-        self,
-        text: str,
-        input_max_length: int | None = 256,
-        out_max_length: int = 200,
+        self, text: str, input_max_length: int | None = 256, out_max_length: int = 200,
         **options: Unpack[SamplingOptions],
-    ) -> Iterator[str]:
+    ) -> Iterator[str]:  # fmt: skip
         """Generate text piece by piece, as soon as each is certain; joined, the pieces are the answer.
 
         Args:
@@ -272,14 +273,9 @@ class GenerationMethods:
         return self.write(text, input_max_length, out_max_length, **sampling | options)
 
     def predict_generate_contrastive_search(
-        self,
-        text: OneOrMany,
-        input_max_length: int | None = 256,
-        out_max_length: int = 100,
-        beam_size: int = 1,
-        alpha: float = 0.6,
-        **options: Unpack[SamplingOptions],
-    ) -> OneOrMany:
+        self, text: OneOrMany, input_max_length: int | None = 256, out_max_length: int = 100, beam_size: int = 1,
+        alpha: float = 0.6, **options: Unpack[SamplingOptions],
+    ) -> OneOrMany:  # fmt: skip
         """Contrastive search: probable tokens that do not repeat what came before.
 
         Args:

@@ -16,7 +16,8 @@ from flagai.generation.options import MOST_TOKENS, RENAMED_TEXTS, level_of_calle
 from flagai.generation.types import LogitsProcessor
 from flagai.model.predictor.forbidden import ForbiddenTexts
 
-NAMES = tuple(GenerationOptions.__annotations__)
+# What chooses the adapter is taken before (:func:`flagai.model.predictor.adapter_choice.takes_adapter`).
+NAMES = tuple(name for name in GenerationOptions.__annotations__ if name != "adapter")
 _TEXTS = ("bad_words", "force_words", "stop")
 # FlagAI's and transformers' names of options -> names, for hints.
 _HINTS = {

@@ -8,23 +8,22 @@ import torch
 from flagai.checks import check_integer
 from flagai.data.prepare.labels import checked_labels
 from flagai.errors import InputError
-from flagai.generation.keywords import SamplingOptions
-from flagai.model.predictor import blanks
+from flagai.generation.keywords import AdapterChoice
 from flagai.model.predictor import encoder_heads as reading
+from flagai.model.predictor.adapter_choice import takes_adapter
 from flagai.model.predictor.arguments import as_list, is_pair, label_names, tell_of_pairs
 from flagai.model.predictor.capabilities import probabilities, require, require_one_class
-from flagai.model.predictor.chat_methods import ChatMethods
 from flagai.model.predictor.embedding import text_vectors
 from flagai.model.predictor.entities import check_types, entities_of, known_labels, own_class_names
-from flagai.model.predictor.generation_methods import OneOrMany
+from flagai.model.predictor.filling_methods import FillingMethods
 from flagai.model.predictor.label_scoring import label_scores
-from flagai.model.predictor.results import Classified, Entity, Filled
+from flagai.model.predictor.results import Classified, Entity
 from flagai.model.predictor.vector_search import Hit
 
 Text = str | Sequence[str]
 
 
-class Predictor(ChatMethods):
+class Predictor(FillingMethods):
     """Runs a model on texts.
 
     Every method takes one text or a list of texts, which then run as a batch; the answers to a batch are those to
@@ -48,63 +47,13 @@ class Predictor(ChatMethods):
         return f"Predictor({type(self.model).__name__}, {self.tokenizer!r})"
 
     @overload
-    def fill_blanks(
-        self,
-        texts: str,
-        num_return_sequences: int = ...,
-        out_max_length: int = ...,
-        beam_size: int = ...,
-        **options: Unpack[SamplingOptions],
-    ) -> list[Filled]: ...
-    @overload
-    def fill_blanks(
-        self,
-        texts: list[str],
-        num_return_sequences: int = ...,
-        out_max_length: int = ...,
-        beam_size: int = ...,
-        **options: Unpack[SamplingOptions],
-    ) -> list[list[Filled]]: ...
-    def fill_blanks(
-        self, texts: Any, num_return_sequences: int = 1, out_max_length: int = 64, beam_size: int = 4, **options: Any
-    ) -> Any:
-        """Fill the blanks of texts, the best fillings first.
-
-        Args:
-            texts: a text or a list of texts with [MASK] (and for GLM [sMASK] and [gMASK]), any number of them.
-            num_return_sequences: how many fillings of each text.
-            out_max_length: how many tokens a filling may have (BERT: always one).
-            beam_size: the number of beams; at least ``num_return_sequences``.
-            **options: as in :meth:`write`.
-
-        Returns:
-            The fillings of each text.
-
-        Raises:
-            InputError: this model fills no blanks, a text has none, or an option is impossible.
-        """
-        family, asked = self._blank_options(num_return_sequences, out_max_length, beam_size, options)
-        count = asked.decoding["num_return_sequences"]
-        found = blanks.fill_masks(self.generator, family, as_list(texts), asked, count)
-        return found[0] if isinstance(texts, str) else found
-
-    def predict_masklm(self, text: OneOrMany, maxlen: int | None = 512) -> OneOrMany:
-        """The most probable token at every position, special ones included; :meth:`fill_blanks` is what one wants.
-
-        Args:
-            text: a text with [MASK], or a list of texts.
-            maxlen: how many tokens are read.
-        """
-        self._require("predict_masklm")
-        found = reading.rows(self.model, self.tokenizer, as_list(text), maxlen)
-        nothing = torch.tensor(self.tokenizer.rows_without_token(self.model.config.vocab_size), dtype=torch.long)
-        decoded: Any = [self.tokenizer.decode(ids) for ids in reading.best_tokens(self.model, found, nothing)]
-        answer: OneOrMany = decoded[0] if isinstance(text, str) else decoded
-        return answer
-
-    @overload
     def predict_ner(
-        self, text: str, target: Sequence[str] | None = ..., maxlen: int | None = ..., add_spatial_token: bool = ...
+        self,
+        text: str,
+        target: Sequence[str] | None = ...,
+        maxlen: int | None = ...,
+        add_spatial_token: bool = ...,
+        **choice: Unpack[AdapterChoice],
     ) -> list[Entity]: ...
     @overload
     def predict_ner(
@@ -113,9 +62,16 @@ class Predictor(ChatMethods):
         target: Sequence[str] | None = ...,
         maxlen: int | None = ...,
         add_spatial_token: bool = ...,
+        **choice: Unpack[AdapterChoice],
     ) -> list[list[Entity]]: ...
+    @takes_adapter
     def predict_ner(
-        self, text: Any, target: Sequence[str] | None = None, maxlen: int | None = None, add_spatial_token: bool = True
+        self,
+        text: Any,
+        target: Sequence[str] | None = None,
+        maxlen: int | None = None,
+        add_spatial_token: bool = True,
+        **choice: Unpack[AdapterChoice],
     ) -> Any:
         """The entities of a text of any length; one that the model cannot read at once is read in windows that overlap.
 
@@ -125,6 +81,7 @@ class Predictor(ChatMethods):
                 for GlobalPointer the types, such as ["LOC", "ORG"]. Default: those that the configuration names.
             maxlen: how many tokens are read, [CLS] and [SEP] included; a warning names a text that is cut. Default all.
             add_spatial_token: ignored; [CLS] and [SEP] are always there, as in training.
+            **choice: ``adapter``, as in :meth:`write`.
 
         Returns:
             The entities of each text in order.
@@ -144,17 +101,32 @@ class Predictor(ChatMethods):
 
     @overload
     def predict_cls_classifier(
-        self, text: str | tuple[str, str], maxlen: int | None = ..., labels: Sequence[str] = ...
+        self,
+        text: str | tuple[str, str],
+        maxlen: int | None = ...,
+        labels: Sequence[str] = ...,
+        **choice: Unpack[AdapterChoice],
     ) -> int: ...
     @overload
     def predict_cls_classifier(
-        self, text: list[tuple[str, str]] | list[list[str]], maxlen: int | None = ..., labels: Sequence[str] = ...
+        self,
+        text: list[tuple[str, str]] | list[list[str]],
+        maxlen: int | None = ...,
+        labels: Sequence[str] = ...,
+        **choice: Unpack[AdapterChoice],
     ) -> list[int]: ...
     @overload
     def predict_cls_classifier(
-        self, text: list[str], maxlen: int | None = ..., labels: Sequence[str] = ...
+        self,
+        text: list[str],
+        maxlen: int | None = ...,
+        labels: Sequence[str] = ...,
+        **choice: Unpack[AdapterChoice],
     ) -> int | list[int]: ...
-    def predict_cls_classifier(self, text: Any, maxlen: int | None = 512, labels: Sequence[str] = ()) -> Any:
+    @takes_adapter
+    def predict_cls_classifier(
+        self, text: Any, maxlen: int | None = 512, labels: Sequence[str] = (), **choice: Unpack[AdapterChoice]
+    ) -> Any:
         """The class of a text or a pair of texts.
 
         Args:
@@ -163,6 +135,7 @@ class Predictor(ChatMethods):
             maxlen: how many tokens are read.
             labels: the names of the classes, which a language model (GPT-2, T5, GLM without a head) is asked for; for
                 a classifier, which needs none, only their number is checked.
+            **choice: ``adapter``, as in :meth:`write`.
 
         Returns:
             The number of the class, or a list of numbers.
@@ -181,13 +154,24 @@ class Predictor(ChatMethods):
 
     @overload
     def classify(
-        self, texts: str | tuple[str, str], maxlen: int | None = ..., labels: Sequence[str] = ...
+        self,
+        texts: str | tuple[str, str],
+        maxlen: int | None = ...,
+        labels: Sequence[str] = ...,
+        **choice: Unpack[AdapterChoice],
     ) -> Classified: ...
     @overload
     def classify(
-        self, texts: list[str] | list[tuple[str, str]], maxlen: int | None = ..., labels: Sequence[str] = ...
+        self,
+        texts: list[str] | list[tuple[str, str]],
+        maxlen: int | None = ...,
+        labels: Sequence[str] = ...,
+        **choice: Unpack[AdapterChoice],
     ) -> list[Classified]: ...
-    def classify(self, texts: Any, maxlen: int | None = 512, labels: Sequence[str] = ()) -> Any:
+    @takes_adapter
+    def classify(
+        self, texts: Any, maxlen: int | None = 512, labels: Sequence[str] = (), **choice: Unpack[AdapterChoice]
+    ) -> Any:
         """The class of each text by its name, with the scores of all classes.
 
         Args:
@@ -195,6 +179,7 @@ class Predictor(ChatMethods):
             maxlen: how many tokens are read.
             labels: the names of the classes, for which a language model is asked. Default those of the configuration
                 (``id2label``), or numbers.
+            **choice: ``adapter``, as in :meth:`write`.
 
         Raises:
             InputError: this model classifies nothing, or a language model was given no labels.
@@ -205,8 +190,13 @@ class Predictor(ChatMethods):
         found = [Classified.of(dict(zip(names, row, strict=True))) for row in rows]
         return found[0] if single else found
 
+    @takes_adapter
     def class_probabilities(
-        self, texts: Sequence[Text], maxlen: int | None = 512, labels: Sequence[str] = ()
+        self,
+        texts: Sequence[Text],
+        maxlen: int | None = 512,
+        labels: Sequence[str] = (),
+        **choice: Unpack[AdapterChoice],
     ) -> torch.Tensor:
         """How probable each class of each text is, [N, classes], float32 on the CPU.
 
@@ -218,6 +208,7 @@ class Predictor(ChatMethods):
             texts: a list; each entry a text, [text] or a pair [a, b].
             maxlen: how many tokens are read.
             labels: as in :meth:`predict_cls_classifier`.
+            **choice: ``adapter``, as in :meth:`write`.
 
         Raises:
             InputError: as in :meth:`predict_cls_classifier`.
@@ -238,7 +229,11 @@ class Predictor(ChatMethods):
             scores = label_scores(self.model, self.tokenizer, entries, labels, maxlen)
         return probabilities(self.model, scores)
 
-    def rerank(self, query: str, texts: Sequence[str], top_k: int | None = None, maxlen: int | None = 512) -> list[Hit]:
+    @takes_adapter
+    def rerank(
+        self, query: str, texts: Sequence[str], top_k: int | None = None, maxlen: int | None = 512,
+        **choice: Unpack[AdapterChoice],
+    ) -> list[Hit]:  # fmt: skip
         """Put texts into the order in which they suit a query, by a model that reads pairs (a cross-encoder).
 
         Args:
@@ -246,6 +241,7 @@ class Predictor(ChatMethods):
             texts: the texts.
             top_k: how many to return; default all.
             maxlen: how many tokens of a pair are read.
+            **choice: ``adapter``, as in :meth:`write`.
 
         Returns:
             The texts, the best first; the score is the probability of the last class, or a regression's number.
@@ -266,7 +262,10 @@ class Predictor(ChatMethods):
         found = order if top_k is None else order[: check_integer("top_k", top_k)]
         return [Hit(place, best[place], texts[place]) for place in found]
 
-    def predict_embedding(self, text: str | Sequence[str], maxlen: int | None = 256) -> torch.Tensor:
+    @takes_adapter
+    def predict_embedding(
+        self, text: str | Sequence[str], maxlen: int | None = 256, **choice: Unpack[AdapterChoice]
+    ) -> torch.Tensor:
         """The meaning of a text as a vector: its tokens' last hidden states, pooled as the model's folder says.
 
         By default that is the mean, special tokens included.
@@ -274,6 +273,7 @@ class Predictor(ChatMethods):
         Args:
             text: a text or a list of texts.
             maxlen: how many tokens are read.
+            **choice: ``adapter``, as in :meth:`write`.
 
         Shape:
             -> [width], or [N, width] for a list; float32 on the CPU

@@ -9,6 +9,7 @@ from flagai.families.family import Family
 from flagai.generation.keywords import GenerationOptions, SamplingOptions
 from flagai.generation.options import MOST_LANES, RENAMED_TEXTS, with_new_names
 from flagai.model.predictor import blanks
+from flagai.model.predictor.adapter_choice import takes_adapter
 from flagai.model.predictor.arguments import as_list
 from flagai.model.predictor.blanks import BlankRequest
 from flagai.model.predictor.generation_methods import GenerationMethods
@@ -19,6 +20,7 @@ from flagai.model.predictor.text_generation import TextRequest
 class RequestMethods(GenerationMethods):
     """Adds requests to the methods that generate text."""
 
+    @takes_adapter
     def requests(
         self,
         texts: Sequence[str],
@@ -45,6 +47,7 @@ class RequestMethods(GenerationMethods):
         asked = Options.read(out_max_length, {**options})
         return self.generator.requests(as_list(texts), asked, input_max_length)
 
+    @takes_adapter
     def blank_requests(
         self,
         texts: Sequence[str],
