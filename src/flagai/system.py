@@ -15,6 +15,7 @@ from typing import TypeVar
 
 logger = logging.getLogger(__name__)
 WINDOWS = os.name == "nt"
+LINUX = sys.platform.startswith("linux")
 # How long a file that is open is waited for on Windows, in seconds: 2 in all.
 _PAUSES = (0.01, 0.03, 0.06, 0.1, 0.3, 0.5, 1.0)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)

@@ -79,7 +79,9 @@ def write_shards(folder: Path, plan: SavePlan, max_shard_size: int | str, build:
         write_file(folder / name, shard, build=build)
         weight_map.update(dict.fromkeys(shard, name))
     index = {"metadata": {"total_size": sum(map(_size, plan.values()))}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps(index, indent=2) + "\n", encoding="utf-8", newline="\n"
+    )
 
 
 def write_file(path: Path, plan: SavePlan, *, pickled: bool = False, build: Build = build) -> None:

@@ -1,5 +1,6 @@
 """The command line: one file of this package per group of commands."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from flagai.checkpoint.atomic import is_full
 from flagai.cli import catalog, chat, checkpoints, embedding, hub, jobs, reading, serving, training, writing
 from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix
 from flagai.errors import FlagAIError
+from flagai.system import WINDOWS, use_utf8
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": catalog.list_command,
@@ -80,6 +82,7 @@ app.add_typer(hub.cache, name="cache")
 
 def main() -> None:
     """Run the command line; an error of flagai ends it with one message and exit code 1."""
+    use_utf8()
     try:
         try:
             app()
@@ -94,6 +97,8 @@ def main() -> None:
     except BrokenPipeError:
         _leave_quietly()
     except OSError as error:
+        if WINDOWS and error.errno == errno.EINVAL:  # what Windows says of a pipe without a reader
+            _leave_quietly()
         if not is_full(error):
             raise
         _forget_output()

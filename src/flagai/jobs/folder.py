@@ -75,7 +75,7 @@ class OutputFolder:
         if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
             raise InputError(f"--out {folder} holds other files. Name a new folder, or the one of a job to continue.")
         with replace_file(folder / JOB_FILE) as path:
-            path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
 
     @contextmanager
     def exclusive(self, rank: int = 0) -> Iterator[None]:
@@ -106,7 +106,7 @@ class OutputFolder:
         place = self.folder / _MODEL_FILE
         if not place.exists():
             with replace_file(place) as path:
-                path.write_text(model, encoding="utf-8")
+                path.write_text(model, encoding="utf-8", newline="\n")
         found = place.read_text(encoding="utf-8")
         if found != model:
             raise InputError(
@@ -131,7 +131,7 @@ class OutputFolder:
         failed = self.folder / f"{part.name}{ERRORS}"
         if errors:
             with replace_file(failed) as path:
-                path.write_text("".join(f"{to_json(error)}\n" for error in errors), encoding="utf-8")
+                path.write_text("".join(f"{to_json(error)}\n" for error in errors), encoding="utf-8", newline="\n")
         with replace_file(self.file_of(part)) as path, path.open("wb") as target:
             write_rows(target, rows, self._form, self._compression)
 

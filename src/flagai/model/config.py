@@ -217,7 +217,7 @@ class ModelConfig:
         """
         text = json.dumps({**self.in_layout(layout), **additions}, indent=2, sort_keys=True, ensure_ascii=False)
         with replace_file(Path(path)) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""

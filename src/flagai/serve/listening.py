@@ -87,12 +87,16 @@ class HttpServer(uvicorn.Server):
 
 @contextmanager
 def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call a function when SIGTERM or SIGINT comes."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
+    """Call a function when SIGTERM or SIGINT comes, on Windows also SIGBREAK."""
+    loop = asyncio.get_running_loop()  # whose own handlers of signals Windows lacks
+
+    def tell(number: int, _: object) -> None:
+        loop.call_soon_threadsafe(stop, number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)]
+    before = [signal.signal(number, tell) for number in numbers]
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,7 +1,6 @@
 """Batches: which records come together, and other processes that make them while the device computes."""
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from flagai.data.prepare.batch import Batch
 from flagai.model.layer import PackedRow
 from flagai.model.layer.packed_row import on_device
-from flagai.system import usable_cores
+from flagai.system import LINUX, usable_cores
 
 # More processes do not make batches faster than a GPU uses them.
 _MOST_WORKERS = 12
@@ -112,7 +111,7 @@ def _as_they_are(arrays: Any) -> Any:
 
 def start_method() -> str:
     """How processes begin that make batches: as copies of this one, where the system is Linux, else anew."""
-    return "fork" if sys.platform == "linux" else "spawn"  # a copy of a process that has used Apple's libraries dies
+    return "fork" if LINUX else "spawn"  # a copy of a process that has used Apple's libraries dies
 
 
 def worker_count(device: torch.device, asked: int | None) -> int:

@@ -70,7 +70,7 @@ def write_card(
         recipe=_table(recipe),
     )
     with replace_file(folder / "README.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _table(values: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ def prefix_digest(path: Path, size: int = -1) -> str:
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that holds its own checksum, and bring its whole folder to the disk."""
     record = {"content": content, "sha256": _checksum(content)}
-    path.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8", newline="\n")
     sync_tree(path.parent)
 
 

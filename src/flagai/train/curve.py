@@ -39,7 +39,7 @@ def write_curve(path: Path, series: Mapping[str, Points], title: str) -> None:
     frame = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif">'
     body = "\n".join([frame, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>"])
     with replace_file(path) as temporary:
-        temporary.write_text(body + "\n", encoding="utf-8")
+        temporary.write_text(body + "\n", encoding="utf-8", newline="\n")
 
 
 def text(x: float, y: float, words: str, anchor: str, colour: str = "#333") -> str:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from flagai.data.prepare.batch import Batch
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
-from flagai.families.family import family_named
+from flagai.families.family import TrainingProtocol, family_named
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
@@ -35,12 +35,18 @@ class Objective:
     limits: ClassVar[tuple[str, ...]] = ("max_length",)
 
     def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
-        training = family_named(family).training
-        if training is None:
-            raise InputError(f"There is no fine-tuning for models of {family}.")
-        self.task, self.recipe, self.family, self.training = task, recipe, family, training
+        self.task, self.recipe, self.family = task, recipe, family
+        _ = self.training
         for record in records:
             self.check(record)
+
+    @property
+    def training(self) -> TrainingProtocol:
+        """How the family is trained; looked up, because its functions cannot be sent to other processes."""
+        found = family_named(self.family).training
+        if found is None:
+            raise InputError(f"There is no fine-tuning for models of {self.family}.")
+        return found
 
     def check(self, record: Record) -> None:
         """Refuse a record that the task cannot use, with an InputError."""

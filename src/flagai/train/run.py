@@ -11,7 +11,7 @@ from flagai.checkpoint.out_of_memory import memory_advised
 from flagai.data.prepare.batch import Batch
 from flagai.data.tokenizer import Tokenizer
 from flagai.model.base_model import BaseModel
-from flagai.train.batches import batches, load_batches, packed, placed, target_count
+from flagai.train.batches import MakeBatch, batches, load_batches, packed, placed, target_count
 from flagai.train.objective import Objective
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
@@ -50,13 +50,13 @@ class TrainingRun:
     def batches(self, steps: Sequence[Step], epoch: int, workers: int) -> Iterator[Batch]:
         """The batches of an epoch's steps, one after the other, made by ``workers`` processes (0: this one)."""
         specs = [(indices, self._seed(epoch, indices[0])) for step in steps for indices in step]
-        return load_batches(partial(self._batch, self.train), specs, workers)
+        return load_batches(self._maker(self.train), specs, workers)
 
     def held_out_batches(self) -> Iterator[Batch]:
         """The batches of the held-out data."""
         most = _EVALUATION_FACTOR * self.recipe.batch_tokens
         for indices in batches(self.lengths(self.valid), most, 0, shuffled=False, padded=not self.packing):
-            yield self._batch(self.valid, indices, self.recipe.seed)
+            yield self._maker(self.valid)(indices, self.recipe.seed)
 
     @torch.no_grad()
     def held_out_loss(
@@ -77,12 +77,19 @@ class TrainingRun:
             count += targets
         return total / max(1.0, count)
 
-    def _batch(self, records: Sequence[Record], indices: Sequence[int], seed: int) -> Batch:
-        batch = self.objective.batch(self.tokenizer, [records[index] for index in indices], seed)
-        return packed(batch) if self.packing else batch
+    def _maker(self, records: Sequence[Record]) -> MakeBatch:
+        return partial(_batch, self.objective, self.tokenizer, records, self.packing)
 
     def _seed(self, epoch: int, number: int) -> int:
         return (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + number
+
+
+def _batch(
+    objective: Objective, tokenizer: Tokenizer, records: Sequence[Record], packing: bool, indices: list[int], seed: int
+) -> Batch:
+    """A batch, by what other processes can be sent: not the model."""
+    batch = objective.batch(tokenizer, [records[index] for index in indices], seed)
+    return packed(batch) if packing else batch
 
 
 def memory_advice(recipe: Recipe) -> AbstractContextManager[None]:

@@ -101,7 +101,7 @@ def write_run(path: Path, given: Mapping[str, Any], recipe: Recipe, notes: str) 
     """
     values = {**given, **{field.name: getattr(recipe, field.name) for field in fields(recipe)}}
     lines = [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None and value != {}]
-    path.write_text("\n".join([f"# {notes}", *lines]) + "\n", encoding="utf-8")
+    path.write_text("\n".join([f"# {notes}", *lines]) + "\n", encoding="utf-8", newline="\n")
 
 
 def _toml(value: Any) -> str:

@@ -5,7 +5,6 @@ Everything here is an improvement, never a need: where a system lacks a call, no
 
 import ctypes
 import mmap
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,9 +15,8 @@ import torch
 
 from flagai.checkpoint.mapped_files import ByteRange, anonymous, byte_range
 from flagai.errors import CheckpointError
-from flagai.system import memory_bytes
+from flagai.system import LINUX, memory_bytes
 
-_LINUX = sys.platform.startswith("linux")
 # From <linux/mman.h>; Python's mmap has no name for it. Kernels before 5.14 answer EINVAL, and pages are mapped by use.
 _POPULATE_READ = 22
 _POPULATE_WRITE = 23
@@ -56,7 +54,7 @@ def mapped_ahead(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
     """
     todo = _page_ranges(tensors)
     # A model larger than this would push itself out of the page cache again.
-    if not _LINUX or not todo or sum(end - begin for begin, end in todo) > memory_bytes() // 2:
+    if not LINUX or not todo or sum(end - begin for begin, end in todo) > memory_bytes() // 2:
         yield
         return
     stop, failed = threading.Event(), threading.Event()
@@ -103,7 +101,7 @@ def empty_like(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     A large tensor has a mapping of its own, so that it can be freed alone, and begins where a page does.
     """
     plan = torch.empty_like(tensor, dtype=dtype, device="meta")
-    if plan.nbytes < _OWN_FROM or not _LINUX:
+    if plan.nbytes < _OWN_FROM or not LINUX:
         return torch.empty_like(tensor, dtype=dtype, device="cpu")
     return torch.frombuffer(anonymous(plan.nbytes), dtype=dtype, count=plan.numel()).as_strided(
         plan.shape, plan.stride()
@@ -125,5 +123,5 @@ def populate(memory: mmap.mmap) -> None:
     Sixteen threads that pin 16 MB each take 15 ms with this, and 55 to 85 without: the driver touches pages one by
     one, under a lock (two processes at once on one host with H100s).
     """
-    if _LINUX:
+    if LINUX:
         _madvise(ctypes.addressof(ctypes.c_char.from_buffer(memory)), len(memory), _POPULATE_WRITE)
