@@ -10,7 +10,7 @@ import torch
 from flagai import generation
 from flagai.errors import InputError
 from flagai.generation import Decoding, Prompt, Request, generate, generate_each, remaining_positions, stream
-from flagai.generation.keywords import GenerationOptions, SamplingOptions, SharedOptions
+from flagai.generation.keywords import AdapterChoice, GenerationOptions, SamplingOptions, SharedOptions
 from flagai.generation.options import RENAMED_IDS
 from flagai.generation.processors import no_repeat_ngram
 from flagai.generation.sampling import sample
@@ -100,12 +100,12 @@ def test_former_names_mean_the_same_and_warn(old: str) -> None:
 
 def test_the_keywords_of_users_have_the_types_of_the_engine() -> None:
     """Options in texts are the predictor's own; all others are Decoding's fields."""
-    texts = {"bad_words", "force_words", "stop", "logits_processors", "truncation"}
+    texts = {"bad_words", "force_words", "stop", "logits_processors", "truncation", "adapter"}
     own = get_type_hints(Decoding)
     keywords = get_type_hints(GenerationOptions, localns={"LogitsProcessor": LogitsProcessor})
     assert keywords.keys() - texts <= own.keys()
     assert {name: kind for name, kind in keywords.items() if name not in {*texts, "seeds"}}.items() <= own.items()
-    documented = "".join(kind.__doc__ for kind in (SharedOptions, SamplingOptions, GenerationOptions))
+    documented = "".join(kind.__doc__ for kind in (AdapterChoice, SharedOptions, SamplingOptions, GenerationOptions))
     assert [name for name in keywords if f"        {name}: " not in documented] == []
 
 
