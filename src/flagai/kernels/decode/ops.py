@@ -208,7 +208,7 @@ def decode_attention(
         BD=block,
         BC=keys_at_once,
         SP=padded,
-        num_warps=2 if one else 4 if count <= 8 else 8,
+        num_warps=2 if one else 4,
         **pdl_options(query.device),
     )
     return out
