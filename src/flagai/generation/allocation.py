@@ -82,7 +82,7 @@ def extend(running: Running, memory: CacheMemory) -> bool:
     if blocks is None:
         return False
     running.blocks += blocks
-    running.own_slots = np.concatenate([slots, slots_of(blocks).reshape(request.own_lanes, own * BLOCK)], axis=1)
+    running.give(np.concatenate([slots, slots_of(blocks).reshape(request.own_lanes, own * BLOCK)], axis=1))
     return True
 
 

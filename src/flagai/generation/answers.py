@@ -20,13 +20,13 @@ class _HostCopy:
     Args:
         device: where it comes from.
         texts: the texts that it is about.
-        done: whether each is done, [n]; to be read when the copy has arrived.
+        done: whether each is done, [n], to be read when the copy has arrived; or whether all are.
         search: the rows of these texts; None where only ``done`` was asked for.
     """
 
     device: torch.device
     texts: list[Running]
-    done: torch.Tensor
+    done: torch.Tensor | bool
     search: Search | None = None
     event: torch.cuda.Event | None = field(default=None, init=False)
 
@@ -79,7 +79,8 @@ class Answers:
         while len(self._asked) > (0 if flush else self._lag):
             copy = self._asked.popleft()
             copy.wait()
-            found += [text for text, done in zip(copy.texts, copy.done.tolist(), strict=True) if done]
+            flags = cast(torch.Tensor, copy.done).tolist()
+            found += [text for text, done in zip(copy.texts, flags, strict=True) if done]
         return found
 
     def read(self, search: Search, texts: Sequence[Running], *, done: bool) -> None:
@@ -91,7 +92,7 @@ class Answers:
             done: whether all of them are done; else what they have written so far is read.
         """
         host = search.of_rows([text.row for text in texts], search.reported if done else search.streamed)
-        self._reading.append(_HostCopy(self._device, list(texts), torch.full((len(texts),), done), host))
+        self._reading.append(_HostCopy(self._device, list(texts), done, host))
 
     def arrived(self, flush: bool) -> list[Request]:
         """Give requests what has been read for them.
@@ -103,15 +104,16 @@ class Answers:
         while len(self._reading) > (0 if flush else self._lag):
             copy = self._reading.popleft()
             copy.wait()
-            search = cast(Search, copy.search)
-            for row, (text, done) in enumerate(zip(copy.texts, copy.done.tolist(), strict=True)):
-                request = text.request
-                found.append(request)
-                if done:
+            search, requests = cast(Search, copy.search), [text.request for text in copy.texts]
+            found += requests
+            if copy.done:
+                for row, request in enumerate(requests):
                     request.hypotheses = tuple(search.hypotheses(row))
                     request.certain = request.hypotheses[0].pieces
-                else:
-                    request.certain = search.certain(row, request.certain)
+            else:
+                known = search.certain([request.certain for request in requests])
+                for request, spans in zip(requests, known, strict=True):
+                    request.certain = spans
         return found
 
 

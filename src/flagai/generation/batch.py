@@ -163,7 +163,7 @@ class SearchBatch:
     @property
     def texts(self) -> list[Running]:
         """The texts, in the order of their rows."""
-        return [] if self._search is None else [text for text in self._search.texts if text is not None]
+        return [] if self._search is None else self._search.present
 
     def join(self, running: Sequence[Running], sizes: Sizes) -> None:
         """Add texts.

@@ -91,7 +91,7 @@ class BeamSearch(Search):
 
     def _advance(self, group: BeamGroup, found: Candidates) -> Choice:
         asked = ~group.done[:, None].expand_as(found.tokens)
-        if any(self._hooks()):
+        if self.hooked:
             asked = asked & (found.values > -torch.inf) & ~self.state.is_stop(found.tokens)
         stops = self.stopped_by_hook(found.tokens, found.parents, asked)
         chosen = group.advance(found, stops)

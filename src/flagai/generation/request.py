@@ -1,5 +1,6 @@
 """A text to answer: what goes into the scheduler, and what comes out of it."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,6 +98,10 @@ class Running:
     num_read: int = 0  # tokens of the prompt that the model has read
     steps: int = 0  # steps that have been made
     row: int = -1  # of its batch
+    enough: int = field(default=0, init=False)  # steps for which it has slots
+
+    def __post_init__(self) -> None:
+        self.give(self.own_slots)
 
     @property
     def goes_on(self) -> bool:
@@ -106,5 +111,10 @@ class Running:
     @property
     def needs_slots(self) -> bool:
         """Whether it has no slots for its next step."""
-        request, slots = self.request, self.own_slots.shape[1]
-        return slots < request.num_slots and slots < self.steps * request.step_tokens + request.lanes + 1
+        return self.steps >= self.enough
+
+    def give(self, own_slots: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """Give it slots for tokens to come, all that it has, [lanes, n]."""
+        request, slots = self.request, own_slots.shape[1]
+        self.own_slots = own_slots
+        self.enough = sys.maxsize if slots >= request.num_slots else -((request.lanes - slots) // request.step_tokens)

@@ -1,7 +1,8 @@
 """Greedy search and sampling: each beam continues by itself."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self, cast
+from itertools import islice
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from flagai.generation.processors import LogitsProcessorList
 from flagai.generation.request import Running
 from flagai.generation.rows import Sizes
 from flagai.generation.search import Search
-from flagai.generation.types import Choice, Hypothesis, StepOutput
+from flagai.generation.types import Choice, Hypothesis, Spans, StepOutput
 
 
 class SamplingSearch(Search):
@@ -39,7 +40,6 @@ class SamplingSearch(Search):
             "ended", answers, dtype=torch.bool, fill=True
         )  # stopped, full, or every next token forbidden
         self.stopped = self.add("stopped", answers, dtype=torch.bool)  # by a stop token or the hook
-        self._read: tuple[list[int], np.ndarray[Any, Any]] | None = None  # of a copy on the host, when it has arrived
         if self.decoding.do_sample:
             self.uniforms = self.add("uniforms", answers, sizes.steps, dtype=torch.float64)
 
@@ -91,7 +91,7 @@ class SamplingSearch(Search):
         no_successor = is_stop | dead | is_full
         accepted, finishes = self.accepted(tokens, no_successor), in_last_blank & is_stop
         hook_stops = None
-        if any(self._hooks()):  # without one, a GPU is spared the kernels
+        if self.hooked:  # without one, a GPU is spared the kernels
             hook_stops = self.stopped_by_hook(tokens, None, accepted & ~is_stop & ~dead)
             accepted = self.accepted(tokens, no_successor | hook_stops)
             finishes = in_last_blank & (is_stop | hook_stops)
@@ -124,20 +124,16 @@ class SamplingSearch(Search):
         written = self.state.generated()
         return [written[row, lane, :kept].tolist() for lane, kept in enumerate(self.kept[row].tolist())]
 
-    def certain(self, row: int, before: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    def certain(self, before: Sequence[Spans]) -> list[Spans]:
         """The ids that can no longer change: a single answer only grows, so that its new ids are enough."""
         if self.decoding.num_answers > 1 or self.state.protocol.spans:
-            return super().certain(row, before)
-        if self._read is None:
-            self._read = self.kept[:, 0].tolist(), self.state.generated()[:, 0].numpy()
-        (ids,), (kept, written) = before or ((),), self._read
-        return ((*ids, *written[row, len(ids) : kept[row]].tolist()),)
-
-    def of_rows(self, rows: Sequence[int], names: Sequence[str]) -> Self:
-        """A copy of some rows on the host, for their answers."""
-        found = super().of_rows(rows, names)
-        found._read = None
-        return found
+            return super().certain(before)
+        texts: list[tuple[int, ...]] = [spans[0] if spans else () for spans in before]
+        written, kept = self.state.generated()[:, 0].numpy(), self.kept[:, 0].numpy()
+        begun, steps = np.array([len(ids) for ids in texts]), np.arange(written.shape[1])
+        new = iter(written[(steps >= begun[:, None]) & (steps < kept[:, None])].tolist())
+        counts = np.maximum(kept - begun, 0).tolist()
+        return [((*ids, *islice(new, count)),) for ids, count in zip(texts, counts, strict=True)]
 
 
 class ShardedGreedySearch(SamplingSearch):

@@ -202,10 +202,10 @@ class Scheduler:
         self._over = {text: None for text in self._over if self.running.get(text.request) is text}
         go = flush or self._may_change(len(self._over))
         for batch in list(self._batches.values()):
-            gone = {text: None for text in batch.texts if go and text in self._over}
+            gone = {text: None for text in batch.texts if text in self._over} if go and self._over else {}
             turns = -(-len(batch.texts) // _MOST_READ)
-            streamed = (text for text in batch.texts if text.request.stream and text not in gone)
-            told = [text for text in streamed if text.steps % turns == text.row % turns]
+            turn = (text for text in batch.texts if text.steps % turns == text.row % turns)
+            told = [text for text in turn if text.request.stream and text not in gone]
             if told:
                 self._answers.read(batch.search, told, done=False)
             if gone:
@@ -266,7 +266,8 @@ class Scheduler:
     def _reserve(self) -> None:
         """Give blocks to those that have no slots for the next step; put the youngest back if there are none."""
         grown: dict[Running, int] = {}
-        for request, running in list(self.running.items()):
+        for running in [each for each in self.running.values() if each.steps >= each.enough]:
+            request = running.request
             while running.needs_slots and running.goes_on and self.running.get(request) is running:
                 begin = running.own_slots.shape[1]
                 if extend(running, self.memory):

@@ -11,7 +11,7 @@ from flagai.generation.processors import PER_TEXT, LogitsProcessorList
 from flagai.generation.request import Running
 from flagai.generation.rows import RowTensors, Sizes
 from flagai.generation.step_inputs import StepInputs
-from flagai.generation.types import Choice, Hypothesis, StepOutput
+from flagai.generation.types import Choice, Hypothesis, Spans, StepOutput
 from flagai.model.layer.operation import operation
 
 
@@ -35,6 +35,8 @@ class Search(RowTensors, ABC):
         self.decoding = state.decoding
         self.changed = True  # since the last step: texts have come or gone, or have new slots
         self.texts: list[Running | None] = [None] * sizes.rows
+        self.present: list[Running] = []  # in the order of their rows
+        self.hooked = False  # whether a hook ends spans
         self.done = self.add("done", dtype=torch.bool, fill=True)
 
     @abstractmethod
@@ -49,22 +51,18 @@ class Search(RowTensors, ABC):
     def candidates(self, row: int) -> list[list[int]]:
         """The ids, separators of spans included, of all answers that may still become the best one."""
 
-    def certain(self, row: int, before: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-        """What all answers to a text begin with that may still become the best one, split into spans.
+    def certain(self, before: Sequence[Spans]) -> list[Spans]:
+        """What all answers to each text begin with that may still become the best one, split into spans.
 
         Args:
-            row: the text's row.
-            before: what was certain when it was last asked.
+            before: what was certain of each row when it was last asked.
         """
-        return self.state.split_spans(_common(self.candidates(row)))
+        return [self.state.split_spans(_common(self.candidates(row))) for row in range(len(before))]
 
     @property
     def recordable(self) -> bool:
         """Whether a choice is work of the device alone, and the same at every step."""
-        return not self.processors.added and not any(self._hooks())
-
-    def _hooks(self) -> list[bool]:
-        return [text is not None and text.request.stop is not None for text in self.texts]
+        return not self.processors.added and not self.hooked
 
     def parts(self) -> "list[RowTensors]":
         """All owners of the batch's tensors."""
@@ -81,6 +79,7 @@ class Search(RowTensors, ABC):
         for row, each in zip(rows, running, strict=True):
             self.texts[row] = each
             each.row = row
+        self._count_texts()
         index, parts = self.index(rows), self.parts()
         for part in parts:
             part.stage(len(rows))
@@ -100,6 +99,7 @@ class Search(RowTensors, ABC):
         self.changed = True
         for row in rows:
             self.texts[row] = None
+        self._count_texts()
         index = self.index(rows)
         for part in self.parts():
             part.clear(index)
@@ -114,6 +114,11 @@ class Search(RowTensors, ABC):
         for number, text in enumerate(self.texts[: len(rows)]):
             if text is not None:
                 text.row = number
+        self._count_texts()
+
+    def _count_texts(self) -> None:
+        self.present = [text for text in self.texts if text is not None]
+        self.hooked = any(text.request.stop is not None for text in self.present)
 
     def of_rows(self, rows: Sequence[int], names: Sequence[str]) -> Self:
         """A copy of some rows on the CPU, from which answers can be read.
@@ -172,8 +177,9 @@ class Search(RowTensors, ABC):
             -> [R, K]
         """
         ends = torch.zeros_like(asked)
-        if any(self._hooks()):
-            hooked = torch.tensor(self._hooks(), device=asked.device)
+        if self.hooked:
+            stops = [text is not None and text.request.stop is not None for text in self.texts]
+            hooked = torch.tensor(stops, device=asked.device)
             for row, column in (asked & hooked[:, None]).nonzero().tolist():
                 request = cast(Running, self.texts[row]).request
                 if request.stop is not None and not (in_order and bool(ends[row, :column].any())):

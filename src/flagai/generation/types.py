@@ -9,6 +9,9 @@ import torch
 # is shorter. Scores are log-probabilities; -inf forbids a token.
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
+# The ids of each blank; one piece for a plain continuation.
+Spans = tuple[tuple[int, ...], ...]
+
 # (row, ids of the piece so far) -> whether the piece ends here, the last id included.
 StopHook = Callable[[int, tuple[int, ...]], bool]
 
