@@ -3,8 +3,9 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from glm_mini_vocabulary import is_han
 
@@ -13,39 +14,23 @@ from flagai.data.prepare.glm_pretraining import block_row, short_spans
 from flagai.data.tokenizer import Tokenizer
 
 LONGEST_SOURCE, LONGEST_TARGET, LONGEST_TEXT = 314, 48, 320
-# How often each task's examples are seen while every poem is written once, by stage. The first learns the language of
-# poems; the second, which starts from its result, learns to copy; the third finishes poems and titles.
-_FIRST = {
+# Rows of each task while every poem of regular form is written once, for each of its examples. Inside of a batch all
+# tokens weigh alike. While the learning rate falls, most poems are those that keep all rules ("poem_kept"). Blanks,
+# clauses left out and places of echoes are drawn VARIANTS times for each example, beforehand.
+SHARES = {
     "poem": 1.0,
-    "poem_title": 0.1,
-    "poem_blank": 0.3,
-    "poem_recital": 0.9,
-    "title": 2.5,
-    "text_recital": 0.7,
-    "text_echo": 0.0,
-    "text_blank": 0.5,
-}
-_SECOND = {
-    "poem": 0.7,
-    "poem_title": 0.1,
-    "poem_blank": 0.2,
-    "poem_recital": 0.7,
-    "title": 7.0,
-    "text_recital": 1.7,
-    "text_echo": 3.0,
-    "text_blank": 2.0,
-}
-_THIRD = {
-    "poem": 1.0,
-    "poem_title": 0.1,
+    "poem_kept": 0.0,
+    "poem_more": 1.0,
+    "poem_title": 0.15,
     "poem_blank": 0.25,
-    "poem_recital": 0.5,
-    "title": 3.0,
-    "text_recital": 0.8,
-    "text_echo": 1.5,
-    "text_blank": 1.0,
+    "poem_recital": 0.4,
+    "title": 4.5,
+    "text_recital": 0.15,
+    "text_echo": 0.5,
+    "text_blank": 0.35,
 }
-STAGES = {1: _FIRST, 2: _SECOND, 3: _THIRD}
+FALLING = SHARES | {"poem": 0.4, "poem_kept": 1.0, "poem_more": 0.3, "title": 2.0}
+VARIANTS = {"poem_blank": 2, "title": 16, "text_echo": 4, "text_blank": 3}
 # What of a text is asked for by which words before it: titles are mostly made of words of the text, and pairs of
 # texts and titles are too few to learn from them how to copy.
 RECITALS = ("首句：", "末句：", "要点：", "关键词：")
@@ -56,10 +41,14 @@ _ECHO = "续："
 _ECHO_WORDS = 2
 # How many of the characters of titles are their common words, which stay when a text is rewritten in others.
 _COMMON = 160
-# Shares of the examples whose characters are exchanged.
-_EXCHANGED = {"title": 0.85, "poem_recital": 0.5, "text_recital": 0.6, "text_echo": 0.9}
-# One poem of so many is recited.
+# Shares of the rows whose characters are exchanged, and the least share of their characters: abstracts are few, and
+# with less exchanged their titles are soon known by heart.
+EXCHANGED = {"title": 0.85, "poem_recital": 0.5, "text_recital": 0.6, "text_echo": 0.9}
+LEAST_EXCHANGED = 0.4
+_LEFT_OUT = 4  # clauses, at most
+# One poem of so many is recited; how many answers a text gives.
 _RECITED = 6
+_ANSWERS = {"poem_recital": 1, "text_recital": len(RECITALS)}
 _LINE_END = frozenset("，。！？；")
 
 Record = dict[str, str]
@@ -68,7 +57,7 @@ Record = dict[str, str]
 # -- tasks ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """A text to learn from, as tokens.
 
@@ -81,31 +70,41 @@ class Example:
     target: tuple[int, ...]
 
 
-def examples(tokenizer: Tokenizer, poems: Sequence[Record], articles: Sequence[Record]) -> dict[str, list[Example]]:
-    """The examples of every task.
+Texts = Sequence[tuple[int, ...]]
+Tasks = dict[str, list[Example]]
+
+
+def examples(poems: Mapping[str, Texts], articles: Mapping[str, Texts], **more: Sequence[Any]) -> Tasks:
+    """The examples of every task; see :func:`expanded`.
 
     Args:
-        tokenizer: the model's.
-        poems: ``title``, ``form``, ``text``.
-        articles: ``text``, ``title``.
+        poems: ``prompt`` ("title：form"), ``text`` and ``title`` of each, as tokens.
+        articles: ``text`` and ``title`` of each, as tokens.
+        **more: ``prompts`` and ``verses`` of poems of other forms, ``texts`` without titles, ``kept``: the numbers of
+            the poems that keep all rules.
     """
-    prompts = _encode(tokenizer, [f"{poem['title']}：{poem['form']}" for poem in poems])
-    verses = _encode(tokenizer, [poem["text"] for poem in poems])
-    titles = _encode(tokenizer, [poem["title"] for poem in poems])
-    texts = _encode(tokenizer, [article["text"] for article in articles])
-    heads = _encode(tokenizer, [article["title"] for article in articles])
+    verses, texts = poems["text"], [*articles["text"], *more.get("texts", ())]
     return {
-        "poem": _pairs(prompts, verses),
-        "poem_title": _pairs(verses, titles),
+        "poem": _pairs(poems["prompt"], verses),
+        "poem_kept": [Example(poems["prompt"][number], verses[number]) for number in more.get("kept", ())],
+        "poem_more": _pairs(more.get("prompts", ()), more.get("verses", ())),
+        "poem_title": _pairs(verses, poems["title"]),
         "poem_blank": [Example((), verse) for verse in verses],
-        "poem_recital": recitals(tokenizer, verses[::_RECITED], 1),
-        "text_recital": recitals(tokenizer, texts, len(RECITALS)),
+        "poem_recital": [Example(verse, ()) for verse in verses[::_RECITED]],
+        "text_recital": [Example(text, ()) for text in texts],
         "text_echo": [Example(text[:LONGEST_SOURCE], ()) for text in texts],
         "title": [
-            Example(text[:LONGEST_SOURCE], head[:LONGEST_TARGET]) for text, head in zip(texts, heads, strict=True)
+            Example(text[:LONGEST_SOURCE], head[:LONGEST_TARGET])
+            for text, head in zip(articles["text"], articles["title"], strict=True)
         ],
         "text_blank": [Example((), text[:LONGEST_TEXT]) for text in texts],
     }
+
+
+def expanded(tokenizer: Tokenizer, task: str, entries: Sequence[Example]) -> Sequence[Example]:
+    """Examples of recitals as what is asked for and the answer, others as they are."""
+    each = _ANSWERS.get(task)
+    return recitals(tokenizer, [entry.source for entry in entries], each) if each else entries
 
 
 def recitals(tokenizer: Tokenizer, texts: Sequence[tuple[int, ...]], each: int) -> list[Example]:
@@ -158,7 +157,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[int, ...]]
     return [tuple(encoding.ids) for encoding in tokenizer.encode_batch([text.lower() for text in texts])]
 
 
-def _pairs(sources: Sequence[tuple[int, ...]], targets: Sequence[tuple[int, ...]]) -> list[Example]:
+def _pairs(sources: Texts, targets: Texts) -> list[Example]:
     return [Example(source, target) for source, target in zip(sources, targets, strict=True)]
 
 
@@ -176,7 +175,8 @@ class Rows:
     def __init__(self, tokenizer: Tokenizer, titles: Sequence[Sequence[int]]) -> None:
         self.tokenizer = tokenizer
         self.echo = tuple(tokenizer.encode(_ECHO))
-        han = [number for number, token in enumerate(_tokens(tokenizer)) if is_han(token)]
+        self.vocabulary = _tokens(tokenizer)
+        han = [number for number, token in enumerate(self.vocabulary) if is_han(token)]
         self.han = han
         known = frozenset(han)
         counts = Counter(token for title in titles for token in title if token in known)
@@ -203,23 +203,11 @@ class Rows:
         """The source and the target that a row is made of."""
         source, target = example.source, example.target
         if chance is not None and task in ("title", "text_echo"):
-            for _ in range(chance.randint(0, 3)):
+            for _ in range(chance.randint(0, _LEFT_OUT)):
                 source = _without_a_clause(self.tokenizer, source, chance)
-        exchange = chance is not None and chance.random() < _EXCHANGED.get(task, 0.0)
-        if exchange and chance is not None:
-            source, target = self.exchange(source, target, self.content if task == "title" else self.free, chance)
         if task == "text_echo":
             source, target = self._echo(source, chance or random.Random(len(source)))
         return source, target
-
-    def exchange(
-        self, source: tuple[int, ...], target: tuple[int, ...], free: frozenset[int], chance: random.Random
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Exchange some characters of a text for others, everywhere: now the text alone says what the target is."""
-        share = chance.random()
-        met = {token for token in source if token in free}
-        new = {token: chance.choice(self.han) for token in sorted(met) if chance.random() < share}
-        return tuple(new.get(token, token) for token in source), tuple(new.get(token, token) for token in target)
 
     def _echo(self, text: tuple[int, ...], chance: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """A text and the beginning of words in it, and how they go on there up to the end of the clause."""

@@ -9,6 +9,7 @@ FORMS = {"五言绝句": (4, 5), "七言绝句": (4, 7), "五言律诗": (8, 5),
 _MARKS = "，。！？；、,.!?;"
 _EITHER = "中"
 _OBLIQUE = "仄"
+_THRICE = 3
 
 
 def lines(poem: str) -> list[str]:
@@ -77,6 +78,21 @@ class Collection:
             self.lines.update(lines(poem))
         self.rhymes = {pair for pair, count in pairs.items() if count >= 2}
 
+    def keeps_all(self, poem: str, form: str, tones: Mapping[str, str]) -> bool:
+        """Whether a poem keeps its form, rhymes, keeps the tones and uses no character three times.
+
+        Args:
+            poem: the poem.
+            form: its form.
+            tones: see :func:`keeps_tones`.
+        """
+        return (
+            keeps_form(poem, form)
+            and all(pair in self.rhymes and pair[0] != pair[1] for pair in rhyming_pairs(poem))
+            and all(keeps_tones(*couplet, tones) for couplet in couplets(poem))
+            and _most(poem) < _THRICE
+        )
+
     def measure(self, poems: Sequence[str], forms: Sequence[str], tones: Mapping[str, str]) -> dict[str, float]:
         """Shares of poems that keep their form, couplets with right tones, pairs that rhyme, and lines from here.
 
@@ -104,7 +120,17 @@ class Collection:
             "tones_seven_characters": share(verdicts[7]),
             "copied_lines": share(line in self.lines for line in verses),
             "poems_with_a_line_twice": share(len(set(lines(poem))) < len(lines(poem)) for poem in poems),
+            "poems_with_a_character_thrice": share(_most(poem) >= _THRICE for poem in poems),
+            "poems_with_neighbouring_doubles": share(
+                any(first == second for line in lines(poem) for first, second in itertools.pairwise(line))
+                for poem in poems
+            ),
         }
+
+
+def _most(poem: str) -> int:
+    """How often the most frequent character is used."""
+    return max(Counter("".join(lines(poem))).values(), default=0)
 
 
 def share(verdicts: Iterable[bool]) -> float:
