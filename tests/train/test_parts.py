@@ -22,7 +22,7 @@ from flagai.train.engine import build_optimizer
 from flagai.train.recipe import Recipe
 from tests import folders
 
-_FREE = ("packing", "precision", "workers")
+_FREE = ("packing", "precision", "scheme", "workers")
 
 
 def test_entity_scores_count_exact_spans() -> None:

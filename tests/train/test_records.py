@@ -56,7 +56,7 @@ def test_conll_becomes_text_and_entities(tmp_path: Path) -> None:
         ("a.csv", 'text\nb\n"a\nb\nc\n', "line 3 is no CSV.*quotes"),
         ("a.csv", 'text\n"a"b\n', "line 2 is no CSV.*quotes"),
         ("a.conll", "我 O\n在\n", "line 2 is '在'; expected a token and its tag"),
-        ("a.parquet", "x", "no known form.*jsonl"),
+        ("a.xlsx", "x", "no known form.*jsonl"),
         ("a.jsonl.gz", "x", "cannot be read"),
     ],
 )

@@ -19,7 +19,7 @@ from flagai.train.recipe import Recipe
 
 _SECONDS_BETWEEN_LINES = 10.0
 _TASKS = "title-generation, poetry, ner, ner-crf, ner-gp, semantic-matching, classification or masklm."
-_DATA = "JSON lines, CSV, TSV or CoNLL, also as .gz."
+_DATA = "JSON lines, CSV, TSV or CoNLL, also as .gz; Parquet; a folder of datasets' save_to_disk."
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="task's column=column of the file, such as text=abstract.")
 ]

@@ -9,13 +9,13 @@ from flagai.errors import InputError
 from flagai.evaluation.results import Evaluation
 from flagai.evaluation.tasks import EVALUATORS
 from flagai.loading import load
-from flagai.train.records import read_records
+from flagai.train.records import Data, read_records
 
 
 def evaluate(
     task: str,
     model: str | Path,
-    data: str | Path,
+    data: Data,
     *,
     model_dir: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
@@ -57,7 +57,8 @@ def evaluate(
         check_integer("max_length", max_length, 8)
     records = read_records(data, columns)
     run = load(task, str(model), download_path=model_dir, device=device)
+    name = str(data) if isinstance(data, str | Path) else "a data set"
     found = EVALUATORS[task](run, records, max_length)
     return Evaluation(
-        task, str(model), str(data), len(records), found.metrics, found.classes, found.confusion, found.mistakes
+        task, str(model), name, len(records), found.metrics, found.classes, found.confusion, found.mistakes
     )

@@ -18,6 +18,7 @@ from flagai.train import metrics as measures
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
 from flagai.train.run import TrainingRun
+from flagai.train.schemes import check_scheme
 from flagai.train.tasks import OBJECTIVES, objective_for
 from flagai.typed_json import as_float
 
@@ -44,6 +45,7 @@ Evaluator = Callable[[TaskPipeline, Sequence[Record], int | None], Findings]
 
 def _entities(run: TaskPipeline, records: Sequence[Record], max_length: int | None) -> Findings:
     tags = labels.tags_of(records)
+    check_scheme(records, [*tags])
     texts, spans = zip(*(labels.tagged(record, tags) for record in records), strict=True)
     gold = [{(span.start, span.end, span.label) for span in found} for found in spans]
     names = default_tags(run.model) or own_class_names(run.model)

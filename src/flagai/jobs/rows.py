@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from flagai.checks import check_extra
+from flagai.data.parquet import parquet_rows
 from flagai.errors import InputError
 from flagai.jobs.streams import form_of, open_input
 
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
-# Rows of Parquet that are in memory at a time.
-_BATCH = 1024
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -117,20 +115,9 @@ def _cells(header: list[str], cells: list[str]) -> dict[str, str] | str:
 
 
 def _parquet(stream: IO[bytes], _raw: IO[bytes], path: Path) -> Iterator[RawRow]:
-    check_extra("parquet", "pyarrow")
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        file: Any = parquet.ParquetFile(stream)
-        number, total = 0, max(file.metadata.num_rows, 1)
-        size = path.stat().st_size
-        for batch in file.iter_batches(batch_size=_BATCH):
-            for row in batch.to_pylist():
-                number += 1
-                yield RawRow(number, row, size * number // total)
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path} is no Parquet file: {error}.") from error
+    size = path.stat().st_size
+    for number, total, row in parquet_rows(stream, path):
+        yield RawRow(number, row, size * number // total)
 
 
 def _text(line: bytes) -> str:

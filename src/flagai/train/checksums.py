@@ -49,6 +49,15 @@ def prefix_digest(path: Path, size: int = -1) -> str:
         return hashlib.sha256(file.read(size)).hexdigest()
 
 
+def data_digest(data: str | Path | Iterable[Mapping[str, Any]]) -> str:
+    """The SHA-256 of a file, of a folder's files, or of rows."""
+    if not isinstance(data, str | Path):
+        rows = (json.dumps(dict(row), ensure_ascii=False, default=str, sort_keys=True) for row in data)
+        return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogatepass")).hexdigest()
+    path = Path(data)
+    return _checksum(list_files(path)) if path.is_dir() else prefix_digest(path)
+
+
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that holds its own checksum, and bring its whole folder to the disk."""
     record = {"content": content, "sha256": _checksum(content)}

@@ -18,7 +18,7 @@ _COUNT = re.compile(r"[0-9]+([-.][0-9]+)?")
 ConllRow = tuple[int, list[str]]
 
 
-def rows_of_conll(lines: Sequence[str], path: Path) -> Iterator[tuple[str, dict[str, list[str]]]]:
+def rows_of_conll(lines: Sequence[str], path: Path) -> Iterator[tuple[str, dict[str, list[str]], tuple[int, ...]]]:
     """The place of each text of a file, and its tokens and tags.
 
     Raises:
@@ -29,10 +29,11 @@ def rows_of_conll(lines: Sequence[str], path: Path) -> Iterator[tuple[str, dict[
     counted = counted and all(len(rows[0][1]) > 2 and rows[0][1][0].startswith("1") for rows in blocks)
     for rows in blocks:
         # 1-2 and 1.1 are not tokens of their own
-        kept = [columns[1:] for _, columns in rows if columns[0].isdigit()] if counted else [row[1] for row in rows]
+        kept = [(line, row[1:]) for line, row in rows if row[0].isdigit()] if counted else rows
         yield (
             f"line {rows[0][0]}",
-            {"tokens": [columns[0] for columns in kept], "tags": [columns[-1] for columns in kept]},
+            {"tokens": [columns[0] for _, columns in kept], "tags": [columns[-1] for _, columns in kept]},
+            tuple(line for line, _ in kept),
         )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -18,13 +18,13 @@ from flagai.errors import ConfigError, InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block.compile import compile_blocks
 from flagai.model.untrained import untrained
-from flagai.train.checksums import prefix_digest
+from flagai.train.checksums import data_digest
 from flagai.train.finish import finish
 from flagai.train.needs import accelerate
 from flagai.train.objective import Objective
 from flagai.train.output import ADAPTER, ResultFolder
 from flagai.train.recipe import Recipe
-from flagai.train.records import Record, read_records
+from flagai.train.records import Data, Record, read_records
 from flagai.train.run import TrainingRun, memory_advice
 from flagai.train.tasks import Writing, objective_for
 from flagai.train.trainer import Trainer, Watch
@@ -37,9 +37,9 @@ _PLACE = (str, Path)
 _TYPES: dict[str, tuple[type, ...]] = {
     "task": (str,),
     "model_name": _PLACE,
-    "data": _PLACE,
+    "data": (*_PLACE, Iterable),
     "out": _PLACE,
-    "valid": (*_PLACE, NoneType),
+    "valid": (*_PLACE, Iterable, NoneType),
     "model_dir": (*_PLACE, NoneType),
     "columns": (Mapping, NoneType),
     "recipe": (Recipe,),
@@ -49,10 +49,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 def finetune(
     task: str,
     model_name: str,
-    data: str | Path,
+    data: Data,
     out: str | Path,
     *,
-    valid: str | Path | None = None,
+    valid: Data | None = None,
     model_dir: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
@@ -115,7 +115,7 @@ def finetune(
     facts = {
         "task": task,
         "base": model_name,
-        "data": Path(data).name,
+        "data": Path(data).name if isinstance(data, str | Path) else "a data set",
         "texts": len(run.train),
         "held-out": len(run.valid),
     }
@@ -128,19 +128,18 @@ def finetune(
 def _source(
     task: str,
     model_name: str,
-    data: str | Path,
-    valid: str | Path | None,
+    data: Data,
+    valid: Data | None,
     model_dir: str | Path | None,
     columns: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """What the run was given, as its recipe file says it."""
+    places = {"data": data, "valid": valid}
     return {
         "task": task,
         "model": model_name,
-        "data": str(data),
-        "data_sha256": prefix_digest(Path(data)),
-        "valid": None if valid is None else str(valid),
-        "valid_sha256": None if valid is None else prefix_digest(Path(valid)),
+        **{name: str(place) if isinstance(place, str | Path) else None for name, place in places.items()},
+        **{f"{name}_sha256": None if place is None else data_digest(place) for name, place in places.items()},
         "model_dir": None if model_dir is None else str(model_dir),
         "columns": dict(columns or {}),
     }

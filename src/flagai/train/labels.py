@@ -55,7 +55,7 @@ def _name(record: Record) -> str:
 
 def tags_of(records: Sequence[Record]) -> dict[str, str]:
     """All different tags, which together tell the scheme that they are written in, and the place of each."""
-    return {tag: record.place for record in reversed(records) for tag in _strings(record, "tags")}
+    return {tag: record.place for record in reversed(records) for tag in record.strings("tags")}
 
 
 def tagged(record: Record, known: Mapping[str, str] = _NOTHING) -> tuple[str, list[Span]]:
@@ -68,7 +68,7 @@ def tagged(record: Record, known: Mapping[str, str] = _NOTHING) -> tuple[str, li
     Raises:
         InputError: the columns are absent, do not go together, or a tag is of another form than the others.
     """
-    tags = _strings(record, "tags")
+    tags = record.strings("tags")
     text, places, unit = _places(record)
     if len(places) != len(tags):
         raise InputError(f"{record.place}: {len(places)} {unit} have {len(tags)} tags. Give each one a tag.")
@@ -92,7 +92,7 @@ def _places(record: Record) -> tuple[str, list[tuple[int, int]], str]:
     if "tokens" not in record.fields:
         text = record.text("text")
         return text, [(start, start + 1) for start in range(len(text))], "characters"
-    tokens = _strings(record, "tokens")
+    tokens = record.strings("tokens")
     given = record.fields.get("text")
     places = _found_in(given, tokens) if isinstance(given, str) else None
     return (given, places, "tokens") if isinstance(given, str) and places else (*join_tokens(tokens), "tokens")
@@ -111,15 +111,6 @@ def check_types(record: Record, spans: Sequence[Span], types: Sequence[str]) -> 
     for span in spans:
         if span.label not in types:
             raise _unknown(record, f"type {span.label!r}", types)
-
-
-def _strings(record: Record, column: str) -> list[str]:
-    value = record.value(column)
-    if isinstance(value, str):  # a cell of a table
-        value = re.split("[ \t]+", value.strip(" \t"))
-    if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry for entry in value):
-        raise InputError(f"{record.place}: {column!r} is {value!r:.60}; expected a list of texts.")
-    return value
 
 
 def join_tokens(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:

@@ -7,6 +7,7 @@ from flagai.errors import ConfigError, InputError
 from flagai.model.config_fields import COUNT, PROBABILITY, SCALE, SIZE, field_specs, setting
 
 SCHEDULES = ("cosine", "linear", "constant")
+TAG_SCHEMES = ("IOB1", "IOB2", "BIO", "IOBES", "BIOES", "BMES", "BILOU", "BMEWO")
 PRECISIONS = ("no", "fp16", "bf16", "fp8")
 _SHARE = (0, math.nextafter(1, 0))
 
@@ -45,6 +46,7 @@ class Recipe:
     fsdp: bool = setting(False, doc="shard the training over all processes of torchrun (FSDP2)")
     compile: bool = setting(False, doc="compile the blocks: slower to begin, then faster")
     workers: int | None = setting(None, range=(0, 1024), doc="processes that make batches; default some on GPUs")
+    scheme: str | None = setting(None, doc="the tagging scheme of entities, such as IOB1 or BIOES; default detected")
     generated: int = setting(100, range=COUNT, doc="titles or poems of the validation part that are written for ROUGE")
 
     def __post_init__(self) -> None:
@@ -62,6 +64,8 @@ class Recipe:
             raise InputError(f"schedule is {self.schedule!r}; known: {', '.join(SCHEDULES)}.")
         if self.precision not in (None, *PRECISIONS):
             raise InputError(f"precision is {self.precision!r}; known: {', '.join(PRECISIONS)}.")
+        if self.scheme is not None and self.scheme.upper() not in TAG_SCHEMES:
+            raise InputError(f"scheme is {self.scheme!r:.80}; known: {', '.join(TAG_SCHEMES)}.")
         if self.fsdp and self.lora_rank:
             raise InputError("fsdp shards models without adapters. Leave lora_rank at 0, or fsdp off.")
 

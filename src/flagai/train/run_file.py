@@ -10,7 +10,7 @@ from typing import Any
 
 from flagai.errors import ConfigError, InputError
 from flagai.model.config_fields import field_specs
-from flagai.train.checksums import prefix_digest
+from flagai.train.checksums import data_digest
 from flagai.train.recipe import Recipe
 from flagai.typed_json import shown
 
@@ -83,7 +83,7 @@ def check_digests(values: Mapping[str, Any]) -> None:
     """
     for name in (name for name in values if name.endswith(_DIGEST)):
         place = Path(values.get(name.removesuffix(_DIGEST), ""))
-        if place.is_file() and prefix_digest(place) != values[name]:
+        if name.removesuffix(_DIGEST) in values and place.exists() and data_digest(place) != values[name]:
             raise InputError(
                 f"{place} has other content than the data that the recipe was written for ({name}). Take that file, or "
                 f"remove the line {name} to train on this one."

@@ -17,6 +17,7 @@ from flagai.train.metrics import accuracy, entity_scores, rouge
 from flagai.train.objective import Objective
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
+from flagai.train.schemes import check_scheme
 
 
 class Classification(Objective):
@@ -71,9 +72,12 @@ class Entities(Objective):
         self.tags = labels.tags_of(records)
         super().__init__(task, family, records, recipe)
         self.types = labels.entity_types(records, self.tags)
+        check_scheme(records, [*self.tags], recipe.scheme)
 
     def check(self, record: Record) -> None:
         labels.tagged(record, self.tags)
+        if self.recipe.scheme is not None:
+            check_scheme([record], [*dict.fromkeys([*self.tags, *record.strings("tags")])], self.recipe.scheme)
 
     def check_labels(self, record: Record) -> None:
         self._read([record])
