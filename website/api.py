@@ -38,6 +38,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "catalog": ("Catalog", ("catalog.catalog", "catalog.card", "catalog.packages", "catalog.tasks")),
     "downloads": ("Downloads", ("hub.store", "hub.policy")),
     "checkpoints": ("Checkpoints", ("checkpoint.reader", "convert", "doctor")),
+    "export": ("Export", ("export.onnx_folder",)),
     "parallel": ("Many devices", ("parallel.world", "parallel.plan", "parallel.fsdp")),
     "families": ("Families", ("families.family",)),
     "errors": ("Errors", ("errors", "settings")),

@@ -110,7 +110,7 @@ def convert(
         >>> convert("checkpoints/GLM-large-ch", "converted", dtype=torch.float16)
     """
     found, target = _find(source), Path(target)
-    _check_target(found.folder, target, overwrite)
+    check_target(found.folder, target, overwrite)
     layout = layout or ("flagai" if quantize else "huggingface")
     opened = read_steadily(found.folder, lambda files: _open(found, files, model_class), found.files)
     model, dropped = _load(opened, dtype)
@@ -138,7 +138,17 @@ def _find(source: str | Path) -> ResolvedModel:
     return ResolvedModel(path)
 
 
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
+def check_target(source: Path, target: Path, overwrite: bool) -> None:
+    """Refuse a folder to write that is the source, no folder, or not empty.
+
+    Args:
+        source: the folder that is read.
+        target: the folder to write.
+        overwrite: accept one that is not empty.
+
+    Raises:
+        InputError: the message names the folder and the cure.
+    """
     try:
         place = target_folder(target)
     except OSError as error:
@@ -161,7 +171,7 @@ def _open(found: ResolvedModel, files: CheckpointFiles, class_name: str | None) 
         config = model_class.config_class.from_json(found.folder / CONFIG_FILE, **overrides)
     else:
         config = model_class.config_class.from_dict(found.config, source="the catalog", **overrides)
-    companions, left_out = _read_companions(found.folder)
+    companions, left_out = read_companions(found.folder)
     companions |= _decided(found.folder)
     return _OpenedModel(model_class, config, checkpoint, companions, left_out)
 
@@ -178,8 +188,11 @@ def _load(source: _OpenedModel, dtype: Dtype | None) -> tuple[BaseModel, list[st
     return model, report.unused
 
 
-def _read_companions(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+def read_companions(folder: Path) -> tuple[dict[str, bytes], list[str]]:
     """The files that belong to a model, by their path in the folder, and the documents that lie outside of it.
+
+    Args:
+        folder: the model's folder.
 
     Raises:
         InputError: a file that the model needs is a symbolic link out of the folder.

@@ -49,6 +49,10 @@ class InputError(FlagAIError, ValueError):
     """A model or a task was called with arguments that cannot be right."""
 
 
+class ExportError(FlagAIError, RuntimeError):
+    """A model has no exported form, or the exported form computes something else."""
+
+
 class CatalogError(FlagAIError, ValueError):
     """A model card cannot be understood."""
 

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from flagai import __version__, settings
 from flagai.catalog.tasks import ALIASES
 from flagai.checkpoint.atomic import is_full
-from flagai.cli import catalog, chat, checkpoints, embedding, hub, jobs, reading, serving, training, writing
+from flagai.cli import catalog, chat, checkpoints, embedding, export, hub, jobs, reading, serving, training, writing
 from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix
 from flagai.errors import FlagAIError
 from flagai.system import WINDOWS, use_utf8
@@ -78,6 +78,7 @@ app = typer.Typer(
 for _name, _function in COMMANDS.items():
     app.command(_name, cls=Command, context_settings=_SETTINGS.get(_name))(_function)
 app.add_typer(hub.cache, name="cache")
+app.add_typer(export.group, name="export")
 
 
 def main() -> None:

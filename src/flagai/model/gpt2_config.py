@@ -74,6 +74,11 @@ class GPT2Config(ModelConfig):
         stated = _padding(values)
         return completed if found.id == stated else found.instead_of(stated, completed, folder)
 
+    def in_layout(self, layout: str) -> dict[str, Any]:
+        """The content of a config.json for a layout; llama.cpp's converter reads the positions by their former name."""
+        values = super().in_layout(layout)
+        return values | {"n_ctx": self.n_positions} if layout == "huggingface" else values
+
     def check(self) -> None:
         """Refuse values that are impossible, or contradict each other."""
         self.require(self.n_embd % self.n_head == 0, f"n_embd {self.n_embd} is no multiple of {self.n_head} heads")

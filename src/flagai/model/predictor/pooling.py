@@ -39,6 +39,15 @@ class PackedStates:
         place = torch.arange(row.total, device=states.device) - starts[text]
         return cls(states.float(), starts, lengths, text, place, skipped)
 
+    @classmethod
+    def of_padded(cls, states: torch.Tensor, mask: torch.Tensor) -> "PackedStates":
+        """Read padded states, [B, S, width], of which the tokens with a 1 in the mask, [B, S], are in one piece."""
+        rows, size = mask.shape
+        place = (mask.cumsum(1) * mask - 1).flatten()  # -1 at padding, which no text counts
+        numbers = torch.arange(rows, device=mask.device)
+        text = numbers[:, None].expand(rows, size).flatten()
+        return cls(states.flatten(0, 1).float(), numbers * size + mask.argmax(1), mask.sum(1), text, place, 0)
+
     @property
     def counted(self) -> torch.Tensor:
         """1 for tokens that count, else 0, [T]."""
@@ -46,7 +55,7 @@ class PackedStates:
 
     def weighted_sum(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The sums of weighted states and of weights, [N, width] and [N, 1]."""
-        count = len(self.lengths)
+        count = self.lengths.shape[0]  # len would fix it for torch.export
         total = self.states.new_zeros(count, self.states.shape[1])
         sums = total.index_add(0, self.text, self.states * weights[:, None])
         return sums, self.states.new_zeros(count).index_add(0, self.text, weights)[:, None].clamp(min=1e-9)
@@ -62,7 +71,7 @@ def _last(packed: PackedStates) -> torch.Tensor:
 
 def _max(packed: PackedStates) -> torch.Tensor:
     kept = packed.states.masked_fill(packed.counted[:, None] == 0, -torch.inf)
-    least = kept.new_full((len(packed.lengths), kept.shape[1]), -torch.inf)
+    least = kept.new_full((packed.lengths.shape[0], kept.shape[1]), -torch.inf)
     return least.scatter_reduce(0, packed.text[:, None].expand_as(kept), kept, "amax")
 
 
@@ -160,8 +169,17 @@ class Pooling:
         if self.modes == ("mean",) and not skipped:
             vectors = row.mean(states)
         else:
-            packed = PackedStates.of(states[0], row, skipped)
-            vectors = torch.cat([MODES[mode](packed) for mode in self.modes], dim=-1)
+            vectors = self._joined(PackedStates.of(states[0], row, skipped))
+        return self._finished(vectors)
+
+    def of_padded(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The same of padded texts without prompts, [B, S, width] and [B, S] -> [B, width], float32."""
+        return self._finished(self._joined(PackedStates.of_padded(states, mask)))
+
+    def _joined(self, packed: PackedStates) -> torch.Tensor:
+        return torch.cat([MODES[mode](packed) for mode in self.modes], dim=-1)
+
+    def _finished(self, vectors: torch.Tensor) -> torch.Tensor:
         for step in self.after:
             vectors = step(vectors)
         return vectors
