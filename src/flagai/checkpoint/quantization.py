@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from flagai.device_support import has_bfloat16
 from flagai.errors import CheckpointError
 
 # What follows the name of a quantized tensor in the name of its scale.
@@ -60,9 +61,10 @@ def quantize_int4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Shape:
         [rows, columns], 32 divides the columns -> [rows, columns / 8] int32; [rows, groups] int32
     """
-    parts = matrix.split(max(1, _AT_ONCE // matrix.shape[1]))
+    place = matrix.device if has_bfloat16(matrix.device) else torch.device("cpu")
+    parts = matrix.to(place).split(max(1, _AT_ONCE // matrix.shape[1]))
     words, scale = zip(*(_quantize_int4(part.float()) for part in parts), strict=True)
-    return torch.cat(words), torch.cat(scale)
+    return torch.cat(words).to(matrix.device), torch.cat(scale).to(matrix.device)
 
 
 def _quantize_int4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,8 +107,7 @@ def dequantize(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 def scales_and_minima(scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each group's step and least value, two of [rows, groups] in float32."""
-    step, least = scale.contiguous().view(torch.bfloat16).float().unflatten(1, (-1, 2)).unbind(2)
-    return step, least
+    return (scale << 16).view(torch.float32), (scale & -65536).view(torch.float32)  # also where there is no bfloat16
 
 
 def unpack_int4(words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

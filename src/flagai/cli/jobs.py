@@ -251,9 +251,10 @@ def _devices(names: str | None) -> list[str]:
     """
     if names is None:
         if settings.world_size() > 1:
-            import torch
+            from flagai.model.device import best_device
 
-            return [f"cuda:{settings.local_rank()}" if torch.cuda.is_available() else "cpu"]
+            kind = best_device().type
+            return ["cpu" if kind == "cpu" else f"{kind}:{settings.local_rank()}"]
         return [""]
     if names != "all":
         from flagai.model.device import read_device
@@ -262,7 +263,6 @@ def _devices(names: str | None) -> list[str]:
         for name in found:
             read_device(name)
         return found
-    import torch
+    from flagai.model.device import all_devices
 
-    count = torch.cuda.device_count()
-    return [f"cuda:{index}" for index in range(count)] or ["cpu"] * max((os.cpu_count() or 1) // _CORES, 1)
+    return all_devices()[1:] or ["cpu"] * max((os.cpu_count() or 1) // _CORES, 1)

@@ -106,8 +106,9 @@ def _outputs(layer: Any) -> int:
 
 def free_bytes(device: torch.device) -> int:
     """The bytes that keys and values may take by default."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type not in ("cpu", "mps"):  # Apple's share the machine's memory
+        module = torch.get_device_module(device)
+        free, _ = module.mem_get_info(device)
+        cached = module.memory_reserved(device) - module.memory_allocated(device)
         return int(_SHARE["cuda"] * (free + cached))
     return int(_SHARE["cpu"] * memory_bytes())

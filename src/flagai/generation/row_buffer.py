@@ -155,5 +155,5 @@ def _places(places: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
     """A copy on the CPU; from a GPU it arrives when the work before it is done, without waiting."""
     if tensor.device.type != "cuda":
-        return tensor.clone()
+        return tensor.to("cpu", copy=True)
     return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from flagai.device_support import widest_float
 from flagai.generation.row_buffer import Column, RowBuffer
 from flagai.model.layer.packed_row import on_device
 
@@ -68,9 +69,10 @@ class RowTensors:
         Args:
             name: its name.
             *shape: its shape without the rows.
-            dtype: its type.
+            dtype: its type; float64 is float32 on a device that has no other.
             fill: what rows without a text have.
         """
+        dtype = widest_float(self.device) if dtype == torch.float64 else dtype
         self._columns[name] = Column(name, shape, dtype, fill)
         return torch.empty(0, dtype=dtype)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 
+from flagai.device_support import has_float64
 from flagai.generation.decoding_state import DecodingState
 from flagai.generation.processors import LogitsProcessorList
 from flagai.generation.request import Running
@@ -162,6 +163,8 @@ def sample(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     Shape:
         -> [B, W]
     """
+    if not has_float64(scores.device):  # then on the CPU, with the same tokens as everywhere
+        return sample(scores.cpu(), uniforms.cpu()).to(scores.device)
     reached = scores.double().softmax(-1).cumsum(-1).expand(-1, uniforms.shape[1], -1).contiguous()
     # The number is taken as a share of the actual sum, so it stays below it; 24 bits leave room for rounding.
     wanted = uniforms * reached[..., -1]

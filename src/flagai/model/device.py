@@ -1,9 +1,11 @@
 """A model's device, dtype and mesh: reading ``device``, ``dtype`` and ``mesh`` as users write them."""
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
 
+from flagai.device_support import has_bfloat16, has_float64
 from flagai.errors import InputError
 
 if TYPE_CHECKING:  # loaded when a mesh is used: seconds
@@ -12,6 +14,7 @@ if TYPE_CHECKING:  # loaded when a mesh is used: seconds
     from flagai.parallel.fsdp import FullyShard
     from flagai.parallel.sharding import Sharding
 
+logger = logging.getLogger(__name__)
 Device = str | int | torch.device
 Dtype = str | torch.dtype
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -28,17 +31,17 @@ def read_device(device: Device) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise InputError(
-            f"device={device!r:.40} cannot be used here. This machine has: {', '.join(_devices())}."
+            f"device={device!r:.40} cannot be used here. This machine has: {', '.join(all_devices())}."
         ) from error
     return found
 
 
-def _devices() -> list[str]:
-    """The names of the devices that a model can be placed on."""
+def all_devices() -> list[str]:
+    """The names of the devices that a model can be placed on, the CPU first."""
     if not torch.accelerator.is_available():
         return ["cpu"]
     kind = best_device().type
-    return ["cpu", kind, *(f"{kind}:{number}" for number in range(torch.accelerator.device_count()))]
+    return ["cpu", *(f"{kind}:{number}" for number in range(torch.accelerator.device_count()))]
 
 
 def read_dtype(dtype: Dtype | None) -> torch.dtype | None:
@@ -55,6 +58,38 @@ def read_dtype(dtype: Dtype | None) -> torch.dtype | None:
         hint = f" Did you mean {near[dtype]!r}?" if isinstance(dtype, str) and dtype in near else ""
         raise InputError(f"dtype={dtype!r} is not a model's dtype.{hint} Choose one of {', '.join(DTYPES)}.")
     return found
+
+
+def usable_dtype(
+    device: torch.device, dtype: torch.dtype | None, stored: torch.dtype | None = None
+) -> torch.dtype | None:
+    """The dtype to load with, where a device lacks the one that is asked for or stored; else ``dtype`` as it is.
+
+    Args:
+        device: where the model shall be.
+        dtype: what the user names; None for the checkpoint's.
+        stored: the checkpoint's, once it is known.
+
+    Raises:
+        InputError: the device does not compute in what the user names.
+    """
+    wanted = dtype or stored
+    if wanted == torch.bfloat16 and not has_bfloat16(device):
+        instead = torch.float16
+    elif wanted == torch.float64 and not has_float64(device):
+        instead = torch.float32
+    else:
+        return dtype
+    what = f"{device} does not compute in {_name(wanted)}"
+    if dtype is not None:
+        raise InputError(f"{what} itself. Choose dtype={_name(instead)!r}, dtype='float32', or another device.")
+    wider = "; dtype='float32' keeps their range" if instead == torch.float16 else ""
+    logger.warning("%s, which the weights have: they become %s%s.", what, _name(instead), wider)
+    return instead
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def best_device() -> torch.device:

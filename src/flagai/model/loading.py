@@ -15,7 +15,7 @@ from flagai.checkpoint.reader import Checkpoint, open_checkpoint
 from flagai.checkpoint.report import LoadReport
 from flagai.model.adapters import AdapterMixin
 from flagai.model.config import OpenConfig
-from flagai.model.device import Device, Dtype, read_device, read_dtype
+from flagai.model.device import Device, Dtype, read_device, read_dtype, usable_dtype
 from flagai.model.layer.init import initialize
 from flagai.model.meta_init import materialize
 from flagai.model.opening import open_on_all_ranks
@@ -110,7 +110,7 @@ class LoadMixin(AdapterMixin):
         if next(self.parameters()).is_meta:
             if dtype is None and len(checkpoint.dtypes) > 1:
                 logger.info("%s holds %s; loading as %s", checkpoint.path, checkpoint.dtypes, checkpoint.dtype)
-            dtype = dtype or checkpoint.model_dtype()
+            dtype = dtype or usable_dtype(device, None, checkpoint.dtype) or checkpoint.model_dtype()
             if any(parameter.dtype != dtype for parameter in self.parameters()):
                 self.to(dtype)
         report = fill_model(

@@ -19,7 +19,7 @@ from flagai.checkpoint.steady import read_steadily
 from flagai.checks import check_flag
 from flagai.model.adapter_folder import AdapterFolders, check_adapters
 from flagai.model.config import ModelConfig, OpenConfig
-from flagai.model.device import Device, Dtype, read_device, read_dtype, read_sharding
+from flagai.model.device import Device, Dtype, read_device, read_dtype, read_sharding, usable_dtype
 from flagai.model.generation_defaults import tell_generation_defaults
 from flagai.model.meta_init import gc_paused
 from flagai.model.quantization import KEY, Quantization, quantize
@@ -137,6 +137,7 @@ def load_model(
         check_adapters(adapter)
     sharding = read_sharding(mesh, fsdp, device)
     device = device if sharding is None else sharding.device
+    usable_dtype(device, dtype)
     found = resolve(download_path, model_name, weights=not only_download_config, revision=revision)
     tell_generation_defaults(found.folder)
 
@@ -159,6 +160,7 @@ def load_model(
                 lambda each: f"{each.config!r} {fingerprint(each.checkpoint)}",
             )
         config, checkpoint = folder.config, folder.checkpoint
+        dtype = dtype or usable_dtype(device, None, checkpoint.dtype)
         whole_files = device.type == "cpu" and sharding is None  # a rank needs its windows only
         readers = checkpoint.readers_ahead(device, 1 if sharding is None else sharding.mesh.size())
         with readers, checkpoint.mapped_ahead() if whole_files else nullcontext():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import distributed
 
+from flagai.device_support import widest_float
 from flagai.errors import InputError
 from flagai.parallel.collectives import all_reduce
 from flagai.parallel.dtensor import local
@@ -63,7 +64,8 @@ def sharded_argmax(logits: "DTensor") -> tuple[torch.Tensor, torch.Tensor]:
     highest, index = scores.max(-1)
     total = (scores - highest[..., None]).exp().sum(-1)
     first = mesh.get_local_rank() * -(-logits.shape[-1] // mesh.size())
-    mine = torch.stack([highest.double(), total.double(), (index + first).double()])
+    wide = widest_float(scores.device)  # float32 counts exactly to 16 million
+    mine = torch.stack([highest.to(wide), total.to(wide), (index + first).to(wide)])
     parts = mine.new_empty(mesh.size(), *mine.shape)
     distributed.all_gather_into_tensor(parts.view(-1), mine.view(-1), group=mesh.get_group())
     highs, totals, indices = parts.unbind(1)

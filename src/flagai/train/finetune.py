@@ -14,6 +14,7 @@ from flagai import settings
 from flagai.auto_model.auto_loader import AutoLoader
 from flagai.auto_model.lookup import family_at
 from flagai.catalog.tasks import task_named
+from flagai.device_support import has_bfloat16
 from flagai.errors import ConfigError, InputError
 from flagai.model.base_model import BaseModel
 from flagai.model.block.compile import compile_blocks
@@ -168,6 +169,10 @@ def _accelerator(library: Any, recipe: Recipe) -> Any:
     known = library.utils.PrecisionType.list()
     if accelerator.mixed_precision not in known:
         raise ConfigError(f"Accelerate knows no precision {accelerator.mixed_precision!r}, only {known}. {cure}")
+    if accelerator.mixed_precision == "bf16" and not has_bfloat16(accelerator.device):
+        raise ConfigError(
+            f"{accelerator.device} does not compute in bfloat16 itself. Train in fp16, or without half types."
+        )
     return accelerator
 
 
