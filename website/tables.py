@@ -13,7 +13,7 @@ from flagai.catalog.catalog import list_models
 from flagai.catalog.tasks import ALIASES, TASKS
 from flagai.cli import app
 from flagai.families.family import all_families
-from flagai.generation.keywords import GenerationOptions, SamplingOptions, SharedOptions
+from flagai.generation.keywords import AdapterChoice, GenerationOptions, SamplingOptions, SharedOptions
 from flagai.generation.options import RENAMED_IDS, RENAMED_TEXTS, Decoding
 from flagai.generation.types import LogitsProcessor
 from flagai.model.config_fields import field_specs
@@ -105,7 +105,7 @@ def options() -> Iterator[str]:
     """The options of generation: in texts those of ``Predictor``, in ids those of the engine."""
     about = {
         name: said
-        for kind in (SharedOptions, SamplingOptions, GenerationOptions)
+        for kind in (AdapterChoice, SharedOptions, SamplingOptions, GenerationOptions)
         for name, said in arguments_of(kind).items()
     }
     hints = get_type_hints(GenerationOptions, localns={"LogitsProcessor": LogitsProcessor})

@@ -11,7 +11,7 @@ import typer
 from flagai import settings
 from flagai.cli.command import command, given
 from flagai.cli.loading import check_place
-from flagai.cli.options import ModelDir
+from flagai.cli.options import Adapter, ModelDir
 from flagai.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class ChatOptions:
     model_dir: ModelDir = None
     device: Annotated[str | None, typer.Option(help="Where to run, such as cpu or cuda:1.")] = None
     quantize: Annotated[str | None, typer.Option(help="Keep the weights in fewer bits: int8 or int4.")] = None
+    adapter: Adapter = None
 
     def arguments(self, context: typer.Context) -> dict[str, Any]:
         """The options of ``Predictor.chat``.
@@ -72,6 +73,7 @@ def chat(
     from flagai.loading import load_first
 
     place: dict[str, Any] = {"download_path": options.model_dir, "device": options.device, "quantize": options.quantize}
+    place["adapter"] = options.adapter
     predictor = load_first("lm", (model,), **place).predictor
     name = predictor.chat_format.name  # a model that does not chat says so before anything is typed
     interactive = sys.stdin.isatty()

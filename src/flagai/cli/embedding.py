@@ -78,7 +78,13 @@ def match(
     check_target(options.out, overwrite=options.overwrite)
     pairs = _pairs(first, second, options.file)
     options = options.suited(context, [text for entry in pairs for text in _both(entry)])
-    similarities = load("semantic-matching", options.model, download_path=options.model_dir, device=options.device)
+    similarities = load(
+        "semantic-matching",
+        options.model,
+        download_path=options.model_dir,
+        device=options.device,
+        adapter=options.adapter,
+    )
 
     def show(entry: InputText, score: float) -> None:
         typer.echo("\t".join([f"{score:.4f}", *([] if options.file is None else clean(_both(entry)))]))
@@ -132,7 +138,9 @@ def embed(
     check_target(options.out, *_ARRAYS, overwrite=options.overwrite)
     entries = read_entries(options)
     options = options.suited(context, [entry.text for entry in entries])
-    vectors_of = load("embedding", options.model, download_path=options.model_dir, device=options.device)
+    vectors_of = load(
+        "embedding", options.model, download_path=options.model_dir, device=options.device, adapter=options.adapter
+    )
 
     def compute(batch: list[InputText]) -> "torch.Tensor":
         return vectors_of([entry.text for entry in batch], normalize=normalize)

@@ -40,7 +40,7 @@ def load_pipeline(
     if settings.world_size() > 1 and SAMPLES.get() is None:  # the processes of a job have a model each
         place["mesh"] = "auto"
     names = (options.model,) if context is None or given(context, "model") else DEFAULT_MODELS[task]
-    place |= {"download_path": options.model_dir, "device": options.device}
+    place |= {"download_path": options.model_dir, "device": options.device, "adapter": options.adapter}
     try:
         found = load_first(task, names, tell=lambda line: typer.echo(line, err=True), **place)
     except HubError as error:

@@ -20,6 +20,7 @@ Model = Annotated[
         show_default=True,
     ),
 ]
+Adapter = Annotated[Path | None, typer.Option(help="The folder of a LoRA adapter of PEFT for the model.")]
 ModelDir = Annotated[Path | None, typer.Option("--model-dir", help="The folder of models; default FLAGAI_HOME.")]
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts. Without any, --file or the standard input is read.")]
 InFile = Annotated[
@@ -55,6 +56,7 @@ class TaskOptions:
     device: Annotated[
         str | None, typer.Option(help="Where to run, such as cpu or cuda:1; default the best there is.")
     ] = None
+    adapter: Adapter = None
     as_json: Json = False
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out, if there is one.")] = False
 

@@ -11,6 +11,7 @@ from flagai.checks import check_extra
 from flagai.cli.command import command
 from flagai.cli.loading import check_place
 from flagai.cli.options import ModelDir
+from flagai.errors import InputError
 
 _MIB = 2**20
 
@@ -27,6 +28,9 @@ class ServeOptions:
     device: Annotated[str | None, typer.Option(help="Where to run, such as cpu or cuda:1.")] = None
     dtype: Annotated[str | None, typer.Option(help="The parameters' type; default the checkpoint's.")] = None
     quantize: Annotated[str | None, typer.Option(help="Keep the weights in fewer bits: int8 or int4.")] = None
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of a LoRA adapter, which `model` then names; repeatable.")
+    ] = None
     memory: Annotated[
         int | None, typer.Option(min=1, help="MiB of the keys and values of all models; default a share of the free.")
     ] = None
@@ -85,6 +89,7 @@ def serve(
             "dtype": options.dtype,
             "quantize": options.quantize,
             "mesh": "auto" if process.world_size() > 1 else None,
+            "adapter": dict(_named(entry) for entry in options.adapter or []) or None,
         },
         memory=None if options.memory is None else options.memory * _MIB,
         key_file=options.api_key_file,
@@ -95,3 +100,15 @@ def serve(
         bounds=bounds,
     )
     run_server(models, settings, lambda address: typer.echo(f"Serving {', '.join(models)} at {address}"))
+
+
+def _named(entry: str) -> tuple[str, str]:
+    """The name and the folder of --adapter.
+
+    Raises:
+        InputError: it is no such pair.
+    """
+    name, equals, folder = entry.partition("=")
+    if not (name and equals and folder):
+        raise InputError(f"--adapter {entry!r} is no pair. Write it as --adapter law=adapters/law.")
+    return name, folder

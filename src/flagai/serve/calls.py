@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flagai.serve.bounds import Bounds
@@ -65,6 +65,7 @@ class ClientCall:
 
     async def ticket(self, spec: WorkSpec, *, stream: bool = False) -> Ticket:
         """What the scheduler takes, built outside of the front's thread."""
+        spec = replace(spec, options=self.model.options(spec.options))
         asked = await asyncio.to_thread(self.model.build, spec)
         for each in asked:
             each.request.stream = stream
@@ -125,7 +126,7 @@ class ClientCall:
             raise unprocessable(
                 name, f"entry {long[0]} has {tokens[long[0]]} tokens, and the model reads {most}. Shorten it."
             )
-        ticket = Ticket(WorkSpec(task, tuple(map(_frozen, entries)), options), tokens=tokens)
+        ticket = Ticket(WorkSpec(task, tuple(map(_frozen, entries)), self.model.options(options)), tokens=tokens)
         await self.served.engine.do(ticket)
         self.notes["prompt_tokens"] = sum(tokens)
         return ticket.results
@@ -179,8 +180,8 @@ def choose(models: Mapping[str, Served], name: str | None, ability: Ability, can
     """The model that shall answer.
 
     Args:
-        models: all models, by their names.
-        name: the one that is asked for; None if only one can.
+        models: all models, by their names, and their adapters.
+        name: the one that is asked for; None if only one model can.
         ability: which models can.
         can: what it must be able to do, in words.
 
@@ -188,8 +189,9 @@ def choose(models: Mapping[str, Served], name: str | None, ability: Ability, can
         RequestError: there is no such model, it cannot do it, or several can and none was named.
     """
     able = [each for each in models if ability(models[each].model) is not None]
-    if name is None and len(able) == 1:
-        return models[able[0]]
+    whole = [each for each in able if models[each].model.adapter is None]
+    if name is None and len(whole) == 1:
+        return models[whole[0]]
     if name is None:
         what = f"several models can {can}: name one of {', '.join(able)}" if able else f"no model here can {can}"
         raise unprocessable("model", f"{what}.")

@@ -97,6 +97,7 @@ class Pages:
                 "object": "model",
                 "created": 0,
                 "owned_by": "flagai",
+                "parent": each.model.parent,
                 "tasks": list(each.model.pipelines),
                 "paths": [end.path for end in ENDPOINTS if end.ability(each.model) is not None],
                 "language": each.model.language,

@@ -1,5 +1,6 @@
 """The models of a server: which tasks each does, and one pipeline for each of these."""
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from flagai.checkpoint.reader import open_checkpoint
 from flagai.errors import InputError, ModelNotFoundError
 from flagai.families.family import family_and_row, family_named
 from flagai.loading import load
+from flagai.model.layer.adapted import BASE
 from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.entities import own_class_names
 from flagai.model.predictor.sentence_folder import SentenceSettings
@@ -52,7 +54,7 @@ class ServedModel:
     Args:
         argument: its name or folder, as on the command line; ``NAME:TASK,TASK`` for these tasks alone.
         home: the folder of models.
-        **place: ``device``, ``dtype``, ``quantize`` and ``mesh`` of :func:`flagai.load`.
+        **place: ``device``, ``dtype``, ``quantize``, ``mesh`` and ``adapter`` of :func:`flagai.load`.
 
     Raises:
         FlagAIError: it cannot be loaded, or does not do a task.
@@ -63,6 +65,8 @@ class ServedModel:
         asked = tasks or _tasks_of(name, home)
         first = load(asked[0], name, download_path=home, **place)
         self.name = Path(name).name if Path(name).is_dir() else name
+        self.adapter: str | None = None  # which computes what is asked of it, and the name of its model
+        self.parent: str | None = None
         self.model = first.model
         self.tokenizer = first.tokenizer
         found = {task: self._pipeline(task, first) for task in asked}
@@ -73,6 +77,19 @@ class ServedModel:
                 f"{name}, loaded for {asked[0]!r} as a {type(first.model).__name__}, cannot do {', '.join(missing)}. "
                 "Serve another model, or this one for other tasks: MODEL:TASK,TASK."
             )
+
+    def adapted(self) -> "list[ServedModel]":
+        """The same model with each of its adapters, under their names."""
+        found = []
+        for name in self.model.adapter_names:
+            found.append(copy.copy(self))
+            found[-1].name = found[-1].adapter = name
+            found[-1].parent = self.name
+        return found
+
+    def options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Options of a task's pipeline, and the adapter."""
+        return {**given, "adapter": self.adapter or BASE} if self.model.adapter_names else given
 
     def _pipeline(self, task: str, first: TaskPipeline) -> TaskPipeline | None:
         """A pipeline for a task that shares the weights of the first one; None if they cannot do it."""

@@ -42,7 +42,7 @@ class ServerSettings:
         host: the address to listen at.
         port: the port; 0 takes a free one.
         home: the folder of models.
-        place: ``device``, ``dtype`` and ``quantize`` of :func:`flagai.load`.
+        place: ``device``, ``dtype``, ``quantize`` and ``adapter`` of :func:`flagai.load`.
         memory: bytes of the keys and values of all models together; default a share of what is free.
         key_file: a file with the clients' keys.
         open_to_all: whether other machines may call without a key.
@@ -96,6 +96,7 @@ def run_server(names: Sequence[str], settings: ServerSettings, tell: Callable[[s
         metrics = ServerMetrics()
         served = _engines(models, settings, metrics)
         metrics.follow(served)
+        served |= _adapters(served)
         desk = ModelDesk(served, settings.bounds, metrics, log_texts=settings.log_texts)
         front = FrontSettings(
             bounds=settings.bounds, keys=keys, origins=settings.origins, hosts=_LOOPBACK if local else ("*",)
@@ -178,6 +179,8 @@ def _beside(first: socket.socket) -> socket.socket:
 
 
 def _load(names: Sequence[str], settings: ServerSettings) -> dict[str, ServedModel]:
+    if len(names) > 1 and settings.place.get("adapter"):
+        raise InputError(f"Adapters go with one model, not with {len(names)}. Start a server for each model.")
     found: dict[str, ServedModel] = {}
     for name in names:
         model = ServedModel(name, settings.home, **settings.place)
@@ -203,6 +206,18 @@ def _engines(models: dict[str, ServedModel], settings: ServerSettings, metrics: 
     }
 
 
+def _adapters(served: Mapping[str, Served]) -> dict[str, Served]:
+    """What the adapters of models answer, by their names, in the engines of these.
+
+    Raises:
+        InputError: an adapter has the name of a model.
+    """
+    found = {each.name: Served(each, own.engine) for own in served.values() for each in own.model.adapted()}
+    if twice := served.keys() & found.keys():
+        raise InputError(f"An adapter and a model are both called {min(twice)}. Give the adapter another name.")
+    return found
+
+
 def memory_shares(sizes: Mapping[str, int], budget: int | None) -> dict[str, int | None]:
     """What each model may take of a budget: all hold the same number of tokens.
 
@@ -216,7 +231,7 @@ def memory_shares(sizes: Mapping[str, int], budget: int | None) -> dict[str, int
 async def _serve(
     desk: ModelDesk, front: FrontSettings, listeners: list[socket.socket], processes: bool, tell: Callable[[str], None]
 ) -> None:
-    engines = [each.engine for each in desk.models.values()]
+    engines = list(dict.fromkeys(each.engine for each in desk.models.values()))
 
     def started() -> None:
         tell(address)
