@@ -39,6 +39,15 @@ VARIABLES = (
     Variable("LOCAL_WORLD_SIZE", "1", "torchrun's number of processes on this machine."),
 )
 
+# Reports about their use that trackers of experiments would send by themselves; what the user sets stays.
+_TELEMETRY = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "WANDB_ERROR_REPORTING": "false",
+    "DO_NOT_TRACK": "1",
+}
+
 _YES = ("1", "on", "yes", "true")
 _NO = ("", "0", "off", "no", "false")
 
@@ -116,6 +125,12 @@ def local_rank() -> int:
 def local_world_size() -> int:
     """How many processes torchrun started on this machine; 1 without torchrun."""
     return _number("LOCAL_WORLD_SIZE", 1)
+
+
+def disable_telemetry() -> None:
+    """Let libraries that are imported from now on send no reports about their use."""
+    for name, value in _TELEMETRY.items():
+        os.environ.setdefault(name, value)
 
 
 def no_color() -> bool:

@@ -43,6 +43,9 @@ def finetune(
     valid: Annotated[Path | None, typer.Option(help="Data for validation; default a part of the data.")] = None,
     column: Columns = None,
     model_dir: ModelDir = None,
+    track: Annotated[
+        str | None, typer.Option(help="Trackers, joined by commas: tensorboard, swanlab, wandb, mlflow, trackio.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model in --out, or an unfinished run with other settings.")
     ] = False,
@@ -56,6 +59,7 @@ def finetune(
         "out": out,
         "valid": valid,
         "model_dir": model_dir,
+        "track": track or (),
     }
     options |= {"columns": columns, **asdict(recipe)}
     given = {} if recipe_file is None else _read(recipe_file, [*typed(context), *["columns"] * bool(columns)])

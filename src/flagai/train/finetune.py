@@ -28,6 +28,7 @@ from flagai.train.recipe import Recipe
 from flagai.train.records import Data, Record, read_records
 from flagai.train.run import TrainingRun, memory_advice
 from flagai.train.tasks import Writing, objective_for
+from flagai.train.tracking import read_trackers, tracked_arguments, tracking
 from flagai.train.trainer import Trainer, Watch
 from flagai.typed_json import shown
 
@@ -58,6 +59,7 @@ def finetune(
     columns: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     watch: Watch | None = None,
+    track: str | Sequence[str] = (),
     overwrite: bool = False,
 ) -> dict[str, float]:
     """Train a model for a task, and write it into a folder that ``AutoLoader`` and the command line take at once.
@@ -77,6 +79,7 @@ def finetune(
         columns: which columns of the files stand for those that the task asks for.
         recipe: how to train.
         watch: is told every step and every evaluation.
+        track: trackers of experiments: "tensorboard", "swanlab", "wandb", "mlflow" or "trackio".
         overwrite: replace a model that is in ``out``, or an unfinished run with other settings.
 
     Returns:
@@ -93,10 +96,10 @@ def finetune(
     _check_types(locals())
     task, out, model_name = task_named(task), Path(out), str(model_name)
     ResultFolder(out, overwrite=overwrite).check()
-    library = accelerate()
+    library, trackers = accelerate(), read_trackers(track)
     given = read_records(data, columns)
     divided = _split(given, None if valid is None else read_records(valid, columns), recipe)
-    accelerator = _accelerator(library, recipe)
+    accelerator = _accelerator(library, recipe, tracked_arguments(library, trackers, out))
     library.utils.set_seed(recipe.seed)
     # Labels are those of the whole file, wherever chance puts its rows.
     objective = objective_for(task, family_at(model_name, model_dir), given, recipe)
@@ -121,7 +124,9 @@ def finetune(
         "held-out": len(run.valid),
     }
     measured: dict[str, float] = {}
-    trainer.fit(lambda folder: measured.update(finish(folder, out, run, trainer, facts, source)))
+    with tracking(accelerator, trackers, out, described, trainer.progress.step) as log:
+        trainer.watches.append(log)
+        trainer.fit(lambda folder: measured.update(finish(folder, out, run, trainer, facts, source)))
     accelerator.wait_for_everyone()
     return measured
 
@@ -153,13 +158,14 @@ def _check_types(arguments: Mapping[str, Any]) -> None:
             raise InputError(f"{name} is {shown(arguments[name])}; expected {expected}.")
 
 
-def _accelerator(library: Any, recipe: Recipe) -> Any:
+def _accelerator(library: Any, recipe: Recipe, tracked: Mapping[str, Any]) -> Any:
     """Accelerate's, as its environment and configuration say."""
     cure = "Correct ACCELERATE_MIXED_PRECISION, or what `accelerate config` wrote."
     try:
         accelerator = library.Accelerator(
             # Of processes of torchrun without GPUs, Accelerate would take each for the only one.
             cpu=settings.world_size() > 1 and not torch.accelerator.is_available(),
+            **tracked,
             mixed_precision=recipe.precision,
             gradient_accumulation_steps=recipe.accumulate,
             kwargs_handlers=[library.DistributedDataParallelKwargs(find_unused_parameters=True)],

@@ -26,6 +26,7 @@ _GIVEN: Mapping[str, tuple[type, ...]] = {
     "out": (str,),
     "model_dir": (str,),
     "columns": (dict,),
+    "track": (str, list),
 }
 _DIGEST = "_sha256"
 

@@ -92,7 +92,8 @@ class Trainer:
         *,
         overwrite: bool = False,
     ) -> None:
-        self.run, self.accelerator, self.watch = run, accelerator, watch
+        self.run, self.accelerator = run, accelerator
+        self.watches: list[Watch] = [] if watch is None else [watch]
         self.recipe = run.recipe
         self._vocabulary = run.tokenizer.description.portable_files()
         lengths, place = run.lengths(run.train), (accelerator.process_index, accelerator.num_processes)
@@ -249,8 +250,8 @@ class Trainer:
 
     def _report(self, entry: Entry) -> None:
         self.log.add(entry)
-        if self.watch is not None and self.accelerator.is_main_process:
-            self.watch(entry | {"steps": self.steps})
+        for watch in self.watches if self.accelerator.is_main_process else ():
+            watch(entry | {"steps": self.steps})
 
 
 def _or_infinite(loss: float | None) -> float:
