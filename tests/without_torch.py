@@ -17,7 +17,7 @@ FILES = {
     "data/test_tokenizer_offsets.py", "hub/test_cache.py", "hub/test_commands.py", "hub/test_lock.py",
     "hub/test_transfer.py",
     "hub/test_secrets.py", "hub/test_slow_servers.py", "hub/test_store.py", "hub/test_versions.py",
-    "portability/test_systems.py", "structure/test_modules.py",
+    "portability/test_systems.py", "test_environment.py", "structure/test_modules.py",
     "structure/test_private_names.py", "structure/test_sizes.py", "test_errors.py", "test_settings.py", "test_skips.py",
     "test_typed_json.py", "train/test_records.py",
 }  # fmt: skip

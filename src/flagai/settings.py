@@ -4,6 +4,7 @@ The values are read when they are asked for, so a program may set them at any ti
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,13 @@ _TELEMETRY = {
     "DO_NOT_TRACK": "1",
 }
 
+# Variables of other programs that decide how models run; the beginnings of names.
+_OTHERS = (
+    *("CUDA_", "HIP_", "ROCR_", "ASCEND_", "PYTORCH_", "TORCH", "TRITON_", "NCCL_", "ACCELERATE_", "OMP_"),
+    *("MKL_", "KMP_", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONPATH", "LANG", "LC_", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "TMPDIR"),
+)
+_SECRET = re.compile("TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
 _YES = ("1", "on", "yes", "true")
 _NO = ("", "0", "off", "no", "false")
 
@@ -136,6 +144,23 @@ def disable_telemetry() -> None:
 def no_color() -> bool:
     """Whether output has no colours (https://no-color.org): the variable is set to anything."""
     return bool(_text("NO_COLOR"))
+
+
+def telling() -> dict[str, str]:
+    """The variables that are set and matter to a report of a bug; of secrets only that they are set."""
+    wanted = (*(variable.name for variable in VARIABLES), *_OTHERS)
+    return {
+        name: "(hidden)" if _SECRET.search(name.upper()) else _without_login(value)
+        for name, value in sorted(os.environ.items())
+        if name.upper().startswith(wanted)
+    }
+
+
+def _without_login(value: str) -> str:
+    """A value whose addresses have neither users and passwords nor queries."""
+    if "://" not in value:
+        return value
+    return re.sub(r"\?\S*", "?***", re.sub(r"//[^/\s]*@", "//***@", value))
 
 
 def _text(name: str) -> str:

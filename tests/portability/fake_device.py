@@ -10,6 +10,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+KEPT: list[torch.library.Library] = []
 _REFUSED: set[torch.dtype] = set()
 # Operations that copy between devices, or take indices and numbers from the CPU.
 _MIX = ("aten::copy_", "aten::_to_copy", "aten::to", "aten::_foreach_copy_", "aten::index", "aten::index_put")
@@ -125,4 +126,4 @@ def install(*refused: torch.dtype) -> None:
         library.impl(name, lambda *args, _op=overload, **kwargs: compute(_op, args, kwargs), "PrivateUse1")
     library.impl("_copy_from", _copy_from, "PrivateUse1")
     torch.accelerator.synchronize = lambda *_: None  # it has one queue, and waits for each operation
-    globals()["_library"] = library  # else its implementations go with it
+    KEPT.append(library)  # else its implementations go with it

@@ -12,7 +12,20 @@ from typer.core import TyperGroup
 from flagai import __version__, settings
 from flagai.catalog.tasks import ALIASES
 from flagai.checkpoint.atomic import is_full
-from flagai.cli import catalog, chat, checkpoints, embedding, export, hub, jobs, reading, serving, training, writing
+from flagai.cli import (
+    catalog,
+    chat,
+    checkpoints,
+    embedding,
+    environment,
+    export,
+    hub,
+    jobs,
+    reading,
+    serving,
+    training,
+    writing,
+)
 from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix
 from flagai.errors import FlagAIError
 from flagai.system import WINDOWS, use_utf8
@@ -37,6 +50,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": training.evaluate,
     "convert": checkpoints.convert,
     "doctor": checkpoints.doctor,
+    "env": environment.env,
 }
 # Names of tasks that are commands of another name.
 TASK_COMMANDS = {
