@@ -43,6 +43,7 @@ def finetune(
     valid: Annotated[Path | None, typer.Option(help="Data for validation; default a part of the data.")] = None,
     column: Columns = None,
     model_dir: ModelDir = None,
+    licence: Annotated[str | None, typer.Option(help="The licence of the result, for its card: apache-2.0.")] = None,
     track: Annotated[
         str | None, typer.Option(help="Trackers, joined by commas: tensorboard, swanlab, wandb, mlflow, trackio.")
     ] = None,
@@ -60,6 +61,7 @@ def finetune(
         "valid": valid,
         "model_dir": model_dir,
         "track": track or (),
+        "licence": licence,
     }
     options |= {"columns": columns, **asdict(recipe)}
     given = {} if recipe_file is None else _read(recipe_file, [*typed(context), *["columns"] * bool(columns)])

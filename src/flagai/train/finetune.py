@@ -44,6 +44,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "valid": (*_PLACE, Iterable, NoneType),
     "model_dir": (*_PLACE, NoneType),
     "columns": (Mapping, NoneType),
+    "licence": (str, NoneType),
     "recipe": (Recipe,),
 }
 
@@ -60,6 +61,7 @@ def finetune(
     recipe: Recipe | None = None,
     watch: Watch | None = None,
     track: str | Sequence[str] = (),
+    licence: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, float]:
     """Train a model for a task, and write it into a folder that ``AutoLoader`` and the command line take at once.
@@ -80,6 +82,7 @@ def finetune(
         recipe: how to train.
         watch: is told every step and every evaluation.
         track: trackers of experiments: "tensorboard", "swanlab", "wandb", "mlflow" or "trackio".
+        licence: the licence of the result, for its card, such as "apache-2.0"; default "unknown".
         overwrite: replace a model that is in ``out``, or an unfinished run with other settings.
 
     Returns:
@@ -122,6 +125,7 @@ def finetune(
         "data": Path(data).name if isinstance(data, str | Path) else "a data set",
         "texts": len(run.train),
         "held-out": len(run.valid),
+        "licence": licence,
     }
     measured: dict[str, float] = {}
     with tracking(accelerator, trackers, out, described, trainer.progress.step) as log:

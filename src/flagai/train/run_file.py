@@ -27,6 +27,7 @@ _GIVEN: Mapping[str, tuple[type, ...]] = {
     "model_dir": (str,),
     "columns": (dict,),
     "track": (str, list),
+    "licence": (str,),
 }
 _DIGEST = "_sha256"
 
