@@ -36,24 +36,24 @@ def copied(whole: Path, into: Path, change: Callable[[dict[str, Any]], Any] | No
     return into
 
 
-SETTINGS = dict(
-    use_dora=True,
-    lora_bias=True,
-    layer_replication=[[0, 1]],
-    bias="lora_only",
-    trainable_token_indices=[1],
-    target_parameters=["x"],
-    use_qalora=True,
-    velora_config={"r": 1},
-    init_lora_weights="pissa",
-    peft_type="IA3",
-    rank_pattern={"query.*": 4},
-    alpha_pattern={".*": 4},
-    r=7,
-    lora_alpha="x",
-    something_new=1,
-    use_rslora="maybe",
-)
+SETTINGS = {
+    "use_dora": True,
+    "lora_bias": True,
+    "layer_replication": [[0, 1]],
+    "bias": "lora_only",
+    "trainable_token_indices": [1],
+    "target_parameters": ["x"],
+    "use_qalora": True,
+    "velora_config": {"r": 1},
+    "init_lora_weights": "pissa",
+    "peft_type": "IA3",
+    "rank_pattern": {"query.*": 4},
+    "alpha_pattern": {".*": 4},
+    "r": 7,
+    "lora_alpha": "x",
+    "something_new": 1,
+    "use_rslora": "maybe",
+}
 TENSORS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "narrow": (lambda all_: all_.update({LAYER: all_[LAYER][:, :5].contiguous()}), "another size"),
     "other rank": (lambda all_: all_.update({LAYER: all_[LAYER][:1].contiguous()}), "another size"),

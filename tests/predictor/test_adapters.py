@@ -63,3 +63,15 @@ def test_a_pipeline_loads_adapters_by_name(tmp_path: Path) -> None:
     assert torch.equal(one("今天"), several("今天", adapter="x"))
     assert torch.equal(one("今天", adapter="base"), several("今天"))
     assert not torch.equal(one("今天"), several("今天"))
+
+
+def test_the_head_of_an_adapter_says_the_number_of_classes(tmp_path: Path) -> None:
+    """The base model has no head; nobody says how many classes there are."""
+    folders.write(tmp_path, "RoBERTa-base-ch", "BertModel")
+    trained = folders.model("RoBERTa-base-ch", "BertForClsClassifier", class_num=3)
+    trained.add_adapter("mood", 2)
+    trained.save_adapter(tmp_path / "mood", "mood")
+    tell = flagai.load(
+        "classification", "RoBERTa-base-ch", download_path=tmp_path, device="cpu", adapter=tmp_path / "mood"
+    )
+    assert len(tell("今天").scores) == 3

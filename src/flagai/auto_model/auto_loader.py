@@ -19,7 +19,7 @@ from flagai.families.config_content import family_of
 from flagai.families.family import family_named
 from flagai.hub.local_state import holds_model
 from flagai.hub.repository import repository, with_revision
-from flagai.model.adapter_folder import AdapterFolders
+from flagai.model.adapter_folder import AdapterFolders, adapter_classes
 from flagai.model.base_model import BaseModel
 from flagai.model.device import Device, Dtype, best_device
 from flagai.model.opening import FolderReader, load_model
@@ -114,6 +114,7 @@ class AutoLoader:
         fine_tuned = fine_tuned and repository(asked, model_dir) is None  # a repository is what it is
         home, model_name = split_name(model_dir, asked)
         overrides = _overrides(settings_and_others | {"qlora_dir": qlora_dir})
+        adapter = lora_dir if adapter is None else adapter
         torch_dtype = dtype if torch_dtype is None else torch_dtype
         class_num = target_size if class_num is None else class_num
         if class_num is not None:
@@ -122,10 +123,10 @@ class AutoLoader:
             "only_download_config": only_download_config or not load_pretrain_params,
             "device": best_device() if device is None else device,
             "dtype": "float16" if fp16 and torch_dtype is None else torch_dtype,
-            "adapter": lora_dir if adapter is None else adapter,
+            "adapter": adapter,
         }
         found = fine_tuned_name(home, model_name, self.task_name) if fine_tuned else model_name
-        choice = _ClassChoice(self.task_name, otherwise, overrides)
+        choice = _ClassChoice(self.task_name, otherwise, overrides, adapter)
         self.model, self.tokenizer = read_one_version(
             home / found, lambda: _open(choice, home, found, model_name, segmenter, options)
         )
@@ -178,6 +179,7 @@ class _ClassChoice:
     # The task for models without a trained head for this one, or what gives it.
     otherwise: str | Callable[[], str] | None
     overrides: Mapping[str, Any]  # settings of the caller
+    adapter: AdapterFolders | None = None
     loaded_for: str = ""  # the task for which the model is loaded; known after the choice
 
     def load(self, home: Path, name: str, options: Mapping[str, Any]) -> BaseModel:
@@ -196,6 +198,8 @@ class _ClassChoice:
             task = task if trained.__name__ == class_name_for(task, family) else self._other()
         self.loaded_for, model_class = task, class_named(class_name_for(task, family))
         missing = model_class.needs_classes and "class_num" not in self.overrides
+        if missing and self.adapter is not None and (count := adapter_classes(model_class.names, self.adapter)):
+            return model_class, {"class_num": count}
         return model_class, _class_count(folder, model_class, task) if missing else {}
 
     def _other(self) -> str:

@@ -22,6 +22,8 @@ AdapterFolders = str | Path | Mapping[str, str | Path]
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
+# The layers of ours that have an output for each class.
+_HEADS = ("classifier", "tagger")
 _EMPTY: tuple[Any, ...] = (None, False, [], {}, "none")
 # What the matrices say by themselves, what only training reads, and what describes the file.
 _WITHOUT_EFFECT = {
@@ -102,6 +104,22 @@ def check_adapters(folders: AdapterFolders) -> dict[str | None, Path]:
         if not (folder / CONFIG).is_file():
             raise ModelNotFoundError(f"{folder} has no {CONFIG}, so it is no folder of a PEFT adapter.")
     return found
+
+
+def adapter_classes(names: NameMap, folders: AdapterFolders) -> int | None:
+    """The number of classes of the head that adapters bring; None if they bring none.
+
+    Args:
+        names: those of the family's model.
+        folders: the folders of the adapters.
+    """
+    heads = [part.theirs for head in _HEADS for part in names.parts(f"{head}.weight")]
+    for folder in check_adapters(folders).values():
+        tensors = _tensors(folder, names)
+        found = next((tensors[head].value for head in heads if head in tensors), None)
+        if found is not None:
+            return len(found)
+    return None
 
 
 def read_adapter(model: Any, folder: str | Path) -> dict[str, LowRank | Replaced]:
