@@ -47,6 +47,15 @@ def test_a_pack_waits_for_its_deadline_or_its_budget() -> None:
     assert len(queue) == 0
 
 
+def test_a_pack_waits_longer_while_calls_are_slow() -> None:
+    queue = PackQueue(tokens=100, seconds=1)
+    for seconds, wait in ((8, 4), (0.1, 1)):
+        queue.took(seconds)
+        queue.add(ticket("embed", 10), now=0)
+        assert queue.seconds_left(0) == wait
+        assert len(queue.take(wait)) == 1
+
+
 def test_a_pack_is_of_one_kind_and_without_canceled_work() -> None:
     queue = PackQueue(tokens=100, seconds=0)
     first, second, third = ticket("embed", 1), ticket("embed", 2, normalize=True), ticket("embed", 3)

@@ -64,7 +64,7 @@ def serve(
     options: ServeOptions,
 ) -> None:
     """Serve models over HTTP, with a page at /: OpenAI's and TEI's calls, titles, poems, blanks, entities."""
-    check_extra("serve", "starlette", "uvicorn", "prometheus_client")
+    check_extra("serve", "starlette", "uvicorn", "httptools", "prometheus_client")
     check_place(options.device, options.quantize)
     from flagai.serve.bounds import Bounds
     from flagai.serve.server import ServerSettings, run_server

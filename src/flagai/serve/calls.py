@@ -14,6 +14,8 @@ from flagai.serve.served import ServedModel
 from flagai.serve.work import Ticket, WorkSpec
 
 _MOST_SEEDS = 2**31
+# So many texts, with so many characters together, are tokenized sooner than a thread begins.
+_FEW, _SHORT = 8, 2048
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class ClientCall:
         return ticket
 
     async def ticket(self, spec: WorkSpec, *, stream: bool = False) -> Ticket:
-        """What the scheduler takes, built outside of the front's thread."""
+        """What the scheduler takes."""
         spec = replace(spec, options=self.model.options(spec.options))
-        asked = await asyncio.to_thread(self.model.build, spec)
+        asked = await _aside(self.model.build, spec, spec.entries)
         for each in asked:
             each.request.stream = stream
         return Ticket(spec, asked)
@@ -120,7 +122,7 @@ class ClientCall:
         Raises:
             RequestError: an entry is too long, or the model refuses it.
         """
-        tokens = await asyncio.to_thread(self.model.count, entries)
+        tokens = await _aside(self.model.count, entries, entries)
         long = [index for index, count in enumerate(tokens) if most is not None and count > most]
         if long:
             raise unprocessable(
@@ -135,6 +137,13 @@ class ClientCall:
         """One seed for each answer to each text: a text's n-th answer has the seed plus n."""
         first = random.randrange(_MOST_SEEDS) if given is None else given  # noqa: S311 - of sampling, not of secrets
         return [first + number for _ in range(texts) for number in range(answers)]
+
+
+async def _aside(work: Callable[[Any], Any], given: Any, entries: Sequence[Any]) -> Any:
+    """The result of some work on texts, in a thread of its own if it would make other clients wait."""
+    if len(entries) > _FEW or sum(map(len, map(str, entries))) > _SHORT:
+        return await asyncio.to_thread(work, given)
+    return work(given)
 
 
 def _frozen(entry: Any) -> Any:

@@ -3,10 +3,10 @@
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-class PatientProtocol(H11Protocol):
+class PatientProtocol(HttpToolsProtocol):
     """A connection that ends if a request does not arrive, or an answer is not read, within a while.
 
     ``app_state`` has the seconds (``idle_seconds``), and whether the server is ``stopping``.
@@ -25,6 +25,8 @@ class PatientProtocol(H11Protocol):
         if self.cycle is not None and self.app_state["stopping"]:
             # One that was accepted while the server began to stop is not among those that it has told to end.
             self.cycle.keep_alive = False
+        if self.flow.write_paused:  # what has come does not tell that the client reads
+            return
         if self.cycle is not None and not self.cycle.response_complete:
             self._be_done()
         elif self._timer is None:

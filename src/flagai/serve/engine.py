@@ -256,8 +256,9 @@ class Engine:
                 for index, entry in enumerate(entries):
                     self._call(task, options, (entry,), pack[index : index + 1])
             return
-        tokens = sum(ticket.tokens[index] for ticket, index in pack)
-        self._watch.pack(len(entries), tokens, time.monotonic() - begin)
+        tokens, seconds = sum(ticket.tokens[index] for ticket, index in pack), time.monotonic() - begin
+        self._packs.took(seconds)
+        self._watch.pack(len(entries), tokens, seconds)
         for (ticket, index), result in zip(pack, results, strict=False):
             ticket.results[index] = result
             ticket.missing -= 1

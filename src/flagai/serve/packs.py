@@ -26,11 +26,19 @@ class PackQueue:
 
     def __init__(self, tokens: int, seconds: float) -> None:
         self._budget = tokens
-        self._seconds = seconds
+        self._least = self._seconds = seconds
         self._waiting: dict[tuple[Any, ...], _Waiting] = {}
 
     def __len__(self) -> int:
         return sum(len(kind.entries) for kind in self._waiting.values())
+
+    def took(self, seconds: float) -> None:
+        """Say how long a call has taken: while calls are slow, entries wait longer, because a fuller call saves more.
+
+        Args:
+            seconds: of the call; entries wait for half of it, if that is longer than what was asked for.
+        """
+        self._seconds = max(self._least, seconds / 2)
 
     def add(self, ticket: Ticket, now: float) -> None:
         """Add the entries of a ticket.
