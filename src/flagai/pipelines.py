@@ -5,12 +5,11 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload
 
-from flagai.data.prepare.poem import poem_prompt
+from flagai.data.prepare.poem import PoemForm
 from flagai.errors import InputError
-from flagai.families.family import lowers_titles
 from flagai.generation.keywords import SamplingOptions
-from flagai.generation.options import RENAMED_TEXTS, with_new_names
 from flagai.model.predictor.adapter_choice import takes_adapter
+from flagai.task_defaults import GENERATION, CallOptions, task_options, task_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -19,48 +18,11 @@ if TYPE_CHECKING:
     from flagai.model.base_model import BaseModel
     from flagai.model.predictor.embedder import SentenceEmbedder
     from flagai.model.predictor.results import Classified, Entity, Filled, Written
+    from flagai.poetry import PoemRules
 
 Pair = tuple[str, str]
-
-
-class CallOptions(SamplingOptions, total=False):
-    """What a call of a text generation pipeline takes by keyword.
-
-    Args:
-        input_max_length: the number of tokens of a text that are read.
-        out_max_length: FlagAI's name of ``max_new_tokens``.
-    """
-
-    input_max_length: int | None
-    out_max_length: int
-
-
-# Sums favour short titles: means gave GLM-mini-ch 0.358 ROUGE-L on held-out abstracts, and sums 0.347.
-GENERATION: Mapping[str, CallOptions] = {
-    "title-generation": {"out_max_length": 66, "num_beams": 4, "length_penalty": 1.0, "input_max_length": 512},
-    "poetry": {
-        "out_max_length": 80,
-        "do_sample": True,
-        "top_k": 10,
-        "top_p": 0.9,
-        "repetition_penalty": 1.2,
-        "truncation": False,
-    },
-    "writing": {
-        "out_max_length": 100,
-        "do_sample": True,
-        "top_k": 20,
-        "top_p": 0.8,
-        "repetition_penalty": 1.5,
-        "input_max_length": 512,
-    },
-    "lm": {},
-    "seq2seq": {},
-}
 # FlagAI's named-entity model, whose configuration does not name its classes.
 NER_LABELS = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
-_SAMPLING = {"do_sample", "top_k", "top_p"}
-_SEARCHING = {"num_beams", "length_penalty"}
 
 
 class LoadedModel(Protocol):
@@ -87,6 +49,7 @@ class TaskPipeline:
         self.model: BaseModel = loader.get_model()
         self.tokenizer: Tokenizer = loader.get_tokenizer()
         self.predictor: Predictor = Predictor(self.model, self.tokenizer)
+        self._rules: dict[tuple[bool, PoemForm | None], PoemRules] = {}
 
     @cached_property
     def embedder(self) -> "SentenceEmbedder":
@@ -130,9 +93,9 @@ class TextGenerationPipeline(TaskPipeline):
         Raises:
             InputError: an option is impossible.
         """
-        chosen = task_options(self.task, options)
-        single, several = isinstance(texts, str), "num_return_sequences" in chosen
-        prompts = task_prompts(self.task, self.model, [texts] if single else texts)
+        single = isinstance(texts, str)
+        prompts, chosen = self.asked([texts] if single else texts, options)
+        several = "num_return_sequences" in chosen
         rows = self.predictor.write(prompts, **{"num_return_sequences": 1} | chosen)
         answers = [[replace(best, text=best.written) for best in row] for row in rows]
         found = answers if several else [row[0].text for row in answers]
@@ -145,40 +108,40 @@ class TextGenerationPipeline(TaskPipeline):
             text: one text.
             **options: as in a call.
         """
-        return self.predictor.stream(task_prompts(self.task, self.model, text), **task_options(self.task, {**options}))
+        (prompt,), chosen = self.asked([text], options)
+        return self.predictor.stream(prompt, **chosen)
 
+    def asked(self, texts: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """What ``Predictor.write`` takes for texts: prompts, and options with the task's defaults and rules.
 
-def task_prompts(task: str, model: "BaseModel", texts: Any) -> Any:
-    """What a model is given for a text of a task, or for each of a list.
+        Args:
+            texts: a list of texts.
+            options: as in a call.
+        """
+        prompts, chosen = task_prompts(self.task, self.model, texts), task_options(self.task, options)
+        if self.task == "poetry":
+            own = chosen.get("logits_processors", ())
+            rules = self.rules(prompts, strict=chosen.pop("strict", True))
+            # What is no list of functions is refused by `write`.
+            chosen["logits_processors"] = [*own, rules] if isinstance(own, list | tuple) else own
+        return prompts, chosen
 
-    Args:
-        task: the task.
-        model: the model.
-        texts: a text or a list of texts.
-    """
-    if isinstance(texts, list | tuple):
-        return [task_prompts(task, model, text) for text in texts]
-    if task == "poetry" and isinstance(texts, str):
-        return poem_prompt(texts)
-    lower = task == "title-generation" and lowers_titles(model)
-    return texts.lower() if lower and isinstance(texts, str) else texts
+    def rules(self, prompts: Sequence[str], *, strict: bool = True) -> "PoemRules":
+        """The rules of poems for this model: one object for all calls, whose texts then run together.
 
+        Args:
+            prompts: "title：form" each.
+            strict: with tones and rhymes.
 
-def task_options(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's defaults and a call's options, without the defaults of another strategy than the call's.
+        Raises:
+            InputError: the model keeps its prompts in an encoder, and they name several forms.
+        """
+        from flagai.poetry import PoemRules, common_form
 
-    Args:
-        task: the task.
-        given: the options.
-    """
-    given = with_new_names(given, RENAMED_TEXTS)
-    contrastive, sampling = given.get("penalty_alpha") is not None, given.get("do_sample")
-    dropped = _SEARCHING if contrastive or sampling else set()
-    if contrastive or given.get("num_beams", 1) != 1 or sampling is False:
-        dropped = dropped | _SAMPLING
-    if "max_new_tokens" in given:
-        dropped = dropped | {"out_max_length"}
-    return {name: value for name, value in GENERATION[task].items() if name not in dropped} | given
+        form = common_form(self.model, prompts)
+        if (strict, form) not in self._rules:
+            self._rules[strict, form] = PoemRules(self.model, self.tokenizer, strict=strict, form=form)
+        return self._rules[strict, form]
 
 
 class FillPipeline(TaskPipeline):

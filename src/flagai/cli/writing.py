@@ -17,7 +17,8 @@ from flagai.cli.terminal import show_filled
 from flagai.data.prepare.poem import PoemForm, poem_prompt
 from flagai.errors import InputError
 from flagai.jobs.answering import InputText
-from flagai.pipelines import GENERATION
+from flagai.pipelines import TextGenerationPipeline
+from flagai.task_defaults import GENERATION
 
 if TYPE_CHECKING:
     from flagai.model.predictor.predictor import Predictor
@@ -54,6 +55,10 @@ class _PoemOptions(WritingOptions):
     form: Annotated[PoemForm, typer.Option(help="Lines of five or seven characters; four lines or eight.")] = (
         PoemForm.seven_quatrain
     )
+    strict: Annotated[
+        bool,
+        typer.Option("--strict/--free", help="Keep tones and rhymes, or only lines and variety (docs/poetry.md)."),
+    ] = True
 
 
 @command(without=("length_penalty", "prompt_lookup_num_tokens"), field="title", batch_size=256, **_defaults("poetry"))
@@ -70,8 +75,14 @@ def poem(context: typer.Context, options: _PoemOptions) -> None:
         prompt(entry)
 
     entries = read_entries(options, check)
-    run = load_pipeline("poetry", options, quantize=options.quantize).predictor
-    _write(entries, prompt, run, options, arguments, "poem", check)
+    poet = load_pipeline("poetry", options, quantize=options.quantize)
+    if not isinstance(poet, TextGenerationPipeline):
+        raise TypeError(f"{poet!r} writes no poems")
+
+    def rules(prompts: list[str]) -> dict[str, Any]:
+        return {"logits_processors": [poet.rules(prompts, strict=options.strict)]}
+
+    _write(entries, prompt, poet.predictor, options, arguments, "poem", check, rules)
 
 
 @command(without=("length_penalty",), batch_size=256, beams=1, **_defaults("writing"))
@@ -140,14 +151,16 @@ def _write(
     arguments: dict[str, Any],
     name: str,
     check: Callable[[InputText], None] = accept_all,
+    more: Callable[[list[str]], dict[str, Any]] = lambda _: {},
 ) -> None:
-    """Answers to prompts; several to each are a list, with their scores."""
+    """Answers to prompts; several to each are a list, with their scores. ``more`` gives options for a batch of them."""
     common = {argument: value for argument, value in arguments.items() if argument != "seed"}
     seed: int | None = arguments.get("seed")
 
     def compute(batch: list[InputText]) -> list[list["Written"]]:
         own: dict[str, Any] = {} if seed is None else {"seeds": [seed + entry.draws for entry in batch]}
-        found: list[list[Written]] = run.write([prompt_of(entry) for entry in batch], **common, **own)
+        prompts = [prompt_of(entry) for entry in batch]
+        found: list[list[Written]] = run.write(prompts, **common, **own, **more(prompts))
         return found
 
     def as_fields(found: list["Written"]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from flagai.model.layer.adapted import BASE
 from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.entities import own_class_names
 from flagai.model.predictor.sentence_folder import SentenceSettings
-from flagai.pipelines import PIPELINES, TaskPipeline, TextGenerationPipeline, task_options, task_prompts
+from flagai.pipelines import PIPELINES, TaskPipeline, TextGenerationPipeline
 from flagai.resolve import CONFIG_FILE, resolve
 from flagai.serve.log_probabilities import LogProbabilities
 from flagai.serve.work import WorkSpec
@@ -184,8 +184,7 @@ class ServedModel:
         entries: list[str] = list(spec.entries)
         if not isinstance(pipeline, TextGenerationPipeline):
             return [*pipeline.predictor.blank_requests(entries, **spec.options)]
-        options = task_options(pipeline.task, spec.options)
-        prompts = task_prompts(pipeline.task, pipeline.model, entries)
+        prompts, options = pipeline.asked(entries, spec.options)
         if spec.candidates is None:
             return [*pipeline.predictor.requests(prompts, **options)]
         seeds = options.pop("seeds", None)

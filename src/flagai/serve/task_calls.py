@@ -5,12 +5,12 @@ from dataclasses import asdict
 from typing import Any
 
 from flagai.data.prepare.poem import PoemForm
-from flagai.pipelines import GENERATION
 from flagai.serve.calls import ClientCall, Endpoint, EventStream, texts_of
 from flagai.serve.fields import REQUIRED, Body, BodyField, Schema
 from flagai.serve.openai_calls import INTEGER, MODEL, NUMBER, TEXT, listed, record
 from flagai.serve.refusals import unprocessable
 from flagai.serve.work import WorkSpec
+from flagai.task_defaults import GENERATION
 
 _SAMPLING = ("seed", "temperature", "top_k", "top_p")
 _SEARCHING = ("num_beams", "length_penalty")
@@ -39,6 +39,7 @@ POEM: Body = {
     **WRITING,
     "text": BodyField("text or texts", "The title of the poem, of at most 20 characters.", REQUIRED),
     "form": BodyField("text", "Lines of five or seven characters, four or eight.", choices=tuple(map(str, PoemForm))),
+    "strict": BodyField("flag", "Keep tones and rhymes; false: only lines and variety.", default=True),
 }
 FILL: Body = {
     "model": MODEL,
@@ -99,7 +100,8 @@ async def poem(call: ClientCall) -> Any:
     """Poems for titles."""
     texts, form = texts_of(call.body["text"]), call.body["form"]
     prompts = [f"{text}：{form}" if form else text for text in texts]
-    return await _write(call, "poetry", prompts, _generation_options(call, "poetry"))
+    options = _generation_options(call, "poetry") | {"strict": call.body["strict"]}
+    return await _write(call, "poetry", prompts, options)
 
 
 async def _write(call: ClientCall, task: str, texts: list[str], options: Mapping[str, Any]) -> Any:
