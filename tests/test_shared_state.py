@@ -30,6 +30,7 @@ SETTINGS = ("torch.backends", "torch._dynamo.config", "torch._inductor.config", 
 ALLOWED = {
     ("cli/command.py", "logging.basicConfig"): "the command line is the program",
     ("cli/command.py", "sys.stdout"): "the command line is the program",
+    ("export/onnx_graph.py", "warnings.catch_warnings"): "while torch's exporter runs, which warns of itself",
     ("jobs/pool.py", "torch.set_num_threads"): "a process of a job, which shares the cores with the others",
     ("model/meta_init.py", "gc.disable"): "a pause costs other threads nothing, and is taken back",
     ("model/meta_init.py", "gc.enable"): "the end of the pause",

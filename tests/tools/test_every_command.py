@@ -42,7 +42,7 @@ def arguments(path, **options):
 
 
 # A result of any name is a folder; a source that is absent is named first.
-OTHERWISE = {(("finetune",), "out"), (("run",), "out"), (("convert",), "quantize")}
+OTHERWISE = {(("finetune",), "out"), (("run",), "out"), (("convert",), "quantize"), (("export", "onnx"), "out")}
 PAIRS = [
     (path, name)
     for path, entry in COMMANDS.items()

@@ -119,9 +119,7 @@ def _quiet() -> Iterator[None]:
     for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            for kind in (FutureWarning, DeprecationWarning, UserWarning):
-                warnings.simplefilter("ignore", kind)
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         for logger, level in levels.items():
