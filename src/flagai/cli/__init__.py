@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": catalog.show,
     "download": hub.download,
     "verify": hub.verify,
+    "push": hub.push,
     "title": writing.title,
     "poem": writing.poem,
     "write": writing.write,

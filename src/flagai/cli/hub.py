@@ -1,4 +1,4 @@
-"""``flagai download``, ``verify`` and ``cache``."""
+"""``flagai download``, ``verify``, ``push`` and ``cache``."""
 
 import shutil
 from collections.abc import Iterator
@@ -84,6 +84,25 @@ def verify(
     if sick:
         typer.echo(f"`flagai download {name} --force` fetches again what differs.")
         raise typer.Exit(1)
+
+
+@command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="The folder of a model.")],
+    target: Annotated[str, typer.Argument(help="hf:owner/name or modelscope:owner/name; created if there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    licence: Annotated[str | None, typer.Option(help="Write it into the model's card first, such as mit.")] = None,
+    message: Annotated[str, typer.Option(help="What the commit says.")] = "Upload model",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of the repository that differ.")
+    ] = False,
+) -> None:
+    """Publish a model; cut off, the same command goes on. HF_TOKEN or MODELSCOPE_API_TOKEN lets you write."""
+    from flagai.hub.licences import state_licence
+    from flagai.hub.push import push as publish
+
+    state_licence(folder, licence)
+    typer.echo(publish(folder, target, private=private, overwrite=overwrite, message=message))
 
 
 @cache.command("list")

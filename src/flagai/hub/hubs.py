@@ -145,17 +145,27 @@ def _digest(value: object, length: int) -> str | None:
     return text if len(text) == length and set(text) <= set("0123456789abcdef") else None
 
 
-def _hf_token() -> dict[str, str]:
-    """The header with the user's token: from the environment, or as ``hf auth login`` has stored it."""
+def hugging_face_token() -> str | None:
+    """The user's token: from the environment, or as ``hf auth login`` has stored it; None without one."""
     from huggingface_hub import get_token
 
-    token = _checked_token(settings.hf_token() or get_token(), "Hugging Face token (HF_TOKEN, or hf auth login)")
+    return _checked_token(settings.hf_token() or get_token(), "Hugging Face token (HF_TOKEN, or hf auth login)")
+
+
+def modelscope_token() -> str | None:
+    """The user's token for ModelScope; None without one."""
+    return _checked_token(settings.modelscope_token(), "ModelScope token (MODELSCOPE_API_TOKEN)")
+
+
+def _hf_token() -> dict[str, str]:
+    """The header with the user's token."""
+    token = hugging_face_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _modelscope_token() -> dict[str, str]:
     """The header with the user's token, as ModelScope's own library sends it."""
-    token = _checked_token(settings.modelscope_token(), "ModelScope token (MODELSCOPE_API_TOKEN)")
+    token = modelscope_token()
     return {"Cookie": f"m_session_id={token}"} if token else {}
 
 
