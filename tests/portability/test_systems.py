@@ -1,6 +1,7 @@
 """What Windows and macOS lack or refuse, taken away: files, locks, downloads, models, training and commands work."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,14 @@ def test_names_that_windows_has_for_devices_are_refused(name: str) -> None:
 
 def test_names_that_only_look_like_devices_pass() -> None:
     assert safe_name("console/auxiliary.com1") == "console/auxiliary.com1"
+
+
+@pytest.mark.parametrize("page", ["systems.md", "zh/systems.md"])
+def test_the_page_names_tests_that_exist(page: str) -> None:
+    """Each row of what is tested names its test."""
+    root = Path(__file__).parents[2]
+    here = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    found = re.findall(r"`((?:test_|tests/|\.ci/)[\w./]+)`", (root / "docs" / page).read_text(encoding="utf-8"))
+    for name in found:
+        assert f"def {name}(" in here or (root / name).exists(), name
+    assert len([name for name in found if name.startswith("test_")]) == 6

@@ -107,10 +107,16 @@ def run_server(names: Sequence[str], settings: ServerSettings, tell: Callable[[s
 
 def _processes(settings: ServerSettings) -> int:
     """How many processes speak HTTP besides this one: some where a GPU computes, which this one has to keep busy."""
+    shares = hasattr(socket, "SO_REUSEPORT")
     if settings.processes is not None:
+        if settings.processes > 1 and not shares:
+            raise ConfigError(
+                f"--http-processes {settings.processes} needs sockets that share an address, which this system lacks. "
+                "Leave the option out, or start a server for each port behind a load balancer."
+            )
         return settings.processes
     on_gpu = torch.cuda.is_available() and str(settings.place.get("device") or "cuda").startswith("cuda")
-    return _GPU_FRONTS if on_gpu and (os.cpu_count() or 1) > _GPU_FRONTS + 1 else 0
+    return _GPU_FRONTS if on_gpu and shares and (os.cpu_count() or 1) > _GPU_FRONTS + 1 else 0
 
 
 def _check_ranks(names: Sequence[str]) -> None:
