@@ -16,6 +16,7 @@ from flagai.data.tokenizer.saved import OPTIONS_FILE
 from flagai.errors import FlagAIError, InputError, ModelNotFoundError
 from flagai.hub.names import MANIFEST, WEIGHTS
 from flagai.model import quantization
+from flagai.model.adapter_folder import check_adapters
 from flagai.model.base_model import BaseModel
 from flagai.model.config import ModelConfig
 from flagai.model.device import Dtype
@@ -83,6 +84,7 @@ def convert(
     quantize: str | None = None,
     max_shard_size: int | str = "5GB",
     model_class: str | None = None,
+    adapter: str | Path | None = None,
     overwrite: bool = False,
 ) -> Conversion:
     """Read a model folder in any known format and write it as safetensors, with the files of its tokenizer.
@@ -98,6 +100,7 @@ def convert(
         quantize: "int8" or "int4" writes the weights of blocks in so many bits.
         max_shard_size: the largest size of a weights file, as in "5GB".
         model_class: the class, if the folder does not tell it.
+        adapter: the folder of a LoRA adapter of PEFT, which is merged into the weights.
         overwrite: write into a folder that is not empty.
 
     Raises:
@@ -109,11 +112,15 @@ def convert(
     Example:
         >>> convert("checkpoints/GLM-large-ch", "converted", dtype=torch.float16)
     """
+    if adapter is not None:
+        check_adapters(adapter)
     found, target = _find(source), Path(target)
     check_target(found.folder, target, overwrite)
     layout = layout or ("flagai" if quantize else "huggingface")
     opened = read_steadily(found.folder, lambda files: _open(found, files, model_class), found.files)
     model, dropped = _load(opened, dtype)
+    if adapter is not None:
+        model.merge_adapter(model.load_adapter(adapter), unload=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if quantize:
         quantization.quantize(model, quantize)

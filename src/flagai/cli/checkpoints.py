@@ -24,6 +24,9 @@ def convert(
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest size of a file.")] = "5GB",
     model_class: Annotated[str | None, typer.Option(help="The model class, if the folder does not tell it.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="The folder of a LoRA adapter of PEFT, to merge into the weights.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
 ) -> None:
     """Convert a checkpoint to safetensors, with its tokenizer files."""
@@ -38,6 +41,7 @@ def convert(
         quantize=quantize,
         max_shard_size=max_shard_size,
         model_class=model_class,
+        adapter=adapter,
         overwrite=overwrite,
     )
     typer.echo(f"{target}: {result.model_class}, {result.parameters:,} parameters, layout {result.layout}")

@@ -167,11 +167,12 @@ class AdapterMixin(SaveMixin):
         return name
 
     @torch.no_grad()
-    def merge_adapter(self, name: str | None = None) -> None:
+    def merge_adapter(self, name: str | None = None, *, unload: bool = False) -> None:
         """Put an adapter into the weights: the model is as fast as without one, and saves itself with it.
 
         Args:
             name: the adapter; default the only one.
+            unload: forget all adapters, and the weights of before, which take memory until :meth:`unmerge_adapter`.
 
         Raises:
             InputError: there is none of this name, one is merged already, or the weights are quantized.
@@ -189,6 +190,8 @@ class AdapterMixin(SaveMixin):
                     layer.bias.data = bias.clone()
             own.merged = name
             without_adapters(layer)
+            if unload:
+                del layer.adapters
 
     @torch.no_grad()
     def unmerge_adapter(self) -> None:
