@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from flagai import cli
 from flagai.errors import InputError
-from flagai.pipelines import EmbeddingPipeline
+from flagai.pipelines import EmbeddingPipeline, EntityPipeline
 from tests import folders
 from tests.tools.commands import fails, run
 
@@ -61,6 +61,37 @@ def test_an_interrupted_command_continues(
     assert "Continues behind 2000 texts" in result.output
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, whole.name])
+
+
+@pytest.mark.parametrize("name", ["entities.conll", "entities.html"])
+def test_a_page_of_entities_continues(
+    name: str, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / f"whole-{name}", tmp_path / name
+    home = Path(command[2]).parent
+    asked = ["ner", "--file", command[2], "--model", str(home / "tagger")]
+    if not (home / "tagger").exists():
+        (home / "parts").mkdir()
+        folders.write(home / "parts", "RoBERTa-base-ch", "BertForSequenceLabeling", class_num=7)
+        (home / "parts" / "RoBERTa-base-ch").rename(home / "tagger")
+    run(*asked, "--out", str(whole))
+    answer, found = EntityPipeline.__call__, list[int]()
+    stops = [20]
+
+    def counted(self: EntityPipeline, texts: list[str], *given: Any) -> Any:
+        found.append(len(texts))
+        if len(found) in stops:
+            raise KeyboardInterrupt
+        return answer(self, texts, *given)
+
+    monkeypatch.setattr(EntityPipeline, "__call__", counted)
+    assert CliRunner().invoke(cli.app, [*asked, "--out", str(out)]).exit_code == 130
+    assert not out.exists()
+    found.clear()
+    stops.clear()
+    result = CliRunner().invoke(cli.app, [*asked, "--out", str(out)])
+    assert (result.exit_code, sum(found)) == (0, 1200)
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_arrays_have_the_vectors_of_lines(command: list[str], tmp_path: Path) -> None:

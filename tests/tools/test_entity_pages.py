@@ -1,12 +1,12 @@
 """Entities as CoNLL, which training reads back, and as a page for people."""
 
 import re
+from dataclasses import asdict
 from html import unescape
 
 import pytest
 
 from flagai.cli.entity_pages import PAGES, write_page
-from flagai.jobs.answering import InputText
 from flagai.model.predictor.results import Entity
 from flagai.train import labels
 from flagai.train.records import read_records
@@ -21,12 +21,14 @@ TEXTS = {
 
 
 def _write(path, texts):
-    entries = [InputText(text, {"text": text}, f"Text {number}") for number, text in enumerate(texts, 1)]
-    found = {
-        text: [Entity(a, b, kind, text[a : b + 1], 1 / (2 + a)) for a, b, kind in spans]
+    rows = [
+        {
+            "title": text,
+            "entities": [asdict(Entity(a, b, kind, text[a : b + 1], 1 / (2 + a))) for a, b, kind in spans],
+        }
         for text, spans in texts.items()
-    }
-    write_page(path, entries, lambda batch: [found[entry.text] for entry in batch], 2)
+    ]
+    write_page(path, "title", rows)
 
 
 def test_training_reads_what_conll_holds(tmp_path):

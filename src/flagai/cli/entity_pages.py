@@ -4,12 +4,12 @@ import html
 import io
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flagai.cli.output import in_batches, open_bytes
-from flagai.jobs.answering import InputText
+from flagai.cli.output import open_bytes
+from flagai.data.tokenizer.text import clean
 from flagai.jobs.parts import cell
 
 if TYPE_CHECKING:
@@ -39,33 +39,28 @@ _TOKEN = re.compile(
 )
 
 
-def write_page(
-    path: Path,
-    entries: Sequence[InputText],
-    compute: "Callable[[list[InputText]], list[list[Entity]]]",
-    batch_size: int,
-) -> None:
+def write_page(path: Path, field: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write texts with their entities to a file; it appears whole or not at all.
 
     Args:
         path: the file; its ending is one of :data:`PAGES`.
-        entries: the texts.
-        compute: the entities of a batch.
-        batch_size: how many texts run together.
+        field: the name of the rows' texts.
+        rows: texts with their ``entities``, each the fields of an Entity.
 
     Raises:
         InputError: it cannot be written.
     """
+    from flagai.model.predictor.results import Entity
+
     head, body, tail = PAGES[path.suffix]
     left_out = 0
     with open_bytes(path) as raw:
         text = io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
         text.write(head)
-        for batch in in_batches(entries, batch_size):
-            for entry, entities in zip(batch, compute(batch), strict=True):
-                apart = _apart(entities)
-                left_out += len(entities) - len(apart)
-                text.write(cell(body(entry.text, apart)))
+        for row in rows:
+            apart = _apart([Entity(**entity) for entity in row["entities"]])
+            left_out += len(row["entities"]) - len(apart)
+            text.write(cell(body(clean([row[field]])[0], apart)))
         text.write(tail)
         text.flush()
         text.detach()

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,9 +68,7 @@ def ner(
     def compute(batch: list[InputText]) -> "list[list[Entity]]":
         return entities_of([entry.text for entry in batch], given or None, max_length)
 
-    if options.out is not None and options.out.suffix in PAGES:
-        write_page(options.out, entries, compute, options.batch_size)
-        return
+    out = options.out
     answer(
         entries,
         compute,
@@ -77,6 +76,7 @@ def ner(
         as_fields=lambda found: {"entities": [asdict(entity) for entity in found]},
         show=lambda entry, found: show_entities(entry.text, found, entry.number),
         runs=entities_of,
+        save=partial(write_page, out, options.field) if out is not None and out.suffix in PAGES else None,
     )
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # How far the seeds of equal texts in two neighbouring parts lie apart.
 _SEEDS_OF_PART = 1_000_003
+# So many texts of a part tell how many tokens all have: the model encodes each once more.
+_COUNTED = 32
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Answering:
         field: under which name a line of a text is given.
         batch_size: how many texts are given to ``compute`` at a time; None for all.
         draws: how many random answers a text gets.
-        count_tokens: the number of tokens of texts.
+        count_tokens: the number of tokens of texts; some of a part are asked about.
         model: which model answers.
     """
 
@@ -113,9 +115,15 @@ class Answering:
         for begin in range(0, len(entries), size):
             self._compute(entries[begin : begin + size], found)
         found.errors.sort(key=lambda error: int(error["line"]))
-        if self.count_tokens is not None:
-            found.tokens = self.count_tokens([entry.text for entry in entries])
+        found.tokens = self._tokens([entry.text for entry in entries])
         return found
+
+    def _tokens(self, texts: list[str]) -> int:
+        """About how many tokens texts have: by their characters, and the tokens of some of them."""
+        some = texts[:: max(len(texts) // _COUNTED, 1)]
+        if self.count_tokens is None or not any(some):
+            return 0
+        return round(self.count_tokens(some) * sum(map(len, texts)) / sum(map(len, some)))
 
     def answer_rows(self, rows: list[RawRow], understand: Callable[[RawRow], dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer rows of another reader, in their order; those that cannot be answered get an ``error``.
@@ -171,7 +179,7 @@ class Answered:
     Args:
         rows: fields and answers of the rows that could be answered.
         errors: file, line and reason of the others.
-        tokens: of all texts.
+        tokens: of all texts, about.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
