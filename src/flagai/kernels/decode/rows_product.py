@@ -82,7 +82,8 @@ def rows_product(
     (count, size), outputs, first = tokens.shape, layers[0].out_features, layers[0].weight
     fused = norm if size <= _WIDEST_NORM else None
     plan = plan or ProductPlan.of(outputs, len(layers), size, count)
-    if plan is None or not _takes(tokens, layers):
+    read = [tokens, *(layer.weight for layer in layers), *([] if fused is None else [fused.weight, fused.bias])]
+    if plan is None or not _takes(tokens, read):
         return None
     form = (outputs, len(layers), size, count > MOST_ROWS // 2)
     kernel = _compiled(plan, form, fused is not None, activation_name, residual is not None, first.dtype, first.device)
@@ -106,13 +107,13 @@ def rows_product(
     return out
 
 
-def _takes(tokens: torch.Tensor, layers: Sequence[Any]) -> bool:
-    tensors = [tokens, *(layer.weight for layer in layers)]
+def _takes(tokens: torch.Tensor, read: Sequence[torch.Tensor]) -> bool:
+    """Whether there is a kernel for these tokens, and what it reads lies where 16 bytes begin."""
     return (
         0 < len(tokens) <= MOST_ROWS
         and tokens.dtype in HALF
         and can_compile(tokens.device)
-        and all(each.is_contiguous() and each.data_ptr() % 16 == 0 for each in tensors)
+        and all(each.is_contiguous() and each.data_ptr() % 16 == 0 for each in read)
     )
 
 

@@ -152,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) product_ker
     for (int place = threadIdx.x; NORM && place < K / 8; place += THREADS)
         shared.gain[place] = load8(gain + place * 8), shared.shift[place] = load8(shift + place * 8);
     float added[RESULTS], before[RESULTS];
-    int to[RESULTS];
+    long long to[RESULTS];
 #pragma unroll
     for (int n = 0; n < RESULTS; n++)
         added[n] = bias ? half_to_float(bias[begin + (n * THREADS + threadIdx.x) % ROWS]) : 0;
@@ -163,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) product_ker
         int place = n * THREADS + threadIdx.x, token = place / ROWS;
         to[n] = -1, before[n] = 0;
         if (place >= count * ROWS) continue;
-        to[n] = (which ? int(slots[token]) : token) * N + begin + place % ROWS;
+        to[n] = (which ? slots[token] : token) * N + begin + place % ROWS;
         if (RESIDUAL) before[n] = half_to_float(residual[to[n]]);
     }
     if (NORM) normalize(shared, eps, tokens);
