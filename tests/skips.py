@@ -16,6 +16,7 @@ ALLOWED = {
     r"no --real FOLDER": "weights that cannot be published",
     r"no --chatglm FOLDER": "vocabularies that cannot be published",
     r"needs (MKL|oneDNN)": "an x86 processor with AVX-512",
+    r"needs g\+\+": "a compiler",
     r"this kernel cannot be asked": "a Linux that tells its state of pages",
     r"asks (the Linux kernel|Linux)": "Linux",
 }

@@ -1,4 +1,4 @@
-// Half-precision values (BFLOAT: bfloat16), and the activations of feed-forward layers (ACTIVATION).
+// Half-precision values (BFLOAT: bfloat16).
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -25,17 +25,3 @@ __device__ u16 float_to_half(float number) {
 }
 
 __device__ float round_to_half(float number) { return half_to_float(float_to_half(number)); }
-
-__device__ float activation(float y) {
-#if ACTIVATION == 0
-    return 0.5f * y * (1 + erff(y * 0.7071067811865476f));
-#elif ACTIVATION == 1
-    return y / (1 + __expf(-1.5957691216057308f * (y + 0.044715f * y * y * y)));
-#elif ACTIVATION == 2
-    return fmaxf(y, 0);
-#elif ACTIVATION == 3
-    return y / (1 + __expf(-y));
-#else
-    return y;
-#endif
-}

@@ -19,6 +19,7 @@
 // reads), TILES (the most tiles of a matmul that one CTA takes), SHARED (bytes of shared memory).
 
 #include "half.cuh"
+#include "activation.cuh"
 #include "layout.cuh"
 #include "eight.cuh"
 #include "tiles.cuh"

@@ -13,6 +13,7 @@
 // float16).
 
 #include "half.cuh"
+#include "activation.cuh"
 #include "lanes.cuh"
 
 constexpr int THREADS = WARPS * 32;
@@ -31,6 +32,18 @@ struct Shared {
     float means[WARPS][TOKENS], squares[WARPS][TOKENS];
     float warps[WARPS][TOKENS][ROWS];        // sums of this CTA's warps
 };
+
+// One of eight values.
+__device__ float number_of(const uint4 &bits, int i) {
+    u32 pair = i < 2 ? bits.x : i < 4 ? bits.y : i < 6 ? bits.z : bits.w;
+    return half_to_float(u16(i % 2 ? pair >> 16 : pair));
+}
+
+__device__ u32 pair_of(float low, float high) { return float_to_half(low) | u32(float_to_half(high)) << 16; }
+
+__device__ uint4 packed(const float (&of)[8]) {
+    return {pair_of(of[0], of[1]), pair_of(of[2], of[3]), pair_of(of[4], of[5]), pair_of(of[6], of[7])};
+}
 
 // Where a lane's columns of a chunk begin.
 __device__ int column_of(int chunk) {
