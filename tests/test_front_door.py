@@ -110,6 +110,8 @@ def test_a_poem_as_the_readme_shows_it():
     assert poet(["春江花月夜"] * 2, seed=0) == [POEM] * 2
     assert repr(poet) == "<TextGenerationPipeline 'poetry': GLM-mini-ch, GLMForSeq2Seq, cpu>"
     assert poet.predictor.model is poet.model
+    best = poet("春江花月夜", seed=1)
+    assert repr(best) == f"WrittenText(text={POEM!r}, score={best.score!r}, finished={best.finished})"
     several = poet("春江花月夜", seed=0, num_return_sequences=2)
     assert all(isinstance(each, Written) for each in several)
     assert POEM in [each.text for each in several]
@@ -151,8 +153,10 @@ def test_pairs_are_compared_by_a_trained_head_or_by_embeddings(home):
     trained = flagai.load("semantic-matching", "RoBERTa-base-ch-semantic-matching", download_path=home)
     assert trained([("今天", "明天")]) == [trained(("今天", "明天"))]
     assert 0 <= trained(("今天", "明天")) <= 1
+    assert trained(("今天", "明天")).measure == "probability"
     plain = flagai.load("semantic-matching", "RoBERTa-base-ch", download_path=home)
     assert plain(("今天", "今天")) == pytest.approx(1)
+    assert plain(("今天", "今天")).measure == "cosine"
     with pytest.raises(InputError, match="Expected a pair of texts"):
         plain(["今天", "明天"])
 

@@ -11,15 +11,15 @@ import flagai
 from flagai.pipelines import PIPELINES
 
 REVEALED = {
-    'flagai.load("poetry")("花", seed=1)': "str",
-    'flagai.load("title-generation")(["花"], num_beams=4)': "list[str]",
+    'flagai.load("poetry")("花", seed=1)': "WrittenText",
+    'flagai.load("title-generation")(["花"], num_beams=4)': "list[WrittenText]",
     'flagai.load("writing")("花", num_return_sequences=2, do_sample=True)': "list[Written]",
     'flagai.load("ner")(["花"])': "list[list[Entity]]",
     'flagai.load("masklm", dtype="float16")("[MASK]")': "list[Filled]",
     'flagai.load("embedding")(["花"])': "Tensor",
-    'flagai.load("semantic-matching")(("花", "草"))': "float",
+    'flagai.load("semantic-matching")(("花", "草"))': "Similarity",
     'flagai.load("classification", "GPT2-base-ch")(["花"], labels=["a", "b"])[0].scores': "Mapping[str, float]",
-    'predictor.write("花", top_p=0.9)': "str",
+    'predictor.write("花", top_p=0.9)': "WrittenText",
     'predictor.write(["花"], num_return_sequences=2)': "list[list[Written]]",
     'predictor.predict_generate_randomsample(["花"], seed=1)': "list[str]",
     'predictor.predict_ner("花")[0].start': "int",

@@ -9,6 +9,7 @@ from flagai.data.prepare.poem import PoemForm
 from flagai.errors import InputError
 from flagai.generation.keywords import SamplingOptions
 from flagai.model.predictor.adapter_choice import takes_adapter
+from flagai.model.predictor.results import Classified, Entity, Filled, Similarity, Written, WrittenText
 from flagai.task_defaults import GENERATION, CallOptions, task_options, task_prompts
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from flagai.data.tokenizer import Tokenizer
     from flagai.model.base_model import BaseModel
     from flagai.model.predictor.embedder import SentenceEmbedder
-    from flagai.model.predictor.results import Classified, Entity, Filled, Written
     from flagai.poetry import PoemRules
 
 Pair = tuple[str, str]
@@ -70,9 +70,9 @@ class TextGenerationPipeline(TaskPipeline):
     """Writes: titles for texts, poems for titles, continuations."""
 
     @overload
-    def __call__(self, texts: str, **options: Unpack[CallOptions]) -> str: ...
+    def __call__(self, texts: str, **options: Unpack[CallOptions]) -> WrittenText: ...
     @overload
-    def __call__(self, texts: list[str], **options: Unpack[CallOptions]) -> list[str]: ...
+    def __call__(self, texts: list[str], **options: Unpack[CallOptions]) -> list[WrittenText]: ...
     @overload
     def __call__(self, texts: str, *, num_return_sequences: int, **options: Unpack[CallOptions]) -> "list[Written]": ...
     @overload
@@ -87,8 +87,7 @@ class TextGenerationPipeline(TaskPipeline):
             **options: see :class:`flagai.generation.keywords.GenerationOptions`; the defaults are the task's.
 
         Returns:
-            What was written, without the prompt; with ``num_return_sequences`` a list of
-            :class:`~flagai.model.predictor.results.Written`; a list of these for a list.
+            The text without the prompt, a ``WrittenText``; with ``num_return_sequences`` a list of ``Written``.
 
         Raises:
             InputError: an option is impossible.
@@ -98,7 +97,7 @@ class TextGenerationPipeline(TaskPipeline):
         several = "num_return_sequences" in chosen
         rows = self.predictor.write(prompts, **{"num_return_sequences": 1} | chosen)
         answers = [[replace(best, text=best.written) for best in row] for row in rows]
-        found = answers if several else [row[0].text for row in answers]
+        found = answers if several else [WrittenText.of(best) for best, *_ in answers]
         return found[0] if single else found
 
     def stream(self, text: str, **options: Unpack[CallOptions]) -> Iterator[str]:
@@ -218,9 +217,9 @@ class MatchingPipeline(TaskPipeline):
     """
 
     @overload
-    def __call__(self, pairs: Pair) -> float: ...
+    def __call__(self, pairs: Pair) -> Similarity: ...
     @overload
-    def __call__(self, pairs: list[Pair]) -> list[float]: ...
+    def __call__(self, pairs: list[Pair]) -> list[Similarity]: ...
     @takes_adapter
     def __call__(self, pairs: Any) -> Any:
         """The similarity of each pair.
@@ -237,14 +236,15 @@ class MatchingPipeline(TaskPipeline):
         if not all(map(is_pair, found)):
             raise InputError(f"Expected a pair of texts (first, second), or a list of pairs, but found {pairs!r:.80}.")
         if self.loaded_for == "semantic-matching":
-            classes = self.model.config.class_num
-            if classes > 2:
+            if (classes := self.model.config.class_num) > 2:
                 raise InputError(f"{self.name} has {classes} classes, not whether two texts mean the same.")
             scores = [row[-1] for row in self.predictor.class_probabilities(found).tolist()]
+            measure = "regression" if self.model.config.get("problem_type") == "regression" else "probability"
         else:
             first, second = ([pair[side] for pair in found] for side in (0, 1))
-            scores = self.embedder.match(first, second).tolist()
-        return scores[0] if isinstance(pairs, tuple) else scores
+            scores, measure = self.embedder.match(first, second).tolist(), self.embedder.settings.similarity
+        answers = [Similarity(score, measure) for score in scores]
+        return answers[0] if isinstance(pairs, tuple) else answers
 
 
 def default_tags(model: "BaseModel") -> list[str] | None:

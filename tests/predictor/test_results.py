@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flagai.model.predictor.predictor import Predictor
-from flagai.model.predictor.results import Entity, Filled, Written
+from flagai.model.predictor.results import Entity, Filled, Similarity, Written, WrittenText
 
 ENTITIES = st.builds(
     Entity, st.integers(0, 99), st.integers(0, 99), st.text(max_size=5), st.text(max_size=5), st.floats(allow_nan=False)
@@ -43,6 +43,33 @@ def test_a_result_is_the_tuple_of_its_required_fields(result):
         assert type(twin) is type(result)
         assert asdict(twin) == asdict(result)
         assert twin == result
+
+
+TEXTS = st.builds(WrittenText, st.text(max_size=5), st.floats(allow_nan=False), st.booleans())
+SIMILARITIES = st.builds(Similarity, st.floats(allow_nan=False), st.sampled_from(["cosine", "probability"]))
+
+
+@given(TEXTS | SIMILARITIES)
+def test_a_result_is_the_value_of_its_first_field(result):
+    first, *others = [field.name for field in fields(result)]
+    plain = getattr(result, first)
+    assert type(plain) in (str, float)
+    assert isinstance(result, type(plain))
+    assert result == plain
+    assert plain == result
+    assert hash(result) == hash(plain)
+    assert type(result + plain) is type(plain)
+    assert str(result) == f"{result}" == str(plain)
+    assert json.dumps(result) == json.dumps(plain)
+    assert asdict(result) == {first: plain, **{name: getattr(result, name) for name in others}}
+    named = ", ".join(f"{name}={getattr(result, name)!r}" for name in (first, *others))
+    assert repr(result) == f"{type(result).__name__}({named})"
+    for twin in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result)), replace(result)):
+        assert type(twin) is type(result)
+        assert asdict(twin) == asdict(result)
+        assert twin == result
+    with pytest.raises(FrozenInstanceError):
+        setattr(result, others[0], None)
 
 
 def test_results_unpack_by_name_and_do_not_change():

@@ -30,7 +30,8 @@ def answers() -> dict[str, Any]:
             found[f"{kind} with {beams} beams"] = [[list(each.ids) for each in row] for row in rows]
     loader = AutoLoader("poetry", model_name="GLM-mini-ch")
     tokenizer = loader.get_tokenizer()
-    found["poem"] = Predictor(loader.get_model(), tokenizer).write("春江花月夜：七言绝句", out_max_length=16)
+    # torch.load takes plain types.
+    found["poem"] = str(Predictor(loader.get_model(), tokenizer).write("春江花月夜：七言绝句", out_max_length=16))
     embedder = SentenceEmbedder(tiny.build("BertForEmbedding", vocab_size=tokenizer.vocab_size), tokenizer)
     found["embeddings"] = embedder.embed(["春江", "花月夜"])
     return found

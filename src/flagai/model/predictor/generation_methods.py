@@ -13,7 +13,7 @@ from flagai.model.predictor.adapter_choice import takes_adapter
 from flagai.model.predictor.arguments import as_list, check_parts
 from flagai.model.predictor.capabilities import require
 from flagai.model.predictor.options import Options
-from flagai.model.predictor.results import Written
+from flagai.model.predictor.results import Written, WrittenText
 from flagai.model.predictor.text_generation import TextGenerator
 
 OneOrMany = TypeVar("OneOrMany", str, list[str])
@@ -42,12 +42,14 @@ class GenerationMethods:
 
     @overload
     def write(
-        self,
-        text: OneOrMany,
-        input_max_length: int | None = ...,
-        out_max_length: int = ...,
+        self, text: str, input_max_length: int | None = ..., out_max_length: int = ...,
         **options: Unpack[SamplingOptions],
-    ) -> OneOrMany: ...
+    ) -> WrittenText: ...  # fmt: skip
+    @overload
+    def write(
+        self, text: list[str], input_max_length: int | None = ..., out_max_length: int = ...,
+        **options: Unpack[SamplingOptions],
+    ) -> list[WrittenText]: ...  # fmt: skip
     @overload
     def write(
         self,
@@ -82,8 +84,8 @@ class GenerationMethods:
                 ``seed`` samples (each text of a list starts from the same seed, as if it were alone).
 
         Returns:
-            The text; for one with blanks the prompt, followed by what was generated for each. With
-            ``num_return_sequences`` a list of :class:`~flagai.model.predictor.results.Written`. A list for a list.
+            The text, a ``str`` with its score; for one with blanks the prompt, followed by what was generated for each.
+            With ``num_return_sequences`` a list of :class:`~flagai.model.predictor.results.Written`. A list for a list.
 
         Raises:
             InputError: this model does not generate text, or an option is impossible.
@@ -91,7 +93,9 @@ class GenerationMethods:
         self._require("write")
         asked = Options.read(out_max_length, options)
         answers = self.generator.write(as_list(text), asked, input_max_length)
-        found: list[Any] = answers if "num_return_sequences" in asked.decoding else [best[0].text for best in answers]
+        found: list[Any] = (
+            answers if "num_return_sequences" in asked.decoding else [WrittenText.of(best[0]) for best in answers]
+        )
         return found[0] if isinstance(text, str) else found
 
     @takes_adapter

@@ -1,4 +1,4 @@
-"""What the Predictor answers: frozen dataclasses that are also tuples, as FlagAI's answers are."""
+"""What the Predictor answers: frozen dataclasses that are also tuples, texts or numbers, as FlagAI's answers are."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field
@@ -33,6 +33,28 @@ class DataTuple:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
 
+class DataValue:
+    """A frozen dataclass that is also the value of its first field; it compares, computes, prints and hashes as that.
+
+    ``json.dumps`` writes the value, ``dataclasses.asdict`` and ``repr`` give every field by its name.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        """The value; the dataclass's ``__init__`` sets the fields."""
+        first = values[0] if values else named[next(iter(cls.__dataclass_fields__))]
+        return super().__new__(cls, first)  # type: ignore[call-arg]
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__dataclass_fields__)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """What copying and pickling create it from."""
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Entity(DataTuple, tuple[int, int, str]):
     """A named entity, equal to FlagAI's tuple ``(start, end, type)``."""
@@ -54,6 +76,36 @@ class Written(DataTuple, tuple[str, float, bool]):
     score: float  # the sum of its tokens' log-probabilities, divided by its length to the power of `length_penalty`
     finished: bool  # whether an end token ended it, and not the limit of its length
     written: str = ""  # what the model generated, without the prompt and special tokens; one line per blank
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WrittenText(DataValue, str):
+    """The one text that was asked for: a ``str``, as FlagAI answers, that knows its score."""
+
+    text: str
+    score: float = 0.0  # as in Written
+    finished: bool = True  # whether an end token ended it, and not the limit of its length
+
+    @classmethod
+    def of(cls, written: Written) -> Self:
+        """The text of an answer.
+
+        Args:
+            written: the answer.
+        """
+        return cls(written.text, written.score, written.finished)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Similarity(DataValue, float):
+    """How similar two texts are: a ``float`` that knows what it is."""
+
+    score: float  # the number
+    # "probability" that they mean the same, a "regression"'s number, or of their embeddings the "cosine" or the "dot".
+    measure: str = "cosine"
+
+    def __str__(self) -> str:
+        return float.__repr__(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
