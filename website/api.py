@@ -8,6 +8,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         "Models",
         (
             "model.base_model",
+            "model.adapters",
             "model.glm_model",
             "model.bert_model",
             "model.gpt2_model",

@@ -18,6 +18,7 @@ from flagai.hub.repository import fetch_repository, with_revision
 from flagai.hub.request import UncatalogedModel
 
 CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_config.json"  # of PEFT
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,19 @@ def _card(name: str) -> Card | None:
         return None
 
 
+def refuse_adapter(folder: Path) -> None:
+    """Refuse the folder of an adapter where a model's is expected.
+
+    Raises:
+        ModelNotFoundError: it is one.
+    """
+    if (folder / ADAPTER_FILE).is_file():
+        raise ModelNotFoundError(
+            f"{folder.absolute()} holds a LoRA adapter, not a model. Load its base model with adapter={str(folder)!r} "
+            "(--adapter)."
+        )
+
+
 def _wanted(weights: bool) -> tuple[str, ...]:
     return EVERYTHING if weights else tuple(group for group in EVERYTHING if group != "weights")
 
@@ -110,6 +124,7 @@ def _downloaded(name: str, home: str | Path | None, weights: bool, error: ModelN
         return ensure(card, card_folder(card, name, home), wanted=wanted)
     if (folder / CONFIG_FILE).is_file():
         return folder  # the weights are absent or broken; the loader says which
+    refuse_adapter(folder)
     if folder.is_dir():
         found = sorted(entry.name for entry in folder.iterdir())[:10] or "an empty folder"
         raise ModelNotFoundError(

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import flagai
 from flagai.errors import CheckpointError, FlagAIError, InputError, ModelNotFoundError
+from flagai.model.bert_model import BertForClsClassifier
 from tests import tiny
 from tests.adapters.made import with_adapters
 
@@ -108,6 +110,12 @@ def test_what_is_absent_or_broken_is_named(whole: Path, tmp_path: Path) -> None:
     refuse(cut, "adapter_model")
     with pytest.raises(CheckpointError, match="no linear layer of a GPT2Model"):
         tiny.build("GPT2Model").load_adapter(whole)
+
+
+def test_a_folder_of_an_adapter_is_no_model(whole: Path) -> None:
+    for load in (BertForClsClassifier.from_pretrained, lambda path: flagai.load("classification", str(path))):
+        with pytest.raises(ModelNotFoundError, match="holds a LoRA adapter, not a model"):
+            load(whole)
 
 
 class _Harm:

@@ -13,7 +13,7 @@ from flagai.errors import InputError, ModelNotFoundError
 from flagai.families.config_content import family_of
 from flagai.families.family import all_families, family_named, family_names, is_family
 from flagai.hub.repository import fetch_repository
-from flagai.resolve import CONFIG_FILE
+from flagai.resolve import CONFIG_FILE, refuse_adapter
 from flagai.typed_json import read_json
 
 
@@ -91,6 +91,7 @@ def family_in(home: Path, name: str) -> str:
         return find(name).family
     except ModelNotFoundError as error:
         folder = (home / name).absolute()
+        refuse_adapter(folder)
         found = f"{folder} has no {CONFIG_FILE}" if folder.is_dir() else f"There is no folder {folder}"
         raise ModelNotFoundError(f"{found}. {error}") from error
 

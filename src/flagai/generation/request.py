@@ -114,7 +114,11 @@ class Running:
         return self.steps >= self.enough
 
     def give(self, own_slots: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-        """Give it slots for tokens to come, all that it has, [lanes, n]."""
+        """Give it slots for tokens to come.
+
+        Args:
+            own_slots: all that it has, [lanes, n].
+        """
         request, slots = self.request, own_slots.shape[1]
         self.own_slots = own_slots
         self.enough = sys.maxsize if slots >= request.num_slots else -((request.lanes - slots) // request.step_tokens)

@@ -15,11 +15,11 @@ from flagai.checkpoint.reader import open_checkpoint
 from flagai.checks import check_path
 from flagai.errors import CheckpointError, InputError, ModelNotFoundError
 from flagai.model.layer.adapted import LowRank, Replaced
+from flagai.resolve import ADAPTER_FILE
 from flagai.typed_json import Fields, read_json, shown
 
 # The folder of an adapter, or several by their names.
 AdapterFolders = str | Path | Mapping[str, str | Path]
-CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 # The layers of ours that have an output for each class.
@@ -50,7 +50,7 @@ class _Scales:
 
     @classmethod
     def read(cls, folder: Path) -> "_Scales":
-        place = folder / CONFIG
+        place = folder / ADAPTER_FILE
         content = read_json(place, CheckpointError)
         fields = Fields(content, str(place), CheckpointError)
         kind = fields.text("peft_type", "LORA").upper()
@@ -101,8 +101,8 @@ def check_adapters(folders: AdapterFolders) -> dict[str | None, Path]:
     if not found:
         raise InputError("adapter is empty; expected the folder of an adapter, or folders by name.")
     for folder in found.values():
-        if not (folder / CONFIG).is_file():
-            raise ModelNotFoundError(f"{folder} has no {CONFIG}, so it is no folder of a PEFT adapter.")
+        if not (folder / ADAPTER_FILE).is_file():
+            raise ModelNotFoundError(f"{folder} has no {ADAPTER_FILE}, so it is no folder of a PEFT adapter.")
     return found
 
 

@@ -10,8 +10,9 @@ import torch
 
 from flagai.checkpoint.atomic import replace_folder
 from flagai.checks import check_path
-from flagai.model.adapter_folder import CONFIG, PREFIX, WEIGHTS
+from flagai.model.adapter_folder import PREFIX, WEIGHTS
 from flagai.model.layer.adapted import LowRank, Replaced
+from flagai.resolve import ADAPTER_FILE
 
 
 def write_adapter(
@@ -68,7 +69,7 @@ def write_adapter(
     }
     with replace_folder(check_path("folder", folder), drop=WEIGHTS) as temporary:
         save_file(tensors, temporary / WEIGHTS[0], metadata={"format": "pt"})
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (temporary / ADAPTER_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _joined(part: Any, changes: list[Any], outputs: list[int]) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -124,6 +124,9 @@ class AdapterMixin(SaveMixin):
         Args:
             name: the adapter; "base" for none, None for the active one.
 
+        Returns:
+            A context manager.
+
         Raises:
             InputError: there is none of this name, or one is merged.
         """
