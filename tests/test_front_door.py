@@ -110,7 +110,7 @@ def test_a_poem_as_the_readme_shows_it():
     assert poet(["春江花月夜"] * 2, seed=0) == [POEM] * 2
     assert repr(poet) == "<TextGenerationPipeline 'poetry': GLM-mini-ch, GLMForSeq2Seq, cpu>"
     assert poet.predictor.model is poet.model
-    best = poet("春江花月夜", seed=1)
+    best = poet("春江花月夜", seed=0)
     assert repr(best) == f"WrittenText(text={POEM!r}, score={best.score!r}, finished={best.finished})"
     several = poet("春江花月夜", seed=0, num_return_sequences=2)
     assert all(isinstance(each, Written) for each in several)
