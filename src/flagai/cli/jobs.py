@@ -65,7 +65,7 @@ def run(
         _run_ray(ray, task, context.args, files, out, form, devices)
         return
     paths = _files(files)
-    build = partial(build_answering, task, tuple(context.args), _samples(paths[0], context.args))
+    build = partial(build_answering, task, tuple(context.args), _samples(paths[0], task, context.args))
     folder = OutputFolder(Path(out), JobDescription(task, context.args, paths, form, rows))
     rank, world = settings.rank(), settings.world_size()
     with folder.exclusive(rank):
@@ -80,7 +80,7 @@ def _run_ray(
 
     remote = [name for name in files if is_address(name)]
     local = _files([name for name in files if not is_address(name)])
-    samples = _samples(local[0], arguments) if local else ()
+    samples = _samples(local[0], task, arguments) if local else ()
     build = partial(build_answering, task, tuple(arguments), samples)
     named = _devices(devices) if devices in (None, "all") else str(devices).split(",")  # of the cluster's machines
     run_ray(address, [*remote, *map(str, local)], build, named, out, form)
@@ -231,10 +231,10 @@ def _files(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def _samples(path: Path, arguments: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+def _samples(path: Path, task: str, arguments: Sequence[str]) -> tuple[tuple[str, Any], ...]:
     """The first rows of a file that can be read."""
     names = [after for name, after in pairwise(arguments) if name == "--field"]
-    read, found = fields_of(path, names[-1] if names else "text"), []
+    read, found = fields_of(path, names[-1] if names else "title" if task == "poem" else "text"), []
     for row in islice(read_rows(path), _SAMPLE_ROWS):
         try:
             found.append((f"{path}, line {row.number}", read(row)))

@@ -22,12 +22,14 @@ def faults(poem: str, form: str, *, strict: bool = True) -> list[str]:
         Some of "form", "tones", "rhyme" and "repetition"; none for a poem that keeps all.
 
     Raises:
-        InputError: there is no such form.
+        InputError: there is no such form, or the poem is no text.
 
     Example:
         >>> faults("白日依山尽，黄河入海流。欲穷千里目，更上一层楼。", "五言绝句")
         []
     """
+    if not isinstance(poem, str):
+        raise InputError(f"The poem is {poem!r:.60}; expected a text.")
     if form not in set(PoemForm):
         raise InputError(f"{form!r:.60} is no form of a poem. Known: {', '.join(PoemForm)}.")
     data, poem = poem_data(), poem.replace(",", COMMA)  # as some vocabularies write it
