@@ -1,4 +1,4 @@
-"""Whether products with weights of eight and four bits are as near to the exact result as torch's in bfloat16."""
+"""Whether products with weights of 8 and 4 bits are as near to the exact result as torch's in bfloat16."""
 
 from typing import Any
 
@@ -68,7 +68,7 @@ def check_projections(bits: int) -> str:
 
 def dequantized(made: QuantizedLinear, dtype: torch.dtype) -> nn.Linear:
     plain = nn.Linear(made.in_features, made.out_features, device="cuda", dtype=dtype)
-    plain.weight.data = made.widened(torch.float32).to(dtype)
+    plain.weight.data = made.dequantized(torch.float32).to(dtype)
     plain.bias.data = made.bias.data.to(dtype)  # type: ignore[union-attr]
     return plain
 

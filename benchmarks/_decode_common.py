@@ -40,7 +40,7 @@ def step_time(model: Any, prompts: list[Prompt], short: int, long: int, rounds: 
 
 def speeds(model: Any, prompts: list[Prompt], short: int, long: int, **given: Any) -> dict[str, Any]:
     seconds = step_time(model, prompts, short, long, **given)
-    return {"ms a step": round(1e3 * seconds, 4), "steps a second": round(1 / seconds, 1)}
+    return {"ms a step": round(1e3 * seconds, 4), "steps per second": round(1 / seconds, 1)}
 
 
 def profile(model: Any, prompts: list[Prompt], **given: Any) -> list[dict[str, Any]]:

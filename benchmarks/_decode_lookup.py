@@ -78,7 +78,7 @@ def ceiling(model: Any, prompts: list[Prompt], count: int = 256) -> dict[str, An
         runs = [timed(lambda decoding=decoding: generate(model, prompts, decoding)) for _ in range(4)]
         seconds, steps, answers = min(runs[2:], key=lambda run: run[0])
         written = sum(len(row[0].ids) for row in answers)
-        found[str(draft)] = {"tokens a second": round(written / seconds, 1), "steps": steps, "tokens": written}
+        found[str(draft)] = {"tokens per second": round(written / seconds, 1), "steps": steps, "tokens": written}
     return found
 
 

@@ -56,7 +56,7 @@ def _step(model: Any, ids: torch.Tensor, short: int, long: int, **given: Any) ->
     run(long), run(short)  # the longer one first: it makes the static cache that both use
     run(long)
     seconds = statistics.median((run(long) - run(short)) / (long - short) for _ in range(2))
-    return {"ms a step": round(1e3 * seconds, 3), "steps a second": round(1 / seconds, 1)}
+    return {"ms a step": round(1e3 * seconds, 3), "steps per second": round(1 / seconds, 1)}
 
 
 def bert_peer(ids: list[list[int]], config: dict[str, Any]) -> dict[str, Any]:

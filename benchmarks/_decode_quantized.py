@@ -1,4 +1,4 @@
-"""Kernels with weights of eight and four bits on one GPU: correct, how fast, and with which tiling.
+"""Kernels with weights of 8 and 4 bits on one GPU: correct, how fast, and with which tiling.
 
     PYTHONPATH=src:. python benchmarks/_decode_quantized.py [--only check,tune,many,peers,block] [--out FILE]
 
@@ -45,12 +45,12 @@ WORDS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
     (8, 4096): ((4, 4), (8, 4), (8, 8)),
     (8, 16384): ((2, 4), (2, 8), (4, 8)),
 }
-# inputs -> (rows, words, warps): four bits, a product for each group.
+# inputs -> (rows, words, warps): 4 bits, a product for each group.
 GROUPED = {
     4096: ((16, 512, 8), (16, 512, 4), (16, 256, 4)),
     16384: ((16, 512, 8), (16, 256, 8), (16, 256, 4)),
 }
-# bits -> (rows, columns, warps, stages): tensor cores, widened weights.
+# bits -> (rows, columns, warps, stages): tensor cores, dequantized weights.
 TILES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
     4: ((16, 64, 4, 4), (32, 64, 4, 3), (32, 64, 4, 4)),
     8: ((16, 128, 4, 6), (16, 256, 4, 5), (32, 128, 4, 5), (32, 256, 4, 4), (64, 128, 4, 4)),
@@ -145,7 +145,7 @@ def _each(layers: list[QuantizedLinear], x: torch.Tensor, way: KernelConfig) -> 
 
 @torch.inference_mode()
 def peers() -> dict[str, Any]:
-    """Torch's own kernels for small weights, where they run."""
+    """Torch's own kernels for quantized weights, where they run."""
     found: dict[str, Any] = {}
     for name, (outputs, inputs) in SHAPES.items():
         for tokens in (1, 4):

@@ -1,4 +1,4 @@
-"""GLM-10b with weights of eight and four bits, beside bfloat16 in the same process; and its products one by one."""
+"""GLM-10b with weights of 8 and 4 bits, beside bfloat16 in the same process; and its products one by one."""
 
 import time
 from typing import Any
@@ -25,7 +25,7 @@ _BYTES = 1 << 30  # of different matrices, so that no cache serves them
 
 
 def small(how: str, options: Any) -> dict[str, Any]:
-    """A step in bfloat16 and with small weights, how close its logits are, and where its time goes."""
+    """A step in bfloat16 and with quantized weights, how close its logits are, and where its time goes."""
     found: dict[str, Any] = {}
     model, text = made(GLMModel, GLM_10B), [prompt(32, 50000)]
     batch = [prompt(32, 50000, seed) for seed in range(8)]
@@ -92,7 +92,7 @@ def kernels_of_a_step(model: Any, text: Any) -> list[str]:
 
 
 def small_kernels(options: Any) -> list[dict[str, Any]]:
-    """Every product with the way that the library takes: microseconds, and bandwidth of the small weights."""
+    """Every product with the way that the library takes: microseconds, and bandwidth of the quantized weights."""
     found = []
     for how, bits in BITS.items():
         for name, (outputs, inputs) in SHAPES.items():

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-# Fits a core's second-level cache: the copy out of the page cache is measured, not a second trip to memory.
+# Fits a core's L2 cache: the copy out of the page cache is measured, not a second trip to memory.
 _CHUNK = 1 << 20
 # Nothing may reach for a network or draw progress bars while the clock runs.
 _ENVIRONMENT = {

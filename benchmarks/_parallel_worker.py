@@ -174,7 +174,7 @@ def exact(task: dict[str, Any], mesh: Any) -> dict[str, Any]:
 
 
 def decode_peer(task: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Greedy tokens a second of transformers' own generation, as by default and with a static cache, compiled."""
+    """Greedy tokens per second of transformers' own generation, as by default and with a static cache, compiled."""
     found = {"greedy": _peer_step(task, model)}
     try:
         found["greedy, tuned"] = _peer_step(task, model, cache_implementation="static")

@@ -101,7 +101,7 @@ class Row:
         tuning: how the peer is tuned.
         limit: what the hardware allows: the bytes or matrix products that the work needs at least, at the rate of a
             plain copy, read or product, measured in the same run.
-        more: whether more is better, as with tokens a second; else less, as with seconds.
+        more: whether more is better, as with tokens per second; else less, as with seconds.
         ratio: whether the target is a ratio.
     """
 
@@ -169,7 +169,7 @@ def _many(
 
 _GPT2_355M = "transformers, a GPT-2 of the same shape"
 _SORTED = "sorted by length, static cache, compiled; 512 also by generate_batch"
-_GREEDY, _BEAMS, _SPEED, _STEP = "greedy", "beams 4", "steps a second", "ms a step"
+_GREEDY, _BEAMS, _SPEED, _STEP = "greedy", "beams 4", "steps per second", "ms a step"
 _STATIC = "static cache, compiled"
 _GPT2 = "transformers, GPT-2 124M"
 _GPT2_10B = "transformers, a GPT-2 of as many parameters"

@@ -1,4 +1,4 @@
-"""``flagai run embed`` over files of several sizes: rows a second, and the peak of the memory.
+"""``flagai run embed`` over files of several sizes: rows per second, and the peak of the memory.
 
     python benchmarks/jobs.py --rows 50000,250000 --out results.json
 

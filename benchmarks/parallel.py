@@ -1,4 +1,4 @@
-"""One model on several devices: time and memory of loading, and tokens a second; see benchmarks/README.md."""
+"""One model on several devices: time and memory of loading, and tokens per second; see benchmarks/README.md."""
 
 import argparse
 import contextlib

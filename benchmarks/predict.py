@@ -154,7 +154,7 @@ def measure(contenders: dict[str, Embed], slices: list[Texts], rounds: int) -> t
 
 
 def summarise(times: Times, processor: Times, texts: Texts) -> dict[str, Any]:
-    """Seconds, sentences a second, and the two ratios that count, by medians and by minima."""
+    """Seconds, sentences per second, and the two ratios that count, by medians and by minima."""
     medians = {name: sum(map(statistics.median, slices)) for name, slices in times.items()}
     fastest = {name: sum(map(min, slices)) for name, slices in times.items()}
     return {

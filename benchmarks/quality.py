@@ -1,4 +1,4 @@
-"""What eight and four bits cost: the same measures with the weights as they are and quantized, on a CPU.
+"""What 8 and 4 bits cost: the same measures with the weights as they are and quantized, on a CPU.
 
     python benchmarks/quality.py --poems poetry/test.jsonl.gz [--limit 500] [--out quality.json]
     python benchmarks/quality.py --sts stsb/test.jsonl.gz --embedder me5-small-bert-zh

@@ -14,7 +14,7 @@ from tests.without_torch import HAS_TORCH, pytest_collection_modifyitems, pytest
 from tests.workers import pytest_report_to_serializable, pytest_xdist_auto_num_workers  # noqa: F401 - hooks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
-# A busy machine is no failure.
+# A busy machine is not a failure.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 if HAS_TORCH:
@@ -39,7 +39,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def vocabularies_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models that have nothing but their tokenizers."""
+    """A model directory that have nothing but their tokenizers."""
     return vocabularies.put(tmp_path_factory.mktemp("vocabularies"))
 
 

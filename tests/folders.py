@@ -25,10 +25,10 @@ def model(name: str, class_name: str, **changes: Any) -> Any:
 
 
 def write(home: Path, name: str, class_name: str, folder: str | None = None, **changes: Any) -> Path:
-    """Write a tiny model and its vocabulary into a folder of models.
+    """Write a tiny model and its vocabulary into a model directory.
 
     Args:
-        home: the folder of models.
+        home: the model directory.
         name: whose vocabulary it has.
         class_name: its class.
         folder: the name of its folder, without a vocabulary if that is not ``name``.

@@ -78,8 +78,8 @@ def test_embedding_names_odd_flags(value: Any) -> None:
     [
         (True, {}, "n is True; expected a number."),
         ("1", {}, "n is '1'; expected a number."),
-        (1.0, {"integer": True}, "n is 1.0; expected a whole number."),
-        (-1, {"integer": True}, "n is -1; expected a whole number, at least 0."),
+        (1.0, {"integer": True}, "n is 1.0; expected an integer."),
+        (-1, {"integer": True}, "n is -1; expected an integer, at least 0."),
         (0, {"above": True}, "n is 0; expected a number, more than 0."),
         (2000, {"high": 1000}, "n is 2000; expected a number, at least 0 and at most 1,000."),
         (float("nan"), {}, "n is nan; expected a number, at least 0."),

@@ -215,7 +215,7 @@ def test_a_call_gives_what_stream_gives_with_a_model_of_blanks():
 def test_a_poem_needs_a_title_and_a_known_form(text):
     poet = flagai.load("poetry")
     for run in (poet, poet.stream):
-        with pytest.raises(InputError, match=r"is no (title for|form of) a poem"):
+        with pytest.raises(InputError, match=r"is not a (title for|form of) a poem"):
             run(text)
 
 
@@ -279,7 +279,7 @@ def test_models_are_listed_as_records_and_as_a_table(home):
 
 @pytest.mark.parametrize("name", ["task", "family", "language", "download_path"])
 def test_only_texts_name_what_is_listed(name):
-    with pytest.raises(InputError, match=r"^5 is no name of|^download_path is 5; expected"):
+    with pytest.raises(InputError, match=r"^5 is not a name of|^download_path is 5; expected"):
         flagai.list_models(**{name: 5})
 
 

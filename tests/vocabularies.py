@@ -25,7 +25,7 @@ def read(name: str) -> bytes:
 
 
 def put(home: Path, *names: str) -> Path:
-    """Write the tokenizers of models into a folder of models, and return that."""
+    """Write the tokenizers of models into a model directory, and return that."""
     for name in names or FILES:
         folder = home / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """What mkdocs does besides building pages: generated pages, tables from the code, two languages, links out of docs/."""
 
 import copy
+import os
 import posixpath
 import re
 import sys
@@ -13,6 +14,7 @@ from mkdocs.structure.nav import Navigation, Section
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
+os.environ["LC_ALL"] = "C.UTF-8"  # the help of the command line is in English
 sys.path.insert(0, str(ROOT))  # mkdocs runs this file alone
 
 from website import api, tables  # noqa: E402

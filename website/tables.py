@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_type_hints, is_typeddict
 
 import typer
 
@@ -12,8 +12,10 @@ from flagai import errors, settings
 from flagai.catalog.catalog import list_models
 from flagai.catalog.tasks import ALIASES, TASKS
 from flagai.cli import app
+from flagai.cli.translation import translate
 from flagai.families.family import all_families
-from flagai.generation.keywords import AdapterChoice, GenerationOptions, SamplingOptions, SharedOptions
+from flagai.generation import keywords
+from flagai.generation.keywords import GenerationOptions
 from flagai.generation.options import RENAMED_IDS, RENAMED_TEXTS, Decoding
 from flagai.generation.types import LogitsProcessor
 from flagai.model.config_fields import field_specs
@@ -32,6 +34,7 @@ _TRANSFORMERS = {
     "stop": "stop_strings",
     "logits_processors": "logits_processor",
     "truncation": None,
+    "adapter": None,
 }
 _TITLES = {
     "glm": "GLM",
@@ -105,7 +108,8 @@ def options() -> Iterator[str]:
     """The options of generation: in texts those of ``Predictor``, in ids those of the engine."""
     about = {
         name: said
-        for kind in (AdapterChoice, SharedOptions, SamplingOptions, GenerationOptions)
+        for kind in vars(keywords).values()
+        if is_typeddict(kind)
         for name, said in arguments_of(kind).items()
     }
     hints = get_type_hints(GenerationOptions, localns={"LogitsProcessor": LogitsProcessor})
@@ -138,12 +142,22 @@ def _options(hints: Mapping[str, Any], about: Mapping[str, str], renamed: Mappin
 
 def commands() -> Iterator[str]:
     """Every command with its arguments and options."""
+    yield from _commands(typer.main.get_command(app), ("argument or option", "meaning"))
+
+
+def chinese_commands() -> Iterator[str]:
+    """The same in Chinese."""
     group = typer.main.get_command(app)
-    yield f"## flagai\n\n{_parameters(group, 'flagai')}"
+    translate(group)
+    yield from _commands(group, ("参数或选项", "含义"))
+
+
+def _commands(group: Any, columns: Sequence[str]) -> Iterator[str]:
+    yield f"## flagai\n\n{_parameters(group, 'flagai', columns)}"
     for name, command in _leaves(group, "flagai"):
         context = typer.Context(command, info_name=name)
         usage = command.get_usage(context).removeprefix("Usage: ")
-        yield f"## {name}\n\n{_plain(command.help)}\n\n```text\n{usage}\n```\n\n{_parameters(command, name)}"
+        yield f"## {name}\n\n{_plain(command.help)}\n\n```text\n{usage}\n```\n\n{_parameters(command, name, columns)}"
 
 
 def _leaves(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -154,10 +168,10 @@ def _leaves(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix} {name}", command
 
 
-def _parameters(command: Any, name: str) -> str:
+def _parameters(command: Any, name: str, columns: Sequence[str]) -> str:
     context = typer.Context(command, info_name=name)
     records = [record for each in command.get_params(context) if (record := each.get_help_record(context))]
-    return table(("argument or option", "meaning"), [(_code(left), _plain(right)) for left, right in records])
+    return table(columns, [(_code(left), _plain(right)) for left, right in records])
 
 
 def _plain(text: str | None) -> str:
@@ -208,7 +222,7 @@ def exceptions() -> Iterator[str]:
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     function.__name__: function
-    for function in (catalog, commands, configuration, environment, exceptions, options, tasks)
+    for function in (catalog, chinese_commands, commands, configuration, environment, exceptions, options, tasks)
 }
 _PLACE = re.compile(r"^.*<!-- table: (\w+) -->$", re.MULTILINE)
 

@@ -55,7 +55,7 @@ def check_number(
     Raises:
         InputError: it is of another type, or out of the range.
     """
-    kind = "a whole number" if integer else "a number"
+    kind = "an integer" if integer else "a number"
     if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
         raise InputError(f"{name} is {value!r:.80}; expected {kind}.")
     number = int(value) if isinstance(value, Integral) else float(value)
@@ -87,7 +87,7 @@ def check_path(name: str, value: Any) -> Path:
         path = Path(value).expanduser()
         longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
     except (TypeError, ValueError, RuntimeError) as error:  # bytes, half a character, the home of an unknown user
-        raise InputError(f"{name} is {shown(value)}, which is no path: {error}.") from error
+        raise InputError(f"{name} is {shown(value)}, which is not a path: {error}.") from error
     if "\0" in str(path) or longest > _LONGEST_NAME:
         raise InputError(f"{name} is {shown(value)}; no file has a null character or over 255 bytes in its name.")
     return path

@@ -24,7 +24,7 @@ class ListedModel:
         parameters: their number.
         available_from: its sources in words.
         shipped: whether an installed Python package holds its files.
-        downloaded: whether all its files are in the folder of models, or shipped.
+        downloaded: whether all its files are in the model directory, or shipped.
         generation: of the GLM series, such as "ChatGLM3".
     """
 
@@ -40,7 +40,7 @@ class ListedModel:
 
     @classmethod
     def of(cls, card: Card, home: str | Path | None) -> "ListedModel":
-        """What a card says, and which of its files are in ``home``, the folder of models."""
+        """What a card says, and which of its files are in ``home``, the model directory."""
         folder = card_folder(card, card.name, settings.home() if home is None else check_path("download_path", home))
         shipped = package_folder(card) is not None
         downloaded = shipped or holds_model(folder)
@@ -83,7 +83,7 @@ def list_models(
         task: only models that do this task, by any of its names, without further training.
         family: only models of this family; "glm" is the whole series, "chatglm" from ChatGLM-6B on.
         language: only models of this language, "zh" or "en".
-        download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+        download_path: the model directory; default ``FLAGAI_HOME``, or else ``./checkpoints``.
 
     Returns:
         Backbones before fine-tuned models, by family and size.

@@ -35,7 +35,7 @@ class LoadOptions(TypedDict, total=False):
     """What :func:`load` takes by keyword; settings of the configuration go with them.
 
     Args:
-        download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+        download_path: the model directory; default ``FLAGAI_HOME``, or else ``./checkpoints``.
         device: where to run; default the best device of this machine.
         dtype: the parameters' type; default the checkpoint's (embeddings on a CPU: float32).
         quantize: "int8" or "int4" keeps the weights in fewer bits.
@@ -140,7 +140,7 @@ def load_first(
     Args:
         task: the task.
         names: the models' names, the best first.
-        download_path: the folder of models.
+        download_path: the model directory.
         tell: called with a message if the first one could not be had.
         **options: see :func:`load`.
 

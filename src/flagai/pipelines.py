@@ -121,7 +121,7 @@ class TextGenerationPipeline(TaskPipeline):
         if self.task == "poetry":
             own = chosen.get("logits_processors", ())
             rules = self.rules(prompts, strict=chosen.pop("strict", True))
-            # What is no list of functions is refused by `write`.
+            # What is not a list of functions is refused by `write`.
             chosen["logits_processors"] = [*own, rules] if isinstance(own, list | tuple) else own
         return prompts, chosen
 

@@ -40,7 +40,7 @@ def resolve(
     interrupted, or a fetched file was cut short since, that is mended first.
 
     Args:
-        download_path: the folder of models, or (without ``model_name``) a model's folder or name.
+        download_path: the model directory, or (without ``model_name``) a model's folder or name.
         model_name: the model's folder in it, its name in the catalog, in any case, or a repository such as
             "owner/name", "hf:owner/name@revision" or "modelscope:owner/name" (:mod:`flagai.hub.repository`).
         weights: whether the weights are needed too.

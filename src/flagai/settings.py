@@ -21,7 +21,7 @@ class Variable:
 
 
 VARIABLES = (
-    Variable("FLAGAI_HOME", "./checkpoints", "The folder of models: the default of `download_path`."),
+    Variable("FLAGAI_HOME", "./checkpoints", "The model directory: the default of `download_path`."),
     Variable("FLAGAI_CARDS", "none", "A folder with cards of your own; several are separated as in PATH."),
     Variable("FLAGAI_OFFLINE", "0", "1 opens no connection: everything must be present."),
     Variable("FLAGAI_BAAI_URL", "https://model.baai.ac.cn", "The address of the BAAI model hub, or of a mirror."),
@@ -34,6 +34,9 @@ VARIABLES = (
     Variable("MODELSCOPE_API_TOKEN", "none", "The access token for ModelScope; sent to MODELSCOPE_DOMAIN only."),
     Variable("FLAGAI_API_KEY", "none", "A key that clients of `flagai serve` must send; see also --api-key-file."),
     Variable("NO_COLOR", "none", "Set to anything, the command line prints without colours."),
+    Variable("LC_ALL", "none", "A value that begins with zh gives the command line's help in Chinese."),
+    Variable("LC_MESSAGES", "none", "The same, where LC_ALL is not set."),
+    Variable("LANG", "none", "The same, where neither of them is set."),
     Variable("RANK", "0", "torchrun's number of this process among all."),
     Variable("WORLD_SIZE", "1", "torchrun's number of processes."),
     Variable("LOCAL_RANK", "0", "torchrun's number of this process on its machine."),
@@ -61,7 +64,7 @@ _NO = ("", "0", "off", "no", "false")
 
 
 def home() -> Path:
-    """The folder of models, the default of ``download_path``."""
+    """The model directory, the default of ``download_path``."""
     return _path("FLAGAI_HOME", "./checkpoints")
 
 
@@ -163,6 +166,11 @@ def _without_login(value: str) -> str:
     return re.sub(r"\?\S*", "?***", re.sub(r"//[^/\s]*@", "//***@", value))
 
 
+def is_chinese() -> bool:
+    """Whether the user's language is Chinese, by the variables of POSIX in their order."""
+    return (_text("LC_ALL") or _text("LC_MESSAGES") or _text("LANG")).lower().startswith("zh")
+
+
 def _text(name: str) -> str:
     return os.environ.get(name, "").strip()
 
@@ -181,7 +189,7 @@ def _url(name: str, default: str) -> str:
 def _number(name: str, default: int) -> int:
     value = _text(name) or str(default)
     if not value.isdecimal():
-        raise ConfigError(f"{name}={value!r} is no number. Unset it, or start the processes with torchrun.")
+        raise ConfigError(f"{name}={value!r} is not a number. Unset it, or start the processes with torchrun.")
     return int(value)
 
 

@@ -35,7 +35,7 @@ def is_busy(error: OSError) -> bool:
 def patiently(action: Callable[[], T]) -> T:
     """Rename or remove files; on Windows, again for two seconds while they are open.
 
-    Another process may read them for a moment, or this one may hold a model that maps them and that nobody uses.
+    Another process may read them for a moment, or this one may hold a model that maps them and that no process uses.
 
     Raises:
         OSError: it cannot be done.
@@ -111,7 +111,7 @@ def locked(path: Path, *, needed: bool = False) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            path.unlink()  # while it is held: nobody can have locked it since
+            path.unlink()  # while it is held: no process can have locked it since
         lock.release()
         if WINDOWS:
             with suppress(OSError):

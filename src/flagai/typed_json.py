@@ -43,11 +43,11 @@ def read_json(path: Path, error: type[FlagAIError] = ConfigError, *, limit: int 
     except (OSError, ValueError) as problem:  # ValueError: no file can have this name
         raise error(f"{path} cannot be read ({getattr(problem, 'strerror', None) or problem}).") from problem
     if len(data) > limit:
-        raise error(f"{path} is larger than {limit:,} bytes, too large for what it should hold. Fetch it again.")
+        raise error(f"{path} is larger than {limit:,} bytes, too large for what it should hold. Download it again.")
     content = parse_json(data, str(path), error)
     if not isinstance(content, dict):
         raise error(
-            f"{path} holds a JSON {type(content).__name__} where an object is expected. Fetch it again or repair it."
+            f"{path} holds a JSON {type(content).__name__} where an object is expected. Download it again or repair it."
         )
     return content
 
@@ -56,10 +56,10 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a file to read bytes, but nothing that may never end, such as a pipe or a device.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: it cannot be opened, or is not a regular file.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return path.open("rb")
 
 
@@ -83,7 +83,7 @@ def parse_json(data: bytes | str, place: str, error: type[FlagAIError] = ConfigE
     except RecursionError as problem:
         raise error(f"{place} is not valid JSON for us: it is nested too deeply. Repair it.") from problem
     except ValueError as problem:
-        raise error(f"{place} is not valid JSON ({problem!s:.200}). Fetch it again or repair it.") from problem
+        raise error(f"{place} is not valid JSON ({problem!s:.200}). Download it again or repair it.") from problem
     return content
 
 
@@ -97,7 +97,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number in JSON")
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def _finite(digits: str) -> float:
@@ -129,7 +129,7 @@ def _children(node: Any) -> Any:
 
 
 def as_int(value: Any) -> int | None:
-    """A whole number, also written as 24.0 or "24"; None if it is not one."""
+    """An integer, also written as 24.0 or "24"; None if it is not one."""
     number = as_float(value)
     if number is None or not number.is_integer():
         return None
@@ -182,10 +182,10 @@ class Fields:
         self.fail(name, f"{shown(self.table.get(name))} is not {wanted}.")
 
     def integer(self, name: str, default: _Default) -> int | _Default:
-        """A whole number."""
+        """An integer."""
         value = self.table.get(name)
         number = as_int(value)
-        return default if value is None else self.wrong(name, "a whole number") if number is None else number
+        return default if value is None else self.wrong(name, "an integer") if number is None else number
 
     def number(self, name: str, default: _Default) -> float | _Default:
         """A number."""

@@ -64,7 +64,7 @@ TENSORS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "twice": (lambda all_: all_.update({LAYER.replace("bert.", ""): all_[LAYER].clone()}), "the same tensor"),
     "embedding": (lambda all_: all_.update({LAYER.replace("lora_A", "lora_embedding_A"): all_[LAYER]}), "no adapter"),
     "magnitude": (lambda all_: all_.update({LAYER.replace("A.weight", "magnitude_vector"): all_[LAYER]}), "no adapter"),
-    "whole numbers": (lambda all_: all_.update({LAYER: all_[LAYER].int()}), "floating-point"),
+    "integers": (lambda all_: all_.update({LAYER: all_[LAYER].int()}), "floating-point"),
     "no tensors": (lambda all_: all_.clear(), "holds no tensors"),
     "head": (lambda all_: all_.update({"base_model.model.classifier.weight": torch.ones(9, 12)}), "other classes"),
     "half a head": (lambda all_: all_.update({"base_model.model.classifier.weight": torch.ones(4, 12)}), "only one of"),

@@ -32,7 +32,7 @@ def test_a_law_gets_its_kind_of_title() -> None:
     )
     assert looked_up == greedy
     refused = CliRunner().invoke(app, ["title", text, "--prompt-lookup-num-tokens", "7"])
-    assert "--prompt-lookup-num-tokens goes with one answer" in str(refused.exception)
+    assert "--prompt-lookup-num-tokens needs one answer" in str(refused.exception)
 
 
 def test_it_fills_blanks_of_poems() -> None:

@@ -82,7 +82,7 @@ def test_glm4_describes_functions_in_a_system_text_of_its_own(chat_of):
     described = json.dumps(TOOL, indent=4, ensure_ascii=False)
     told = f"\n\n# 可用工具\n\n## weather\n\n{described}\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
     assert f"{told}<|system|>\n好<|user|>" in text
-    with pytest.raises(InputError, match="'simple_browser' is no function"):
+    with pytest.raises(InputError, match="'simple_browser' is not a function"):
         chat.encode(USER, [{"type": "simple_browser"}])
 
 

@@ -46,7 +46,7 @@ def test_arguments_that_are_no_json_stay_text():
         ([{"role": "user", "content": [{"type": "image_url"}]}], "'image_url'; these models read text"),
         ([{"role": "user", "content": "a", "images": [1]}], "'images', which means nothing"),
         ([{"role": "assistant", "tool_calls": "f"}], "tool_calls is 'f'"),
-        ([{"role": "assistant", "tool_calls": [{"function": {}}]}], "no call of a tool"),
+        ([{"role": "assistant", "tool_calls": [{"function": {}}]}], "not a call of a tool"),
         ([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": [1]}]}], "arguments of a call"),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_file_of_its_own_counts_before_tokenizer_config(chat_folder):
 def test_hostile_and_absent_templates_are_told(chat_folder, vocabularies_home):
     with pytest.raises(VocabularyError, match="chat_template"):
         chat_format(Tokenizer.from_folder(chat_folder("{{")))
-    with pytest.raises(VocabularyError, match="is no template"):
+    with pytest.raises(VocabularyError, match="is not a template"):
         chat_format(Tokenizer.from_folder(chat_folder(7)))
     hostile = chat_format(Tokenizer.from_folder(chat_folder("{{ ''.__class__.__base__ }}")))
     with pytest.raises(TemplateRefusedError, match="unsafe"):

@@ -43,7 +43,7 @@ class Library:
 
 @pytest.fixture
 def libraries(monkeypatch: pytest.MonkeyPatch) -> tuple[Library, Library]:
-    """The one whose calls keep Python's lock, and the one whose calls give it away."""
+    """The one whose calls keep the GIL, and the one whose calls give it away."""
     quick, slow = Library(), Library()
     monkeypatch.setattr(drivers.ctypes, "PyDLL", lambda _: quick)
     monkeypatch.setattr(drivers.ctypes, "CDLL", lambda _: slow)

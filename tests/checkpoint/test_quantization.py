@@ -1,4 +1,4 @@
-"""Weights of eight bits: small, close to the original, read like any other."""
+"""Weights of 8 bits: small, close to the original, read like any other."""
 
 from pathlib import Path
 

@@ -226,7 +226,7 @@ def test_a_file_that_is_cut_meanwhile_loads_nothing(tmp_path: Path, monkeypatch:
         return original(descriptor, buffers, offset) if offset < size // 2 else 0
 
     monkeypatch.setattr(streaming.os, "preadv", cut)
-    expect_nothing_loaded(tmp_path, "model.safetensors", "ended at byte", "Fetch it again")
+    expect_nothing_loaded(tmp_path, "model.safetensors", "ended at byte", "Download it again")
 
 
 @pytest.mark.usefixtures("_streamed")

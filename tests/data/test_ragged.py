@@ -35,5 +35,5 @@ def test_everything(texts: Rows, data: Any) -> None:
 
 @pytest.mark.parametrize("texts", [[[1, 2.5]], [["1"]], [[None]]], ids=str)
 def test_what_is_no_number_is_refused(texts: Any) -> None:
-    with pytest.raises(InputError, match="whole numbers"):
+    with pytest.raises(InputError, match="integers"):
         Ragged.of(texts)

@@ -98,7 +98,7 @@ def test_an_empty_folder_says_what_was_expected(tmp_path) -> None:
 def test_a_damaged_file_is_named(tmp_path, name, file, content) -> None:
     folder = vocabularies.put(tmp_path, name) / name
     (folder / file).write_bytes(content)
-    with pytest.raises(VocabularyError, match=rf"{file}.*etch it again|{file}.*Fetch them again"):
+    with pytest.raises(VocabularyError, match=rf"{file}.*ownload it again|{file}.*Download them again"):
         Tokenizer.from_folder(folder)
 
 

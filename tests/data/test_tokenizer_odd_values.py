@@ -61,5 +61,5 @@ def test_odd_values_answer_or_are_named(vocabularies_home, model):
 def test_ids_that_are_none_are_named(vocabularies_home, ids):
     tokenizer = Tokenizer.from_folder(vocabularies_home / "RoBERTa-base-ch")
     for method in (tokenizer.decode, tokenizer.DecodeIds, tokenizer.convert_ids_to_tokens, tokenizer.bytes_of):
-        with pytest.raises(InputError, match=r"is not in the vocabulary|takes a sequence of whole numbers"):
+        with pytest.raises(InputError, match=r"is not in the vocabulary|takes a sequence of integers"):
             method(ids)

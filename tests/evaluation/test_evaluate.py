@@ -158,7 +158,7 @@ def test_the_command_prints_and_writes_the_report(folder: Path) -> None:
     [
         (("embedding",), "There is no evaluation of 'embedding'. Known: ner"),
         (("ner", "--out", "a.pdf"), "no known form. Known endings: .txt, .html, .json"),
-        (("ner", "--column", "text"), "--column 'text' is no pair"),
+        (("ner", "--column", "text"), "--column 'text' is not a pair"),
         (("lm",), "'lm' is trained with models of gpt2, not of bert"),
     ],
 )

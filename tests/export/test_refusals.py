@@ -79,7 +79,7 @@ def test_parts_without_a_graph_are_named() -> None:
     ("options", "message"),
     [
         ({"dtype": "bfloat16"}, "dtype='bfloat16' cannot be exported"),
-        ({"opset": 17}, "opset is 17; expected a whole number, at least 18"),
+        ({"opset": 17}, "opset is 17; expected an integer, at least 18"),
         ({"overwrite": 1}, "overwrite is 1; expected True or False"),
         ({"task": "ner"}, "task is 'ner'; expected None, 'encoder' or 'embedding'"),
     ],
@@ -110,4 +110,4 @@ def test_the_command_refuses_before_it_loads(tmp_path: Path) -> None:
 def test_the_command_refuses_a_head_that_nobody_trained(tmp_path: Path) -> None:
     folders.write(tmp_path, "RoBERTa-base-ch", "BertModel")
     said = command("RoBERTa-base-ch", "--task", "semantic-matching", "--out", "x", "--model-dir", str(tmp_path))
-    assert "The head of this BertForClsClassifier is randomly initialised" in said
+    assert "The head of this BertForClsClassifier is randomly initialized" in said

@@ -54,7 +54,7 @@ ROWS = rows()
 
 
 def write(home: Path, class_name: str, **changes: Any) -> str:
-    """A tiny model of a class with a vocabulary, in a folder of models; its name."""
+    """A tiny model of a class with a vocabulary, in a model directory; its name."""
     family = next(family for family in NAMES if class_name.startswith(family))
     folders.write(home, NAMES[family], class_name, **changes)
     return NAMES[family]

@@ -24,10 +24,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"temperature": float("nan")}, "temperature is nan"),
     ({"temperature": "hot"}, "temperature is 'hot'; expected a number"),
     ({"top_p": 1.5}, "top_p is 1.5; expected a number, at least 0 and at most 1"),
-    ({"top_k": -1}, "top_k is -1; expected a whole number, at least 0"),
-    ({"top_k": 2.5}, "top_k is 2.5; expected a whole number"),
+    ({"top_k": -1}, "top_k is -1; expected an integer, at least 0"),
+    ({"top_k": 2.5}, "top_k is 2.5; expected an integer"),
     ({"repetition_penalty": 0}, "repetition_penalty is 0"),
-    ({"max_new_tokens": 0}, "max_new_tokens is 0; expected a whole number, at least 1"),
+    ({"max_new_tokens": 0}, "max_new_tokens is 0; expected an integer, at least 1"),
     ({"num_beams": True}, "num_beams is True"),
     ({"length_penalty": float("inf")}, "length_penalty is inf"),
     ({"early_stopping": "maybe"}, "early_stopping is 'maybe'"),
@@ -45,16 +45,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seed": 1, "seeds": (1,)}, "not both"),
     (
         {"prompt_lookup_num_tokens": -1},
-        "prompt_lookup_num_tokens is -1; expected a whole number, at least 0 and at most 63",
+        "prompt_lookup_num_tokens is -1; expected an integer, at least 0 and at most 63",
     ),
-    ({"prompt_lookup_num_tokens": 4, "num_beams": 2}, "prompt_lookup_num_tokens goes with one answer"),
+    ({"prompt_lookup_num_tokens": 4, "num_beams": 2}, "prompt_lookup_num_tokens needs one answer"),
     (
         {"prompt_lookup_num_tokens": 4, "num_return_sequences": 2, "do_sample": True},
-        "prompt_lookup_num_tokens goes with one answer",
+        "prompt_lookup_num_tokens needs one answer",
     ),
     (
         {"prompt_lookup_num_tokens": 4, "penalty_alpha": 0.5, "top_k": 2},
-        "prompt_lookup_num_tokens goes with one answer",
+        "prompt_lookup_num_tokens needs one answer",
     ),
 ]
 
@@ -150,7 +150,7 @@ def test_impossible_prompts_are_refused() -> None:
         ({"prompts": Prompt((1,))}, "expected prompts: a list"),
         ({"prompts": 5}, "prompts is 5; expected prompts"),
         ({"prompts": [(1, 2)]}, r"Prompt 0 is \(1, 2\) \(tuple\); expected a Prompt"),
-        ({"prompts": [Prompt((1,)), Prompt("ab")]}, r"Prompt 1 holds 'a' \(str\); expected whole numbers"),
+        ({"prompts": [Prompt((1,)), Prompt("ab")]}, r"Prompt 1 holds 'a' \(str\); expected integers"),
         ({"prompts": [Prompt((1, True))]}, "holds True"),
         ({"prompts": [Prompt((1, 2.0))]}, "holds 2.0"),
         ({"prompts": [Prompt(torch.tensor([1, 2]))]}, "holds tensor"),

@@ -253,5 +253,5 @@ def test_a_request_is_submitted_once_and_in_a_with_statement() -> None:
 
 @pytest.mark.parametrize("options", [{"memory": "1GB"}, {"memory": True}, {"prompt_tokens": -1}])
 def test_sizes_that_are_none_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="expected a whole number"):
+    with pytest.raises(InputError, match="expected an integer"):
         Scheduler(writer("gpt2").model, **options)

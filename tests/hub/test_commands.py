@@ -145,7 +145,10 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     with progress.progress("GLM", 6_000_000) as advance:
         for _ in range(6):
             advance(1_000_000)
-    assert caplog.messages == ["GLM: 3.0 MB of 6.0 MB, 250.0 kB a second", "GLM: 6.0 MB of 6.0 MB, 250.0 kB a second"]
+    assert caplog.messages == [
+        "GLM: 3.0 MB of 6.0 MB, 250.0 kB per second",
+        "GLM: 6.0 MB of 6.0 MB, 250.0 kB per second",
+    ]
 
 
 def test_commands_show_the_lines_of_progress() -> None:

@@ -121,11 +121,11 @@ def test_the_command_states_a_licence(writable: Hub, folder: Path, caplog: pytes
 
 def test_what_cannot_be_pushed(writable: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for target in ("me/name", "baai:name", "hf:me/name@main"):
-        with pytest.raises(InputError, match=r"is no repository. Write it as hf:owner/name"):
+        with pytest.raises(InputError, match=r"is not a repository. Write it as hf:owner/name"):
             push(folder, target)
-    with pytest.raises(HubError, match="is no source"):
+    with pytest.raises(HubError, match="is not a source"):
         push(folder, "hf:name")
-    with pytest.raises(InputError, match=r"is no model's folder: it has no config.json"):
+    with pytest.raises(InputError, match=r"is not a model's folder: it has no config.json"):
         push(tmp_path, "hf:me/name")
     monkeypatch.setenv("FLAGAI_OFFLINE", "1")
     with pytest.raises(OfflineError):

@@ -114,9 +114,9 @@ def test_revisions_have_folders_of_their_own(files: dict[str, bytes], tmp_path: 
 @pytest.mark.parametrize(
     ("name", "revision", "words"),
     [
-        ("bert-base-chinese", "main", "goes with the name of a repository"),
+        ("bert-base-chinese", "main", "needs the name of a repository"),
         ("owner/bge@main", "v2", "another one"),
-        (Path("owner/bge"), "main", "goes with"),
+        (Path("owner/bge"), "main", "needs the name"),
     ],
 )
 def test_a_revision_that_means_nothing_is_an_error(hub: Hub, name: str | Path, revision: str, words: str) -> None:

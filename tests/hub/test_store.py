@@ -87,7 +87,7 @@ def test_users_own_files_are_kept(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_fetched_file_that_somebody_rewrote_is_not_overwritten(hub: Hub, filled: Path) -> None:
     (filled / NAME).write_bytes(b"fine-tuned for a week")
-    with pytest.raises(HubError, match=r"somebody has changed it.*--force"):
+    with pytest.raises(HubError, match=r"it has been changed.*--force"):
         ensure("hf:owner/glm", filled, policy=QUICK)
     assert (filled / NAME).read_bytes() == b"fine-tuned for a week"
     ensure("hf:owner/glm", filled, force=True, policy=QUICK)
@@ -163,7 +163,7 @@ def test_the_error_lists_what_each_source_said(hub: Hub, tmp_path: Path, monkeyp
     assert "refused" in lines[1]
     assert "model not found" in lines[2]
     assert "404" in lines[3].replace(hub.url, "")  # whose port may hold the same digits
-    assert "is no source" in lines[4]
+    assert "is not a source" in lines[4]
     assert all(word in lines[-1] for word in (str(tmp_path / "m"), "HF_ENDPOINT", "FLAGAI_OFFLINE"))
 
 
@@ -213,7 +213,7 @@ def test_a_place_that_cannot_be_written(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_damaged_manifest_is_named(filled: Path) -> None:
     (filled / ".flagai.json").write_text('{"format": 1')
-    with pytest.raises(HubError, match=r"\.flagai\.json is no manifest.*Delete it"):
+    with pytest.raises(HubError, match=r"\.flagai\.json is not a manifest.*Delete it"):
         ensure("hf:owner/glm", filled)
 
 

@@ -61,7 +61,7 @@ def test_broken_rows_are_told_apart(tmp_path: Path) -> None:
     found = read(path)
     assert [found[0], found[-1]] == [{"text": "a"}, {"text": "b"}]
     assert "type list" in str(found[1])
-    assert "no JSON" in str(found[2])
+    assert "not JSON" in str(found[2])
     assert [row.number for row in read_rows(path)] == [1, 3, 4, 5], "blank lines count"
     path = written(tmp_path / "rows.csv", b'id,text\n1,a\n2\n3,\xff\n4,"two\nlines"\n5,e\n')
     found = read(path)
@@ -82,7 +82,7 @@ def test_tables_without_quotes(tmp_path: Path) -> None:
     [
         ("array.json", b"[{}]", "JSON lines"),
         ("open.csv", b'a\n"never closed\n', "line 2"),
-        ("no.parquet", b"PAR", "no Parquet"),
+        ("no.parquet", b"PAR", "not a Parquet"),
         ("cut.jsonl.gz", gzip.compress(mtime=0, data=b'{"text": "a"}\n' * 1000)[:30], "cannot be read"),
     ],
     ids=["array", "open quote", "no parquet", "cut"],

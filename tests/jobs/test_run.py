@@ -34,7 +34,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of rows, two of which cannot be answered."""
     path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
     lines = [json.dumps({"id": number, "text": f"第{number}个句子" * (number % 5 + 1)}) for number in range(600)]
-    lines[70], lines[333] = '{"id": 70}', "no JSON"
+    lines[70], lines[333] = '{"id": 70}', "not JSON"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -175,7 +175,7 @@ def test_another_job_is_refused(home: Path, texts: Path, undisturbed: Path, tmp_
     (tmp_path / "mine").touch()
     assert "other files" in fails(InputError, *command(home, texts, tmp_path))
     assert "names no file" in fails(InputError, *command(home, tmp_path / "*.jsonl", tmp_path / "new"))
-    assert "no task" in fails(InputError, "run", "sing", "--in", str(texts), "--out", str(tmp_path / "new"))
+    assert "not a task" in fails(InputError, "run", "sing", "--in", str(texts), "--out", str(tmp_path / "new"))
 
 
 def test_wrong_options_of_the_task_are_errors(home: Path, texts: Path, tmp_path: Path) -> None:

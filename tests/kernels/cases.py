@@ -107,7 +107,7 @@ def linear_cases() -> Iterator[Case]:
     yield Case("plain", "65 rows, transposed matrix", linear_call((65, 256), 2048, layout="transposed"), "cpu")
     yield Case("plain", "float64", linear_call((3, 256), 2048, dtype=torch.float64), "cpu")
     yield Case("plain", "bfloat16", linear_call((20, 256), 2048, dtype=torch.bfloat16), "cpu", torch.bfloat16)
-    yield Case("plain", "a matrix that is no parameter", linear_call((3, 256), 96, parameter=False), "cpu")
+    yield Case("plain", "a matrix that is not a parameter", linear_call((3, 256), 96, parameter=False), "cpu")
     for rows in (4, 20):
         call = linear_call((rows, 256), 2048, activation_name="gelu")
         yield Case("plain", f"gradients, {rows} rows", call, "cpu", context=torch.enable_grad)

@@ -166,7 +166,7 @@ def _choice(few: bool) -> Iterator[Case]:
 
 
 def _small(step: dict[str, Any], count: int, around: dict[str, Any], few: bool) -> Iterator[Case]:
-    """Products with weights of four and eight bits, by every way."""
+    """Products with weights of four and 8 bits, by every way."""
     for bits in (4, 8):
         ways = [("gemv", 8, 32 * bits, 16, bits), ("gemm", 32, 64, 16, 4)]
         ways += [("grouped_gemm", 16, 512, 8, 4)] if bits == 4 else []

@@ -211,7 +211,7 @@ def test_results_of_queries_keys_and_values_have_room() -> None:
     [
         LaunchPlan(1024, 4096, 24, 8, *H100),  # half a tile
         LaunchPlan(2048, 8192, 24, 4, *H100),  # half a tile
-        LaunchPlan(1024, 4096, 24, 4, *H100),  # fewer rows of tiles than multiprocessors
+        LaunchPlan(1024, 4096, 24, 4, *H100),  # fewer rows of tiles than SMs
         LaunchPlan(6144, 24576, 24, 8, *H100),  # three tiles
         LaunchPlan(4096, 10240, 24, 4, *H100),  # inner numbers are no squares
         LaunchPlan(12288, 49152, 24, 4, *H100),  # three tiles

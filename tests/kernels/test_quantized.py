@@ -1,4 +1,4 @@
-"""The kernels for weights of eight and four bits give what torch gives with widened ones, in whatever pieces."""
+"""The kernels for weights of 8 and 4 bits give what torch gives with dequantized ones, in whatever pieces."""
 
 from collections.abc import Iterator
 
@@ -30,9 +30,9 @@ def layer(inputs: int, outputs: int, bits: int, dtype: torch.dtype) -> Quantized
     return QuantizedLinear.of(nn.Linear(inputs, outputs), bits).to(dtype)
 
 
-def widened(made: QuantizedLinear) -> nn.Linear:
+def dequantized(made: QuantizedLinear) -> nn.Linear:
     plain = nn.Linear(made.in_features, made.out_features)
-    plain.weight, plain.bias = nn.Parameter(made.widened(torch.float32)), nn.Parameter(made.bias.float())
+    plain.weight, plain.bias = nn.Parameter(made.dequantized(torch.float32)), nn.Parameter(made.bias.float())
     return plain
 
 
@@ -71,7 +71,7 @@ def ways(made: QuantizedLinear, count: int) -> list[KernelConfig]:
 )
 def test_products(bits: int, inputs: int, outputs: int, dtype: torch.dtype, count: int) -> None:
     made, tokens = layer(inputs, outputs, bits, dtype), (torch.randn(count, inputs) + 0.5).to(dtype)
-    plain, normed, residual = widened(made), norm(inputs, dtype), torch.randn(count, outputs).to(dtype)
+    plain, normed, residual = dequantized(made), norm(inputs, dtype), torch.randn(count, outputs).to(dtype)
     exact = nn.LayerNorm(inputs)
     exact.load_state_dict({name: value.float() for name, value in normed.state_dict().items()})
     added = plain_products.linear_act_residual(tokens.float(), plain, residual=residual.float())
@@ -96,7 +96,7 @@ def test_projection(bits: int, count: int) -> None:
     exact.load_state_dict({name: value.float() for name, value in normed.state_dict().items()})
     pools, mapping = torch.randn(2, 40, heads, width).to(dtype), torch.randperm(40)[:count]
     theirs = Slots(*pools.float(), mapping)
-    wanted = plain_products.qkv_to_cache(tokens.float(), exact, *map(widened, layers), theirs)
+    wanted = plain_products.qkv_to_cache(tokens.float(), exact, *map(dequantized, layers), theirs)
     for way in ways(layers[0], count + 2):
         ours = Slots(*pools.clone(), mapping)
         found = quantized_qkv_to_cache(tokens, normed, layers, ours, config=way)

@@ -64,7 +64,7 @@ def test_what_the_world_writes(cls: type[ModelConfig], values: dict[str, Any], f
 @pytest.mark.parametrize(
     ("cls", "values", "message"),
     [
-        (BertConfig, {"id2label": {"LABEL_0": "O"}}, "id2label: .*no table of numbers and names"),
+        (BertConfig, {"id2label": {"LABEL_0": "O"}}, "id2label: .*not a table of numbers and names"),
         (BertConfig, {"id2label": "O"}, "id2label: 'O' is not an object"),
         (BertConfig, {"id2label": [["O"]]}, "id2label"),
         (BertConfig, {"model_type": 3}, "model_type: 3 is not a text"),

@@ -137,7 +137,7 @@ def test_the_mask_is_block_diagonal_and_joins_others() -> None:
     assert torch.equal(joined[0, 0], expected.tril())
 
 
-# -- what does not go together ------------------------------------------------------------------------------------
+# -- what does not fit together ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Weights of eight and four bits: what they hold, that every family computes with them, and that files keep them."""
+"""Weights of 8 and 4 bits: what they hold, that every family computes with them, and that files keep them."""
 
 import copy
 import json
@@ -52,13 +52,13 @@ def dequantized(model: Any) -> Any:
         for name, layer in list(owner.named_children()):
             if isinstance(layer, QuantizedEmbedding):
                 table = CheckedEmbedding(layer.num_embeddings, layer.embedding_dim, layer.what)
-                table.weight.data = layer.widened(torch.float32)
+                table.weight.data = layer.dequantized(torch.float32)
                 setattr(owner, name, table)
             elif isinstance(layer, QuantizedLinear):
                 wide = (KeepFloat32Linear if layer.wide else Linear)(
                     layer.in_features, layer.out_features, bias=layer.bias is not None
                 )
-                wide.weight.data = layer.widened(torch.float32)
+                wide.weight.data = layer.dequantized(torch.float32)
                 if layer.bias is not None:
                     wide.bias = nn.Parameter(layer.bias.detach().clone())
                 setattr(owner, name, wide)
@@ -127,7 +127,7 @@ def test_drawing_groups_in_lessens_the_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_rows_of_one_value(how: str, value: float) -> None:
     layer = nn.Linear(64, 8, bias=False)
     layer.weight.data.fill_(value)
-    found = QuantizedLinear.of(layer, BITS[how]).widened(torch.float32)
+    found = QuantizedLinear.of(layer, BITS[how]).dequantized(torch.float32)
     torch.testing.assert_close(found, layer.weight.data, rtol=5e-3, atol=0)
 
 
@@ -195,7 +195,7 @@ def test_files(name: str, how: str, tmp_path: Path) -> None:
         for folder in ("plain", "small")
     }
     assert size["small"] < 0.7 * size["plain"]
-    # An ordinary model takes the widened values, and a quantized one its own in place.
+    # An ordinary model takes the dequantized values, and a quantized one its own in place.
     plain = made(name, 3)
     plain.load_weights(tmp_path / "small")
     wanted = dequantized(model)
@@ -207,7 +207,7 @@ def test_files(name: str, how: str, tmp_path: Path) -> None:
 
 
 def test_weights_of_eight_bits_are_taken_as_they_were_shipped(tmp_path: Path) -> None:
-    """What a recipe has packed in eight bits, a scale a row, is not rounded a second time."""
+    """What a recipe has packed in 8 bits, a scale a row, is not rounded a second time."""
     model = made("GLMModel")
     model.save_pretrained(tmp_path)
     write_quantized(tmp_path / "model.safetensors", _tensors(tmp_path))
@@ -238,7 +238,7 @@ def test_conversion_and_back(tmp_path: Path) -> None:
     for layer, found in zip(
         layers(small), (each for each in wide.blocks.modules() if type(each) is Linear), strict=True
     ):
-        torch.testing.assert_close(found.weight.data, layer.widened(torch.bfloat16).float(), atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(found.weight.data, layer.dequantized(torch.bfloat16).float(), atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("how", HOWS)

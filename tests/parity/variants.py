@@ -237,7 +237,7 @@ def _theirs(family: Family, folder: Path) -> torch.Tensor | str:
         model, info = family.theirs.from_pretrained(folder, output_loading_info=True)
         lacking = [name for name in info["missing_keys"] if "pooler" not in name]
         odd = [*lacking, *info["mismatched_keys"]]
-        return f"drawn anew: {odd}" if odd else _run(model.eval(), family)
+        return f"randomly initialized: {odd}" if odd else _run(model.eval(), family)
     except Exception as error:  # noqa: BLE001 - transformers raises whatever it likes
         return f"{type(error).__name__}: {error}"
 

@@ -46,7 +46,7 @@ def test_repetition() -> None:
 
 
 def test_an_unknown_form() -> None:
-    with pytest.raises(InputError, match=r"'词' is no form of a poem. Known: 五言绝句"):
+    with pytest.raises(InputError, match=r"'词' is not a form of a poem. Known: 五言绝句"):
         faults(STORKS, "词")
     with pytest.raises(InputError, match=r"The poem is 5; expected a text"):
         faults(5, "五言绝句")  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def test_a_head_comes_with_its_adapter(predictor: Any, tmp_path: Path) -> None:
     note_untrained(model, ["classifier.weight", "classifier.bias"])
     run = Predictor(model, tokenizer)
     assert run.classify("今天", adapter="mood") == Predictor(trained, tokenizer).classify("今天")
-    with pytest.raises(InputError, match="randomly initialised"):
+    with pytest.raises(InputError, match="randomly initialized"):
         run.classify("今天")
     model.set_adapter("mood")
     assert run.classify("今天") == Predictor(trained, tokenizer).classify("今天")

@@ -42,19 +42,19 @@ CALLS = {
 @pytest.mark.parametrize("task", CALLS)
 def test_an_untrained_head_is_an_error_unless_asked_for(home, task):
     parts = load(home, task, **({"class_num": 3} if task in ("ner-crf", "classification") else {}))
-    with pytest.raises(InputError, match="is randomly initialised: its checkpoint has no"):
+    with pytest.raises(InputError, match="is randomly initialized: its checkpoint has no"):
         CALLS[task](Predictor(*parts))
     CALLS[task](Predictor(*parts, allow_untrained=True))
 
 
 def test_a_glm_without_a_head_is_an_error_at_the_command_line_too(home):
     parts = load(home, "classification", "GLM-large-ch", class_num=2)
-    with pytest.raises(InputError, match="randomly initialised"):
+    with pytest.raises(InputError, match="randomly initialized"):
         Predictor(*parts).predict_cls_classifier("今天")
     for command in (["title", "今天"], ["classify", "今天"], ["fill", "今[MASK]"], ["ner", "今天", "--head", "gp"]):
         options = ["--model", "RoBERTa-base-ch", "--model-dir", str(home), "--device", "cpu"]
         result = CliRunner().invoke(cli.app, [*command, *options])
-        assert "randomly initialised" in str(result.exception), command
+        assert "randomly initialized" in str(result.exception), command
 
 
 def test_what_was_trained_or_drawn_on_purpose_answers(home):

@@ -99,7 +99,7 @@ def serving(home: Path, *arguments: str, **environment: str) -> Iterator[ServerP
     """A server of models.
 
     Args:
-        home: the folder of models.
+        home: the model directory.
         *arguments: of ``flagai serve``.
         **environment: variables.
     """

@@ -43,8 +43,19 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 ]
 # What a schema cannot say.
 BEYOND = (
-    *("no title", "no effect", "one text", "this server", "here", "cannot", "several", "do not", "no blank", "known"),
-    *("name at least", "classes", "all the same", "tokens", "not go with", "reads", "does not know", "a call"),
+    *(
+        "not a title",
+        "no effect",
+        "one text",
+        "this server",
+        "here",
+        "cannot",
+        "several",
+        "do not",
+        "no blank",
+        "known",
+    ),
+    *("name at least", "classes", "all the same", "tokens", "not fit", "reads", "does not know", "a call"),
 )
 
 

@@ -136,4 +136,4 @@ def test_an_error_is_shown(page: Any) -> None:
     page.fill("#in-theme", "长" * 21)
     page.click("#run")
     page.wait_for_selector("[role=alert]")
-    assert "is no title for a poem" in page.inner_text("[role=alert]")
+    assert "is not a title for a poem" in page.inner_text("[role=alert]")

@@ -90,7 +90,7 @@ class Documented:
         return bool({"property", "cached_property", "setter"} & self.decorators)
 
     def _is_described(self, field: ast.AnnAssign) -> bool:
-        """Whether a field is no parameter, or has its documentation in ``setting`` or in a comment."""
+        """Whether a field is not a parameter, or has its documentation in ``setting`` or in a comment."""
         text = ast.unparse(field)
         lines = self.lines[field.lineno - 2 : field.end_lineno]
         return (

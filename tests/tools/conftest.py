@@ -9,7 +9,7 @@ from tests import folders
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of models."""
+    """The model directory."""
     home = tmp_path_factory.mktemp("models")
     folders.write(home, "GLM-large-ch", "GLMForSeq2Seq")
     folders.write(home, "GPT2-base-ch", "GPT2Model")
@@ -22,6 +22,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def models(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of models, as FLAGAI_HOME says."""
+    """The model directory, as FLAGAI_HOME says."""
     monkeypatch.setenv("FLAGAI_HOME", str(home))
     return home

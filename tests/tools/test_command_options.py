@@ -62,7 +62,7 @@ REFUSED = {
     "title \udcff": "Text 1 is not UTF-8: '\\udcff'. Convert it first.",
     "match 花 \udcff": "The second text is not UTF-8",
     "title 花 -n 5": "--num-return-sequences 5 exceeds --beams 4",
-    "title 花 --max-length 0": "--max-length is 0; expected a whole number",
+    "title 花 --max-length 0": "--max-length is 0; expected an integer",
     "poem 花 --temperature 0": "--temperature is 0.0; expected a number, more than 0",
     "poem 花 --repetition-penalty -1": "--repetition-penalty is -1.0",
     "poem 花 --seed -1": "--seed holds -1",
@@ -81,7 +81,7 @@ def test_former_flags_are_named_in_a_warning(monkeypatch, caplog):
     refused(monkeypatch, "title", "花", "--n-best", "5")
     assert "--n-best is now called --num-return-sequences" in caplog.text
     caplog.clear()
-    assert "is no title for a poem" in refused(monkeypatch, "poem", "--", "--n-best=" + 20 * "花")  # here a text
+    assert "is not a title for a poem" in refused(monkeypatch, "poem", "--", "--n-best=" + 20 * "花")  # here a text
     assert not caplog.text
 
 
@@ -173,7 +173,7 @@ def test_a_pipe_holds_what_a_terminal_shows(text):
 
 def test_blank_lines_are_named_by_their_number(monkeypatch, caplog, tmp_path):
     text = "桃花\n\n月\n \n"
-    assert "the standard input, line 2: '' is no title" in refused(monkeypatch, "poem", text=text)
+    assert "the standard input, line 2: '' is not a title" in refused(monkeypatch, "poem", text=text)
     assert "the standard input, line 1 has no blank" in refused(monkeypatch, "fill", text=text)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     rows = lines(run("embed", "--file", str(tmp_path / "a.txt"), "--model", "RoBERTa-base-ch"))
@@ -207,7 +207,7 @@ def test_tables_and_odd_files_are_read_or_named(tmp_path, monkeypatch):
     (tmp_path / "c.jsonl").write_text('{"text": "a"}\n' + "[" * 100_000 + "\n")
     (tmp_path / "d.gz").write_bytes(b"no gzip")
     (tmp_path / "e.csv").write_text("text1,text2\na,a\n")
-    assert "c.jsonl, line 2 is no JSON" in refused(monkeypatch, "title", "--file", str(tmp_path / "c.jsonl"))
+    assert "c.jsonl, line 2 is not JSON" in refused(monkeypatch, "title", "--file", str(tmp_path / "c.jsonl"))
     assert "d.gz cannot be read" in refused(monkeypatch, "title", "--file", str(tmp_path / "d.gz"))
     assert run("match", "--file", str(tmp_path / "e.csv")) == "1.0000\ta\ta\n"
 

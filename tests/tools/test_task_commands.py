@@ -49,7 +49,7 @@ def test_a_poem_has_a_form_and_a_seed():
     for title in ("桃花：五言绝句", "桃花:五言绝句"):
         assert run("poem", title, "--seed", "1", "--max-length", "8") == poems[0]
     assert "says the form 五言绝句, not 七言绝句" in fails(InputError, "poem", "桃花:五言绝句", "--form", "七言绝句")
-    assert "'词' is no form of a poem" in fails(InputError, "poem", "桃花：词")
+    assert "'词' is not a form of a poem" in fails(InputError, "poem", "桃花：词")
     assert "1 to 20" in fails(InputError, "poem", "花" * 21)
     assert CliRunner().invoke(cli.app, ["poem", "桃花", "--form", "六言"]).exit_code == 2
 
@@ -160,7 +160,7 @@ def test_embeddings_keep_the_fields_of_their_lines():
         (InputError, ["title", "a", "--file", "x"], None, "not both"),
         (InputError, ["title", "--file", "/no/such/file"], None, "cannot be read"),
         (InputError, ["title", "--file", "-"], '{"text": 5}', "line 1 has no text in 'text'"),
-        (InputError, ["title", "--file", "-"], '{"text": "a"}\n{broken', "line 2 is no JSON"),
+        (InputError, ["title", "--file", "-"], '{"text": "a"}\n{broken', "line 2 is not JSON"),
         (ModelNotFoundError, ["title", "a", "--model", "GLM-larg-ch"], None, "Did you mean GLM-large-ch"),
         (InputError, ["ner", "a", "--model", "GPT2-base-ch"], None, "cannot do 'ner'"),
         (InputError, ["title", "a", "--device", "cuda:77"], None, "cuda:77"),

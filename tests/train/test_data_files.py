@@ -182,8 +182,8 @@ def test_a_table_all_quoted_is_read_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a,b\rx,y\r", "line 1 is no CSV.*LF or CR LF"),
-        (f"a\n{'x' * 140_000}\n", "line 2 is no CSV.*JSON lines"),
+        ("a,b\rx,y\r", "line 1 is not CSV.*LF or CR LF"),
+        (f"a\n{'x' * 140_000}\n", "line 2 is not CSV.*JSON lines"),
     ],
 )
 def test_tables_that_cannot_be_read_say_why(tmp_path: Path, content: str, message: str) -> None:

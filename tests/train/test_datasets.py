@@ -69,7 +69,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none that datasets' save_to_disk wrote"):
         read_records(tmp_path)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(InputError, match=r"a.parquet is no Parquet file"):
+    with pytest.raises(InputError, match=r"a.parquet is not a Parquet file"):
         read_records(tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"There is no file .*b.parquet"):
         read_records(tmp_path / "b.parquet")

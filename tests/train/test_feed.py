@@ -68,7 +68,7 @@ def test_compiled_blocks_share_code_and_change_nothing(monkeypatch: pytest.Monke
     compile_blocks(compiled)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     graphs = []
-    # Six texts have seven offsets: a number that is no other size here, which the compiler would take to be the same.
+    # Six texts have seven offsets: a number that no other size is, which the compiler would take to be the same.
     for lengths in ([9, 7, 3, 2, 2, 1], [12, 5], [8, 8, 8, 2], [30]):
         ids = torch.randint(1, 100, (1, sum(lengths)))
         batch = {"input_ids": ids, "segment_ids": torch.zeros_like(ids), "labels": ids % 3}

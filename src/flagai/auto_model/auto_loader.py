@@ -37,7 +37,7 @@ class AutoLoader:
     """Loads the model for a task, and its tokenizer.
 
     A model fine-tuned for the task is taken where there is one: first the folder ``model_dir/model_name-task_name``,
-    then the catalog. Otherwise the backbone is loaded, and a head that it does not have is drawn anew, with a warning;
+    then the catalog. Otherwise the backbone is loaded, and a head that it lacks is randomly initialized with a warning;
     so it is if the fine-tuned model cannot be fetched, but the backbone is here.
 
     Args:
@@ -46,9 +46,9 @@ class AutoLoader:
             ``model_dir``, (without ``model_dir``) the path of a folder, or a repository such as "owner/name",
             "hf:owner/name@revision" or "modelscope:owner/name". The default is FlagAI's, for every task;
             :func:`flagai.load` takes what suits the task instead (``flagai.catalog.tasks.DEFAULT_MODELS``).
-        model_dir: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
-        only_download_config: read only the configuration and draw new weights.
-        device: where the model shall be; default the best device there is.
+        model_dir: the model directory; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+        only_download_config: read only the configuration and initialize the weights randomly.
+        device: where the model is placed; default the best device there is.
         torch_dtype: the parameters' type; default the checkpoint's. ``dtype`` is another name of it.
         low_cpu_mem_usage: ignored, as are ``inference_mode``, ``model_max_length`` and ``all_devices``.
         lora_dir: FlagAI's name of ``adapter``.
@@ -56,7 +56,7 @@ class AutoLoader:
         inference_mode: ignored.
         model_max_length: ignored.
         all_devices: ignored.
-        load_pretrain_params: False draws new weights, as ``only_download_config`` does.
+        load_pretrain_params: False initializes the weights randomly, as ``only_download_config`` does.
         class_num: number of classes, for heads that need it. Default what config.json or the trained head says; 2 for
             semantic matching.
         target_size: another name of ``class_num``.
@@ -140,7 +140,7 @@ class AutoLoader:
         return self.model
 
     def get_tokenizer(self) -> Tokenizer:
-        """The tokenizer that goes with the model."""
+        """The model's tokenizer."""
         return self.tokenizer
 
     def get_task_name(self, brief_model_name: str) -> str:
@@ -152,7 +152,7 @@ class AutoLoader:
         return f"{brief_model_name}_{self.task_name}"
 
     def load_pretrain_params(self, model_path: str | Path) -> None:
-        """Load weights into the model, in place, exactly or not at all.
+        """Load weights into the model, in place; loading is strict.
 
         Args:
             model_path: a weights file or folder in any known format.
@@ -167,7 +167,7 @@ def _overrides(others: dict[str, Any]) -> dict[str, Any]:
                 f"{name} is not supported. A folder of PEFT is loaded by adapter=, also beside quantize='int4'."
             )
     if "download_path" in others:
-        raise InputError("AutoLoader has no argument 'download_path'. Pass the folder of models as model_dir.")
+        raise InputError("AutoLoader has no argument 'download_path'. Pass the model directory as model_dir.")
     return {name: value for name, value in others.items() if name not in _NOT_THERE}
 
 

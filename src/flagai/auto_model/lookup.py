@@ -45,7 +45,7 @@ def class_name_for(task: str, family: str) -> str:
 
 
 def split_name(model_dir: str | Path | None, model_name: str | Path) -> tuple[Path, str]:
-    """The folder of models and the model's name in it; without ``model_dir``, a name may be a path.
+    """The model directory and the model's name in it; without ``model_dir``, a name may be a path.
 
     The configuration and the tokenizer of a repository are fetched here: they tell its family.
 

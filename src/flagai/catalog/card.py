@@ -40,7 +40,7 @@ HOSTS = {
     "file": "folder",
     "baai": "BAAI hub",
 }
-SILENT = ("baai",)  # hubs of which nobody has had an answer since they went quiet; they are asked all the same
+SILENT = ("baai",)  # hubs that have not answered since they went quiet; they are asked all the same
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -79,11 +79,11 @@ class ModelSource:
         scheme, _, location = text.partition(":")
         if scheme not in SCHEMES or not location:
             raise ValueError(
-                f"{shown(text)} is no source. Write one as {', '.join(f'{name}:...' for name in SCHEMES)}."
+                f"{shown(text)} is not a source. Write one as {', '.join(f'{name}:...' for name in SCHEMES)}."
             )
         if scheme in ("http", "https", "file"):
             if not location.startswith("//"):
-                raise ValueError(f"{shown(text)} is no address. Write it as {scheme}://...")
+                raise ValueError(f"{shown(text)} is not an address. Write it as {scheme}://...")
             return cls(scheme, text)
         location, _, revision = location.partition("@")
         if scheme in ("hf", "modelscope") and not _REPOSITORY.fullmatch(location):
@@ -143,7 +143,7 @@ class Card:
     by_hand: str | None  # how to get it where no source has it
     install: str | None  # what to type where a package has it
     aliases: tuple[str, ...]  # other names
-    inferred: Mapping[str, str]  # for each field that nobody has seen confirmed, what it was concluded from
+    inferred: Mapping[str, str]  # for each field that is not confirmed, what it was concluded from
     origin: str  # the file that holds the card
 
     @property

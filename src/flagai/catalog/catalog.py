@@ -202,7 +202,9 @@ def _complete(draft: _Draft, drafts: Mapping[str, _Draft], seen: tuple[str, ...]
 
 def _read_folder(folder: Path) -> tuple[_Draft, ...]:
     if not folder.is_dir():
-        raise CatalogError(f"{folder} is no folder. Point FLAGAI_CARDS, or the argument, to a folder with .toml files.")
+        raise CatalogError(
+            f"{folder} is not a folder. Point FLAGAI_CARDS, or the argument, to a folder with .toml files."
+        )
     return tuple(draft for path in sorted(folder.glob("*.toml")) for draft in _read_file(path))
 
 

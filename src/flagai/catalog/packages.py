@@ -1,4 +1,4 @@
-"""Models that are on this machine already: a folder, one under the folder of models, one in a Python package."""
+"""Models that are on this machine already: a folder, one under the model directory, one in a Python package."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ def find_model(
 
     Args:
         name_or_path: the name of a model, in any case, or without ``home`` its folder as well.
-        home: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+        home: the model directory; default ``FLAGAI_HOME``, or else ``./checkpoints``.
         holds: whether a folder will do; default any folder, also an empty one. Whether a model loads from it says
             :func:`flagai.hub.local_state.holds_model`.
 
@@ -34,7 +34,7 @@ def model_folders(name_or_path: str, home: str | Path | None = None) -> Iterator
 
     Args:
         name_or_path: a name of the catalog, or the path of a folder.
-        home: the folder of models; default ``FLAGAI_HOME``.
+        home: the model directory; default ``FLAGAI_HOME``.
 
     Raises:
         ModelNotFoundError: no folder was taken; the message says where the model can be had.
@@ -71,7 +71,7 @@ def card_folder(card: Card, name: str, home: str | Path | None) -> Path:
     Args:
         card: the model's card.
         name: its name as the user writes it.
-        home: the folder of models; default ``FLAGAI_HOME``.
+        home: the model directory; default ``FLAGAI_HOME``.
     """
     if home is not None and os.path.isdir(own := own_folder(name, home)):
         return own

@@ -61,9 +61,9 @@ class CardFields:
     def count(self, name: str) -> int | None:
         """A number of things, at least 1, if there is one."""
         absent = name not in self._left
-        value = self._take(name, int, "a whole number", 0)
+        value = self._take(name, int, "an integer", 0)
         if isinstance(value, bool) or value < (0 if absent else 1):
-            self.fail(name, f"{shown(value)} is no number of things. Write a whole number above 0.")
+            self.fail(name, f"{shown(value)} is not a number of things. Write an integer above 0.")
         return value or None
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ class CardFields:
         return dict(self._take(name, dict, "a table", {}))
 
     def finish(self) -> None:
-        """Complain of keys that nobody asked for.
+        """Complain of unknown keys.
 
         Raises:
             CatalogError: there is one.
@@ -174,7 +174,7 @@ def _files(fields: CardFields, sources: tuple[str, ...]) -> tuple[ModelFile, ...
         if not stays_inside(file.name):
             inner.fail(file.name, "leaves the model's folder. Name it relative to that, without ..")
         if file.sha256 is not None and not _SHA256.fullmatch(file.sha256):
-            inner.fail(file.name, f"{shown(file.sha256)} is no sha256. It has 64 digits of 0-9a-f.")
+            inner.fail(file.name, f"{shown(file.sha256)} is not a sha256. It has 64 digits of 0-9a-f.")
         if file.source is not None and file.source not in sources:
             inner.fail(
                 file.name, f"{shown(file.source)} is none of the card's sources. Copy one of them letter by letter."
@@ -193,7 +193,7 @@ def _tokenizer(fields: CardFields) -> TokenizerSpec:
     tokens = inner.table("tokens")
     for name, number in tokens.items():
         if name not in COMMAND_NAMES or not isinstance(number, int) or number < 0:
-            inner.fail("tokens", f"{name} = {shown(number)} is no command token. Known: {', '.join(COMMAND_NAMES)}.")
+            inner.fail("tokens", f"{name} = {shown(number)} is not a command token. Known: {', '.join(COMMAND_NAMES)}.")
     aliases = CardFields(inner.table("aliases"), f"{inner.place}, aliases")
     tokenizer = TokenizerSpec(
         kind=inner.choice("kind", TOKENIZERS),

@@ -59,10 +59,10 @@ def name_key(name: str) -> str:
     """What all spellings of a name have in common: lower case, and hyphens for underscores and spaces.
 
     Raises:
-        InputError: it is no text.
+        InputError: it is not text.
     """
     if not isinstance(name, str):
-        raise InputError(f"{shown(name)} is no name of a model, task, family or language; expected a text.")
+        raise InputError(f"{shown(name)} is not a name of a model, task, family or language; expected a text.")
     return name.strip().lower().replace("_", "-").replace(" ", "-")
 
 

@@ -179,7 +179,7 @@ def _calls(place: str, value: Any) -> tuple[ToolCall, ...]:
 def _call(place: str, value: Any) -> ToolCall:
     function = value.get("function", value) if isinstance(value, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise InputError(f"{place}: {shown(value)} is no call of a tool; expected a function with its name.")
+        raise InputError(f"{place}: {shown(value)} is not a call of a tool; expected a function with its name.")
     arguments = function.get("arguments")
     number = _text(place, "id of a call", value.get("id"))
     if not isinstance(arguments, str):

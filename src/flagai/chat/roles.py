@@ -155,7 +155,7 @@ class GLM4Format(RolesFormat):
         kind, function = tool.get("type", "function"), dict(function_of(tool))
         if kind != "function":
             raise InputError(
-                f"The tool {kind!r:.80} is no function. The format {self.name!r} describes functions only; the "
+                f"The tool {kind!r:.80} is not a function. The format {self.name!r} describes functions only; the "
                 "chat_template of newer GLM-4 repositories has this tool."
             )
         return self._FUNCTION.format(function["name"], json.dumps(function, ensure_ascii=False, indent=4))

@@ -89,7 +89,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """A template whose loops count, and whose variables and texts are measured.
 
         Raises:
-            TemplateError: it is no template, or reads others.
+            TemplateError: it is not a template, or reads others.
         """
         tree = self.parse(source)
         refused = next(tree.find_all(_REFUSED), None)

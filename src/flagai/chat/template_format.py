@@ -31,7 +31,7 @@ def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
     """The chat template in a tokenizer's folder; None if it has none.
 
     Raises:
-        VocabularyError: it is no template.
+        VocabularyError: it is not a template.
     """
     saved = tokenizer.description.saved
     path, options = saved.folder / FILE, saved.options
@@ -39,7 +39,7 @@ def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
         try:
             return ChatTemplate(path.read_text(encoding="utf-8-sig"), str(path))
         except (OSError, UnicodeDecodeError) as error:
-            raise VocabularyError(f"{path} cannot be read: {error}. Fetch it again.") from error
+            raise VocabularyError(f"{path} cannot be read: {error}. Download it again.") from error
     found = options.table.get(_KEY)
     if isinstance(found, list):  # several, by name
         named = {each.get("name"): each.get("template") for each in found if isinstance(each, Mapping)}
@@ -47,7 +47,7 @@ def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
     if found is None:
         return None
     if not isinstance(found, str):
-        options.fail(_KEY, "is no template. Fetch the file again.")
+        options.fail(_KEY, "is not a template. Download the file again.")
     return ChatTemplate(found, f"{options.place}, {_KEY}")
 
 

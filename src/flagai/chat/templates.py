@@ -24,7 +24,7 @@ class ChatTemplate:
         place: where it comes from, for messages.
 
     Raises:
-        VocabularyError: it is no template, or too long for one.
+        VocabularyError: it is not a template, or too long for one.
         TemplateRefusedError: it reads other files.
     """
 

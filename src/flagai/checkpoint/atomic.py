@@ -65,7 +65,7 @@ def replace_folder(folder: Path, drop: tuple[str, ...] = ()) -> Iterator[Path]:
 
     Args:
         folder: the folder to create or update; what a symbolic link points to is updated, not the link.
-        drop: patterns of file names that shall not be carried over.
+        drop: patterns of file names that are not carried over.
 
     Raises:
         InputError: nothing can be written there, or a file is in the way.

@@ -80,11 +80,13 @@ def _from_index(index: Path) -> CheckpointFiles:
     content = read_json(index, CheckpointError, limit=_INDEX_LIMIT)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} has no weight_map, so it does not say where the tensors are. Fetch it again.")
+        raise CheckpointError(
+            f"{index} has no weight_map, so it does not say where the tensors are. Download it again."
+        )
     for name in weight_map.values():
         if not isinstance(name, str) or not _is_plain(name):
             raise CheckpointError(
-                f"{index} names the file {shown(name)}, which is no plain file name. "
+                f"{index} names the file {shown(name)}, which is not a plain file name. "
                 "Take the model from a source that you trust."
             )
     files = {name: index.parent / name for name in sorted(set(weight_map.values()))}
@@ -124,7 +126,9 @@ def _from_tag(folder: Path) -> CheckpointFiles | None:
             with (folder / name).open(encoding="utf-8-sig", errors="replace") as file:  # of Windows editors, too
                 tag = next(iter(file.read(_TAG_LIMIT).split()), "")
             if not _is_plain(tag):
-                raise CheckpointError(f"{folder / name} holds {shown(tag)}, which is no plain folder name. Repair it.")
+                raise CheckpointError(
+                    f"{folder / name} holds {shown(tag)}, which is not a plain folder name. Repair it."
+                )
             found = _in_folder(folder / tag) if os.path.isdir(folder / tag) else None
             if found is None:
                 raise CheckpointError(

@@ -33,7 +33,7 @@ def fill_model(
     device: torch.device | None = None,
     replicas: "ProcessGroup | None" = None,
 ) -> LoadReport:
-    """Load a checkpoint into a model, exactly or not at all.
+    """Load a checkpoint into a model, strictly: all of it, or an error and nothing.
 
     Parameters on the meta device are replaced, by views of the file where type and device allow it, so that
     nothing is copied; others are overwritten in place. Each parameter keeps the type that it has. Of a sharded
@@ -48,7 +48,7 @@ def fill_model(
             left as they are and listed in the report.
         optional: names of modules that the model can do without. If a checkpoint has nothing of one, it is taken
             out of the model.
-        device: where parameters that are on the meta device shall be (default: the CPU).
+        device: where parameters that are on the meta device are placed (default: the CPU).
         replicas: ranks that load the same at the same time; on devices each reads a share, and they gather.
 
     Returns:
@@ -132,7 +132,7 @@ def _choose(
     for name, sources in found.items():
         used = sources[0]
         dtype = used.parts[0].dtype
-        # A parameter takes any floating-point type, or exactly its own whole numbers.
+        # A parameter takes any floating-point type, or exactly its own integers.
         if not (dtype.is_floating_point if parameter.is_floating_point() else dtype == parameter.dtype):
             report.mistyped.append(f"{name}, but {used.theirs} is {dtype}")
             return {}
@@ -184,7 +184,7 @@ def _assign(model: nn.Module, values: Mapping[str, nn.Parameter | None]) -> None
 
 def _log(report: LoadReport) -> None:
     for level, text, names in (
-        (logging.WARNING, "initialised afresh, train before use", report.newly_initialized),
+        (logging.WARNING, "randomly initialized, train before use", report.newly_initialized),
         (logging.WARNING, "holds two different values for one tensor", report.conflicting),
         (logging.INFO, "declared as tied, but the checkpoint has values of their own", report.untied),
         (logging.INFO, "not in the checkpoint, so the model has none", report.dropped_modules),

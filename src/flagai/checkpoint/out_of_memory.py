@@ -44,7 +44,7 @@ def memory_explained(
     Args:
         target: what gets the memory.
         needed: the bytes of its parameters.
-        device: where they shall be.
+        device: where they are placed.
         done: says how far it came.
     """
 

@@ -1,15 +1,15 @@
-"""Weights of eight and of four bits: a half and a quarter of the size of float16.
+"""Weights of 8 and of 4 bits: a half and a quarter of the size of float16.
 
-Of eight bits, a file holds ``name`` as int8, [rows, ...], and ``name.scale`` as float32, [rows]; a row's values are its
+of 8 bits, a file holds ``name`` as int8, [rows, ...], and ``name.scale`` as float32, [rows]; a row's values are its
 numbers times its scale.
 
-Of four bits, it holds ``name`` as int32, [rows, columns / 8], and ``name.scale`` as int32, [rows, groups]. A group of
-neighbours in a row shares a step and a least value: two bfloat16 in one word of the scale, the step in the low half. A
+Of 4 bits, it holds ``name`` as int32, [rows, columns / 8], and ``name.scale`` as int32, [rows, groups]. A group of
+neighbours in a row shares a scale and a minimum: two bfloat16 in one word of the scale, the step in the low half. A
 value is its number, 0 to 15, times the step, plus the least. The i-th word of a group holds every ``group / 8``-th of
 its numbers from the i-th on, the first in the lowest bits: so neighbouring numbers come from the same bits of
 neighbouring words, and are unpacked together.
 
-A model that is not quantized gets them widened when the file is opened.
+A model that is not quantized gets them dequantized when the file is opened.
 
 Sources: Shen et al. 2020, "Q-BERT: Hessian Based Ultra Low Precision Quantization of BERT" (groups); Banner et al.
 2019, "Post Training 4-bit Quantization of Convolutional Networks for Rapid-Deployment" (clipping).
@@ -29,7 +29,7 @@ _PACKED = (torch.int8, torch.int32)
 _LARGEST = 127
 # Smaller matrices, and vectors, are not worth it.
 _FEWEST = 4096
-# Numbers that share a step in four bits: as many as divide a row, so that large rows get large groups.
+# Numbers that share a step in 4 bits: as many as divide a row, so that large rows get large groups.
 GROUPS = (128, 64, 32)
 _IN_WORD = 8
 _MOST = 15
@@ -51,12 +51,12 @@ def quantize_int8(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def group_size(columns: int) -> int | None:
-    """How many numbers of a row share a step in four bits; None if such rows cannot be packed."""
+    """How many numbers of a row share a step in 4 bits; None if such rows cannot be packed."""
     return next((group for group in GROUPS if columns % group == 0), None)
 
 
 def quantize_int4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix of any floating-point type as words of eight numbers, and each group's step and least value.
+    """A matrix of any floating-point type as words of eight numbers, and each group's scale and minimum.
 
     Shape:
         [rows, columns], 32 divides the columns -> [rows, columns / 8] int32; [rows, groups] int32
@@ -106,12 +106,12 @@ def dequantize(numbers: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def scales_and_minima(scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each group's step and least value, two of [rows, groups] in float32."""
+    """Each group's scale and minimum, two of [rows, groups] in float32."""
     return (scale << 16).view(torch.float32), (scale & -65536).view(torch.float32)  # also where there is no bfloat16
 
 
 def unpack_int4(words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The numbers in words of four bits, 0 to 15, [rows, columns] int32."""
+    """The numbers in words of 4 bits, 0 to 15, [rows, columns] int32."""
     shifts = 4 * torch.arange(_IN_WORD, dtype=torch.int32, device=words.device)[:, None]
     return ((words.unflatten(1, (scale.shape[1], 1, -1)) >> shifts) & _MOST).flatten(1)
 
@@ -126,10 +126,10 @@ def quantize_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def dequantize_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a path with those of eight and four bits turned into float32; without any, the same dictionary.
+    """Tensors of a path with those of 8 and 4 bits turned into float32; without any, the same dictionary.
 
     Raises:
-        CheckpointError: a scale does not go with its matrix.
+        CheckpointError: a scale does not fit its matrix.
     """
     for name in [name for name, tensor in tensors.items() if tensor.dtype in _PACKED and name + SCALE in tensors]:
         whole, scale = tensors[name], tensors.pop(name + SCALE)
@@ -137,7 +137,7 @@ def dequantize_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str
             expected = "one number a row" if whole.dtype == torch.int8 else "one int32 for each group of a row"
             raise CheckpointError(
                 f"{path}: {name!r} is {list(whole.shape)}, but its scale {list(scale.shape)} {scale.dtype}; expected "
-                f"{expected}. Fetch the file again."
+                f"{expected}. Download the file again."
             )
         if whole.dtype == torch.int8:  # an expanded tensor stays one: the file has no more values
             tensors[name] = dequantize(_distinct(whole), _distinct(scale)).expand(whole.shape)

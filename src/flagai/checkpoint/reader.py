@@ -131,7 +131,7 @@ def open_checkpoint(
 
     Args:
         path: a weights file, or a folder in any layout that :mod:`flagai.checkpoint.files` knows.
-        dequantize: turn weights of eight and four bits into float32; a quantized model takes them as they are.
+        dequantize: turn weights of 8 and 4 bits into float32; a quantized model takes them as they are.
         mmap: map the files; False reads them at once, so that a file may be rewritten in place afterwards.
         files: the files at ``path``, if the caller has found them and watches them himself.
 

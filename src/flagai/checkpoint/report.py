@@ -44,7 +44,7 @@ class LoadReport:
         unexpected: tensors of the checkpoint that belong to no model of this family.
         mistyped: tensors that hold no floating-point numbers, or should hold none.
         shape_mismatch: tensors of the wrong shape.
-        newly_initialized: parameters of a new task head, initialised because the checkpoint cannot know them.
+        newly_initialized: parameters of a new task head, initialized because the checkpoint cannot know them.
         dropped_modules: optional modules that the checkpoint does not hold, and the model no longer has.
         unused: tensors of the family that this class does not use, such as another head.
         untied: parameters declared as tied for which the checkpoint holds values of their own.
@@ -87,7 +87,7 @@ class LoadReport:
         declared = ", ".join(map(repr, patterns)) + ("," if len(patterns) == 1 else "")
         return (
             " If they are a new head, which a pretrained checkpoint cannot have, declare it in the class: "
-            f"fresh = ({declared}). It is then randomly initialised, with a warning."
+            f"fresh = ({declared}). It is then randomly initialized, with a warning."
         )
 
 

@@ -107,7 +107,7 @@ def write_file(path: Path, plan: SavePlan, *, pickled: bool = False, build: Buil
 
 
 def write_quantized(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors of any floating-point type as a safetensors file in eight bits, atomically."""
+    """Write tensors of any floating-point type as a safetensors file in 8 bits, atomically."""
     from safetensors.torch import save_file
 
     with replace_file(path) as temporary:

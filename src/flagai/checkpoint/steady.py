@@ -46,7 +46,8 @@ def read_steadily(
                 if isinstance(error, FlagAIError):
                     raise
                 raise CheckpointError(  # the one place for what damaged files and disks can raise
-                    f"{path} cannot be read ({type(error).__name__}: {error!s:.200}). Fetch it again or check the disk."
+                    f"{path} cannot be read ({type(error).__name__}: {error!s:.200}). "
+                    "Download it again or check the disk."
                 ) from error
         else:
             if _is_now(before, path, files):

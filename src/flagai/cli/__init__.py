@@ -27,6 +27,7 @@ from flagai.cli import (
     writing,
 )
 from flagai.cli.command import Command, Verbose, configure_logging, rank_prefix
+from flagai.cli.translation import Localized, translate
 from flagai.errors import FlagAIError
 from flagai.system import WINDOWS, use_utf8
 
@@ -69,8 +70,13 @@ _SETTINGS: dict[str, dict[str, Any]] = {"run": {"allow_extra_args": True, "ignor
 _READER_GONE = 141
 
 
-class _TaskCommandGroup(TyperGroup):
+class _TaskCommandGroup(Localized, TyperGroup):
     """Commands, which the names of their tasks call as well."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        if settings.is_chinese():
+            translate(self)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command by its name, or by a name of its task."""

@@ -23,10 +23,12 @@ _LANGUAGES = {"zh": "Chinese", "en": "English"}
 
 @command()
 def list_command(
-    task: Annotated[str | None, typer.Option(help="Only this task, such as lm, ner or title-generation.")] = None,
-    language: Annotated[str | None, typer.Option(help="Only this language: zh or en.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Show only models for this task, such as lm, ner or title-generation.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Show only models of this language: zh or en.")] = None,
     family: Annotated[
-        str | None, typer.Option(help=f"Only this family: {', '.join(FAMILIES[:-1])} or {FAMILIES[-1]}.")
+        str | None, typer.Option(help=f"Show only this family: {', '.join(FAMILIES[:-1])} or {FAMILIES[-1]}.")
     ] = None,
     cards: Cards = None,
     as_json: Json = False,
@@ -48,11 +50,11 @@ def list_command(
 
 @command()
 def show(
-    name: Annotated[str, typer.Argument(help="A model, in any case; or its organisation/name on Hugging Face.")],
+    name: Annotated[str, typer.Argument(help="Model name in any case, or repository (owner/name).")],
     cards: Cards = None,
     as_json: Json = False,
 ) -> None:
-    """Show the card of a model."""
+    """Show the model card: sources, licence, size, tokenizer."""
     card = find(name, cards=cards)
     if as_json:
         print_json(_as_json(card))

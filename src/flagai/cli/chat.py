@@ -29,23 +29,29 @@ _SAMPLING = ("temperature", "top_p", "top_k", "seed")
 class ChatOptions:
     """How a model chats."""
 
-    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None
+    system: Annotated[str | None, typer.Option(help="System message: instructions before the conversation.")] = None
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="How many tokens an answer may have; default 2048.")
+        int | None, typer.Option(min=1, help="Maximum number of generated tokens per answer. Default: 2048.")
     ] = None
     sample: Annotated[
         bool | None,
-        typer.Option("--sample/--search", help="Draw by chance, or take the most probable; default its authors'."),
+        typer.Option(
+            "--sample/--search", help="Sample, or take the most likely tokens. Default: the model authors' settings."
+        ),
     ] = None
-    temperature: Annotated[float | None, typer.Option(help="With sampling: above 1 is wilder.")] = None
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature of sampling; above 1, answers are more diverse.")
+    ] = None
     top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, help="With sampling: draw among tokens of this probability.")
+        float | None, typer.Option(min=0, max=1, help="Sample from the most likely tokens with this total probability.")
     ] = None
-    top_k: Annotated[int | None, typer.Option(min=0, help="With sampling: draw among so many tokens.")] = None
-    seed: Annotated[int | None, typer.Option(help="With sampling: the same number draws the same answers.")] = None
+    top_k: Annotated[int | None, typer.Option(min=0, help="Sample from the k most likely tokens (0: all).")] = None
+    seed: Annotated[int | None, typer.Option(help="Random seed of sampling.")] = None
     model_dir: ModelDir = None
-    device: Annotated[str | None, typer.Option(help="Where to run, such as cpu or cuda:1.")] = None
-    quantize: Annotated[str | None, typer.Option(help="Keep the weights in fewer bits: int8 or int4.")] = None
+    device: Annotated[
+        str | None, typer.Option(help="Device, such as cpu or cuda:1. Default: the GPU if there is one, else the CPU.")
+    ] = None
+    quantize: Annotated[str | None, typer.Option(help="Weight-only quantization: int8 or int4.")] = None
     adapter: Adapter = None
 
     def arguments(self, context: typer.Context) -> dict[str, Any]:
@@ -64,7 +70,7 @@ class ChatOptions:
 @command()
 def chat(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A model that chats: a name or a folder.")],
+    model: Annotated[str, typer.Argument(help="Chat model: name or directory.")],
     options: ChatOptions,
 ) -> None:
     """Chat with a model in the terminal; from a pipe, each line is answered."""
@@ -113,7 +119,7 @@ class TerminalChat:
             interactive: whether an error is told, instead of ending the program.
 
         Raises:
-            InputError: a text cannot be answered, and nobody is there to change it.
+            InputError: a text cannot be answered, and the input is not a terminal.
         """
         for text in texts:
             word = text.strip()

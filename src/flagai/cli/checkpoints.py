@@ -13,21 +13,21 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 @command()
 def convert(
-    source: Annotated[str, typer.Argument(help="A model's folder, with weights in any known format, or its name.")],
-    target: Annotated[Path, typer.Argument(help="The folder to write.")],
+    source: Annotated[str, typer.Argument(help="Model directory with weights in any known format, or model name.")],
+    target: Annotated[Path, typer.Argument(help="Output directory.")],
     layout: Annotated[
-        str | None, typer.Option(help="Names of tensors: huggingface (default) or flagai (if quantized).")
+        str | None, typer.Option(help="Tensor names: huggingface (default) or flagai (default for quantized weights).")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help=f"Type to write: {', '.join(_DTYPES)}; default as it is.")] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="Write the weights of blocks in fewer bits: int8 or int4.")
+    dtype: Annotated[
+        str | None, typer.Option(help=f"Data type to write: {', '.join(_DTYPES)}. Default: unchanged.")
     ] = None,
-    max_shard_size: Annotated[str, typer.Option(help="Largest size of a file.")] = "5GB",
-    model_class: Annotated[str | None, typer.Option(help="The model class, if the folder does not tell it.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="Quantize the weights of the blocks: int8 or int4.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Maximum size of a weights file.")] = "5GB",
+    model_class: Annotated[str | None, typer.Option(help="Model class, if config.json does not determine it.")] = None,
     adapter: Annotated[
-        Path | None, typer.Option(help="The folder of a LoRA adapter of PEFT, to merge into the weights.")
+        Path | None, typer.Option(help="Directory of a LoRA adapter (PEFT) to merge into the weights.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a directory that is not empty.")] = False,
 ) -> None:
     """Convert a checkpoint to safetensors, with its tokenizer files."""
     from flagai import convert as tool
@@ -55,9 +55,9 @@ def convert(
 
 @command()
 def doctor(
-    folder: Annotated[str, typer.Argument(help="A model's folder, its name, or a weights file.")],
+    folder: Annotated[str, typer.Argument(help="Model directory, model name, or weights file.")],
 ) -> None:
-    """Examine a model: are the files whole, do they fit the configuration, are the weights finite?"""
+    """Check a model: are the files complete, do they fit the configuration, are the weights finite?"""
     from flagai.doctor import examine
 
     sick = False

@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 from typer.models import OptionInfo, ParameterInfo
 
 from flagai import settings
+from flagai.cli.translation import Localized
 from flagai.errors import InputError, quoted
 from flagai.generation.options import RENAMED_TEXTS
 from flagai.model.config_fields import field_specs
@@ -38,10 +39,10 @@ _FORMER_FLAGS = {"--" + old.replace("_", "-"): "--" + new.replace("_", "-") for 
 _OF_MEMORY = ("batch_size", "beams", "num_return_sequences", "max_length")
 # The command that runs, and the values of its parameters.
 CALLED: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("called")
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print log messages (level INFO).")]
 
 
-class Command(TyperCommand):
+class Command(Localized, TyperCommand):
     """A command that understands the former names of its options, with a warning."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -34,14 +34,14 @@ class _EmbeddingOptions(TaskOptions):
 
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="A model's name or folder; default for Chinese texts me5-small-bert-zh."),
+        typer.Option("--model", "-m", help="Model name or directory. Default for Chinese texts: me5-small-bert-zh."),
     ] = DEFAULT_EMBEDDING
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="Write arrays (.safetensors, .npy), or JSON lines, .csv or .tsv, these also as .gz; - is stdout.",
+            help="Output file: .safetensors, .npy, JSON Lines, .csv or .tsv, text also as .gz. Use - for stdout.",
         ),
     ] = None
 
@@ -57,7 +57,7 @@ class _PairOptions(_EmbeddingOptions):
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", "-f", help="Pairs: JSON lines, .csv or .tsv with text1 and text2, also .gz; - is stdin."
+            "--file", "-f", help="Pairs: JSON Lines, .csv or .tsv with text1 and text2, also .gz. - is stdin."
         ),
     ] = None
     out: OutFile = None
@@ -67,10 +67,10 @@ class _PairOptions(_EmbeddingOptions):
 def match(
     context: typer.Context,
     options: _PairOptions,
-    first: Annotated[str | None, typer.Argument(help="A sentence.")] = None,
-    second: Annotated[str | None, typer.Argument(help="The sentence to compare it with.")] = None,
+    first: Annotated[str | None, typer.Argument(help="First sentence.")] = None,
+    second: Annotated[str | None, typer.Argument(help="Second sentence.")] = None,
 ) -> None:
-    """Print how similar two sentences are.
+    """Print the similarity of two sentences.
 
     From -1 to 1, the cosine of their embeddings; with a model that was fine-tuned for semantic matching, from 0 to 1,
     the probability that they mean the same; with a regression, its number.
@@ -132,9 +132,9 @@ def _is_pair(fields: Any) -> bool:
 def embed(
     context: typer.Context,
     options: _EmbeddingOptions,
-    normalize: Annotated[bool, typer.Option(help="Scale vectors to length 1.")] = False,
+    normalize: Annotated[bool, typer.Option(help="Normalize vectors to length 1.")] = False,
 ) -> None:
-    """Write the embedding of each sentence, pooled as the model's folder says, as JSON lines or safetensors."""
+    """Compute the embedding of each sentence, with the pooling that the model directory states."""
     check_target(options.out, *_ARRAYS, overwrite=options.overwrite)
     entries = read_entries(options)
     options = options.suited(context, [entry.text for entry in entries])

@@ -1,4 +1,4 @@
-"""Entities as files for people and other programs: CoNLL, a token and its tag a line, and HTML."""
+"""Entities as files for people and other programs: CoNLL, one token and its tag per line, and HTML."""
 
 import html
 import io

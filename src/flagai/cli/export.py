@@ -10,7 +10,7 @@ from flagai.cli.command import command
 from flagai.cli.options import ModelDir
 
 _ENCODER = "encoder"
-group = typer.Typer(help="Write a model for another runtime.", no_args_is_help=True, rich_markup_mode=None)
+group = typer.Typer(help="Export a model to another runtime.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @group.callback()
@@ -21,12 +21,12 @@ def _only_subcommands() -> None:
 @group.command("onnx")
 @command()
 def export_model(
-    model: Annotated[str, typer.Argument(help="A model's name or folder, or a repository: owner/name.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    model: Annotated[str, typer.Argument(help="Model name, directory, or repository (owner/name).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output directory.")],
     task: Annotated[
         str,
         typer.Option(
-            help=f"What the model shall do: {', '.join(TASKS)}; or encoder, the states of a BERT or of a T5's encoder."
+            help=f"Task of the model: {', '.join(TASKS)}; or encoder, the states of a BERT or of a T5's encoder."
         ),
     ],
     dtype: Annotated[str, typer.Option(help="Type of the weights: float32 or float16.")] = "float32",
@@ -35,9 +35,9 @@ def export_model(
         bool, typer.Option("--external-data", help="Write the weights beside the graph; above 2 GB always.")
     ] = False,
     model_dir: ModelDir = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a directory that is not empty.")] = False,
 ) -> None:
-    """Export a model to ONNX with its tokenizer, and compare ONNX Runtime's answers with torch's."""
+    """Export a model to ONNX with its tokenizer, and compare the outputs of ONNX Runtime and PyTorch."""
     from flagai.export.loading import export_task
 
     asked = task if task == _ENCODER else task_named(task)

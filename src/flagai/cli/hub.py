@@ -19,27 +19,28 @@ if TYPE_CHECKING:
     from flagai.catalog.card import Card
     from flagai.hub.request import UncatalogedModel
 
-Home = Annotated[Path | None, typer.Option("--path", help="The folder of models; default FLAGAI_HOME.")]
-cache = typer.Typer(help="List or remove what was downloaded.", no_args_is_help=True, rich_markup_mode=None)
+Home = Annotated[
+    Path | None,
+    typer.Option("--path", help="Directory that contains the models. Default: FLAGAI_HOME, else ./checkpoints."),
+]
+cache = typer.Typer(help="List or delete downloaded models.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @command()
 def download(
     name: Annotated[
         str,
-        typer.Argument(
-            help="A model's name, a repository (owner/name), or a source such as modelscope:owner/name@revision."
-        ),
+        typer.Argument(help="Model name, repository (owner/name), or source such as modelscope:owner/name@revision."),
     ],
     path: Home = None,
     source: Annotated[
-        list[str] | None, typer.Option("--source", help="Take it from here instead; may be given several times.")
+        list[str] | None, typer.Option("--source", help="Download from this source instead. Repeatable.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that differ from the source's.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be downloaded, and stop.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that differ from the source.")] = False,
     cards: Cards = None,
 ) -> None:
-    """Fetch a model: resumed if it was interrupted, verified, and only what is missing.
+    """Download a model: missing files only; resumed if interrupted; verified where checksums are known.
 
     From a mirror: HF_ENDPOINT=https://hf-mirror.com flagai download BAAI/bge-small-zh-v1.5
     """
@@ -70,11 +71,11 @@ def download(
 
 @command()
 def verify(
-    name: Annotated[str, typer.Argument(help="A model's name, or its folder.")],
+    name: Annotated[str, typer.Argument(help="Model name or directory.")],
     path: Home = None,
     cards: Cards = None,
 ) -> None:
-    """Hash the files of a model again and compare them with what was fetched."""
+    """Recompute the checksums of a model and compare them with the download manifest."""
     from flagai.hub import manifest
 
     sick = False
@@ -108,7 +109,7 @@ def push(
 @cache.command("list")
 @command()
 def list_cache(path: Home = None, as_json: Json = False) -> None:
-    """List the models that were downloaded, with their sizes."""
+    """List downloaded models with their sizes."""
     from flagai.hub.manifest import Manifest
     from flagai.hub.names import MANIFEST
     from flagai.hub.progress import readable
@@ -128,12 +129,12 @@ def list_cache(path: Home = None, as_json: Json = False) -> None:
 @cache.command("remove")
 @command()
 def remove(
-    name: Annotated[str, typer.Argument(help="A model's name.")],
+    name: Annotated[str, typer.Argument(help="Model name.")],
     path: Home = None,
     cards: Cards = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove what was downloaded of a model; files that somebody else put there stay."""
+    """Delete a model's downloaded files; files you added are kept."""
     from flagai.hub.store import remove_downloaded
 
     folder = _folder(name, path, cards)
@@ -153,7 +154,7 @@ def _model(name: str, cards: Path | None) -> "Card | UncatalogedModel":
     try:
         return find(name, cards=cards)
     except ModelNotFoundError:
-        found = repository(name, settings.home() / "no folder of models")  # also where a folder of this name is
+        found = repository(name, settings.home() / "no model directory")  # also where a folder of this name is
         if found is None:
             raise
         return found
@@ -163,12 +164,12 @@ def _folder_name(model: "Card | UncatalogedModel") -> str:
     from flagai.hub.request import UncatalogedModel
 
     if not isinstance(model, UncatalogedModel) and Path(model.name).name != model.name:
-        raise InputError(f"{model.name!r} is no name for a folder.")
+        raise InputError(f"{model.name!r} is not a name for a folder.")
     return model.name
 
 
 def _folder(name: str, path: Path | None, cards: Path | None) -> Path:
-    """A model's folder: below the folder of models, by any spelling of its name, or as it is given."""
+    """A model's folder: below the model directory, by any spelling of its name, or as it is given."""
     home = path if path is not None else settings.home()
     if (home / name).is_dir():
         return home / name

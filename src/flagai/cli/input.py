@@ -82,7 +82,7 @@ def read_rows(file: Path, field: str) -> list[tuple[str, Any]]:
     Raises:
         InputError: the file is of another form, or a line is broken; the message has its number.
     """
-    refuse_binary(file, f"--file {file}", "Expected a text a line, JSON lines (.jsonl), .csv or .tsv")
+    refuse_binary(file, f"--file {file}", "Expected one text per line, JSON lines (.jsonl), .csv or .tsv")
     if suffix_of(file) in SEPARATORS:
         from flagai.train.records import read_records
 
@@ -100,7 +100,7 @@ def _parsed(place: str, line: str) -> Any:
     try:
         return json.loads(line)  # not typed_json: the fields of a line go back out as they are, also lone surrogates
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} is no JSON: {error}. Expected one object a line.") from error
+        raise InputError(f"{place} is not JSON: {error}. Expected one object per line.") from error
 
 
 def _tell_blank(file: Path, lines: Sequence[str]) -> None:

@@ -39,27 +39,27 @@ def run(
         list[str],
         typer.Option(
             "--in",
-            help="Files, or patterns of files: .txt (a text a line), .jsonl, .csv, .tsv, .parquet; also .gz and .zst.",
+            help="Input files or patterns: .txt (one text per line), .jsonl, .csv, .tsv, .parquet; also .gz and .zst.",
         ),
     ],
-    out: Annotated[str, typer.Option("--out", "-o", help="The folder for answers; of a stopped job, to continue.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Output directory; that of an interrupted job continues it.")],
     form: Annotated[
-        str, typer.Option("--format", help="Of answers: jsonl, csv, tsv or parquet, such as jsonl.gz or csv.zst.")
+        str, typer.Option("--format", help="Output format: jsonl, csv, tsv or parquet; also jsonl.gz, csv.zst, ...")
     ] = "jsonl",
-    rows: Annotated[int, typer.Option(min=1, help="Rows of a part, which is the unit of work.")] = 1000,
+    rows: Annotated[int, typer.Option(min=1, help="Input rows per output part.")] = 1000,
     devices: Annotated[
         str | None,
-        typer.Option(help="A process each: all, or such as cuda:0,cuda:1 or cpu,cpu; default one, on the best device."),
+        typer.Option(help="One process per device: all, or a list such as cuda:0,cuda:1. Default: one process."),
     ] = None,
     ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: its address, or local.")] = None,
 ) -> None:
-    """Run a task over files of any size, in parts that are written whole.
+    """Run a task over large files; an interrupted job resumes when the command is repeated.
 
     Rows that cannot be answered are listed in PART.errors.jsonl with their reason. A job that was stopped at any moment
     continues where it was when the command is repeated; its files are those of an undisturbed one.
     """
     if task not in TASKS:
-        raise InputError(f"{task!r} is no task of flagai run. Known: {', '.join(TASKS)}.")
+        raise InputError(f"{task!r} is not a task of flagai run. Known: {', '.join(TASKS)}.")
     split_format(form)
     if ray is not None:
         _run_ray(ray, task, context.args, files, out, form, devices)
@@ -116,7 +116,7 @@ def _work_off(
 
 
 class _JobProgress:
-    """Says how far a job is: rows, tokens a second and the time that is left."""
+    """Says how far a job is: rows, tokens per second and the time that is left."""
 
     def __init__(self, paths: Sequence[Path], world: int) -> None:
         self.totals = Totals()

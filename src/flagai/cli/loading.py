@@ -27,7 +27,7 @@ def load_pipeline(
 
     Args:
         task: the task's name.
-        options: the model, the folder of models and the device.
+        options: the model, the model directory and the device.
         context: the command's; where it names no model, the task's next default is taken if the first cannot be had.
         **place: further arguments of ``AutoLoader``.
 

@@ -9,31 +9,35 @@ import typer
 from flagai.cli.command import given
 from flagai.errors import InputError
 
-Cards = Annotated[Path | None, typer.Option(help="A folder with cards of your own; see also FLAGAI_CARDS.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Cards = Annotated[Path | None, typer.Option(help="Directory with additional model cards (TOML). Also: FLAGAI_CARDS.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines (one object per line).")]
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
-        help="A model's name or folder, or a repository: owner/name.",
+        help="Model name, directory, or repository (owner/name).",
         show_default=True,
     ),
 ]
-Adapter = Annotated[Path | None, typer.Option(help="The folder of a LoRA adapter of PEFT for the model.")]
-ModelDir = Annotated[Path | None, typer.Option("--model-dir", help="The folder of models; default FLAGAI_HOME.")]
-Texts = Annotated[list[str] | None, typer.Argument(help="Texts. Without any, --file or the standard input is read.")]
+Adapter = Annotated[Path | None, typer.Option(help="Directory of a LoRA adapter (PEFT) for the model.")]
+ModelDir = Annotated[
+    Path | None,
+    typer.Option("--model-dir", help="Directory that contains the models. Default: FLAGAI_HOME, else ./checkpoints."),
+]
+Texts = Annotated[list[str] | None, typer.Argument(help="Input texts. Without any, --file or stdin is read.")]
 InFile = Annotated[
     Path | None,
     typer.Option(
         "--file",
         "-f",
-        help="A text a line, JSON lines (.jsonl, or a file that begins with {), or a table with a header (.csv, .tsv), "
-        "each also as .gz; - is stdin.",
+        help="Input file: one text per line, JSON Lines (.jsonl, or a file that begins with {), or a table with a "
+        "header (.csv, .tsv), each also as .gz. Use - for stdin.",
     ),
 ]
 OutFile = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Write JSON lines, or .csv or .tsv, each also as .gz; - is stdout.")
+    Path | None,
+    typer.Option("--out", "-o", help="Output file: JSON Lines, .csv or .tsv, each also as .gz. Use - for stdout."),
 ]
 _SAMPLING = ("seed", "top_k", "top_p", "temperature")
 _SEARCHING = ("beams", "length_penalty")
@@ -48,17 +52,15 @@ class TaskOptions:
     model: Model
     file: InFile = None
     out: OutFile = None
-    field: Annotated[
-        str, typer.Option(help="The field of JSON lines, or the column of a table, that has the text.")
-    ] = "text"
-    batch_size: Annotated[int, typer.Option(min=1, help="How many texts run together.")]
+    field: Annotated[str, typer.Option(help="JSON field or table column that contains the text.")] = "text"
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of texts per batch.")]
     model_dir: ModelDir = None
     device: Annotated[
-        str | None, typer.Option(help="Where to run, such as cpu or cuda:1; default the best there is.")
+        str | None, typer.Option(help="Device, such as cpu or cuda:1. Default: the GPU if there is one, else the CPU.")
     ] = None
     adapter: Adapter = None
     as_json: Json = False
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out, if there is one.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the file of --out.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +68,16 @@ class BeamOptions(TaskOptions):
     """What every command takes whose model writes."""
 
     num_return_sequences: Annotated[
-        int, typer.Option("--num-return-sequences", "-n", min=1, help="How many answers to each text.")
+        int, typer.Option("--num-return-sequences", "-n", min=1, help="Number of outputs per text.")
     ] = 1
-    beams: Annotated[int, typer.Option(min=1, help="With --search: how many answers are followed at a time.")] = 4
-    max_length: Annotated[int, typer.Option(help="How many tokens an answer may have.")]
+    beams: Annotated[int, typer.Option(min=1, help="With --search: number of beams (1: greedy search).")] = 4
+    max_length: Annotated[int, typer.Option(help="Maximum number of generated tokens.")]
     quantize: Annotated[
-        str | None, typer.Option(help="Keep the weights in fewer bits: int8, int4, int8-all or int4-all.")
+        str | None, typer.Option(help="Weight-only quantization: int8, int4, int8-all or int4-all.")
     ] = None
     memory: Annotated[
-        int | None, typer.Option(min=1, help="The most MiB of keys and values; default a share of what is free.")
+        int | None,
+        typer.Option(min=1, help="Memory of the key-value cache in MiB. Default: a share of the free memory."),
     ] = None
 
 
@@ -82,24 +85,31 @@ class BeamOptions(TaskOptions):
 class WritingOptions(BeamOptions):
     """How texts are written: by search or by sampling."""
 
-    sample: Annotated[bool, typer.Option("--sample/--search", help="Draw by chance, or search the most probable.")]
+    sample: Annotated[bool, typer.Option("--sample/--search", help="Sample randomly, or use greedy or beam search.")]
     seed: Annotated[
         int | None,
-        typer.Option(help="With --sample: the same number draws the same answers; an equal text has the next one."),
+        typer.Option(help="With --sample: random seed; a repeated text uses the next one."),
     ] = None
-    top_k: Annotated[int, typer.Option(min=0, help="With --sample: draw among so many tokens.")]
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="With --sample: draw among tokens of this probability.")]
-    temperature: Annotated[float, typer.Option(help="With --sample: above 1 is wilder.")] = 1.0
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 repeats less.")]
+    top_k: Annotated[int, typer.Option(min=0, help="With --sample: sample from the k most likely tokens (0: all).")]
+    top_p: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="With --sample: sample from the most likely tokens with this total probability."
+        ),
+    ]
+    temperature: Annotated[float, typer.Option(help="With --sample: temperature; above 1, texts are more diverse.")] = (
+        1.0
+    )
+    repetition_penalty: Annotated[float, typer.Option(help="Penalty of repeated tokens (1: none).")]
     length_penalty: Annotated[
-        float, typer.Option(help="With --search: 0 compares sums of log-probabilities, 1 their means.")
+        float, typer.Option(help="With --search: score = log-probability / length**penalty (0: sum, 1: mean).")
     ] = 0.0
     prompt_lookup_num_tokens: Annotated[
         int,
         typer.Option(
             min=0,
-            help="With --sample, or --search --beams 1: guess so many tokens at a time from the text. The same answers "
-            "in fewer steps, where they copy from it.",
+            help="Prompt lookup decoding, with --sample or --beams 1: draft up to N tokens per step from the input; "
+            "the output is unchanged.",
         ),
     ] = 0
 

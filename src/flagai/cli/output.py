@@ -70,7 +70,7 @@ def answer(
         check: raises an InputError for a text that cannot be answered.
         read: makes a text of a place and fields; default of the field that the options name.
         at_once: whether ``compute`` takes any number of texts at once.
-        save: writes fields and answers to the file, if it is no table.
+        save: writes fields and answers to the file, if it is not a table.
     """
 
     def checked(place: str, fields: Any) -> InputText:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Labels = Annotated[
     str | None,
-    typer.Option(help="The names of the classes, joined by commas; default those of the model's config.json."),
+    typer.Option(help="Class names, separated by commas. Default: those of config.json."),
 ]
 ReadTokens = Annotated[
-    int | None, typer.Option("--max-length", min=3, help="How many tokens of a text are read; default all.")
+    int | None, typer.Option("--max-length", min=3, help="Maximum number of input tokens. Default: all.")
 ]
 _HEADS = {"softmax": "ner", "crf": "ner-crf", "gp": "ner-gp"}
 
@@ -44,7 +44,7 @@ class _EntityOptions(TaskOptions):
         typer.Option(
             "--out",
             "-o",
-            help="Write JSON lines, or .csv or .tsv, each also as .gz, .conll (tokens and tags) or .html; - is stdout.",
+            help="Output file: JSON Lines, .csv, .tsv (also as .gz), .conll or .html. Use - for stdout.",
         ),
     ] = None
 
@@ -56,7 +56,7 @@ def ner(
     labels: Labels = None,
     max_length: ReadTokens = None,
 ) -> None:
-    """Find the entities of each text: names of persons, places and organisations, or what the model knows."""
+    """Extract named entities from each text: by default persons, locations and organizations."""
     if head not in _HEADS:
         raise InputError(f"There is no head {head!r}. Known: {', '.join(_HEADS)}.")
     check_target(options.out, *PAGES, overwrite=options.overwrite)
@@ -84,9 +84,9 @@ def ner(
 def classify(
     options: TaskOptions,
     labels: Labels = None,
-    max_length: Annotated[int, typer.Option(min=3, help="How many tokens of a text are read.")] = 512,
+    max_length: Annotated[int, typer.Option(min=3, help="Maximum number of input tokens.")] = 512,
 ) -> None:
-    """Tell the class of each text: by a trained head, or how probable a language model finds each of the --labels."""
+    """Classify each text: with a fine-tuned classifier, or a language model that scores the --labels (zero-shot)."""
     check_target(options.out, overwrite=options.overwrite)
     entries = read_entries(options)
     from flagai.model.predictor.capabilities import names_one_class

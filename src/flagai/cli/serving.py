@@ -20,50 +20,61 @@ _MIB = 2**20
 class ServeOptions:
     """Where and how a server runs."""
 
-    host: Annotated[str, typer.Option(help="The address to listen at; by default only this machine can call.")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine only.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000
     model_dir: ModelDir = None
-    device: Annotated[str | None, typer.Option(help="Where to run, such as cpu or cuda:1.")] = None
-    dtype: Annotated[str | None, typer.Option(help="The parameters' type; default the checkpoint's.")] = None
-    quantize: Annotated[str | None, typer.Option(help="Keep the weights in fewer bits: int8 or int4.")] = None
+    device: Annotated[
+        str | None, typer.Option(help="Device, such as cpu or cuda:1. Default: the GPU if there is one, else the CPU.")
+    ] = None
+    dtype: Annotated[str | None, typer.Option(help="Data type of the parameters. Default: that of the checkpoint.")] = (
+        None
+    )
+    quantize: Annotated[str | None, typer.Option(help="Weight-only quantization: int8 or int4.")] = None
     adapter: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER of a LoRA adapter, which `model` then names; repeatable.")
+        list[str] | None, typer.Option(help="LoRA adapter as NAME=DIRECTORY; requests name it as model. Repeatable.")
     ] = None
     memory: Annotated[
-        int | None, typer.Option(min=1, help="MiB of the keys and values of all models; default a share of the free.")
+        int | None,
+        typer.Option(min=1, help="Memory of all key-value caches in MiB. Default: a share of the free memory."),
     ] = None
     api_key_file: Annotated[
-        Path | None, typer.Option(help="A file with the clients' keys, one a line; see also FLAGAI_API_KEY.")
+        Path | None, typer.Option(help="File with API keys, one per line. Also: FLAGAI_API_KEY.")
     ] = None
-    open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Other machines may call without a key.")] = False
+    open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Allow other machines to call without a key.")] = (
+        False
+    )
     cors_origin: Annotated[
-        list[str] | None, typer.Option(help="A page's origin from which browsers may call; repeatable.")
+        list[str] | None, typer.Option(help="Origin that browsers may call from (CORS). Repeatable.")
     ] = None
-    log_texts: Annotated[bool, typer.Option("--log-texts", help="Log what clients send.")] = False
-    max_body: Annotated[int, typer.Option(min=1, help="KiB of a request.")] = 2048
-    max_texts: Annotated[int, typer.Option(min=1, help="Texts of a request.")] = 1024
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 2048
-    max_queue: Annotated[int, typer.Option(min=1, help="Texts of a model that wait or run.")] = 4096
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until an answer is canceled.")] = 300
-    idle_timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a client to send or read.")] = 30
-    stop_timeout: Annotated[float, typer.Option(min=1, help="Seconds for what runs, when the server stops.")] = 60
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Include the texts of requests in the log.")] = False
+    max_body: Annotated[int, typer.Option(min=1, help="Maximum size of a request in KiB.")] = 2048
+    max_texts: Annotated[int, typer.Option(min=1, help="Maximum number of texts per request.")] = 1024
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of generated tokens.")] = 2048
+    max_queue: Annotated[int, typer.Option(min=1, help="Maximum number of queued and running texts per model.")] = 4096
+    timeout: Annotated[float, typer.Option(min=0.001, help="Timeout of a request in seconds.")] = 300
+    idle_timeout: Annotated[float, typer.Option(min=0.001, help="Timeout in seconds for a client to send or read.")] = (
+        30
+    )
+    stop_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that running requests get when the server stops.")
+    ] = 60
     http_processes: Annotated[
-        int | None, typer.Option(min=0, help="Processes that speak HTTP beside the one that computes.")
+        int | None, typer.Option(min=0, help="Number of HTTP processes beside the one that computes.")
     ] = None
-    pack_tokens: Annotated[int, typer.Option(min=1, help="Tokens of texts that an encoder reads at once.")] = 4096
-    pack_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a text waits for others.")] = 3
+    pack_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens per encoder batch.")] = 4096
+    pack_wait: Annotated[
+        float, typer.Option(min=0, help="Milliseconds that a text waits to be batched with others.")
+    ] = 3
 
 
 @command()
 def serve(
     models: Annotated[
-        list[str], typer.Argument(help="Models, names or folders; MODEL:TASK,TASK serves it for these tasks alone.")
+        list[str], typer.Argument(help="Model names or directories; MODEL:TASK,TASK restricts the tasks.")
     ],
     options: ServeOptions,
 ) -> None:
-    """Serve models over HTTP, with a page at /: OpenAI's and TEI's calls, titles, poems, blanks, entities."""
+    """Serve models over HTTP, with a web page at / and the APIs of OpenAI and text-embeddings-inference."""
     check_extra("serve", "starlette", "uvicorn", "httptools", "prometheus_client")
     check_place(options.device, options.quantize)
     from flagai.serve.bounds import Bounds
@@ -110,5 +121,5 @@ def _named(entry: str) -> tuple[str, str]:
     """
     name, equals, folder = entry.partition("=")
     if not (name and equals and folder):
-        raise InputError(f"--adapter {entry!r} is no pair. Write it as --adapter law=adapters/law.")
+        raise InputError(f"--adapter {entry!r} is not a pair. Write it as --adapter law=adapters/law.")
     return name, folder

@@ -30,7 +30,7 @@ def show_check(sound: bool, text: str) -> None:
 
 
 def show_entities(text: str, entities: Sequence[tuple[int, int, str]], number: int) -> None:
-    """Print a text with its entities in colour; in a pipe, one entity a line.
+    """Print a text with its entities in colour; in a pipe, one entity per line.
 
     Args:
         text: the text.

@@ -19,9 +19,10 @@ from flagai.train.recipe import Recipe
 
 _SECONDS_BETWEEN_LINES = 10.0
 _TASKS = "title-generation, poetry, ner, ner-crf, ner-gp, semantic-matching, classification or masklm."
-_DATA = "JSON lines, CSV, TSV or CoNLL, also as .gz; Parquet; a folder of datasets' save_to_disk."
+_DATA = "JSON Lines, CSV, TSV or CoNLL, also as .gz; Parquet; a directory of datasets' save_to_disk."
 Columns = Annotated[
-    list[str] | None, typer.Option("--column", help="task's column=column of the file, such as text=abstract.")
+    list[str] | None,
+    typer.Option("--column", help="Column mapping TASK_COLUMN=FILE_COLUMN, such as text=abstract. Repeatable."),
 ]
 
 
@@ -34,13 +35,15 @@ def finetune(
     recipe: Recipe,
     task: Annotated[str | None, typer.Argument(help=_TASKS)] = None,
     data: Annotated[Path | None, typer.Option(help=_DATA)] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder of the result.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")] = None,
     recipe_file: Annotated[
         Path | None,
-        typer.Option("--recipe", help="A TOML file with any of the arguments and settings; options override it."),
+        typer.Option(
+            "--recipe", help="TOML file with arguments and settings; options on the command line override it."
+        ),
     ] = None,
     model: Model = "RoBERTa-base-ch",
-    valid: Annotated[Path | None, typer.Option(help="Data for validation; default a part of the data.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Validation data. Default: a part of the training data.")] = None,
     column: Columns = None,
     model_dir: ModelDir = None,
     licence: Annotated[str | None, typer.Option(help="The licence of the result, for its card: apache-2.0.")] = None,
@@ -48,10 +51,14 @@ def finetune(
         str | None, typer.Option(help="Trackers, joined by commas: tensorboard, swanlab, wandb, mlflow, trackio.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model in --out, or an unfinished run with other settings.")
+        bool,
+        typer.Option("--overwrite", help="Overwrite the model in --out, or an unfinished run with other settings."),
     ] = False,
 ) -> None:
-    """Train a model for a task. Cut off, the same command continues; `accelerate launch -m flagai` uses many GPUs."""
+    """Fine-tune a model. An interrupted run resumes when the command is repeated.
+
+    Several GPUs: accelerate launch -m flagai finetune ...
+    """
     columns = dict(_pair(entry) for entry in column or [])
     options: dict[str, Any] = {
         "task": task,
@@ -90,19 +97,19 @@ def evaluate(
     column: Columns = None,
     model_dir: ModelDir = None,
     max_length: Annotated[
-        int | None, typer.Option(min=8, help="How many tokens of a text are read; default all (entities), else 512.")
+        int | None, typer.Option(min=8, help="Maximum number of input tokens. Default: all for entities, else 512.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Where to run, such as cpu or cuda:1; default the best there is.")
+        str | None, typer.Option(help="Device, such as cpu or cuda:1. Default: the GPU if there is one, else the CPU.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the whole report as .txt, .html or .json.")
+        Path | None, typer.Option("--out", "-o", help="Output file of the whole report: .txt, .html or .json.")
     ] = None,
-    mistakes: Annotated[int, typer.Option(min=0, help="How many mistakes are printed.")] = 10,
+    mistakes: Annotated[int, typer.Option(min=0, help="Number of mistakes that are printed.")] = 10,
     as_json: Json = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out, if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the file of --out.")] = False,
 ) -> None:
-    """Measure a model on labelled data: the task's metrics, a confusion matrix, and where answers differ."""
+    """Evaluate a model on labelled data: metrics of the task, a confusion matrix, and mistakes."""
     from flagai.evaluation.evaluate import evaluate as measure
     from flagai.evaluation.report import as_json as in_json
     from flagai.evaluation.report import as_text, check_report, write_report
@@ -130,7 +137,7 @@ def _read(path: Path, typed_names: Sequence[str]) -> dict[str, Any]:
 def _pair(entry: str) -> tuple[str, str]:
     wanted, equals, given = entry.partition("=")
     if not (wanted and equals and given):
-        raise InputError(f"--column {entry!r} is no pair. Write it as --column text=abstract.")
+        raise InputError(f"--column {entry!r} is not a pair. Write it as --column text=abstract.")
     return wanted, given
 
 

@@ -36,7 +36,7 @@ def _defaults(task: str) -> dict[str, Any]:
 
 @command(batch_size=256, sample=False, top_k=10, top_p=1.0, repetition_penalty=1.0, **_defaults("title-generation"))
 def title(context: typer.Context, options: WritingOptions) -> None:
-    """Write a title for each text."""
+    """Generate a title for each text."""
     from flagai.families.family import lowers_titles
 
     check_target(options.out, overwrite=options.overwrite)
@@ -51,8 +51,8 @@ def title(context: typer.Context, options: WritingOptions) -> None:
 class _PoemOptions(WritingOptions):
     """Texts are titles of poems."""
 
-    texts: Annotated[list[str] | None, typer.Argument(help="Titles of poems, of at most 20 characters.")] = None
-    form: Annotated[PoemForm, typer.Option(help="Lines of five or seven characters; four lines or eight.")] = (
+    texts: Annotated[list[str] | None, typer.Argument(help="Titles of the poems, at most 20 characters each.")] = None
+    form: Annotated[PoemForm, typer.Option(help="Form: four or eight lines of five or seven characters.")] = (
         PoemForm.seven_quatrain
     )
     strict: Annotated[
@@ -63,7 +63,7 @@ class _PoemOptions(WritingOptions):
 
 @command(without=("length_penalty", "prompt_lookup_num_tokens"), field="title", batch_size=256, **_defaults("poetry"))
 def poem(context: typer.Context, options: _PoemOptions) -> None:
-    """Write a classical Chinese poem for each title."""
+    """Generate a classical Chinese poem for each title."""
     check_target(options.out, overwrite=options.overwrite)
     arguments = options.arguments(context) | {"truncation": False}
     form = options.form if given(context, "form") else None
@@ -87,7 +87,7 @@ def poem(context: typer.Context, options: _PoemOptions) -> None:
 
 @command(without=("length_penalty",), batch_size=256, beams=1, **_defaults("writing"))
 def write(context: typer.Context, options: WritingOptions) -> None:
-    """Continue each text. A single text appears on a terminal while it is written."""
+    """Continue each text. A single text is streamed to the terminal."""
     check_target(options.out, overwrite=options.overwrite)
     arguments = options.arguments(context) | {"input_max_length": 512}
     entries = read_entries(options)
@@ -109,7 +109,7 @@ def write(context: typer.Context, options: WritingOptions) -> None:
 
 @command(model=DEFAULT_MODELS["masklm"][0], batch_size=256, max_length=64)
 def fill(context: typer.Context, options: BeamOptions) -> None:
-    """Fill the blanks of each text: [MASK], and for GLM [sMASK] (a sentence) and [gMASK] (a long end)."""
+    """Fill the blanks in each text: [MASK] (words), and for GLM [sMASK] (sentence) and [gMASK] (document ending)."""
     from flagai.auto_model.lookup import family_at
     from flagai.families.family import family_named
     from flagai.model.predictor.blanks import has_blank
@@ -118,7 +118,7 @@ def fill(context: typer.Context, options: BeamOptions) -> None:
 
     def check(entry: InputText) -> None:
         if not has_blank(entry.text):
-            raise InputError(f"{entry.place} has no blank: put [MASK] where something shall be filled in.")
+            raise InputError(f"{entry.place} has no blank: put [MASK] where something is to be filled in.")
 
     entries = read_entries(options, check)
     ignored = given(context, "beams", "max_length")

@@ -20,7 +20,7 @@ def parquet_rows(stream: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict
         path: its name, for messages.
 
     Raises:
-        InputError: pyarrow is absent, or it is no Parquet file.
+        InputError: pyarrow is absent, or it is not a Parquet file.
     """
     check_extra("parquet", "pyarrow")
     import pyarrow
@@ -34,7 +34,7 @@ def parquet_rows(stream: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict
                 number += 1
                 yield number, total, row
     except pyarrow.ArrowException as error:
-        raise InputError(f"{path} is no Parquet file: {error}.") from error
+        raise InputError(f"{path} is not a Parquet file: {error}.") from error
 
 
 def parquet_features(stream: IO[bytes]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rows of whole numbers of different lengths, kept as one array: a million ids are one object, not a million."""
+"""Rows of integers of different lengths, kept as one array: a million ids are one object, not a million."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ class Ragged:
         """Read rows.
 
         Raises:
-            InputError: an entry of a row is no whole number.
+            InputError: an entry of a row is not an integer.
         """
         if isinstance(rows, Ragged):
             return rows
         # A list first, not numpy's fromiter: that would cut fractions off.
         values = np.array(list(chain.from_iterable(rows)))
         if len(values) and values.dtype.kind not in "iu":
-            raise InputError(f"Token ids must be whole numbers, but there are some of type {values.dtype}.")
+            raise InputError(f"Token ids must be integers, but there are some of type {values.dtype}.")
         return cls(values.astype(np.int64, copy=False), np.fromiter(map(len, rows), np.int64, len(rows)))
 
     def __len__(self) -> int:

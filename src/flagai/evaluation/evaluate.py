@@ -35,7 +35,7 @@ def evaluate(
             "masklm", "writing" or "lm".
         model: a model's name, folder or repository.
         data: the data; see :func:`flagai.train.records.read_records`.
-        model_dir: the folder of models.
+        model_dir: the model directory.
         columns: which columns of the file stand for those that the task asks for.
         device: where to run; default the best device there is.
         max_length: how many tokens of a text are read; default all (entities), else 512.

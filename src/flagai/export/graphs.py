@@ -266,7 +266,7 @@ def graph_of(model: BaseModel, folder: Path, task: str | None) -> Graph:
     missing = [parameter for parameter in untrained(model) if "prompt" not in parameter]
     if missing:
         raise ExportError(
-            f"The head of this {name} is randomly initialised ({', '.join(missing)}): its answers would be chance. "
+            f"The head of this {name} is randomly initialized ({', '.join(missing)}): its answers would be chance. "
             "Export a model that was trained for the task (flagai finetune), or --task embedding."
         )
     if task == "embedding" or kind == "BertForEmbedding":

@@ -20,7 +20,7 @@ def export_task(
         name: as ``model_name`` of :class:`AutoLoader`.
         folder: the folder to write.
         task: a task of :class:`AutoLoader`, or "encoder".
-        model_dir: the folder of models.
+        model_dir: the model directory.
         **options: see :func:`export_onnx`.
 
     Raises:

@@ -13,7 +13,7 @@ def check_mapping(values: Any, source: str) -> None:
     """Refuse what holds no settings.
 
     Raises:
-        InputError: it is no mapping.
+        InputError: it is not a mapping.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{source} is {shown(values)}; expected settings, as <config class>.from_json(path) reads.")
@@ -23,13 +23,13 @@ def with_labels(values: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Content whose ``id2label`` is a table from numbers, written as texts, to names; absent if it names nothing.
 
     Raises:
-        ConfigError: it is no table of names, or its keys are no numbers.
+        ConfigError: it is not a table of names, or its keys are no numbers.
     """
     named = values.get("id2label")
     table = dict(enumerate(named)) if isinstance(named, list) else Fields(values, place).mapping("id2label")
     numbers = [as_int(key) for key in table]
     if None in numbers or not all(isinstance(name, str | int | float) for name in table.values()):
-        raise ConfigError(f'{place}, id2label: {shown(named)} is no table of numbers and names, as {{"0": "O"}} is.')
+        raise ConfigError(f'{place}, id2label: {shown(named)} is not a table of numbers and names, as {{"0": "O"}} is.')
     rest = {key: value for key, value in values.items() if key != "id2label"}
     return {**rest, "id2label": dict(zip(map(str, numbers), table.values(), strict=True))} if table else rest
 
@@ -53,7 +53,7 @@ def model_type_of(values: Mapping[str, Any], classes: Mapping[str, str]) -> str:
         classes: beginnings of transformers' class names, and the ``model_type`` that each means.
 
     Raises:
-        ConfigError: one of the two is no text.
+        ConfigError: one of the two is not text.
     """
     stated = Fields(values, "config.json").text("model_type", "").lower()
     name = "" if stated else architecture_of(values) or ""
@@ -80,7 +80,7 @@ def family_of(values: Mapping[str, Any], place: str = "config.json") -> str | No
     ``model_type`` is "glm" in GLM and in transformers' format of GLM-4.
 
     Raises:
-        ConfigError: ``model_type`` is no text, or names a GLM that is not here.
+        ConfigError: ``model_type`` is not text, or names a GLM that is not here.
     """
     stated = Fields(values, place).text("model_type", "").lower()
     if (generation := glm_generation(stated, values)) is not None:

@@ -47,7 +47,7 @@ def check_types(requests: Iterable[Any]) -> None:
     """Refuse what are no requests, and fields of the wrong types.
 
     Raises:
-        InputError: one is no request, or its prompt or its decoding is something else.
+        InputError: one is not a request, or its prompt or its decoding is something else.
     """
     for request in requests:
         if not isinstance(request, Request):
@@ -68,7 +68,7 @@ def check_types(requests: Iterable[Any]) -> None:
             odd = {kind for kind in set(map(type, ids)) if kind is bool or not issubclass(kind, Integral)}
             if odd:
                 wrong = next(each for each in ids if type(each) in odd)
-                raise InputError(f"{name} holds {_named(wrong)}; expected whole numbers, ids from the tokenizer.")
+                raise InputError(f"{name} holds {_named(wrong)}; expected integers, ids from the tokenizer.")
 
 
 def _named(value: Any) -> str:
@@ -76,7 +76,7 @@ def _named(value: Any) -> str:
 
 
 def check_request(model: GenerativeModel, protocol: DecodingProtocol, request: Request) -> None:
-    """Refuse what does not go with the model.
+    """Refuse what does not fit the model.
 
     Raises:
         InputError: an id is none of the model's, the prompt is empty, has a blank outside, or leaves no room, or there

@@ -46,7 +46,7 @@ def generate(
         For each prompt, its answers, best first.
 
     Raises:
-        InputError: the options or a prompt do not go with the model.
+        InputError: the options or a prompt do not fit the model.
 
     Example:
         >>> answers = generate(model, [Prompt((1, 2, 3))], Decoding(max_new_tokens=8))

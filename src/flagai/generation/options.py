@@ -132,7 +132,7 @@ class Decoding:
         cuda_graphs: on a GPU, record a step once and replay it; the answers are the same, the launches cost nothing.
 
     Raises:
-        InputError: an option has an impossible value, or two do not go together.
+        InputError: an option has an impossible value, or two do not fit together.
     """
 
     max_new_tokens: int = _integer(100, 1, MOST_TOKENS)
@@ -199,8 +199,8 @@ class Decoding:
         count = self.num_return_sequences
         contrastive, beams = self.penalty_alpha is not None, self.num_beams > 1
         for wrong, problem in (
-            (self.do_sample and beams, "do_sample=True does not go with num_beams > 1; choose one"),
-            (contrastive and (self.do_sample or beams), "penalty_alpha goes without do_sample and num_beams"),
+            (self.do_sample and beams, "do_sample=True cannot be combined with num_beams > 1; choose one"),
+            (contrastive and (self.do_sample or beams), "penalty_alpha cannot be combined with do_sample or num_beams"),
             (contrastive and not self.top_k, "penalty_alpha needs top_k, the number of candidates (4 is usual)"),
             (
                 self.lanes > MOST_LANES,
@@ -217,13 +217,13 @@ class Decoding:
             ),
             (
                 self.num_beams % self.num_beam_groups,
-                f"num_beams {self.num_beams} is no multiple of {self.num_beam_groups} groups",
+                f"num_beams {self.num_beams} is not a multiple of {self.num_beam_groups} groups",
             ),
             (bool(self.forced) and not beams, "force_words_ids needs num_beams > 1"),
-            (bool(self.forced) and self.num_beam_groups > 1, "force_words_ids goes without num_beam_groups"),
+            (bool(self.forced) and self.num_beam_groups > 1, "force_words_ids cannot be combined with num_beam_groups"),
             (
                 self.prompt_lookup_num_tokens and (contrastive or self.num_answers > 1),
-                "prompt_lookup_num_tokens goes with one answer that is chosen token by token: expected "
+                "prompt_lookup_num_tokens needs one answer that is chosen token by token: expected "
                 + ("no penalty_alpha" if contrastive else "num_beams=1 and num_return_sequences=1"),
             ),
             (self.seed is not None and self.seeds is not None, "give seed or seeds, not both"),
@@ -275,7 +275,7 @@ def _ids(name: str, values: Any) -> tuple[int, ...]:
         raise InputError(f"{name} is {values!r:.80}; expected a sequence.") from error
     for value in ids:
         if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < _MOST:
-            raise InputError(f"{name} holds {value!r:.80}; expected whole numbers of at least 0, below 2**62.")
+            raise InputError(f"{name} holds {value!r:.80}; expected integers of at least 0, below 2**62.")
     return tuple(map(int, ids))
 
 

@@ -47,7 +47,7 @@ class PromptLookup(SamplingSearch):
         return Choice(draft, last.expand_as(draft), stops)
 
     def _worth(self, matched: torch.Tensor) -> int:
-        """How long drafts shall be: of a text the longer, the more tokens match; of a batch, what is the average.
+        """The lengths of drafts: of a text the longer, the more tokens match; of a batch, what is the average.
 
         Args:
             matched: how many tokens match, [B, 1].

@@ -25,7 +25,7 @@ class Request:
         logits_processors: see :func:`flagai.generation.generate`.
         stop: see :func:`flagai.generation.generate`.
         number: what ``stop`` gets as the number of the row.
-        stream: whether :meth:`Scheduler.step` shall report it whenever it has new tokens.
+        stream: whether :meth:`Scheduler.step` reports it whenever it has new tokens.
         adapter: the adapter that reads and answers it; "base" for none. Default that of ``model.use_adapter``, in whose
             body this is made, or else the model's active one.
     """
@@ -114,7 +114,7 @@ class Running:
         return self.steps >= self.enough
 
     def give(self, own_slots: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-        """Give it slots for tokens to come.
+        """Give it ``own_slots`` for tokens to come.
 
         Args:
             own_slots: all that it has, [lanes, n].

@@ -108,7 +108,7 @@ class Scheduler:
         self._stack.__exit__(kind, error, trace)
 
     def _begin_anew(self) -> None:
-        """Put all requests back that have no answers: after an error nobody knows how far a step has come."""
+        """Put all requests back that have no answers: after an error it is unknown how far a step has come."""
         self.memory.free_all()
         self._reader.unfinished, self._answers = None, Answers(self.device)
         self._over.clear()
@@ -125,7 +125,7 @@ class Scheduler:
         """Add requests at the end of the queue.
 
         Raises:
-            InputError: the options or the prompt of one do not go with the model, there is no memory for it, or it has
+            InputError: the options or the prompt of one do not fit the model, there is no memory for it, or it has
                 been submitted before; none has been added then.
         """
         self._check_entered()

@@ -31,4 +31,6 @@ def state_licence(folder: Path, licence: str | None) -> None:
         card.data.license = licence
         card.save(path)
     elif card.data.license in (None, "unknown"):
-        logger.warning("The card states no licence, so nobody may use the model. Name one: --licence apache-2.0.")
+        logger.warning(
+            "The card states no licence, so using the model is not permitted. Name one: --licence apache-2.0."
+        )

@@ -65,11 +65,11 @@ def list_files(request: DownloadRequest, spec: str, web: Web, revision: str | No
 
 def _offer(request: DownloadRequest, spec: str, web: Web, revision: str | None) -> Offer:
     if spec != spec.encode(errors="ignore").decode():
-        raise HubError(f"{spec!r} is no source: half a character (a lone surrogate) is in it")
+        raise HubError(f"{spec!r} is not a source: half a character (a lone surrogate) is in it")
     scheme, _, location = spec.partition(":")
     place, _, stated = location.partition("@")
     if scheme not in _LISTERS or not place:
-        raise HubError(f"{public(spec)!r} is no source. Known: {', '.join(f'{name}:' for name in _LISTERS)}")
+        raise HubError(f"{public(spec)!r} is not a source. Known: {', '.join(f'{name}:' for name in _LISTERS)}")
     names = tuple(dict.fromkeys(file.name for file in request.model.files))
     return _LISTERS[scheme](Source(spec, place, stated or revision, web, names, copies=not request.force))
 
@@ -120,5 +120,6 @@ def report(request: DownloadRequest, failures: list[tuple[str, str]]) -> str:
     return (
         f"{request.model.name} could not be fetched into {request.folder}. {said}{request.advice()}\nWhat has arrived "
         f"is kept for the next call. Files that you put into {request.folder} yourself are used as they are. Mirrors: "
-        "HF_ENDPOINT=https://hf-mirror.com, MODELSCOPE_DOMAIN, FLAGAI_BAAI_URL, --source. FLAGAI_OFFLINE=1 asks nobody."
+        "HF_ENDPOINT=https://hf-mirror.com, MODELSCOPE_DOMAIN, FLAGAI_BAAI_URL, --source. "
+        "FLAGAI_OFFLINE=1 disables downloads."
     )

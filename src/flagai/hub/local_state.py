@@ -1,4 +1,4 @@
-"""What is missing in a model's folder, found out without asking anybody."""
+"""What is missing in a model's folder, read without a connection."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -31,11 +31,11 @@ class LocalState:
 def local_state(folder: Path, wanted: Sequence[str]) -> LocalState:
     """Find out what of ``wanted`` (words of ``GROUPS``, names, patterns) a folder lacks.
 
-    A folder with a manifest is compared with it. A folder that somebody else has filled is taken as it is: one
+    A folder with a manifest is compared with it. A folder that the user has filled is taken as it is: one
     configuration, weights in any format, one vocabulary. Files of the user are never judged nor replaced.
 
     Raises:
-        HubError: a fetched file was changed since, so that fetching it again would destroy somebody's work.
+        HubError: a fetched file was changed since, so that fetching it again would destroy the user's work.
     """
     if pending(folder):
         return LocalState(missing=["an interrupted download is waiting to be finished"])
@@ -49,8 +49,8 @@ def local_state(folder: Path, wanted: Sequence[str]) -> LocalState:
             continue
         if not entry.was_cut(folder / name):
             raise HubError(
-                f"{folder / name} has {size} bytes, but {entry.size} were fetched from {entry.source}: somebody has "
-                f"changed it. If that was meant, delete {folder / MANIFEST} to make the folder yours. If not, "
+                f"{folder / name} has {size} bytes, but {entry.size} were fetched from {entry.source}: it has been "
+                f"changed. If that was intended, delete {folder / MANIFEST} to make the folder yours. If not, "
                 f"`flagai download {manifest.name} --force` fetches it again."
             )
         damaged.append(f"{name} ({size} of its {entry.size} bytes are left)")
@@ -62,7 +62,7 @@ def holds_model(folder: Path, wanted: Sequence[str] = EVERYTHING) -> bool:
     """Whether a model loads from a folder without a download; a failed download leaves a folder that holds none."""
     try:
         return local_state(folder, wanted).complete
-    except HubError:  # the files do not go with the manifest
+    except HubError:  # the files do not fit the manifest
         return False
 
 
@@ -101,7 +101,7 @@ def pending(folder: Path) -> bool:
 
 
 def provenance(folder: Path) -> Manifest | None:
-    """What was fetched into a folder, or is about to take its place there; None if that was nobody but the user."""
+    """What was fetched into a folder, or is about to take its place there; None if only the user did."""
     return Manifest.read(folder / MANIFEST) or Manifest.journal(folder / WORK / COMMIT)
 
 

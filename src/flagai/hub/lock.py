@@ -86,7 +86,7 @@ class Lock:
         self._progress += abs(count)
 
     def still_mine(self) -> bool:
-        """Whether nobody has taken over."""
+        """Whether no other process has taken over."""
         try:
             mine = os.path.samestat(os.fstat(self._file), os.stat(self._path))
         except OSError:
@@ -162,7 +162,7 @@ def acquire(
 
 
 def _create(folder: Path, number: int, stale: Beat | None, policy: Policy) -> Lock | None:
-    """Make the lock's file, if nobody else does and nothing has changed since it was looked at."""
+    """Make the lock's file, if no other process does and nothing has changed since it was looked at."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open_descriptor(folder / f"{_PREFIX}{number}", os.O_RDWR | os.O_CREAT | os.O_EXCL)

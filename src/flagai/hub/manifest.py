@@ -67,8 +67,8 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except UnicodeDecodeError as error:
-            raise HubError(f"{path} is no manifest of flagai. Delete it.") from error
-        except OSError as error:  # a folder, or a file of somebody else
+            raise HubError(f"{path} is not a manifest of flagai. Delete it.") from error
+        except OSError as error:  # a folder, or a file of another program
             raise HubError(f"{path} cannot be read as a manifest ({error.strerror}). Move it away.") from error
         return cls.parse(text, str(path))
 
@@ -98,7 +98,7 @@ class Manifest:
                 files={safe_name(name, place): _entry(files, name, place) for name in files},
             )
         except HubError as error:
-            raise HubError(f"{place} is no manifest of flagai ({error}). Delete it.") from error
+            raise HubError(f"{place} is not a manifest of flagai ({error}). Delete it.") from error
 
     def write(self, path: Path) -> None:
         """Write the manifest so that a reader sees the old or the new."""

@@ -58,7 +58,7 @@ def safe_name(name: object, source: str = "it") -> str:
     parts = name.split("/") if isinstance(name, str) and len(name) <= _LONGEST else []
     if not parts or any(not part or part != part.strip(" ").rstrip(".") or len(part) > 200 for part in parts):
         raise HubError(
-            f"{source} names the file {quoted(repr(name))}, which is no plain path inside a folder. Do not trust it."
+            f"{source} names the file {quoted(repr(name))}, which is not a plain path inside a folder. Do not trust it."
         )
     if any(_DEVICE.match(part) for part in parts):
         raise HubError(f"{source} names the file {quoted(repr(name))}, which is the name of a device on Windows.")
@@ -143,7 +143,7 @@ def check_address(url: str) -> None:
     """Refuse an address that cannot be used, without telling what may be secret in it."""
     if _split(url) is None:
         raise HubError(
-            "The source is no address. Write it as https://host/folder/; in a user or password, write / as %2F, : as "
+            "The source is not a URL. Write it as https://host/folder/; in a user or password, write / as %2F, : as "
             "%3A, @ as %40."
         )
 
@@ -161,7 +161,7 @@ def _split(url: str) -> SplitResult | None:
 
 
 def public(spec: str) -> str:
-    """A source as it may be told to anybody."""
+    """A source without its secrets."""
     return shown(spec) if _is_url(spec) else spec
 
 
@@ -176,7 +176,7 @@ def model_name(spec: str) -> str:
         location, _, revision = rest.partition("@")
         owner, _, name = location.partition("/")
         if not _OWNED_NAME.fullmatch(owner) or not _OWNED_NAME.fullmatch(name):
-            raise HubError(f"{spec!r:.200} is no source. Write one as {scheme}:owner/name@revision.")
+            raise HubError(f"{spec!r:.200} is not a source. Write one as {scheme}:owner/name@revision.")
         return safe_name(f"{location}@{revision.replace('/', '--')}" if revision else location, "the source")
     return _last_part(spec)
 
@@ -188,7 +188,7 @@ def _last_part(spec: str) -> str:
     location = plain if _is_url(spec) else plain.partition(":")[2].partition("@")[0]
     name = location.rstrip("/").rpartition("/")[2]
     if not name or name in (".", ".."):
-        raise HubError(f"{plain!r} is no source. Write one as scheme:location, such as hf:owner/name.")
+        raise HubError(f"{plain!r} is not a source. Write one as scheme:location, such as hf:owner/name.")
     return safe_name(name, "the source")
 
 

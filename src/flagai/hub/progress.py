@@ -33,7 +33,7 @@ def progress(name: str, total: int | None) -> Iterator[Advance]:
             if (now := time.monotonic()) - told > _EVERY:
                 told = now
                 speed = readable(round(count / (now - begin)))
-                logger.info("%s: %s of %s, %s a second", name, readable(count), readable(total), speed)
+                logger.info("%s: %s of %s, %s per second", name, readable(count), readable(total), speed)
 
     yield advance
 

@@ -40,13 +40,15 @@ def push(
         The repository's address.
 
     Raises:
-        InputError: the folder is no model's, or the target is none.
+        InputError: the folder is not a model's, or the target is none.
         OfflineError: offline mode is on.
         HubError: there is no token, the repository has other files, or the hub refuses.
     """
     folder, (scheme, place) = Path(folder), _target(target)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is no model's folder: it has no config.json. Name the folder that training wrote.")
+        raise InputError(
+            f"{folder} is not a model's folder: it has no config.json. Name the folder that training wrote."
+        )
     if settings.offline():
         raise OfflineError(f"{target} is not asked, because offline mode is on. Unset FLAGAI_OFFLINE.")
     names = _visible(folder)
@@ -81,7 +83,7 @@ def _visible(folder: Path) -> list[str]:
 def _target(target: str) -> tuple[str, str]:
     scheme, _, place = target.partition(":")
     if scheme not in OWNED or "@" in place:
-        raise InputError(f"{target!r:.80} is no repository. Write it as hf:owner/name or modelscope:owner/name.")
+        raise InputError(f"{target!r:.80} is not a repository. Write it as hf:owner/name or modelscope:owner/name.")
     return scheme, model_name(target)
 
 

@@ -30,7 +30,7 @@ def with_revision(name: str | Path, revision: str | None) -> str | Path:
         return name
     if not isinstance(revision, str) or not isinstance(name, str) or not _is_name(name):
         raise InputError(
-            f"revision={revision!r:.80} goes with the name of a repository, such as 'owner/name' or "
+            f"revision={revision!r:.80} needs the name of a repository, such as 'owner/name' or "
             f"'modelscope:owner/name', not with {str(name)!r:.80}."
         )
     if "@" in name:
@@ -42,9 +42,9 @@ def repository(name: str | Path, home: str | Path | None = None) -> UncatalogedM
     """The repository that a name means; None for a folder, a path and a name of the catalog.
 
     Args:
-        name: what a caller named. ``owner/name`` is a name of the catalog first, then a folder of models, then a
+        name: what a caller named. ``owner/name`` is a name of the catalog first, then a model directory, then a
             repository on Hugging Face; with ``hf:`` or ``modelscope:`` it is nothing but a repository.
-        home: the folder of models; None where a name may also be a path.
+        home: the model directory; None where a name may also be a path.
 
     Raises:
         HubError: the name or its revision cannot be those of a folder.
@@ -69,7 +69,7 @@ def fetch_repository(name: str | Path, home: str | Path | None, wanted: tuple[st
 
     Args:
         name: see :func:`repository`.
-        home: the folder of models; default ``FLAGAI_HOME``.
+        home: the model directory; default ``FLAGAI_HOME``.
         wanted: see :func:`flagai.hub.ensure`.
 
     Raises:

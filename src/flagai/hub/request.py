@@ -29,7 +29,7 @@ class DownloadRequest:
     """What a caller asks for."""
 
     model: Card | UncatalogedModel
-    folder: Path  # where its files shall be
+    folder: Path  # where its files belong
     wanted: tuple[str, ...]  # words of `names.GROUPS`, names of files, or patterns
     sources: tuple[str, ...]  # where to look, in this order
     force: bool = False  # ask again, and replace what differs

@@ -40,7 +40,7 @@ def ensure(
 
     Args:
         model: a card, or a source such as "hf:owner/name@revision".
-        folder: the model's folder; default: the model's name in the folder of models.
+        folder: the model's folder; default: the model's name in the model directory.
         wanted: any of "config", "weights", "tokenizer", names of files, or patterns of names.
         sources: where to look, instead of the model's own sources.
         force: ask the source again, and replace files that differ from what it has.
@@ -171,7 +171,7 @@ def remove_downloaded(folder: Path) -> list[str]:
     """Remove the files of a model that were fetched into a folder, and what is left of unfinished downloads.
 
     Returns:
-        The names of files that stay because somebody else put them there or changed them.
+        The names of files that stay because the user put them there or changed them.
 
     Raises:
         HubError: nothing there was downloaded, or a download is running.
@@ -200,7 +200,7 @@ def _remove(folder: Path, manifest: Manifest | None) -> None:
 
 
 def _is_as_fetched(path: Path, entry: ManifestEntry) -> bool:
-    """Whether nobody has changed a file; of very large ones only the size and the beginning are compared."""
+    """Whether a file is unchanged; of very large ones only the size and the beginning are compared."""
     if not path.is_file() or path.stat().st_size != entry.size or heads_of(path) != entry.heads:
         return False
     return entry.size > _LARGE or sha256_of(path) == entry.sha256

@@ -237,7 +237,7 @@ class Transfer:
                 raise ChangedError(f"{self._what} is shorter than it was") from error
             raise
         if response.url is not None and shown(response.url) != shown(self.link.url):
-            same = origin(response.url) == origin(self.link.url)  # the token is for nobody else
+            same = origin(response.url) == origin(self.link.url)  # the token is for this host only
             self.direct = Link(response.url, self.link.headers if same else {})
         return response
 

@@ -58,11 +58,11 @@ class Web:
             target = _redirect_of(response)
             if target is None:
                 return self._checked(response, what)
-            response.close()  # the body of a redirect may be endless, and nobody needs it
+            response.close()  # the body of a redirect may be endless, and is not needed
             url = _next_address(url, target, what)
             given = response.request.headers
             sent = {name: value for name, value in sent.items() if name not in _SECRET_HEADERS}
-            if origin(url) == origin(response.url):  # the token is for nobody else
+            if origin(url) == origin(response.url):  # the token is for this host only
                 sent |= {name: given[name] for name in _SECRET_HEADERS if name in given}
             if response.status_code == 303 or (response.status_code in (301, 302) and method == "POST"):
                 method, body = "HEAD" if method == "HEAD" else "GET", None
@@ -126,7 +126,7 @@ class Web:
             content = json.loads(text)  # names with half a character are refused one by one
             check_depth(content)
         except (ValueError, RecursionError) as error:
-            raise HubError(f"{method} {shown(url)}: the answer is no JSON: {quoted(text, 80)!r}") from error
+            raise HubError(f"{method} {shown(url)}: the answer is not JSON: {quoted(text, 80)!r}") from error
         return content
 
     def text(self, method: str, url: str, headers: _Headers = None, body: _Headers = None) -> str:
@@ -215,7 +215,7 @@ def _next_address(url: str, target: str, what: str) -> str:
     except ValueError:
         address = ""
     if not address.lower().startswith(("http://", "https://")) or origin(address) == UNREADABLE:
-        raise RefusedError(f"{what}: leads to {quoted(shown(target))!r}, which is no http(s) address", 0)
+        raise RefusedError(f"{what}: leads to {quoted(shown(target))!r}, which is not an http(s) address", 0)
     return address
 
 

@@ -72,7 +72,7 @@ def _json_lines(stream: IO[bytes], raw: IO[bytes], path: Path) -> Iterator[RawRo
 
 def _array(_stream: IO[bytes], _raw: IO[bytes], path: Path) -> Iterator[RawRow]:
     raise InputError(
-        f"{path} is a JSON array, which cannot be read row by row. Save it as JSON lines (.jsonl): an object a line."
+        f"{path} is a JSON array, which cannot be read row by row. Save it as JSON lines (.jsonl): one object per line."
     )
 
 
@@ -97,7 +97,7 @@ def _table(stream: IO[bytes], raw: IO[bytes], path: Path) -> Iterator[RawRow]:
                 yield RawRow(number, _cells(header, cells), raw.tell())
     except csv.Error as error:
         raise InputError(
-            f"{path}, line {end + 1} is no CSV: {error}. Close its quotes, and write those inside of a text twice."
+            f"{path}, line {end + 1} is not CSV: {error}. Close its quotes, and write those inside of a text twice."
         ) from error
 
 
@@ -131,7 +131,7 @@ def _object(line: str) -> dict[str, Any]:
     try:
         found = json.loads(line)  # not typed_json: fields go back out as they are, also lone surrogates
     except (ValueError, RecursionError) as error:
-        raise InputError(f"it is no JSON: {error}") from error
+        raise InputError(f"it is not JSON: {error}") from error
     return found if isinstance(found, dict) else _refuse(f"it is of type {type(found).__name__}, not an object")
 
 

@@ -93,7 +93,7 @@ def check_adapters(folders: AdapterFolders) -> dict[str | None, Path]:
     """The folders of adapters, by the names that they are given, before a model is loaded for them.
 
     Raises:
-        InputError: it is no folder, and no folders by name.
+        InputError: it is not a folder, and no folders by name.
         ModelNotFoundError: a folder is absent, or holds no adapter.
     """
     given: Mapping[Any, Any] = folders if isinstance(folders, Mapping) else {None: folders}
@@ -102,7 +102,7 @@ def check_adapters(folders: AdapterFolders) -> dict[str | None, Path]:
         raise InputError("adapter is empty; expected the folder of an adapter, or folders by name.")
     for folder in found.values():
         if not (folder / ADAPTER_FILE).is_file():
-            raise ModelNotFoundError(f"{folder} has no {ADAPTER_FILE}, so it is no folder of a PEFT adapter.")
+            raise ModelNotFoundError(f"{folder} has no {ADAPTER_FILE}, so it is not a folder of a PEFT adapter.")
     return found
 
 
@@ -170,14 +170,14 @@ def _tensors(folder: Path, names: NameMap) -> dict[str, _Tensor]:
     """The tensors of a folder, by their names without prefixes."""
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None:
-        raise ModelNotFoundError(f"{folder} has none of {', '.join(WEIGHTS)}. Fetch it again.")
+        raise ModelNotFoundError(f"{folder} has none of {', '.join(WEIGHTS)}. Download it again.")
     checkpoint = open_checkpoint(file)
     found: dict[str, _Tensor] = {}
     for name in checkpoint:
         bare = name.removeprefix(PREFIX)
         tensor = _Tensor(name, bare.partition(".lora_")[0], checkpoint.tensors(name)[0])
         if ".lora_" in bare and bare.partition(".lora_")[2] not in ("A.weight", "B.weight"):
-            raise CheckpointError(f"{file} has {name!r:.200}, which is no adapter of a linear layer.")
+            raise CheckpointError(f"{file} has {name!r:.200}, which is not an adapter of a linear layer.")
         if not tensor.value.is_floating_point():
             raise CheckpointError(f"{file} has {name!r:.200} of {tensor.value.dtype}; expected floating-point numbers.")
         key = names.canonical(bare.removeprefix(BACKBONE))
@@ -185,7 +185,7 @@ def _tensors(folder: Path, names: NameMap) -> dict[str, _Tensor]:
             raise CheckpointError(f"{file} holds the same tensor as {found[key].name!r:.200} and as {name!r:.200}.")
         found[key] = tensor
     if not found:
-        raise CheckpointError(f"{file} holds no tensors. Fetch it again.")
+        raise CheckpointError(f"{file} holds no tensors. Download it again.")
     return found
 
 
@@ -211,7 +211,9 @@ def _low_rank(
             continue
         missing = next((key for key in keys if key not in tensors), None)
         if missing is not None:
-            raise CheckpointError(f"The adapter has no {missing!r:.200}, the other matrix of {name}. Fetch it again.")
+            raise CheckpointError(
+                f"The adapter has no {missing!r:.200}, the other matrix of {name}. Download it again."
+            )
         a, b = (tensors[key].value for key in keys)
         # Both are as of a linear layer, also where the file holds the matrix itself transposed.
         views = dataclasses.replace(part, row=dataclasses.replace(part.row, transposed=False)).views(b)
@@ -243,5 +245,5 @@ def _replaced(name: str, layer: Any, names: NameMap, tensors: Mapping[str, _Tens
     if weight is None and bias is None:
         return None
     if weight is None or (bias is None and layer.bias is not None):
-        raise CheckpointError(f"The adapter has only one of weight and bias of {name}. Fetch it again.")
+        raise CheckpointError(f"The adapter has only one of weight and bias of {name}. Download it again.")
     return Replaced(weight, bias)

@@ -76,7 +76,7 @@ class BaseModel(LoadMixin):
 
         Args:
             config_file: a config.json with FlagAI's or Hugging Face's keys.
-            device: where the model shall be.
+            device: where the model is placed.
             **overrides: settings that replace those of the file, such as ``checkpoint_activations=True``.
 
         Raises:
@@ -139,18 +139,18 @@ class BaseModel(LoadMixin):
         adapter: AdapterFolders | None = None,
         **config_overrides: Any,
     ) -> Self:
-        """Load the model in ``download_path/model_name``, exactly or not at all; fetch it first if it is not there.
+        """Load the model in ``download_path/model_name``; loading is strict, and what is absent is downloaded first.
 
         The folder holds ``config.json`` and weights in any format of :mod:`flagai.checkpoint.files`. On a CPU,
         weights in their own type are used where they lie in the page cache: nothing is copied, and processes
         share them.
 
         Args:
-            download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+            download_path: the model directory; default ``FLAGAI_HOME``, or else ``./checkpoints``.
             model_name: the model's folder in it, its name in the catalog, in any case, or a repository:
                 "owner/name" on Hugging Face, "hf:owner/name@revision" or "modelscope:owner/name".
             only_download_config: read only the configuration, and initialize the weights randomly.
-            device: where the model shall be.
+            device: where the model is placed.
             dtype: the parameters' dtype, such as ``torch.float16`` or "float16"; default the one that most of the
                 checkpoint has.
             mesh: spread the model over processes: a mesh with the dimensions ``tp`` (they share the model) and ``dp``
@@ -173,7 +173,7 @@ class BaseModel(LoadMixin):
             HubError: the model is not here and cannot be fetched; the message has what each source said.
             ConfigError: the configuration is broken or of another family, or an override is unknown.
             CheckpointError: the weights are damaged or unsafe, or do not fit; nothing was loaded then.
-            InputError: there is no such device, type or way to quantize, or they do not go together.
+            InputError: there is no such device, type or way to quantize, or they do not fit together.
         """
         options = {
             "mesh": mesh,

@@ -130,7 +130,7 @@ class BertConfig(ModelConfig):
             f"{self.position_offset}",
         )
         self.require(self.inner_dim % 2 == 0, f"inner_dim {self.inner_dim} is odd; rotary positions need pairs")
-        self.require(width % heads == 0, f"hidden_size {width} is no multiple of {heads} heads")
+        self.require(width % heads == 0, f"hidden_size {width} is not a multiple of {heads} heads")
 
 
 def _classifies(values: Mapping[str, Any]) -> bool:

@@ -70,6 +70,6 @@ class ChatGLMConfig(ModelConfig):
     def check(self) -> None:
         """Refuse values that are impossible, or contradict each other."""
         width, heads = self.hidden_size, self.num_attention_heads
-        self.require(width % heads == 0, f"hidden_size {width} is no multiple of {heads} heads")
+        self.require(width % heads == 0, f"hidden_size {width} is not a multiple of {heads} heads")
         unit = 4 if self.position_encoding_2d else 2
         self.require(self.head_dim % unit == 0, f"heads of {self.head_dim} cannot be turned: {unit} must divide them")

@@ -89,7 +89,7 @@ class ModelConfig:
         super().__setattr__(name, value)
 
     def check(self) -> None:
-        """Check how values go together; subclasses extend it.
+        """Check how values fit together; subclasses extend it.
 
         Raises:
             ConfigError: they do not.

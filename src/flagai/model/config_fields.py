@@ -84,7 +84,7 @@ class FieldSpec:
 
 
 def _parsed(kind: type, value: Any) -> Any:
-    """A value as one type; None if it is no spelling of one."""
+    """A value as one type; None if it is not a spelling of one."""
     if type(value) is kind or (kind not in _PARSERS and isinstance(value, kind)):
         return value
     return _PARSERS[kind](value) if kind in _PARSERS else None

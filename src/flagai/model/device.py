@@ -66,7 +66,7 @@ def usable_dtype(
     """The dtype to load with, where a device lacks the one that is asked for or stored; else ``dtype`` as it is.
 
     Args:
-        device: where the model shall be.
+        device: where the model is placed.
         dtype: what the user names; None for the checkpoint's.
         stored: the checkpoint's, once it is known.
 
@@ -107,7 +107,7 @@ def read_sharding(
     """How the model is sharded over processes; None if it is not. See :func:`flagai.parallel.sharding.read_sharding`.
 
     Raises:
-        InputError: ``mesh`` and ``fsdp`` cannot be understood, or do not go together.
+        InputError: ``mesh`` and ``fsdp`` cannot be understood, or do not fit together.
     """
     if mesh is None:
         if fsdp:

@@ -80,7 +80,7 @@ class GLMForMultiTokenCloze(GLMHead):
             input_ids: [B, C, S], or [B, S] for single texts.
             position_ids: [B, C, 2, S] or [B, 2, S].
             attention_mask: separators, [B, C] or [B].
-            target_ids: the token that each position shall predict, as ``input_ids``.
+            target_ids: the token that each position predicts, as ``input_ids``.
             logit_mask: 1 at the positions of the answer, as ``input_ids``.
             labels: the right choice, [B]; for single texts whether the answer is right, [B].
             **others: see :meth:`GLMModel.forward`.
@@ -138,7 +138,7 @@ class GLMForMultiTokenClozeFast(GLMForMultiTokenCloze):
             dec_input_ids: the choices, each with its start token, [B, C, T].
             dec_position_ids: [B, C, 2, T]
             dec_attention_mask: how many tokens of its text each choice attends to, [B, C].
-            target_ids: the token that each position shall predict, [B, C, T].
+            target_ids: the token that each position predicts, [B, C, T].
             logit_mask: 1 at the positions of the answer, [B, C, T].
             labels: the right choice, [B].
             **others: ignored.

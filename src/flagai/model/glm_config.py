@@ -62,7 +62,7 @@ class GLMConfig(ModelConfig):
     def check(self) -> None:
         """Refuse values that are impossible, or contradict each other."""
         width, heads = self.hidden_size, self.num_attention_heads
-        self.require(width % heads == 0, f"hidden_size {width} is no multiple of {heads} heads")
+        self.require(width % heads == 0, f"hidden_size {width} is not a multiple of {heads} heads")
         self.require(
             self.pool_token in ("cls", "start", "pad"), f"pool_token is {self.pool_token!r}; known: cls, start, pad"
         )

@@ -81,7 +81,7 @@ class GPT2Config(ModelConfig):
 
     def check(self) -> None:
         """Refuse values that are impossible, or contradict each other."""
-        self.require(self.n_embd % self.n_head == 0, f"n_embd {self.n_embd} is no multiple of {self.n_head} heads")
+        self.require(self.n_embd % self.n_head == 0, f"n_embd {self.n_embd} is not a multiple of {self.n_head} heads")
 
 
 def _padding(values: Mapping[str, Any]) -> int | None:

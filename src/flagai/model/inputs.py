@@ -47,7 +47,7 @@ def as_bool_mask(attention_mask: torch.Tensor) -> torch.Tensor:
     """Read a mask of zeros and ones, of any dtype, as booleans.
 
     Raises:
-        InputError: it is no tensor, or (checked on a CPU) holds other numbers, as additive masks do.
+        InputError: it is not a tensor, or (checked on a CPU) holds other numbers, as additive masks do.
     """
     if not isinstance(attention_mask, torch.Tensor):
         raise InputError(f"attention_mask is of type {type(attention_mask).__name__}; expected a tensor of 0 and 1.")
@@ -77,15 +77,13 @@ def non_padding(
         Booleans, [B, S or past + S], or None if no token is padding.
 
     Raises:
-        InputError: the mask's shape does not go with the tokens.
+        InputError: the mask's shape does not fit the tokens.
     """
     if attention_mask is not None and attention_mask.dim() == 2:
         rows, count = input_ids.shape
         if attention_mask.shape[0] != rows or attention_mask.shape[1] not in (count, past + count):
             after = f" after {past} cached ones" if past else ""
-            raise InputError(
-                f"attention_mask {list(attention_mask.shape)} does not go with tokens {[rows, count]}{after}."
-            )
+            raise InputError(f"attention_mask {list(attention_mask.shape)} does not fit tokens {[rows, count]}{after}.")
         return as_bool_mask(attention_mask)
     return None if pad_token_id is None else input_ids != pad_token_id
 
@@ -114,7 +112,7 @@ def padding_and_matrix(
     keys = count if cache is None else cache.length + count
     if attention_mask.shape[-1] != keys or attention_mask.shape[-2] not in (1, count):
         raise InputError(
-            f"attention_mask {list(attention_mask.shape)} is no matrix of {count} queries and {keys} keys."
+            f"attention_mask {list(attention_mask.shape)} is not a matrix of {count} queries and {keys} keys."
         )
     attn_mask = as_bool_mask(attention_mask)
     matrix = Dense(attn_mask[:, None] if attn_mask.dim() == 3 else attn_mask)
@@ -154,7 +152,7 @@ def packed_row(input_ids: torch.Tensor, lengths: Lengths | None, **others: Any) 
     Args:
         input_ids: [1, T]
         lengths: number of tokens of each text, [N]; None for padded rows.
-        **others: arguments that do not go with packed texts, by name.
+        **others: arguments that do not fit packed texts, by name.
 
     Raises:
         InputError: the lengths do not add up to the row, or one of the others is given.
@@ -169,7 +167,7 @@ def packed_row(input_ids: torch.Tensor, lengths: Lengths | None, **others: Any) 
         )
     given = [name for name, value in others.items() if value is not None]
     if given:
-        raise InputError(f"Packed texts (lengths=) do not go with {', '.join(given)}.")
+        raise InputError(f"Packed texts (lengths=) cannot be combined with {', '.join(given)}.")
     return row
 
 

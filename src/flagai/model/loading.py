@@ -52,7 +52,7 @@ class LoadMixin(AdapterMixin):
         return Fields(self.config, type(self.config).__name__).number("initializer_range", 0.02)
 
     def load_weights(self, checkpoint_path: str | Path, *, mmap: bool = True) -> LoadReport:
-        """Load weights into this model, in place, exactly or not at all.
+        """Load weights into this model, in place and strictly.
 
         Args:
             checkpoint_path: a weights file or folder in any known format.
@@ -92,7 +92,7 @@ class LoadMixin(AdapterMixin):
     def load_checkpoint(
         self, checkpoint: Checkpoint, *, device: Device = "cpu", dtype: Dtype | None = None
     ) -> LoadReport:
-        """Fill this model from an opened checkpoint, exactly or not at all.
+        """Fill this model from an opened checkpoint, strictly.
 
         Args:
             checkpoint: the checkpoint.

@@ -51,7 +51,7 @@ class OpenedFolder:
 
         Args:
             model: the model.
-            device: where the model shall be.
+            device: where the model is placed.
             dtype: the parameters' dtype; default the checkpoint's.
         """
         stored, wanted = self.quantization.stored, self.quantization.wanted
@@ -105,7 +105,7 @@ class FolderReader:
         return kind.from_dict(values, source=str(self.found.folder / CONFIG_FILE), **overrides)
 
     def described(self, choose: Choose, quantize: str | None, *, spread: bool) -> tuple[Any, Any, Quantization]:
-        """The class, the configuration, and how the weights are and shall be quantized."""
+        """The class, the configuration, and how the weights are and will be quantized."""
         model_class, settings = choose(self)
         config = self.config(model_class, settings)
         return model_class, config, Quantization.read(config, quantize, spread=spread)

@@ -71,13 +71,13 @@ def pack_sequences(
 
     Args:
         texts: the token ids of every text.
-        device: where the packs shall be.
+        device: where the packs are placed.
         token_type_ids: the segment of every token of every text.
         limit: the model's number of positions.
         tokens: tokens of one pack, at most, unless one text has more; default what suits the device.
 
     Raises:
-        InputError: a text is empty or longer than ``limit``, or its segments do not go with it.
+        InputError: a text is empty or longer than ``limit``, or its segments do not fit it.
     """
     found = Ragged.of(texts)
     segments = None if token_type_ids is None else Ragged.of(token_type_ids)

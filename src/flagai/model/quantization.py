@@ -40,7 +40,7 @@ def quantize(model: Any, how: str, *, device: torch.device | None = None) -> Non
     Args:
         model: a model of any family; for decoding and encoding only, it cannot be trained any more.
         how: one of ``SCHEMES``.
-        device: where each quantized layer shall be, and is computed; default where the layer is.
+        device: where each quantized layer is placed and computed; default where the layer is.
 
     Raises:
         InputError: there is no such scheme; the model is quantized already, spread over processes, or of a width that
@@ -113,7 +113,7 @@ class Quantization:
     """How a model is quantized while it is loaded."""
 
     stored: str | None  # how the files are
-    wanted: str | None  # how they shall become, if they are not
+    wanted: str | None  # how they will be stored, if they are not
 
     @classmethod
     def read(cls, config: ModelConfig, quantize: str | None, *, spread: bool) -> Self:
@@ -125,7 +125,7 @@ class Quantization:
             spread: whether the model is spread over processes.
 
         Raises:
-            InputError: there is no such scheme, or it does not go with the files or with processes.
+            InputError: there is no such scheme, or it does not fit the files or with processes.
             ConfigError: the configuration names an unknown scheme.
         """
         stored = config.get(KEY)

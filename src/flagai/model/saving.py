@@ -71,7 +71,7 @@ class SaveMixin(nn.Module):
         self._write(plan, write)
 
     def write_into(self, folder: Path, *, max_shard_size: int | str = "5GB", layout: str = "flagai") -> None:
-        """Write configuration and weights into a folder that nobody reads yet, such as a temporary one.
+        """Write configuration and weights into a folder that no process reads yet, such as a temporary one.
 
         Args:
             folder: the folder.

@@ -92,7 +92,7 @@ class T5Config(ModelConfig):
         exact = self.relative_attention_num_buckets // 2
         self.require(
             exact > 1 and self.relative_attention_max_distance > exact,
-            f"relative_attention_max_distance {self.relative_attention_max_distance} does not go with "
+            f"relative_attention_max_distance {self.relative_attention_max_distance} does not fit "
             f"relative_attention_num_buckets {self.relative_attention_num_buckets}; expected at least 4 buckets, and a "
             "distance beyond half of them",
         )

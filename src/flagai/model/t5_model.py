@@ -130,7 +130,7 @@ class T5Model(BaseModel):
             self.head.weight = self.embed.token.weight
 
     def init_std(self, name: str) -> float:
-        """The standard deviation of a parameter by its name: T5's scheme, which goes with its unscaled attention."""
+        """The standard deviation of a parameter by its name: T5's scheme, which belongs to its unscaled attention."""
         config: T5Config = self.config
         width, inner = config.d_model, config.num_heads * config.d_kv
         scale = {
@@ -205,7 +205,7 @@ class T5Model(BaseModel):
             decoder_input_ids: the decoder's text so far, [B, S]; with a cache, its new tokens.
             decoder_attention_mask: 1 at the decoder's non-padding tokens, [B, past + S]; or a matrix, [B, S, K] or
                 [B, 1, S, K], joined with the causal mask.
-            labels: the token that each position shall predict, -100 for none, [B, S]. Without
+            labels: the token that each position predicts, -100 for none, [B, S]. Without
                 ``decoder_input_ids``, they are the labels shifted to the right.
             encoder_outputs: what an earlier call returned as ``encoder_last_hidden_state`` (or a sequence that
                 begins with it), [B, K, width], in place of ``input_ids``.

@@ -129,7 +129,7 @@ def read_sharding(mesh: DeviceMesh | str, fsdp: FullyShard | bool, device: torch
         The sharding; None if there is only this process.
 
     Raises:
-        InputError: they cannot be understood, or do not go together.
+        InputError: they cannot be understood, or do not fit together.
     """
     how = FullyShard() if fsdp is True else fsdp or None
     if how is not None and not isinstance(how, FullyShard):

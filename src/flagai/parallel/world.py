@@ -39,7 +39,7 @@ def world() -> World:
         rank, size = distributed.get_rank(), distributed.get_world_size()
     if settings.world_size() == size:
         return World(rank, size, settings.local_rank(), settings.local_world_size())
-    return World(rank, size, rank, size)  # processes that somebody started by hand: one machine
+    return World(rank, size, rank, size)  # processes started by hand: one machine
 
 
 def own_device(kind: str) -> torch.device:
@@ -52,7 +52,7 @@ def own_device(kind: str) -> torch.device:
 
 
 def make_mesh(kind: str = "cpu", *, dp: int | None = None, tp: int | None = None) -> DeviceMesh:
-    """Arrange all processes in a mesh, and connect them if nobody has.
+    """Arrange all processes in a mesh, and connect them if they are not.
 
     Args:
         kind: the type of device.
@@ -63,7 +63,7 @@ def make_mesh(kind: str = "cpu", *, dp: int | None = None, tp: int | None = None
         A mesh with the dimensions ``dp`` and ``tp``; a dimension of size 1 is left out unless it was asked for.
 
     Raises:
-        InputError: the numbers do not go with the number of processes.
+        InputError: the numbers do not fit the number of processes.
     """
     place = world()
     asked = {"dp": dp, "tp": tp}
@@ -89,7 +89,7 @@ def _connect(kind: str) -> None:
     options: dict[str, Any] = {"backend": "gloo"} if kind == "cpu" else {"device_id": own_device(kind)}
     if kind != "cpu":
         torch.accelerator.set_device_index(own_device(kind).index)
-    if world().size == 1:  # without torchrun there is nobody to meet
+    if world().size == 1:  # without torchrun there is no other process
         options |= {"store": distributed.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
     distributed.init_process_group(**options)
 
@@ -111,7 +111,9 @@ def read_mesh(mesh: DeviceMesh | str, device: torch.device) -> DeviceMesh | None
     if mesh == AUTO:
         return None if world().size == 1 else make_mesh(device.type)
     if not isinstance(mesh, DeviceMesh):
-        raise InputError(f"mesh={mesh!r} is no mesh. Pass 'auto', or flagai.parallel.world.make_mesh(dp=..., tp=...).")
+        raise InputError(
+            f"mesh={mesh!r} is not a mesh. Pass 'auto', or flagai.parallel.world.make_mesh(dp=..., tp=...)."
+        )
     names = mesh.mesh_dim_names or ()
     if not names or set(names) - set(DIMENSIONS):
         raise InputError(

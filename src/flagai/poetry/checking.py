@@ -31,7 +31,7 @@ def faults(poem: str, form: str, *, strict: bool = True) -> list[str]:
     if not isinstance(poem, str):
         raise InputError(f"The poem is {poem!r:.60}; expected a text.")
     if form not in set(PoemForm):
-        raise InputError(f"{form!r:.60} is no form of a poem. Known: {', '.join(PoemForm)}.")
+        raise InputError(f"{form!r:.60} is not a form of a poem. Known: {', '.join(PoemForm)}.")
     data, poem = poem_data(), poem.replace(",", COMMA)  # as some vocabularies write it
     shape = data.forms[PoemForm(form)]
     (plain,) = shape.patterns(strict=False)

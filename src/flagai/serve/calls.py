@@ -1,4 +1,4 @@
-"""A client's call: its body, the model that shall answer, and how work reaches that model's engine."""
+"""A client's call: its body, the model that answers, and how work reaches that model's engine."""
 
 import asyncio
 import random
@@ -186,7 +186,7 @@ class Endpoint:
 
 
 def choose(models: Mapping[str, Served], name: str | None, ability: Ability, can: str) -> Served:
-    """The model that shall answer.
+    """The model that answers.
 
     Args:
         models: all models, by their names, and their adapters.

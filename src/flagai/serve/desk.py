@@ -96,7 +96,7 @@ class ModelDesk:
 
 
 class _NotJsonError(RequestError):
-    """The body is no JSON."""
+    """The body is not JSON."""
 
     def __init__(self, message: str) -> None:
         super().__init__(400, message)
@@ -104,7 +104,7 @@ class _NotJsonError(RequestError):
 
 @contextmanager
 def _refusing(field: str) -> Iterator[None]:
-    """Refuse a call whose text or option does not go with the model."""
+    """Refuse a call whose text or option does not fit the model."""
     try:
         yield
     except (InputError, ConfigError) as error:

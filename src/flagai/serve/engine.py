@@ -252,7 +252,7 @@ class Engine:
                 self._log_or_end(error)
             if len(entries) == 1 or not isinstance(error, FlagAIError):
                 self._fail([ticket for ticket, _ in pack], error)
-            else:  # an entry is refused, but nobody else's
+            else:  # an entry is refused, but no other client's
                 for index, entry in enumerate(entries):
                     self._call(task, options, (entry,), pack[index : index + 1])
             return

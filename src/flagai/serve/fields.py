@@ -94,7 +94,7 @@ _KINDS: Mapping[str, _Kind] = {
         _are_objects,
         {"type": "array", "items": {"type": "object"}, "minItems": 1},
     ),
-    "integer": _Kind("a whole number", _is_integer, {"type": "integer"}),
+    "integer": _Kind("an integer", _is_integer, {"type": "integer"}),
     "number": _Kind("a number", _is_number, {"type": "number"}),
     "flag": _Kind("true or false", lambda value: isinstance(value, bool), {"type": "boolean"}),
     "stream options": _Kind(
@@ -198,7 +198,7 @@ def read_body(table: Body, content: Any, prefix: str = "") -> dict[str, Any]:
         prefix: what stands before the names of fields, for errors.
 
     Raises:
-        RequestError: the body is no object, has another field, or one of another type or range.
+        RequestError: the body is not an object, has another field, or one of another type or range.
     """
     if not isinstance(content, dict):
         words = f"{prefix.rstrip('.') or 'The body'} is a JSON {type(content).__name__}; expected an object."

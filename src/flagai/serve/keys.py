@@ -23,7 +23,7 @@ class ApiKeys:
 
     @classmethod
     def read(cls, file: Path | None) -> "ApiKeys":
-        """The keys of a file, one a line, and that of the environment (``FLAGAI_API_KEY``).
+        """The keys of a file, one per line, and that of the environment (``FLAGAI_API_KEY``).
 
         Raises:
             ConfigError: the file cannot be read, or has no key.
@@ -36,7 +36,7 @@ class ApiKeys:
                 raise ConfigError(f"--api-key-file {file} cannot be read: {error}.") from error
             lines = [line for line in lines if line and not line.startswith("#")]
             if not lines:
-                raise ConfigError(f"--api-key-file {file} has no key. Write one a line.")
+                raise ConfigError(f"--api-key-file {file} has no key. Write one per line.")
             found += lines
         return cls(found)
 

@@ -1,4 +1,4 @@
-"""The log of a server: one JSON object a line, without texts."""
+"""The log of a server: one JSON object per line, without texts."""
 
 import json
 import logging

@@ -42,7 +42,7 @@ class ServerMetrics:
         return _Watcher(self, model)
 
     def follow(self, models: Mapping[str, Served]) -> None:
-        """Read queues and caches of these models whenever somebody asks."""
+        """Read queues and caches of these models whenever metrics are read."""
         self._registry.register(_Gauges(models))
 
     def note(self, path: str, status: int, seconds: float, first: float | None, notes: Mapping[str, Any]) -> None:

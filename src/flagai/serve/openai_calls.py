@@ -40,7 +40,7 @@ SAMPLING: Body = {
 }
 COMPLETION: Body = {
     "model": MODEL,
-    "prompt": BodyField("text or texts", "What shall be continued; a GLM fills its blanks ([MASK]).", REQUIRED),
+    "prompt": BodyField("text or texts", "The text to continue; a GLM fills its blanks ([MASK]).", REQUIRED),
     "max_tokens": BodyField("integer", "Tokens of an answer at most.", 16, 1),
     "min_tokens": BodyField("integer", "Tokens of an answer at least.", 0, 0),
     "n": BodyField("integer", "Answers to each prompt.", 1, 1),
@@ -82,7 +82,7 @@ def writing_options(body: Any, seeds: list[int]) -> dict[str, Any]:
 
 
 def check_answers(call: ClientCall, most: int | None, name: str) -> None:
-    """Refuse what is above the limits of answers, or goes without a meaning.
+    """Refuse what is above the limits of answers, or has no meaning there.
 
     Args:
         call: the call.
@@ -100,7 +100,7 @@ def check_answers(call: ClientCall, most: int | None, name: str) -> None:
     if body["n"] > 1 and body["temperature"] == 0:
         raise unprocessable("n", "several answers are all the same with temperature 0. Raise it.")
     if body["stream_options"] and not body["stream"]:
-        raise unprocessable("stream_options", "it goes with stream=true.")
+        raise unprocessable("stream_options", "it needs stream=true.")
 
 
 async def completions(call: ClientCall) -> Any:

@@ -24,7 +24,7 @@ _ERROR: Schema = {
     },
 }
 _STATUSES: Mapping[str, str] = {
-    "400": "The body is no JSON in UTF-8.",
+    "400": "The body is not JSON in UTF-8.",
     "401": "The key is missing or wrong.",
     "404": "There is no such model.",
     "408": "The request took too long to arrive.",

@@ -53,7 +53,7 @@ class ServedModel:
 
     Args:
         argument: its name or folder, as on the command line; ``NAME:TASK,TASK`` for these tasks alone.
-        home: the folder of models.
+        home: the model directory.
         **place: ``device``, ``dtype``, ``quantize``, ``mesh`` and ``adapter`` of :func:`flagai.load`.
 
     Raises:
@@ -228,7 +228,7 @@ def _split(argument: str) -> tuple[str, list[str]]:
 
 
 def _can(model: Any, task: str) -> bool:
-    """Whether a model's class has the method for a task, and no head of it was drawn by chance."""
+    """Whether a model's class has the method for a task, and no head of it is randomly initialized."""
     subject = model.backbone if task == "embedding" else model
     try:
         require(subject, _METHODS.get(task, "write"), allow_untrained=False)

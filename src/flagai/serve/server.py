@@ -41,7 +41,7 @@ class ServerSettings:
     Args:
         host: the address to listen at.
         port: the port; 0 takes a free one.
-        home: the folder of models.
+        home: the model directory.
         place: ``device``, ``dtype``, ``quantize`` and ``adapter`` of :func:`flagai.load`.
         memory: bytes of the keys and values of all models together; default a share of what is free.
         key_file: a file with the clients' keys.
@@ -153,7 +153,7 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
     Args:
         host: the address.
         port: the port.
-        shared: whether other sockets of this server shall have the same address.
+        shared: whether other sockets of this server have the same address.
 
     Raises:
         ConfigError: the address cannot be taken.

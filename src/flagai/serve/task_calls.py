@@ -108,7 +108,7 @@ async def _write(call: ClientCall, task: str, texts: list[str], options: Mapping
     spec = WorkSpec(task, tuple(texts), options, generates=True)
     if call.body["stream"]:
         if len(texts) > 1 or call.body["num_return_sequences"] > 1:
-            raise unprocessable("stream", "it goes with one answer to one text.")
+            raise unprocessable("stream", "it needs one answer to one text.")
         return EventStream(_parts(call, await call.ticket(spec, stream=True)))
     ticket = await call.generate(spec)
     results = [{"answers": [_answer(each) for each in asked.answers()]} for asked in ticket.asked]

@@ -1,4 +1,4 @@
-"""CoNLL files: a token and its tag a line, an empty line after each text.
+"""CoNLL files: one token and its tag per line, an empty line after each text.
 
 Columns are separated by tabs or, in lines without any, by blanks (U+0020 only), so tokens may hold other blanks. The
 first column is the token (the second, if the first one counts the tokens), the last one its tag.

@@ -15,7 +15,7 @@ def rows_of_parquet(path: Path) -> Iterator[Row]:
     """The place and the fields of each row of a Parquet file.
 
     Raises:
-        InputError: it cannot be read, or is no Parquet file.
+        InputError: it cannot be read, or is not a Parquet file.
     """
     try:
         with path.open("rb") as stream:
@@ -50,7 +50,7 @@ def rows_of(rows: Iterable[Any]) -> Iterator[Row]:
     """The place and the fields of each row of a ``datasets.Dataset``, or any other series of mappings.
 
     Raises:
-        InputError: a row is no mapping.
+        InputError: a row is not a mapping.
     """
     if isinstance(rows, Iterator):
         raise InputError("The data is an iterator, which can be read only once. Give a list, or a data set.")

@@ -77,7 +77,7 @@ def finetune(
         data: the training data; see :func:`flagai.train.records.read_records`.
         out: the folder of the result.
         valid: data for validation; default a part of ``data``.
-        model_dir: the folder of models.
+        model_dir: the model directory.
         columns: which columns of the files stand for those that the task asks for.
         recipe: how to train.
         watch: is told every step and every evaluation.
@@ -90,7 +90,7 @@ def finetune(
 
     Raises:
         InputError: the task, the data or the recipe cannot be; ``out`` is not empty; another run writes it; the loss
-            is no number any more; the memory is too small.
+            is not finite; the memory is too small.
         CheckpointError: a checkpoint is damaged, or cannot be written.
         ConfigError: a library that training needs is not installed, or Accelerate cannot start.
         FlagAIError: the model cannot be loaded.

@@ -49,7 +49,7 @@ def _unknown(record: Record, what: str, known: Sequence[str]) -> InputError:
 def _name(record: Record) -> str:
     value = record.value("label")
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise InputError(f"{record.place}: 'label' is {value!r}; expected a name or a whole number.")
+        raise InputError(f"{record.place}: 'label' is {value!r}; expected a name or an integer.")
     return str(value).strip()
 
 
@@ -66,7 +66,7 @@ def tagged(record: Record, known: Mapping[str, str] = _NOTHING) -> tuple[str, li
         known: the tags of the whole file, from :func:`tags_of`; by default the record's tags have to tell the scheme.
 
     Raises:
-        InputError: the columns are absent, do not go together, or a tag is of another form than the others.
+        InputError: the columns are absent, do not fit together, or a tag is of another form than the others.
     """
     tags = record.strings("tags")
     text, places, unit = _places(record)

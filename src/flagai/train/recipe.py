@@ -19,19 +19,19 @@ class Recipe:
     `flagai finetune` takes its options, with their help, from these fields.
     """
 
-    epochs: int = setting(3, range=SIZE, doc="how often the data is seen")
-    learning_rate: float = setting(5e-5, range=PROBABILITY, doc="the highest learning rate")
-    head_rate: float = setting(1.0, range=SCALE, doc="factor on the learning rate of new heads")
-    batch_tokens: int = setting(4096, range=SIZE, doc="tokens of a batch of one process")
-    accumulate: int = setting(1, range=SIZE, doc="batches per step")
+    epochs: int = setting(3, range=SIZE, doc="number of epochs")
+    learning_rate: float = setting(5e-5, range=PROBABILITY, doc="peak learning rate")
+    head_rate: float = setting(1.0, range=SCALE, doc="learning-rate multiplier of newly initialized parameters")
+    batch_tokens: int = setting(4096, range=SIZE, doc="tokens per batch and process")
+    accumulate: int = setting(1, range=SIZE, doc="gradient accumulation: batches per step")
     warmup: float = setting(0.1, range=_SHARE, doc="the share of the steps in which the learning rate rises")
-    schedule: str = setting("cosine", doc="how the learning rate falls: cosine, linear or constant")
+    schedule: str = setting("cosine", doc="learning-rate schedule: cosine, linear or constant")
     weight_decay: float = setting(0.01, range=SCALE, doc="of matrices; biases and norms have none")
     clip: float = setting(1.0, range=(1e-9, 1e9), doc="the largest norm of the gradient")
     # numpy takes 32 bits, and each process adds its number.
-    seed: int = setting(1, range=(0, 2**31), doc="the same number trains the same model")
-    max_length: int = setting(256, range=(8, 2**31), doc="how many tokens of a text are read")
-    max_target_length: int = setting(80, range=(2, 2**31), doc="how many tokens a title or a poem may have")
+    seed: int = setting(1, range=(0, 2**31), doc="random seed")
+    max_length: int = setting(256, range=(8, 2**31), doc="maximum number of input tokens")
+    max_target_length: int = setting(80, range=(2, 2**31), doc="maximum number of target tokens (titles, poems)")
     held_out: float = setting(0.1, range=_SHARE, doc="share of the data for validation without a file for it")
     evaluate_every: int = setting(0, range=COUNT, doc="steps between evaluations; 0: once an epoch")
     patience: int = setting(0, range=COUNT, doc="stop after so many evaluations without a better one; 0: never")
@@ -41,11 +41,13 @@ class Recipe:
     )
     lora_rank: int = setting(0, range=COUNT, doc="train LoRA adapters of this rank; 0: all parameters")
     precision: str | None = setting(None, doc="no (float32), bf16 or fp16; default as Accelerate is configured")
-    checkpoint_activations: bool = setting(False, doc="less memory, a third more time")
+    checkpoint_activations: bool = setting(
+        False, doc="recompute activations in the backward pass (less memory, about 33 % slower)"
+    )
     packing: bool | None = setting(None, doc="train BERT without padding and attention dropout; None: on GPUs")
     fsdp: bool = setting(False, doc="shard the training over all processes of torchrun (FSDP2)")
-    compile: bool = setting(False, doc="compile the blocks: slower to begin, then faster")
-    workers: int | None = setting(None, range=(0, 1024), doc="processes that make batches; default some on GPUs")
+    compile: bool = setting(False, doc="compile the blocks by torch.compile")
+    workers: int | None = setting(None, range=(0, 1024), doc="data-loading processes; default some on GPUs, 0 on a CPU")
     scheme: str | None = setting(None, doc="the tagging scheme of entities, such as IOB1 or BIOES; default detected")
     generated: int = setting(100, range=COUNT, doc="titles or poems of the validation part that are written for ROUGE")
 

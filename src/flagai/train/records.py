@@ -81,7 +81,7 @@ def read_records(path: Data, columns: Mapping[str, str] | None = None) -> list[R
 
     Args:
         path: JSON lines (.jsonl) or an array (.json), a table with a header (.csv with quotes, .tsv without) or CoNLL
-            (.conll, .bio, .txt: a token and its tag a line, an empty line between texts), also gzipped; Parquet; a
+            (.conll, .bio, .txt: one token and its tag per line, an empty line between texts), also gzipped; Parquet; a
             folder that ``save_to_disk`` of Hugging Face's ``datasets`` wrote; or such a data set itself, as any other
             series of mappings. Numbers of a ``ClassLabel`` become names.
         columns: which column of the file stands for one that a task asks for, such as ``{"text": "abstract"}``.
@@ -134,7 +134,7 @@ def _read(path: Path) -> str:
 
 
 def _rows_of_json(lines: Sequence[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects: one a line, or all in one array."""
+    """Objects: one per line, or all in one array."""
     if path.name.removesuffix(".gz").lower().endswith(".json") and "".join(lines).lstrip().startswith("["):
         entries = [(f"entry {number}", entry) for number, entry in enumerate(_parsed("\n".join(lines), str(path)), 1)]
     else:

@@ -23,7 +23,7 @@ def rows_of_csv(lines: Sequence[str], path: Path, separator: str = ",") -> Itera
     """
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
     cells: list[tuple[int, list[str]]] = []
-    done = 0  # lines; a row, or a quote that nobody closes, may have many, of which the first is named
+    done = 0  # lines; a row, or a quote that is not closed, may have many, of which the first is named
     try:
         for row in reader:
             cells.append((done + 1, row))
@@ -31,7 +31,7 @@ def rows_of_csv(lines: Sequence[str], path: Path, separator: str = ",") -> Itera
     except csv.Error as error:
         cure = next((cure for part, cure in _CURES.items() if part in str(error)), None)
         cure = cure or "Close its quotes, and write those inside of a text twice."
-        raise InputError(f"{path}, line {done + 1} is no CSV: {error}. {cure}") from error
+        raise InputError(f"{path}, line {done + 1} is not CSV: {error}. {cure}") from error
     yield from _named(cells, path, 'Put texts that hold the separator into "quotes".')
 
 

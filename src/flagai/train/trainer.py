@@ -125,7 +125,7 @@ class Trainer:
         """Train from here to the end; exchange the best model, which ``finish`` completes, for what is in ``out``.
 
         Raises:
-            InputError: the loss is no number any more, or the memory is too small.
+            InputError: the loss is not finite, or the memory is too small.
             CheckpointError: a checkpoint cannot be written.
         """
         try:
@@ -190,7 +190,7 @@ class Trainer:
         self._clock = now
 
     def _finish_step(self) -> None:
-        """Report the step before: by now the device is done with it, so that nobody waits."""
+        """Report the step before: by now the device is done with it, so that nothing waits."""
         if self._pending is None:
             return
         step, self._pending = self._pending, None
@@ -204,7 +204,7 @@ class Trainer:
         self._report({"step": step.step, "loss": loss, "learning_rate": step.rate, "tokens_per_second": speed})
         if not math.isfinite(loss):
             raise InputError(
-                f"The loss is no number any more at step {step.step}. Lower the learning rate "
+                f"The loss is not finite at step {step.step}. Lower the learning rate "
                 f"({self.recipe.learning_rate}), or train in bf16 instead of fp16."
             )
 

@@ -48,7 +48,7 @@ def open_pickle(path: Path, *, mapped: bool = True) -> dict[str, torch.Tensor]:
         CheckpointError: the file is damaged, holds no tensors, or names what may run code.
     """
     if not path.stat().st_size:
-        raise CheckpointError(f"{path} is empty. Fetch it again.")
+        raise CheckpointError(f"{path} is empty. Download it again.")
     memory = map_file(path, mapped=mapped)
     try:
         content, spans = (_read_zip if memory[:4] == b"PK\x03\x04" else _read_legacy)(path, memory)
@@ -64,7 +64,7 @@ def open_pickle(path: Path, *, mapped: bool = True) -> dict[str, torch.Tensor]:
         ) from error
     except Exception as error:  # a damaged file can fail anywhere inside the reader
         reason = f"{error!s:.200}" or type(error).__name__
-        raise CheckpointError(f"{path} is damaged or no torch checkpoint ({reason}). Fetch it again.") from error
+        raise CheckpointError(f"{path} is damaged or no torch checkpoint ({reason}). Download it again.") from error
 
 
 class _Bounded:

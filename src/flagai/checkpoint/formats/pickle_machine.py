@@ -201,7 +201,7 @@ class PickleMachine:
     def _storage(self, key: Any) -> StorageReference:
         """The storage that a persistent id names."""
         if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] != "storage" or key[5:] not in ((), (None,)):
-            self._fail("a persistent id that is no storage")
+            self._fail("a persistent id that is not a storage")
         _, kind, name, _, count = key[:5]
         if not _is_short(name) or not are_countable([count]):
             self._fail("a storage without key or size")

@@ -40,13 +40,13 @@ def open_safetensors(path: Path, *, mapped: bool = True) -> dict[str, torch.Tens
     """
     size = path.stat().st_size
     if size < 8:
-        raise CheckpointError(f"{path} has {size} bytes, too few for a safetensors file. Fetch it again.")
+        raise CheckpointError(f"{path} has {size} bytes, too few for a safetensors file. Download it again.")
     memory = map_file(path, mapped=mapped)
     header, start = _read_header(path, memory)
     tensors, spans = {}, []
     for name, entry in header.items():
         if len(name) > LONGEST_NAME:
-            raise CheckpointError(f"{path}: a name has {len(name):,} characters: {shown(name)}. Fetch it again.")
+            raise CheckpointError(f"{path}: a name has {len(name):,} characters: {shown(name)}. Download it again.")
         try:
             dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
             possible = are_countable(shape, [begin, end]) and len(shape) <= MOST_DIMENSIONS
@@ -55,8 +55,8 @@ def open_safetensors(path: Path, *, mapped: bool = True) -> dict[str, torch.Tens
             possible = False
         if not possible:
             raise CheckpointError(
-                f"{path}: the header describes {shown(name)} by {shown(entry)}, which is no type, shape and range of "
-                "as many bytes. Fetch it again."
+                f"{path}: the header describes {shown(name)} by {shown(entry)}, not by a type, shape and range of "
+                "as many bytes. Download it again."
             )
         spans.append((begin, end, name))
         tensors[name] = (dtype, shape, start + begin)
@@ -70,11 +70,11 @@ def _read_header(path: Path, memory: mmap) -> tuple[dict[str, Any], int]:
     if length > min(limit, size - 8):
         raise CheckpointError(
             f"{path} is not a whole safetensors file: it announces a header of {length:,} bytes and has {size:,} "
-            f"bytes in all; at most {limit:,} are read. Fetch it again."
+            f"bytes in all; at most {limit:,} are read. Download it again."
         )
     header = parse_json(memory[8 : 8 + length], f"The header of {path}", CheckpointError)
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path} has a safetensors header that is no JSON object. Fetch it again.")
+        raise CheckpointError(f"{path} has a safetensors header that is not a JSON object. Download it again.")
     header.pop("__metadata__", None)
     return header, 8 + length
 
@@ -85,11 +85,11 @@ def _check_tiling(path: Path, spans: list[tuple[int, int, str]], available: int)
     for begin, end, name in spans:
         if begin != expected:
             raise CheckpointError(
-                f"{path}: {shown(name)} begins at byte {begin} where byte {expected} is due. Fetch it again."
+                f"{path}: {shown(name)} begins at byte {begin} where byte {expected} is due. Download it again."
             )
         expected = end
     if expected != available:
         raise CheckpointError(
             f"{path} is {'truncated' if expected > available else 'too long'}: the header describes {expected} bytes "
-            f"of tensors and {available} are there. Fetch it again."
+            f"of tensors and {available} are there. Download it again."
         )

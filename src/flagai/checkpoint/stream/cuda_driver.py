@@ -1,4 +1,4 @@
-"""The calls of CUDA's driver that readers make for every few megabytes, without giving Python's lock away.
+"""The calls of CUDA's driver that readers make for every few megabytes, without giving the GIL away.
 
 Torch gives it away in every operation, and a thread that wants it back must be woken; no other reader gets on
 meanwhile. Of buffers of 2 MB, 16 readers on a host with an H100 brought 29 GB/s through torch's copies and events, and

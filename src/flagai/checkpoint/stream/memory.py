@@ -68,7 +68,7 @@ def mapped_ahead(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
     finally:
         thread.join()
     if failed.is_set():
-        raise CheckpointError("A weights file was cut short, or its disk fails, while it was read. Fetch it again.")
+        raise CheckpointError("A weights file was cut short, or its disk fails, while it was read. Download it again.")
 
 
 def _map_pages(todo: Sequence[ByteRange], stop: threading.Event, failed: threading.Event) -> None:

@@ -36,7 +36,7 @@ class ReaderOptions:
     """Numbers and sizes of a pool of readers.
 
     The defaults are the best found on 16 cores and one H100, for 20 GB out of the page cache: 0.47 s with two buffers
-    of 6 MB, 0.57 of 16 MB (more than fits into the processor's cache), 0.49 to 0.59 of 4 MB and 0.77 to 0.96 of 2 MB
+    of 6 MB, 0.57 of 16 MB (more than fits into the CPU's cache), 0.49 to 0.59 of 4 MB and 0.77 to 0.96 of 2 MB
     (more calls for each byte).
 
     Args:
@@ -84,7 +84,7 @@ class ReaderPool:
         self._start = time.perf_counter()
         count = options.readers_for(-(-size // options.read_bytes))
         self._work = WorkQueue(count)
-        # Reads begin where pages do: one page more, and they are a whole number of buffers all the same.
+        # Reads begin where pages do: one page more, and they are an integer of buffers all the same.
         buffer_bytes = options.buffer_bytes + PAGE
         self._buffers = [staging_buffer(device, self._limit, options.buffers, buffer_bytes) for _ in range(count)]
         self._readers = [_FileReader(index, self._work, buffer) for index, buffer in enumerate(self._buffers)]
@@ -217,6 +217,6 @@ def _read_exactly(descriptor: int, read: Read, begin: int, buffer: memoryview) -
             raise CheckpointError(f"{read.file} cannot be read ({error.strerror}). Check the disk.") from error
         if not count:
             raise CheckpointError(
-                f"{read.file} ended at byte {begin} while it was read: it was cut short. Fetch it again."
+                f"{read.file} ended at byte {begin} while it was read: it was cut short. Download it again."
             )
         begin, buffer = begin + count, buffer[count:]

@@ -65,7 +65,7 @@ class StagingBuffer:
 class CudaStagingBuffer(StagingBuffer):
     """A ring of pinned buffers and a stream: a buffer is read while the ones before it are copied.
 
-    Buffers are a fraction of a read, small enough for all to stay in the processor's cache: memory is read once
+    Buffers are a fraction of a read, small enough for all to stay in the CPU's cache: memory is read once
     then, and neither written nor read again for the bus. A slice, or values to be cast or transposed, are copied into a
     buffer on the device first, and from there by a kernel: the bus carries each byte once, in long pieces.
     """

@@ -1,4 +1,4 @@
-"""Inputs of T5: what the encoder reads and what the decoder shall write."""
+"""Inputs of T5: what the encoder reads and what the decoder writes."""
 
 from collections.abc import Sequence
 

@@ -62,7 +62,7 @@ def mask_positions(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
 
 
 def blank_prompts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[Prompt]:
-    """Texts whose blanks shall be filled; see :func:`context`."""
+    """Texts whose blanks are to be filled; see :func:`context`."""
     rows = [context(tokenizer, text, max_length) for text in texts]
     return [Prompt(tuple(row), tuple(mask_positions(tokenizer, row))) for row in rows]
 
@@ -79,7 +79,7 @@ def blank_row(
     Args:
         tokenizer: a GLM's tokenizer.
         ids: the text with its masks.
-        fillings: (position of the mask, tokens) in the order in which they shall be written.
+        fillings: (position of the mask, tokens) in the order in which they are written.
         block_positions: count inside blanks; else every token of a blank has the block position 1.
     """
     sop, eop = tokenizer.get_command_id("sop"), tokenizer.get_command_id("eop")
@@ -144,7 +144,7 @@ def causal_row(tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int
 
 
 def causal_prompts(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[Prompt]:
-    """Texts to which something shall be written: ``<sop> text [SEP]``."""
+    """Texts to which something is to be written: ``<sop> text [SEP]``."""
     rows = (kept(tokenizer, [ids], max_length, 2)[0] for ids in tokenizer.encode_many(texts))
     return [Prompt(tuple(causal_row(tokenizer, ids, None).ids)) for ids in rows]
 

@@ -29,9 +29,9 @@ def poem_prompt(text: str, form: PoemForm | None = None, place: str = "The text"
     """
     title, colon, own = text.replace(":", "：").partition("：")
     if not 0 < len(title.strip()) <= len(title) <= TITLE_LIMIT:
-        raise InputError(f"{place}: {title[:60]!r} is no title for a poem: expected 1 to {TITLE_LIMIT} characters.")
+        raise InputError(f"{place}: {title[:60]!r} is not a title for a poem: expected 1 to {TITLE_LIMIT} characters.")
     if colon and own not in set(PoemForm):
-        raise InputError(f"{place}: {own[:60]!r} is no form of a poem. Known: {', '.join(PoemForm)}.")
+        raise InputError(f"{place}: {own[:60]!r} is not a form of a poem. Known: {', '.join(PoemForm)}.")
     if colon and form is not None and own != form:
         raise InputError(f"{place} says the form {own}, not {form}. Say one of them.")
     return f"{title}：{own or form or PoemForm.seven_quatrain}"

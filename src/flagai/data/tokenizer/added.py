@@ -114,7 +114,9 @@ def listed_tokens(pipeline: Fields) -> dict[int, Added]:
 
 def _id(value: Any, fields: Fields, name: str) -> int:
     number = as_int(value)
-    return number if number is not None and number >= 0 else fields.fail(name, f"{value!r:.80} is no id of a token.")
+    return (
+        number if number is not None and number >= 0 else fields.fail(name, f"{value!r:.80} is not an id of a token.")
+    )
 
 
 def named_tokens(options: Fields, special_map: Fields) -> dict[str, Added | None]:
@@ -154,6 +156,6 @@ def _tokens(entries: Any, place: str) -> tuple[Added, ...] | None:
     if entries is None:
         return None
     if not isinstance(entries, list):
-        raise VocabularyError(f"{place}: {entries!r:.80} is no list of tokens.")
+        raise VocabularyError(f"{place}: {entries!r:.80} is not a list of tokens.")
     tokens = [Added.read(entry, place, special=True) for entry in entries]
     return tuple({token.content: token for token in tokens}.values())

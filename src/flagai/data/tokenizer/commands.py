@@ -150,8 +150,8 @@ class Commands:
         missing = [row.token for row, number in zip(rows, ids, strict=True) if number is None]
         if missing:
             raise VocabularyError(
-                f"{place} lacks {', '.join(dict.fromkeys(missing))}: it is no vocabulary of the kind {table!r}, or "
-                "it is damaged. Fetch it again, or put the model's own file there."
+                f"{place} lacks {', '.join(dict.fromkeys(missing))}: it is not a vocabulary of the kind {table!r}, or "
+                "it is damaged. Download it again, or put the model's own file there."
             )
         swallowing = _SWALLOWING if table in _TABLES_WITH_SPACES else ()
         return cls(

@@ -16,7 +16,7 @@ class BertWordPieceTokenizer:
     Args:
         vocab_path: the vocabulary's file, or its folder; default the files of the model that the class is named after,
             which are fetched if need be.
-        cache_dir: the folder of models, without a ``vocab_path``.
+        cache_dir: the model directory, without a ``vocab_path``.
         **options: FlagAI's ``add_block_symbols``, ``add_task_mask`` and the like, which change nothing.
 
     Raises:

@@ -209,7 +209,7 @@ class FlagAINames(ABC):
         try:
             numbers = [operator.index(number) for number in ids]
         except TypeError as error:
-            raise InputError(f"decode takes a sequence of whole numbers, but got {ids!r:.80}.") from error
+            raise InputError(f"decode takes a sequence of integers, but got {ids!r:.80}.") from error
         rows = -(-self.vocab_size // _ROWS) * _ROWS
         for number in numbers:
             if not 0 <= number < rows:

@@ -141,4 +141,4 @@ def check_max_length(max_length: int | None, name: str = "max_length", least: in
     """Refuse a length that cannot be meant."""
     right = isinstance(max_length, int) and not isinstance(max_length, bool) and max_length >= least
     if max_length is not None and not right:
-        raise InputError(f"{name}={max_length!r:.80} is no number of tokens. Give a whole number of at least {least}.")
+        raise InputError(f"{name}={max_length!r:.80} is not a number of tokens. Give an integer of at least {least}.")

@@ -72,7 +72,9 @@ def _read(path: Path) -> dict[bytes, int]:
     with vocabulary_errors(path):
         content = path.read_bytes()
     if len(content) > VOCABULARY_LIMIT:
-        raise VocabularyError(f"{path} is larger than {VOCABULARY_LIMIT:,} bytes: it is no vocabulary. Fetch it again.")
+        raise VocabularyError(
+            f"{path} is larger than {VOCABULARY_LIMIT:,} bytes: it is not a vocabulary. Download it again."
+        )
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(content.splitlines()):
         encoded, _, rank = line.partition(b" ")
@@ -80,12 +82,12 @@ def _read(path: Path) -> dict[bytes, int]:
         if token is None or rank != b"%d" % number or token in ranks:
             raise VocabularyError(
                 f"{path}, line {number + 1}: {line!r:.80} is not a new token in base64 and its rank {number}. "
-                "Fetch it again."
+                "Download it again."
             )
         ranks[token] = number
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
-        raise VocabularyError(f"{path} lacks {len(missing)} of the 256 bytes: it is damaged. Fetch it again.")
+        raise VocabularyError(f"{path} lacks {len(missing)} of the 256 bytes: it is damaged. Download it again.")
     return ranks
 
 

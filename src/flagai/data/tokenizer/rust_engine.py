@@ -34,7 +34,7 @@ class RustEngine:
         self._keep_whitespace = keep_whitespace
         self._stripping = frozenset(stripping)
         self._finish = finish
-        # Other spellings of tokens of the vocabulary have ids behind all others, which nobody sees.
+        # Other spellings of tokens of the vocabulary have ids behind all others, which are hidden.
         self._ordinary: RustTokenizer | None = None  # the same, but special tokens are ordinary text
         self._meant: dict[int, int] = {}
         self._spelling: dict[int, int] = {}

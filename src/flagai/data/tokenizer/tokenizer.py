@@ -57,7 +57,7 @@ class Tokenizer(FlagAINames):
         Args:
             tokenizer_model_name: the model's name, in any case, its folder, or a repository such as "owner/name" or
                 "modelscope:owner/name". A fine-tuned model has its base's.
-            cache_dir: the folder of models; default ``FLAGAI_HOME``.
+            cache_dir: the model directory; default ``FLAGAI_HOME``.
             fix_command_token: for Chinese GLM, whether [gMASK] has a row of its own; default: as the model was trained.
             segmenter: for T5-PEGASUS, "jieba" (as it was trained) or "characters".
             revision: the commit, branch or tag of a repository.
@@ -178,7 +178,7 @@ class Tokenizer(FlagAINames):
             padding: for GLM with a target and ``max_length``, pad as FlagAI does: before ``<|endofpiece|>``.
 
         Raises:
-            InputError: it is no text, or ``max_length`` cannot be kept.
+            InputError: it is not text, or ``max_length`` cannot be kept.
         """
         formats.check_max_length(max_length)
         text = source_text if text is None else text
@@ -266,7 +266,7 @@ class Tokenizer(FlagAINames):
             InputError: the vocabulary has more ids than ``rows``.
         """
         if not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
-            raise InputError(f"rows is {rows!r:.80}; expected a whole number of at most {_MOST_ROWS:,}.")
+            raise InputError(f"rows is {rows!r:.80}; expected an integer of at most {_MOST_ROWS:,}.")
         beyond = (number for number in range(self._engine.size, rows) if number not in self._commands.by_id)
         return [number for number in beyond if not self._engine.token(number)]
 

@@ -42,7 +42,7 @@ def load_wordpiece(path: Path, *, lower: bool = True, strip_accents: bool | None
     missing = [token for token in _BERT_SPECIAL if token not in vocabulary]
     if missing:
         raise VocabularyError(
-            f"{path} lacks {', '.join(missing)}: it is no BERT vocabulary, or it is damaged. Fetch it again."
+            f"{path} lacks {', '.join(missing)}: it is not a BERT vocabulary, or it is damaged. Download it again."
         )
     tokenizer = _wordpiece(vocabulary, "[UNK]", lowercase=lower, strip_accents=strip_accents)
     if lower:
@@ -157,8 +157,8 @@ def _need(name: str, meanings: Iterable[str], vocabulary: Mapping[str, int], sou
     ]
     if missing:
         raise VocabularyError(
-            f"{source.files[0]} lacks {', '.join(dict.fromkeys(missing))}: it is no vocabulary of a {name}, or it is "
-            "damaged. Fetch it again."
+            f"{source.files[0]} lacks {', '.join(dict.fromkeys(missing))}: it is not the vocabulary of a {name}, or "
+            "it is damaged. Download it again."
         )
 
 

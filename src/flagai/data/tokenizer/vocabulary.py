@@ -32,12 +32,14 @@ def vocabulary_errors(*paths: Path, what: str = "cannot be read") -> Iterator[No
 
 
 def _message(paths: tuple[Path, ...], what: str, error: BaseException) -> str:
-    return f"{' and '.join(map(str, paths))} {what}: {error!s:.300}. Fetch {'it' if len(paths) == 1 else 'them'} again."
+    return (
+        f"{' and '.join(map(str, paths))} {what}: {error!s:.300}. Download {'it' if len(paths) == 1 else 'them'} again."
+    )
 
 
 def read_tokens(path: Path) -> dict[str, int]:
     """The tokens of a ``vocab.txt``, one in each line."""
-    with vocabulary_errors(path, what="is no text in UTF-8"):
+    with vocabulary_errors(path, what="is not text in UTF-8"):
         # Only "\n" ends an entry: some vocabularies hold other line separators as tokens.
         lines = path.read_bytes().decode("utf-8-sig").rstrip("\r\n").split("\n")
     vocabulary: dict[str, int] = {}
@@ -61,14 +63,14 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     vocabulary = read_json(path, VocabularyError, limit=VOCABULARY_LIMIT)
     wrong = next((token for token, number in vocabulary.items() if type(number) is not int or number < 0), None)
     if wrong is not None:
-        raise VocabularyError(f"{path}: {vocabulary[wrong]!r:.80} is no id of {wrong!r:.80}. Fetch it again.")
+        raise VocabularyError(f"{path}: {vocabulary[wrong]!r:.80} is not an id of {wrong!r:.80}. Download it again.")
     from tokenizers.pre_tokenizers import ByteLevel
 
     missing = [byte for byte in ByteLevel.alphabet() if byte not in vocabulary]
     if missing:
         raise VocabularyError(
             f"{path} lacks {len(missing)} of the 256 bytes: it is no byte-level vocabulary, or it is damaged. "
-            "Fetch it again."
+            "Download it again."
         )
     return vocabulary
 
@@ -84,10 +86,10 @@ def read_merges(path: Path, tokens: int = 0) -> list[tuple[str, str]]:
             continue
         left, _, right = line.partition(" ")
         if not left or not right or " " in right:
-            raise VocabularyError(f"{path}, line {number}: {line!r:.80} is no pair of tokens. Fetch it again.")
+            raise VocabularyError(f"{path}, line {number}: {line!r:.80} is not a pair of tokens. Download it again.")
         merges.append((left, right))
     if tokens > _MOST_WITHOUT_MERGES and not merges:
-        raise VocabularyError(f"{path} has no merges, so that no text would give long tokens. Fetch it again.")
+        raise VocabularyError(f"{path} has no merges, so that no text would give long tokens. Download it again.")
     return merges
 
 

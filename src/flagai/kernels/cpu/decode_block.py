@@ -24,7 +24,7 @@ Attend = Callable[[torch.Tensor, int, float | None], torch.Tensor]
 
 
 class CpuDecodeBlock:
-    """Computes what a :class:`PreNormBlock` with GPT-2's bricks computes without gradients.
+    """Computes what a :class:`PreNormBlock` with GPT-2's layers computes without gradients.
 
     A step of one token through BERT-base's size is 7 MB of matrices a block, a third of a millisecond; the calls of
     modules would take as long again. Queries, keys and values are one product where they are one matrix of the file.

@@ -1,7 +1,7 @@
 """The fastest product of float32 matrices that an x86 CPU offers, by the number of rows that meet the matrix.
 
 With few rows the matrix must be read from memory, and nothing else counts. torch hands such products to MKL, which
-reads with one core if there is one row, and badly if there are several. Gigabytes a second, two cores of a Zen 3,
+reads with one core if there is one row, and badly if there are several. Gigabytes per second, two cores of a Zen 3,
 matrices [3072, 768] that are not in the cache; "turned" are those that files hold as [in, out]:
 
     rows                                    1      2      4      8     16
@@ -53,7 +53,7 @@ _MOST_SPLIT = 64
 # Numbers of a matrix below which sharing it out costs more than it gains, and its fewest rows in a part.
 _LEAST_SHARED = 1 << 17
 _LEAST_PART = 64
-# More parts than cores: the one that is late keeps nobody waiting long (a token of GPT-2: 26 ms, not 28).
+# More parts than cores: a late core delays the others less (a token of GPT-2: 26 ms, not 28).
 _PARTS_A_CORE = 4
 _HAS_MKL = torch.backends.mkl.is_available()
 HAS_ONEDNN = (

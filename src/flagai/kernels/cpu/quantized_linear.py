@@ -1,12 +1,12 @@
-"""Products with weights of eight and four bits on a CPU, for few tokens, by torch's kernels."""
+"""Products with weights of 8 and 4 bits on a CPU, for few tokens, by torch's kernels."""
 
 import torch
 
 from flagai.checkpoint.quantization import scales_and_minima, unpack_int4
 from flagai.model.layer.quantized_linear import Quantized, quantized_linear
 
-# More tokens than this are served better by a widened matrix. One core, 4096 x 1024, one token: bfloat16 0.8 ms as it
-# is, 0.3 with eight bits, 0.6 with four; float32 0.6 as it is, 4 and 8, and above 7 with a widened matrix.
+# More tokens than this are faster with a dequantized matrix. One core, 4096 x 1024, one token: bfloat16 0.8 ms as it
+# is, 0.3 with 8 bits, 0.6 with four; float32 0.6 as it is, 4 and 8, and above 7 with a dequantized matrix.
 _MOST = {torch.bfloat16: 16, torch.float32: 1}
 # What torch's kernels demand of the number of rows.
 _ROWS = 64
@@ -47,7 +47,7 @@ def _ones(layer: Quantized, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _packed(layer: Quantized, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrix as torch's kernel for four bits reads it; made once, it takes as much memory as the matrix."""
+    """The matrix as torch's kernel for 4 bits reads it; made once, it takes as much memory as the matrix."""
     version = None if layer.weight.is_inference() else layer.weight._version
     key = (layer.weight.data_ptr(), version, dtype)
     kept = layer.__dict__.get("cpu_form")

@@ -101,7 +101,7 @@ class LaunchPlan:
 
     @property
     def _slot(self) -> int:
-        """Bytes of a tile in the ring, with what goes with it."""
+        """Bytes of a tile in the ring, with what belongs to it."""
         steps = 4 * 2 * _ROW_BYTES // GROUP if self.bits == 4 else 0
         return _ROWS * (_ROW_BYTES + steps) + _BARRIERS
 

@@ -26,7 +26,7 @@ def can_compile(device: torch.device) -> bool:
         return False
     try:
         return all(find_spec(name) is not None for name in ("triton", "cuda.bindings"))
-    except ImportError:  # there is no package `cuda`, or it is somebody else's module
+    except ImportError:  # there is no package `cuda`, or it is another package's module
         return False
 
 
@@ -76,7 +76,7 @@ class CudaKernel:
         Args:
             programs: how many.
             threads: of each.
-            *arguments: tensors, whole numbers of 32 bits and floats.
+            *arguments: tensors, integers of 32 bits and floats.
         """
         from cuda.bindings import driver
 
@@ -95,7 +95,7 @@ class CudaKernel:
         Args:
             programs: how many.
             threads: of each.
-            *arguments: tensors, whole numbers of 32 bits and floats; None is a null pointer.
+            *arguments: tensors, integers of 32 bits and floats; None is a null pointer.
         """
         from cuda.bindings import driver
 

@@ -19,7 +19,7 @@ from flagai.parallel.dtensor import is_sharded, local
 
 
 class FusedPreNormBlock:
-    """Computes what a :class:`PreNormBlock` with GPT-2's bricks computes, for the tokens of one step.
+    """Computes what a :class:`PreNormBlock` with GPT-2's layers computes, for the tokens of one step.
 
     It has no parameters of its own: it reads the block's where they are.
 

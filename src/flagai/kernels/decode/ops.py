@@ -13,7 +13,7 @@ from flagai.kernels.hardware import SM_COUNT, next_power_of_2, pdl_options
 from flagai.model.layer.paged_attention import SlotTable
 from flagai.model.layer.quantized_linear import QuantizedLinear
 
-# Numbers of a matrix that one program holds; there should be a program for every multiprocessor, or two small ones.
+# Numbers of a matrix that one program holds; there should be a program for every SM, or two small ones.
 _NUMBERS = 16384
 AnyLinear = nn.Linear | QuantizedLinear
 

@@ -1,4 +1,4 @@
-"""The products of a decoding step with weights of eight and four bits; what they compute: :mod:`.decoding`."""
+"""The products of a decoding step with weights of 8 and 4 bits; what they compute: :mod:`.decoding`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from flagai.model.layer.packed_row import PackedRow
 MAX_HEAD = 64
 # The longest texts of the classes of lengths.
 _SIZES = (32, 64, 128)
-# Registers of a thread, by the size of a tile: with more, a multiprocessor runs one program less. Of the largest it
+# Registers of a thread, by the size of a tile: with more, a SM runs one program less. Of the largest it
 # runs one in any case, and spilling would take longer: 0.26 ms instead of 0.22.
 _REGISTERS = {32: 128, 64: 128, 128: None}
 

@@ -7,10 +7,10 @@ floats by the bits that they have, or their bits are put into the mantissa of a 
 
 ``gemv``: for few tokens, in registers; see :mod:`~flagai.kernels.triton.quantized_gemv`.
 
-``grouped_gemm``: four bits in groups of 128, on tensor cores. Rows of weights are held likewise; each group is a matrix
+``grouped_gemm``: 4 bits in groups of 128, on tensor cores. Rows of weights are held likewise; each group is a matrix
 product of its own, whose result is multiplied by the group's step. Products with ones give what has to be taken off.
 
-``gemm``: any number of tokens and any groups, on tensor cores, from weights that are widened on the way.
+``gemm``: any number of tokens and any groups, on tensor cores, from weights that are dequantized on the way.
 """
 
 import triton

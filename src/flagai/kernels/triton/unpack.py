@@ -164,7 +164,7 @@ def weight_positions(units, J: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr
 
 @triton.jit
 def dequantized(word, pair, J: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
-    """Nibble J of each word times its group's step, plus the group's least value, rounded to TYPE once."""
+    """Nibble J of each word times its group's scale, plus the group's minimum, rounded to TYPE once."""
     if ASM and tl.bfloat16 == TYPE:
         return tl.inline_asm_elementwise(_WIDEN[J], "=r,r,r,r,r", [word, pair], dtype=tl.bfloat16, is_pure=True, pack=2)
     step = (pair << 16).to(tl.float32, bitcast=True)

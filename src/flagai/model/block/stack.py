@@ -76,7 +76,7 @@ class BlockStack(nn.ModuleList):
 
         Args:
             hidden: the embeddings, [B, S, width].
-            attn_mask: who sees whom.
+            attn_mask: what attends to what.
             cache: past keys and values; advanced by S positions.
             states: if given, the input and the output of every block are appended.
             **cross: for decoders: ``memory`` and ``memory_attn_mask``.

@@ -1,4 +1,4 @@
-"""The bricks: every layer from which blocks and models are built."""
+"""The layers: every one from which blocks and models are built."""
 
 from typing import TYPE_CHECKING
 

@@ -20,7 +20,7 @@ def check_ids(ids: torch.Tensor, rows: int, what: str) -> None:
         InputError: an id is negative or not below the number of rows.
     """
     if ids.dtype not in (torch.int64, torch.int32):
-        raise InputError(f"{what}s must be whole numbers (int64), but have type {ids.dtype}.")
+        raise InputError(f"{what}s must be integers (int64), but have type {ids.dtype}.")
     if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
         lowest, highest = (int(bound) for bound in ids.aminmax())
         if lowest < 0 or highest >= rows:

@@ -1,4 +1,4 @@
-"""Bricks of task heads."""
+"""Layers of task heads."""
 
 import torch
 from torch import nn

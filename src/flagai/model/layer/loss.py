@@ -77,7 +77,7 @@ def masked_cross_entropy(
 
 
 def span_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Multi-label categorical cross entropy: every gold span shall score above 0, every other one below.
+    """Multi-label categorical cross entropy: every gold span should score above 0, every other one below.
 
     Args:
         scores: [B, C, S, S]

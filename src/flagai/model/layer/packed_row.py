@@ -34,7 +34,7 @@ class PackedRow:
 
     @classmethod
     def of(cls, lengths: "Lengths") -> Self:
-        """Read lengths as users write them: a sequence or a tensor of whole numbers, or a row."""
+        """Read lengths as users write them: a sequence or a tensor of integers, or a row."""
         if isinstance(lengths, cls):
             return lengths
         numbers = lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths

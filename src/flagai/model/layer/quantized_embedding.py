@@ -1,4 +1,4 @@
-"""Tables of embeddings whose numbers have eight bits."""
+"""Tables of embeddings whose numbers have 8 bits."""
 
 from typing import Self
 
@@ -10,7 +10,7 @@ from flagai.model.layer.quantized_linear import Quantized
 
 
 class QuantizedEmbedding(Quantized):
-    """A table of embeddings in eight bits, which is also the head that scores tokens.
+    """A table of embeddings in 8 bits, which is also the head that scores tokens.
 
     Args:
         rows: number of rows.

@@ -1,4 +1,4 @@
-"""Linear layers whose weights have eight or four bits; everything else computes as ever."""
+"""Linear layers whose weights have 8 or 4 bits; everything else computes as ever."""
 
 from collections.abc import Callable
 from typing import Self
@@ -18,15 +18,15 @@ BITS = {"int8": 8, "int4": 4}
 
 
 class Quantized(ActivatedLinear):
-    """A matrix in eight or four bits that tokens are multiplied by.
+    """A matrix in 8 or 4 bits that tokens are multiplied by.
 
-    Steps with few tokens on a GPU read the small numbers themselves; many tokens meet a widened matrix. It cannot be
+    Steps with few tokens on a GPU read the quantized weights; for many tokens the matrix is dequantized. It cannot be
     trained.
 
     Args:
         inputs: number of columns.
         outputs: number of rows.
-        bits: 8 (int8, a scale for each row) or 4 (words of eight, a step and a least value for each group).
+        bits: 8 (int8, a scale for each row) or 4 (words of eight, a scale and a minimum for each group).
         bias: whether there is a bias.
         dtype: the type of the results' numbers.
         wide: keep float32 where the rest of the model becomes float16.
@@ -42,7 +42,7 @@ class Quantized(ActivatedLinear):
         self.in_features, self.out_features, self.bits, self.wide = inputs, outputs, bits, wide
         self.group = inputs if bits == 8 else (group_size(inputs) or 0)
         if not self.group:
-            raise InputError(f"A matrix with {inputs} columns cannot have four bits: 32 does not divide it.")
+            raise InputError(f"A matrix with {inputs} columns cannot have 4 bits: 32 does not divide it.")
         if bits == 8:
             weight, scale = torch.empty(outputs, inputs, dtype=torch.int8), torch.empty(outputs)
         else:
@@ -63,7 +63,7 @@ class Quantized(ActivatedLinear):
         Args:
             matrix: [outputs, inputs], on any device.
             bias: [outputs].
-            device: where this shall be, and is computed; default where the matrix is.
+            device: where this is placed and computed; default where the matrix is.
         """
         device = matrix.device if device is None else device
         if device.type != "meta":
@@ -84,7 +84,7 @@ class Quantized(ActivatedLinear):
         """See :class:`torch.nn.Module`.
 
         Raises:
-            InputError: it shall be trained.
+            InputError: it is to be trained.
         """
         if mode:
             raise InputError("Quantized weights cannot be trained. Load the model without quantize=.")
@@ -93,7 +93,7 @@ class Quantized(ActivatedLinear):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Move, and change the type of the results; the numbers and their scales keep theirs."""
         scale = self.weight_scale.dtype
-        if self.bits == 8:  # as whole numbers, so that no type is given up on the way
+        if self.bits == 8:  # as integers, so that no type is given up on the way
             self.weight_scale = nn.Parameter(self.weight_scale.view(torch.int32), requires_grad=False)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.weight_scale = nn.Parameter(self.weight_scale.view(scale), requires_grad=False)
@@ -101,7 +101,7 @@ class Quantized(ActivatedLinear):
             super()._apply(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def widened(self, dtype: torch.dtype) -> torch.Tensor:
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """The matrix, [out, in]."""
         return dequantize(self.weight, self.weight_scale).to(dtype)
 
@@ -118,11 +118,11 @@ class Quantized(ActivatedLinear):
 @operation
 def quantized_linear(layer: Quantized, hidden: torch.Tensor) -> torch.Tensor:
     """Multiply tokens by a quantized matrix and add its bias, [..., in] -> [..., out]."""
-    return F.linear(hidden, layer.widened(hidden.dtype), layer.bias)
+    return F.linear(hidden, layer.dequantized(hidden.dtype), layer.bias)
 
 
 class QuantizedLinear(Quantized):
-    """A linear layer whose matrix is kept in eight or four bits; see :class:`Quantized`."""
+    """A linear layer whose matrix is kept in 8 or 4 bits; see :class:`Quantized`."""
 
     @classmethod
     def of(cls, layer: nn.Linear, bits: int, *, wide: bool = False, device: torch.device | None = None) -> Self:
@@ -132,7 +132,7 @@ class QuantizedLinear(Quantized):
             layer: the layer; it stays as it is.
             bits: 8 or 4.
             wide: keep float32 where the rest of the model becomes float16.
-            device: where the new one shall be, and is computed; default where the layer is.
+            device: where the new one is placed and computed; default where the layer is.
         """
         bias = layer.bias
         with torch.device("meta"):

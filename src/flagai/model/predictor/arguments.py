@@ -76,7 +76,7 @@ def read_length(name: str, value: Any, model: BaseModel) -> int | None:
     """How many tokens of a text are read: what the caller wants, but no more than the model has positions.
 
     Raises:
-        InputError: it is no whole number of at least 1.
+        InputError: it is not an integer of at least 1.
     """
     rows = model.max_positions
     if value is None:

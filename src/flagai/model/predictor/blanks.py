@@ -90,7 +90,7 @@ def checked_blanks(texts: Sequence[str]) -> list[str]:
     for index, text in enumerate(texts):
         if not has_blank(text):
             raise InputError(
-                f"Text {index} has no blank: put [MASK] where something shall be filled in: {text[:60]!r}."
+                f"Text {index} has no blank: put [MASK] where something is to be filled in: {text[:60]!r}."
             )
     return texts
 

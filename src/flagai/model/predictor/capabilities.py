@@ -17,7 +17,7 @@ def require(model: BaseModel, method: str, *, allow_untrained: bool = True) -> t
     Args:
         model: the model.
         method: the Predictor's method; "write" stands for all that generate text.
-        allow_untrained: whether a head that was randomly initialised and never trained will do.
+        allow_untrained: whether a head that was randomly initialized and never trained will do.
 
     Raises:
         InputError: it cannot; the message says what it can do, and which classes can do this.
@@ -30,7 +30,7 @@ def require(model: BaseModel, method: str, *, allow_untrained: bool = True) -> t
         heads = sorted({name.rpartition(".")[0] for name in new})
         if heads and not allow_untrained:
             raise InputError(
-                f"The head of this {type(model).__name__} is randomly initialised: its checkpoint has no "
+                f"The head of this {type(model).__name__} is randomly initialized: its checkpoint has no "
                 f"{', '.join(heads)}, so its answers would be chance. "
                 "Load a model that was trained for the task, or train this one (flagai finetune). In Python, "
                 "Predictor(model, tokenizer, allow_untrained=True) answers all the same."

@@ -123,7 +123,7 @@ def _are_several(messages: Any) -> bool:
     """Whether these are conversations, and not the messages of one.
 
     Raises:
-        InputError: it is no list.
+        InputError: it is not a list.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
         raise InputError(

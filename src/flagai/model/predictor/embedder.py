@@ -73,7 +73,7 @@ class SentenceEmbedder:
         Args:
             name: a name of the catalog, a folder, or a repository such as "owner/name", "hf:owner/name@revision" or
                 "modelscope:owner/name".
-            download_path: the folder of models; default ``FLAGAI_HOME``, or else ``./checkpoints``.
+            download_path: the model directory; default ``FLAGAI_HOME``, or else ``./checkpoints``.
             revision: the commit, branch or tag of a repository.
             **options: see :meth:`from_folder`.
 
@@ -103,7 +103,7 @@ class SentenceEmbedder:
 
         Args:
             folder: ``config.json``, weights, and ``tokenizer.json`` or ``vocab.txt``.
-            device: where the model shall be.
+            device: where the model is placed.
             dtype: the parameters' type; default float32 on a CPU, else the checkpoint's.
             max_length: tokens of a text that are read.
             quantize: "int8" or "int4" keeps the weights in fewer bits.

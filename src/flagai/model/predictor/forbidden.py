@@ -30,7 +30,7 @@ class ForbiddenTexts:
         return bool(self.patterns)
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Score forbidden tokens -inf in [B, W, V], after ids [B, W, T] that end with the newest; -1 is no id."""
+        """Score forbidden tokens -inf in [B, W, V], after ids [B, W, T] that end with the newest; -1 is not an id."""
         scores = scores.clone()
         scores[..., self._whole] = -torch.inf
         for row, lanes in enumerate(ids.tolist()):

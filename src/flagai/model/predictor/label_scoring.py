@@ -26,7 +26,7 @@ def label_scores(
 ) -> torch.Tensor:
     """The log-probability of each label as the answer to each text, [N, labels].
 
-    Texts or pairs may have a mask where a GLM shall put the label; default at the end.
+    Texts or pairs may have a mask where a GLM puts the label; default at the end.
 
     Raises:
         InputError: there are no labels, or the vocabulary does not know one, or does not tell two apart.

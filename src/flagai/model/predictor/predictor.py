@@ -32,7 +32,7 @@ class Predictor(FillingMethods):
     Args:
         model: a model; it is put into evaluation mode.
         tokenizer: its tokenizer.
-        allow_untrained: whether a head that was randomly initialised, because the checkpoint has none, may answer
+        allow_untrained: whether a head that was randomly initialized, because the checkpoint has none, may answer
             before it is trained; else that is an error.
         memory: the most bytes of keys and values of a call that generates text; default a share of what is free.
 
@@ -87,7 +87,7 @@ class Predictor(FillingMethods):
             The entities of each text in order.
 
         Raises:
-            InputError: this model labels no tokens, or the labels do not go with it.
+            InputError: this model labels no tokens, or the labels do not fit it.
         """
         _, kind = self._require("predict_ner")
         target = known_labels(self.model) if target is None else target

@@ -79,7 +79,7 @@ class RequestMethods(GenerationMethods):
     def _blank_options(
         self, num_return_sequences: int, out_max_length: int, beam_size: int, options: dict[str, Any]
     ) -> tuple[Family, Options]:
-        """The family of a model that fills blanks, and how it shall: the arguments of ``fill_blanks``, read."""
+        """The family of a model that fills blanks, and how: the arguments of ``fill_blanks``, read."""
         family, _ = self._require("fill_blanks")
         if RENAMED_TEXTS.keys() & options:
             counted = {} if num_return_sequences == 1 else {"num_return_sequences": num_return_sequences}

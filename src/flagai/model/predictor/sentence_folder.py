@@ -94,7 +94,7 @@ def _lengths(folder: Path) -> tuple[int | None, bool]:
         longest = Fields(read_json(folder / "tokenizer_config.json"), file.name).table.get("model_max_length")
         longest = longest if isinstance(longest, int) and longest < _NO_LIMIT else None
     if longest is not None and longest < 1:
-        fields.wrong("max_seq_length", "a whole number of at least 1")
+        fields.wrong("max_seq_length", "an integer of at least 1")
     return longest, fields.flag("do_lower_case", False)
 
 
@@ -186,7 +186,7 @@ def _prompts(file: Path) -> tuple[str, dict[str, str], str | None]:
     odd = [name for name, text in prompts.items() if not isinstance(text, str)]
     default = fields.text("default_prompt_name", None)
     if odd or (default is not None and default not in prompts):
-        raise ConfigError(f"{file}: the prompt {shown(odd[0] if odd else default)} is no text. Correct the file.")
+        raise ConfigError(f"{file}: the prompt {shown(odd[0] if odd else default)} is not text. Correct the file.")
     similarity = fields.text("similarity_fn_name", "cosine") or "cosine"
     if similarity not in SIMILARITIES:
         raise ConfigError(f"{file} asks for the similarity {shown(similarity)}. Known: {', '.join(SIMILARITIES)}.")
