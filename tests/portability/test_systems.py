@@ -80,6 +80,13 @@ with (folder / "model" / "more").open("rb"):
     except InputError as error:
         assert windows and "mmap=False" in str(error), error
 assert (folder / "model" / "more").read_bytes() == (b"2" if windows else b"3")
+
+# One that is open for a moment, as a virus scanner has it, is waited for.
+scanned = (folder / "config.json").open("rb")
+threading.Timer(0.3, scanned.close).start()
+with replace_file(folder / "config.json") as path:
+    path.write_bytes(b"[]")
+assert (folder / "config.json").read_bytes() == b"[]"
 assert [path.name for path in folder.glob(".*")] == []
 assert system.memory_bytes() > 1 << 30 and system.usable_cores() > 0
 print("done")
