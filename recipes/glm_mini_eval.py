@@ -19,7 +19,7 @@ from flagai.model.glm_model import GLMForSeq2Seq
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.metrics import rouge_l
 
-# Ways of writing poems that are compared; the first is the command line's.
+# Ways of writing poems without rules that are compared, so that the model itself is measured; see measure_poems.py.
 DECODINGS: dict[str, dict[str, Any]] = {
     "top_k=10 top_p=0.9 repetition_penalty=1.2": {"top_k": 10, "top_p": 0.9, "repetition_penalty": 1.2},
     "top_k=10 top_p=0.9 repetition_penalty=1.5": {"top_k": 10, "top_p": 0.9, "repetition_penalty": 1.5},

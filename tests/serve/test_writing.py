@@ -30,6 +30,8 @@ def test_poems_are_those_of_the_pipeline(server: ServerProcess) -> None:
     found = server.answer("/v1/poem", text=["春江花月夜", "秋思"], form="五言绝句", seed=3)
     wanted = poet(["春江花月夜：五言绝句", "秋思：五言绝句"], seed=3)
     assert [each["answers"][0]["text"] for each in found["results"]] == wanted
+    (free,) = server.answer("/v1/poem", text="登高", seed=1, strict=False)["results"]
+    assert free["answers"][0]["text"] == poet("登高", seed=1, strict=False) != poet("登高", seed=1)
     events = server.events("/v1/poem", text="春江花月夜", seed=1)
     assert len(events) > 8
     assert "".join(event["text"] for event in events) == poet("春江花月夜", seed=1) == events[-1]["answer"]["text"]
