@@ -20,7 +20,7 @@ OTHER = Recipe(
     epochs=2, learning_rate=1e-2, head_rate=2.0, batch_tokens=64, accumulate=2, warmup=0.2, schedule="linear",
     weight_decay=0.1, clip=0.5, seed=7, max_length=32, max_target_length=9, held_out=0.25, evaluate_every=3, patience=2,
     save_every=4, save_minutes=1.5, lora_rank=2, precision="no", checkpoint_activations=True, packing=False, fsdp=False,
-    compile=False, workers=0, scheme="bio", generated=3,
+    compile=False, workers=0, temperature=0.1, scheme="bio", generated=3,
 )  # fmt: skip
 
 

@@ -18,7 +18,10 @@ from flagai.errors import InputError, printable
 from flagai.train.recipe import Recipe
 
 _SECONDS_BETWEEN_LINES = 10.0
-_TASKS = "title-generation, poetry, ner, ner-crf, ner-gp, semantic-matching, classification or masklm."
+_TASKS = (
+    "title-generation, poetry, ner, ner-crf, ner-gp, semantic-matching, classification, embedding, writing or masklm."
+)
+_MEASURED = "ner, ner-crf, ner-gp, classification, semantic-matching, title-generation, poetry, masklm, lm or writing."
 _DATA = "JSON Lines, CSV, TSV or CoNLL, also as .gz; Parquet; a directory of datasets' save_to_disk."
 Columns = Annotated[
     list[str] | None,
@@ -91,7 +94,10 @@ def finetune(
 
 @command()
 def evaluate(
-    task: Annotated[str, typer.Argument(help=f"{_TASKS[:-1]}, lm or writing.")],
+    task: Annotated[
+        str,
+        typer.Argument(help=_MEASURED),
+    ],
     data: Annotated[Path, typer.Option(help=_DATA)],
     model: Model,
     column: Columns = None,

@@ -112,6 +112,7 @@ FAMILY = Family(
         specials=lambda tokenizer, texts: tokenizer.frames[texts - 1].specials,
         classification=bert.classification,
         masking=bert.masked,
+        embedding=bert.embedding,
         packs=True,
     ),
 )

@@ -130,6 +130,8 @@ class TrainingProtocol:
     masking: "Callable[[Tokenizer, Sequence[str], Random, int], Batch] | None" = None
     # A batch of windows of at most so many tokens of texts, each token of which is predicted from those before it.
     continuation: "Callable[[Tokenizer, Sequence[str], int], Batch] | None" = None
+    # A batch of texts of at most so many tokens, to be embedded.
+    embedding: "Callable[[Tokenizer, Sequence[str], int], Batch] | None" = None
     packs: bool = False  # whether texts are trained without padding
     lower: bool = False  # whether titles are generated from lower-cased text
 

@@ -27,8 +27,16 @@ _SHARDS = "shards"
 class TrainingEngine:
     """Every process has the whole model, in any precision that Accelerate knows, with LoRA adapters or without."""
 
-    def __init__(self, accelerator: Any, model: BaseModel, optimizer: torch.optim.Optimizer, *, base: str = "") -> None:
-        self.accelerator, self.base = accelerator, base
+    def __init__(
+        self,
+        accelerator: Any,
+        model: BaseModel,
+        optimizer: torch.optim.Optimizer,
+        *,
+        base: str = "",
+        layout: str = "flagai",
+    ) -> None:
+        self.accelerator, self.base, self.layout = accelerator, base, layout
         self.model, self.optimizer = self._prepared(model, optimizer)
 
     def _prepared(self, model: BaseModel, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
@@ -55,7 +63,7 @@ class TrainingEngine:
             self.bare.merge_adapter()
         state = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
-            self.bare.save_pretrained(out, state_dict=state)
+            self.bare.save_pretrained(out, state_dict=state, layout=self.layout)
         if adapters:
             self.bare.unmerge_adapter()
         if adapters and self.accelerator.is_main_process:
@@ -105,7 +113,7 @@ class ShardedEngine(TrainingEngine):
         return contextlib.nullcontext()  # FSDP casts by itself
 
     def write(self, out: Path) -> None:
-        self.bare.save_pretrained(out)
+        self.bare.save_pretrained(out, layout=self.layout)
 
     def save(self, folder: Path) -> None:
         from torch.distributed.checkpoint.state_dict import get_state_dict

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
+
 from flagai.data.prepare.batch import Batch
 from flagai.data.tokenizer import Tokenizer
 from flagai.errors import InputError
 from flagai.families.family import TrainingProtocol, family_named
+from flagai.model.base_model import BaseModel
 from flagai.model.predictor.predictor import Predictor
 from flagai.train.recipe import Recipe
 from flagai.train.records import Record
@@ -17,7 +20,7 @@ class Objective:
 
     Class variables: ``columns`` that a record needs; ``metric``, the measure that says which model is the best, the
     larger the better (``-loss``: the smaller the loss); ``packable``, whether encoders may train without padding;
-    ``limits``, the settings that cut records.
+    ``limits``, the settings that cut records; ``layout`` of the result's tensors.
 
     Args:
         task: the task's name.
@@ -33,6 +36,7 @@ class Objective:
     metric: ClassVar[str] = "-loss"
     packable: ClassVar[bool] = False
     limits: ClassVar[tuple[str, ...]] = ("max_length",)
+    layout: ClassVar[str] = "flagai"
 
     def __init__(self, task: str, family: str, records: Sequence[Record], recipe: Recipe) -> None:
         self.task, self.recipe, self.family = task, recipe, family
@@ -84,6 +88,15 @@ class Objective:
     def batch(self, tokenizer: Tokenizer, records: Sequence[Record], seed: int) -> Batch:
         """What the model's ``forward`` takes, with the labels; the seed is of what is masked."""
         raise NotImplementedError
+
+    def loss(self, model: Any, batch: Batch, tokenizer: Tokenizer) -> torch.Tensor:
+        """The loss of a batch, a scalar; the model may be wrapped for several processes."""
+        loss: torch.Tensor = model(**batch)["loss"]
+        return loss
+
+    def files(self, model: BaseModel, tokenizer: Tokenizer) -> dict[str, bytes]:
+        """What belongs beside the model besides the tokenizer's files, by name."""
+        return {}
 
     def metrics(self, run: Predictor, records: Sequence[Record]) -> dict[str, float]:
         """Metrics on held-out data, besides the loss."""

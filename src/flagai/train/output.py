@@ -156,4 +156,5 @@ def _owner(path: Path) -> str:
 def put_files(files: Mapping[str, bytes], folder: Path) -> None:
     """Write a tokenizer's files, as they were when the training began: the folder needs no base model then."""
     for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)

@@ -48,6 +48,7 @@ class Recipe:
     fsdp: bool = setting(False, doc="shard the training over all processes of torchrun (FSDP2)")
     compile: bool = setting(False, doc="compile the blocks by torch.compile")
     workers: int | None = setting(None, range=(0, 1024), doc="data-loading processes; default some on GPUs, 0 on a CPU")
+    temperature: float = setting(0.05, range=(0.001, 10), doc="of embeddings: cosines are divided by it")
     scheme: str | None = setting(None, doc="the tagging scheme of entities, such as IOB1 or BIOES; default detected")
     generated: int = setting(100, range=COUNT, doc="titles or poems of the validation part that are written for ROUGE")
 

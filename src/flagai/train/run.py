@@ -73,7 +73,7 @@ class TrainingRun:
         for made in self.held_out_batches():
             targets = target_count(made)
             with precision():
-                total += float(model(**placed(made, device))["loss"]) * targets
+                total += float(self.objective.loss(model, placed(made, device), self.tokenizer)) * targets
             count += targets
         return total / max(1.0, count)
 

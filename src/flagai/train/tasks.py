@@ -13,6 +13,7 @@ from flagai.errors import InputError
 from flagai.families.family import family_named, family_names
 from flagai.model.predictor.predictor import Predictor
 from flagai.train import labels
+from flagai.train.contrastive import Embedding
 from flagai.train.metrics import accuracy, entity_scores, rouge
 from flagai.train.objective import Objective
 from flagai.train.recipe import Recipe
@@ -198,6 +199,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "masklm": Masking,
     "writing": Continuation,
     "lm": Continuation,
+    "embedding": Embedding,
 }
 
 
@@ -211,6 +213,7 @@ def _trains(task: str, family: str) -> bool:
         Matching: training.classification,
         Masking: training.masking,
         Continuation: training.continuation,
+        Embedding: training.embedding,
     }
     return objective not in needed or needed[objective] is not None
 

@@ -95,13 +95,14 @@ class Trainer:
         self.run, self.accelerator = run, accelerator
         self.watches: list[Watch] = [] if watch is None else [watch]
         self.recipe = run.recipe
-        self._vocabulary = run.tokenizer.description.portable_files()
+        self._files = run.tokenizer.description.portable_files() | run.objective.files(run.model, run.tokenizer)
         lengths, place = run.lengths(run.train), (accelerator.process_index, accelerator.num_processes)
         self.epochs = [run.steps(lengths, epoch, *place) for epoch in range(self.recipe.epochs)]
         self.steps = sum(map(len, self.epochs))
         kind = ShardedEngine if run.model.sharding is not None else TrainingEngine
         optimizer = build_optimizer(run.model, self.recipe)
-        self.engine = kind(accelerator, run.model, optimizer, base=str(settings.get("model", "")))
+        base, layout = str(settings.get("model", "")), run.objective.layout
+        self.engine = kind(accelerator, run.model, optimizer, base=base, layout=layout)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.states = States(out, accelerator, self.engine, settings, overwrite=overwrite)
         self.log = self.states.log
@@ -172,7 +173,7 @@ class Trainer:
             batch = placed(made, self.accelerator.device)
             last = number + 1 == len(step)
             with contextlib.nullcontext() if last else self.engine.local_gradients():
-                loss = self.model(**batch)["loss"]
+                loss = self.run.objective.loss(self.model, batch, self.run.tokenizer)
                 self.accelerator.backward(loss)
             losses.append(loss.detach().float())
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
@@ -224,7 +225,7 @@ class Trainer:
         if better:
             progress.best, progress.best_loss, progress.best_step = value, loss, progress.step
             progress.evaluations_without_gain = 0
-            self.states.keep_best(progress.step, functools.partial(put_files, self._vocabulary))
+            self.states.keep_best(progress.step, functools.partial(put_files, self._files))
         self._report({"step": progress.step, **found, "best": better})
         self.save()
         self._clock = time.perf_counter()

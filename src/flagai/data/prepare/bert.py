@@ -74,6 +74,12 @@ def id_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None =
     return found.between(before, behind)
 
 
+def embedding(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> Batch:
+    """Texts to embed: ``input_ids`` and ``attention_mask``, [B, S]."""
+    ids = [row.ids for row in rows(tokenizer, texts, max_length)]
+    return {"input_ids": padded(ids, tokenizer.get_command_id("pad")), "attention_mask": ones(ids)}
+
+
 def _rows(
     tokenizer: Tokenizer, texts: Sequence[str | Sequence[str]], max_length: int | None, frames: Frames
 ) -> list[BertInput]:
