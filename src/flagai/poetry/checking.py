@@ -22,7 +22,7 @@ def faults(poem: str, form: str, *, strict: bool = True) -> list[str]:
         Some of "form", "tones", "rhyme" and "repetition"; none for a poem that keeps all.
 
     Raises:
-        InputError: there is no such form, or the poem is no text.
+        InputError: there is no such form, or the poem is not text.
 
     Example:
         >>> faults("白日依山尽，黄河入海流。欲穷千里目，更上一层楼。", "五言绝句")
