@@ -7,7 +7,7 @@ from typing import Any
 from flagai.serve.calls import ClientCall, Endpoint, texts_of
 from flagai.serve.fields import REQUIRED, Body, BodyField
 from flagai.serve.openai_calls import INTEGER, MODEL, NUMBER, TEXT, listed, only, record
-from flagai.serve.task_calls import classified, similarities
+from flagai.serve.task_calls import classified, ranked, similarities
 
 PREFIX = "/models/{model}/pipeline"
 _TEXT = BodyField("text", "The text.", REQUIRED)
@@ -63,8 +63,7 @@ async def tokens(call: ClientCall) -> Any:
 async def text_classes(call: ClientCall) -> Any:
     """The classes of a text, the most probable first."""
     (found,) = await classified(call, "inputs", call.body["inputs"])
-    ranked = sorted(found.scores.items(), key=lambda item: -item[1])
-    return [[{"label": label, "score": score} for label, score in ranked[: call.body["parameters"]["top_k"]]]]
+    return [ranked(found)[: call.body["parameters"]["top_k"]]]
 
 
 async def masks(call: ClientCall) -> Any:

@@ -213,6 +213,12 @@ async def classified(call: ClientCall, name: str, value: Any, labels: list[str] 
     return await call.encode(name, "classification", entries, options, model.max_tokens)
 
 
+def ranked(found: Any) -> list[dict[str, Any]]:
+    """The classes of a text with their scores, the most probable first, as Hugging Face's services tell them."""
+    best = sorted(found.scores.items(), key=lambda item: -item[1])
+    return [{"label": label, "score": score} for label, score in best]
+
+
 def _has(task: str) -> Any:
     return lambda model: task if task in model.pipelines else None
 

@@ -6,7 +6,7 @@ from flagai.serve.calls import ClientCall, Endpoint, texts_of
 from flagai.serve.fields import REQUIRED, Body, BodyField
 from flagai.serve.openai_calls import INTEGER, MODEL, NUMBER, TEXT, listed, record
 from flagai.serve.refusals import unprocessable
-from flagai.serve.task_calls import classified, similarities
+from flagai.serve.task_calls import classified, ranked, similarities
 
 _RIGHT = BodyField("any", "Only texts that fit are read.", default=False, choices=(False, None))
 _NONE = BodyField("any", "Not supported.", choices=(None,))
@@ -47,9 +47,9 @@ async def rerank(call: ClientCall) -> Any:
     """Put texts into the order of their similarity to a query."""
     query, texts = call.body["query"], call.body["texts"]
     scores = await similarities(call, "texts", [[query, text] for text in texts])
-    ranked = sorted(enumerate(scores), key=lambda each: -each[1])
+    order = sorted(enumerate(scores), key=lambda each: -each[1])
     with_text = call.body["return_text"]
-    return [{"index": i, "score": score} | ({"text": texts[i]} if with_text else {}) for i, score in ranked]
+    return [{"index": i, "score": score} | ({"text": texts[i]} if with_text else {}) for i, score in order]
 
 
 async def predict(call: ClientCall) -> Any:
@@ -59,10 +59,7 @@ async def predict(call: ClientCall) -> Any:
     if single and not isinstance(inputs, str) and len(inputs) != 2:
         raise unprocessable("inputs", "a list of texts is one pair. Write [[text], [text]] for several texts.")
     found = await classified(call, "inputs", [inputs] if single else inputs)
-    rows = [
-        [{"label": label, "score": score} for label, score in sorted(each.scores.items(), key=lambda item: -item[1])]
-        for each in found
-    ]
+    rows = [ranked(each) for each in found]
     return rows[0] if single else rows
 
 
