@@ -21,6 +21,7 @@ from flagai.train.metrics import rouge_l
 
 # Ways of writing poems without rules that are compared, so that the model itself is measured; see measure_poems.py.
 DECODINGS: dict[str, dict[str, Any]] = {
+    "top_k=0 top_p=0.75 repetition_penalty=1.5": {"top_k": 0, "top_p": 0.75, "repetition_penalty": 1.5},
     "top_k=10 top_p=0.9 repetition_penalty=1.2": {"top_k": 10, "top_p": 0.9, "repetition_penalty": 1.2},
     "top_k=10 top_p=0.9 repetition_penalty=1.5": {"top_k": 10, "top_p": 0.9, "repetition_penalty": 1.5},
     "top_k=10 top_p=0.9 repetition_penalty=2": {"top_k": 10, "top_p": 0.9, "repetition_penalty": 2.0},

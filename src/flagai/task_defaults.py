@@ -33,8 +33,8 @@ GENERATION: Mapping[str, CallOptions] = {
     "poetry": {
         "out_max_length": 80,
         "do_sample": True,
-        "top_k": 10,
-        "top_p": 0.9,
+        "top_k": 0,
+        "top_p": 0.8,
         "repetition_penalty": 1.0,  # the rules have a penalty of their own
         "truncation": False,
     },

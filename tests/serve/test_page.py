@@ -15,7 +15,7 @@ ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-POEM = "春江一夜月明时，梦绕湖南万树枝。自有东风无限意，可怜芳信不曾知。"
+POEM = "江水东流千万里，星河北斗一千家。玉箫吹彻秋风夜，明月飞升仙桂花。"
 
 
 @pytest.fixture(scope="module")
