@@ -111,3 +111,9 @@ def test_the_command_refuses_a_head_that_nobody_trained(tmp_path: Path) -> None:
     folders.write(tmp_path, "RoBERTa-base-ch", "BertModel")
     said = command("RoBERTa-base-ch", "--task", "semantic-matching", "--out", "x", "--model-dir", str(tmp_path))
     assert "The head of this BertForClsClassifier is randomly initialized" in said
+
+
+def test_the_command_refuses_to_classify_by_labels(tmp_path: Path) -> None:
+    folders.write(tmp_path, "GPT2-base-ch", "GPT2Model")
+    said = command("GPT2-base-ch", "--task", "classification", "--out", "x", "--model-dir", str(tmp_path))
+    assert "GPT2-base-ch classifies as a language model, by scoring labels" in said

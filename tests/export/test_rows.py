@@ -77,6 +77,18 @@ def test_onnx_runtime_equals_torch(row: Row, tmp_path: Path) -> None:
     check_the_example(row, tmp_path, name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 23])
+def test_float16_and_weights_beside_the_graph(opset: int, tmp_path: Path) -> None:
+    name = write(tmp_path, "GPT2Model")
+    options = {"dtype": "float16", "external_data": True, "opset": opset}
+    written = export_task(name, tmp_path / "out", "writing", model_dir=tmp_path, **options)
+    assert {"model.onnx", "model.onnx.data"} < set(written.files)
+    assert 0 < written.difference < 2e-2
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    assert {port.type for port in session.get_outputs()} == {"tensor(float16)"}
+
+
 def check_the_example(row: Row, home: Path, name: str) -> None:
     """The README's Python, run in the exported folder, gives what the model gives."""
     (code,) = re.findall(

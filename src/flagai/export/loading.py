@@ -32,5 +32,10 @@ def export_task(
     if family not in STATES_OF:  # before gigabytes are loaded
         raise ExportError(f"{name} is a {family} model, which cannot be exported. These can: {', '.join(STATES_OF)}.")
     loader = AutoLoader("lm" if task == ENCODER else task, name, model_dir, device="cpu", dtype="float32")
+    if task in ("classification", "semantic-matching") and not loader.model.needs_classes:
+        raise ExportError(
+            f"{name} classifies as a language model, by scoring labels, which is no graph. Export a classifier, or "
+            "this model for --task writing."
+        )
     kind = task if task in (ENCODER, "embedding") else None
     return export_onnx(loader.get_model(), loader.get_tokenizer(), folder, task=kind, **options)
