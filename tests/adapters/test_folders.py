@@ -62,8 +62,14 @@ TENSORS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "half": (lambda all_: all_.pop(LAYER), "the other matrix"),
     "deep": (lambda all_: all_.update({LAYER.replace("0", "9"): all_[LAYER]}), "layer.9.attention"),
     "twice": (lambda all_: all_.update({LAYER.replace("bert.", ""): all_[LAYER].clone()}), "the same tensor"),
-    "embedding": (lambda all_: all_.update({LAYER.replace("lora_A", "lora_embedding_A"): all_[LAYER]}), "no adapter"),
-    "magnitude": (lambda all_: all_.update({LAYER.replace("A.weight", "magnitude_vector"): all_[LAYER]}), "no adapter"),
+    "embedding": (
+        lambda all_: all_.update({LAYER.replace("lora_A", "lora_embedding_A"): all_[LAYER]}),
+        "not an adapter",
+    ),
+    "magnitude": (
+        lambda all_: all_.update({LAYER.replace("A.weight", "magnitude_vector"): all_[LAYER]}),
+        "not an adapter",
+    ),
     "integers": (lambda all_: all_.update({LAYER: all_[LAYER].int()}), "floating-point"),
     "no tensors": (lambda all_: all_.clear(), "holds no tensors"),
     "head": (lambda all_: all_.update({"base_model.model.classifier.weight": torch.ones(9, 12)}), "other classes"),

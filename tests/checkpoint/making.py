@@ -18,7 +18,9 @@ from tests import tiny
 
 WEIGHTS = {"a.weight": torch.arange(12.0).view(3, 4), "b": torch.ones(5, dtype=torch.float16)}
 SMALL = {"spell_length": None, "class_num": None}
-_CURES = r"[Ff]etch|[Tt]ake|[Rr]un |[Ss]ave|[Rr]emove|[Nn]ame |[Rr]epair|[Cc]ompare|Expected|load it with|Put "
+_CURES = (
+    r"[Dd]ownload|[Ff]etch|[Tt]ake|[Rr]un |[Ss]ave|[Rr]emove|[Nn]ame |[Rr]epair|[Cc]ompare|Expected|load it with|Put "
+)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"do_sample": True, "num_beams": 2}, "choose one"),
     ({"penalty_alpha": 0.5}, "needs top_k"),
     ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens 5 exceeds max_new_tokens 4"),
-    ({"num_beams": 4, "num_beam_groups": 3}, "no multiple of 3 groups"),
+    ({"num_beams": 4, "num_beam_groups": 3}, "not a multiple of 3 groups"),
     ({"force_words_ids": ((1,),)}, "force_words_ids needs num_beams"),
     ({"seed": 1, "seeds": (1,)}, "not both"),
     (

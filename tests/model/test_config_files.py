@@ -87,7 +87,7 @@ def test_what_the_world_writes(cls: type[ModelConfig], values: dict[str, Any], f
         (GPT2Config, {"eos_token_id": [1, "x"]}, "eos_token_id: .* is not an id or a list of ids"),
         (T5Config, {"feed_forward_proj": "gated-gelu-new"}, "feed_forward_proj"),
         (T5Config, {"relative_attention_num_buckets": 2}, "at least 4 buckets"),
-        (T5Config, {"relative_attention_max_distance": 4}, "relative_attention_max_distance 4 does not go"),
+        (T5Config, {"relative_attention_max_distance": 4}, "relative_attention_max_distance 4 does not fit"),
         (T5Config, {"decoder_start_token_id": 41}, "decoder_start_token_id 41 is outside"),
         (T5Config, {"scale_decoder_outputs": "yes"}, "scale_decoder_outputs"),
     ],

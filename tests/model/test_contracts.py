@@ -218,7 +218,7 @@ def test_glm_4_is_another_architecture() -> None:
 @pytest.mark.parametrize(
     ("cls", "changes", "message"),
     [
-        (GLMConfig, {"num_attention_heads": 5}, "no multiple of 5 heads"),
+        (GLMConfig, {"num_attention_heads": 5}, "not a multiple of 5 heads"),
         (GLMConfig, {"relative_encoding": True}, "relative_encoding"),
         (GLMConfig, {"pool_token": "mean"}, "known: cls, start, pad"),
         (BertConfig, {"hidden_size": "twelve"}, "hidden_size is 'twelve', expected int"),
