@@ -60,7 +60,7 @@ def test_a_dtypes_short_name_has_a_hint() -> None:
 
 def test_one_beam_still_samples() -> None:
     pipeline = object.__new__(TextGenerationPipeline)
-    pipeline.task, pipeline.model = "poetry", SimpleNamespace()  # type: ignore[assignment]
+    pipeline.task, pipeline.model = "writing", SimpleNamespace()  # type: ignore[assignment]
     pipeline.predictor = SimpleNamespace(stream=lambda _, **options: options)  # type: ignore[assignment]
     assert "do_sample" in pipeline.stream("春", num_beams=1)
     assert "do_sample" not in pipeline.stream("春", num_beams=2)
