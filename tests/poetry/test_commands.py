@@ -27,4 +27,4 @@ def test_a_job_writes_poems_for_lines_and_lists_those_that_fail(tmp_path: Path) 
     (errors,) = (tmp_path / "out").glob("*.errors.jsonl")
     row = json.loads(answers.read_text(encoding="utf-8"))
     assert faults(row["poem"], "五言律诗") == []
-    assert "'词' is no form of a poem" in errors.read_text(encoding="utf-8")
+    assert "'词' is not a form of a poem" in errors.read_text(encoding="utf-8")
