@@ -36,6 +36,7 @@ ALLOWED = {
     ("model/meta_init.py", "gc.enable"): "the end of the pause",
     ("model/meta_init.py", "gc.freeze"): "not if somebody else has frozen objects",
     ("model/meta_init.py", "gc.unfreeze"): "its end",
+    ("serve/listening.py", "signal.signal"): "a server is the program; its handlers are put back",
     ("serve/server.py", "signal.signal"): "a rank of a server ends when the first one says so",
     ("settings.py", "os.environ"): "the one place that reads the environment",
 }

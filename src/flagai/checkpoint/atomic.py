@@ -20,6 +20,8 @@ _TEMPORARY = re.compile(rf"\..+{re.escape(_MARK)}[a-z0-9_]{{8}}({re.escape(_LOCK
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# Names that are tried before a place counts as one where nothing can be written.
+_MOST_TRIES = 100
 _OPEN_FILES = ("/dev", "/dev/fd")
 
 
@@ -105,11 +107,13 @@ def _temporary(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 def _locked(path: Path, stack: ExitStack) -> Path:
     """A name beside a path, locked until the end of a stack."""
-    while True:
+    for _ in range(_MOST_TRIES):
         new = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
         with suppress(BlockingIOError):  # another process takes the lock's new file for what a killed one has left
             stack.enter_context(locked(_lock_of(new)))
             return new
+    # Where no file can be made, some systems say that it is not there, which a lock takes for one that goes away.
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
 
 
 def _lock_of(temporary: Path) -> Path:
