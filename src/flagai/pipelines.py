@@ -93,9 +93,10 @@ class TextGenerationPipeline(TaskPipeline):
             InputError: an option is impossible.
         """
         single = isinstance(texts, str)
-        prompts, chosen = self.asked([texts] if single else texts, options)
+        prompts, asked = self.asked([texts] if isinstance(texts, str) else texts, options)
+        chosen: dict[str, Any] = {**asked}
         several = "num_return_sequences" in chosen
-        rows = self.predictor.write(prompts, **{"num_return_sequences": 1} | chosen)
+        rows: Any = self.predictor.write(prompts, **{"num_return_sequences": 1} | chosen)
         answers = [[replace(best, text=best.written) for best in row] for row in rows]
         found = answers if several else [WrittenText.of(best) for best, *_ in answers]
         return found[0] if single else found
@@ -107,17 +108,19 @@ class TextGenerationPipeline(TaskPipeline):
             text: one text.
             **options: as in a call.
         """
-        (prompt,), chosen = self.asked([text], options)
+        (prompt,), asked = self.asked([text], options)
+        chosen: dict[str, Any] = {**asked}
         return self.predictor.stream(prompt, **chosen)
 
-    def asked(self, texts: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def asked(self, texts: Sequence[str], options: Mapping[str, object]) -> tuple[list[str], dict[str, object]]:
         """What ``Predictor.write`` takes for texts: prompts, and options with the task's defaults and rules.
 
         Args:
             texts: a list of texts.
             options: as in a call.
         """
-        prompts, chosen = task_prompts(self.task, self.model, texts), task_options(self.task, options)
+        prompts: list[str] = task_prompts(self.task, self.model, texts)
+        chosen: dict[str, Any] = task_options(self.task, options)
         if self.task == "poetry":
             own = chosen.get("logits_processors", ())
             rules = self.rules(prompts, strict=chosen.pop("strict", True))

@@ -106,7 +106,8 @@ def test_a_fresh_head_is_drawn_and_named(tmp_path: Path, caplog: pytest.LogCaptu
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert all(
-        word in record.getMessage() for word in (str(tmp_path), "afresh", "pool.dense.weight", "classifier.bias")
+        word in record.getMessage()
+        for word in (str(tmp_path), "randomly initialized", "pool.dense.weight", "classifier.bias")
     )
     assert equal(model.model, backbone)
     for head in (model.pool, model.classifier):

@@ -38,6 +38,7 @@ _NEEDLESS = {
 }
 # What from_pretrain takes besides settings; for the nearest name in messages.
 LOADING_ARGUMENTS = (
+    "adapter",
     "download_path",
     "model_name",
     "only_download_config",

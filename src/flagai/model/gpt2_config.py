@@ -58,7 +58,7 @@ class GPT2Config(ModelConfig):
     @classmethod
     def adapt(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The values with ``n_ctx`` for absent positions, and the padding id that they mean."""
-        adapted = dict(values)
+        adapted = {name: value for name, value in values.items() if name != "n_ctx"}
         if values.get("n_positions") is None:
             adapted["n_positions"] = values.get("n_ctx")
         return adapted | {"pad_token_id": _padding(values)}

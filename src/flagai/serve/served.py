@@ -177,14 +177,16 @@ class ServedModel:
     def build(self, spec: WorkSpec) -> list[Any]:
         """What the scheduler takes for work."""
         if spec.task == "chat":
-            predictor, options = self.pipelines[str(self.writing_task)].predictor, dict(spec.options)
+            options: dict[str, Any] = dict(spec.options)
+            predictor = self.pipelines[str(self.writing_task)].predictor
             tools = options.pop("tools", None)
             return [*predictor.chat_requests([list(each) for each in spec.entries], tools, **options)]
         pipeline = self.pipelines[spec.task]
         entries: list[str] = list(spec.entries)
         if not isinstance(pipeline, TextGenerationPipeline):
             return [*pipeline.predictor.blank_requests(entries, **spec.options)]
-        prompts, options = pipeline.asked(entries, spec.options)
+        prompts, given = pipeline.asked(entries, spec.options)
+        options = {**given}
         if spec.candidates is None:
             return [*pipeline.predictor.requests(prompts, **options)]
         seeds = options.pop("seeds", None)
