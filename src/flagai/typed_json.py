@@ -63,13 +63,19 @@ def open_regular(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def parse_json(data: bytes | str, place: str, error: type[FlagAIError] = ConfigError) -> Any:
+def parse_json(
+    data: bytes | str,
+    place: str,
+    error: type[FlagAIError] = ConfigError,
+    cure: str = "Download it again or repair it.",
+) -> Any:
     """Parse JSON strictly: no name twice in an object, only finite numbers, only valid Unicode, few levels.
 
     Args:
         data: the text, or its bytes in UTF-8.
         place: where it comes from, for messages.
         error: the class of the errors.
+        cure: what to do then.
 
     Raises:
         FlagAIError: of the class ``error``: it is not such JSON.
@@ -83,7 +89,7 @@ def parse_json(data: bytes | str, place: str, error: type[FlagAIError] = ConfigE
     except RecursionError as problem:
         raise error(f"{place} is not valid JSON for us: it is nested too deeply. Repair it.") from problem
     except ValueError as problem:
-        raise error(f"{place} is not valid JSON ({problem!s:.200}). Download it again or repair it.") from problem
+        raise error(f"{place} is not valid JSON ({problem!s:.200}). {cure}") from problem
     return content
 
 

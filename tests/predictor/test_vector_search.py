@@ -42,6 +42,7 @@ def test_texts_and_vectors_are_searched_alike(embedder: SentenceEmbedder, index:
     assert score == pytest.approx(float(embedder.match(["He plays an instrument."], [CORPUS[place]])), abs=1e-5)
     vectors = embedder.embed(CORPUS)
     several = embedder.search(["He plays an instrument.", "animals"], vectors, top_k=9, index=index)
+    assert embedder.search(["He plays an instrument.", "animals"], vectors.numpy(), top_k=9, index=index) == several
     assert [hit.place for hit in several[0]][:2] == [2, 0]
     assert several[1][0].place == 3
     assert [len(row) for row in several] == [4, 4]

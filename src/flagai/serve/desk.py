@@ -71,7 +71,7 @@ class ModelDesk:
     async def call(self, path: str, content: bytes, named: str | None, notes: dict[str, Any]) -> Any:
         """See :class:`Desk`."""
         endpoint = _ENDPOINTS[path]
-        body = read_body(endpoint.body, parse_json(content, "The body", _NotJsonError))
+        body = read_body(endpoint.body, parse_json(content, "The body", _NotJsonError, "Send a JSON object."))
         value = body[endpoint.texts]
         if isinstance(value, list) and len(value) > self._bounds.texts:
             raise unprocessable(

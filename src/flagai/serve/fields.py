@@ -154,7 +154,7 @@ class BodyField:
         if self.choices:
             # JSON's 0 is not false, and its 1 not true.
             if not any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in self.choices):
-                known = ", ".join(map(shown, self.choices))
+                known = ", ".join(dict.fromkeys("null" if each is None else shown(each) for each in self.choices))
                 raise unprocessable(name, f"{shown(value)} is not supported; expected {known}.")
             return value
         kind = _KINDS[self.kind]

@@ -94,6 +94,8 @@ class TokenReport:
             if shown is not None and len(text) > shown:
                 break
             chosen, best = self._notes.of(place, ids[place])
+            if all(each != ids[place] for each, _ in best):  # OpenAI tells the chosen token, too
+                best = (*best, (ids[place], chosen))
             names = tokenizer.convert_ids_to_tokens([each for each, _ in best])
             found["tokens"].append(text[self._offset :])
             found["token_logprobs"].append(chosen)

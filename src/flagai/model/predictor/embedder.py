@@ -215,7 +215,7 @@ class SentenceEmbedder:
     def search(
         self,
         queries: str | Sequence[str],
-        corpus: Sequence[str] | torch.Tensor,
+        corpus: "Sequence[str] | torch.Tensor | np.ndarray[Any, Any]",
         top_k: int = 10,
         *,
         index: str = "exact",
@@ -226,7 +226,7 @@ class SentenceEmbedder:
 
         Args:
             queries: a text or a list of texts.
-            corpus: the texts, or their vectors, [N, width].
+            corpus: the texts, or their vectors, [N, width]: a tensor, or an array as :meth:`encode` returns it.
             top_k: how many of them for each query.
             index: "exact", or "usearch" for an approximate index (the extra ``search``).
             query_prompt: the name of the queries' prompt; default "query", if the folder has one, or the default one.
@@ -246,6 +246,7 @@ class SentenceEmbedder:
             raise InputError(f"There is no index {index!r:.80}. Known: {', '.join(INDEXES)}.")
         asked = [queries] if isinstance(queries, str) else as_list(queries)
         of_queries = self._normal(asked, self._prompt_name(query_prompt, "query"))
+        corpus = torch.as_tensor(corpus) if hasattr(corpus, "__array__") else corpus
         if isinstance(corpus, torch.Tensor):
             blocks = (self._comparable(block) for block in corpus.split(_BLOCK))
         else:
