@@ -215,7 +215,7 @@ class SentenceEmbedder:
     def search(
         self,
         queries: str | Sequence[str],
-        corpus: "Sequence[str] | torch.Tensor | np.ndarray[Any, Any]",
+        corpus: "Sequence[str] | torch.Tensor | npt.NDArray[np.float32]",
         top_k: int = 10,
         *,
         index: str = "exact",
